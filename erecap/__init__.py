@@ -1,0 +1,1 @@
+"""E-RECAP: middleware that keeps a language-model planner's replanning calls cheap."""

@@ -1,0 +1,35 @@
+"""Errors that are meant for the person at the keyboard: one line, what is wrong, where, what is allowed."""
+
+from __future__ import annotations
+
+
+class ErecapError(Exception):
+    """Base of all errors that the command line prints as one line instead of a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(ErecapError):
+    """A configuration, a command-line value or an input file is not usable as given."""
+
+    exit_code = 2
+
+
+class ModelError(ErecapError):
+    """A model, tokenizer or checkpoint could not be fetched, loaded or used."""
+
+
+class EnvironmentUnavailable(ErecapError):
+    """A simulator or its package is missing on this machine."""
+
+
+class GameError(ErecapError):
+    """A game or episode file is corrupt or cannot be played."""
+
+
+class RunError(ErecapError):
+    """A run folder is missing, damaged, or belongs to another configuration."""
+
+
+class BudgetError(ErecapError):
+    """What must be kept does not fit the budget or the model's window."""
