@@ -1,0 +1,179 @@
+"""Chat messages to token ids, knowing for every message where its content went.
+
+Chat templates are programs: some strip white space, some merge the system message into the first user turn,
+some move it, some add a message of their own. So nothing is guessed from the looks of the text. The template
+is rendered a second time with a unique mark in place of each content; what stands around the marks is the
+template's own text, and the real content must lie between those pieces.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from erecap.errors import ModelError
+from erecap.protocols import Message
+
+# Private-use characters: no template tests for them, no tokenizer normalises them away.
+_MARK = "\ue0f0{index}\ue0f1"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered and tokenised chat prompt. All spans are half open, `[start, end)`."""
+
+    text: str  # what the chat template made of the messages
+    input_ids: list[int]  # tokens of `text`, no special tokens added beyond those that the template wrote
+    message_spans: list[tuple[int, int]]  # per message: characters of `text` that hold its content
+    offsets: list[tuple[int, int]]  # per token: the characters of `text` it stands for
+    skipped: list[int]  # per message: leading characters of its content that the template left out
+    _starts: list[int] = field(repr=False, compare=False, default_factory=list)
+    _ends: list[int] = field(repr=False, compare=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        # Running maxima make the two lists sorted, whatever a tokenizer reports for tokens of zero width.
+        self._starts.extend(_running_max(start for start, _ in self.offsets))
+        self._ends.extend(_running_max(end for _, end in self.offsets))
+
+    def token_span(self, message: int, start_char: int, end_char: int) -> tuple[int, int]:
+        """Tokens `[start, end)` that touch characters `[start_char, end_char)` of a message's content.
+
+        A token that straddles the border is included, so that what must be kept is kept whole. Characters
+        that the template left out have no tokens; a span of nothing gives an empty token span at the place.
+        """
+        low, high = self.message_spans[message]
+        shift = low - self.skipped[message]
+        start = min(max(start_char + shift, low), high)
+        end = min(max(end_char + shift, low), high)
+        first = bisect_right(self._ends, start)
+        if end <= start:
+            return first, first
+        return first, max(first, bisect_left(self._starts, end))
+
+    def token_spans(self, spans: Iterable[tuple[int, int, int]]) -> list[tuple[int, int]]:
+        """Token spans of `(message, start_char, end_char)` spans: sorted, merged, empty ones left out."""
+        merged: list[tuple[int, int]] = []
+        for start, end in sorted(self.token_span(*span) for span in spans):
+            if start == end:
+                continue
+            if merged and start <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+            else:
+                merged.append((start, end))
+        return merged
+
+
+def render_prompt(
+    messages: Sequence[Message], tokenizer: Any, add_generation_prompt: bool = True
+) -> Prompt:
+    """Render `messages` with the tokenizer's chat template and tokenise the text with offsets.
+
+    Args:
+        messages: at least one; keys other than `role` and `content` are not shown to the template.
+        tokenizer: a fast Hugging Face tokenizer with a chat template.
+        add_generation_prompt: end with the header of the assistant's turn.
+
+    Raises:
+        ModelError: no fast tokenizer, no chat template, a template that refuses the messages, or one that
+            does not show a message's content in one piece.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"tokenizer {_name(tokenizer)} gives no character offsets; "
+            "a fast tokenizer (one with a tokenizer.json) is needed"
+        )
+    text = render_text(messages, tokenizer, add_generation_prompt)
+    spans, skipped = _locate(messages, tokenizer, add_generation_prompt, text)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    offsets = [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
+    return Prompt(text, list(encoded["input_ids"]), spans, offsets, skipped)
+
+
+def render_text(messages: Sequence[Message], tokenizer: Any, add_generation_prompt: bool = True) -> str:
+    """The chat template's text for `messages`. Raises ModelError as `render_prompt` does."""
+    from jinja2 import TemplateError
+
+    if not messages:
+        raise ModelError("no messages to render; at least one is needed")
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise ModelError(f"tokenizer {_name(tokenizer)} has no chat template; use an instruct model")
+    plain = [{"role": message["role"], "content": message["content"]} for message in messages]
+    try:
+        return tokenizer.apply_chat_template(
+            plain, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise ModelError(
+            f"the chat template of {_name(tokenizer)} refuses roles [{roles}]: {error}"
+        ) from error
+
+
+def _locate(
+    messages: Sequence[Message], tokenizer: Any, add_generation_prompt: bool, text: str
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """Per message, the span of its content in `text` and how many of its leading characters were left out."""
+    marks = [_MARK.format(index=index) for index in range(len(messages))]
+    marked: list[Message] = [
+        {"role": message["role"], "content": mark} for message, mark in zip(messages, marks, strict=True)
+    ]
+    skeleton = render_text(marked, tokenizer, add_generation_prompt)
+    places = [skeleton.find(mark) for mark in marks]
+    for index, place in enumerate(places):
+        if place < 0:
+            raise _lost(messages, index, tokenizer)
+    spans: list[tuple[int, int]] = [(0, 0)] * len(messages)
+    skipped = [0] * len(messages)
+    # Templates may move a message (some put the system text before the last user turn), so go by place.
+    order = sorted(range(len(messages)), key=places.__getitem__)
+    cursor = places[order[0]]
+    if text[:cursor] != skeleton[:cursor]:
+        raise _lost(messages, order[0], tokenizer)
+    for rank, index in enumerate(order):
+        after = places[index] + len(marks[index])
+        last = rank + 1 == len(order)
+        following = skeleton[after:] if last else skeleton[after : places[order[rank + 1]]]
+        content = messages[index]["content"]
+        shown = _shown(content, text, cursor, following, last)
+        if shown is None:
+            raise _lost(messages, index, tokenizer)
+        spans[index] = (cursor, cursor + len(shown))
+        skipped[index] = content.find(shown)
+        cursor += len(shown) + len(following)
+    return spans, skipped
+
+
+def _shown(content: str, text: str, cursor: int, following: str, last: bool) -> str | None:
+    """The part of `content` that stands at `cursor`, right before the template's own text `following`."""
+    for candidate in (content, content.strip(), content.rstrip(), content.lstrip()):
+        end = cursor + len(candidate)
+        if not text.startswith(candidate, cursor) or not text.startswith(following, end):
+            continue
+        if not last or end + len(following) == len(text):
+            return candidate
+    # A template may also cut a part away, such as reasoning of an earlier turn: accept any one piece.
+    end = len(text) - len(following) if last else text.find(following, cursor) if following else -1
+    if end < cursor or not text.startswith(following, end) or text[cursor:end] not in content:
+        return None
+    return text[cursor:end]
+
+
+def _lost(messages: Sequence[Message], index: int, tokenizer: Any) -> ModelError:
+    role = messages[index]["role"]
+    return ModelError(
+        f"the chat template of {_name(tokenizer)} does not show the content of message {index} ({role}) "
+        "in one piece, so its tokens cannot be told; another template is needed"
+    )
+
+
+def _name(tokenizer: Any) -> str:
+    return getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+
+
+def _running_max(values: Iterable[int]) -> Iterable[int]:
+    highest = 0
+    for value in values:
+        highest = max(highest, value)
+        yield highest
