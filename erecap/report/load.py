@@ -1,0 +1,172 @@
+"""Reads a run folder and refuses damage with the file and line where it sits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from erecap.errors import RunError
+from erecap.report.rows import EpisodeRow, ReplanRow, RunHead, Sample
+
+RUN_FORMAT = 1
+Row = TypeVar("Row", EpisodeRow, ReplanRow)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as read: rows of finished episodes only, in the order in which they were written."""
+
+    folder: Path
+    head: RunHead
+    episodes: list[EpisodeRow]
+    replans: list[ReplanRow]
+    samples: list[Sample]
+    orphan_replans: int  # calls left out because their episode has no row (it was cut short)
+    torn_rows: int  # half-written last lines left out; only a run that was cut short may have them
+
+    @property
+    def modes(self) -> list[str]:
+        """Names of the modes in the order of the configuration; others that have rows come last."""
+        configured = self.head.config.get("modes", [])
+        played = dict.fromkeys(row.mode for row in self.episodes)
+        return [*configured, *(mode for mode in played if mode not in configured)]
+
+    @property
+    def suites(self) -> list[str]:
+        """Names of the suites in the order of `run.json`; others that have rows come last."""
+        played = dict.fromkeys(row.suite for row in self.episodes)
+        return [*self.head.suites, *(suite for suite in played if suite not in self.head.suites)]
+
+
+def load_run_folder(folder: Path) -> Run:
+    """Read and check the run in `folder`.
+
+    Replanning calls without an episode row are counted and left out: their episode was cut short and will
+    be played again. The same goes for a half-written last line, unless the run says that it finished.
+
+    Raises RunError if the folder or a file of it is missing, a row is damaged, or a row occurs twice.
+    """
+    if not folder.is_dir():
+        raise RunError(f"{folder}: no such run folder")
+    head = _read_head(folder / "run.json")
+    tolerate_torn = head.status != "finished"
+    episode_rows, torn_episodes = _read_rows(folder / "episodes.jsonl", EpisodeRow, tolerate_torn)
+    replan_rows, torn_replans = _read_rows(folder / "replans.jsonl", ReplanRow, tolerate_torn)
+
+    finished: set[tuple[str, str, int]] = set()
+    for line, episode in episode_rows:
+        if episode.key in finished:
+            suite, mode, number = episode.key
+            raise RunError(
+                f"{folder / 'episodes.jsonl'}:{line}: episode {number} of {suite} in mode {mode} occurs twice"
+            )
+        finished.add(episode.key)
+    seen: set[tuple[tuple[str, str, int], int]] = set()
+    replans: list[ReplanRow] = []
+    for line, replan in replan_rows:
+        if replan.key not in finished:
+            continue
+        if (replan.key, replan.replan) in seen:
+            suite, mode, number = replan.key
+            raise RunError(
+                f"{folder / 'replans.jsonl'}:{line}: replan {replan.replan} of episode {number} of {suite} "
+                f"in mode {mode} occurs twice"
+            )
+        seen.add((replan.key, replan.replan))
+        replans.append(replan)
+    _check_layers(folder, head, replan_rows)
+    return Run(
+        folder=folder,
+        head=head,
+        episodes=[row for _, row in episode_rows],
+        replans=replans,
+        samples=[sample for sample in _read_samples(folder / "samples") if sample.key in finished],
+        orphan_replans=len(replan_rows) - len(replans),
+        torn_rows=torn_episodes + torn_replans,
+    )
+
+
+def _read_head(path: Path) -> RunHead:
+    text = _read_text(path)
+    try:
+        head = RunHead.model_validate_json(text)
+    except ValidationError as error:
+        raise RunError(f"{path}: {_first_problem(error)}") from error
+    if head.format != RUN_FORMAT:
+        raise RunError(f"{path}: run format {head.format} is unknown; allowed is {RUN_FORMAT}")
+    return head
+
+
+def _read_rows(path: Path, kind: type[Row], tolerate_torn: bool) -> tuple[list[tuple[int, Row]], int]:
+    """Rows with their line numbers, and how many half-written last lines were left out (0 or 1).
+
+    A missing file is an empty one: a run that just started has not written a row.
+    """
+    if not path.exists():
+        return [], 0
+    lines = _read_text(path).split("\n")
+    torn = lines.pop()  # what follows the last newline: "" where every row was written whole
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        rows.append((number, _read_row(path, number, line, kind)))
+    if not torn:
+        return rows, 0
+    if not tolerate_torn:
+        raise RunError(f"{path}:{len(lines) + 1}: the row breaks off, although the run says it finished")
+    return rows, 1
+
+
+def _read_row(path: Path, number: int, line: str, kind: type[Row]) -> Row:
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError as error:
+        raise RunError(f"{path}:{number}: {_first_problem(error)}") from error
+
+
+def _read_samples(folder: Path) -> Iterator[Sample]:
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.glob("*.json")):
+        try:
+            yield Sample.model_validate_json(_read_text(path))
+        except ValidationError as error:
+            raise RunError(f"{path}: {_first_problem(error)}") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RunError(f"{path}: file is missing; a run folder has one") from None
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path}: not UTF-8 text at byte {error.start}") from error
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    """The first thing that pydantic found, in one line: which key, what is wrong, what was got."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    got = json.dumps(problem["input"], default=str, ensure_ascii=False)
+    if problem["type"] in ("json_invalid", "missing"):
+        got = ""
+    elif len(got) > 60:
+        got = got[:57] + "..."
+    return f"{where + ': ' if where else ''}{problem['msg']}{f' (got {got})' if got else ''}"
+
+
+def _check_layers(folder: Path, head: RunHead, rows: list[tuple[int, ReplanRow]]) -> None:
+    if head.model is None:
+        return
+    for line, row in rows:
+        if row.kept_per_layer and len(row.kept_per_layer) != head.model.layers:
+            raise RunError(
+                f"{folder / 'replans.jsonl'}:{line}: kept_per_layer has {len(row.kept_per_layer)} entries, "
+                f"but the model has {head.model.layers} layers"
+            )
