@@ -1,0 +1,30 @@
+"""Token pruning inside the model: schedule, scorers, layer hooks, pruned KV cache.
+
+Names that need torch are imported when first asked for, so that `erecap.tokens.SCORER_NAMES` and `PruneConfig`
+stay light.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from erecap.tokens.names import PRESETS, SCORER_NAMES
+from erecap.tokens.schedule import PruneConfig, scheduled_counts, stage_count
+
+_LAZY = {
+    "PrunedCache": "erecap.tokens.cache",
+    "ScoreContext": "erecap.tokens.scorers",
+    "SCORERS": "erecap.tokens.scorers",
+    "attach": "erecap.tokens.pruning",
+    "prune": "erecap.tokens.pruning",
+}
+
+__all__ = ["PRESETS", "SCORER_NAMES", "PruneConfig", "scheduled_counts", "stage_count", *_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,228 @@
+"""A KV cache whose layers may store different tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from erecap.tokens.layout import Layout
+from erecap.tokens.reading import Reading
+from erecap.tokens.schedule import PruneConfig
+from erecap.tokens.scorers import make_scorer
+
+Spans = Sequence[tuple[int, int]]
+
+
+class PrunedCache(DynamicCache):
+    """Keys and values after token pruning; also the home of all pruning state.
+
+    The *logical* length is what was read, and what `generate` and positions go by; the *physical* length is what
+    a layer stores. The two differ once tokens are dropped, and the latter differs between layers. Sliding-window
+    layers are stored whole as well, because windows count tokens of the sequence, not stored ones.
+
+    The cache works only while the hooks of `erecap.tokens.hooks` are on the model, that is inside
+    `erecap.prune(...)` or `erecap.tokens.attach(...)`.
+
+    Args:
+        config: how to prune.
+        layers: number of decoder layers of the model.
+        protect: spans `(start, end)` of token columns of the prompt that are kept by every stage; one list for all
+            batch rows, or one list per row.
+
+    Raises:
+        ValueError: stages that do not fit `layers` (see `PruneConfig.resolve_stages`).
+    """
+
+    def __init__(
+        self, config: PruneConfig, layers: int, protect: Spans | Sequence[Spans] | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.stages = config.resolve_stages(layers)
+        self.scorer = make_scorer(config.scorer)
+        self.prune_seconds = 0.0  # time spent scoring and dropping, all reads together
+        self.prompt_kept: list[int] = []  # tokens stored by each layer when the last pruned read ended
+        self.stage_log: list[tuple[int, list[int]]] = []  # (layer, real tokens left per row), in order
+        self.reading: Reading | None = None  # the read in progress
+        self._layouts: list[Layout | None] = [None] * layers
+        self._logical = 0
+        self._armed = True
+        self._protect = protect
+        self._saved: list[tuple[Any, ...]] = []
+
+    # What is stored ---------------------------------------------------------------------------------------
+
+    def kept_lengths(self, row: int | None = None) -> list[int]:
+        """Real tokens that each layer stores now, of batch row `row`, or of the fullest row."""
+        lengths = [layout.lengths() if layout is not None else [0] for layout in self._layouts]
+        return [per_row[row] if row is not None else max(per_row) for per_row in lengths]
+
+    def layout(self, layer: int) -> Layout | None:
+        """Which tokens `layer` stores; None before the first read."""
+        return self._layouts[layer]
+
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values held by all layers."""
+        return sum(
+            tensor.numel() * tensor.element_size()
+            for layer in self.layers if layer.is_initialized
+            for tensor in (layer.keys, layer.values)
+        )
+
+    # Arming -----------------------------------------------------------------------------------------------
+
+    def arm(self, protect: Spans | Sequence[Spans] | None = None) -> None:
+        """Prune during the next read (one forward call), with the given protected spans.
+
+        A new cache is armed. Reads that are not armed store all their tokens, however long they are: a chunk of
+        drafted tokens under verification is as long as a short prompt, and must not be pruned.
+        """
+        self._armed, self._protect = True, protect
+
+    # The read in progress (called by the hooks) -----------------------------------------------------------
+
+    def begin(self, positions: torch.Tensor, attention_mask: torch.Tensor | None, batch: int) -> Reading:
+        """Start a read of `positions` `(1 or batch, tokens)`; undoes a read that was cut off before."""
+        self.rollback()
+        tokens = positions.shape[1]
+        # Storage grows by concatenation, which leaves these tensors as they are, so references are a snapshot.
+        self._saved = [(layer, layer.keys, layer.values, layer.is_initialized) for layer in self.layers]
+        device = positions.device
+        index = torch.arange(self._logical, self._logical + tokens, device=device).unsqueeze(0).expand(batch, -1)
+        if attention_mask is None:
+            valid, all_valid = torch.ones(batch, tokens, dtype=torch.bool, device=device), True
+        else:
+            valid = attention_mask[:, -tokens:].to(device=device, dtype=torch.bool)
+            all_valid = bool(valid.all())
+        live = Layout(index, positions.expand(batch, -1), valid, all_valid)
+        self.reading = Reading(live, list(self._layouts), self._armed and tokens > 1)
+        if self.reading.armed:
+            self.reading.protect = self._protect_columns(batch, tokens, device)
+            self.stage_log = []
+        return self.reading
+
+    def finish(self) -> None:
+        """Make the read in progress part of the cache."""
+        reading = self.reading
+        if reading is None:
+            return
+        self._layouts = reading.layouts
+        self._logical += reading.tokens
+        self.reading, self._saved = None, []
+        if self._armed:
+            self._armed, self._protect = False, None
+            self.prompt_kept = self.kept_lengths()
+
+    def rollback(self) -> None:
+        """Undo the read in progress: the cache is again as before it. Without one, does nothing."""
+        if self.reading is None:
+            return
+        known = {id(layer) for layer, *_ in self._saved}
+        self.layers = [layer for layer in self.layers if id(layer) in known]
+        for layer, keys, values, initialized in self._saved:
+            layer.keys, layer.values, layer.is_initialized = keys, values, initialized
+        self.reading, self._saved = None, []
+
+    def _protect_columns(self, batch: int, tokens: int, device: torch.device) -> torch.Tensor | None:
+        if not self._protect:
+            return None
+        first = self._protect[0]
+        per_row = not (len(first) == 2 and isinstance(first[0], int))
+        rows = list(self._protect) if per_row else [self._protect] * batch
+        if len(rows) != batch:
+            raise ValueError(f"protect has spans for {len(rows)} rows, the batch has {batch}")
+        mask = torch.zeros(batch, tokens, dtype=torch.bool)
+        for row, spans in enumerate(rows):
+            for start, end in spans:
+                if not 0 <= start <= end:
+                    raise ValueError(f"protected span ({start}, {end}) does not rise from 0")
+                mask[row, max(0, start - self._logical) : max(0, end - self._logical)] = True
+        return mask.to(device)
+
+    # What transformers asks -------------------------------------------------------------------------------
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append keys and values `(batch, kv_heads, live tokens, head_dim)` to a layer; returns all it stores.
+
+        Raises:
+            RuntimeError: called without the pruning hooks, where positions and masks would be wrong.
+        """
+        reading = self.reading
+        if reading is None:
+            raise RuntimeError(
+                "a PrunedCache works only with the pruning hooks on the model: "
+                "call inside `with erecap.prune(...)` or `with erecap.tokens.attach(model, cache)`"
+            )
+        if key_states.shape[-2] != reading.live.width:
+            raise RuntimeError(
+                f"layer {layer_idx} stores {key_states.shape[-2]} tokens, {reading.live.width} are being read"
+            )
+        reading.store(layer_idx)
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Logical length: tokens read, pads included. Never the number stored."""
+        return self._logical
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Sizes of the mask that transformers would build; ours are built per layer by the hooks."""
+        return self._logical + query_length, 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Where the next token stands in the sequence."""
+        return self._logical
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the newest `-tokens_to_remove` tokens (the argument is zero or negative, as in transformers)."""
+        if tokens_to_remove > 0:
+            raise ValueError(f"crop takes minus the number of tokens to remove, got {tokens_to_remove}")
+        length = self._logical + tokens_to_remove
+        if length < 0:
+            raise ValueError(f"cannot remove {-tokens_to_remove} tokens, only {self._logical} were read")
+        for number, layout in enumerate(self._layouts):
+            if layout is None:
+                continue
+            # Fillers of padded batches share their columns with real tokens, so rows are cut at one width.
+            width = int((layout.index < length).sum(1).max())
+            if bool((layout.index[:, :width] >= length).logical_and(layout.valid[:, :width]).any()):
+                raise ValueError("a padded batch whose rows kept different tokens cannot be cropped")
+            self._layouts[number] = layout.first(width)
+            layer = self.layers[number]
+            layer.keys, layer.values = layer.keys[..., :width, :], layer.values[..., :width, :]
+        self._logical = length
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Reorder batch rows for beam search."""
+        super().reorder_cache(beam_idx)
+        self._map_rows(beam_idx)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep only the batch rows `indices`."""
+        super().batch_select_indices(indices)
+        self._map_rows(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every batch row `repeats` times."""
+        super().batch_repeat_interleave(repeats)
+        layout = next((layout for layout in self._layouts if layout is not None), None)
+        if layout is not None:
+            self._map_rows(torch.arange(layout.index.shape[0]).repeat_interleave(repeats))
+
+    def reset(self) -> None:
+        """Forget everything read and arm for the next read."""
+        super().reset()
+        self._layouts = [None] * len(self._layouts)
+        self._logical, self.reading, self._saved = 0, None, []
+        self.prompt_kept, self.stage_log, self.prune_seconds = [], [], 0.0
+        self._armed = True
+
+    def _map_rows(self, rows: torch.Tensor) -> None:
+        mapped: dict[int, Layout] = {}
+        for number, layout in enumerate(self._layouts):
+            if layout is not None:
+                self._layouts[number] = mapped.setdefault(id(layout), layout.rows(rows))

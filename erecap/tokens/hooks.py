@@ -1,0 +1,186 @@
+"""The hooks that prune inside a model, installed once per model and shared by all who use it.
+
+Hooks, not forks: a pre-hook on the decoder announces each read to its cache, a pre-hook on every layer drops tokens
+and hands down masks and rotary embeddings that fit the rest. That saves the MLP's work as well as attention's and
+needs no code per architecture. All state lives on the `PrunedCache` in `kwargs["past_key_values"]`; a call with another
+cache passes through untouched, so threads, sessions and nested contexts do not meet.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from typing import Any
+
+import torch
+from torch import nn
+
+from erecap.tokens import probe
+from erecap.tokens.cache import PrunedCache
+from erecap.tokens.masks import layer_windows
+from erecap.tokens.reading import take_tokens
+from erecap.tokens.scorers import ScoreContext
+from erecap.tokens.select import choose, protected_mask
+
+_lock = threading.Lock()
+_installed: weakref.WeakKeyDictionary[nn.Module, _HookSet] = weakref.WeakKeyDictionary()
+
+
+def find_decoder(model: nn.Module) -> nn.Module:
+    """The module whose `layers` are the decoder layers.
+
+    Raises:
+        ValueError: the model has no such module.
+    """
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
+        raise ValueError(
+            f"{type(model).__name__} has no list of decoder layers; token pruning needs a causal language model "
+            "of transformers (Llama, Qwen2, Qwen3, Mistral, Gemma3, Phi3 are tested)"
+        )
+    return decoder
+
+
+def acquire(model: nn.Module, attention: bool) -> None:
+    """Put the hooks on `model`, or count one more user. `attention`: also take attention mass for the scorer."""
+    decoder = find_decoder(model)
+    with _lock:
+        hooks = _installed.get(decoder)
+        if hooks is None:
+            hooks = _installed[decoder] = _HookSet(decoder)
+        hooks.users += 1
+        if attention:
+            hooks.attention_users += 1
+            if hooks.attention_users == 1:
+                probe.install(decoder.config)
+
+
+def release(model: nn.Module, attention: bool) -> None:
+    """Count one user less; the last one takes everything off."""
+    decoder = find_decoder(model)
+    with _lock:
+        hooks = _installed[decoder]
+        hooks.users -= 1
+        if attention:
+            hooks.attention_users -= 1
+            if hooks.attention_users == 0:
+                probe.remove(decoder.config)
+        if hooks.users == 0:
+            hooks.remove()
+            del _installed[decoder]
+
+
+class _HookSet:
+    def __init__(self, decoder: nn.Module) -> None:
+        self.users = 0
+        self.attention_users = 0
+        self._config = decoder.config
+        self._windows = layer_windows(decoder.config)
+        self._handles = [
+            decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
+            decoder.register_forward_hook(self._end, with_kwargs=True, always_call=True),
+        ]
+        for number, layer in enumerate(decoder.layers):
+            self._handles.append(layer.register_forward_pre_hook(self._layer_hook(number), with_kwargs=True))
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
+        cache = kwargs.get("past_key_values")
+        inputs = kwargs.get("inputs_embeds")
+        if inputs is None:
+            inputs = kwargs.get("input_ids", args[0] if args else None)
+        probe.current.reading = None
+        if not isinstance(cache, PrunedCache):
+            probe.refuse_dropped_cache(self._config, inputs)
+            return None
+        attention_mask = kwargs.get("attention_mask")
+        if attention_mask is not None and not (
+            isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
+        ):
+            raise ValueError("a PrunedCache builds its own masks; give a 2-D attention_mask (1 = real, 0 = padding)")
+        batch, tokens = inputs.shape[:2]
+        positions = kwargs.get("position_ids")
+        if positions is None:
+            start = cache.get_seq_length()
+            positions = torch.arange(start, start + tokens, device=inputs.device).unsqueeze(0)
+        reading = cache.begin(positions, attention_mask, batch)
+        if reading.armed and cache.scorer.needs_attention:
+            probe.current.reading = reading
+            probe.current.layers = frozenset(stage - 1 for stage in cache.stages)
+        # A 4-D mask is passed through by the model as it is. The layer hooks replace this one; giving it here
+        # keeps the model from building a mask sized for layer 0, and from reading gaps in positions as packing.
+        placeholder = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=inputs.device)
+        return args, kwargs | {"position_ids": positions, "attention_mask": placeholder}
+
+    def _end(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        cache = kwargs.get("past_key_values")
+        probe.current.reading = None
+        if isinstance(cache, PrunedCache):
+            if output is None:  # how torch calls this hook after an exception
+                cache.rollback()
+            else:
+                cache.finish()
+
+    def _layer_hook(self, number: int) -> Any:
+        window = self._windows[number]
+
+        def before_layer(layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
+            cache = kwargs.get("past_key_values")
+            if not isinstance(cache, PrunedCache) or cache.reading is None:
+                return None
+            reading = cache.reading
+            hidden = args[0] if args else kwargs["hidden_states"]
+            reading.to(hidden.device)
+            if reading.armed and number in cache.stages:
+                hidden = _drop(cache, number, hidden)
+            changed = kwargs | {
+                "position_embeddings": reading.rope(kwargs["position_embeddings"]),
+                "attention_mask": reading.mask(
+                    number, window, probe.base_name(self._config._attn_implementation), hidden.dtype
+                ),
+                # Kernels read gaps in position ids as sequence boundaries; RoPE has its angles already.
+                "position_ids": None,
+            }
+            if args:
+                return (hidden, *args[1:]), changed
+            return args, changed | {"hidden_states": hidden}
+
+        return before_layer
+
+
+def _drop(cache: PrunedCache, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+    """Run the stage before `layer`: score, choose, and gather `hidden` `(batch, live, hidden_size)`."""
+    if hidden.is_cuda:
+        torch.cuda.synchronize(hidden.device)
+    started = time.perf_counter()
+    reading, config = cache.reading, cache.config
+    live = reading.live
+    context = ScoreContext(live.index, live.positions, live.valid, config.seed, reading.attention_mass)
+    scores = cache.scorer.score(layer, hidden, context)
+    if scores.shape != live.index.shape:
+        raise ValueError(
+            f"scorer {type(cache.scorer).__name__} returned shape {tuple(scores.shape)} at layer {layer}, "
+            f"wanted (batch, tokens) = {tuple(live.index.shape)}"
+        )
+    scores = scores.to(torch.float32)
+    if not bool(torch.isfinite(scores).logical_or(~live.valid).all()):
+        raise FloatingPointError(f"scorer {type(cache.scorer).__name__} gave a non-finite score at layer {layer}")
+    if cache.get_seq_length() == 0:
+        # Pads stand on the left, so the first real token of a row stands at its number of pads.
+        first = reading.tokens - reading.real_tokens
+        sinks = config.sinks
+    else:
+        first, sinks = torch.zeros_like(live.index[:, :1]), 0
+    protected = protected_mask(live.index, live.valid, first, sinks, config.local, reading.protect)
+    select, valid = choose(scores.masked_fill(~live.valid, 0.0), live.valid, protected, config.keep)
+    hidden = take_tokens(hidden, select)
+    reading.drop(select, valid)
+    cache.stage_log.append((layer, reading.live.lengths()))
+    if hidden.is_cuda:
+        torch.cuda.synchronize(hidden.device)
+    cache.prune_seconds += time.perf_counter() - started
+    return hidden

@@ -1,0 +1,63 @@
+"""Which tokens a layer stores: their places in the sequence, positions and validity.
+
+Layers between two stages store the same tokens, so they share one `Layout` object; a read extends each distinct
+layout once, not once per layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Tokens in storage order, which is also their order in the sequence."""
+
+    index: torch.Tensor  # (batch, width) int64: place in the sequence read so far, pads included
+    positions: torch.Tensor  # (batch, width) int64: position id used for RoPE
+    valid: torch.Tensor  # (batch, width) bool: False for padding and for fillers of narrower rows
+    all_valid: bool  # known without asking the device
+
+    @property
+    def width(self) -> int:
+        """Entries stored per row, fillers included."""
+        return self.index.shape[1]
+
+    @cached_property
+    def span(self) -> int:
+        """Distance between the first and the last stored token, the largest that a window must cover."""
+        return int((self.index[:, -1] - self.index[:, 0]).max()) if self.width else 0
+
+    def lengths(self) -> list[int]:
+        """Real tokens per row."""
+        return self.valid.sum(1).tolist() if not self.all_valid else [self.width] * self.index.shape[0]
+
+    def take(self, select: torch.Tensor, valid: torch.Tensor) -> Layout:
+        """The entries `select` `(batch, kept)`, of which `valid` `(batch, kept)` are real."""
+        return Layout(
+            self.index.gather(1, select), self.positions.gather(1, select), valid,
+            self.all_valid and bool(valid.all()),
+        )
+
+    def extended(self, live: Layout) -> Layout:
+        """This layout followed by `live`."""
+        return Layout(
+            torch.cat([self.index, live.index], 1), torch.cat([self.positions, live.positions], 1),
+            torch.cat([self.valid, live.valid], 1), self.all_valid and live.all_valid,
+        )
+
+    def rows(self, rows: torch.Tensor) -> Layout:
+        """The given batch rows (beam search reorders them)."""
+        rows = rows.to(self.index.device)
+        return Layout(self.index[rows], self.positions[rows], self.valid[rows], self.all_valid)
+
+    def to(self, device: torch.device) -> Layout:
+        """A copy on `device`."""
+        return Layout(self.index.to(device), self.positions.to(device), self.valid.to(device), self.all_valid)
+
+    def first(self, width: int) -> Layout:
+        """The first `width` entries."""
+        return Layout(self.index[:, :width], self.positions[:, :width], self.valid[:, :width], self.all_valid)
