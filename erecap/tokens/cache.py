@@ -36,9 +36,7 @@ class PrunedCache(DynamicCache):
         ValueError: stages that do not fit `layers` (see `PruneConfig.resolve_stages`).
     """
 
-    def __init__(
-        self, config: PruneConfig, layers: int, protect: Spans | Sequence[Spans] | None = None
-    ) -> None:
+    def __init__(self, config: PruneConfig, layers: int, protect: Spans | Sequence[Spans] | None = None) -> None:
         super().__init__()
         self.config = config
         self.stages = config.resolve_stages(layers)
@@ -68,7 +66,8 @@ class PrunedCache(DynamicCache):
         """Bytes of keys and values held by all layers."""
         return sum(
             tensor.numel() * tensor.element_size()
-            for layer in self.layers if layer.is_initialized
+            for layer in self.layers
+            if layer.is_initialized
             for tensor in (layer.keys, layer.values)
         )
 

@@ -98,9 +98,7 @@ class _HookSet:
             probe.refuse_dropped_cache(self._config, inputs)
             return None
         attention_mask = kwargs.get("attention_mask")
-        if attention_mask is not None and not (
-            isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
-        ):
+        if attention_mask is not None and not (isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2):
             raise ValueError("a PrunedCache builds its own masks; give a 2-D attention_mask (1 = real, 0 = padding)")
         batch, tokens = inputs.shape[:2]
         positions = kwargs.get("position_ids")

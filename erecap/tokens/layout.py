@@ -38,15 +38,19 @@ class Layout:
     def take(self, select: torch.Tensor, valid: torch.Tensor) -> Layout:
         """The entries `select` `(batch, kept)`, of which `valid` `(batch, kept)` are real."""
         return Layout(
-            self.index.gather(1, select), self.positions.gather(1, select), valid,
+            self.index.gather(1, select),
+            self.positions.gather(1, select),
+            valid,
             self.all_valid and bool(valid.all()),
         )
 
     def extended(self, live: Layout) -> Layout:
         """This layout followed by `live`."""
         return Layout(
-            torch.cat([self.index, live.index], 1), torch.cat([self.positions, live.positions], 1),
-            torch.cat([self.valid, live.valid], 1), self.all_valid and live.all_valid,
+            torch.cat([self.index, live.index], 1),
+            torch.cat([self.positions, live.positions], 1),
+            torch.cat([self.valid, live.valid], 1),
+            self.all_valid and live.all_valid,
         )
 
     def rows(self, rows: torch.Tensor) -> Layout:

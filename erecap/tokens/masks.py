@@ -51,7 +51,11 @@ def visible(stored: Layout, live: Layout, window: int | None) -> torch.Tensor | 
 
 
 def as_attention_mask(
-    allowed: torch.Tensor | None, implementation: str, stored: Layout, live: Layout, window: int | None,
+    allowed: torch.Tensor | None,
+    implementation: str,
+    stored: Layout,
+    live: Layout,
+    window: int | None,
     dtype: torch.dtype,
 ) -> torch.Tensor | None:
     """`allowed` in the form that an attention implementation of transformers takes.

@@ -39,9 +39,7 @@ def install(config: Any) -> None:
     """Let the model with this configuration run its attention through the probe."""
     name = config._attn_implementation
     if name not in ("sdpa", "eager") and not name.startswith("flash_attention"):
-        raise ValueError(
-            f"attention scores need attn_implementation sdpa, eager or flash_attention_*, not {name!r}"
-        )
+        raise ValueError(f"attention scores need attn_implementation sdpa, eager or flash_attention_*, not {name!r}")
 
     def probed(module, query, key, value, attention_mask, **kwargs):  # type: ignore[no-untyped-def]
         reading = current.reading
@@ -69,7 +67,11 @@ def _base_function(name: str, module: torch.nn.Module) -> Any:
 
 
 def last_query_mass(
-    query: torch.Tensor, key: torch.Tensor, attention_mask: torch.Tensor | None, scaling: float, softcap: float | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    softcap: float | None,
 ) -> torch.Tensor:
     """Softmax of the last query over all stored keys, mean over heads.
 

@@ -82,9 +82,7 @@ def stage_count(tokens: int, keep: float, protected: int) -> int:
     return min(tokens, max(math.ceil(keep * tokens - 1e-9), protected, 1))
 
 
-def scheduled_counts(
-    tokens: int, layers: int, stages: Sequence[int], keep: float, protected: int = 0
-) -> list[int]:
+def scheduled_counts(tokens: int, layers: int, stages: Sequence[int], keep: float, protected: int = 0) -> list[int]:
     """Tokens that run through each layer when no stage is held up by more than `protected` protected tokens.
 
     Returns:

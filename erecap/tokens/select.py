@@ -10,7 +10,11 @@ from erecap.tokens.schedule import stage_count
 
 
 def protected_mask(
-    index: torch.Tensor, valid: torch.Tensor, first: torch.Tensor, sinks: int, local: float,
+    index: torch.Tensor,
+    valid: torch.Tensor,
+    first: torch.Tensor,
+    sinks: int,
+    local: float,
     spans: torch.Tensor | None,
 ) -> torch.Tensor:
     """Tokens that no score may drop.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 from transformers import (
@@ -24,11 +24,11 @@ from transformers import (
 LAYERS = 8
 WINDOW = 12  # shorter than the test prompts, so that windows matter
 
-_COMMON = dict(
-    vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=LAYERS, num_attention_heads=4,
-    num_key_value_heads=2, max_position_embeddings=512, pad_token_id=0, bos_token_id=1, eos_token_id=None,
-    tie_word_embeddings=False,
-)  # fmt: skip
+_COMMON = {
+    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None,
+    "tie_word_embeddings": False,
+}  # fmt: skip
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3")
 
@@ -45,7 +45,10 @@ def _config(name: str):  # type: ignore[no-untyped-def]
     if name == "gemma3":
         # Sliding layers with their own rope, every third layer global.
         return Gemma3ForCausalLM, Gemma3TextConfig(
-            **_COMMON, head_dim=16, sliding_window=WINDOW, query_pre_attn_scalar=16,
+            **_COMMON,
+            head_dim=16,
+            sliding_window=WINDOW,
+            query_pre_attn_scalar=16,
             layer_types=["full_attention" if i % 3 == 2 else "sliding_attention" for i in range(LAYERS)],
         )
     if name == "phi3":
@@ -53,7 +56,7 @@ def _config(name: str):  # type: ignore[no-untyped-def]
     raise KeyError(name)
 
 
-@lru_cache(maxsize=None)
+@cache
 def tiny(name: str, attention: str = "sdpa") -> PreTrainedModel:
     """A float32 model in eval mode; the same weights for the same name, whatever the attention."""
     kind, config = _config(name)
