@@ -1,0 +1,23 @@
+"""Suites and runs as YAML: what they may say, and the errors that tell what is wrong in one line.
+
+    run = load_run("demo", ["modes=full,prune[recency]", "prune.keep=0.5"])
+    suites = load_suites(run)
+"""
+
+from erecap.config.load import load_run, load_suite, load_suites
+from erecap.config.modes import Mode, parse_mode
+from erecap.config.run import PlannerSettings, PruneSettings, RunConfig
+from erecap.config.suite import Disturbances, Suite
+
+__all__ = [
+    "Disturbances",
+    "Mode",
+    "PlannerSettings",
+    "PruneSettings",
+    "RunConfig",
+    "Suite",
+    "load_run",
+    "load_suite",
+    "load_suites",
+    "parse_mode",
+]

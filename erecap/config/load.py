@@ -1,0 +1,106 @@
+"""Loads runs and suites: file, overrides, checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from erecap.config.messages import one_line
+from erecap.config.overrides import apply_overrides
+from erecap.config.run import RunConfig
+from erecap.config.source import is_path, read_named
+from erecap.config.suite import Suite
+from erecap.errors import ConfigError
+
+RUNS = "erecap.configs"
+SUITES = "erecap.tasks"
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def load_run(path_or_name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """A run configuration, checked together with every suite that it names.
+
+    Args:
+        path_or_name: a packaged name such as "demo", or the path of a YAML file.
+        overrides: `key=value` with dots, such as "prune.keep=0.5"; the value is YAML.
+
+    Returns:
+        The configuration. Paths of suites in it are absolute: those of the file are relative to the file,
+        those of an override to the working folder.
+
+    Raises:
+        ConfigError: one line that names file, key, what was got and what is allowed.
+    """
+    name = str(path_or_name)
+    source, values = read_named("run", name, RUNS)
+    if is_path(name):
+        values = {**values, "suites": _absolute(values.get("suites"), Path(source).absolute().parent)}
+    values = apply_overrides(values, overrides)
+    values["suites"] = _absolute(values.get("suites"), Path.cwd())
+    if values["suites"] is None:
+        del values["suites"]
+    config = _checked(_blame(source, overrides), RunConfig, values)
+    load_suites(config)
+    return config
+
+
+def load_suite(name_or_path: str | Path) -> Suite:
+    """A task suite, its options checked by the environment that it names and completed with their defaults.
+
+    Raises:
+        ConfigError: one line that names file, key, what was got and what is allowed.
+    """
+    from erecap.envs import options_class
+
+    source, values = read_named("suite", str(name_or_path), SUITES)
+    suite = _checked(source, Suite, values)
+    try:
+        model = options_class(suite.env)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    options = _checked(source, model, suite.options, "options.")
+    return suite.model_copy(update={"options": options.model_dump(mode="json")})
+
+
+def load_suites(config: RunConfig) -> dict[str, Suite]:
+    """The suites of a run by name, in its order, with its number of episodes if it sets one.
+
+    Raises:
+        ConfigError: as `load_suite`, or two suites of one name.
+    """
+    suites: dict[str, Suite] = {}
+    for name in config.suites:
+        suite = load_suite(name)
+        if suite.name in suites:
+            raise ConfigError(f"{name}: name: two suites of this run are called {suite.name!r}; allowed: one")
+        if config.episodes is not None:
+            suite = suite.model_copy(update={"episodes": config.episodes})
+        suites[suite.name] = suite
+    return suites
+
+
+def _checked(source: str, model: type[M], values: dict[str, Any], prefix: str = "") -> M:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(one_line(source, error, model, prefix)) from error
+
+
+def _blame(source: str, overrides: Sequence[str]) -> str:
+    return f"{source} with {' '.join(overrides)}" if overrides else source
+
+
+def _absolute(suites: Any, folder: Path) -> Any:
+    """Paths among suite names made absolute; anything that is not a list of text is left to the checks."""
+    if isinstance(suites, str):
+        suites = [part.strip() for part in suites.split(",")]
+    if not isinstance(suites, list):
+        return suites
+    return [
+        str(folder / Path(item).expanduser()) if isinstance(item, str) and is_path(item) else item
+        for item in suites
+    ]

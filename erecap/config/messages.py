@@ -1,0 +1,135 @@
+"""Turns pydantic's findings into one line: where, what was got, what is allowed."""
+
+from __future__ import annotations
+
+import types
+from difflib import get_close_matches
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    dict: "a mapping of keys to values",
+}
+_BOUNDS = (
+    ("ge", "at least {}"),
+    ("gt", "more than {}"),
+    ("le", "at most {}"),
+    ("lt", "less than {}"),
+    ("min_length", "{} or more long"),
+    ("max_length", "{} or less long"),
+    ("pattern", "of the form {}"),
+)
+
+
+def one_line(source: str, error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """The first finding of `error` as `source: key: got ...; allowed: ...`.
+
+    Args:
+        source: the file, or what else the values came from.
+        error: raised by `model`.
+        model: the pydantic model that the values were checked against.
+        prefix: put before the key, such as "options.".
+    """
+    findings = error.errors(include_url=False)
+    first = findings[0]
+    where = prefix + ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+    return f"{source}: {where or 'the file'}: {_explain(first, model)}{more}"
+
+
+def _explain(finding: Any, model: type[BaseModel]) -> str:
+    location = [part for part in finding["loc"] if isinstance(part, str)]
+    if finding["type"] == "extra_forbidden":
+        return _unknown_key(location, model)
+    field = _field(location, model)
+    if finding["type"] == "missing":
+        return f"is missing; allowed: {allowed(field)}" if field else "is missing"
+    if finding["type"] == "value_error":
+        return str(finding["ctx"]["error"])
+    got = f"got {_short(finding['input'])}"
+    if field is None:
+        return f"{got}; {finding['msg']}"
+    return f"{got}; allowed: {allowed(field)}"
+
+
+def _unknown_key(location: list[str], model: type[BaseModel]) -> str:
+    owner = model
+    for part in location[:-1]:
+        field = owner.model_fields.get(part)
+        below = _model_of(field.annotation) if field else None
+        if below is None:
+            break
+        owner = below
+    keys = [field.alias or name for name, field in owner.model_fields.items()]
+    close = get_close_matches(location[-1], keys, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"unknown key{hint}; allowed keys: {', '.join(keys) or 'none'}"
+
+
+def _field(location: list[str], model: type[BaseModel]) -> FieldInfo | None:
+    field: FieldInfo | None = None
+    owner: type[BaseModel] | None = model
+    for part in location:
+        below = owner.model_fields.get(part) if owner else None
+        if below is None:
+            # Inside a list or a union: the last field that has a name is what a reader knows.
+            break
+        field, owner = below, _model_of(below.annotation)
+    return field
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    candidates = (annotation, *get_args(annotation))
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
+def allowed(field: FieldInfo) -> str:
+    """What a field takes, in words: its type, its bounds, and what it is for."""
+    text = _type(field.annotation)
+    bounds = _bounds(field)
+    purpose = f" - {field.description}" if field.description else ""
+    return text + (f", {bounds}" if bounds else "") + purpose
+
+
+def _type(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return ", ".join(str(choice) for choice in get_args(annotation))
+    if origin in (Union, types.UnionType):
+        return " or ".join(_type(part) for part in get_args(annotation))
+    if origin is list:
+        return f"a list ({_type(get_args(annotation)[0])} each)"
+    if origin is not None and origin not in (dict, tuple):
+        return _type(get_args(annotation)[0])
+    if annotation is type(None):
+        return "null"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"a mapping with the keys {', '.join(annotation.model_fields)}"
+    return _NAMES.get(origin or annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _bounds(field: FieldInfo) -> str:
+    parts = []
+    for item in field.metadata:
+        for key, words in _BOUNDS:
+            bound = getattr(item, key, None)
+            if bound is not None:
+                parts.append(words.format(bound))
+    return " and ".join(parts)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    if len(text) > 60:
+        text = text[:57] + "..."
+    return text if isinstance(value, (int, float, type(None))) else f"{text} ({_kind(value)})"
+
+
+def _kind(value: Any) -> str:
+    return {str: "text", list: "a list", dict: "a mapping"}.get(type(value), type(value).__name__)

@@ -1,0 +1,55 @@
+"""Modes: one name each, the same in code, configs, tables and plots."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from erecap.tokens.names import SCORER_NAMES
+
+_PATTERN = re.compile(r"(?P<kind>[a-z]+)(?:\[(?P<scorer>[^\[\]]*)\])?")
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way to make the planner's calls; every mode of a run plays the same episodes."""
+
+    kind: Literal["full", "expert", "prune"]
+    scorer: str | None = None  # for `prune`: what ranks the tokens
+
+    def __str__(self) -> str:
+        return f"{self.kind}[{self.scorer}]" if self.scorer else self.kind
+
+    @property
+    def needs_model(self) -> bool:
+        """False for the expert, which asks the environment."""
+        return self.kind != "expert"
+
+
+def mode_names() -> list[str]:
+    """Every mode that a run can play."""
+    return ["full", "expert", *(f"prune[{scorer}]" for scorer in SCORER_NAMES)]
+
+
+def parse_mode(text: str) -> Mode:
+    """`"prune[attention]"` -> `Mode("prune", "attention")`.
+
+    Raises:
+        ValueError: not a mode, or not a scorer; the message names what is allowed.
+    """
+    allowed = f"allowed: {', '.join(mode_names())}"
+    match = _PATTERN.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"unknown mode {text!r}; {allowed}")
+    kind, scorer = match["kind"], match["scorer"]
+    if kind == "prune":
+        if scorer is None:
+            raise ValueError(f"mode 'prune' names no scorer; {allowed}")
+        if scorer not in SCORER_NAMES:
+            scorers = ", ".join(SCORER_NAMES)
+            raise ValueError(f"unknown scorer {scorer!r} in mode {text!r}; allowed: {scorers}")
+        return Mode("prune", scorer)
+    if scorer is not None or kind not in ("full", "expert"):
+        raise ValueError(f"unknown mode {text!r}; {allowed}")
+    return Mode("full" if kind == "full" else "expert")

@@ -1,0 +1,120 @@
+"""What a run says: which modes play which suites, with which model and budgets."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from erecap.config.modes import parse_mode
+from erecap.config.suite import Name, Seed
+from erecap.tokens.names import PRESETS
+
+
+def _split(value: Any) -> Any:
+    # On the command line `modes=full,prune[recency]` is easier to write than a quoted YAML list.
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+Preset = Literal["keep09", "keep08", "keep07"]
+NameList = Annotated[list[str], Field(min_length=1), BeforeValidator(_split)]
+
+
+class PruneSettings(BaseModel):
+    """How the modes `prune[...]` drop prompt tokens at prefill; the scorer is named by the mode."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    keep: float = Field(0.7, gt=0, le=1, description="Share of its tokens that one stage keeps.")
+    preset: Preset | None = Field(None, description="A published keep ratio by name, instead of `keep`.")
+    stages: list[int] | None = Field(
+        None, description="Layers before which tokens are dropped, rising; null: every third from 4 on."
+    )
+    sinks: int = Field(4, ge=0, description="First tokens of the prompt that are always kept.")
+    local: float = Field(0.1, ge=0, le=1, description="Share of the prompt, its newest tokens, always kept.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_sets_keep(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("preset") not in list(PRESETS):
+            return values
+        ratio = PRESETS[values["preset"]]
+        if values.get("keep", ratio) != ratio:
+            raise ValueError(f"keep is {values['keep']!r}, but preset {values['preset']!r} means {ratio}")
+        return {**values, "keep": ratio}
+
+    @field_validator("stages")
+    @classmethod
+    def _rising(cls, stages: list[int] | None) -> list[int] | None:
+        if stages and (stages[0] < 1 or any(b <= a for a, b in pairwise(stages))):
+            raise ValueError(f"got {stages}; allowed: layers from 1 on, rising")
+        return stages
+
+
+class PlannerSettings(BaseModel):
+    """How the planner is asked, and when."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    max_steps: int = Field(5, ge=1, le=20, description="Most commands in one plan.")
+    max_new_tokens: int = Field(64, ge=1, le=4096, description="Most tokens generated for one plan.")
+    constrained: bool = Field(True, description="Decode only commands that the environment can understand.")
+    period: int | None = Field(None, ge=1, description="Replan after this many commands at the latest.")
+    max_invalid: int = Field(3, ge=1, description="Invalid plans in a row that end an episode.")
+
+
+class RunConfig(BaseModel):
+    """A run: modes side by side on the same episodes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: Name = Field(description="The run's name; its folder is `runs/<name>` unless told otherwise.")
+    suites: NameList = Field(description="Task suites: packaged names, or paths of YAML files.")
+    modes: NameList = Field(description="Modes to compare: full, expert, prune[attention], ...")
+    model: str = Field(
+        "smollm2-135m-instruct", min_length=1, description="Model: a catalog name, a folder, or a hub name."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Number format of the weights; auto: the model's choice for the device."
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
+        description="Where the model runs: auto, cpu, cuda, cuda:1, mps.",
+    )
+    prune: PruneSettings = Field(default_factory=PruneSettings, description="Pruning at prefill.")
+    planner: PlannerSettings = Field(default_factory=PlannerSettings, description="The planner.")
+    episodes: int | None = Field(
+        None, ge=1, le=100_000, description="Episodes per suite; null: what the suite says."
+    )
+    seed: Seed = Field(0, description="Seed of what the run itself draws: the random scorer.")
+    executor: Literal["serial", "process"] = Field(
+        "serial", description="serial: one episode at a time; process: several, in worker processes."
+    )
+    workers: int = Field(1, ge=1, le=256, description="Worker processes of the process executor.")
+    samples: int = Field(
+        1, ge=0, description="First episodes of each suite and mode that are recorded for reading."
+    )
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="Threads of the model's arithmetic; null: torch's choice."
+    )
+
+    @field_validator("modes")
+    @classmethod
+    def _known_modes(cls, modes: list[str]) -> list[str]:
+        names = [str(parse_mode(mode)) for mode in modes]
+        _refuse_repeats(names)
+        return names
+
+    @field_validator("suites")
+    @classmethod
+    def _distinct_suites(cls, suites: list[str]) -> list[str]:
+        _refuse_repeats(suites)
+        return suites
+
+
+def _refuse_repeats(names: list[str]) -> None:
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise ValueError(f"{repeated!r} is named twice; once each is allowed")

@@ -1,0 +1,105 @@
+"""Where configurations lie, and how their YAML is read."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from erecap.errors import ConfigError
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader, except that a key written twice is an error: PyYAML would keep the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is not text", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is written twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def is_path(text: str) -> bool:
+    """True for `x/y`, `./x` and `x.yaml`; False for the name of something packaged."""
+    return "/" in text or text.endswith(_SUFFIXES)
+
+
+def packaged_names(package: str) -> list[str]:
+    """Names of the YAML files that lie in `package`, sorted."""
+    names = [item.name for item in files(package).iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def read_named(what: str, text: str, package: str, folder: Path | None = None) -> tuple[str, dict[str, Any]]:
+    """The YAML mapping behind a name or a path.
+
+    Args:
+        what: "suite" or "run", for messages.
+        text: a path of a YAML file, or the name of a file of `package`.
+        package: importable package whose YAML files have names.
+        folder: what a relative path is relative to; None: the working folder.
+
+    Returns:
+        What to call the source in messages, and its mapping.
+
+    Raises:
+        ConfigError: missing, unreadable, empty, not a mapping, or not YAML (with the line).
+    """
+    if is_path(text):
+        path = (folder or Path()) / Path(text).expanduser()
+        return str(path), _mapping(str(path), _read(path, what, package))
+    resource = files(package) / f"{text}.yaml"
+    if not resource.is_file():
+        raise ConfigError(
+            f"{what} {text!r} not found; packaged: {', '.join(packaged_names(package)) or 'none'}; "
+            f"a file is given by its path, such as ./{text}.yaml"
+        )
+    return f"{text}.yaml", _mapping(f"{text}.yaml", resource.read_text(encoding="utf-8"))
+
+
+def parse_yaml(source: str, text: str) -> Any:
+    """`text` as YAML, safely. Raises ConfigError with the line of the mistake."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"{source}:{where} not valid YAML: {' '.join(problem.split())}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{source}: not valid YAML: nested too deeply") from error
+
+
+def _read(path: Path, what: str, package: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        known = ", ".join(packaged_names(package)) or "none"
+        raise ConfigError(f"{path}: no such {what} file; packaged names: {known}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _mapping(source: str, text: str) -> dict[str, Any]:
+    value = parse_yaml(source, text)
+    if value is None:
+        raise ConfigError(f"{source}: the file is empty; allowed: a mapping of keys to values")
+    if not isinstance(value, dict):
+        raise ConfigError(f"{source}: got a {type(value).__name__}; allowed: a mapping of keys to values")
+    return value

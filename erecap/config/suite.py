@@ -1,0 +1,38 @@
+"""What a task suite says: which simulator, which episodes, how long, how disturbed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Names become file names and table headings.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Disturbances(BaseModel):
+    """How often the world gets in the way of a plan. Probabilities per step."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    slip: float = Field(0.0, ge=0, le=1, description="A command has no effect.")
+    move: float = Field(0.0, ge=0, le=1, description="An object that the agent has not touched moves.")
+
+
+class Suite(BaseModel):
+    """A set of episodes that every mode plays."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: Name = Field(description="The suite's name in tables and file names; that of its file.")
+    env: str = Field(description="The environment: a name in `erecap.envs.ENVIRONMENTS`.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="The environment's own options, checked by its options class."
+    )
+    episodes: int = Field(ge=1, le=100_000, description="How many episodes the suite has.")
+    seed: Seed = Field(0, description="Seed of the games and of every episode's chances.")
+    horizon: int = Field(ge=1, le=100_000, description="Commands after which an episode ends.")
+    disturbances: Disturbances = Field(
+        default_factory=Disturbances, description="How often the world gets in the way of a plan."
+    )

@@ -1,0 +1,191 @@
+"""Opens what a run plays with: environments, the model, planners. Once per process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from erecap.config.modes import Mode
+from erecap.config.run import RunConfig
+from erecap.config.suite import Suite
+from erecap.errors import ConfigError
+from erecap.protocols import Message, Planner
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+
+    from erecap.language_model import HFLanguageModel
+
+Say = Callable[[str], None]
+
+
+class Components(Protocol):
+    """What the executors ask for. Tests and other hosts bring their own."""
+
+    def prepare(self, modes: list[Mode], say: Say) -> None:
+        """Load and warm up whatever `modes` need, so that no episode pays for it."""
+
+    def env(self, suite: Suite, *, expert: bool) -> gym.Env[str, str]:
+        """The environment of a suite, opened at the first call."""
+
+    def planner(self, mode: Mode, *, trace: bool) -> Planner:
+        """The planner of a mode; with `trace` its generations say what was kept of the prompt."""
+
+    def model_facts(self) -> dict[str, Any] | None:
+        """`model` of `run.json`; None where no model was loaded."""
+
+    def threads(self) -> int | None:
+        """Threads of the model's arithmetic; None where no model was loaded."""
+
+    def close(self) -> None:
+        """Close the environments."""
+
+
+OpenComponents = Callable[[RunConfig, Mapping[str, Suite]], Components]
+"""Called in each process that plays; for the process executor it must be a module-level callable."""
+
+
+class RealComponents:
+    """The registered environments, a transformers model, and the planners of this package."""
+
+    def __init__(self, config: RunConfig, suites: Mapping[str, Suite]) -> None:
+        self._config = config
+        self._suites = suites
+        self._envs: dict[tuple[str, bool], gym.Env[str, str]] = {}
+        self._models: dict[Mode, HFLanguageModel] = {}
+        self._planners: dict[Mode, Planner] = {}
+        self._facts: dict[str, Any] | None = None
+
+    def prepare(self, modes: list[Mode], say: Say) -> None:
+        """Check that the simulators are there; load the model; make one call per mode that is not timed.
+
+        Raises:
+            EnvironmentUnavailable: a simulator's package is missing.
+            ModelError: the model is missing or damaged.
+            ConfigError: the stages do not fit the model's layers.
+        """
+        from erecap.envs import env_class
+
+        for suite in self._suites.values():
+            env_class(suite.env)
+        if any(mode.needs_model for mode in modes):
+            self._load_model([mode for mode in modes if mode.needs_model], say)
+        for mode in modes:
+            self._planners[mode] = self._make_planner(mode)
+
+    def env(self, suite: Suite, *, expert: bool) -> gym.Env[str, str]:
+        """Raises GameError if the suite's games cannot be opened; the next call tries again."""
+        from erecap.envs import env_class, make_env
+
+        key = (suite.name, expert)
+        if key not in self._envs:
+            draws = "rgb_array" in env_class(suite.env).metadata.get("render_modes", [])
+            frames = "rgb_array" if draws and self._config.samples else None
+            self._envs[key] = make_env(suite, expert=expert, render_mode=frames)
+        return self._envs[key]
+
+    def planner(self, mode: Mode, *, trace: bool) -> Planner:
+        if mode in self._models:
+            self._models[mode].trace = trace
+        return self._planners[mode]
+
+    def model_facts(self) -> dict[str, Any] | None:
+        return self._facts
+
+    def threads(self) -> int | None:
+        if self._facts is None:
+            return None
+        import torch
+
+        return torch.get_num_threads()
+
+    def close(self) -> None:
+        for env in self._envs.values():
+            env.close()
+        self._envs.clear()
+
+    def _load_model(self, modes: list[Mode], say: Say) -> None:
+        import torch
+
+        from erecap.language_model import HFLanguageModel
+        from erecap.models import load
+
+        config = self._config
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        say(f"loading model {config.model}")
+        model, tokenizer = load(config.model, config.dtype, config.device)
+        self._facts = describe_model(config.model, model)
+        for mode in modes:
+            prune = self._prune_config(mode, self._facts["layers"])
+            self._models[mode] = HFLanguageModel(model, tokenizer, prune=prune)
+        say("warming up: one call per mode")
+        for language_model in self._models.values():
+            language_model.generate(_warm_up_chat(), max_new_tokens=8)
+
+    def _prune_config(self, mode: Mode, layers: int) -> Any:
+        from erecap.tokens.schedule import PruneConfig
+
+        if mode.kind != "prune":
+            return None
+        settings = self._config.prune
+        stages = None if settings.stages is None else tuple(settings.stages)
+        try:
+            prune = PruneConfig(
+                scorer=mode.scorer,
+                keep=settings.keep,
+                stages=stages,
+                sinks=settings.sinks,
+                local=settings.local,
+                seed=self._config.seed,
+            )
+            prune.resolve_stages(layers)
+        except ValueError as error:
+            raise ConfigError(f"prune: {error}") from error
+        return prune
+
+    def _make_planner(self, mode: Mode) -> Planner:
+        from erecap.planners.expert import ExpertPlanner
+        from erecap.planners.llm import LLMPlanner
+
+        settings = self._config.planner
+        if not mode.needs_model:
+            return ExpertPlanner(max_steps=settings.max_steps)
+        return LLMPlanner(
+            self._models[mode],
+            max_steps=settings.max_steps,
+            max_new_tokens=settings.max_new_tokens,
+            constrained=settings.constrained,
+        )
+
+
+def describe_model(name: str, model: Any) -> dict[str, Any]:
+    """What `run.json` says of a transformers model: its shape, and the hash of its weights."""
+    from erecap.models import fingerprint, locate
+
+    shape = model.config.get_text_config()
+    heads = shape.num_attention_heads
+    return {
+        # A folder is named by its last part: paths of a machine are nobody else's business.
+        "name": Path(name).name if Path(name).is_absolute() else name,
+        "hash": fingerprint(locate(name)),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "layers": shape.num_hidden_layers,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "heads": heads,
+        "kv_heads": getattr(shape, "num_key_value_heads", None) or heads,
+        "head_dim": getattr(shape, "head_dim", None) or shape.hidden_size // heads,
+        "vocab_size": shape.vocab_size,
+        "parameters": sum(tensor.numel() for tensor in model.parameters()),
+    }
+
+
+def _warm_up_chat() -> list[Message]:
+    """Long enough that every mode prunes in it."""
+    places = "\n".join(f"You look at shelf {number}. On it, there is nothing." for number in range(1, 41))
+    return [
+        {"role": "system", "content": "You plan for a robot. Reply with the next command."},
+        {"role": "user", "content": f"Goal: find a cup.\n{places}"},
+    ]

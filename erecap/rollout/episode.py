@@ -1,0 +1,181 @@
+"""The episode loop: observe, plan, act, be surprised, plan again."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from erecap.config.run import PlannerSettings
+from erecap.config.suite import Suite
+from erecap.context.records import Context
+from erecap.context.render import render
+from erecap.errors import BudgetError, GameError
+from erecap.planners.triggers import Triggers
+from erecap.protocols import JsonRow, Plan, Planner
+from erecap.rollout.jobs import Job, Played
+from erecap.rollout.observed import Observed, clean
+from erecap.rollout.rows import episode_row, replan_row
+from erecap.rollout.samples import SampleRecorder
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+
+INVALID = "invalid"  # the trigger after a plan that could not be read; for the others see `Triggers`
+
+Tick = Callable[[int, int], None]
+"""Called with (commands executed, plans made) after each of them: a sign of life in a long episode."""
+
+
+def play(
+    job: Job,
+    suite: Suite,
+    env: gym.Env[str, str],
+    planner: Planner,
+    settings: PlannerSettings,
+    *,
+    contended: bool = False,
+    tick: Tick | None = None,
+) -> Played:
+    """Play one episode to its end.
+
+    An episode ends with "success"; with "horizon", when the environment truncates it or when
+    `settings.max_invalid` plans in a row could not be read (no command was executed in between, so a
+    deterministic planner would go on like that for ever); or with "error", when the game is broken
+    (GameError) or the planner's protected text exceeds its budget (BudgetError). An error is a row like
+    any other, with what was played before it; it does not touch other episodes.
+
+    Raises:
+        ModelError: the model cannot be used; that is not a matter of one episode.
+    """
+    episode = _Episode(job, suite, env, planner, settings, contended, tick)
+    started = time.perf_counter()
+    error: str | None = None
+    try:
+        end = episode.run()
+    except (GameError, BudgetError) as problem:
+        end, error = "error", f"{type(problem).__name__}: {problem}"
+    row = episode_row(
+        job,
+        suite,
+        episode.replans,
+        episode.last,
+        steps=episode.steps,
+        end=end,
+        error=error,
+        contended=contended,
+        wall_s=time.perf_counter() - started,
+    )
+    sample = episode.recorder.finish(row["goal"], row["success"]) if episode.recorder else None
+    return Played(job, row, episode.replans, sample)
+
+
+class _Episode:
+    """The state of one episode while it is played."""
+
+    def __init__(
+        self,
+        job: Job,
+        suite: Suite,
+        env: gym.Env[str, str],
+        planner: Planner,
+        settings: PlannerSettings,
+        contended: bool,
+        tick: Tick | None,
+    ) -> None:
+        self.job = job
+        self.replans: list[JsonRow] = []
+        self.last: Observed | None = None
+        self.steps = 0
+        self.recorder = SampleRecorder(job, env) if job.sample else None
+        self._suite = suite
+        self._env = env
+        self._planner = planner
+        self._settings = settings
+        self._contended = contended
+        self._tick = tick
+        self._triggers = Triggers(period=settings.period)
+
+    def run(self) -> str:
+        """Play; returns how it ended."""
+        text, info = self._env.reset(seed=self.job.seed, options={"episode": self.job.episode})
+        seen = self._observe(None, text, info)
+        context = Context(seen.goal, seen.situation.templates, situation=seen.situation)
+        context.add("observation", seen.text, seen.subject, step=0)
+        pending: deque[str] = deque()
+        trigger: str | None = "start"
+        invalid_in_row = executed = 0
+        while True:
+            if trigger is not None:
+                pending, executed = deque(self._plan(context, trigger).steps), 0
+                invalid_in_row = 0 if pending else invalid_in_row + 1
+                if invalid_in_row >= self._settings.max_invalid:
+                    return "horizon"
+                if not pending:
+                    trigger = INVALID
+                    continue
+            end = self._step(context, pending.popleft())
+            executed += 1
+            if end is not None:
+                return end
+            seen = self._seen()
+            trigger = self._triggers.check(
+                pending, skills=seen.situation.skills, executed=executed, failed=seen.failed
+            )
+
+    def _seen(self) -> Observed:
+        assert self.last is not None, "an episode starts with an observation"
+        return self.last
+
+    def _plan(self, context: Context, trigger: str) -> Plan:
+        """Ask for a plan and record it; one that cannot be read is also recorded as a failure."""
+        number = len(self.replans)
+        # Rendered before the call, as the model sees it; the planner renders for itself.
+        chat = render(context, max_steps=self._settings.max_steps).messages if self.recorder else []
+        started = time.perf_counter()
+        plan = self._planner.plan(context)
+        elapsed_ms = (time.perf_counter() - started) * 1000
+        if plan.problem is None and not plan.steps:
+            plan = Plan((), plan.text, "the planner returned no step", plan.generation)
+        self.replans.append(
+            replan_row(self.job, number, self.steps, trigger, plan, elapsed_ms, self._contended)
+        )
+        if self.recorder:
+            self.recorder.planned(number, self.steps, trigger, plan, chat)
+        text = clean(plan.text) or "\n".join(plan.steps)
+        if text.strip():
+            context.add("plan", text, step=self.steps)
+        if plan.problem is not None:
+            context.add("failure", f"the plan could not be used: {clean(plan.problem)}", step=self.steps)
+        self._report()
+        return plan
+
+    def _step(self, context: Context, command: str) -> str | None:
+        """Execute one command and record what came of it; returns how the episode ended, if it did."""
+        text, _, terminated, truncated, info = self._env.step(command)
+        self.steps += 1
+        seen = self._observe(command, text, info)
+        context.add("action", command, step=self.steps)
+        if seen.failed:
+            context.add("failure", seen.failure or seen.text, seen.subject, step=self.steps)
+        if not seen.failed or seen.text.strip() != (seen.failure or seen.text).strip():
+            context.add("observation", seen.text, seen.subject, step=self.steps)
+        context.situation = seen.situation
+        self._report()
+        if seen.success:
+            return "success"
+        if terminated:
+            raise GameError("the environment ended the episode, and the goal is not reached")
+        return "horizon" if truncated else None
+
+    def _observe(self, action: str | None, text: str, info: dict) -> Observed:
+        seen = Observed.read(text, info)
+        self.last = seen
+        if self.recorder:
+            self.recorder.observed(self.steps, action, seen)
+        return seen
+
+    def _report(self) -> None:
+        if self._tick:
+            self._tick(self.steps, len(self.replans))

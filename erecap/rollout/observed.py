@@ -1,0 +1,85 @@
+"""What an environment returned, checked once at the door."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from erecap.context.records import Situation
+from erecap.errors import GameError
+
+_REQUIRED = (
+    "goal",
+    "skills",
+    "templates",
+    "entities",
+    "subject",
+    "failed",
+    "failure",
+    "events",
+    "success",
+    "progress",
+    "path_length",
+    "expert_path_length",
+    "expert_steps",
+    "path_unit",
+)
+_NUMBERS = ("progress", "path_length", "expert_path_length", "expert_steps")
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One observation with the parts of `StepInfo` that the loop uses."""
+
+    text: str
+    goal: str
+    situation: Situation
+    subject: str
+    failed: bool
+    failure: str
+    events: list[str]
+    success: bool
+    progress: float
+    path_length: float
+    expert_path_length: float
+    expert_steps: int
+    path_unit: str
+
+    @classmethod
+    def read(cls, text: str, info: Mapping[str, Any]) -> Observed:
+        """Check what `reset` or `step` returned.
+
+        Raises:
+            GameError: `info` lacks a key of `StepInfo`, the goal is empty, or a number is negative or not
+                finite.
+        """
+        missing = [key for key in _REQUIRED if key not in info]
+        if missing:
+            raise GameError(f"the environment's info lacks {', '.join(missing)}")
+        if not clean(info["goal"]).strip():
+            raise GameError("the episode has an empty goal; a planner needs one in words")
+        for key in _NUMBERS:
+            if not math.isfinite(info[key]) or info[key] < 0:
+                raise GameError(f"the environment's {key} is {info[key]}; allowed: 0 or more, finite")
+        return cls(
+            text=clean(text),
+            goal=clean(info["goal"]),
+            situation=Situation.from_info(info),
+            subject=clean(info["subject"]),
+            failed=bool(info["failed"]),
+            failure=clean(info["failure"]),
+            events=list(info["events"]),
+            success=bool(info["success"]),
+            progress=min(1.0, float(info["progress"])),
+            path_length=float(info["path_length"]),
+            expert_path_length=float(info["expert_path_length"]),
+            expert_steps=int(info["expert_steps"]),
+            path_unit=str(info["path_unit"]),
+        )
+
+
+def clean(text: str) -> str:
+    """`text` without lone surrogates, which neither UTF-8 files nor tokenizers can hold."""
+    return str(text).encode("utf-8", errors="replace").decode("utf-8")

@@ -1,0 +1,109 @@
+"""Shows how far a run is: a live bar in a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from erecap.protocols import JsonRow
+from erecap.rollout.jobs import Job
+
+_LINE_SECONDS = 10.0
+
+
+class RunProgress:
+    """Episodes done, time left, success so far per mode, and what is being played.
+
+    Args:
+        console: where to show it; a terminal gets a live bar.
+        modes: in the order in which they are shown.
+        total: episodes of the whole run.
+        done: rows of episodes played before.
+    """
+
+    def __init__(self, console: Console, modes: Sequence[str], total: int, done: Sequence[JsonRow]) -> None:
+        self._console = console
+        self._live = console.is_terminal
+        self._won = {mode: [0, 0] for mode in modes}
+        for row in done:
+            self._count(row)
+        self._total = total
+        self._done = self._before = len(done)
+        self._started = time.monotonic()
+        self._last_line = self._started
+        self._now = ""
+        self._bar = Progress(
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            disable=not self._live,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=total, completed=self._done)
+
+    def __enter__(self) -> RunProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self._console.print(line, markup=False, highlight=False)
+
+    def playing(self, job: Job, steps: int, plans: int) -> None:
+        """Something happened in the episode of `job`."""
+        self._now = f"{job.suite} {job.mode} episode {job.episode}: {plans} plans, {steps} steps"
+        self._show()
+
+    def played(self, row: JsonRow) -> None:
+        """An episode has ended."""
+        self._done += 1
+        self._count(row)
+        self._bar.update(self._task, completed=self._done)
+        if row["error"]:
+            self.say(f"{row['suite']} {row['mode']} episode {row['episode']}: {row['error']}")
+        self._show(force=self._done == self._total)
+
+    def summary(self) -> str:
+        """Successes per mode, as in `full 3/10, prune[recency] 2/10`."""
+        return ", ".join(f"{mode} {won}/{count}" for mode, (won, count) in self._won.items())
+
+    def _count(self, row: JsonRow) -> None:
+        tally = self._won.setdefault(row["mode"], [0, 0])
+        tally[0] += bool(row["success"])
+        tally[1] += 1
+
+    def _left(self) -> str:
+        played = self._done - self._before
+        if self._done >= self._total:
+            return "done"
+        if not played:
+            return "time left: not known yet"
+        seconds = (time.monotonic() - self._started) / played * (self._total - self._done)
+        return f"about {_duration(seconds)} left"
+
+    def _show(self, force: bool = False) -> None:
+        text = f"{self._left()} | won {self.summary()}"
+        if self._live:
+            self._bar.update(self._task, description=f"{text} | {self._now}")
+        elif force or time.monotonic() - self._last_line >= _LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self.say(f"{self._done}/{self._total} episodes | {text}" + ("" if force else f" | {self._now}"))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

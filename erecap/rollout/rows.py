@@ -1,0 +1,109 @@
+"""Builds the rows of `episodes.jsonl` and `replans.jsonl`; `docs/run-format.md` describes every field."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from erecap.config.modes import parse_mode
+from erecap.config.suite import Suite
+from erecap.protocols import JsonRow, Plan, Timing, Usage
+from erecap.rollout.jobs import Job, Played
+from erecap.rollout.observed import Observed, clean
+
+
+def spl(success: bool, path: float, expert_path: float) -> float:
+    """Success weighted by path length (Anderson et al. 2018, arXiv:1807.06757), of one episode.
+
+    1 for a success on a path no longer than the expert's, and for a success where the expert needs no path.
+    """
+    if not success:
+        return 0.0
+    longest = max(path, expert_path)
+    return expert_path / longest if expert_path > 0 else 1.0
+
+
+def replan_row(
+    job: Job, number: int, step: int, trigger: str, plan: Plan, elapsed_ms: float, contended: bool
+) -> JsonRow:
+    """One planning call. `elapsed_ms` stands for the total where no model was called."""
+    generation = plan.generation
+    usage = generation.usage if generation else Usage()
+    timing = generation.timing if generation else Timing(total_ms=elapsed_ms)
+    return {
+        "suite": job.suite,
+        "mode": job.mode,
+        "episode": job.episode,
+        "replan": number,
+        "step": step,
+        "trigger": trigger,
+        "prompt_tokens": usage.prompt_tokens,
+        "new_tokens": usage.new_tokens,
+        "reused_tokens": usage.reused_tokens,
+        "kept_tokens": round(usage.kept_tokens, 3),
+        "kept_per_layer": list(usage.kept_per_layer),
+        "plan_tokens": usage.completion_tokens,
+        "kv_bytes": usage.kv_bytes,
+        "overflow_messages": usage.overflow_messages,
+        "truncated_tokens": usage.truncated_tokens,
+        "tokenize_ms": round(timing.tokenize_ms, 3),
+        "prefill_ms": round(timing.prefill_ms, 3),
+        "prune_ms": round(timing.prune_ms, 3),
+        "decode_ms": round(timing.decode_ms, 3),
+        "total_ms": round(timing.total_ms, 3),
+        "plan": [clean(step) for step in plan.steps],
+        "problem": None if plan.problem is None else clean(plan.problem),
+        "decision": parse_mode(job.mode).kind,
+        "reason": "set by the mode",
+        "contended": contended,
+    }
+
+
+def episode_row(
+    job: Job,
+    suite: Suite,
+    replans: Sequence[JsonRow],
+    last: Observed | None,
+    *,
+    steps: int,
+    end: str,
+    error: str | None,
+    contended: bool,
+    wall_s: float,
+) -> JsonRow:
+    """One episode, from what was last observed; None if the episode did not even start."""
+    success = end == "success"
+    path, expert_path = (last.path_length, last.expert_path_length) if last else (0.0, 0.0)
+    return {
+        "suite": job.suite,
+        "env": suite.env,
+        "mode": job.mode,
+        "episode": job.episode,
+        "seed": job.seed,
+        "goal": last.goal if last else "",
+        "success": success,
+        "progress": last.progress if last else 0.0,
+        "spl": spl(success, path, expert_path),
+        "steps": steps,
+        "path_length": path,
+        "path_unit": last.path_unit if last else "",
+        "expert_path_length": expert_path,
+        "expert_steps": last.expert_steps if last else 0,
+        "replans": len(replans),
+        "triggers": dict(Counter(row["trigger"] for row in replans)),
+        "invalid_plans": sum(row["problem"] is not None for row in replans),
+        "end": end,
+        "error": None if error is None else clean(error),
+        "overflow": sum(bool(row["overflow_messages"] or row["truncated_tokens"]) for row in replans),
+        "contended": contended,
+        "planner_ms": round(sum(row["total_ms"] for row in replans), 3),
+        "wall_s": round(wall_s, 3),
+    }
+
+
+def lost_episode(job: Job, suite: Suite, error: str, contended: bool) -> Played:
+    """An episode whose process died: an error row, so that it is neither lost nor played for ever."""
+    row = episode_row(
+        job, suite, [], None, steps=0, end="error", error=error, contended=contended, wall_s=0.0
+    )
+    return Played(job, row, [])

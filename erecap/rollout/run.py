@@ -1,0 +1,163 @@
+"""Plays a run: what is missing in its folder, and nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from erecap.config.load import load_suites
+from erecap.config.modes import parse_mode
+from erecap.config.run import RunConfig
+from erecap.config.suite import Suite
+from erecap.errors import RunError
+from erecap.protocols import JsonRow
+from erecap.rollout.components import OpenComponents, RealComponents
+from erecap.rollout.executors import Executor, SerialExecutor
+from erecap.rollout.interrupt import Interrupts
+from erecap.rollout.jobs import Job, all_jobs, row_key
+from erecap.rollout.lock import owned
+from erecap.rollout.machine import git_revision, machine, versions
+from erecap.rollout.progress import RunProgress
+from erecap.rollout.resume import erase, read_head, repair, require_same
+from erecap.rollout.workers import ProcessExecutor
+from erecap.rollout.writer import RunWriter
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a call of `run` ended."""
+
+    folder: Path
+    status: Literal["finished", "interrupted"]
+    episodes: int  # with a row, from this call or earlier ones
+    total: int
+    played: int  # in this call
+
+
+def run(
+    config: RunConfig,
+    out: Path,
+    *,
+    suites: Mapping[str, Suite] | None = None,
+    fresh: bool = False,
+    open_components: OpenComponents = RealComponents,
+    console: Console | None = None,
+) -> RunResult:
+    """Play every episode of `config` that has no row in the folder `out` yet.
+
+    Args:
+        config: what to play.
+        out: the run folder; made if need be.
+        suites: the run's suites by name; None: those that `config.suites` names.
+        fresh: delete the rows of an earlier run in `out` first.
+        open_components: opens environments, model and planners in each process that plays.
+        console: where progress is shown; None: stderr.
+
+    Returns:
+        The result; "interrupted" after SIGINT or SIGTERM, with every finished episode in the folder.
+
+    Raises:
+        RunError: the folder holds another configuration's run, is damaged, is in use, or workers keep dying.
+        EnvironmentUnavailable, ModelError, ConfigError: what the run needs is missing or does not fit.
+    """
+    suites = suites if suites is not None else load_suites(config)
+    console = console or Console(stderr=True)
+    head = _new_head(config, suites)
+    with owned(out), Interrupts() as interrupts:
+        if fresh:
+            _check_erasable(out)
+            erase(out)
+        old = read_head(out)
+        if old is not None:
+            require_same(out, old, head)
+            # What was recorded at the start stays: when it began, and the model that it began with.
+            head = {**head, **{key: old[key] for key in ("created", "model") if key in old}}
+        done = repair(out)
+        jobs = all_jobs(suites, config.modes, config.samples)
+        finished = {row_key(row) for row in done}
+        missing = [job for job in jobs if job.key not in finished]
+        if not missing and old is not None and old.get("status") == "finished":
+            return RunResult(out, "finished", len(jobs), len(jobs), 0)
+        with closing(RunWriter(out, head)) as writer:
+            return _play_missing(config, suites, missing, done, writer, interrupts, open_components, console)
+
+
+def _play_missing(
+    config: RunConfig,
+    suites: Mapping[str, Suite],
+    missing: list[Job],
+    done: list[JsonRow],
+    writer: RunWriter,
+    interrupts: Interrupts,
+    open_components: OpenComponents,
+    console: Console,
+) -> RunResult:
+    total = len(done) + len(missing)
+    played = 0
+    status: Literal["finished", "interrupted"] = "interrupted"
+    kind = SerialExecutor if config.executor == "serial" else ProcessExecutor
+    executor: Executor = kind(config, suites, open_components)
+    try:
+        with closing(executor), RunProgress(console, config.modes, total, done) as progress:
+            writer.save_head(status="running")
+            if done:
+                progress.say(f"{writer.folder}: going on after {len(done)} of {total} episodes")
+            if missing:
+                executor.prepare([parse_mode(mode) for mode in config.modes], progress.say)
+                _record_machine(writer, executor)
+            for result in executor.play(missing, progress.playing):
+                with interrupts.held():
+                    writer.append(result)
+                    played += 1
+                progress.played(result.episode)
+            status = "finished"
+    except KeyboardInterrupt:
+        pass  # the rows are whole; the status says the rest
+    finally:
+        with interrupts.held():
+            writer.save_head(status=status)
+    return RunResult(writer.folder, status, len(done) + played, total, played)
+
+
+def _new_head(config: RunConfig, suites: Mapping[str, Suite]) -> dict[str, Any]:
+    recorded = config.model_dump(mode="json")
+    # Names instead of paths: a run folder travels, and the suites are written out below.
+    recorded["suites"] = list(suites)
+    recorded["model"] = Path(config.model).name if Path(config.model).is_absolute() else config.model
+    return {
+        "format": FORMAT,
+        "name": config.name,
+        "status": "running",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": recorded,
+        "suites": {name: suite.model_dump(mode="json") for name, suite in suites.items()},
+        "versions": versions(),
+        "machine": machine(None),
+        "model": None,
+        "git": git_revision(),
+        "seed": config.seed,
+    }
+
+
+def _record_machine(writer: RunWriter, executor: Executor) -> None:
+    facts, threads = executor.facts()
+    before = writer.head.get("model")
+    if before is not None and facts is not None and before["hash"] != facts["hash"]:
+        raise RunError(
+            f"{writer.folder}: its episodes were played with model {before['name']} {before['hash'][:19]}, "
+            f"now it is {facts['hash'][:19]}; --fresh starts anew, --out FOLDER keeps both"
+        )
+    writer.save_head(model=facts if facts is not None else before, machine=machine(threads))
+
+
+def _check_erasable(folder: Path) -> None:
+    if not (folder / "run.json").exists():
+        read_head(folder)  # refuses a folder that holds something else
