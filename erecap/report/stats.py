@@ -27,22 +27,23 @@ class Interval:
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Mean and percentiles of `n` values, in the unit of the values."""
+    """Mean, percentiles and largest of `n` values, in the unit of the values."""
 
     n: int
     mean: float
     p50: float
     p95: float
     p99: float
+    max: float
 
 
 def percentiles(values: Sequence[float]) -> Percentiles | None:
-    """Mean, P50, P95 and P99, linear between ranks; None where there is nothing to describe."""
+    """Mean, P50, P95, P99 and maximum, linear between ranks; None where there is nothing to describe."""
     if not len(values):
         return None
     array = np.asarray(values, dtype=np.float64)
     p50, p95, p99 = np.percentile(array, [50, 95, 99])
-    return Percentiles(len(array), float(array.mean()), float(p50), float(p95), float(p99))
+    return Percentiles(len(array), float(array.mean()), float(p50), float(p95), float(p99), float(array.max()))
 
 
 def rate(successes: int, n: int) -> Interval | None:

@@ -47,10 +47,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "baseline": baseline,
         "modes": {mode: _mode_figures(run, mode, per_mode[mode], calls[mode]) for mode in modes},
         "suites": {
-            suite: {
-                mode: _success_figures([row for row in per_mode[mode] if row.suite == suite])
-                for mode in modes
-            }
+            suite: {mode: _success_figures([row for row in per_mode[mode] if row.suite == suite]) for mode in modes}
             for suite in suites
         },
         "paired": {
@@ -79,9 +76,7 @@ def baseline_of(modes: Sequence[str]) -> str | None:
     return "full" if "full" in modes else (modes[0] if modes else None)
 
 
-def _mode_figures(
-    run: Run, mode: str, counted: Sequence[EpisodeRow], calls: Sequence[ReplanRow]
-) -> dict[str, Any]:
+def _mode_figures(run: Run, mode: str, counted: Sequence[EpisodeRow], calls: Sequence[ReplanRow]) -> dict[str, Any]:
     rows = [row for row in run.episodes if row.mode == mode]
     read = [call for call in calls if call.prompt_tokens > 0]
     triggers: Counter[str] = Counter()
@@ -127,9 +122,7 @@ def _paired(
 ) -> dict[str, Any]:
     """Differences `other` minus baseline over the episodes that both finished, overall and by suite."""
     partners = {row.pair: row for row in baseline}
-    pairs = [
-        (partners[row.pair], row) for row in sorted(other, key=lambda row: row.pair) if row.pair in partners
-    ]
+    pairs = [(partners[row.pair], row) for row in sorted(other, key=lambda row: row.pair) if row.pair in partners]
 
     def differences(chosen: Sequence[tuple[EpisodeRow, EpisodeRow]]) -> dict[str, Any]:
         return {"pairs": len(chosen)} | {
@@ -144,9 +137,7 @@ def _paired(
     return differences(pairs) | {"suites": by_suite}
 
 
-def _overflow(
-    episodes: Sequence[EpisodeRow], overflowed: set[tuple[str, int]], modes: Sequence[str]
-) -> dict[str, Any]:
+def _overflow(episodes: Sequence[EpisodeRow], overflowed: set[tuple[str, int]], modes: Sequence[str]) -> dict[str, Any]:
     """Success in the episodes that stand apart because a history outgrew the window in some mode."""
     figures = {}
     for mode in modes:

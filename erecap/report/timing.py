@@ -56,9 +56,7 @@ def latency(calls: Sequence[ReplanRow]) -> dict[str, Any]:
     }
 
 
-def pair_by_length(
-    baseline: Sequence[ReplanRow], other: Sequence[ReplanRow]
-) -> list[tuple[ReplanRow, ReplanRow]]:
+def pair_by_length(baseline: Sequence[ReplanRow], other: Sequence[ReplanRow]) -> list[tuple[ReplanRow, ReplanRow]]:
     """For each call of `other`, the call of `baseline` in the same suite whose prompt is nearest in length.
 
     After the first call the modes go their own ways, so the same number of call seldom means the same

@@ -1,0 +1,104 @@
+"""The page: everything that a reader needs in one file that loads nothing from anywhere."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from erecap.report import formats, plots
+from erecap.report.load import Run
+from erecap.report.samples import SHADE_NAMES, sample_views
+from erecap.report.svg import series_of
+from erecap.report.timing import LENGTH_EDGES, PHASES
+from erecap.report.words import headline
+
+FILTERS = ("percent", "points", "times", "count", "decimal", "milliseconds", "mebibytes", "plural")
+
+
+def render_page(run: Run, summary: dict[str, Any]) -> str:
+    """The report of `run` as one HTML text. All text that comes from the run is escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    for name in (*FILTERS, "interval_percent", "interval_points"):
+        environment.filters[name] = getattr(formats, name)
+    environment.globals.update(at=formats.at, bin_name=formats.bin_name)
+    looks = series_of(run.modes)
+    return environment.from_string(_text("report.html.j2")).render(
+        run=run.head,
+        summary=summary,
+        sentences=headline(run, summary),
+        looks=looks,
+        plots={
+            name: Markup(svg)
+            for name, svg in {
+                "success": plots.success(summary, looks),
+                "phases": plots.phases(summary),
+                "length": plots.over_length(run, looks),
+                "episode": plots.over_episode(run, looks),
+                "layers": plots.kept_by_layer(run, looks),
+            }.items()
+            if svg
+        },
+        phases=PHASES,
+        phase_colours=plots.PHASE_COLOURS,
+        bins=length_rows(summary),
+        samples=sample_views(run),
+        shades=SHADE_NAMES,
+        setup=setup_rows(run),
+        config=json.dumps(run.head.config, indent=2, ensure_ascii=False),
+        css=Markup(_text("report.css")),
+        script=Markup(_text("report.js")),
+    )
+
+
+def length_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the table of latency by prompt length: a range, and the figures of each mode that has calls in it."""
+    rows = []
+    for low in LENGTH_EDGES:
+        cells = {
+            mode: entry
+            for mode, figures in summary["modes"].items()
+            for entry in figures["latency"]["by_length"]
+            if entry["from"] == low
+        }
+        if cells:
+            rows.append({"name": formats.bin_name(low, next(iter(cells.values()))["below"]), "cells": cells})
+    return rows
+
+
+def setup_rows(run: Run) -> list[tuple[str, str]]:
+    """What was run, on what and with what: names and values for a two-column table."""
+    head = run.head
+    rows = [("run", head.name), ("status", head.status), ("created", head.created), ("seed", str(head.seed))]
+    if head.command:
+        rows.append(("command", head.command))
+    if head.model:
+        model = head.model
+        rows.append(("model", f"{model.name}, {model.dtype}, {model.parameters:,} parameters"))
+        rows.append(
+            (
+                "model shape",
+                f"{model.layers} layers, hidden {model.hidden_size}, {model.heads} heads, {model.kv_heads} KV heads",
+            )
+        )
+        rows.append(("weights hash", model.hash))
+    else:
+        rows.append(("model", "none: no mode of this run calls a language model"))
+    rows.append(("machine", _pairs(head.machine)))
+    rows.append(("versions", _pairs(head.versions)))
+    if head.git:
+        rows.append(("git", _pairs(head.git) if isinstance(head.git, dict) else str(head.git)))
+    rows.append(("suites", ", ".join(run.suites)))
+    rows.append(("modes", ", ".join(run.modes)))
+    return [(name, value) for name, value in rows if value]
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value is not None)
+
+
+def _text(name: str) -> str:
+    return files("erecap.report").joinpath(name).read_text(encoding="utf-8")
