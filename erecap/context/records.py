@@ -1,0 +1,112 @@
+"""What is known of an episode: typed records, appended in order and never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from erecap.errors import ConfigError
+
+if TYPE_CHECKING:
+    from erecap.context.graph import ContextGraph
+
+Kind = Literal["goal", "observation", "action", "failure", "plan", "constraint"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One thing that happened or holds."""
+
+    index: int  # place in the context, from 0
+    step: int  # environment steps taken when it was recorded
+    kind: Kind
+    subject: str  # what it is about, such as "cabinet 3"; "" if nothing in particular
+    text: str
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What can be done right now. Replaced at each observation; planners read it for constraints."""
+
+    skills: tuple[str, ...] = ()  # commands that are admissible now
+    entities: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # slot name -> names seen so far
+    templates: tuple[str, ...] = ()  # shapes of all skills, such as "take {object} from {receptacle}"
+    expert_actions: tuple[str, ...] = ()  # the expert's next commands, where they were asked for
+
+    @classmethod
+    def from_info(cls, info: Mapping[str, Any]) -> Situation:
+        """The situation that an environment reports in the `info` of `reset` or `step` (`StepInfo`)."""
+        return cls(
+            skills=tuple(info.get("skills", ())),
+            entities={slot: tuple(names) for slot, names in info.get("entities", {}).items()},
+            templates=tuple(info.get("templates", ())),
+            expert_actions=tuple(info.get("expert_actions", ())),
+        )
+
+
+class Context:
+    """The append-only record of one episode. The goal is record 0.
+
+    Args:
+        goal: the mission in words.
+        templates: shapes of all skills; they are stated once, in the system message.
+        situation: what can be done at the start.
+
+    Raises:
+        ConfigError: the goal is empty.
+    """
+
+    def __init__(
+        self, goal: str, templates: Sequence[str] = (), *, situation: Situation | None = None
+    ) -> None:
+        self.templates = tuple(templates)
+        self.situation = situation or Situation(templates=self.templates)
+        self._records: list[Record] = []
+        self.add("goal", goal, step=0)
+
+    @property
+    def goal(self) -> str:
+        """The first goal."""
+        return self._records[0].text
+
+    @property
+    def records(self) -> Sequence[Record]:
+        """All records, oldest first. Do not change the sequence; use `add`."""
+        return self._records
+
+    def add(self, kind: Kind, text: str, subject: str = "", step: int | None = None) -> Record:
+        """Append a record. Without `step` it belongs to the step of the record before it.
+
+        Surrounding white space is dropped, and half a surrogate pair, which no tokenizer can read, becomes
+        U+FFFD.
+
+        Raises:
+            ConfigError: an unknown kind, an empty goal, or a step that lies before the newest record's.
+        """
+        if kind not in KINDS:
+            raise ConfigError(f"record kind {kind!r} is unknown; allowed: {', '.join(KINDS)}")
+        text = _readable(text)
+        if kind == "goal" and not text:
+            raise ConfigError("the goal is empty; a context needs a goal in words")
+        newest = self._records[-1].step if self._records else 0
+        if step is None:
+            step = newest
+        elif step < newest:
+            raise ConfigError(f"a record of step {step} cannot follow one of step {newest}")
+        record = Record(len(self._records), step, kind, _readable(subject), text)
+        self._records.append(record)
+        return record
+
+    @cached_property
+    def graph(self) -> ContextGraph:
+        """Which record supersedes, mentions or protects which; reads new records when it is asked."""
+        from erecap.context.graph import ContextGraph
+
+        return ContextGraph(self)
+
+
+def _readable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8").strip() if not text.isascii() else text.strip()

@@ -1,0 +1,108 @@
+"""A language model as planner: the context as chat, the answer as plan."""
+
+from __future__ import annotations
+
+from erecap.planners.grammar import PlanGrammar
+from erecap.planners.parser import parse_plan
+
+from erecap.context import Context, Situation
+from erecap.context.prompt import NOTHING_DONE
+from erecap.context.render import render
+from erecap.errors import ConfigError
+from erecap.protocols import AllowedTokens, Generation, LanguageModel, Message, Plan
+
+
+class LLMPlanner:
+    """Asks a language model for the next commands.
+
+    Args:
+        model: any `LanguageModel`, wrapped or not.
+        max_steps: the longest plan, in commands; at least 1.
+        max_new_tokens: the longest answer, in tokens; at least 1.
+        constrained: allow only admissible commands first, and only known commands after. This needs the
+            model's tokenizer (`model.tokenizer`); a model without one writes freely, and
+            `planner.constrained` is False.
+        temperature: 0 is greedy.
+        top_p: share of probability that is sampled from, at a temperature above 0.
+        seed: for sampling.
+        deadline_ms: time that a call may take; complete steps that were written by then are the plan.
+
+    Raises:
+        ConfigError: a limit below 1.
+        ModelError: `constrained`, and the tokenizer cannot write plans.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        max_steps: int = 5,
+        max_new_tokens: int = 64,
+        constrained: bool = True,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        deadline_ms: float | None = None,
+    ) -> None:
+        for name, value in (("max_steps", max_steps), ("max_new_tokens", max_new_tokens)):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; it must be 1 or more")
+        self.model = model
+        self.max_steps = max_steps
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.top_p = top_p
+        self.seed = seed
+        self.deadline_ms = deadline_ms
+        tokenizer = getattr(model, "tokenizer", None)
+        self._grammar = PlanGrammar(tokenizer, max_steps) if constrained and tokenizer is not None else None
+
+    @property
+    def constrained(self) -> bool:
+        """Whether the model's choice of tokens is limited to commands."""
+        return self._grammar is not None
+
+    def messages(self, context: Context) -> list[Message]:
+        """The chat that the model is shown: the rendered context, with a user message at its end."""
+        messages = render(context, max_steps=self.max_steps).messages
+        if messages[-1]["role"] == "assistant":
+            messages.append({"role": "user", "content": NOTHING_DONE})
+        return messages
+
+    def plan(self, context: Context) -> Plan:
+        """The model's next commands. What goes wrong with the text is the plan's `problem`, not an exception.
+
+        Raises:
+            BudgetError: system and goal do not fit the model's window.
+            ModelError: the model cannot be used.
+        """
+        situation = context.situation
+        if not situation.skills:
+            return Plan((), "", "no command is admissible now")
+        allowed: AllowedTokens | None = None
+        if self._grammar is not None:
+            allowed = self._grammar.allowed(situation, self.max_new_tokens)
+            if allowed is None:
+                return Plan((), "", f"no admissible command fits into {self.max_new_tokens} new tokens")
+        generation = self.model.generate(
+            self.messages(context),
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+            allowed_tokens=allowed,
+            deadline_ms=self.deadline_ms,
+        )
+        return self._read(generation, situation)
+
+    def _read(self, generation: Generation, situation: Situation) -> Plan:
+        text = generation.text
+        if generation.finish_reason != "stop":
+            # The last line may have been cut: "go to cabinet 1" of "go to cabinet 12". Only whole lines
+            # count.
+            text = text.rpartition("\n")[0]
+            if not text.strip():
+                problem = f"cut before the first step was complete ({generation.finish_reason})"
+                return Plan((), generation.text, problem, generation)
+        plan = parse_plan(text, situation, self.max_steps)
+        return Plan(plan.steps, generation.text, plan.problem, generation)
