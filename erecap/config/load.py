@@ -49,7 +49,7 @@ def load_run(path_or_name: str | Path, overrides: Sequence[str] = ()) -> RunConf
 
 
 def load_suite(name_or_path: str | Path) -> Suite:
-    """A task suite, its options checked by the environment that it names and completed with their defaults.
+    """A task suite, its options checked by the environment that it names.
 
     Raises:
         ConfigError: one line that names file, key, what was got and what is allowed.
@@ -63,7 +63,8 @@ def load_suite(name_or_path: str | Path) -> Suite:
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
     options = _checked(source, model, suite.options, "options.")
-    return suite.model_copy(update={"options": options.model_dump(mode="json")})
+    # As checked, but only what the suite says: some options are refused beside others even at their default.
+    return suite.model_copy(update={"options": options.model_dump(mode="json", exclude_unset=True)})
 
 
 def load_suites(config: RunConfig) -> dict[str, Suite]:

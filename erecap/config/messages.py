@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -15,6 +16,7 @@ _NAMES = {
     str: "text",
     bool: "true or false",
     dict: "a mapping of keys to values",
+    Path: "a path",
 }
 _BOUNDS = (
     ("ge", "at least {}"),
@@ -103,9 +105,9 @@ def _type(annotation: Any) -> str:
         return ", ".join(str(choice) for choice in get_args(annotation))
     if origin in (Union, types.UnionType):
         return " or ".join(_type(part) for part in get_args(annotation))
-    if origin is list:
+    if origin in (list, tuple):
         return f"a list ({_type(get_args(annotation)[0])} each)"
-    if origin is not None and origin not in (dict, tuple):
+    if origin is not None and origin is not dict:
         return _type(get_args(annotation)[0])
     if annotation is type(None):
         return "null"

@@ -129,22 +129,29 @@ def _play_missing(
 
 def _new_head(config: RunConfig, suites: Mapping[str, Suite]) -> dict[str, Any]:
     recorded = config.model_dump(mode="json")
-    # Names instead of paths: a run folder travels, and the suites are written out below.
-    recorded["suites"] = list(suites)
-    recorded["model"] = Path(config.model).name if Path(config.model).is_absolute() else config.model
+    recorded["suites"] = list(suites)  # by name; they are written out below
     return {
         "format": FORMAT,
         "name": config.name,
         "status": "running",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": recorded,
-        "suites": {name: suite.model_dump(mode="json") for name, suite in suites.items()},
+        "config": _portable(recorded),
+        "suites": {name: _portable(suite.model_dump(mode="json")) for name, suite in suites.items()},
         "versions": versions(),
         "machine": machine(None),
         "model": None,
         "git": git_revision(),
         "seed": config.seed,
     }
+
+
+def _portable(value: Any) -> Any:
+    """`value` with absolute paths cut to their last part: a run folder travels, and tells nothing of a machine."""
+    if isinstance(value, dict):
+        return {key: _portable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_portable(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _record_machine(writer: RunWriter, executor: Executor) -> None:

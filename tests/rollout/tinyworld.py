@@ -1,6 +1,6 @@
 """A small text world, a scripted planner for it, and a program that plays a run with both.
 
-    python -m tests.rollout.tiny FOLDER [--executor process] [--workers 2] [--delay SECONDS]
+    TINY_DELAY=0.05 python tests/rollout/tinyworld.py FOLDER [--executor process] [--workers 2]
 
 The world is a corridor of rooms; a key lies in one of them.
 """
@@ -13,18 +13,18 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
+from erecap.envs import ENVIRONMENTS, EnvEntry, make_env
+from erecap.planners.expert import ExpertPlanner
+from erecap.planners.llm import LLMPlanner
 from pydantic import BaseModel, ConfigDict
 
 from erecap.config import Mode, RunConfig, Suite
-from erecap.envs import ENVIRONMENTS, EnvEntry, make_env
 from erecap.errors import GameError
 from erecap.models.scripted import ScriptedModel
-from erecap.planners.expert import ExpertPlanner
-from erecap.planners.llm import LLMPlanner
 from erecap.protocols import Message, Planner
 
 
@@ -41,7 +41,7 @@ class TinyOptions(BaseModel):
 
 
 class TinyEnv(gym.Env[str, str]):
-    metadata = {"render_modes": ["rgb_array"]}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class TinyEnv(gym.Env[str, str]):
         return {**info, "expert_actions": [*way, f"take {self.options.key}"]} if self.expert else info
 
 
-ENVIRONMENTS["tiny"] = EnvEntry("tests.rollout.tiny:TinyOptions", "tests.rollout.tiny:TinyEnv", "dev")
+ENVIRONMENTS["tiny"] = EnvEntry("tinyworld:TinyOptions", "tinyworld:TinyEnv", "dev")
 
 
 class TinyComponents:
@@ -148,7 +148,7 @@ class TinyComponents:
         time.sleep(self.delay)
         said = "\n".join(message["content"] for message in messages)
         thing = re.search(r"Take the (.+?)\.", said)[1]  # type: ignore[index]
-        if messages[-1]["content"].split("\n")[-1].startswith(f"You are in room") and (
+        if messages[-1]["content"].split("\n")[-1].startswith("You are in room") and (
             f"You see a {thing}" in messages[-1]["content"].split("> ")[-1]
         ):
             return f"take {thing}"

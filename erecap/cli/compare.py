@@ -1,0 +1,24 @@
+"""`erecap compare`: play all modes of a run and show them side by side."""
+
+from __future__ import annotations
+
+from erecap.cli.playing import (
+    ConfigArgument,
+    FreshOption,
+    OutOption,
+    OverrideArguments,
+    WorkersOption,
+    play,
+)
+from erecap.cli.report import show
+
+
+def compare(
+    config: ConfigArgument,
+    overrides: OverrideArguments = None,
+    out: OutOption = None,
+    workers: WorkersOption = None,
+    fresh: FreshOption = False,
+) -> None:
+    """Play what is missing of a run, then write its report and print the comparison of its modes."""
+    show(play(config, overrides, out, workers, fresh).folder)

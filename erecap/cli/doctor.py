@@ -1,0 +1,11 @@
+"""`erecap doctor`: is everything here that this package needs?"""
+
+from __future__ import annotations
+
+
+def doctor() -> None:
+    """Check Python, packages, processor, model and simulators, and say what to do for each gap."""
+    from erecap.cli.checks import show_checks
+    from erecap.doctor import run_checks
+
+    show_checks(run_checks())

@@ -1,0 +1,68 @@
+"""The command line: `erecap COMMAND`. Each command lies in a file of its own and imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from erecap.cli import compare, doctor, games, models, report, rollout
+from erecap.errors import ErecapError
+
+app = typer.Typer(
+    name="erecap",
+    help="Keeps a language-model planner's replanning calls cheap, and measures what that does to its plans.",
+    no_args_is_help=True,
+    add_completion=False,
+    # An error of ours is one line; an unknown one is a plain traceback that can be sent to us.
+    pretty_exceptions_enable=False,
+)
+app.command("rollout")(rollout.rollout)
+app.command("compare")(compare.compare)
+app.command("report")(report.report)
+app.command("doctor")(doctor.doctor)
+app.add_typer(models.app, name="models")
+app.add_typer(games.app, name="games")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from erecap import __version__
+
+        typer.echo(f"erecap {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the console script. Errors for the user become one line and an exit code."""
+    try:
+        app()
+    except ErecapError as error:
+        complain(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        complain("interrupted")
+        sys.exit(130)
+
+
+def complain(message: str) -> None:
+    """Print `error: message` as one line on stderr, red in a terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    line = " ".join(message.split())
+    Console(stderr=True, soft_wrap=True, highlight=False).print(Text(f"error: {line}", style="red"))
+
+
+if __name__ == "__main__":
+    main()

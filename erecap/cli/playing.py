@@ -1,0 +1,61 @@
+"""What `rollout` and `compare` share: their arguments, and playing the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from erecap.rollout.run import RunResult
+
+ConfigArgument = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="Run configuration: a packaged name, such as demo, or a YAML file.")
+]
+OverrideArguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Changes to it, such as episodes=2 prune.keep=0.5."),
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="FOLDER", help="Run folder; else runs/NAME of the configuration.")
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, metavar="N", help="Play on N processes; timings are then marked contended."),
+]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Delete what the run folder holds of an earlier run.")]
+
+
+def play(
+    config: str, overrides: list[str] | None, out: Path | None, workers: int | None, fresh: bool
+) -> RunResult:
+    """Load a configuration, play what is missing of its run, and say how it ended.
+
+    Raises:
+        typer.Exit: with code 130 after Ctrl-C.
+        ErecapError: as `load_run` and `run`.
+    """
+    from erecap.config import load_run
+
+    changes = list(overrides or [])
+    if workers is not None:
+        changes += [f"workers={workers}", f"executor={'process' if workers > 1 else 'serial'}"]
+    loaded = load_run(config, changes)
+
+    from erecap.rollout.run import run
+
+    result = run(loaded, out or Path("runs") / loaded.name, fresh=fresh)
+    if result.status == "interrupted":
+        typer.echo(
+            f"interrupted after {result.episodes} of {result.total} episodes; "
+            f"the same command goes on from there ({result.folder})",
+            err=True,
+        )
+        raise typer.Exit(130)
+    if result.played == 0:
+        typer.echo(
+            f"{result.folder}: finished already, all {result.total} episodes are there (--fresh plays anew)",
+            err=True,
+        )
+    return result

@@ -1,0 +1,26 @@
+"""`erecap rollout`: play episodes."""
+
+from __future__ import annotations
+
+import typer
+
+from erecap.cli.playing import (
+    ConfigArgument,
+    FreshOption,
+    OutOption,
+    OverrideArguments,
+    WorkersOption,
+    play,
+)
+
+
+def rollout(
+    config: ConfigArgument,
+    overrides: OverrideArguments = None,
+    out: OutOption = None,
+    workers: WorkersOption = None,
+    fresh: FreshOption = False,
+) -> None:
+    """Play the episodes of a run that are still missing. Can be stopped at any time, and goes on when called again."""
+    result = play(config, overrides, out, workers, fresh)
+    typer.echo(f"{result.folder}: {result.episodes} episodes. Report: erecap report {result.folder}")
