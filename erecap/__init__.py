@@ -1,1 +1,40 @@
-"""E-RECAP: middleware that keeps a language-model planner's replanning calls cheap."""
+"""E-RECAP: middleware that keeps a language-model planner's replanning calls cheap.
+
+`import erecap` loads neither torch nor transformers; the names below are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from erecap.context import Context
+    from erecap.errors import ErecapError
+    from erecap.tokens import PruneConfig, PrunedCache, prune
+    from erecap.wrapping import wrap
+
+__version__ = "0.1.0.dev0"
+
+__all__ = ["Context", "ErecapError", "PruneConfig", "PrunedCache", "__version__", "prune", "wrap"]
+
+_HOME = {
+    "Context": "erecap.context",
+    "ErecapError": "erecap.errors",
+    "PruneConfig": "erecap.tokens",
+    "PrunedCache": "erecap.tokens",
+    "prune": "erecap.tokens",
+    "wrap": "erecap.wrapping",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'erecap' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_HOME))

@@ -1,0 +1,26 @@
+"""Language models on disk: which are known, how they are fetched, checked and loaded.
+
+Importing this package loads neither torch nor transformers.
+"""
+
+from erecap.models.catalog import CATALOG, HubModel, ModelStatus, WheelModel, list_models
+from erecap.models.checking import Check, check
+from erecap.models.hashing import check_base, fingerprint
+from erecap.models.loading import load
+from erecap.models.locating import locate
+from erecap.models.pulling import pull
+
+__all__ = [
+    "CATALOG",
+    "Check",
+    "HubModel",
+    "ModelStatus",
+    "WheelModel",
+    "check",
+    "check_base",
+    "fingerprint",
+    "list_models",
+    "load",
+    "locate",
+    "pull",
+]

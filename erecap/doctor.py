@@ -1,0 +1,165 @@
+"""What this machine has of what is needed, and what to do for each gap."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from erecap.files import cache_dir
+from erecap.models.catalog import list_models
+from erecap.models.checking import Check
+from erecap.models.folders import destination
+
+GIB = 2**30
+EMBEDDED = "smollm2-135m-instruct"
+# What the tests ran with; constraints.txt lists all of them (a test compares the two).
+TESTED = {
+    "torch": "2.13.0",
+    "transformers": "5.23.0",
+    "safetensors": "0.8.0",
+    "gymnasium": "1.4.0",
+    "networkx": "3.6.1",
+    "pydantic": "2.14.3",
+    "numpy": "2.4.6",
+}
+SIMULATORS = {"household": ("alfworld", "textworld"), "babyai": ("minigrid",)}
+
+
+def run_checks(runs: Path = Path("runs")) -> list[Check]:
+    """Everything that `erecap doctor` prints. `ok is False` means that something needed is missing.
+
+    Args:
+        runs: the folder that runs will be written into.
+    """
+    return [
+        check_python(),
+        *(check_package(name, tested) for name, tested in TESTED.items()),
+        *(check_simulator(extra, modules) for extra, modules in SIMULATORS.items()),
+        check_cores(),
+        check_memory(),
+        check_disk(destination()),
+        check_gpu(),
+        check_bfloat16(),
+        check_model(),
+        check_writable("runs folder", runs),
+        check_writable("cache", cache_dir()),
+    ]
+
+
+def check_python() -> Check:
+    """Which Python runs this; pip refuses to install the package on one that is too old."""
+    return Check("python", True, f"{platform.python_version()} ({sys.executable})")
+
+
+def check_package(name: str, tested: str) -> Check:
+    """Installed at all, and in the version that the tests ran with."""
+    try:
+        found = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name, False, "not installed", f"pip install '{name}=={tested}'")
+    if found.split("+")[0] != tested:
+        return Check(
+            name,
+            "warn",
+            f"{found}, tested with {tested}",
+            "if something fails: pip install -c constraints.txt",
+        )
+    return Check(name, True, found)
+
+
+def check_simulator(extra: str, modules: tuple[str, ...]) -> Check:
+    """The simulator behind an extra can be imported. Missing is a warning: the other one works without it."""
+    name = f"simulator {extra}"
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except (ImportError, OSError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            return Check(name, "warn", f"cannot import {module}: {reason}", f"pip install 'erecap[{extra}]'")
+    versions = [f"{module} {importlib.metadata.version(module)}" for module in modules]
+    return Check(name, True, ", ".join(versions))
+
+
+def check_cores() -> Check:
+    """Cores that this process may use against the threads that torch will start."""
+    import torch
+
+    cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
+    found = f"{cores} cores, {threads} torch threads"
+    if threads > cores:
+        return Check(
+            "threads", "warn", found, f"set OMP_NUM_THREADS={cores}: more threads than cores slow torch down"
+        )
+    return Check("threads", True, found)
+
+
+def check_memory() -> Check:
+    """The embedded model in float32 with a full window takes about 2 GB."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    found = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GB free"
+    if memory.available < 2 * GIB:
+        return Check("memory", "warn", found, "the embedded model needs about 2 GB: close other programs")
+    return Check("memory", True, found)
+
+
+def check_disk(folder: Path) -> Check:
+    """Room for a pulled model."""
+    there = folder.resolve()
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    found = f"{free / GIB:.1f} GB free in {folder}"
+    if free < GIB:
+        return Check(
+            "disk", "warn", found, "pulling the embedded model takes 1 GB; $ERECAP_CHECKPOINTS moves it"
+        )
+    return Check("disk", True, found)
+
+
+def check_gpu() -> Check:
+    """What `device: auto` will take. Having none is fine."""
+    import torch
+
+    if torch.cuda.is_available():
+        count, memory = torch.cuda.device_count(), torch.cuda.get_device_properties(0).total_memory
+        return Check("gpu", True, f"{torch.cuda.get_device_name(0)}, {memory / GIB:.0f} GB, {count} in all")
+    return Check("gpu", True, "none; models run on the CPU")
+
+
+def check_bfloat16() -> Check:
+    """What `dtype: auto` will take."""
+    from erecap.models.loading import native_bfloat16, resolve_device
+
+    device = resolve_device("auto")
+    if native_bfloat16(device):
+        return Check("bfloat16", True, f"native on {device.type}; dtype auto is bfloat16")
+    return Check("bfloat16", True, f"not native on {device.type}; dtype auto is float32")
+
+
+def check_model() -> Check:
+    """The embedded model is pulled and whole (sizes and headers; `erecap models check` also hashes and runs it)."""
+    row = next(row for row in list_models() if row.name == EMBEDDED)
+    advice = f"run `erecap models pull {EMBEDDED}`"
+    if row.state == "pulled":
+        return Check("model", True, f"{EMBEDDED} in {row.path}")
+    return Check("model", False, row.problem or f"{EMBEDDED} is not pulled", advice)
+
+
+def check_writable(name: str, folder: Path) -> Check:
+    """A file can be made in `folder`, or in the nearest parent that exists; nothing is left behind."""
+    there = folder.resolve()
+    while not there.exists():
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return Check(name, True, f"{folder} can be written")
+    except OSError as error:
+        return Check(name, False, f"{folder}: {error.strerror}", f"get write permission for {there}")

@@ -1,0 +1,94 @@
+"""Whether a model on this machine is the right one and works."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from erecap.errors import ModelError
+from erecap.models.catalog import CATALOG, WheelModel
+from erecap.models.hashing import fingerprint
+from erecap.models.inspection import inspect_folder, read_json
+from erecap.models.loading import load
+from erecap.models.locating import locate
+from erecap.models.pulling import CARD
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at, what was found, and what to do about it."""
+
+    name: str
+    ok: bool | Literal["warn"]  # "warn": usable, but less than it could be
+    found: str
+    advice: str = ""  # empty where there is nothing to do
+
+
+def check(name: str) -> list[Check]:
+    """Look at a model from its files to a generated token; stops at the first thing that later ones need.
+
+    Args:
+        name: catalog name, folder or hub name.
+    """
+    again = f"run `erecap models pull {name} --force`" if name in CATALOG else "fetch or save the model again"
+    try:
+        folder = locate(name)
+    except ModelError as error:
+        return [
+            Check("folder", False, str(error), f"run `erecap models pull {name}`" if name in CATALOG else "")
+        ]
+    try:
+        inspect_folder(folder)
+    except ModelError as error:
+        return [Check("files", False, str(error), again)]
+    results = [Check("files", True, str(folder)), _check_hash(name, folder, again)]
+    try:
+        model, tokenizer = load(str(folder.resolve()))
+    except ModelError as error:
+        return [*results, Check("loads", False, str(error), again)]
+    parameters = sum(tensor.numel() for tensor in model.parameters())
+    kind = f"{model.config.model_type}, {parameters / 1e6:.0f} M parameters"
+    results.append(Check("loads", True, f"{kind}, {str(model.dtype).removeprefix('torch.')}, {model.device}"))
+    results.append(_check_tokenizer(name, tokenizer, again))
+    results.append(_check_generation(model, tokenizer, again))
+    return results
+
+
+def _check_hash(name: str, folder: Path, again: str) -> Check:
+    entry, found = CATALOG.get(name), fingerprint(folder)
+    expected = None
+    if isinstance(entry, WheelModel):
+        expected = entry.fingerprint
+    elif (folder / CARD).is_file():
+        expected = read_json(folder / CARD).get("fingerprint")
+    if expected is None:
+        return Check("weights", True, f"{found[:23]} (nothing to compare with)")
+    if found == expected:
+        return Check("weights", True, f"{found[:23]}, as pinned")
+    return Check("weights", False, f"{found[:23]}, expected {expected[:23]}", again)
+
+
+def _check_tokenizer(name: str, tokenizer: Any, again: str) -> Check:
+    entry = CATALOG.get(name)
+    if isinstance(entry, WheelModel):
+        text, ids = entry.probe
+        if tuple(tokenizer.encode(text, add_special_tokens=False)) != ids:
+            return Check("tokenizer", False, f"{text!r} does not give the expected ids", again)
+    return Check("tokenizer", True, f"{len(tokenizer):,} tokens, chat template present")
+
+
+def _check_generation(model: Any, tokenizer: Any, again: str) -> Check:
+    import torch
+
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Say hello."}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    ).to(model.device)
+    with torch.inference_mode():
+        logits = model(**prompt, logits_to_keep=1).logits[0, -1].float()
+    if not bool(torch.isfinite(logits).all()):
+        return Check("generates", False, "the logits are not finite", again)
+    return Check("generates", True, f"first token {tokenizer.decode([int(logits.argmax())])!r}")

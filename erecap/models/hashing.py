@@ -1,0 +1,104 @@
+"""Fingerprints of weights: which tensors a model has, to the last bit, however they are packed into files."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from erecap.errors import ModelError
+from erecap.models.inspection import inspect_folder, read_header, weight_files
+
+# torch's names of the number formats, as safetensors writes them.
+_DTYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+
+
+def fingerprint(source: Path | str | Any) -> str:
+    """SHA-256 over the sorted tensors of a model folder or of a loaded model: name, dtype, shape and bytes.
+
+    An output matrix tied to the input embedding counts once. A loaded model has its folder's fingerprint as long
+    as it was loaded in the folder's dtype and not changed since.
+
+    Args:
+        source: a Hugging Face folder (its files are read, not loaded), or a `transformers` model.
+
+    Returns:
+        `"sha256:"` and 64 hexadecimal digits.
+
+    Raises:
+        ModelError: the folder is damaged, or lies open to no hash (a dtype without a safetensors name).
+    """
+    tensors = _folder_tensors(Path(source)) if isinstance(source, (str, Path)) else _model_tensors(source)
+    digest = hashlib.sha256()
+    for name, dtype, shape, raw in tensors:
+        digest.update(f"{name} {dtype} {list(shape)}\n".encode())
+        digest.update(raw)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def check_base(stated: str, base: Path, *, allow_mismatch: bool = False) -> None:
+    """Refuse trained weights whose base is another one than the model at hand.
+
+    Args:
+        stated: the fingerprint that the trained checkpoint carries of its base.
+        base: folder of the model that it is about to be used with.
+        allow_mismatch: the user's word that this is wanted; nothing is checked then.
+
+    Raises:
+        ModelError: the fingerprints differ.
+    """
+    if allow_mismatch:
+        return
+    found = fingerprint(base)
+    if found != stated:
+        raise ModelError(
+            f"this checkpoint was trained on a base with weights {stated[:23]}, but {base} holds {found[:23]}; "
+            "use that base, or pass --allow-base-mismatch"
+        )
+
+
+def _folder_tensors(folder: Path) -> Iterator[tuple[str, str, tuple[int, ...], Any]]:
+    tied = bool(inspect_folder(folder).get("tie_word_embeddings"))
+    entries = []
+    for path in weight_files(folder):
+        with path.open("rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+            mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        for name, entry in read_header(path).items():
+            first, last = entry["data_offsets"]
+            raw = mapped[start + first : start + last]
+            entries.append((name, entry["dtype"], tuple(entry["shape"]), raw))
+    names = {name for name, *_ in entries}
+    for name, dtype, shape, raw in sorted(entries, key=lambda entry: entry[0]):
+        if tied and name == "lm_head.weight" and "model.embed_tokens.weight" in names:
+            continue
+        yield name, dtype, shape, raw
+
+
+def _model_tensors(model: Any) -> Iterator[tuple[str, str, tuple[int, ...], Any]]:
+    import torch
+
+    tied = set(model.all_tied_weights_keys)
+    for name, tensor in sorted(model.state_dict().items()):
+        if name in tied:
+            continue
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if dtype not in _DTYPES:
+            raise ModelError(f"tensor {name} has dtype {dtype}, which has no fingerprint")
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        yield name, _DTYPES[dtype], tuple(tensor.shape), raw

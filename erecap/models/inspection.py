@@ -1,0 +1,103 @@
+"""Whether a model folder is whole: everything that can be told without loading it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from erecap.errors import ModelError
+
+
+def inspect_folder(folder: Path) -> dict[str, Any]:
+    """Check that a Hugging Face folder is whole, by its file names, JSON and safetensors headers.
+
+    Returns:
+        The parsed `config.json`.
+
+    Raises:
+        ModelError: a file is missing, is not valid JSON, or is shorter than its header says; names the file.
+    """
+    config = read_json(folder / "config.json")
+    if "model_type" not in config:
+        raise ModelError(
+            f"{folder / 'config.json'}: no 'model_type', so this is not a Hugging Face model folder"
+        )
+    for shard in weight_files(folder):
+        read_header(shard)
+    tokenizer_files = ("tokenizer.json", "tokenizer.model", "vocab.json")
+    if not any((folder / file).is_file() for file in tokenizer_files):
+        raise ModelError(f"{folder}: no tokenizer; one of {', '.join(tokenizer_files)} must be there")
+    for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        if (folder / file).is_file():
+            read_json(folder / file)
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder: `model.safetensors`, or the shards that its index names.
+
+    Raises:
+        ModelError: there are none (weights in pickle format are not read).
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ModelError(f"{index}: no 'weight_map'")
+        return [folder / shard for shard in sorted(set(weight_map.values()))]
+    single = folder / "model.safetensors"
+    if not single.is_file():
+        raise ModelError(f"{single} is missing; weights are read from safetensors only")
+    return [single]
+
+
+def read_header(path: Path) -> dict[str, dict[str, Any]]:
+    """The header of a safetensors file: tensor name -> dtype, shape, data_offsets (bytes from the header's end).
+
+    Raises:
+        ModelError: the file is missing, is not safetensors, or was cut short.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+            header = json.loads(file.read(length)) if length <= size - 8 else None
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is not a readable safetensors file: {first_line(error)}") from error
+    if not isinstance(header, dict):
+        raise ModelError(f"{path} is not a safetensors file, or was cut short ({size:,} bytes)")
+    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    try:
+        expected = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+    except (KeyError, TypeError, IndexError) as error:
+        raise ModelError(f"{path}: the safetensors header is damaged") from error
+    if size != expected:
+        raise ModelError(f"{path} is damaged: {size:,} bytes, {expected:,} expected")
+    return tensors
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        ModelError: the file is missing or is not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is not valid JSON: {first_line(error)}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} must hold a JSON object, not a {type(value).__name__}")
+    return value
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message: these are shown to people as one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

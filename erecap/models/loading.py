@@ -1,0 +1,142 @@
+"""Load a causal language model and its tokenizer, ready to plan: evaluation mode, no gradients, safetensors only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from erecap.errors import ConfigError, ModelError
+from erecap.models.inspection import first_line, inspect_folder
+from erecap.models.locating import locate
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def load(name: str, dtype: str = "auto", device: str = "auto", attn: str = "sdpa") -> tuple[Any, Any]:
+    """Load a model by catalog name, folder or hub name.
+
+    Args:
+        name: see `erecap.models.locate`.
+        dtype: one of `DTYPES`; "auto" is bfloat16 where the hardware computes in it (`native_bfloat16`), else float32.
+        device: "auto" (CUDA if there is one, else CPU) or any torch device, such as "cpu" or "cuda:1".
+        attn: transformers' name of the attention implementation ("sdpa", "eager", ...).
+
+    Returns:
+        `(model, tokenizer)`, a `transformers` causal language model and its tokenizer with a chat template.
+
+    Raises:
+        ConfigError: unknown dtype or device.
+        ModelError: not pulled; a file missing or damaged (named); no chat template; weights that do not fit the
+            configuration; not enough memory.
+    """
+    chosen = resolve_device(device)
+    number_format = resolve_dtype(dtype, chosen)
+    folder = locate(name)
+    inspect_folder(folder)
+    tokenizer = load_tokenizer(folder)
+    return _load_weights(folder, number_format, chosen, attn), tokenizer
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder.
+
+    Raises:
+        ModelError: it cannot be read, or holds no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    from erecap.models.unpacking import quiet
+
+    # The tokenizers library raises plain `Exception` for a file that it cannot parse, so no narrower class will do.
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        raise ModelError(f"{folder}: the tokenizer cannot be read: {first_line(error)}") from error
+    if tokenizer.chat_template is None:
+        raise ModelError(
+            f"{folder}: no chat template (chat_template.jinja, or 'chat_template' in tokenizer_config.json); "
+            "a planner needs a model that was trained to chat"
+        )
+    return tokenizer
+
+
+def resolve_device(device: str) -> Any:
+    """The torch device that a user's word means.
+
+    Raises:
+        ConfigError: torch does not know it, or it is not on this machine.
+    """
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device '{device}' is not known; use auto, cpu, or cuda[:N]") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device '{device}' is not on this machine (CUDA devices: {torch.cuda.device_count()}); use auto or cpu"
+        )
+    return chosen
+
+
+def resolve_dtype(dtype: str, device: Any) -> Any:
+    """The torch dtype that a user's word means on `device`.
+
+    Raises:
+        ConfigError: not one of `DTYPES`.
+    """
+    import torch
+
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype '{dtype}' is not known; use one of {', '.join(DTYPES)}")
+    if dtype == "auto":
+        return torch.bfloat16 if native_bfloat16(device) else torch.float32
+    return getattr(torch, dtype)
+
+
+def native_bfloat16(device: Any) -> bool:
+    """Whether the hardware multiplies bfloat16 itself.
+
+    A CPU that does not converts every operand, and reads a prompt 2.8 times slower than in float32
+    (measured: docs/log.md).
+    """
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(unit, False) for unit in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+    return False
+
+
+def _load_weights(folder: Path, dtype: Any, device: Any, attn: str) -> Any:
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    from erecap.models.unpacking import quiet
+
+    try:
+        with quiet():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, attn_implementation=attn, use_safetensors=True, output_loading_info=True
+            )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder}: the model cannot be loaded: {first_line(error)}") from error
+    # transformers fills tensors that the files lack with random numbers, and only warns.
+    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if missing:
+        raise ModelError(
+            f"{folder}: {len(missing)} tensors are missing or have another shape than config.json says, "
+            f"the first is {missing[0]}"
+        )
+    try:
+        return model.to(device).eval().requires_grad_(False)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"'{folder.name}' does not fit into the memory of {device}: {first_line(error)}"
+        ) from error
