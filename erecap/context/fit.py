@@ -48,7 +48,7 @@ def fit_messages(messages: Sequence[Message], count_tokens: CountTokens, limit: 
     total = count_tokens(messages)
     if total <= limit:
         return Fitted(list(messages))
-    kept, total = _drop(messages, count_tokens, limit, total)
+    kept, total = drop_oldest(messages, count_tokens, limit, total)
     dropped = len(messages) - len(kept)
     before = total
     for index, floor_tokens in _stages(kept, limit):
@@ -70,10 +70,19 @@ def _head(messages: Sequence[Message]) -> int:
     return next((i for i, m in enumerate(messages) if m["role"] != "system"), len(messages))
 
 
-def _drop(
+def drop_oldest(
     messages: Sequence[Message], count_tokens: CountTokens, limit: int, total: int
 ) -> tuple[list[Message], int]:
-    """Leave out as few of the oldest messages after the head as needed, or as many as possible."""
+    """Leave out as few of the oldest messages after the head as needed, or as many as possible.
+
+    The newest message stays whole, and roles go on alternating where they do.
+
+    Args:
+        total: tokens of `messages` as they are.
+
+    Returns:
+        The messages that are left, and their tokens; these may exceed `limit` when nothing more can go.
+    """
     head = _head(messages)
     roles = [message["role"] for message in messages]
     alternates = all(a != b for a, b in pairwise(roles))

@@ -1,0 +1,68 @@
+"""The call log of a wrapped planner: the replan rows of a run, without episodes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+from erecap.files import write_json
+from erecap.protocols import JsonRow, Timing, Usage
+
+
+class CallLog:
+    """Counts calls and, where a folder is given, appends one row a call to `replans.jsonl`.
+
+    Args:
+        folder: where to write; None only counts. An existing log is continued.
+        target: what was wrapped, for `run.json`.
+        mode: what pruning is done, for the rows.
+    """
+
+    def __init__(self, folder: Path | None, target: str, mode: str) -> None:
+        self.folder = folder
+        self.rows = 0
+        self._mode = mode
+        self._lock = threading.Lock()
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "replans.jsonl"
+        if path.exists():
+            self.rows = sum(1 for line in path.read_text("utf-8").splitlines() if line.endswith("}"))
+        if not (folder / "run.json").exists():
+            created = datetime.now(UTC).isoformat(timespec="seconds")
+            write_json(
+                folder / "run.json",
+                {"format": 1, "name": folder.name, "status": "running", "created": created, "wrapped": target},
+            )
+
+    def note(self, usage: Usage, timing: Timing, decision: str, reason: str, **extra: object) -> None:
+        """Append one call. `decision` is what was done (`pruned`, `passed`), `reason` why."""
+        with self._lock:
+            row: JsonRow = {
+                "suite": "wrapped",
+                "mode": self._mode,
+                "episode": 0,
+                "replan": self.rows,
+                "prompt_tokens": usage.prompt_tokens,
+                "new_tokens": usage.new_tokens,
+                "reused_tokens": usage.reused_tokens,
+                "kept_tokens": usage.kept_tokens,
+                "kept_per_layer": list(usage.kept_per_layer),
+                "plan_tokens": usage.completion_tokens,
+                "kv_bytes": usage.kv_bytes,
+                "overflow_messages": usage.overflow_messages,
+                "prefill_ms": timing.prefill_ms,
+                "prune_ms": timing.prune_ms,
+                "decode_ms": timing.decode_ms,
+                "total_ms": timing.total_ms,
+                "decision": decision,
+                "reason": reason,
+                **extra,
+            }
+            self.rows += 1
+            if self.folder is not None:
+                with (self.folder / "replans.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,0 +1,160 @@
+"""`erecap.wrap`: the wrapped object has the interface of the target, prunes, logs, and changes nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+import torch
+
+import erecap
+from erecap.errors import ConfigError
+from tests.tokens.models import padded, prompt, tiny
+
+GREEDY = {"max_new_tokens": 6, "do_sample": False}
+
+
+def chat(turns: int) -> list[dict]:
+    messages = [{"role": "system", "content": "You plan."}, {"role": "user", "content": "Goal: tea. " + "x" * 40}]
+    for turn in range(turns):
+        messages += [
+            {"role": "assistant", "content": f"go to shelf {turn}"},
+            {"role": "user", "content": f"You see nothing on shelf {turn}."},
+        ]
+    return messages
+
+
+def test_a_model_keeping_everything_answers_as_the_bare_one() -> None:
+    model = tiny("llama")
+    wrapped = erecap.wrap(model, keep=1.0)
+    for given in (prompt(), padded()):
+        assert torch.equal(wrapped.generate(**given, **GREEDY), model.generate(**given, **GREEDY))
+    assert wrapped.config is model.config and wrapped.device == model.device
+    assert torch.equal(wrapped(**prompt()).logits, model(**prompt()).logits)
+    assert wrapped.log.rows == 2
+
+
+def test_a_pruned_model_keeps_the_contract_and_logs(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    model = tiny("llama")
+    wrapped = erecap.wrap(model, prune=erecap.PruneConfig("attention", 0.5, (2, 4)), log=tmp_path / "mine")
+    output = wrapped.generate(**prompt(40), **GREEDY, return_dict_in_generate=True, output_scores=True)
+    assert output.sequences.shape == (1, 46) and len(output.scores) == 6
+    assert torch.equal(output.sequences[:, :40], prompt(40)["input_ids"])
+    wrapped.generate(prompt(30)["input_ids"], **GREEDY)
+    first, second = map(json.loads, (tmp_path / "mine" / "replans.jsonl").read_text().splitlines())
+    assert first["kept_per_layer"] == [40, 40, 20, 20, 10, 10, 10, 10]
+    assert (first["prompt_tokens"], first["plan_tokens"], first["mode"]) == (40, 6, "prune[attention]")
+    assert second["replan"] == 1 and second["prompt_tokens"] == 30 and second["total_ms"] > second["prefill_ms"] > 0
+    assert json.loads((tmp_path / "mine" / "run.json").read_text())["format"] == 1
+    # A second session continues the log.
+    erecap.wrap(model, keep=0.9, log=tmp_path / "mine").generate(**prompt(), **GREEDY)
+    assert len((tmp_path / "mine" / "replans.jsonl").read_text().splitlines()) == 3
+
+
+def test_calls_that_manage_their_own_cache_are_passed_on_and_say_so(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    model = tiny("llama")
+    wrapped = erecap.wrap(model, keep=0.5, log=tmp_path)
+    expected = model.generate(**prompt(), **GREEDY)
+    assert torch.equal(wrapped.generate(**prompt(), **GREEDY, use_cache=False), expected)
+    assert torch.equal(wrapped.generate(**prompt(), **GREEDY, cache_implementation="dynamic"), expected)
+    rows = [json.loads(line) for line in (tmp_path / "replans.jsonl").read_text().splitlines()]
+    assert [row["decision"] for row in rows] == ["passed", "passed"]
+    assert "caching off" in rows[0]["reason"] and "cache implementation" in rows[1]["reason"]
+
+
+def test_a_callable_is_shown_fewer_old_messages(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    seen: list = []
+
+    def planner(messages, temperature=0.0):  # type: ignore[no-untyped-def]
+        """Plan."""
+        seen.append((messages, temperature))
+        return "make tea"
+
+    messages = chat(10)
+    before = json.dumps(messages)
+    wrapped = erecap.wrap(planner, keep_tokens=60, log=tmp_path)
+    assert wrapped(messages, temperature=0.5) == "make tea"
+    shown, temperature = seen[0]
+    assert temperature == 0.5 and wrapped.__name__ == "planner" and wrapped.__doc__ == "Plan."
+    assert shown[:2] == messages[:2] and shown[-1] == messages[-1] and len(shown) < len(messages)
+    assert shown[2:] == messages[-len(shown) + 2 :]
+    assert [m["role"] for m in shown[1:]] == ["user", "assistant"] * ((len(shown) - 2) // 2) + ["user"]
+    assert json.dumps(messages) == before  # the caller's history is whole
+    row = json.loads((tmp_path / "replans.jsonl").read_text())
+    assert row["decision"] == "pruned" and row["overflow_messages"] == len(messages) - len(shown)
+    assert row["tokens_estimated"] is True and row["new_tokens"] <= 60 < row["prompt_tokens"]
+
+
+def test_a_callable_keeping_everything_sees_the_very_messages() -> None:
+    messages = chat(5)
+    assert erecap.wrap(lambda m: m, keep=1.0)(messages) == messages
+    assert erecap.wrap(lambda m: m, keep_tokens=10_000)(messages) == messages
+    assert erecap.wrap(lambda m: m)([]) == []
+
+
+def test_what_must_stay_is_never_cut() -> None:
+    messages = chat(3)
+    shown = erecap.wrap(lambda m: m, keep_tokens=1)(messages)
+    assert [m["content"] for m in shown] == [messages[i]["content"] for i in (0, 1, -2, -1)]
+
+
+def test_async_callables_and_objects() -> None:
+    async def planner(messages):  # type: ignore[no-untyped-def]
+        return str(len(messages))
+
+    wrapped = erecap.wrap(planner, keep_tokens=30)
+    assert int(asyncio.run(wrapped(chat(10)))) < 22 and wrapped.log.rows == 1
+
+    class Agent:
+        def __call__(self, messages):  # type: ignore[no-untyped-def]
+            return "ok"
+
+    assert erecap.wrap(Agent())(chat(2)) == "ok"
+
+
+def test_an_exception_of_the_target_is_the_callers() -> None:
+    def broken(messages):  # type: ignore[no-untyped-def]
+        raise TimeoutError("no answer")
+
+    with pytest.raises(TimeoutError, match="no answer"):
+        erecap.wrap(broken)(chat(2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"keep": 0.0}, "keep must be above 0"),
+        ({"keep_tokens": 0}, "keep_tokens must be 1"),
+        ({"scorer": "attention"}, "only 'recency'"),
+        ({"prune": erecap.PruneConfig()}, "prune is for models"),
+    ],
+)
+def test_options_a_callable_does_not_have(arguments: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        erecap.wrap(lambda m: "x", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"keep_tokens": 5}, "for callables"),
+        ({"keep": 2.0}, "keep must be"),
+        ({"scorer": "saliency"}, "known: attention"),
+        ({"prune": erecap.PruneConfig(stages=(99,))}, "layers 0 to 7"),
+    ],
+)
+def test_options_a_model_does_not_have(arguments: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        erecap.wrap(tiny("llama"), **arguments)
+
+
+@pytest.mark.parametrize("bad", ["a prompt", [{"role": "user"}], [{"content": "x"}], ["x"], 5])
+def test_input_that_is_not_messages(bad: object) -> None:
+    with pytest.raises(ConfigError, match="message"):
+        erecap.wrap(lambda m: "x")(bad)
+
+
+def test_neither_model_nor_callable() -> None:
+    with pytest.raises(TypeError, match="got int"):
+        erecap.wrap(5)
