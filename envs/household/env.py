@@ -1,0 +1,183 @@
+"""The household environment: text games of tidying up in real floor plans, on the ALFWorld engine."""
+
+from __future__ import annotations
+
+import re
+import string
+from typing import Any
+
+import gymnasium as gym
+from erecap.envs.household.commands import command_templates, fill_slots, names_in
+from erecap.envs.household.conditions import progress
+from erecap.envs.household.expert import Way, best_way
+from erecap.envs.household.games import Games
+from erecap.envs.household.options import HouseholdOptions
+from erecap.envs.household.travel import floor_plan
+from erecap.envs.household.wheel import open_engine
+
+from erecap.errors import ConfigError, GameError
+from erecap.protocols import StepInfo
+
+_SHOWN = re.compile(r"On the ([a-z]+ \d+), you see|The ([a-z]+ \d+) is open\. In it, you see")
+_SHUT = re.compile(r"The ([a-z]+ \d+) is closed\.")
+
+
+class HouseholdEnv(gym.Env[str, str]):
+    """Find, treat and put away objects in a room, told in text.
+
+    Description: one of ALFWorld's six task types in a kitchen, living room, bedroom or bathroom of AI2-THOR.
+    The agent sees what it stands before, and must open closed furniture to see inside.
+
+    Actions: one command as text, such as `go to fridge 1`; `info["skills"]` lists those that are admissible. Any
+    other text fails: `info["failed"]` is true and nothing changes.
+
+    Observations: the engine's answer; at first the receptacles of the room. The goal is in `info["goal"]`.
+
+    Rewards: 1 when the task is fulfilled, else 0.
+
+    Starting state: at a reachable point of the floor plan that the game file names, away from the furniture, with
+    empty hands. Travel is counted from there, in metres along the floor plan's grid.
+
+    Termination: when the task is fulfilled. The environment itself never truncates.
+
+    Source: Shridhar et al., ALFWorld, ICLR 2021 (https://arxiv.org/abs/2010.03768).
+    """
+
+    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 (gymnasium's own shape)
+
+    def __init__(
+        self,
+        options: HouseholdOptions,
+        *,
+        seed: int,
+        episodes: int,
+        expert: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        """Open the engine; games are generated when their episode is first played.
+
+        Args:
+            options: which games.
+            seed: selects the games; episode `i` depends on `(options, seed, i)` alone.
+            episodes: how many games there are to select from.
+            expert: put the expert's next commands into `info["expert_actions"]`.
+            render_mode: None, or `ansi` for the observation as text.
+
+        Raises:
+            ConfigError: there are not enough games, or no such render mode.
+            EnvironmentUnavailable: the simulator's packages are missing.
+            GameError: a game in `options.games_dir` is damaged.
+        """
+        if render_mode not in (None, "ansi"):
+            raise ConfigError(f"render_mode: got {render_mode!r}, allowed are None and 'ansi'")
+        self.render_mode = render_mode
+        self.action_space = gym.spaces.Text(200, charset=string.printable)
+        self.observation_space = gym.spaces.Text(20_000, min_length=0, charset=string.printable)
+        self._expert = expert
+        self._games = Games(options, seed=seed, episodes=episodes)
+        self._engine = open_engine()
+        self._closed = False
+        self._started = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Begin episode `options["episode"]` (0 if not given). `seed` changes nothing: the episode is the seed.
+
+        Raises:
+            ConfigError: there is no such episode.
+            GameError: the game file is damaged, or the expert knows no way to win it.
+        """
+        super().reset(seed=seed)
+        game = self._games.load(int((options or {}).get("episode", 0)), self._engine)
+        self._task = game.task
+        self._plan = floor_plan(game.task.room)
+        self._goal = self._engine.load(game)
+        self._turn = self._engine.reset()
+        self._verbs = self._engine.verbs
+        way = self._way()
+        if way is None:
+            raise GameError(f"game file {game.path}: the expert knows no way to win it")
+        self._expert_way = way
+        self._templates = command_templates(self._verbs, self._turn.world)
+        self._path_length = 0.0
+        self._seen: set[str] = set()
+        self._looked_into: set[str] = set()
+        self._subject = ""
+        self._started = True
+        self._take_in()
+        return self._turn.feedback, dict(self._info())
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Play one command. Raises gymnasium's ResetNeeded before the first `reset`."""
+        self._need_reset("step")
+        command = action.strip()
+        failed = command not in self._turn.commands
+        before = self._turn.world.place
+        self._turn = self._engine.step(command)
+        after = self._turn.world.place
+        if after != before:
+            self._path_length += self._plan.between(before, after)
+        self._take_in()
+        info = self._info(f"{command!r} is not admissible now" if failed else "")
+        return self._turn.feedback, float(self._turn.won), self._turn.won, False, dict(info)
+
+    def observe_again(self) -> tuple[str, dict[str, Any]]:
+        """The last observation and an info as after a command that went well; nothing changes, no time passes.
+
+        For wrappers that keep a command from being played.
+        """
+        self._need_reset("observe_again")
+        return self._turn.feedback, dict(self._info())
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The last observation, in render mode `ansi`."""
+        return self._turn.feedback if self.render_mode == "ansi" and self._started else None
+
+    def close(self) -> None:
+        """Unload the engine."""
+        if not self._closed:
+            self._engine.close()
+            self._closed = True
+
+    def _way(self) -> Way | None:
+        return best_way(self._turn.world, self._task, self._plan, self._verbs)
+
+    def _take_in(self) -> None:
+        """Note what the newest observation names, and what it is about."""
+        text = self._turn.feedback
+        self._seen |= names_in(text)
+        shown, shut = _SHOWN.search(text), _SHUT.search(text)
+        self._subject = ""
+        if shown:
+            self._subject = shown.group(1) or shown.group(2)
+            self._looked_into.add(self._subject)
+        # A shut door says nothing of what was seen behind it before, so it is about the receptacle only if it is
+        # all that is known of it. Neither is taking something out a view of what is left.
+        elif shut and shut.group(1) not in self._looked_into:
+            self._subject = shut.group(1)
+
+    def _info(self, failure: str = "") -> StepInfo:
+        world = self._turn.world
+        info = StepInfo(
+            goal=self._goal,
+            skills=[command for command in self._turn.commands if command != "help"],
+            templates=list(self._templates),
+            entities=fill_slots(self._seen, world),
+            subject=self._subject,
+            failed=bool(failure),
+            failure=failure,
+            events=[],
+            success=self._turn.won,
+            progress=progress(world, self._task),
+            path_length=self._path_length,
+            expert_path_length=self._expert_way.metres,
+            expert_steps=len(self._expert_way.commands),
+            path_unit="m",
+        )
+        if self._expert:
+            way = self._way()
+            info["expert_actions"] = list(way.commands) if way else []
+        return info
+
+    def _need_reset(self, method: str) -> None:
+        if not self._started:
+            raise gym.error.ResetNeeded(f"call reset() before {method}()")

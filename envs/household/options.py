@@ -1,0 +1,59 @@
+"""What a suite may say about the household environment. Light: nothing of the simulator is imported here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Split = Literal["train", "seen", "unseen"]
+TaskType = Literal[
+    "pick_and_place_simple",
+    "look_at_obj_in_light",
+    "pick_clean_then_place_in_recep",
+    "pick_heat_then_place_in_recep",
+    "pick_cool_then_place_in_recep",
+    "pick_two_obj_and_place",
+]
+SPLITS: tuple[str, ...] = get_args(Split)
+TASK_TYPES: tuple[TaskType, ...] = get_args(TaskType)
+
+
+class HouseholdOptions(BaseModel):
+    """Which household games an environment plays."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    split: Split = Field(
+        "unseen",
+        description="`train`: rooms for training; `seen`: the same rooms, other placements; `unseen`: other rooms.",
+    )
+    task_types: tuple[TaskType, ...] = Field(
+        TASK_TYPES,
+        min_length=1,
+        description="Task types to play; generated games take them in turn, episode by episode.",
+    )
+    max_objects: int = Field(
+        30, ge=4, le=80, description="Most movable objects that a generated game puts into its room."
+    )
+    games_dir: Path | None = Field(
+        None,
+        description="Folder searched for `**/game.tw-pddl`; its games are played instead of generated ones.",
+    )
+
+    @field_validator("task_types")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        repeated = sorted({name for name in value if value.count(name) > 1})
+        if repeated:
+            raise ValueError(f"names {', '.join(repeated)} more than once")
+        return value
+
+    @model_validator(mode="after")
+    def _one_source_of_games(self) -> HouseholdOptions:
+        if self.games_dir is not None:
+            unused = sorted({"split", "max_objects"} & self.model_fields_set)
+            if unused:
+                raise ValueError(f"{', '.join(unused)} has no meaning together with games_dir; leave it out")
+        return self
