@@ -1,0 +1,29 @@
+"""The light list of names and the classes behind it are the same; what the documentation shows runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+import erecap
+from erecap.tokens import SCORER_NAMES
+from erecap.tokens.scorers import SCORERS
+from tests.tokens.models import prompt, tiny
+
+
+def test_names_and_classes_agree() -> None:
+    assert tuple(sorted(SCORERS)) == SCORER_NAMES
+
+
+def test_the_scorer_of_the_documentation_works() -> None:
+    page = Path(__file__).parents[2] / "docs" / "add-a-scorer.md"
+    code = re.search(r"```python\n(class NormScorer.*?)```", page.read_text("utf-8"), re.S)
+    assert code is not None
+    names: dict = {}
+    exec(code.group(1), names)
+    config = erecap.PruneConfig(scorer=names["NormScorer"](), keep=0.7)
+    with erecap.prune(tiny("llama"), config) as cache, torch.no_grad():
+        tiny("llama")(**prompt(40), past_key_values=cache)
+    assert cache.kept_lengths() == [40] * 4 + [28] * 4
