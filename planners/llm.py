@@ -97,7 +97,9 @@ class LLMPlanner:
 
     def _read(self, generation: Generation, situation: Situation) -> Plan:
         text = generation.text
-        if generation.finish_reason != "stop":
+        # The grammar closes the plan before the limit of tokens; a free writer may run into it.
+        whole = ("stop", "length") if self.constrained else ("stop",)
+        if generation.finish_reason not in whole:
             # The last line may have been cut: "go to cabinet 1" of "go to cabinet 12". Only whole lines
             # count.
             text = text.rpartition("\n")[0]

@@ -33,8 +33,8 @@ def fit_messages(messages: Sequence[Message], count_tokens: CountTokens, limit: 
        system messages are never dropped. Where roles alternate they still do, since many chat templates
        demand it: so an assistant message goes together with the user message after it.
     2. If that is not enough, the newest message is trimmed in the middle, down to a quarter of the window;
-       then the first user message, but not its goal (a `protect` span that starts at 0 and leaves something
-       out); then the other messages that are left; then the newest again, down to nothing.
+       then the first user message, but not its goal (a `protect` span that starts at 0); then the other
+       messages that are left; then the newest again, down to nothing.
 
     `protect` spans follow their text; what was cut out of them is gone.
 
@@ -110,8 +110,8 @@ def _stages(messages: Sequence[Message], limit: int) -> list[tuple[int, int]]:
     """Messages to trim, in order, each with the tokens of the window that it may keep."""
     newest = len(messages) - 1
     first = _head(messages) - 1
-    middle = [i for i in range(first + 1, newest) if messages[i]["role"] != "system"]
-    order = [(newest, limit // 4), (first, 0), *((index, 0) for index in middle), (newest, 0)]
+    others = [index for index in range(newest) if index != first]
+    order = [(newest, limit // 4), (first, 0), *((index, 0) for index in others), (newest, 0)]
     return [(index, floor) for index, floor in order if index >= 0 and messages[index]["role"] != "system"]
 
 
@@ -121,7 +121,7 @@ def _trim(
     """Cut the middle out of `messages[index]` until the chat fits; keeps about `floor_tokens` of it or more."""
     message = messages[index]
     size = len(message["content"])
-    pinned = _pinned(message)
+    pinned = _goal_end(message) if index == _head(messages) - 1 else 0
 
     def at(characters: int) -> tuple[Message, int]:
         candidate = _cut(message, pinned, characters)
@@ -153,11 +153,9 @@ def _trim(
     return best
 
 
-def _pinned(message: Message) -> int:
-    """Leading characters that trimming leaves alone: a protected goal in front of other text."""
-    size = len(message["content"])
-    ends = [end for start, end in message.get("protect", []) if start == 0 and end < size]
-    return max(ends, default=0) if message["role"] == "user" else 0
+def _goal_end(first: Message) -> int:
+    """Leading characters of the first user message that trimming leaves alone."""
+    return max((end for start, end in first.get("protect", []) if start == 0), default=0)
 
 
 def _cut(message: Message, pinned: int, characters: int) -> Message:

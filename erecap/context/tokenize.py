@@ -97,6 +97,14 @@ def render_text(messages: Sequence[Message], tokenizer: Any, add_generation_prom
 
     if not messages:
         raise ModelError("no messages to render; at least one is needed")
+    for index, message in enumerate(messages):
+        try:
+            message["content"].encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ModelError(
+                f"message {index} ({message['role']}) is not valid Unicode at character {error.start}; "
+                "no tokenizer reads half of a surrogate pair"
+            ) from error
     if getattr(tokenizer, "chat_template", None) is None:
         raise ModelError(f"tokenizer {_name(tokenizer)} has no chat template; use an instruct model")
     plain = [{"role": message["role"], "content": message["content"]} for message in messages]
