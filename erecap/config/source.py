@@ -15,7 +15,16 @@ _SUFFIXES = (".yaml", ".yml")
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML's safe loader, except that a key written twice is an error: PyYAML would keep the last one."""
+    """YAML's safe loader, except that two things are errors which PyYAML lets pass.
+
+    A key written twice (it would keep the last one), and half a surrogate pair (which no file can hold).
+    """
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        value = super().construct_scalar(node)
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise yaml.constructor.ConstructorError(None, None, "half a surrogate pair in a text", node.start_mark)
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()

@@ -72,10 +72,12 @@ def run(
     console = console or Console(stderr=True)
     head = _new_head(config, suites)
     with owned(out), Interrupts() as interrupts:
+        old = None
         if fresh:
             _check_erasable(out)
             erase(out)
-        old = read_head(out)
+        else:
+            old = read_head(out)
         if old is not None:
             require_same(out, old, head)
             # What was recorded at the start stays: when it began, and the model that it began with.

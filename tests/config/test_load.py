@@ -95,7 +95,7 @@ def test_mistakes_in_a_run(write, change, parts):
 
 SUITE_MISTAKES = [
     ({"horizont": 3}, ["corridor.yaml: horizont: unknown key (did you mean 'horizon'?)"]),
-    ({"env": "moon"}, ["corridor.yaml: env: 'moon' is not an environment; allowed: babyai, household, toy"]),
+    ({"env": "moon"}, ["corridor.yaml: env: 'moon' is not an environment; allowed: babyai, household"]),
     ({"horizon": 0}, ["horizon: got 0; allowed: a whole number, at least 1"]),
     ({"episodes": "ten"}, ["episodes: got 'ten' (text)"]),
     ({"seed": -1}, ["seed: got -1"]),
@@ -131,6 +131,7 @@ FILE_MISTAKES = [
     (b"1: x\n", ["line 1", "the key 1 is not text"]),
     (b"name: !!python/object/apply:os.system [ls]\n", ["line 1", "not valid YAML"]),
     (b"name: \xff\xfe\n", ["not UTF-8"]),
+    (b'name: "\\ud800"\n', ["line 1", "half a surrogate pair"]),
     (b"name: &a [*a]\n", ["name: got"]),
     (b"[" * 5000, ["not valid YAML"]),
 ]

@@ -38,6 +38,7 @@ class TinyOptions(BaseModel):
     deadly: list[int] = []  # episodes that end the process they are played in
     goalless: list[int] = []  # episodes with an empty goal
     padding: int = 0  # words added to each observation
+    garbled: bool = False  # half a surrogate pair in each observation
 
 
 class TinyEnv(gym.Env[str, str]):
@@ -90,7 +91,8 @@ class TinyEnv(gym.Env[str, str]):
     def _text(self) -> str:
         self.seen |= self.room == self.place
         thing = f"a {self.options.key}" if self.room == self.place else "nothing"
-        return f"You are in room {self.room}. You see {thing}." + " word" * self.options.padding
+        noise = "\ud800" * self.options.garbled + " word" * self.options.padding
+        return f"You are in room {self.room}. You see {thing}.{noise}"
 
     def _skills(self) -> list[str]:
         rooms = [f"go to room {n}" for n in range(1, self.options.rooms + 1) if n != self.room]
