@@ -63,9 +63,7 @@ class Ceiling:
     total: float  # everything, head and scorer included
 
 
-def prefill_flops(
-    shape: ModelShape, counts_per_layer: Sequence[float], scorer_flops: float = 0
-) -> PrefillFlops:
+def prefill_flops(shape: ModelShape, counts_per_layer: Sequence[float], scorer_flops: float = 0) -> PrefillFlops:
     """FLOPs of reading a prompt on an empty cache.
 
     `counts_per_layer` holds one number a layer: the tokens that reach it. A stage at layer l drops its tokens before
@@ -91,16 +89,16 @@ def prefill_flops(
 
 
 def attention_scorer_flops(shape: ModelShape, counts_per_layer: Sequence[float]) -> float:
-    """FLOPs of ranking by last-token attention mass: at each stage, the keys of the tokens that are still there, and
-    one query against them. A stage is a layer that reads fewer tokens than the one before.
+    """FLOPs of ranking by last-token attention mass: at each stage, one query against the keys of all tokens that are
+    still there. Both were computed by the layer before. A stage is a layer that reads fewer tokens than that one.
     """
-    flops = 0.0
-    for before, after in itertools.pairwise(counts_per_layer):
-        if after < before:
-            keys = 2 * before * shape.hidden_size * shape.kv_heads * shape.head_dim
-            query = 2 * shape.hidden_size * shape.heads * shape.head_dim
-            flops += keys + query + 2 * before * shape.heads * shape.head_dim
-    return flops
+    return float(
+        sum(
+            2 * before * shape.heads * shape.head_dim
+            for before, after in itertools.pairwise(counts_per_layer)
+            if after < before
+        )
+    )
 
 
 def schedule_ceiling(

@@ -39,7 +39,7 @@ def table(run_dir: Path) -> RenderableType:
     """
     from erecap.report.load import load_run_folder
     from erecap.report.summary import summarise
-    from erecap.report.table import make_table
+    from erecap.report.terminal import make_table
     from erecap.report.words import headline
 
     run = load_run_folder(run_dir)

@@ -55,7 +55,7 @@ def milliseconds(value: float | None) -> str:
         return DASH
     if value >= 1000:
         return f"{value / 1000:.2f} s" if value < 10_000 else f"{value / 1000:.1f} s"
-    return f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
+    return f"{value:.1f} ms" if 0 < value < 10 else f"{value:.0f} ms"
 
 
 def mebibytes(value: float | None) -> str:

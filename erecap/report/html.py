@@ -73,8 +73,8 @@ def setup_rows(run: Run) -> list[tuple[str, str]]:
     """What was run, on what and with what: names and values for a two-column table."""
     head = run.head
     rows = [("run", head.name), ("status", head.status), ("created", head.created), ("seed", str(head.seed))]
-    if head.command:
-        rows.append(("command", head.command))
+    if "name" in head.config:
+        rows.append(("command", f"erecap compare {head.config['name']} (with the configuration below)"))
     if head.model:
         model = head.model
         rows.append(("model", f"{model.name}, {model.dtype}, {model.parameters:,} parameters"))
@@ -90,7 +90,7 @@ def setup_rows(run: Run) -> list[tuple[str, str]]:
     rows.append(("machine", _pairs(head.machine)))
     rows.append(("versions", _pairs(head.versions)))
     if head.git:
-        rows.append(("git", _pairs(head.git) if isinstance(head.git, dict) else str(head.git)))
+        rows.append(("git", head.git))
     rows.append(("suites", ", ".join(run.suites)))
     rows.append(("modes", ", ".join(run.modes)))
     return [(name, value) for name, value in rows if value]

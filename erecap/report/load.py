@@ -92,9 +92,8 @@ def load_run_folder(folder: Path) -> Run:
 
 
 def _read_head(path: Path) -> RunHead:
-    text = _read_text(path)
     try:
-        head = RunHead.model_validate_json(text)
+        head = RunHead.model_validate_json(_read_bytes(path))
     except ValidationError as error:
         raise RunError(f"{path}: {_first_problem(error)}") from error
     if head.format != RUN_FORMAT:
@@ -109,11 +108,10 @@ def _read_rows(path: Path, kind: type[Row], tolerate_torn: bool) -> tuple[list[t
     """
     if not path.exists():
         return [], 0
-    lines = _read_text(path).split("\n")
-    torn = lines.pop()  # what follows the last newline: "" where every row was written whole
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        rows.append((number, _read_row(path, number, line, kind)))
+    # Bytes, because a row may break off within a character.
+    lines = _read_bytes(path).split(b"\n")
+    torn = lines.pop()  # what follows the last newline: nothing where every row was written whole
+    rows = [(number, _read_row(path, number, line, kind)) for number, line in enumerate(lines, start=1)]
     if not torn:
         return rows, 0
     if not tolerate_torn:
@@ -121,7 +119,7 @@ def _read_rows(path: Path, kind: type[Row], tolerate_torn: bool) -> tuple[list[t
     return rows, 1
 
 
-def _read_row(path: Path, number: int, line: str, kind: type[Row]) -> Row:
+def _read_row(path: Path, number: int, line: bytes, kind: type[Row]) -> Row:
     try:
         return kind.model_validate_json(line)
     except ValidationError as error:
@@ -133,18 +131,16 @@ def _read_samples(folder: Path) -> Iterator[Sample]:
         return
     for path in sorted(folder.glob("*.json")):
         try:
-            yield Sample.model_validate_json(_read_text(path))
+            yield Sample.model_validate_json(_read_bytes(path))
         except ValidationError as error:
             raise RunError(f"{path}: {_first_problem(error)}") from error
 
 
-def _read_text(path: Path) -> str:
+def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except FileNotFoundError:
         raise RunError(f"{path}: file is missing; a run folder has one") from None
-    except UnicodeDecodeError as error:
-        raise RunError(f"{path}: not UTF-8 text at byte {error.start}") from error
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -153,10 +149,10 @@ def _first_problem(error: ValidationError) -> str:
     """The first thing that pydantic found, in one line: which key, what is wrong, what was got."""
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
-    got = json.dumps(problem["input"], default=str, ensure_ascii=False)
-    if problem["type"] in ("json_invalid", "missing"):
-        got = ""
-    elif len(got) > 60:
+    # Where the row is no JSON or lacks a key, the input is the whole row and says nothing.
+    whole = problem["type"] in ("json_invalid", "missing")
+    got = "" if whole else json.dumps(problem["input"], default=str, ensure_ascii=False)
+    if len(got) > 60:
         got = got[:57] + "..."
     return f"{where + ': ' if where else ''}{problem['msg']}{f' (got {got})' if got else ''}"
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from erecap.report.load import Run
 from erecap.report.rows import ReplanRow
@@ -33,7 +35,7 @@ def success(summary: dict[str, Any], looks: Looks) -> str | None:
         for suite in summary["suites"].values():
             if suite[mode]["sr"] and len(summary["suites"]) > 1:
                 axes.plot(100 * suite[mode]["sr"]["value"], place - 0.2, marker="|", color=colour, ms=6, mew=1.4)
-        axes.text(0, place + 0.22, mode, fontsize=9, va="bottom")
+        axes.text(0, place + 0.22, mode, va="bottom", color=INK)
     axes.set(xlim=(-2, 102), ylim=(-0.5, len(modes) - 0.25), yticks=[], xlabel="success rate, %")
     axes.spines["left"].set_visible(False)
     return inline(figure, "success", "Success rate by mode with 95 % intervals")
@@ -51,7 +53,7 @@ def phases(summary: dict[str, Any]) -> str | None:
             width = summary["modes"][mode]["latency"]["phases"][phase]["mean"]
             axes.barh(place, width, left=left, height=0.36, color=stand_in(PHASE_COLOURS[phase]))
             left += width
-        axes.text(0, place + 0.22, mode, fontsize=9, va="bottom")
+        axes.text(0, place + 0.22, mode, va="bottom", color=INK)
     axes.set(ylim=(-0.4, len(modes) - 0.2), yticks=[], xlabel="milliseconds a call, mean")
     axes.grid(False, axis="y")
     axes.spines["left"].set_visible(False)
@@ -66,7 +68,7 @@ def over_length(run: Run, looks: Looks) -> str | None:
         totals = np.array([call.total_ms for call in calls])
         edges = np.linspace(shortest, longest + 1, LENGTH_STEPS + 1)
         across, up = [], []
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in itertools.pairwise(edges):
             inside = (lengths >= low) & (lengths < high)
             if inside.sum() >= MIN_CALLS:
                 across.append(float(np.median(lengths[inside])))
@@ -119,14 +121,14 @@ def over_episode(run: Run, looks: Looks) -> str | None:
     if not drawn:
         return None
     axes.set(xlabel="number of the call within its episode", ylabel="seconds a call", ylim=(0, None))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return inline(figure, "episode", "Seconds of the first, second and later calls of an episode, by mode")
 
 
 def kept_by_layer(run: Run, looks: Looks) -> str | None:
     """Share of the prompt's tokens that each layer stores: the median over the calls of a mode."""
     figure, axes = new_axes()
-    drawn = False
+    drawn = 0
     for mode, look in looks.items():
         shares = [
             np.array(call.kept_per_layer) / call.prompt_tokens
@@ -135,17 +137,10 @@ def kept_by_layer(run: Run, looks: Looks) -> str | None:
         ]
         if not shares:
             continue
-        drawn = True
         middle = 100 * np.median(np.stack(shares), axis=0)
-        # Where modes keep the same number of tokens, the lines coincide: thinner ones on top let all be seen.
-        axes.step(
-            range(len(middle)),
-            middle,
-            where="mid",
-            color=look.colour,
-            lw=4.4 - 0.9 * min(look.index, 3),
-            alpha=0.9,
-        )
+        # Modes with the same schedule coincide: each next line is thinner, so that all show.
+        axes.step(range(len(middle)), middle, where="mid", color=look.colour, lw=max(1.2, 6.0 - 1.7 * drawn))
+        drawn += 1
     if not drawn:
         return None
     axes.axhline(0, color=FAINT, lw=0.8)

@@ -69,9 +69,8 @@ class RunHead(_Row):
     versions: dict[str, Any] = {}
     machine: dict[str, Any] = {}
     model: ModelFacts | None = None
-    git: Any = None
+    git: str | None = None
     seed: int = 0
-    command: str | None = None
 
 
 class EpisodeRow(_Row):

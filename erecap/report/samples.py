@@ -26,7 +26,7 @@ class Block:
 
 @dataclass
 class CallView:
-    """One planning call, and what the agent did until the next one."""
+    """One planning call, and what the agent did and saw until the next one."""
 
     number: int  # from 1
     step: int
@@ -60,7 +60,7 @@ class SuiteView:
 
 
 def sample_views(run: Run) -> list[SuiteView]:
-    """One episode for each suite that has recordings: the one recorded in most modes, the lowest number among equals."""
+    """One episode for each suite with recordings: the one recorded in most modes, the first among equals."""
     views = []
     for suite in run.suites:
         recorded: dict[int, list[Sample]] = {}
@@ -76,10 +76,10 @@ def sample_views(run: Run) -> list[SuiteView]:
     return views
 
 
-def _place(modes: Sequence[str], sample: Sample) -> tuple[bool, int]:
-    """Modes that show a prompt come first, so that the first thing on the page is one that can be read."""
-    pruned = any(share < 1 for call in sample.replans for _, _, share in call.pieces)
-    return not pruned, modes.index(sample.mode)
+def _place(modes: Sequence[str], sample: Sample) -> tuple[bool, bool, int]:
+    """Pruned modes come first and modes without a prompt last, so that what opens first is worth reading."""
+    shares = [share for call in sample.replans for _, _, share in call.pieces]
+    return not any(share < 1 for share in shares), not shares, modes.index(sample.mode)
 
 
 def _mode_view(sample: Sample) -> ModeView:
@@ -93,7 +93,10 @@ def _mode_view(sample: Sample) -> ModeView:
         until = calls[index + 1].step if index + 1 < len(calls) else None
         steps = []
         for step in sample.steps:
-            if step.step <= call.step or (until is not None and step.step > until):
+            # Step 0 is what the agent saw before it acted; the first call follows it.
+            if not (call.step < step.step or step.step == call.step == 0):
+                continue
+            if until is not None and step.step > until:
                 continue
             if step.frame and not frames:
                 left_out += 1

@@ -25,19 +25,19 @@ SERIES = 7
 KNOWN_MODES = {"full": 0, "prune[attention]": 1, "prune[recency]": 2, "prune[random]": 3, "expert": 4}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GLYPHS = ("●", "■", "▲", "◆", "▼", "✚", "✖")
-WIDTH, HEIGHT = 4.8, 2.9  # inches; at 72 points an inch about the width of a phone, so text is legible there
+WIDTH, HEIGHT = 4.3, 2.7  # inches; at 72 points an inch about the width of a phone, so text is legible there
 STYLE = {
     "axes.edgecolor": FAINT,
     "axes.facecolor": "none",
     "axes.grid": True,
     "axes.labelcolor": INK,
-    "axes.labelsize": 9,
+    "axes.labelsize": 8.8,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "figure.constrained_layout.use": True,
     "figure.facecolor": "none",
     "font.family": "sans-serif",
-    "font.size": 9,
+    "font.size": 8.8,
     "grid.color": FAINT,
     "grid.linewidth": 0.6,
     "svg.fonttype": "none",

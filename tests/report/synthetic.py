@@ -25,9 +25,7 @@ MODEL = {
     "vocab_size": 49152,
     "parameters": 134_515_008,
 }
-WORDS = (
-    "you see a countertop 1 with an apple 2 and a mug 1 on it the fridge 1 is closed go to cabinet 4".split()
-)
+WORDS = "you see a countertop 1 with an apple 2 and a mug 1 on it the fridge 1 is closed go to cabinet 4".split()
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -107,9 +105,7 @@ def replan_row(suite: str, mode: str, episode: int, replan: int, **changes: Any)
 
 
 def expert_replan(suite: str, episode: int, replan: int) -> dict[str, Any]:
-    none = dict.fromkeys(
-        ("prompt_tokens", "new_tokens", "plan_tokens", "kv_bytes", "kept_tokens", "tokenize_ms"), 0
-    )
+    none = dict.fromkeys(("prompt_tokens", "new_tokens", "plan_tokens", "kv_bytes", "kept_tokens", "tokenize_ms"), 0)
     none |= dict.fromkeys(("prefill_ms", "prune_ms", "decode_ms"), 0)
     return replan_row(suite, "expert", episode, replan, **none) | {"kept_per_layer": [], "total_ms": 0.1}
 
@@ -122,9 +118,7 @@ def picture(shade: int) -> str:
     for line in range(0, 112, 14):
         draw.line((0, line, 111, line), fill=(90, 90, 90))
         draw.line((line, 0, line, 111), fill=(90, 90, 90))
-    draw.polygon(
-        [(14 * (shade % 7) + 16, 40), (14 * (shade % 7) + 16, 54), (14 * (shade % 7) + 27, 47)], fill="red"
-    )
+    draw.polygon([(14 * (shade % 7) + 16, 40), (14 * (shade % 7) + 16, 54), (14 * (shade % 7) + 27, 47)], fill="red")
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -136,9 +130,7 @@ def sample(suite: str, mode: str, episode: int, *, replans: int = 3, frames: boo
         {
             "step": step,
             "action": f"go to cabinet {step}" if step else None,
-            "observation": "Nothing happens."
-            if step % 4 == 3
-            else "You arrive at cabinet 1. On it, you see a mug 1.",
+            "observation": "Nothing happens." if step % 4 == 3 else "You arrive at cabinet 1. On it, you see a mug 1.",
             "failed": step % 4 == 3,
             "events": ["slip"] if step == 3 else [],
             "frame": picture(step) if frames else None,
