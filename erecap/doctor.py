@@ -145,7 +145,7 @@ def check_bfloat16() -> Check:
 
 
 def check_model() -> Check:
-    """The embedded model is pulled and whole (sizes and headers; `erecap models check` also hashes and runs it)."""
+    """The embedded model is pulled and whole by its headers; `models check` also hashes and runs it."""
     row = next(row for row in list_models() if row.name == EMBEDDED)
     advice = f"run `erecap models pull {EMBEDDED}`"
     if row.state == "pulled":

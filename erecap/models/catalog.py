@@ -95,7 +95,7 @@ class ModelStatus:
 
 
 def list_models() -> list[ModelStatus]:
-    """Every model of the catalog with its state here. Quick: sizes and headers are read, no weights are hashed."""
+    """Every model of the catalog with its state here. Quick: reads sizes and headers, hashes no weights."""
     rows = []
     for entry in CATALOG.values():
         state: Literal["pulled", "absent", "damaged"] = "absent"

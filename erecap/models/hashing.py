@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from erecap.errors import ModelError
-from erecap.models.inspection import inspect_folder, read_header, weight_files
+from erecap.models.inspection import read_header, read_json, weight_files
 
 # torch's names of the number formats, as safetensors writes them.
 _DTYPES = {
@@ -29,10 +29,10 @@ _DTYPES = {
 
 
 def fingerprint(source: Path | str | Any) -> str:
-    """SHA-256 over the sorted tensors of a model folder or of a loaded model: name, dtype, shape and bytes.
+    """SHA-256 over the sorted tensors of a model folder or a loaded model: name, dtype, shape and bytes.
 
-    An output matrix tied to the input embedding counts once. A loaded model has its folder's fingerprint as long
-    as it was loaded in the folder's dtype and not changed since.
+    An output matrix tied to the input embedding counts once. A loaded model has its folder's fingerprint
+    as long as it was loaded in the folder's dtype and not changed since.
 
     Args:
         source: a Hugging Face folder (its files are read, not loaded), or a `transformers` model.
@@ -41,7 +41,7 @@ def fingerprint(source: Path | str | Any) -> str:
         `"sha256:"` and 64 hexadecimal digits.
 
     Raises:
-        ModelError: the folder is damaged, or lies open to no hash (a dtype without a safetensors name).
+        ModelError: the folder is damaged; a tensor's dtype has no name in safetensors.
     """
     tensors = _folder_tensors(Path(source)) if isinstance(source, (str, Path)) else _model_tensors(source)
     digest = hashlib.sha256()
@@ -67,13 +67,13 @@ def check_base(stated: str, base: Path, *, allow_mismatch: bool = False) -> None
     found = fingerprint(base)
     if found != stated:
         raise ModelError(
-            f"this checkpoint was trained on a base with weights {stated[:23]}, but {base} holds {found[:23]}; "
-            "use that base, or pass --allow-base-mismatch"
+            f"this checkpoint was trained on a base with weights {stated[:23]}, but {base} holds "
+            f"{found[:23]}; use that base, or pass --allow-base-mismatch"
         )
 
 
 def _folder_tensors(folder: Path) -> Iterator[tuple[str, str, tuple[int, ...], Any]]:
-    tied = bool(inspect_folder(folder).get("tie_word_embeddings"))
+    tied = bool(read_json(folder / "config.json").get("tie_word_embeddings"))
     entries = []
     for path in weight_files(folder):
         with path.open("rb") as file:

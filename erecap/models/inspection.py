@@ -54,7 +54,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_header(path: Path) -> dict[str, dict[str, Any]]:
-    """The header of a safetensors file: tensor name -> dtype, shape, data_offsets (bytes from the header's end).
+    """The header of a safetensors file: name -> dtype, shape, data_offsets (bytes from the header's end).
 
     Raises:
         ModelError: the file is missing, is not safetensors, or was cut short.

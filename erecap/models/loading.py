@@ -1,4 +1,4 @@
-"""Load a causal language model and its tokenizer, ready to plan: evaluation mode, no gradients, safetensors only."""
+"""Load a causal language model and its tokenizer, ready to plan: evaluation mode, no gradients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def load(name: str, dtype: str = "auto", device: str = "auto", attn: str = "sdpa
 
     Args:
         name: see `erecap.models.locate`.
-        dtype: one of `DTYPES`; "auto" is bfloat16 where the hardware computes in it (`native_bfloat16`), else float32.
+        dtype: one of `DTYPES`; "auto" is bfloat16 where the hardware computes in it (`native_bfloat16`),
+            else float32.
         device: "auto" (CUDA if there is one, else CPU) or any torch device, such as "cpu" or "cuda:1".
         attn: transformers' name of the attention implementation ("sdpa", "eager", ...).
 
@@ -26,8 +27,8 @@ def load(name: str, dtype: str = "auto", device: str = "auto", attn: str = "sdpa
 
     Raises:
         ConfigError: unknown dtype or device.
-        ModelError: not pulled; a file missing or damaged (named); no chat template; weights that do not fit the
-            configuration; not enough memory.
+        ModelError: not pulled; a file missing or damaged (named); weights not in safetensors; no chat
+            template; weights that do not fit the configuration; not enough memory.
     """
     chosen = resolve_device(device)
     number_format = resolve_dtype(dtype, chosen)
@@ -47,7 +48,7 @@ def load_tokenizer(folder: Path) -> Any:
 
     from erecap.models.unpacking import quiet
 
-    # The tokenizers library raises plain `Exception` for a file that it cannot parse, so no narrower class will do.
+    # The tokenizers library raises plain `Exception` for a file that it cannot parse.
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -77,7 +78,8 @@ def resolve_device(device: str) -> Any:
         raise ConfigError(f"device '{device}' is not known; use auto, cpu, or cuda[:N]") from error
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"device '{device}' is not on this machine (CUDA devices: {torch.cuda.device_count()}); use auto or cpu"
+            f"device '{device}' is not on this machine (CUDA devices: {torch.cuda.device_count()}); "
+            "use auto or cpu"
         )
     return chosen
 
@@ -123,12 +125,17 @@ def _load_weights(folder: Path, dtype: Any, device: Any, attn: str) -> Any:
     try:
         with quiet():
             model, report = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, attn_implementation=attn, use_safetensors=True, output_loading_info=True
+                folder,
+                dtype=dtype,
+                attn_implementation=attn,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # reported below, with the tensor's name
+                output_loading_info=True,
             )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: the model cannot be loaded: {first_line(error)}") from error
     # transformers fills tensors that the files lack with random numbers, and only warns.
-    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    missing = sorted(report["missing_keys"]) + sorted(key[0] for key in report["mismatched_keys"])
     if missing:
         raise ModelError(
             f"{folder}: {len(missing)} tensors are missing or have another shape than config.json says, "

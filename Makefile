@@ -1,0 +1,53 @@
+# make demo      install, fetch the embedded model, play the demo, write runs/demo/report.html
+# make test      install, fetch the embedded model, lint, run the unit and integration tests
+# make test-fast unit tests only          make test-slow   the opt-in tests
+# make lint      ruff and mypy            make clean       remove the environment and the caches of tools
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+MODEL := smollm2-135m-instruct
+STAMP := $(VENV)/.installed
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test test-fast test-slow lint model venv clean
+
+demo: model
+	$(BIN)/erecap compare configs/demo.yaml
+
+test: model
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest --durations=10
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow and not integration"
+
+test-slow: model
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+model: $(STAMP)
+	@$(BIN)/erecap models pull $(MODEL)
+
+venv: $(STAMP)
+
+# One environment for all targets. The stamp is made last, so an installation that was cut off is done again, and
+# nothing is asked of the network while pyproject.toml and constraints.txt stay as they are.
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "no Python found: install Python 3.11, or name one with make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is too old: install Python 3.11, or name a newer one with make PYTHON=..." >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "installing into $(VENV) (about 4 minutes the first time)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e ".[dev]" | \
+	  awk '/^(Collecting|Building wheels|Installing collected|Successfully installed)/ { print "  " substr($$0, 1, 100); fflush() }'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,36 @@
+"""What all tests share. Set before torch or transformers are imported anywhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+# No test asks a model hub for anything, and none opens a window.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+from erecap.errors import ModelError
+from erecap.models.folders import candidates
+
+EMBEDDED = "smollm2-135m-instruct"
+
+
+@pytest.fixture(scope="session")
+def embedded_model_folder() -> Path:
+    """Folder of the embedded model; integration tests fail, not skip, where it is missing."""
+    for folder in candidates(EMBEDDED):
+        if folder.is_dir():
+            return folder
+    raise ModelError(f"integration tests need the embedded model: run `erecap models pull {EMBEDDED}`")
+
+
+@pytest.fixture(scope="session")
+def embedded_model(embedded_model_folder: Path) -> tuple[Any, Any]:
+    """The embedded model and its tokenizer in float32 on the CPU, loaded once: leave it as you found it."""
+    from erecap.models import load
+
+    return load(str(embedded_model_folder), dtype="float32", device="cpu")
