@@ -18,6 +18,7 @@ from erecap.protocols import AllowedTokens, Generation, Message, PromptPiece, Ti
 from erecap.tokens.cache import PrunedCache
 from erecap.tokens.pruning import prune as pruning
 from erecap.tokens.schedule import PruneConfig
+from erecap.tokens.storage import plain_cache
 
 
 class HFLanguageModel:
@@ -101,7 +102,7 @@ class HFLanguageModel:
         with ExitStack() as stack:
             cache: DynamicCache | PrunedCache
             if self.prune is None:
-                cache = DynamicCache(config=self._config)
+                cache = plain_cache(self._config)
             else:
                 protect = prompt.token_spans(protected_spans(fitted.messages))
                 cache = stack.enter_context(pruning(self.model, self.prune, protect=protect))

@@ -12,6 +12,7 @@ from erecap.tokens.layout import Layout
 from erecap.tokens.reading import Reading
 from erecap.tokens.schedule import PruneConfig
 from erecap.tokens.scorers import make_scorer
+from erecap.tokens.storage import KVLayer
 
 Spans = Sequence[tuple[int, int]]
 
@@ -38,6 +39,7 @@ class PrunedCache(DynamicCache):
 
     def __init__(self, config: PruneConfig, layers: int, protect: Spans | Sequence[Spans] | None = None) -> None:
         super().__init__()
+        self.layer_class_to_replicate = KVLayer
         self.config = config
         self.stages = config.resolve_stages(layers)
         self.scorer = make_scorer(config.scorer)
@@ -49,7 +51,7 @@ class PrunedCache(DynamicCache):
         self._logical = 0
         self._armed = True
         self._protect = protect
-        self._saved: list[tuple[Any, ...]] = []
+        self._saved: list[int] = []  # tokens stored by each layer when the read in progress began
 
     # What is stored ---------------------------------------------------------------------------------------
 
@@ -87,8 +89,7 @@ class PrunedCache(DynamicCache):
         """Start a read of `positions` `(1 or batch, tokens)`; undoes a read that was cut off before."""
         self.rollback()
         tokens = positions.shape[1]
-        # Storage grows by concatenation, which leaves these tensors as they are, so references are a snapshot.
-        self._saved = [(layer, layer.keys, layer.values, layer.is_initialized) for layer in self.layers]
+        self._saved = [layer.length for layer in self.layers]
         device = positions.device
         index = torch.arange(self._logical, self._logical + tokens, device=device).unsqueeze(0).expand(batch, -1)
         if attention_mask is None:
@@ -119,10 +120,9 @@ class PrunedCache(DynamicCache):
         """Undo the read in progress: the cache is again as before it. Without one, does nothing."""
         if self.reading is None:
             return
-        known = {id(layer) for layer, *_ in self._saved}
-        self.layers = [layer for layer in self.layers if id(layer) in known]
-        for layer, keys, values, initialized in self._saved:
-            layer.keys, layer.values, layer.is_initialized = keys, values, initialized
+        del self.layers[len(self._saved) :]
+        for layer, length in zip(self.layers, self._saved, strict=True):
+            layer.truncate(length)
         self.reading, self._saved = None, []
 
     def _protect_columns(self, batch: int, tokens: int, device: torch.device) -> torch.Tensor | None:
@@ -191,8 +191,7 @@ class PrunedCache(DynamicCache):
             if bool((layout.index[:, :width] >= length).logical_and(layout.valid[:, :width]).any()):
                 raise ValueError("a padded batch whose rows kept different tokens cannot be cropped")
             self._layouts[number] = layout.first(width)
-            layer = self.layers[number]
-            layer.keys, layer.values = layer.keys[..., :width, :], layer.values[..., :width, :]
+            self.layers[number].truncate(width)
         self._logical = length
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:

@@ -1,0 +1,93 @@
+"""Storage of one layer's keys and values that grows without copying everything at every token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+# Room is added in steps of a quarter, at least this many tokens, so that copying stays a small share of writing.
+MIN_GROWTH = 128
+
+
+class KVLayer(DynamicLayer):
+    """Keys and values in buffers with room to spare; the stock layer concatenates, copying all of them per token.
+
+    `keys` and `values` are views `(batch, kv_heads, length, head_dim)` of what is stored.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._keys: torch.Tensor | None = None
+        self._values: torch.Tensor | None = None
+        self.length = 0
+        super().__init__(**kwargs)
+
+    @property
+    def keys(self) -> torch.Tensor | None:  # type: ignore[override]
+        """Stored keys, a view; None before the first update."""
+        return None if self._keys is None else self._keys[:, :, : self.length]
+
+    @keys.setter
+    def keys(self, tensor: torch.Tensor | None) -> None:
+        self._keys, self.length = tensor, 0 if tensor is None else tensor.shape[-2]
+
+    @property
+    def values(self) -> torch.Tensor | None:  # type: ignore[override]
+        """Stored values, a view; None before the first update."""
+        return None if self._values is None else self._values[:, :, : self.length]
+
+    @values.setter
+    def values(self, tensor: torch.Tensor | None) -> None:
+        self._values, self.length = tensor, 0 if tensor is None else tensor.shape[-2]
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append keys and values `(batch, kv_heads, tokens, head_dim)`; returns views of all that is stored."""
+        self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+        start, end = self.length, self.length + key_states.shape[-2]
+        self._keys = _with_room(self._keys, key_states, start, end)
+        self._values = _with_room(self._values, value_states, start, end)
+        self._keys[:, :, start:end] = key_states
+        self._values[:, :, start:end] = value_states
+        self.length = end
+        return self._keys[:, :, :end], self._values[:, :, :end]
+
+    def get_seq_length(self) -> int:
+        """Tokens stored."""
+        return self.length
+
+    def truncate(self, length: int) -> None:
+        """Keep the first `length` tokens; their storage stays where it is."""
+        self.length = length
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Remove the newest `-tokens_to_remove` tokens."""
+        if tokens_to_remove > 0:
+            raise ValueError(f"crop takes minus the number of tokens to remove, got {tokens_to_remove}")
+        self.length = max(0, self.length + tokens_to_remove)
+
+
+def _with_room(buffer: torch.Tensor | None, like: torch.Tensor, used: int, needed: int) -> torch.Tensor:
+    """`buffer` if it holds `needed` tokens, else a larger copy of its first `used` tokens."""
+    if buffer is not None and buffer.shape[2] >= needed:
+        return buffer
+    batch, heads, _, dim = like.shape
+    larger = like.new_empty(batch, heads, max(needed + MIN_GROWTH, needed * 5 // 4), dim)
+    if buffer is not None:
+        larger[:, :, :used] = buffer[:, :, :used]
+    return larger
+
+
+def plain_cache(config: Any) -> DynamicCache:
+    """An unpruned cache for a model with this configuration, on its fastest path.
+
+    Models with sliding windows keep the stock layers, which store no more than the window.
+    """
+    stock = DynamicCache(config=config)
+    if any(type(layer) is not DynamicLayer for layer in stock.layers):
+        return stock
+    stock.layers = [KVLayer() for _ in stock.layers]
+    return stock
