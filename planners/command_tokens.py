@@ -79,7 +79,8 @@ class CommandTokens:
                 tails[place] = self._behind(f"{_ANCHOR}\n", [commands[place]])[0]
         spelled: dict[str, tuple[int, ...] | None] = {}
         for command, tail, text in zip(commands, tails, self._read_back(tails), strict=True):
-            spelled[command] = tuple(tail) if tail and text == command else None
+            good = text == command and "\n" not in command
+            spelled[command] = tuple(tail) if tail and good else None
             if spelled[command] is None:
                 _log.warning("the tokenizer cannot write the command %a; it is left out of plans", command)
         return spelled
