@@ -94,10 +94,12 @@ def make_env(suite: Suite, *, expert: bool = False, render_mode: str | None = No
     made = env_class(suite.env)(  # type: ignore[call-arg]  # the constructor of our contract, not gymnasium's
         options, seed=suite.seed, episodes=suite.episodes, expert=expert, render_mode=render_mode
     )
-    from erecap.envs.disturbances import Disturbances
     from gymnasium.wrappers import TimeLimit  # the extra brings gymnasium; it was imported just now
 
-    disturbed = Disturbances(made, slip=suite.disturbances.slip, move=suite.disturbances.move)
+    from erecap.envs.disturbances import Disturbances
+
+    rates = suite.disturbances
+    disturbed = Disturbances(made, slip=rates.slip, move=rates.move, seed=suite.seed)
     return TimeLimit(disturbed, max_episode_steps=suite.horizon)
 
 

@@ -1,0 +1,173 @@
+"""Every registered environment keeps the contract that the loop relies on."""
+
+from __future__ import annotations
+
+import copy
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import erecap.envs as envs
+from erecap.envs import ENVIRONMENTS, EnvEntry, env_class, make_env, options_class
+from erecap.errors import ConfigError, EnvironmentUnavailable
+
+SMALL: dict[str, dict[str, Any]] = {
+    "babyai": {"level": ["BabyAI-UnlockPickup-v0", "BabyAI-PutNextLocal-v0"]},
+    "household": {
+        "task_types": ["pick_and_place_simple", "pick_clean_then_place_in_recep"],
+        "max_objects": 12,
+    },
+}
+INFO: dict[str, type] = {
+    "goal": str, "skills": list, "templates": list, "entities": dict, "subject": str, "failed": bool,
+    "failure": str, "events": list, "success": bool, "progress": float, "path_length": float,
+    "expert_path_length": float, "expert_steps": int, "path_unit": str,
+}  # fmt: skip
+
+
+@dataclass
+class Rates:
+    slip: float = 0.0
+    move: float = 0.0
+
+
+@dataclass
+class SmallSuite:
+    """What `make_env` reads of a suite."""
+
+    env: str
+    options: dict[str, Any]
+    name: str = "small"
+    episodes: int = 2
+    seed: int = 3
+    horizon: int = 12
+    disturbances: Rates = field(default_factory=Rates)
+
+
+def small(name: str, **changes: Any) -> SmallSuite:
+    return SmallSuite(env=name, options=copy.deepcopy(SMALL[name]), **changes)
+
+
+@pytest.fixture(params=sorted(ENVIRONMENTS))
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def play(env: gym.Env[str, str], episode: int, seed: int = 3, steps: int = 8) -> list[Any]:
+    """Everything that an episode shows when the last admissible command is taken each time."""
+    observation, info = env.reset(seed=seed, options={"episode": episode})
+    shown: list[Any] = [(observation, info)]
+    while len(shown) <= steps and not info["success"]:
+        observation, reward, terminated, truncated, info = env.step(info["skills"][-1])
+        shown.append((observation, reward, terminated, truncated, info))
+    return shown
+
+
+def test_the_registry_is_light():
+    code = (
+        "import sys, erecap.envs as e\n"
+        "for name in e.ENVIRONMENTS: e.options_class(name)\n"
+        "named = {'torch', 'transformers', 'gymnasium', 'minigrid', 'textworld', 'alfworld'}\n"
+        "heavy = named & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_unknown_environment():
+    with pytest.raises(ConfigError, match="'habitatt' is not an environment; allowed: babyai, household"):
+        options_class("habitatt")
+
+
+def test_bad_options_are_one_line(name: str):
+    with pytest.raises(ConfigError, match=r"suite small: options\.colour: unknown key") as caught:
+        make_env(SmallSuite(env=name, options={"colour": "red"}))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch):
+    entry = EnvEntry("erecap.envs.babyai.options:BabyAIOptions", "no_such_simulator:Env", "babyai")
+    monkeypatch.setitem(envs.ENVIRONMENTS, "babyai", entry)
+    with pytest.raises(EnvironmentUnavailable, match=r"'no_such_simulator'.*pip install 'erecap\[babyai\]'"):
+        make_env(small("babyai"))
+
+
+@pytest.mark.integration
+class TestContract:
+    def test_gymnasium_finds_nothing_wrong(self, name: str):
+        options = options_class(name)(**SMALL[name])
+        env = env_class(name)(options, seed=3, episodes=2)
+        check_env(env, skip_render_check=True)
+        env.close()
+
+    def test_info_has_every_key_of_its_type(self, name: str):
+        env = make_env(small(name))
+        for *_, info in play(env, 0):
+            assert {key: type(info[key]) for key in INFO} == INFO
+            assert set(info) == set(INFO)  # so no expert_actions unless asked for
+            assert info["skills"] and 0 <= info["progress"] <= 1
+            assert info["path_unit"] in ("m", "cells") and info["expert_steps"] > 0
+            assert set(re.findall(r"\{(\w+)\}", " ".join(info["templates"]))) <= set(info["entities"])
+            assert all(names == sorted(names) for names in info["entities"].values())
+        env.close()
+
+    def test_an_episode_is_the_same_whatever_was_played_before(self, name: str):
+        env, other = make_env(small(name)), make_env(small(name))
+        first = play(env, 1)
+        play(other, 0, steps=3)
+        assert play(other, 1) == first
+        assert play(env, 0)[0] != first[0]
+        env.close()
+        other.close()
+
+    def test_disturbances_keep_it_reproducible(self, name: str):
+        suite = small(name, disturbances=Rates(slip=0.4, move=0.4 if name == "babyai" else 0.0))
+        env, other = make_env(suite), make_env(suite)
+        first = play(env, 0)
+        assert play(other, 0) == first
+        assert any(info["events"] for *_, info in first[1:])
+        env.close()
+        other.close()
+
+    def test_nonsense_fails_and_changes_nothing(self, name: str):
+        env = make_env(small(name))
+        _, before = env.reset(seed=3, options={"episode": 0})
+        for command in ("", "fly to the moon", "go to", "\u5b89\u5168 \U0001f600", "take " * 300):
+            observation, reward, terminated, _, info = env.step(command)
+            assert info["failed"] and info["failure"] and not terminated and reward == 0
+            assert isinstance(observation, str) and observation
+            kept = {key: info[key] for key in ("skills", "entities", "path_length", "progress", "goal")}
+            assert kept == {key: before[key] for key in kept}
+        env.close()
+
+    def test_the_horizon_truncates(self, name: str):
+        env = make_env(small(name, horizon=2))
+        env.reset(seed=3, options={"episode": 0})
+        assert [env.step("fly to the moon")[3] for _ in range(2)] == [False, True]
+        env.close()
+
+    def test_the_expert_wins_by_admissible_commands(self, name: str):
+        env = make_env(small(name, horizon=60), expert=True)
+        for episode in range(2):
+            _, info = env.reset(seed=3, options={"episode": episode})
+            steps = 0
+            while not info["success"]:
+                assert info["expert_actions"][0] in info["skills"]
+                _, _, terminated, truncated, info = env.step(info["expert_actions"][0])
+                steps += 1
+                assert not truncated and terminated == info["success"]
+            assert info["progress"] == 1.0 and steps == info["expert_steps"]
+            assert info["path_length"] == pytest.approx(info["expert_path_length"])
+        env.close()
+
+    def test_an_episode_out_of_range_is_refused(self, name: str):
+        env = make_env(small(name))
+        with pytest.raises(ConfigError, match="episode"):
+            env.reset(seed=3, options={"episode": 2})
+        env.close()
