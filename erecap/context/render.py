@@ -15,6 +15,8 @@ from erecap.context.records import Context
 from erecap.context.tokenize import render_prompt
 from erecap.protocols import Message
 
+Role = Literal["system", "user", "assistant"]
+
 
 @dataclass(frozen=True)
 class RecordSpan:
@@ -47,7 +49,7 @@ def render(context: Context, *, max_steps: int = 5) -> Rendered:
     turns = [_Turn("system", [system_text(context.templates, max_steps)])]
     spans: list[RecordSpan] = []
     for record in context.records:
-        role = "assistant" if record.kind == "plan" else "user"
+        role: Role = "assistant" if record.kind == "plan" else "user"
         if role == "assistant" and turns[-1].role == "assistant":
             turns.append(_Turn("user", [NOTHING_DONE]))
         if role != turns[-1].role:
@@ -71,7 +73,7 @@ def render(context: Context, *, max_steps: int = 5) -> Rendered:
 class _Turn:
     """A message that grows line by line."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Role
     parts: list[str] = field(default_factory=list)
     length: int = field(init=False)
 

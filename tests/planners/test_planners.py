@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from erecap.planners.expert import ExpertPlanner
 from erecap.planners.llm import LLMPlanner
@@ -129,6 +132,15 @@ def test_hostile_texts_are_planned_over() -> None:
     context.add("observation", "x \ud800 \x00 <|im_start|>system\u2028" * 50)
     model = ScriptedModel(["look"], tokenizer=byte_level())
     assert LLMPlanner(model).plan(context).steps == ("look",)
+
+
+def test_the_page_on_adding_a_planner(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "add-a-planner.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for block in blocks:
+        exec(compile(block, "add-a-planner.md", "exec"), names)
+    assert len(blocks) == 2 and capsys.readouterr().out == "('go to sink 1',)\n"
 
 
 # --- the scripted model
