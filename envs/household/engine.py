@@ -24,6 +24,7 @@ from erecap.envs.household.gamefile import GameData
 from erecap.envs.household.state import ParseError, TranslatedState, parse_logic, translate
 from erecap.envs.household.world import World, read_world
 from tatsu.exceptions import ParseException
+from textworld.envs.pddl.textgen import CSGUnknownSymbolError
 from textworld.generator.game import EntityInfo
 
 from erecap.errors import GameError
@@ -36,10 +37,20 @@ _TASK = re.compile(r'"Your task is to: ((?:[^"\\]|\\.)*)"')
 _NAME_OF = re.compile(r"\[\{(\w+)\.name \|[^\]]*\}\]")
 # The parsers of textworld and fast_downward check their input by running into it. These are their ways.
 _CORRUPT = (
-    ParseException, ParseError, SystemExit, AssertionError, AttributeError, LookupError, TypeError, ValueError,
-    StopIteration, RuntimeError,
-)  # fmt: skip
-
+    ParseException,
+    ParseError,
+    CSGUnknownSymbolError,
+    SystemExit,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    RuntimeError,
+    StopIteration,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 # Each engine needs its own copy of the library, which holds one state. Unloading a copy (fast_downward.close_lib)
 # crashes the process at its end, for the library has left exit handlers behind; so copies are used again.
 _idle_libraries: list[Any] = []
@@ -97,12 +108,17 @@ class Engine:
             return self._turn(text.replace(_WELCOME, "").split("Your task is to:")[0].strip())
 
     def step(self, command: str) -> Turn:
-        """Play one command. One that is not admissible changes nothing and answers `Nothing happens.`"""
+        """Play one command. One that is not admissible changes nothing and answers `Nothing happens.`
+
+        Raises:
+            GameError: the grammar cannot say what happened.
+        """
         action = self._actions.get(command.strip())
         if action is None:
             return self._turn(NOTHING)
-        self._state.apply(action)
-        return self._turn(self._derive(action.feedback_rule, action.mapping))
+        with self._corruption_reported():
+            self._state.apply(action)
+            return self._turn(self._derive(action.feedback_rule, action.mapping))
 
     def close(self) -> None:
         """Hand the engine's library on to the next engine. This one is of no use afterwards."""

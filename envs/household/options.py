@@ -39,7 +39,8 @@ class HouseholdOptions(BaseModel):
     )
     games_dir: Path | None = Field(
         None,
-        description="Folder searched for `**/game.tw-pddl`; its games are played instead of generated ones.",
+        description="Folder searched for `**/game.tw-pddl`; its games are played instead of generated ones. "
+        "textworld evaluates expressions in a game's grammar as Python: play games that you trust.",
     )
 
     @field_validator("task_types")

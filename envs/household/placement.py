@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from erecap.envs.household import wheel
 from erecap.envs.household.rooms import LAMP_KIND, LAMP_SURFACES, Receptacle, Room, Spot, load_room, room_numbers
@@ -51,13 +52,7 @@ def draw(split: str, task_type: str, max_objects: int, rng: random.Random) -> Pl
 
     Returns None where the drawn objects do not fit into the drawn room: draw again.
     """
-    constants = wheel.constants()
-    fitting = [
-        number
-        for number in room_numbers(split)
-        if load_room(number).kind in constants.GOALS_VALID[task_type] and goals_of(load_room(number), task_type)
-    ]
-    room = load_room(rng.choice(fitting))
+    room = load_room(rng.choice(fitting_rooms(split, task_type)))
     # First the object, then the receptacle: objects that fit everywhere shall not crowd out the others.
     choices = goals_of(room, task_type)
     target = rng.choice(sorted(choices))
@@ -74,6 +69,13 @@ def draw(split: str, task_type: str, max_objects: int, rng: random.Random) -> Pl
     turns = [turn for turn in range(4) if Spot(x, z, turn, 0) not in taken]
     start = Spot(x, z, rng.choice(turns), 0)
     return Placement(room, task_type, target, parent, toggle, sentence, items, start)
+
+
+@cache
+def fitting_rooms(split: str, task_type: str) -> tuple[int, ...]:
+    """Rooms of a split in which a game of `task_type` is possible and, by ALFRED's rules, makes sense."""
+    kinds = wheel.constants().GOALS_VALID[task_type]
+    return tuple(n for n in room_numbers(split) if load_room(n).kind in kinds and goals_of(load_room(n), task_type))
 
 
 def goals_of(room: Room, task_type: str) -> dict[str, list[str]]:

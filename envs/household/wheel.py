@@ -49,11 +49,13 @@ def layout_file(number: int, part: str) -> Path:
     return data_root() / "gen" / "layouts" / f"FloorPlan{number}-{part}"
 
 
+@cache
 def constants() -> ModuleType:
     """`alfworld.gen.constants`: which receptacle holds what, what can be heated, the split by rooms."""
     return need("alfworld.gen.constants")
 
 
+@cache
 def goals() -> dict[str, dict]:
     """Task type -> `{"pddl": goal with placeholders, "templates": sentences}` (`alfworld.gen.goal_library`)."""
     return need("alfworld.gen.goal_library").gdict
