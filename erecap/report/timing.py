@@ -16,6 +16,8 @@ LENGTH_EDGES = (0, 500, 1000, 2000, 4000, 8000)  # prompt tokens
 LENGTH_TOLERANCE = 0.05  # two prompts of this relative difference in length count as equally long
 ALLOWANCE = 0.10  # a measured speed-up may lie this far above its ceiling before it counts as a fault
 
+FAULT_PAIRS = 5  # a median over fewer pairs is no ground for calling a fault
+
 
 def timed(calls: Sequence[ReplanRow]) -> list[ReplanRow]:
     """Calls whose times mean something: a model was called, and nothing else ran beside it."""
@@ -121,7 +123,7 @@ def speed_up(
         "replan_speed_up": median([first.total_ms / second.total_ms for first, second in pairs]),
         "share_of_ceiling": share,
         "allowance": ALLOWANCE,
-        "fault": share is not None and share > 1 + ALLOWANCE,
+        "fault": share is not None and len(pairs) >= FAULT_PAIRS and share > 1 + ALLOWANCE,
     }
 
 

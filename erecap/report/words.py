@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from erecap.report.formats import interval_points, listing, milliseconds, percent, plural, points, times
+from erecap.report.formats import count, interval_points, listing, milliseconds, percent, plural, points, times
 from erecap.report.load import Run
 from erecap.report.summary import RESULT_EPISODES
 
 LOW_SR = 0.3  # below this success rate in every planned mode, the page says whose failure that is
+MIN_PAIRS = 20  # below this many pairs a bootstrap interval is too narrow to be believed
+SHORT_PROMPT = 1000  # tokens; below, what is always protected decides most of what is kept
 STOCK_MODELS = ("smollm2-135m-instruct",)  # prefixes of models that were never trained on these tasks
 
 
@@ -95,12 +97,14 @@ def _low_success(model: str) -> str:
 def _differences(summary: dict[str, Any]) -> list[Sentence]:
     """Which modes differ from the baseline in success, as far as the intervals tell."""
     base = summary["baseline"]
-    alike, open_modes, sentences = [], [], []
+    few, alike, open_modes, sentences = [], [], [], []
     for mode, paired in summary["paired"].items():
         success = paired["success"]
         if mode == "expert" or success is None:
             continue
-        if success["value"] == success["low"] == success["high"] == 0:
+        if paired["pairs"] < MIN_PAIRS:
+            few.append(mode)
+        elif success["value"] == success["low"] == success["high"] == 0:
             alike.append(mode)
         elif success["low"] <= 0 <= success["high"]:
             open_modes.append(mode)
@@ -112,6 +116,14 @@ def _differences(summary: dict[str, Any]) -> list[Sentence]:
                     f"{interval_points(success)} over {plural(paired['pairs'], 'pair')} excludes zero.",
                 )
             )
+    if few:
+        sentences.append(
+            Sentence(
+                "success",
+                f"Nothing is claimed about the difference in success between {base} and {listing(few)}: under "
+                f"{MIN_PAIRS} paired episodes an interval cannot be trusted.",
+            )
+        )
     if open_modes:
         sentences.append(
             Sentence(
@@ -148,10 +160,15 @@ def _speed(summary: dict[str, Any]) -> list[Sentence]:
         for mode, figures in compared.items()
     ]
     whole = [f"{mode} {times(figures['replan_speed_up'])}" for mode, figures in compared.items()]
-    return [
-        Sentence("speed", f"Prefill at equal prompt length against {base}: {', '.join(parts)}."),
-        Sentence("speed", f"The whole replanning call, decoding included: {', '.join(whole)}."),
+    sentences = [
+        Sentence("speed", f"Prefill speed-up over {base} at equal prompt length: {', '.join(parts)}."),
+        Sentence("speed", f"Speed-up of the whole replanning call, decoding included: {', '.join(whole)}."),
     ]
+    slower = [mode for mode, figures in compared.items() if figures["prefill_speed_up"] < 1]
+    if slower:
+        text = f"Below 1× is slower: for {listing(slower)}, pruning cost more than it saved at these lengths."
+        sentences.append(Sentence("speed", text))
+    return sentences
 
 
 def _notes(summary: dict[str, Any]) -> list[Sentence]:
@@ -162,6 +179,15 @@ def _notes(summary: dict[str, Any]) -> list[Sentence]:
             Sentence(
                 "note",
                 f"{plural(contended, 'call')} ran beside other episodes and {_stand(contended)} outside all times.",
+            )
+        )
+    prompts = [figures["tokens"]["prompt"]["p50"] for figures in summary["modes"].values() if figures["model_calls"]]
+    if summary["ceiling"] and prompts and max(prompts) < SHORT_PROMPT:
+        sentences.append(
+            Sentence(
+                "note",
+                f"Prompts are short (at most {count(max(prompts))} tokens in the median). Under {count(SHORT_PROMPT)} "
+                "tokens, what is always protected decides most of what is kept, so scorers can hardly differ.",
             )
         )
     errors = len(summary["apart"]["errors"])

@@ -121,7 +121,12 @@ def test_ceiling_beside_the_speed_up(tmp_path: Path) -> None:
 
 
 def test_a_speed_up_above_its_ceiling_is_a_fault(tmp_path: Path) -> None:
-    assert summary_of(calls_run(tmp_path / "noise", 3.1))["faults"] == []  # above 3.0, within the allowance
+    assert summary_of(calls_run(tmp_path / "noise", 3.1))["faults"] == []  # above 2.96, within the allowance
+    few = calls_run(tmp_path / "few", 3.6)
+    rows = (few / "replans.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (few / "replans.jsonl").write_text("".join(rows[:-2]), encoding="utf-8")
+    assert summary_of(few)["ceiling"][PRUNED]["pairs"] == 4
+    assert summary_of(few)["faults"] == []
     assert summary_of(calls_run(tmp_path / "fault", 3.6))["faults"] == [PRUNED]
     assert words_of(tmp_path / "fault").startswith(f"Fault: {PRUNED} measured a prefill speed-up of 3.60×")
 
@@ -152,19 +157,32 @@ def test_calls_pair_by_length_within_their_suite() -> None:
     ]
 
 
+def test_words_claim_nothing_from_few_pairs(tmp_path: Path) -> None:
+    rows = [episode_row("s", "full", 0, success=True, end="success"), episode_row("s", PRUNED, 0)]
+    text = words_of(write_run(tmp_path / "run", rows, config={"modes": ["full", PRUNED]}))
+    assert "Nothing is claimed" in text and "excludes" not in text
+
+
+def test_words_say_when_pruning_is_slower(tmp_path: Path) -> None:
+    text = words_of(calls_run(tmp_path / "run", 0.8))
+    assert f"Below 1× is slower: for {PRUNED}" in text
+    assert "0.80× (at most 2.9" in text
+    assert "Prompts are short" not in text  # 1,000 tokens
+
+
 def test_words_claim_no_more_than_the_intervals(tmp_path: Path) -> None:
     won = {"success": True, "end": "success"}
-    lost_all = [episode_row("s", "full", n, **won) for n in range(12)] + [
-        episode_row("s", PRUNED, n) for n in range(12)
+    lost_all = [episode_row("s", "full", n, **won) for n in range(24)] + [
+        episode_row("s", PRUNED, n) for n in range(24)
     ]
     text = words_of(write_run(tmp_path / "differs", lost_all, config={"modes": ["full", PRUNED]}))
     assert f"{PRUNED} differs from full by −100.0 points" in text and "excludes zero" in text
-    alike = [episode_row("s", mode, n) for mode in ("full", PRUNED) for n in range(12)]
+    alike = [episode_row("s", mode, n) for mode in ("full", PRUNED) for n in range(24)]
     text = words_of(write_run(tmp_path / "alike", alike, config={"modes": ["full", PRUNED]}))
     assert "exactly the same episodes" in text
     assert "never trained to plan" in text  # nothing was won, and the model is the stock one
-    mixed = [episode_row("s", "full", n, **(won if n % 2 else {})) for n in range(12)]
-    mixed += [episode_row("s", PRUNED, n, **(won if n % 3 else {})) for n in range(12)]
+    mixed = [episode_row("s", "full", n, **(won if n % 2 else {})) for n in range(24)]
+    mixed += [episode_row("s", PRUNED, n, **(won if n % 3 else {})) for n in range(24)]
     text = words_of(write_run(tmp_path / "mixed", mixed, config={"modes": ["full", PRUNED]}))
     assert f"No difference in success from full is shown for {PRUNED}" in text
     assert "never trained" not in text
