@@ -68,7 +68,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
 
 
 def load_suites(config: RunConfig) -> dict[str, Suite]:
-    """The suites of a run by name, in its order, with its number of episodes if it sets one.
+    """The suites of a run by name, in its order, with the run's episodes and horizon where it sets them.
 
     Raises:
         ConfigError: as `load_suite`, or two suites of one name.
@@ -78,9 +78,8 @@ def load_suites(config: RunConfig) -> dict[str, Suite]:
         suite = load_suite(name)
         if suite.name in suites:
             raise ConfigError(f"{name}: name: two suites of this run are called {suite.name!r}; allowed: one")
-        if config.episodes is not None:
-            suite = suite.model_copy(update={"episodes": config.episodes})
-        suites[suite.name] = suite
+        changes = {"episodes": config.episodes, "horizon": config.horizon}
+        suites[suite.name] = suite.model_copy(update={k: v for k, v in changes.items() if v is not None})
     return suites
 
 

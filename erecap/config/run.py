@@ -88,6 +88,9 @@ class RunConfig(BaseModel):
     episodes: int | None = Field(
         None, ge=1, le=100_000, description="Episodes per suite; null: what the suite says."
     )
+    horizon: int | None = Field(
+        None, ge=1, le=100_000, description="Commands per episode; null: what the suite says."
+    )
     seed: Seed = Field(0, description="Seed of what the run itself draws: the random scorer.")
     executor: Literal["serial", "process"] = Field(
         "serial", description="serial: one episode at a time; process: several, in worker processes."

@@ -58,7 +58,7 @@ class RunProgress:
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        self._console.print(line, markup=False, highlight=False)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def playing(self, job: Job, steps: int, plans: int) -> None:
         """Something happened in the episode of `job`."""
