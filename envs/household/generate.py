@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,8 +59,7 @@ class Recipe:
 
     def folder(self) -> Path:
         """Where the games lie: `<cache>/household/<split>/<seed>/<task types key>`."""
-        need("alfworld")
-        what = json.dumps([self.task_types, self.max_objects, GENERATOR, version("alfworld")])
+        what = json.dumps([self.task_types, self.max_objects, GENERATOR, _alfworld_version()])
         name = "all" if self.task_types == TASK_TYPES else f"{len(self.task_types)}-types"
         key = f"{name}-{hashlib.sha256(what.encode()).hexdigest()[:10]}"
         return cache_dir() / "household" / self.split / str(self.seed) / key
@@ -219,6 +219,12 @@ def _write_game(folder: Path, placement: Placement, walkthrough: list[str], *, t
         shutil.rmtree(aside, ignore_errors=True)
 
 
+@cache
+def _alfworld_version() -> str:
+    need("alfworld")
+    return version("alfworld")
+
+
 def _notes(game_file: Path) -> dict[str, Any]:
     path = game_file.with_name(TASK_FILE)
     try:
@@ -250,7 +256,7 @@ def _write_manifest(recipe: Recipe) -> Path:
         "task_types": list(recipe.task_types),
         "max_objects": recipe.max_objects,
         "generator": GENERATOR,
-        "alfworld": version("alfworld"),
+        "alfworld": _alfworld_version(),
         "dropped": sum(game["dropped"] for game in games),
         "games": games,
     }
