@@ -16,14 +16,17 @@ ROOT = Path(__file__).parents[2]
 MAPPED = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
 
 CORE = {
+    "budget",
     "context",
     "cost",
+    "decoding",
     "errors",
     "files",
     "generation",
     "language_model",
     "models",
     "protocols",
+    "session",
     "tokens",
     "wrapping",
 }
