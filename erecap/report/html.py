@@ -14,7 +14,7 @@ from erecap.report.load import Run
 from erecap.report.samples import SHADE_NAMES, sample_views
 from erecap.report.svg import series_of
 from erecap.report.timing import LENGTH_EDGES, PHASES
-from erecap.report.words import headline
+from erecap.report.words import MIN_PAIRS, headline
 
 FILTERS = ("percent", "points", "times", "count", "decimal", "milliseconds", "mebibytes", "plural")
 
@@ -30,6 +30,7 @@ def render_page(run: Run, summary: dict[str, Any]) -> str:
         run=run.head,
         summary=summary,
         sentences=headline(run, summary),
+        min_pairs=MIN_PAIRS,
         looks=looks,
         plots={
             name: Markup(svg)
@@ -87,13 +88,18 @@ def setup_rows(run: Run) -> list[tuple[str, str]]:
         rows.append(("weights hash", model.hash))
     else:
         rows.append(("model", "none: no mode of this run calls a language model"))
-    rows.append(("machine", _pairs(head.machine)))
+    rows.append(("machine", _machine(head.machine)))
     rows.append(("versions", _pairs(head.versions)))
     if head.git:
         rows.append(("git", head.git))
     rows.append(("suites", ", ".join(run.suites)))
     rows.append(("modes", ", ".join(run.modes)))
     return [(name, value) for name, value in rows if value]
+
+
+def _machine(facts: dict[str, Any]) -> str:
+    units = {"cpu": "{}", "cores": "{} cores", "threads": "{} threads", "memory_gb": "{} GB memory", "gpu": "GPU {}"}
+    return ", ".join(unit.format(facts[key]) for key, unit in units.items() if facts.get(key) is not None)
 
 
 def _pairs(values: dict[str, Any]) -> str:

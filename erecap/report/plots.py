@@ -15,6 +15,7 @@ from erecap.report.svg import FAINT, INK, Series, inline, new_axes, stand_in
 from erecap.report.timing import PHASES, timed
 
 MAX_DOTS = 250  # dots drawn for a mode in a scatter; lines are over all calls
+FEW_DOTS = 40  # up to this many dots they are drawn larger, as there may be no line
 MIN_CALLS = 3  # a median over fewer calls is not drawn
 LENGTH_STEPS = 8  # bins of the median over prompt length
 PHASE_COLOURS = {"tokenize": 5, "prefill": 1, "prune": 2, "decode": 4, "other": 6}
@@ -50,14 +51,14 @@ def phases(summary: dict[str, Any]) -> str | None:
     for place, mode in enumerate(reversed(modes)):
         left = 0.0
         for phase in PHASES:
-            width = summary["modes"][mode]["latency"]["phases"][phase]["mean"]
+            width = summary["modes"][mode]["latency"]["phases"][phase]["mean"] / 1000
             axes.barh(place, width, left=left, height=0.36, color=stand_in(PHASE_COLOURS[phase]))
             left += width
         axes.text(0, place + 0.22, mode, va="bottom", color=INK)
-    axes.set(ylim=(-0.4, len(modes) - 0.2), yticks=[], xlabel="milliseconds a call, mean")
+    axes.set(ylim=(-0.4, len(modes) - 0.2), yticks=[], xlabel="seconds a call, mean")
     axes.grid(False, axis="y")
     axes.spines["left"].set_visible(False)
-    return inline(figure, "phases", "Mean milliseconds of a replanning call by phase and mode")
+    return inline(figure, "phases", "Mean seconds of a replanning call by phase and mode")
 
 
 def over_length(run: Run, looks: Looks) -> str | None:
@@ -90,8 +91,8 @@ def over_length(run: Run, looks: Looks) -> str | None:
             [call.total_ms / 1000 for call in shown],
             look.marker,
             color=look.colour,
-            ms=2.6,
-            alpha=0.35,
+            ms=2.6 if len(calls) > FEW_DOTS else 4.5,
+            alpha=0.35 if len(calls) > FEW_DOTS else 0.8,
             mew=0,
         )
         axes.plot(*medians(calls), look.marker + "-", color=look.colour, lw=1.8, ms=4.5)

@@ -1,4 +1,4 @@
-// Chooses which mode and which call of a sample episode is shown. Without it, the first of each stays visible.
+// Chooses which mode and which call of a sample episode is shown. Without it, the first mode and its last call stay visible.
 document.documentElement.classList.add("js");
 for (const sample of document.querySelectorAll(".sample")) {
   const tabs = [...sample.querySelectorAll(".tabs button")];
@@ -21,6 +21,6 @@ for (const sample of document.querySelectorAll(".sample")) {
     select.addEventListener("change", () => show(select.selectedIndex));
     back.addEventListener("click", () => show(select.selectedIndex - 1));
     next.addEventListener("click", () => show(select.selectedIndex + 1));
-    show(0);
+    show(calls.length - 1);
   }
 }

@@ -120,7 +120,7 @@ def _differences(summary: dict[str, Any]) -> list[Sentence]:
         sentences.append(
             Sentence(
                 "success",
-                f"Nothing is claimed about the difference in success between {base} and {listing(few)}: under "
+                f"No claim is made about the difference in success of {listing(few)} from {base}: under "
                 f"{MIN_PAIRS} paired episodes an interval cannot be trusted.",
             )
         )
@@ -160,14 +160,15 @@ def _speed(summary: dict[str, Any]) -> list[Sentence]:
         for mode, figures in compared.items()
     ]
     whole = [f"{mode} {times(figures['replan_speed_up'])}" for mode, figures in compared.items()]
+    fewest = min(figures["pairs"] for figures in compared.values())
+    over = f"medians over at least {plural(fewest, 'pair')} of calls"
     sentences = [
-        Sentence("speed", f"Prefill speed-up over {base} at equal prompt length: {', '.join(parts)}."),
+        Sentence("speed", f"Prefill speed-up over {base} at equal prompt length, {over}: {', '.join(parts)}."),
         Sentence("speed", f"Speed-up of the whole replanning call, decoding included: {', '.join(whole)}."),
     ]
     slower = [mode for mode, figures in compared.items() if figures["prefill_speed_up"] < 1]
     if slower:
-        text = f"Below 1× is slower: for {listing(slower)}, pruning cost more than it saved at these lengths."
-        sentences.append(Sentence("speed", text))
+        sentences.append(Sentence("speed", f"Below 1× is slower: the prefill of {listing(slower)} saved no time."))
     return sentences
 
 

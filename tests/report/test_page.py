@@ -121,7 +121,9 @@ def test_first_prompt_is_visible_without_scripts(page: str) -> None:
     samples = page[page.index('id="samples"') : page.index('id="apart"')]
     for article in samples.split("<article")[1:]:
         assert len(re.findall(r'<div class="mode">', article)) == 1
-        assert '<div class="call">' in article
+        first = article[article.index('<div class="mode">') : article.index('<div class="mode" hidden>')]
+        assert len(re.findall(r'<div class="call">', first)) == 1
+        assert "<option selected>" in first
     assert 'class="k1"' in samples and 'class="k5"' in samples
     assert '<img src="data:image/png;base64,' in samples
     assert 'class="failed"' in samples

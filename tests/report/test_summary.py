@@ -160,12 +160,12 @@ def test_calls_pair_by_length_within_their_suite() -> None:
 def test_words_claim_nothing_from_few_pairs(tmp_path: Path) -> None:
     rows = [episode_row("s", "full", 0, success=True, end="success"), episode_row("s", PRUNED, 0)]
     text = words_of(write_run(tmp_path / "run", rows, config={"modes": ["full", PRUNED]}))
-    assert "Nothing is claimed" in text and "excludes" not in text
+    assert "No claim is made" in text and "excludes" not in text
 
 
 def test_words_say_when_pruning_is_slower(tmp_path: Path) -> None:
     text = words_of(calls_run(tmp_path / "run", 0.8))
-    assert f"Below 1× is slower: for {PRUNED}" in text
+    assert f"Below 1× is slower: the prefill of {PRUNED}" in text
     assert "0.80× (at most 2.9" in text
     assert "Prompts are short" not in text  # 1,000 tokens
 
