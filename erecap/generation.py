@@ -49,13 +49,18 @@ class StopWatcher(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         """`(batch,)` bool: whether each row is done. Batch 1."""
-        if self._stop and self._find(self._decode(input_ids[0, self._prompt_length :].tolist())) is not None:
+        done = self.stopped(input_ids[0, self._prompt_length :].tolist())
+        return torch.full((input_ids.shape[0],), done, device=input_ids.device)
+
+    def stopped(self, new_ids: list[int]) -> bool:
+        """Whether to stop after these generated ids."""
+        if self._stop and self._find(self._decode(new_ids)) is not None:
             self._reason = "stop"
         elif self._cancel is not None and self._cancel():
             self._reason = "cancelled"
         elif self._deadline is not None and time.perf_counter() >= self._deadline:
             self._reason = "deadline"
-        return torch.full((input_ids.shape[0],), self._reason is not None, device=input_ids.device)
+        return self._reason is not None
 
     def result(self, new_ids: list[int], ends: Sequence[int]) -> tuple[str, FinishReason]:
         """The answer without its stop text, and why it ended."""
@@ -73,3 +78,23 @@ class StopWatcher(StoppingCriteria):
     def _find(self, text: str) -> int | None:
         places = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
         return min(places) if places else None
+
+
+def sampler(temperature: float, top_p: float, seed: int | None, device: torch.device) -> Callable[[torch.Tensor], int]:
+    """A function that samples an id from logits `(vocab,)`; nucleus sampling after Holtzman et al. (1904.09751).
+
+    Raises:
+        ValueError: temperature not above 0, or `top_p` outside (0, 1].
+    """
+    if temperature <= 0 or not 0.0 < top_p <= 1.0:
+        raise ValueError(f"temperature must be above 0 and top_p in (0, 1], got {temperature} and {top_p}")
+    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+
+    def pick(logits: torch.Tensor) -> int:
+        probabilities = (logits.float() / temperature).softmax(-1)
+        ordered, ids = probabilities.sort(descending=True)
+        # The smallest set whose mass reaches top_p: drop what begins beyond it.
+        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0.0
+        return int(ids[torch.multinomial(ordered, 1, generator=generator)])
+
+    return pick

@@ -24,6 +24,8 @@ class Message(TypedDict):
     # Character spans [start, end) of `content` that pruning must keep. Absent: the default rule of
     # `erecap.context.protection` applies. Chat templates ignore keys that they do not know.
     protect: NotRequired[list[tuple[int, int]]]
+    # Spans that something newer has made worthless, such as an old look at the same place: evicted first.
+    stale: NotRequired[list[tuple[int, int]]]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Usage:
     kv_bytes: int = 0  # bytes of keys and values stored when the call returned
     overflow_messages: int = 0  # oldest whole messages left out to fit the model's window
     truncated_tokens: int = 0  # tokens cut out of the middle of the newest message to fit
+    evicted_tokens: int = 0  # stored tokens dropped in this call to stay within the budget
+    rewritten_tokens: int = 0  # tokens read earlier and given up because the chat before them was rewritten
+    drafted_tokens: int = 0  # tokens proposed to be verified
+    accepted_tokens: int = 0  # of these, kept
 
     @property
     def kept_tokens(self) -> float:

@@ -62,9 +62,12 @@ def render(context: Context, *, max_steps: int = 5) -> Rendered:
         span = spans[index]
         if span.start < span.end:
             protect[span.message].append((span.start, span.end))
+    stale: list[list[tuple[int, int]]] = [[] for _ in turns]
+    for index in sorted(context.graph.superseded()):
+        stale[spans[index].message].append((spans[index].start, spans[index].end))
     messages: list[Message] = [
-        {"role": turn.role, "content": "\n".join(turn.parts), "protect": kept}
-        for turn, kept in zip(turns, protect, strict=True)
+        {"role": turn.role, "content": "\n".join(turn.parts), "protect": kept, "stale": old}
+        for turn, kept, old in zip(turns, protect, stale, strict=True)
     ]
     return Rendered(messages, spans)
 

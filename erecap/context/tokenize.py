@@ -21,6 +21,15 @@ _MARK = "\ue0f0{index}\ue0f1"
 
 
 @dataclass(frozen=True)
+class ChatText:
+    """A rendered chat, not tokenised."""
+
+    text: str  # what the chat template made of the messages
+    spans: list[tuple[int, int]]  # per message: characters of `text` that hold its content
+    skipped: list[int]  # per message: leading characters of its content that the template left out
+
+
+@dataclass(frozen=True)
 class Prompt:
     """A rendered and tokenised chat prompt. All spans are half open, `[start, end)`."""
 
@@ -84,11 +93,17 @@ def render_prompt(
             f"tokenizer {_name(tokenizer)} gives no character offsets; "
             "a fast tokenizer (one with a tokenizer.json) is needed"
         )
+    chat = render_chat(messages, tokenizer, add_generation_prompt)
+    encoded = tokenizer(chat.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    offsets = [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
+    return Prompt(chat.text, list(encoded["input_ids"]), chat.spans, offsets, chat.skipped)
+
+
+def render_chat(messages: Sequence[Message], tokenizer: Any, add_generation_prompt: bool = True) -> ChatText:
+    """The chat template's text, and where each message's content stands in it. Raises ModelError likewise."""
     text = render_text(messages, tokenizer, add_generation_prompt)
     spans, skipped = _locate(messages, tokenizer, add_generation_prompt, text)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    offsets = [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
-    return Prompt(text, list(encoded["input_ids"]), spans, offsets, skipped)
+    return ChatText(text, spans, skipped)
 
 
 def render_text(messages: Sequence[Message], tokenizer: Any, add_generation_prompt: bool = True) -> str:

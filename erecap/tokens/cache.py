@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -140,6 +140,61 @@ class PrunedCache(DynamicCache):
                     raise ValueError(f"protected span ({start}, {end}) does not rise from 0")
                 mask[row, max(0, start - self._logical) : max(0, end - self._logical)] = True
         return mask.to(device)
+
+    # Edits between reads ----------------------------------------------------------------------------------
+
+    def drop(self, gone: Callable[[Layout], torch.Tensor]) -> int:
+        """Evict stored tokens, layer by layer. Positions stay as they are. For caches of one row.
+
+        Args:
+            gone: maps a layout to `(width,)` bool, True where the token is to go; asked once per distinct layout.
+
+        Returns:
+            Tokens evicted, of the layer that lost most.
+        """
+        most = 0
+        done: dict[int, tuple[Layout, Layout, torch.Tensor | None]] = {}
+        for number, layout in enumerate(self._layouts):
+            if layout is None:
+                continue
+            if id(layout) not in done:
+                stay = ~gone(layout)
+                columns = None if bool(stay.all()) else stay.nonzero().squeeze(1)
+                new = layout
+                if columns is not None:
+                    new = layout.take(columns.unsqueeze(0), layout.valid[:, columns])
+                done[id(layout)] = (layout, new, columns)
+            _, new, columns = done[id(layout)]
+            if columns is not None:
+                self.layers[number].select(columns)
+                self._layouts[number] = new
+                most = max(most, layout.width - new.width)
+        return most
+
+    def stored_index(self) -> torch.Tensor:
+        """Sorted places `(n,)` of the tokens that at least one layer stores. For caches of one row."""
+        distinct = {id(layout): layout.index[0] for layout in self._layouts if layout is not None}
+        if not distinct:
+            return torch.empty(0, dtype=torch.long)
+        return torch.cat(list(distinct.values())).unique()
+
+    def move(self, rotate: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor], moved: torch.Tensor) -> None:
+        """Give stored tokens new positions. For caches of one row.
+
+        Args:
+            rotate: maps `(layer, keys (1, kv_heads, n, head_dim), shift (n,))` to the keys turned by `shift` positions.
+            moved: `(logical length,)` new position of every token read; only those of stored tokens are used.
+        """
+        done: dict[int, tuple[Layout, Layout]] = {}
+        for number, layout in enumerate(self._layouts):
+            if layout is None:
+                continue
+            if id(layout) not in done:
+                done[id(layout)] = (layout, layout.moved(moved.to(layout.index.device)[layout.index]))
+            new = done[id(layout)][1]
+            layer = self.layers[number]
+            layer.replace_keys(rotate(number, layer.keys, (new.positions - layout.positions)[0]))
+            self._layouts[number] = new
 
     # What transformers asks -------------------------------------------------------------------------------
 

@@ -28,8 +28,8 @@ class Layout:
 
     @cached_property
     def span(self) -> int:
-        """Distance between the first and the last stored token, the largest that a window must cover."""
-        return int((self.index[:, -1] - self.index[:, 0]).max()) if self.width else 0
+        """Distance between the first and the last stored position, the largest that a window must cover."""
+        return int((self.positions[:, -1] - self.positions[:, 0]).max()) if self.width else 0
 
     def lengths(self) -> list[int]:
         """Real tokens per row."""
@@ -61,6 +61,10 @@ class Layout:
     def to(self, device: torch.device) -> Layout:
         """A copy on `device`."""
         return Layout(self.index.to(device), self.positions.to(device), self.valid.to(device), self.all_valid)
+
+    def moved(self, positions: torch.Tensor) -> Layout:
+        """The same tokens at other positions `(batch, width)`."""
+        return Layout(self.index, positions, self.valid, self.all_valid)
 
     def first(self, width: int) -> Layout:
         """The first `width` entries."""

@@ -30,7 +30,7 @@ def visible(stored: Layout, live: Layout, window: int | None) -> torch.Tensor | 
     Args:
         stored: tokens whose keys the layer holds after this read, the live ones last.
         live: tokens being read.
-        window: sliding window of the layer, in tokens of the sequence, or None.
+        window: sliding window of the layer, in positions, or None. Positions, because splicing closes them up.
 
     Returns:
         `(batch, 1, live, stored)` bool, True where attention is allowed; None where plain causal order says the
@@ -43,7 +43,8 @@ def visible(stored: Layout, live: Layout, window: int | None) -> torch.Tensor | 
     query, key = live.index.unsqueeze(2), stored.index.unsqueeze(1)
     allowed = (key <= query) & stored.valid.unsqueeze(1)
     if window is not None:
-        allowed = allowed & (key > query - window)
+        near = stored.positions.unsqueeze(1) > live.positions.unsqueeze(2) - window
+        allowed = allowed & near
     if not live.all_valid:
         # A row that may see nothing becomes NaN in some kernels. Padding sees itself; nobody sees padding.
         allowed = allowed | (key == query)

@@ -25,6 +25,7 @@ class _Current(threading.local):
         self.reading: Any = None
         self.layers: frozenset[int] = frozenset()  # layers whose attention mass is wanted
         self.caches: list[Any] = []
+        self.collect: dict[int, torch.Tensor] | None = None  # by layer, over all stored keys
 
 
 current = _Current()
@@ -42,6 +43,10 @@ def install(config: Any) -> None:
         raise ValueError(f"attention scores need attn_implementation sdpa, eager or flash_attention_*, not {name!r}")
 
     def probed(module, query, key, value, attention_mask, **kwargs):  # type: ignore[no-untyped-def]
+        if current.collect is not None:
+            scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
+            mass = last_query_mass(query, key, attention_mask, scaling, kwargs.get("softcap"))
+            current.collect[module.layer_idx] = mass
         reading = current.reading
         if reading is not None and module.layer_idx in current.layers:
             scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5

@@ -45,9 +45,13 @@ def prune(
 
 
 @contextmanager
-def attach(model: nn.Module, cache: PrunedCache) -> Iterator[PrunedCache]:
-    """Put the hooks on `model` so that `cache` can be used with it (again). Leaves the model as it was."""
-    attention = cache.scorer.needs_attention
+def attach(model: nn.Module, cache: PrunedCache, *, attention: bool = False) -> Iterator[PrunedCache]:
+    """Put the hooks on `model` so that `cache` can be used with it (again). Leaves the model as it was.
+
+    Args:
+        attention: run attention through the probe although the cache's scorer does not ask for it.
+    """
+    attention = attention or cache.scorer.needs_attention
     hooks.acquire(model, attention)
     probe.current.caches.append(cache)
     try:

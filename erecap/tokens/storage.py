@@ -63,6 +63,15 @@ class KVLayer(DynamicLayer):
         """Keep the first `length` tokens; their storage stays where it is."""
         self.length = length
 
+    def select(self, columns: torch.Tensor) -> None:
+        """Keep the stored tokens `columns` `(kept,)`, in that order, and free the room of the others."""
+        self.keys = self._keys.index_select(2, columns)  # type: ignore[union-attr]
+        self.values = self._values.index_select(2, columns)  # type: ignore[union-attr]
+
+    def replace_keys(self, keys: torch.Tensor) -> None:
+        """Write `keys` `(batch, kv_heads, length, head_dim)` over the stored ones."""
+        self._keys[:, :, : self.length] = keys  # type: ignore[index]
+
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the newest `-tokens_to_remove` tokens."""
         if tokens_to_remove > 0:

@@ -1,0 +1,1 @@
+"""Decoding on top of a session: constrained, drafted, verified."""

@@ -1,0 +1,125 @@
+"""The decode loop: one token at a time where it must be, several in one pass where they can be verified.
+
+Three ways save passes and change nothing in a greedy answer: a token that the constraint leaves no choice about is
+appended without asking the model; drafted tokens are read in one pass and kept as far as they are what the model
+would have said; and both ride along in the same pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from erecap.decoding.draft import LookupDraft
+from erecap.protocols import AllowedTokens
+
+Ended = Callable[[list[int]], bool]
+
+
+class Reader(Protocol):
+    """The model on top of its cache."""
+
+    def read(self, ids: Sequence[int]) -> torch.Tensor:
+        """Reads `ids`, storing their keys; logits `(len(ids), vocab)` after each of them."""
+        ...
+
+    def take_back(self, tokens: int) -> None:
+        """Forgets the newest `tokens` tokens read."""
+        ...
+
+
+@dataclass
+class Decoded:
+    """The outcome of a decode loop."""
+
+    ids: list[int] = field(default_factory=list)  # generated, in order
+    unread: int = 0  # of these, newest ones whose keys are not stored yet
+    passes: int = 0  # forward calls
+    drafted: int = 0  # tokens proposed
+    accepted: int = 0  # of these, kept
+
+
+def decode(
+    reader: Reader,
+    logits: torch.Tensor,
+    *,
+    max_new_tokens: int,
+    ended: Ended,
+    pick: Callable[[torch.Tensor], int] | None = None,
+    allowed: AllowedTokens | None = None,
+    draft: LookupDraft | None = None,
+) -> Decoded:
+    """Generate until `ended` says so or `max_new_tokens` are there.
+
+    Args:
+        reader: reads on from the prompt.
+        logits: `(vocab,)` after the prompt's last token.
+        ended: asked with all generated ids after each token.
+        pick: chooses from masked logits `(vocab,)`; None is greedy. Drafts are used with greedy choice only, where
+            the verified answer is the plain one.
+        allowed: ids allowed after the generated ones; it is asked at every drafted place as well.
+        draft: proposals to verify.
+    """
+    out = Decoded()
+    greedy = pick is None
+    pending: list[int] = []  # generated, not read
+
+    def choose(row: torch.Tensor) -> int:
+        if allowed is not None:
+            ids = list(allowed(out.ids))
+            if len(ids) == 1:
+                return ids[0]
+            index = torch.tensor(ids, device=row.device)
+            if greedy:
+                # argmax over the allowed ones in order of id, so that ties fall as in the full vocabulary.
+                index = index.sort().values
+                return int(index[row[index].argmax()])
+            row = torch.full_like(row, float("-inf")).index_copy(0, index, row[index])
+        return int(row.argmax()) if pick is None else pick(row)
+
+    def add(token: int) -> bool:
+        out.ids.append(token)
+        return len(out.ids) >= max_new_tokens or ended(out.ids)
+
+    def add_forced() -> bool:
+        """Append tokens as long as there is only one choice; true if that ended the answer."""
+        while allowed is not None:
+            ids = allowed(out.ids)
+            if len(ids) != 1:
+                return False
+            pending.append(ids[0])
+            if add(ids[0]):
+                return True
+        return False
+
+    while True:
+        token = choose(logits)
+        pending.append(token)
+        if add(token) or add_forced():
+            break
+        room = max_new_tokens - len(out.ids) - 1
+        proposal = draft.propose(out.ids)[:room] if draft is not None and greedy and room > 0 else []
+        rows = reader.read(pending + proposal)
+        out.passes += 1
+        out.drafted += len(proposal)
+        logits = rows[len(pending) - 1]
+        pending.clear()
+        accepted, done = 0, False
+        for token in proposal:
+            if choose(logits) != token:
+                break
+            accepted += 1
+            logits = rows[len(rows) - len(proposal) + accepted - 1]
+            if add(token):
+                done = True
+                break
+        out.accepted += accepted
+        if accepted < len(proposal):
+            reader.take_back(len(proposal) - accepted)
+        if done:
+            break
+    out.unread = len(pending)
+    return out

@@ -1,0 +1,104 @@
+"""Which stored tokens stay when a session is over its budget.
+
+What is protected comes first, in tiers; what the context graph calls stale goes first; a score ranks the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from erecap.errors import BudgetError
+from erecap.protocols import Message
+from erecap.session.transcript import Mark
+
+HEAD, PROTECTED, NEWEST, OPEN, STALE = 4.0, 3.0, 2.0, 1.0, 0.0
+
+
+def tiers(
+    index: torch.Tensor,
+    marks: Sequence[Mark],
+    messages: Sequence[Message],
+    spans: Sequence[tuple[int, int, int]],
+    sinks: int,
+) -> torch.Tensor:
+    """Tier of each stored token, the higher the longer it stays.
+
+    Args:
+        index: `(n,)` places of stored tokens.
+        marks: ends of the messages read.
+        messages: the chat.
+        spans: protected `(message, start, end)` characters.
+        sinks: first tokens of the sequence that always stay.
+
+    Returns:
+        `(n,)` float32: HEAD for sinks, system and what is protected up to the first user message; PROTECTED for
+        other protected text; NEWEST for the last message; OPEN for the rest; STALE for what messages call stale.
+    """
+    tier = torch.full(index.shape, OPEN)
+    tier[index < sinks] = HEAD
+    by_message = {mark.message: mark for mark in marks}
+    first_user = next((i for i, message in enumerate(messages) if message["role"] == "user"), -1)
+    last = len(messages) - 1
+    for number, message in enumerate(messages):
+        for start, end in message.get("stale", ()):
+            _raise(tier, index, by_message.get(number), start, end, STALE)
+    for number, start, end in spans:
+        if number == last:
+            level = NEWEST
+        else:
+            level = HEAD if number <= first_user or messages[number]["role"] == "system" else PROTECTED
+        _raise(tier, index, by_message.get(number), start, end, level)
+    return tier
+
+
+def _raise(tier: torch.Tensor, index: torch.Tensor, mark: Mark | None, start: int, end: int, level: float) -> None:
+    if mark is None or not mark.starts:
+        return
+    starts = torch.tensor(mark.starts)
+    inside = (starts < end).logical_and(torch.cat([starts[1:], starts.new_tensor([1 << 30])]) > start)
+    places = inside.nonzero().squeeze(1) + mark.first
+    if not len(places):
+        return
+    hit = torch.isin(index, places)
+    if level == STALE:
+        tier[hit] = torch.minimum(tier[hit], torch.tensor(level))
+    else:
+        tier[hit] = torch.maximum(tier[hit], torch.tensor(level))
+
+
+def stay(index: torch.Tensor, tier: torch.Tensor, scores: torch.Tensor, budget: int) -> torch.Tensor:
+    """Which tokens stay, at most `budget` of them.
+
+    Args:
+        index, tier, scores: `(n,)`; scores are finite, higher stays longer, ties go to the newer token.
+
+    Returns:
+        `(n,)` bool.
+
+    Raises:
+        BudgetError: the HEAD tier alone exceeds the budget.
+    """
+    count = index.shape[0]
+    if count <= budget:
+        return torch.ones(count, dtype=torch.bool)
+    head = int((tier == HEAD).sum())
+    if head > budget:
+        raise BudgetError(
+            f"system, goal and format take {head} tokens, the budget is kv_tokens={budget}; "
+            "raise the budget or shorten them"
+        )
+    # Within the newest message its two ends outlast its middle: what it is about, and what was seen last.
+    order = scores.double()
+    newest = (tier == NEWEST).nonzero().squeeze(1)
+    if len(newest):
+        place = torch.arange(len(newest), dtype=torch.float64)
+        order = order.clone()
+        order[newest] = (place - (len(newest) - 1) / 2).abs()
+    span = float(order.max() - order.min()) + 1.0
+    key = tier.double() * 2 + (order - order.min()) / span
+    best = key.flip(0).argsort(descending=True, stable=True)[:budget]
+    keep = torch.zeros(count, dtype=torch.bool)
+    keep[count - 1 - best] = True
+    return keep

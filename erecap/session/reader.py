@@ -1,0 +1,244 @@
+"""The model side of a session: reading chunks, evicting down to the budget, closing up positions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from erecap.budget import Budget
+from erecap.errors import BudgetError
+from erecap.protocols import Message
+from erecap.session.ranking import stay, tiers
+from erecap.session.rotary import KeyRotator
+from erecap.session.transcript import Mark, Transcript
+from erecap.tokens import probe
+from erecap.tokens.cache import PrunedCache
+from erecap.tokens.pruning import attach
+from erecap.tokens.schedule import PruneConfig
+from erecap.tokens.scorers import RandomScorer, ScoreContext
+
+EVICT_BY = ("recency", "random", "attention")
+CHUNK = 512  # tokens read at once; eviction happens between chunks
+
+Spans = Sequence[tuple[int, int, int]]
+
+
+class SessionReader:
+    """A model on top of one session's cache; see `ReplanSession` for the arguments.
+
+    Raises:
+        ValueError: `prune` does not fit the model, or an unknown `evict_by`.
+    """
+
+    def __init__(self, model: Any, prune: PruneConfig | None, budget: Budget, evict_by: str, seed: int) -> None:
+        if evict_by not in EVICT_BY:
+            raise ValueError(f"unknown evict_by {evict_by!r}; known: {', '.join(EVICT_BY)}")
+        self.model = model
+        self.budget = budget
+        self.evict_by = evict_by
+        self.seed = seed
+        self.prune = prune
+        self.pending: list[int] = []  # ids of the last answer that were generated but not read
+        self.evicted = 0  # tokens evicted so far
+        self.evict_seconds = 0.0
+        self._config = model.config.get_text_config(decoder=True)
+        self.cache = PrunedCache(prune or PruneConfig(keep=1.0, stages=()), self._config.num_hidden_layers)
+        self._attention: torch.Tensor | None = None  # (tokens read,) mass of the newest prompt token
+        self._shift = 0  # place minus position of the next token
+        self._rotator: KeyRotator | None = None
+
+    @property
+    def window(self) -> int:
+        """Positions that the model can take."""
+        return int(self._config.max_position_embeddings)
+
+    def ends(self, tokenizer: Any) -> list[int]:
+        """Ids that end an answer."""
+        configured = self.model.generation_config.eos_token_id
+        ends = [configured] if isinstance(configured, int) else list(configured or [])
+        return ends if tokenizer.eos_token_id in (None, *ends) else [*ends, tokenizer.eos_token_id]
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """The hooks are on the model within."""
+        with attach(self.model, self.cache, attention=self.evict_by == "attention"):
+            yield
+
+    # Reading ----------------------------------------------------------------------------------------------
+
+    def prefill(
+        self,
+        ids: Sequence[int],
+        marks: Sequence[Mark],
+        transcript: Transcript,
+        messages: Sequence[Message],
+        spans: Spans,
+        room: int,
+    ) -> torch.Tensor:
+        """Read `ids` in chunks, evicting between them; extends `transcript`.
+
+        Args:
+            room: tokens that will be generated afterwards and must find positions.
+
+        Returns:
+            Logits `(vocab,)` after the last token.
+        """
+        marks = list(marks)
+        logits = None
+        for start in range(0, len(ids), CHUNK):
+            chunk = list(ids[start : start + CHUNK])
+            last = start + CHUNK >= len(ids)
+            self._make_room(len(chunk) + (room if last else 0))
+            if self.prune is not None:
+                everything = [*transcript.marks, *marks]
+                self.cache.arm(protect=_token_spans(everything, spans))
+            collect = last and self.evict_by == "attention"
+            with _collecting(self._config.num_hidden_layers if collect else 0) as masses:
+                logits = self._forward(chunk, keep=1)
+            if collect:
+                self._attention = self._mass(masses)
+            transcript.extend(chunk)
+            while marks and marks[0].tokens <= transcript.tokens:
+                transcript.extend((), [marks.pop(0)])
+            if not last:
+                self.enforce(transcript, messages, spans, coming=marks)
+        assert logits is not None, "a chat always ends with the header of the answer"
+        return logits[-1]
+
+    def read(self, ids: Sequence[int]) -> torch.Tensor:
+        """Read `ids` unpruned; logits `(len(ids), vocab)`."""
+        return self._forward(ids, keep=0)
+
+    def take_back(self, tokens: int) -> None:
+        """Forget the newest `tokens` tokens read."""
+        self.cache.crop(-tokens)
+
+    def back_to(self, tokens: int) -> None:
+        """Forget everything read after the first `tokens` tokens."""
+        self.cache.rollback()
+        self.pending = []
+        self._attention = None
+        self.cache.crop(tokens - self.cache.get_seq_length())
+        if self._shift:
+            # Positions were closed up once; go on right behind the last token that is still stored.
+            layouts = [layout for layout in map(self.cache.layout, range(len(self.cache.layers))) if layout is not None]
+            last = max((int(layout.positions.max()) for layout in layouts if layout.width), default=-1)
+            self._shift = tokens - (last + 1)
+
+    def _forward(self, ids: Sequence[int], keep: int) -> torch.Tensor:
+        device = self.model.device
+        start = self.cache.get_seq_length() - self._shift
+        with torch.no_grad():
+            output = self.model(
+                input_ids=torch.tensor([list(ids)], device=device),
+                position_ids=torch.arange(start, start + len(ids), device=device).unsqueeze(0),
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=keep,
+            )
+        return output.logits[0]
+
+    def _mass(self, masses: dict[int, torch.Tensor]) -> torch.Tensor:
+        """Mean over layers of what the newest token paid each stored token, by place; 0 where none is stored."""
+        total = torch.zeros(self.cache.get_seq_length())
+        for layer, mass in masses.items():
+            layout = self.cache.layout(layer)
+            total.index_add_(0, layout.index[0].cpu(), mass[0].cpu() / len(masses))  # type: ignore[union-attr]
+        return total
+
+    # Evicting ---------------------------------------------------------------------------------------------
+
+    def enforce(
+        self, transcript: Transcript, messages: Sequence[Message], spans: Spans, coming: Sequence[Mark] = ()
+    ) -> None:
+        """Evict until every layer stores at most what the budget says.
+
+        Args:
+            coming: marks of messages that are not read to their end yet.
+
+        Raises:
+            BudgetError: system and goal alone exceed it.
+        """
+        budget = self.budget.tokens(transcript.tokens)
+        if budget is None or max(self.cache.kept_lengths()) <= budget:
+            return
+        started = time.perf_counter()
+        index = self.cache.stored_index().cpu()
+        tier = tiers(index, [*transcript.marks, *coming], messages, spans, self.cache.config.sinks)
+        scores = self._scores(index)
+
+        def gone(layout: Any) -> torch.Tensor:
+            own = layout.index[0].cpu()
+            place = torch.searchsorted(index, own)
+            return ~stay(own, tier[place], scores[place], budget).to(layout.index.device)
+
+        self.evicted += self.cache.drop(gone)
+        self.evict_seconds += time.perf_counter() - started
+
+    def _scores(self, index: torch.Tensor) -> torch.Tensor:
+        if self.evict_by == "random":
+            row = index.unsqueeze(0)
+            context = ScoreContext(row, row, torch.ones_like(row, dtype=torch.bool), self.seed, None)
+            return RandomScorer().score(0, row.unsqueeze(-1), context)[0]
+        if self.evict_by == "attention" and self._attention is not None:
+            # Tokens generated since have not been asked about; they are the newest, and rank first.
+            known = torch.full((self.cache.get_seq_length(),), 1.0)
+            known[: len(self._attention)] = self._attention
+            return known[index]
+        return index.to(torch.float32)
+
+    # Positions --------------------------------------------------------------------------------------------
+
+    def _make_room(self, tokens: int) -> None:
+        """Close up positions if `tokens` more would leave the model's window."""
+        following = self.cache.get_seq_length() - self._shift
+        if following + tokens <= self.window:
+            return
+        self.close_up()
+        following = self.cache.get_seq_length() - self._shift
+        if following + tokens > self.window:
+            raise BudgetError(
+                f"{following} stored tokens and {tokens} more exceed the model's window of {self.window}; "
+                "lower kv_tokens"
+            )
+
+    def close_up(self) -> None:
+        """Give the stored tokens consecutive positions from 0, turning their keys."""
+        if self._rotator is None:
+            self._rotator = KeyRotator(self.model)
+        read = self.cache.get_seq_length()
+        index = self.cache.stored_index()
+        moved = torch.zeros(read, dtype=torch.long, device=index.device)
+        moved[index] = torch.arange(len(index), device=index.device)
+        self.cache.move(self._rotator, moved)
+        self._shift = read - len(index)
+
+
+@contextmanager
+def _collecting(layers: int) -> Iterator[dict[int, torch.Tensor]]:
+    """Collect the attention mass of the newest token in all layers; nothing for 0 layers."""
+    masses: dict[int, torch.Tensor] = {}
+    probe.current.collect = masses if layers else None
+    try:
+        yield masses
+    finally:
+        probe.current.collect = None
+
+
+def _token_spans(marks: Sequence[Mark], spans: Spans) -> list[tuple[int, int]]:
+    """Protected characters as places of tokens."""
+    by_message = {mark.message: mark for mark in marks}
+    found = []
+    for message, start, end in spans:
+        mark = by_message.get(message)
+        if mark is None or not mark.starts:
+            continue
+        following = [*mark.starts[1:], 1 << 30]
+        hit = [n for n, begin in enumerate(mark.starts) if begin < end and following[n] > start]
+        if hit:
+            found.append((mark.first + hit[0], mark.first + hit[-1] + 1))
+    return found

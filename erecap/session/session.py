@@ -1,0 +1,231 @@
+"""`ReplanSession`: one per agent. Chat in, plan text out; keys and values stay between calls."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from erecap.budget import Budget
+from erecap.context.fit import fit_messages
+from erecap.context.protection import protected_spans
+from erecap.context.tokenize import ChatText, Prompt, render_chat, render_prompt
+from erecap.decoding.draft import LookupDraft
+from erecap.decoding.loop import decode
+from erecap.generation import StopWatcher, sampler
+from erecap.protocols import AllowedTokens, Generation, Message, Timing, Usage
+from erecap.session.reader import SessionReader
+from erecap.session.transcript import Mark, Transcript, digest_of
+from erecap.tokens.schedule import PruneConfig
+
+
+class ReplanSession:
+    """Keeps what it has read, reads only what is new, and stays within its budget.
+
+    Without `prune` and `budget` every answer is the unmodified model's for the messages given. With them it is the
+    answer of the model under the masks that the session's log of reads and evictions implies.
+
+    Args:
+        model: a causal language model of transformers, in eval mode; sessions may share one.
+        tokenizer: its fast tokenizer, with a chat template.
+        prune: how many tokens reach the deeper layers while reading; None: all.
+        budget: how many tokens stay stored; None: all.
+        evict_by: what ranks tokens that nothing protects: `recency`, `random` (fixed when a token is read), or
+            `attention` (mass that the newest token of the prompt pays it, taken anew at each call).
+        draft: propose tokens from the previous answer and the newest message; greedy answers stay the same.
+        seed: for `random`.
+        rewind_tokens: see `Transcript`.
+
+    Raises:
+        ValueError: `prune` does not fit the model, or an unknown `evict_by`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        prune: PruneConfig | None = None,
+        budget: Budget | None = None,
+        evict_by: str = "recency",
+        draft: bool = True,
+        seed: int = 0,
+        rewind_tokens: int | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.draft = draft
+        self.budget = budget or Budget()
+        self._reader = SessionReader(model, prune, self.budget, evict_by, seed)
+        self._transcript = Transcript(rewind_tokens)
+        self._previous: list[int] = []  # ids of the last answer, the draft of the next
+
+    # What is known ----------------------------------------------------------------------------------------
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Ids read so far, generated ones as they were generated; without those let go (`rewind_tokens`)."""
+        return list(self._transcript.ids)
+
+    @property
+    def cache(self) -> Any:
+        """The `PrunedCache` behind the session."""
+        return self._reader.cache
+
+    # Calls ------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str] | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        allowed_tokens: AllowedTokens | None = None,
+        draft: str | None = None,
+        deadline_ms: float | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> Generation:
+        """Answer `messages`, reading only what was not read before; arguments as for `HFLanguageModel.generate`.
+
+        Args:
+            draft: text that the answer may repeat, beside the previous answer and the newest message.
+
+        Raises:
+            BudgetError: system and goal exceed the budget or the window.
+            ValueError: `max_new_tokens` out of range.
+        """
+        started = time.perf_counter()
+        if not 1 <= max_new_tokens < self._reader.window:
+            raise ValueError(f"max_new_tokens must be from 1 to {self._reader.window - 1}, got {max_new_tokens}")
+        fitted, dropped, truncated = self._fit(messages, max_new_tokens)
+        chat = render_chat(fitted, self.tokenizer)
+        known = self._transcript.matched(chat.text)
+        matched = time.perf_counter()
+        reused = self._transcript.marks[known - 1].tokens if known else 0
+        rewritten = self._transcript.tokens - reused
+        evicted, pruning = self._reader.evicted, self._prune_seconds()
+        spans = protected_spans(fitted)
+        watcher = StopWatcher(self.tokenizer, 0, stop or (), started, deadline_ms, cancel)
+        ends = self._reader.ends(self.tokenizer)
+        pick = sampler(temperature, top_p, seed, self.model.device) if temperature > 0 else None
+        try:
+            if known < len(self._transcript.marks) or rewritten:
+                self._reader.back_to(self._transcript.cut(known))
+            ids, marks = self._tokenize(chat, known)
+            with self._reader.attached():
+                logits = self._reader.prefill(ids, marks, self._transcript, fitted, spans, max_new_tokens)
+                prefilled = time.perf_counter()
+                sources = self._sources(draft, ids) if self.draft and pick is None else []
+                decoded = decode(
+                    self._reader,
+                    logits,
+                    max_new_tokens=max_new_tokens,
+                    pick=pick,
+                    allowed=allowed_tokens,
+                    draft=LookupDraft(sources) if sources else None,
+                    ended=lambda out: out[-1] in ends or watcher.stopped(out),
+                )
+        except BaseException:
+            # Whatever was read of the new messages has no mark yet: forget it, keep what the last call left.
+            self._reader.back_to(self._transcript.cut(len(self._transcript.marks)))
+            raise
+        decoded_at = time.perf_counter()
+        text, reason = watcher.result(decoded.ids, ends)
+        self._remember(chat, len(fitted), text, decoded.ids, decoded.unread, ends)
+        self._reader.enforce(self._transcript, fitted, spans)
+        ended_at = time.perf_counter()
+        usage = Usage(
+            prompt_tokens=reused + len(ids),
+            new_tokens=len(ids),
+            reused_tokens=reused,
+            completion_tokens=len(decoded.ids),
+            kept_per_layer=tuple(self.cache.kept_lengths()),
+            kv_bytes=self.cache.kv_bytes(),
+            overflow_messages=dropped,
+            truncated_tokens=truncated,
+            evicted_tokens=self._reader.evicted - evicted,
+            rewritten_tokens=rewritten,
+            drafted_tokens=decoded.drafted,
+            accepted_tokens=decoded.accepted,
+        )
+        timing = Timing(
+            tokenize_ms=1e3 * (matched - started),
+            prefill_ms=1e3 * (prefilled - matched),
+            prune_ms=1e3 * (self._prune_seconds() - pruning),
+            decode_ms=1e3 * (decoded_at - prefilled),
+            total_ms=1e3 * (ended_at - started),
+        )
+        return Generation(text, reason, usage, timing)
+
+    # Parts ------------------------------------------------------------------------------------------------
+
+    def _fit(self, messages: Sequence[Message], max_new_tokens: int) -> tuple[list[Message], int, int]:
+        """With a budget the session outlives the window; without one, the chat must be cut to it."""
+        if self.budget.tokens(1 << 30) is not None:
+            return list(messages), 0, 0
+
+        def count(part: Sequence[Message]) -> int:
+            return len(render_prompt(part, self.tokenizer).input_ids)
+
+        # Characters bound tokens from above, so that short chats need not be tokenised to know that they fit.
+        if sum(len(message["content"]) + 32 for message in messages) < self._reader.window - max_new_tokens:
+            return list(messages), 0, 0
+        fitted = fit_messages(messages, count, self._reader.window - max_new_tokens)
+        return fitted.messages, fitted.dropped, fitted.truncated_tokens
+
+    def _tokenize(self, chat: ChatText, known: int) -> tuple[list[int], list[Mark]]:
+        """Ids of the chat's text after the first `known` marks, and a mark at the end of each message in it."""
+        base = self._transcript.marks[known - 1] if known else None
+        start = base.characters if base else 0
+        pending = self._reader.pending  # generated by the last call, not read yet, and part of the text before
+        rest = chat.text[start:]
+        encoded = self.tokenizer(rest, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids, offsets = list(encoded["input_ids"]), [(low, high) for low, high in encoded["offset_mapping"]]
+        done = base.message + 1 if base else 0
+        places = [(max(0, begin - start), max(0, end - start)) for begin, end in chat.spans]
+        prompt = Prompt(rest, ids, places, offsets, chat.skipped)
+        first = self._transcript.tokens + len(pending)
+        marks = []
+        for message in range(done, len(places)):
+            begin, end = chat.spans[message]
+            skipped = chat.skipped[message]
+            low, high = prompt.token_span(message, skipped, skipped + end - begin)
+            starts = tuple(offsets[n][0] - places[message][0] + skipped for n in range(low, high))
+            aligned = high == 0 or offsets[high - 1][1] <= places[message][1]
+            digest = digest_of(chat.text[:end])
+            marks.append(Mark(message, end, digest, first + high, aligned, first + low, starts))
+        return pending + ids, marks
+
+    def _prune_seconds(self) -> float:
+        return self.cache.prune_seconds + self._reader.evict_seconds
+
+    def _sources(self, draft: str | None, new_ids: list[int]) -> list[list[int]]:
+        given = self.tokenizer(draft, add_special_tokens=False)["input_ids"] if draft else []
+        return [given, self._previous, new_ids]
+
+    def _remember(
+        self, chat: ChatText, messages: int, text: str, ids: list[int], unread: int, ends: Sequence[int]
+    ) -> None:
+        """Keep the answer's own tokens as the next message, where they are exactly its text."""
+        content = list(ids)
+        while content and content[-1] in ends:
+            content.pop()
+        # A stop text may begin inside the answer's last tokens: drop whole tokens until the text fits.
+        while content and len(self.tokenizer.decode(content, skip_special_tokens=True)) > len(text):
+            content.pop()
+        stored = len(ids) - unread
+        self._previous = content
+        if self.tokenizer.decode(content, skip_special_tokens=True) != text:
+            content = []
+        if len(content) < stored:
+            self._reader.take_back(stored - len(content))
+        self._reader.pending = content[stored:] if len(content) > stored else []
+        whole = chat.text + text
+        first = self._transcript.tokens
+        self._transcript.extend(content[:stored])
+        if content:
+            mark = Mark(messages, len(whole), digest_of(whole), self._transcript.tokens, first=first)
+            self._transcript.marks.append(mark)

@@ -1,0 +1,119 @@
+"""A session answers as the unmodified model that re-reads everything."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from erecap.context.tokenize import render_prompt
+from erecap.session import ReplanSession
+from tests.context.small_tokenizers import byte_level
+from tests.session.chats import model, start, turn
+from tests.tokens.models import ARCHITECTURES
+
+NEW = 8
+
+
+def fresh_answer(name: str, ids: list[int]) -> list[int]:
+    """The unmodified model's greedy ids after `ids`."""
+    given = torch.tensor([ids])
+    output = model(name).generate(given, attention_mask=torch.ones_like(given), max_new_tokens=NEW, do_sample=False)
+    return output[0, len(ids) :].tolist()
+
+
+@pytest.mark.parametrize("draft", [False, True])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_unpruned_it_equals_the_model_re_reading_its_ids(name: str, draft: bool) -> None:
+    session = ReplanSession(model(name), byte_level(), draft=draft)
+    messages = start()
+    for number in range(12):
+        asked: list[list[int]] = []
+        reader = session._reader
+        prefill = reader.prefill
+
+        def watched(ids, *rest, prefill=prefill, asked=asked, session=session):  # type: ignore[no-untyped-def]
+            asked.append(session.token_ids + list(ids))
+            return prefill(ids, *rest)
+
+        reader.prefill = watched
+        generation = session.generate(messages, max_new_tokens=NEW)
+        reader.prefill = prefill
+        expected = fresh_answer(name, asked[0])
+        text = byte_level().decode(expected, skip_special_tokens=True)
+        assert generation.text == text, number
+        if number:
+            assert generation.usage.reused_tokens > 0
+        messages += turn(generation.text, number)
+    assert generation.usage.new_tokens < 80 < generation.usage.reused_tokens
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_with_canonical_replies_it_equals_the_chat_template(name: str) -> None:
+    """Where the host writes the replies itself, the ids read are those of the template over the whole chat."""
+    session = ReplanSession(model(name), byte_level())
+    messages = start()
+    for number in range(6):
+        generation = session.generate(messages, max_new_tokens=NEW)
+        ids = render_prompt(messages, byte_level()).input_ids
+        assert generation.text == byte_level().decode(fresh_answer(name, ids), skip_special_tokens=True)
+        assert generation.usage.prompt_tokens == len(ids)
+        messages += turn(f"go to shelf {number}", number)
+
+
+def test_the_same_chat_twice_reads_only_the_header_again() -> None:
+    session = ReplanSession(model(), byte_level())
+    first = session.generate(start(), max_new_tokens=NEW)
+    again = session.generate(start(), max_new_tokens=NEW)
+    assert again.text == first.text
+    assert again.usage.new_tokens < 12 and again.usage.rewritten_tokens > 0
+
+
+def test_a_rewritten_middle_is_read_again_from_there_and_said() -> None:
+    session = ReplanSession(model(), byte_level())
+    messages = start()
+    for number in range(4):
+        session.generate(messages, max_new_tokens=NEW)
+        messages += turn(f"go to shelf {number}", number)
+    session.generate(messages, max_new_tokens=NEW)
+    messages[3] = {"role": "user", "content": "The shelf 0 is empty after all."}
+    generation = session.generate(messages, max_new_tokens=NEW)
+    ids = render_prompt(messages, byte_level()).input_ids
+    fresh = ReplanSession(model(), byte_level()).generate(messages, max_new_tokens=NEW)
+    assert generation.text == fresh.text and generation.usage.rewritten_tokens > 100
+    assert 0 < generation.usage.reused_tokens < len(ids) / 2
+
+
+def test_stop_text_inside_the_last_tokens() -> None:
+    session = ReplanSession(model(), byte_level())
+    whole = ReplanSession(model(), byte_level()).generate(start(), max_new_tokens=20).text
+    messages = start()
+    generation = session.generate(messages, max_new_tokens=20, stop=[whole[4:6]])
+    assert generation.text == whole[: whole.find(whole[4:6])] and generation.finish_reason == "stop"
+    messages += turn(generation.text, 1)
+    fresh = ReplanSession(model(), byte_level()).generate(messages, max_new_tokens=NEW)
+    assert session.generate(messages, max_new_tokens=NEW).text == fresh.text
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("layer_calls", [3, 11])
+def test_a_call_that_fails_leaves_the_session_as_it_was(kind: type, layer_calls: int) -> None:
+    session = ReplanSession(model(), byte_level())
+    messages = start()
+    messages += turn(session.generate(messages, max_new_tokens=NEW).text, 1)
+    calls = {"left": layer_calls}
+
+    def fail(module, args):  # type: ignore[no-untyped-def]
+        calls["left"] -= 1
+        if calls["left"] == 0:
+            raise kind("planted")
+
+    handle = model().model.layers[2].mlp.register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(kind, match="planted"):
+            session.generate(messages, max_new_tokens=60)
+    finally:
+        handle.remove()
+    assert session.cache.get_seq_length() == len(session.token_ids)
+    fresh = ReplanSession(model(), byte_level())
+    fresh.generate(start(), max_new_tokens=NEW)
+    assert session.generate(messages, max_new_tokens=NEW).text == fresh.generate(messages, max_new_tokens=NEW).text
