@@ -27,9 +27,7 @@ WorkersOption = Annotated[
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Delete what the run folder holds of an earlier run.")]
 
 
-def play(
-    config: str, overrides: list[str] | None, out: Path | None, workers: int | None, fresh: bool
-) -> RunResult:
+def play(config: str, overrides: list[str] | None, out: Path | None, workers: int | None, fresh: bool) -> RunResult:
     """Load a configuration, play what is missing of its run, and say how it ended.
 
     Raises:

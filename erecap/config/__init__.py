@@ -1,7 +1,6 @@
 """Suites and runs as YAML: what they may say, and the errors that tell what is wrong in one line.
 
-    run = load_run("demo", ["modes=full,prune[recency]", "prune.keep=0.5"])
-    suites = load_suites(run)
+`load_run("demo", ["modes=full,prune[recency]", "prune.keep=0.5"])` gives a checked run, `load_suites(run)` its suites.
 """
 
 from erecap.config.load import load_run, load_suite, load_suites

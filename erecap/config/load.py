@@ -101,6 +101,5 @@ def _absolute(suites: Any, folder: Path) -> Any:
     if not isinstance(suites, list):
         return suites
     return [
-        str(folder / Path(item).expanduser()) if isinstance(item, str) and is_path(item) else item
-        for item in suites
+        str(folder / Path(item).expanduser()) if isinstance(item, str) and is_path(item) else item for item in suites
     ]

@@ -134,4 +134,5 @@ def _short(value: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    return {str: "text", list: "a list", dict: "a mapping"}.get(type(value), type(value).__name__)
+    kinds: dict[type, str] = {str: "text", list: "a list", dict: "a mapping"}
+    return kinds.get(type(value), type(value).__name__)

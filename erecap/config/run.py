@@ -26,13 +26,13 @@ class PruneSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    keep: float = Field(0.7, gt=0, le=1, description="Share of its tokens that one stage keeps.")
-    preset: Preset | None = Field(None, description="A published keep ratio by name, instead of `keep`.")
+    keep: float = Field(default=0.7, gt=0, le=1, description="Share of its tokens that one stage keeps.")
+    preset: Preset | None = Field(default=None, description="A published keep ratio by name, instead of `keep`.")
     stages: list[int] | None = Field(
-        None, description="Layers before which tokens are dropped, rising; null: every third from 4 on."
+        default=None, description="Layers before which tokens are dropped, rising; null: every third from 4 on."
     )
-    sinks: int = Field(4, ge=0, description="First tokens of the prompt that are always kept.")
-    local: float = Field(0.1, ge=0, le=1, description="Share of the prompt, its newest tokens, always kept.")
+    sinks: int = Field(default=4, ge=0, description="First tokens of the prompt that are always kept.")
+    local: float = Field(default=0.1, ge=0, le=1, description="Share of the prompt, its newest tokens, always kept.")
 
     @model_validator(mode="before")
     @classmethod
@@ -57,11 +57,11 @@ class PlannerSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    max_steps: int = Field(5, ge=1, le=20, description="Most commands in one plan.")
-    max_new_tokens: int = Field(64, ge=1, le=4096, description="Most tokens generated for one plan.")
-    constrained: bool = Field(True, description="Decode only commands that the environment can understand.")
-    period: int | None = Field(None, ge=1, description="Replan after this many commands at the latest.")
-    max_invalid: int = Field(3, ge=1, description="Invalid plans in a row that end an episode.")
+    max_steps: int = Field(default=5, ge=1, le=20, description="Most commands in one plan.")
+    max_new_tokens: int = Field(default=64, ge=1, le=4096, description="Most tokens generated for one plan.")
+    constrained: bool = Field(default=True, description="Decode only commands that the environment can understand.")
+    period: int | None = Field(default=None, ge=1, description="Replan after this many commands at the latest.")
+    max_invalid: int = Field(default=3, ge=1, description="Invalid plans in a row that end an episode.")
 
 
 class RunConfig(BaseModel):
@@ -73,34 +73,34 @@ class RunConfig(BaseModel):
     suites: NameList = Field(description="Task suites: packaged names, or paths of YAML files.")
     modes: NameList = Field(description="Modes to compare: full, expert, prune[attention], ...")
     model: str = Field(
-        "smollm2-135m-instruct", min_length=1, description="Model: a catalog name, a folder, or a hub name."
+        default="smollm2-135m-instruct", min_length=1, description="Model: a catalog name, a folder, or a hub name."
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Number format of the weights; auto: the model's choice for the device."
+        default="auto", description="Number format of the weights; auto: the model's choice for the device."
     )
     device: str = Field(
-        "auto",
+        default="auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
         description="Where the model runs: auto, cpu, cuda, cuda:1, mps.",
     )
     prune: PruneSettings = Field(default_factory=PruneSettings, description="Pruning at prefill.")
     planner: PlannerSettings = Field(default_factory=PlannerSettings, description="The planner.")
     episodes: int | None = Field(
-        None, ge=1, le=100_000, description="Episodes per suite; null: what the suite says."
+        default=None, ge=1, le=100_000, description="Episodes per suite; null: what the suite says."
     )
     horizon: int | None = Field(
-        None, ge=1, le=100_000, description="Commands per episode; null: what the suite says."
+        default=None, ge=1, le=100_000, description="Commands per episode; null: what the suite says."
     )
-    seed: Seed = Field(0, description="Seed of what the run itself draws: the random scorer.")
+    seed: Seed = Field(default=0, description="Seed of what the run itself draws: the random scorer.")
     executor: Literal["serial", "process"] = Field(
-        "serial", description="serial: one episode at a time; process: several, in worker processes."
+        default="serial", description="serial: one episode at a time; process: several, in worker processes."
     )
-    workers: int = Field(1, ge=1, le=256, description="Worker processes of the process executor.")
+    workers: int = Field(default=1, ge=1, le=256, description="Worker processes of the process executor.")
     samples: int = Field(
-        1, ge=0, description="First episodes of each suite and mode that are recorded for reading."
+        default=1, ge=0, description="First episodes of each suite and mode that are recorded for reading."
     )
     threads: int | None = Field(
-        None, ge=1, le=1024, description="Threads of the model's arithmetic; null: torch's choice."
+        default=None, ge=1, le=1024, description="Threads of the model's arithmetic; null: torch's choice."
     )
 
     @field_validator("modes")

@@ -16,8 +16,8 @@ class Disturbances(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    slip: float = Field(0.0, ge=0, le=1, description="A command has no effect.")
-    move: float = Field(0.0, ge=0, le=1, description="An object that the agent has not touched moves.")
+    slip: float = Field(default=0.0, ge=0, le=1, description="A command has no effect.")
+    move: float = Field(default=0.0, ge=0, le=1, description="An object that the agent has not touched moves.")
 
 
 class Suite(BaseModel):
@@ -31,7 +31,7 @@ class Suite(BaseModel):
         default_factory=dict, description="The environment's own options, checked by its options class."
     )
     episodes: int = Field(ge=1, le=100_000, description="How many episodes the suite has.")
-    seed: Seed = Field(0, description="Seed of the games and of every episode's chances.")
+    seed: Seed = Field(default=0, description="Seed of the games and of every episode's chances.")
     horizon: int = Field(ge=1, le=100_000, description="Commands after which an episode ends.")
     disturbances: Disturbances = Field(
         default_factory=Disturbances, description="How often the world gets in the way of a plan."

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from erecap.config.modes import Mode
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
-from erecap.errors import ConfigError
+from erecap.errors import ConfigError, GameError
+from erecap.models import fingerprint, load, locate
 from erecap.protocols import Message, Planner
 
 if TYPE_CHECKING:
     import gymnasium as gym
 
     from erecap.language_model import HFLanguageModel
+    from erecap.tokens.schedule import PruneConfig
 
 Say = Callable[[str], None]
 
@@ -58,19 +61,25 @@ class RealComponents:
         self._facts: dict[str, Any] | None = None
 
     def prepare(self, modes: list[Mode], say: Say) -> None:
-        """Check that the simulators are there; load the model; make one call per mode that is not timed.
+        """Open the environments; load the model; make one call per mode that is not timed.
 
         Raises:
             EnvironmentUnavailable: a simulator's package is missing.
             ModelError: the model is missing or damaged.
-            ConfigError: the stages do not fit the model's layers.
+            ConfigError: a disturbance that an environment cannot make, or stages beyond the model's layers.
         """
-        from erecap.envs import env_class
-
+        wants_model = [mode for mode in modes if mode.needs_model]
+        if wants_model:
+            # A missing model is told before anything slow begins.
+            locate(self._config.model)
         for suite in self._suites.values():
-            env_class(suite.env)
-        if any(mode.needs_model for mode in modes):
-            self._load_model([mode for mode in modes if mode.needs_model], say)
+            say(f"opening suite {suite.name}")
+            for expert in sorted({mode.kind == "expert" for mode in modes}):
+                # Broken games become rows when their episodes are played; all other trouble ends the run now.
+                with suppress(GameError):
+                    self.env(suite, expert=expert)
+        if wants_model:
+            self._load_model(wants_model, say)
         for mode in modes:
             self._planners[mode] = self._make_planner(mode)
 
@@ -109,7 +118,6 @@ class RealComponents:
         import torch
 
         from erecap.language_model import HFLanguageModel
-        from erecap.models import load
 
         config = self._config
         if config.threads is not None:
@@ -124,10 +132,10 @@ class RealComponents:
         for language_model in self._models.values():
             language_model.generate(_warm_up_chat(), max_new_tokens=8)
 
-    def _prune_config(self, mode: Mode, layers: int) -> Any:
+    def _prune_config(self, mode: Mode, layers: int) -> PruneConfig | None:
         from erecap.tokens.schedule import PruneConfig
 
-        if mode.kind != "prune":
+        if mode.scorer is None:
             return None
         settings = self._config.prune
         stages = None if settings.stages is None else tuple(settings.stages)
@@ -162,8 +170,6 @@ class RealComponents:
 
 def describe_model(name: str, model: Any) -> dict[str, Any]:
     """What `run.json` says of a transformers model: its shape, and the hash of its weights."""
-    from erecap.models import fingerprint, locate
-
     shape = model.config.get_text_config()
     heads = shape.num_attention_heads
     return {

@@ -120,9 +120,7 @@ class _Episode:
             if end is not None:
                 return end
             seen = self._seen()
-            trigger = self._triggers.check(
-                pending, skills=seen.situation.skills, executed=executed, failed=seen.failed
-            )
+            trigger = self._triggers.check(pending, skills=seen.situation.skills, executed=executed, failed=seen.failed)
 
     def _seen(self) -> Observed:
         assert self.last is not None, "an episode starts with an observation"
@@ -138,9 +136,7 @@ class _Episode:
         elapsed_ms = (time.perf_counter() - started) * 1000
         if plan.problem is None and not plan.steps:
             plan = Plan((), plan.text, "the planner returned no step", plan.generation)
-        self.replans.append(
-            replan_row(self.job, number, self.steps, trigger, plan, elapsed_ms, self._contended)
-        )
+        self.replans.append(replan_row(self.job, number, self.steps, trigger, plan, elapsed_ms, self._contended))
         if self.recorder:
             self.recorder.planned(number, self.steps, trigger, plan, chat)
         text = clean(plan.text) or "\n".join(plan.steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from erecap.config.modes import Mode, parse_mode
@@ -57,9 +58,7 @@ class SerialExecutor:
 
     contended = False
 
-    def __init__(
-        self, config: RunConfig, suites: Mapping[str, Suite], open_components: OpenComponents
-    ) -> None:
+    def __init__(self, config: RunConfig, suites: Mapping[str, Suite], open_components: OpenComponents) -> None:
         self._config = config
         self._suites = suites
         self._components = open_components(config, suites)
@@ -72,14 +71,8 @@ class SerialExecutor:
 
     def play(self, jobs: Sequence[Job], watch: Watch) -> Iterator[Played]:
         for job in jobs:
-            yield play_job(
-                job,
-                self._config,
-                self._suites,
-                self._components,
-                contended=False,
-                tick=lambda steps, plans, job=job: watch(job, steps, plans),
-            )
+            tick = partial(watch, job)
+            yield play_job(job, self._config, self._suites, self._components, contended=False, tick=tick)
 
     def close(self) -> None:
         self._components.close()

@@ -30,7 +30,5 @@ def owned(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunError(
-                f"{folder}: another process is playing this run; wait for it, or choose --out"
-            ) from error
+            raise RunError(f"{folder}: another process is playing this run; wait for it, or choose --out") from error
         yield

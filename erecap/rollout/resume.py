@@ -31,9 +31,7 @@ def read_head(folder: Path) -> dict[str, Any] | None:
         names = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
         strange = next((name for name in names if not _is_ours(name)), None)
         if strange is not None:
-            raise RunError(
-                f"{folder}: holds {strange!r} but no run.json, so it is no run; choose another --out"
-            )
+            raise RunError(f"{folder}: holds {strange!r} but no run.json, so it is no run; choose another --out")
         return None
     try:
         head = json.loads(path.read_text(encoding="utf-8"))

@@ -37,9 +37,7 @@ class SampleRecorder:
             }
         )
 
-    def planned(
-        self, number: int, step: int, trigger: str, plan: Plan, messages: Sequence[Message]
-    ) -> None:
+    def planned(self, number: int, step: int, trigger: str, plan: Plan, messages: Sequence[Message]) -> None:
         """Add one planning call. `messages` is the chat as it was before the call."""
         pieces = plan.generation.pieces if plan.generation else ()
         self._replans.append(

@@ -9,7 +9,9 @@ import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -26,6 +28,7 @@ from erecap.rollout.rows import lost_episode
 
 DEATHS_ALLOWED = 3  # in a row, without an episode played in between
 _STOP_SECONDS = 5.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(eq=False)
@@ -51,9 +54,7 @@ class ProcessExecutor:
         ErecapError: what a worker raised, such as a ModelError. From `prepare` and `play`.
     """
 
-    def __init__(
-        self, config: RunConfig, suites: Mapping[str, Suite], open_components: OpenComponents
-    ) -> None:
+    def __init__(self, config: RunConfig, suites: Mapping[str, Suite], open_components: OpenComponents) -> None:
         self.contended = config.workers > 1
         # Without a limit each worker would start a thread per core.
         threads = config.threads or max(1, cores() // config.workers)
@@ -106,7 +107,7 @@ class ProcessExecutor:
         """End the workers: by asking those that are idle, by force those that play."""
         for worker in self._workers:
             if worker.job is not None:
-                worker.process.terminate()
+                worker.process.kill()
             worker.pipe.close()  # an idle worker reads the end of its pipe, and leaves
         for worker in self._workers:
             worker.process.join(_STOP_SECONDS)
@@ -123,7 +124,8 @@ class ProcessExecutor:
             args=(theirs, self._open, self._config, self._suites, self._modes, self.contended),
             daemon=True,
         )
-        process.start()
+        with _signals_blocked():
+            process.start()
         theirs.close()  # or the end of the worker would not end the pipe
         return _Worker(process, ours)
 
@@ -153,6 +155,22 @@ class ProcessExecutor:
             pass  # it died while idle: reading its pipe says so next, and counts the job as lost
 
 
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Start processes inside: they inherit the blocked signals, and the parent gets its own afterwards.
+
+    Ctrl-C in a terminal reaches the whole group, and so do a scheduler's signals. The parent decides what happens then;
+    a worker that died of one would be taken for an episode that was lost.
+    """
+    # Started by the first worker otherwise, which unblocks the signals.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(
     pipe: Connection,
     open_components: OpenComponents,
@@ -162,8 +180,8 @@ def _work(
     contended: bool,
 ) -> None:
     """The life of a worker. Known errors travel to the parent; unknown ones end it with a traceback."""
-    # Ctrl-C in a terminal reaches the whole group; the parent decides what happens then.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     components = open_components(config, suites)
     try:
         try:

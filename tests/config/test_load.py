@@ -50,7 +50,8 @@ def complaint(path, *overrides) -> str:
 
 
 def test_loads_with_overrides_and_suites_beside_the_file(write):
-    run = load_run(write(), ["prune.keep=0.5", "modes=expert,prune[random]", "planner.period=4", "episodes=2", "horizon=4"])
+    changes = ["prune.keep=0.5", "modes=expert,prune[random]", "planner.period=4", "episodes=2", "horizon=4"]
+    run = load_run(write(), changes)
     assert (run.prune.keep, run.modes, run.planner.period) == (0.5, ["expert", "prune[random]"], 4)
     suite = load_suites(run)["corridor"]
     assert (suite.episodes, suite.horizon, suite.options) == (2, 4, {"level": "easy"})

@@ -38,9 +38,7 @@ def test_only_the_named_key_changes(before, path):
         for part in path:
             inside = inside[part]
         assert inside == 7
-        assert {k: v for k, v in after.items() if k != path[0]} == {
-            k: v for k, v in before.items() if k != path[0]
-        }
+        assert {k: v for k, v in after.items() if k != path[0]} == {k: v for k, v in before.items() if k != path[0]}
 
 
 @given(st.text(max_size=40))

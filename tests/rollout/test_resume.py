@@ -32,7 +32,7 @@ def whole(tmp_path_factory):
 def start(folder: Path, *arguments: str, delay: float = 0.01) -> subprocess.Popen:
     environment = {**os.environ, "TINY_DELAY": str(delay), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(PROGRAM), str(folder), *arguments]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 def wait_for_rows(folder: Path, program: subprocess.Popen, size: int = 1) -> None:
@@ -83,15 +83,19 @@ def test_cut_at_any_byte(whole, tmp_path, rows_of, quiet, seed):
     assert not list(tmp_path.glob(".*.part"))
 
 
-@pytest.mark.parametrize("arguments", [(), ("--executor", "process", "--workers", "2")])
-def test_ctrl_c_leaves_a_valid_run(whole, tmp_path, rows_of, arguments):
+@pytest.mark.parametrize(
+    ("arguments", "number"),
+    [((), signal.SIGINT), ((), signal.SIGTERM), (("--executor", "process", "--workers", "2"), signal.SIGINT)],
+)
+def test_ctrl_c_leaves_a_valid_run(whole, tmp_path, rows_of, arguments, number):
     program = start(tmp_path, *arguments, delay=0.03)
     wait_for_rows(tmp_path, program)
-    program.send_signal(signal.SIGINT)
+    os.killpg(program.pid, number)  # as a terminal does: workers get it too
     assert program.wait(30) == 130
     read = load_run_folder(tmp_path)
     assert read.head.status == "interrupted"
     assert 0 < len(read.episodes) < 12
+    assert not any(row.error for row in read.episodes)
     assert (read.orphan_replans, read.torn_rows) == (0, 0)
     assert start(tmp_path, *arguments, delay=0).wait() == 0
     assert rows_of(tmp_path, sort=True) == rows_of(whole, sort=True)

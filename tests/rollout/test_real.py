@@ -1,0 +1,55 @@
+"""A run with the embedded model in the real simulators."""
+
+import pytest
+
+from erecap.config import load_run
+from erecap.report.load import load_run_folder
+from erecap.rollout.run import run
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory, embedded_model_folder):
+    folder = tmp_path_factory.mktemp("run") / "smoke"
+    changes = ["modes=full,prune[attention]", "horizon=2", f"model={embedded_model_folder}"]
+    run(load_run("smoke", changes), folder)
+    return load_run_folder(folder)
+
+
+def test_rows(played):
+    assert [(row.suite, row.mode) for row in played.episodes] == [
+        ("household-demo", "full"),
+        ("household-demo", "prune[attention]"),
+        ("babyai-demo", "full"),
+        ("babyai-demo", "prune[attention]"),
+    ]
+    assert all(row.error is None and row.steps for row in played.episodes)
+    assert {row.goal for row in played.episodes[:2]} == {played.episodes[0].goal}
+
+
+def test_calls(played):
+    layers = played.head.model.layers
+    for row in played.replans:
+        assert row.problem is None
+        assert len(row.kept_per_layer) == layers
+        assert (min(row.kept_per_layer) < row.prompt_tokens) == (row.mode != "full")
+        assert row.prefill_ms > 0 and row.decode_ms > 0 and row.total_ms >= row.prefill_ms
+
+
+def test_samples_show_what_was_kept_and_what_was_seen(played):
+    assert len(played.samples) == 4
+    for sample in played.samples:
+        drawn = [step.frame is not None for step in sample.steps]
+        assert all(drawn) if sample.suite == "babyai-demo" else not any(drawn)
+        call = sample.replans[0]
+        shares = [share for _, _, share in call.pieces]
+        assert sample.goal in "".join(text for _, text, _ in call.pieces)
+        assert (min(shares) < 1) == (sample.mode != "full")
+        assert max(message for message, _, _ in call.pieces) < len(call.messages)
+
+
+def test_the_model_is_described_without_paths(played, embedded_model_folder):
+    assert played.head.model.name == "smollm2-135m-instruct"
+    assert played.head.model.hash.startswith("sha256:")
+    assert str(embedded_model_folder.parent) not in (played.folder / "run.json").read_text()
