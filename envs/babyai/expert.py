@@ -101,7 +101,7 @@ class _Expert:
         self.body = body
         self.memory = body.memory
         self.held = body.level.carrying
-        self.reach = paths.touchable(body.memory, body.cell)
+        self.reach = body.reach()
         self.bare = body.bare()
 
     def next(self, instr: Instr) -> str | None:

@@ -79,7 +79,7 @@ class Body:
     def skills(self) -> list[str]:
         """Commands admissible now: for objects seen in this episode that can be reached through open ways."""
         memory, carried = self.memory, self.level.carrying
-        reach = paths.touchable(memory, self.cell)
+        reach = self.reach()
         near = {thing: name for thing, name in memory.names.items() if memory.places.get(thing) in reach}
         commands = ["explore"] if any(self._unseen(cell) for cell in reach) else []
         commands += [f"go to {name}" for name in near.values()]
@@ -102,12 +102,16 @@ class Body:
                     commands.append(f"open {name}")
         return commands
 
+    def reach(self) -> set[Cell]:
+        """Cells that the agent can face, going where it has seen an open way. Includes unseen ones."""
+        cells = paths.touchable(self.memory, self.cell)
+        if not any(self.memory.passable(cell) for cell in paths.neighbours(self.cell)):
+            cells.discard(self.cell)  # it cannot step aside
+        return cells
+
     def bare(self) -> set[Cell]:
         """Bare floor that the agent can face, so that it can put something there."""
-        reach = paths.touchable(self.memory, self.cell)
-        if not any(self.memory.passable(cell) for cell in paths.neighbours(self.cell)):
-            reach.discard(self.cell)  # it cannot step aside
-        return {cell for cell in reach if self.memory.empty(cell)}
+        return {cell for cell in self.reach() if self.memory.empty(cell)}
 
     def entities(self) -> dict[str, list[str]]:
         """Slot of `TEMPLATES` -> names seen so far in this episode, sorted."""
@@ -235,10 +239,11 @@ class Body:
             raise Impossible(f"you stopped after {self.skill_steps} moves without getting there")
         self._moves_left -= 1
         before = self.cell
-        _, reward, terminated, _, _ = self.level.step(action)
+        _, _, terminated, _, _ = self.level.step(action)
         self.travelled += self.cell != before
-        # The verifier ends the level both when it is won and, in strict levels, when it is lost.
-        self.success = self.success or (terminated and reward > 0)
+        # Only strict levels, which we do not play, end when they are lost. The reward is no sign of success:
+        # it falls below zero when a level's own limit of steps is passed.
+        self.success = self.success or terminated
         self._discovered = self.memory.update(self.level) or self._discovered
         if self.success:
             raise _Accomplished

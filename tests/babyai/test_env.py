@@ -67,6 +67,18 @@ def test_expert_actions_name_only_what_was_seen():
                 break
 
 
+def test_success_counts_however_late():
+    env = made("BabyAI-PickupDist-v0")
+    _, info = env.reset()
+    item = info["entities"]["item"][0]
+    while env._body.level.step_count < 2 * env._body.level.max_steps:
+        for command in (f"go to {item}", "explore"):
+            env.step(command)
+    while not info["success"]:
+        _, reward, terminated, _, info = env.step(expert.next_command(env._body))
+    assert terminated and reward == 1.0
+
+
 def test_levels_take_turns():
     env = made(["BabyAI-OpenRedDoor-v0", "BabyAI-OneRoomS8-v0"], episodes=4)
     goals = [env.reset(options={"episode": episode})[1]["goal"] for episode in range(4)]
