@@ -32,7 +32,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 model: $(STAMP)
-	@$(BIN)/erecap models pull $(MODEL)
+	@$(BIN)/erecap models pull $(MODEL) >/dev/null
 
 venv: $(STAMP)
 

@@ -102,8 +102,8 @@ def resolve_dtype(dtype: str, device: Any) -> Any:
 def native_bfloat16(device: Any) -> bool:
     """Whether the hardware multiplies bfloat16 itself.
 
-    A CPU that does not converts every operand, and reads a prompt 2.8 times slower than in float32
-    (measured: docs/log.md).
+    A CPU that does not converts every operand: reading a prompt then takes three times as long as in
+    float32 (measured: docs/log.md).
     """
     import torch
 
