@@ -6,8 +6,10 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from erecap.protocols import JsonRow
 from erecap.rollout.jobs import Job
@@ -41,20 +43,19 @@ class RunProgress:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.description}", markup=False),
-            console=console,
-            disable=not self._live,
-            transient=True,
         )
-        self._task = self._bar.add_task("", total=total, completed=self._done)
+        self._task = self._bar.add_task(self._left(), total=total, completed=self._done)
+        self._view = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> RunProgress:
-        self._bar.start()
+        if self._live:
+            self._view.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self._view.stop()
 
     def say(self, line: str) -> None:
         """A line that stays."""
@@ -78,6 +79,9 @@ class RunProgress:
         """Successes per mode, as in `full 3/10, prune[recency] 2/10`."""
         return ", ".join(f"{mode} {won}/{count}" for mode, (won, count) in self._won.items())
 
+    def _render(self) -> RenderableType:
+        return Group(self._bar, Text(f"won {self.summary()}"), Text(self._now))
+
     def _count(self, row: JsonRow) -> None:
         tally = self._won.setdefault(row["mode"], [0, 0])
         tally[0] += bool(row["success"])
@@ -93,12 +97,11 @@ class RunProgress:
         return f"about {_duration(seconds)} left"
 
     def _show(self, force: bool = False) -> None:
-        text = f"{self._left()} | won {self.summary()}"
-        if self._live:
-            self._bar.update(self._task, description=f"{text} | {self._now}")
-        elif force or time.monotonic() - self._last_line >= _LINE_SECONDS:
+        self._bar.update(self._task, description=self._left())
+        if not self._live and (force or time.monotonic() - self._last_line >= _LINE_SECONDS):
             self._last_line = time.monotonic()
-            self.say(f"{self._done}/{self._total} episodes | {text}" + ("" if force else f" | {self._now}"))
+            parts = [f"{self._done}/{self._total} episodes", self._left(), f"won {self.summary()}"]
+            self.say(" | ".join(parts if force else [*parts, self._now]))
 
 
 def _duration(seconds: float) -> str:

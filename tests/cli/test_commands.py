@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import tinyworld  # noqa: F401  # registers the environment `tiny`
 import yaml
 
 from erecap.cli import main as command_line

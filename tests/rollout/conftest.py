@@ -11,6 +11,18 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def tiny_environment():
+    """The environment `tiny` is registered while a module of these tests runs, and for no other test."""
+    from tinyworld import ENTRY
+
+    from erecap.envs import ENVIRONMENTS
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENVIRONMENTS, "tiny", ENTRY)
+        yield
+
+
 @pytest.fixture
 def quiet():
     """A console whose output nobody sees; `quiet.file.getvalue()` tells what it was."""

@@ -4,12 +4,12 @@ import json
 from dataclasses import replace
 
 import pytest
-from erecap.planners.llm import LLMPlanner
 from tinyworld import TinyComponents, TinyEnv, TinyOptions, tiny_run, tiny_suite
 
 from erecap.config import PlannerSettings
 from erecap.errors import BudgetError, ModelError
 from erecap.models.scripted import ScriptedModel
+from erecap.planners.llm import LLMPlanner
 from erecap.report.load import load_run_folder
 from erecap.report.rows import EpisodeRow, ReplanRow, Sample
 from erecap.rollout.episode import play

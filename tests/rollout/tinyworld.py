@@ -17,14 +17,14 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
-from erecap.envs import ENVIRONMENTS, EnvEntry, make_env
-from erecap.planners.expert import ExpertPlanner
-from erecap.planners.llm import LLMPlanner
 from pydantic import BaseModel, ConfigDict
 
 from erecap.config import Mode, RunConfig, Suite
+from erecap.envs import ENVIRONMENTS, EnvEntry, make_env
 from erecap.errors import GameError
 from erecap.models.scripted import ScriptedModel
+from erecap.planners.expert import ExpertPlanner
+from erecap.planners.llm import LLMPlanner
 from erecap.protocols import Message, Planner
 
 
@@ -122,13 +122,15 @@ class TinyEnv(gym.Env[str, str]):
         return {**info, "expert_actions": [*way, f"take {self.options.key}"]} if self.expert else info
 
 
-ENVIRONMENTS["tiny"] = EnvEntry("tinyworld:TinyOptions", "tinyworld:TinyEnv", "dev")
+ENTRY = EnvEntry("tinyworld:TinyOptions", "tinyworld:TinyEnv", "dev")
 
 
 class TinyComponents:
     """Plays suites with scripted models; each mode searches in another order."""
 
     def __init__(self, config: RunConfig, suites: Mapping[str, Suite]) -> None:
+        # In a worker process nobody else registers it.
+        ENVIRONMENTS.setdefault("tiny", ENTRY)
         self.config, self.envs = config, {}
         self.delay = float(os.environ.get("TINY_DELAY", "0"))
 
