@@ -117,6 +117,25 @@ class SessionReader:
         """Forget the newest `tokens` tokens read."""
         self.cache.crop(-tokens)
 
+    def read_overlay(self, ids: Sequence[int]) -> None:
+        """Read `ids`, unpruned, outside of any call; `pending` is among them."""
+        with self.attached():
+            for start in range(0, len(ids), CHUNK):
+                chunk = ids[start : start + CHUNK]
+                self._make_room(len(chunk))
+                self._forward(chunk, keep=1)
+        self.pending = []
+
+    def read_again(self, start: int, end: int, ids: Sequence[int]) -> None:
+        """Forget everything from place `start` on, then read `ids` from place `end` on, unpruned."""
+        position = end - self._shift
+        pending = self.pending
+        self.cache.crop(start - self.cache.get_seq_length())
+        self.cache.skip(end - start)
+        self._shift = end - position
+        self.read_overlay(ids)
+        self.pending = pending
+
     def back_to(self, tokens: int) -> None:
         """Forget everything read after the first `tokens` tokens."""
         self.cache.rollback()

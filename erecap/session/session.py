@@ -14,12 +14,13 @@ from erecap.decoding.draft import LookupDraft
 from erecap.decoding.loop import decode
 from erecap.generation import StopWatcher, sampler
 from erecap.protocols import AllowedTokens, Generation, Message, Timing, Usage
+from erecap.session.edits import SessionEdits
 from erecap.session.reader import SessionReader
 from erecap.session.transcript import Mark, Transcript, digest_of
 from erecap.tokens.schedule import PruneConfig
 
 
-class ReplanSession:
+class ReplanSession(SessionEdits):
     """Keeps what it has read, reads only what is new, and stays within its budget.
 
     Without `prune` and `budget` every answer is the unmodified model's for the messages given. With them it is the
@@ -113,7 +114,7 @@ class ReplanSession:
         pick = sampler(temperature, top_p, seed, self.model.device) if temperature > 0 else None
         try:
             if known < len(self._transcript.marks) or rewritten:
-                self._reader.back_to(self._transcript.cut(known))
+                self._go_back(known, reread=True)
             ids, marks = self._tokenize(chat, known)
             with self._reader.attached():
                 logits = self._reader.prefill(ids, marks, self._transcript, fitted, spans, max_new_tokens)
@@ -130,7 +131,7 @@ class ReplanSession:
                 )
         except BaseException:
             # Whatever was read of the new messages has no mark yet: forget it, keep what the last call left.
-            self._reader.back_to(self._transcript.cut(len(self._transcript.marks)))
+            self._go_back(len(self._transcript.marks))
             raise
         decoded_at = time.perf_counter()
         text, reason = watcher.result(decoded.ids, ends)
@@ -161,6 +162,14 @@ class ReplanSession:
         return Generation(text, reason, usage, timing)
 
     # Parts ------------------------------------------------------------------------------------------------
+
+    def _go_back(self, marks: int, reread: bool = False) -> None:
+        """Forget what was read after the first `marks` marks; corrections among it are read again if asked to."""
+        lost = self._transcript.cut(marks)
+        self._reader.back_to(self._transcript.tokens)
+        if lost and reread:
+            self._reader.read_overlay(lost)
+            self._transcript.overlay(lost)
 
     def _fit(self, messages: Sequence[Message], max_new_tokens: int) -> tuple[list[Message], int, int]:
         """With a budget the session outlives the window; without one, the chat must be cut to it."""

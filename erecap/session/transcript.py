@@ -42,6 +42,7 @@ class Transcript:
         self.ids: list[int] = []
         self.forgotten = 0  # ids let go at the beginning
         self.marks: list[Mark] = []
+        self.overlays: list[tuple[int, list[int]]] = []  # (place, ids) of what no message stands for
 
     @property
     def tokens(self) -> int:
@@ -66,14 +67,17 @@ class Transcript:
                 found = number + 1
         return found
 
-    def cut(self, marks: int) -> int:
-        """Go back to the end of the first `marks` marks; returns the tokens that are left (0 where none is left)."""
+    def cut(self, marks: int) -> list[int]:
+        """Go back to the end of the first `marks` marks; returns the ids of overlays that are lost with the rest."""
         del self.marks[marks:]
+        left = self.marks[-1].tokens if self.marks else 0
+        lost = [token for place, ids in self.overlays if place >= left for token in ids]
+        self.overlays = [(place, ids) for place, ids in self.overlays if place < left]
         if not self.marks:
             self.ids, self.forgotten = [], 0
-            return 0
-        del self.ids[self.marks[-1].tokens - self.forgotten :]
-        return self.tokens
+        else:
+            del self.ids[left - self.forgotten :]
+        return lost
 
     def since(self, token: int) -> list[int]:
         """Ids from place `token` on. Raises ValueError where they were let go."""
@@ -92,8 +96,15 @@ class Transcript:
             # The newest mark stays whatever its age: it says where the chat ends.
             self.marks = [mark for mark in self.marks[:-1] if mark.tokens >= self.forgotten] + self.marks[-1:]
 
+    def close_mark(self, ids: Sequence[int]) -> None:
+        """Add `ids` that belong to the message of the last mark."""
+        self.ids.extend(ids)
+        if self.marks and ids:
+            self.marks[-1] = replace(self.marks[-1], tokens=self.tokens)
+
     def overlay(self, ids: Sequence[int]) -> None:
         """Add `ids` that no message stands for: they belong to the last mark, and matching skips them."""
+        self.overlays.append((self.tokens, list(ids)))
         self.ids.extend(ids)
         if self.marks:
             last = self.marks[-1]
@@ -102,7 +113,7 @@ class Transcript:
     def copy(self) -> Transcript:
         """An independent copy."""
         twin = copy.copy(self)
-        twin.ids, twin.marks = list(self.ids), list(self.marks)
+        twin.ids, twin.marks, twin.overlays = list(self.ids), list(self.marks), list(self.overlays)
         return twin
 
 

@@ -171,6 +171,10 @@ class PrunedCache(DynamicCache):
                 most = max(most, layout.width - new.width)
         return most
 
+    def skip(self, tokens: int) -> None:
+        """Count `tokens` as read without storing them: places and positions go on behind them."""
+        self._logical += tokens
+
     def stored_index(self) -> torch.Tensor:
         """Sorted places `(n,)` of the tokens that at least one layer stores. For caches of one row."""
         distinct = {id(layout): layout.index[0] for layout in self._layouts if layout is not None}

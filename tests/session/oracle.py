@@ -23,6 +23,8 @@ class Watch:
         def watched(ids, keep):  # type: ignore[no-untyped-def]
             start = session.cache.get_seq_length()
             shift = reader._shift
+            for place in [place for place in self.logits if place >= start]:
+                del self.logits[place]  # of tokens taken back since
             rows = forward(ids, keep)
             layers = [session.cache.layout(layer) for layer in range(len(session.cache.layers))]
             for offset, token in enumerate(ids):

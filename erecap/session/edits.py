@@ -1,0 +1,94 @@
+"""Edits of what a session remembers, beside the chat: evict, splice, forget, correct.
+
+They are an overlay: the chat that the caller brings knows nothing of them, and matching skips them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from erecap.session.reader import SessionReader
+from erecap.session.transcript import Transcript
+
+
+class SessionEdits:
+    """The edit methods of `ReplanSession`; spans are places of tokens `(start, end)` in everything read."""
+
+    _reader: SessionReader
+    _transcript: Transcript
+    tokenizer: Any
+
+    def evict(self, span: tuple[int, int]) -> int:
+        """Drop the keys and values of a span; positions stay. What was read after it has seen it, and keeps that.
+
+        Returns:
+            Tokens that were stored and are gone, of the layer that lost most.
+
+        Raises:
+            ValueError: a span outside of what was read.
+        """
+        start, end = self._checked(span)
+
+        def gone(layout: Any) -> torch.Tensor:
+            return (layout.index[0] >= start) & (layout.index[0] < end)
+
+        return self._reader.cache.drop(gone)
+
+    def splice(self, span: tuple[int, int]) -> int:
+        """Drop a span and close up: the tokens still stored get consecutive positions, their keys turned to fit.
+
+        Exact for rotary embeddings that do not depend on the length (default, linear, llama3, yarn). Keys and values
+        keep what they absorbed; only distances change. Lets an episode outlive the model's window.
+
+        Raises:
+            ValueError: a span outside of what was read, or another kind of position embedding.
+        """
+        gone = self.evict(span)
+        self._reader.close_up()
+        return gone
+
+    def forget(self, span: tuple[int, int]) -> int:
+        """Drop a span and read everything after it anew, at its old positions: as if the span had never been there.
+
+        Costs a prefill of what came after. Tokens after the span that had been evicted are stored again, until the
+        next call brings the session back to its budget.
+
+        Returns:
+            Tokens read anew.
+
+        Raises:
+            ValueError: a span outside of what was read, or ids after it that were let go (`rewind_tokens`).
+        """
+        start, end = self._checked(span)
+        rest = self._transcript.since(end)
+        self._reader.read_again(start, end, rest)
+        return len(rest)
+
+    def correct(self, text: str) -> int:
+        """Append a correction that the model sees before the next messages.
+
+        Later tokens have already absorbed a stale fact, so evicting the fact is not enough, and re-reading is dear.
+
+        Returns:
+            Tokens read.
+
+        Raises:
+            ValueError: an empty text.
+        """
+        if not text.strip():
+            raise ValueError("a correction needs a text")
+        ids = self.tokenizer(f"\nCorrection: {text.strip()}\n", add_special_tokens=False)["input_ids"]
+        # The answer's last token may not be read yet; it comes first, and belongs to the answer.
+        pending = list(self._reader.pending)
+        self._reader.read_overlay(pending + ids)
+        self._transcript.close_mark(pending)
+        self._transcript.overlay(ids)
+        return len(pending) + len(ids)
+
+    def _checked(self, span: tuple[int, int]) -> tuple[int, int]:
+        start, end = span
+        if not 0 <= start <= end <= self._transcript.tokens:
+            raise ValueError(f"span ({start}, {end}) lies outside the {self._transcript.tokens} tokens read")
+        return start, end
