@@ -101,7 +101,7 @@ class RunProgress:
         if not self._live and (force or time.monotonic() - self._last_line >= _LINE_SECONDS):
             self._last_line = time.monotonic()
             parts = [f"{self._done}/{self._total} episodes", self._left(), f"won {self.summary()}"]
-            self.say(" | ".join(parts if force else [*parts, self._now]))
+            self.say(" | ".join(parts if force or not self._now else [*parts, self._now]))
 
 
 def _duration(seconds: float) -> str:
