@@ -51,6 +51,23 @@ class SessionReader:
         self._shift = 0  # place minus position of the next token
         self._rotator: KeyRotator | None = None
 
+    def fork(self) -> SessionReader:
+        """An independent reader with a copy of the cache, on the same model."""
+        twin = SessionReader(self.model, self.prune, self.budget, self.evict_by, self.seed)
+        twin.cache = self.cache.fork()
+        twin.pending, twin.evicted = list(self.pending), self.evicted
+        twin._attention, twin._shift, twin._rotator = self._attention, self._shift, self._rotator
+        return twin
+
+    @property
+    def shift(self) -> int:
+        """Place minus position of the next token; above 0 once positions were closed up."""
+        return self._shift
+
+    @shift.setter
+    def shift(self, shift: int) -> None:
+        self._shift = shift
+
     @property
     def window(self) -> int:
         """Positions that the model can take."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from erecap.budget import Budget
@@ -12,9 +14,11 @@ from erecap.context.protection import protected_spans
 from erecap.context.tokenize import ChatText, Prompt, render_chat, render_prompt
 from erecap.decoding.draft import LookupDraft
 from erecap.decoding.loop import decode
+from erecap.errors import RunError
 from erecap.generation import StopWatcher, sampler
 from erecap.protocols import AllowedTokens, Generation, Message, Timing, Usage
 from erecap.session.edits import SessionEdits
+from erecap.session.persist import load_session, save_session
 from erecap.session.reader import SessionReader
 from erecap.session.transcript import Mark, Transcript, digest_of
 from erecap.tokens.schedule import PruneConfig
@@ -72,6 +76,42 @@ class ReplanSession(SessionEdits):
     def cache(self) -> Any:
         """The `PrunedCache` behind the session."""
         return self._reader.cache
+
+    def fork(self) -> ReplanSession:
+        """An independent session that has read the same, on the same model. Copies the stored keys and values."""
+        twin = copy.copy(self)
+        twin._reader = self._reader.fork()
+        twin._transcript = self._transcript.copy()
+        return twin
+
+    def save(self, path: str | Path) -> None:
+        """Write what was read and is stored to one safetensors file; `restore` reads it back."""
+        state = {"previous": self._previous, "pending": self._reader.pending, "shift": self._reader.shift}
+        state["model"] = _shape(self.model)
+        save_session(Path(path), self.cache, self._transcript, state)
+
+    def restore(self, path: str | Path) -> None:
+        """Become the session that was saved in `path`; only for a session that has read nothing yet.
+
+        Raises:
+            RunError: no such file, a damaged one, or one of another model.
+            ValueError: this session has read something already.
+        """
+        if self._transcript.tokens:
+            raise ValueError("restore needs a new session; this one has read something already")
+        reader, transcript = self._reader.fork(), Transcript(self._transcript.rewind_tokens)
+        state = load_session(Path(path), reader.cache, transcript)
+        if state["model"] != _shape(self.model):
+            raise RunError(f"{Path(path).name}: saved from model {state['model']}, this one is {_shape(self.model)}")
+        reader.pending, reader.shift = state["pending"], state["shift"]
+        self._reader, self._transcript, self._previous = reader, transcript, state["previous"]
+
+    def close(self) -> None:
+        """Free the stored keys and values and forget what was read."""
+        self._transcript = Transcript(self._transcript.rewind_tokens)
+        self._reader.back_to(0)
+        self._reader.cache.reset()
+        self._previous = []
 
     # Calls ------------------------------------------------------------------------------------------------
 
@@ -238,3 +278,10 @@ class ReplanSession(SessionEdits):
         if content:
             mark = Mark(messages, len(whole), digest_of(whole), self._transcript.tokens, first=first)
             self._transcript.marks.append(mark)
+
+
+def _shape(model: Any) -> str:
+    """What must agree for saved keys to fit: enough to tell models apart without hashing their weights."""
+    config = model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    return f"{config.model_type}-{config.num_hidden_layers}x{config.hidden_size}-{heads}-{config.vocab_size}"

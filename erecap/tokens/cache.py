@@ -171,6 +171,30 @@ class PrunedCache(DynamicCache):
                 most = max(most, layout.width - new.width)
         return most
 
+    @property
+    def layer_count(self) -> int:
+        """Decoder layers of the model."""
+        return len(self._layouts)
+
+    def restore(self, layer: int, keys: torch.Tensor, values: torch.Tensor, layout: Layout) -> None:
+        """Put saved keys and values `(1, kv_heads, n, head_dim)` into `layer`; layers in order, into a new cache."""
+        while len(self.layers) <= layer:
+            self.layers.append(KVLayer())
+        self.layers[layer].update(keys, values)
+        self._layouts[layer] = layout
+        self._armed = False
+
+    def fork(self) -> PrunedCache:
+        """A cache with copies of the same keys and values, to go on independently. Not during a read."""
+        twin = PrunedCache(self.config, self.layer_count)
+        for number, layer in enumerate(self.layers):
+            layout = self._layouts[number]
+            if layout is not None:
+                twin.restore(number, layer.keys, layer.values, layout)
+        twin._logical, twin._armed, twin._protect = self._logical, self._armed, self._protect
+        twin.prompt_kept, twin.stage_log = list(self.prompt_kept), list(self.stage_log)
+        return twin
+
     def skip(self, tokens: int) -> None:
         """Count `tokens` as read without storing them: places and positions go on behind them."""
         self._logical += tokens

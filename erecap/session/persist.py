@@ -1,0 +1,84 @@
+"""A session on disk: one safetensors file with keys, values and what is known of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from erecap.errors import RunError
+from erecap.files import write_atomic
+from erecap.session.transcript import Mark, Transcript
+from erecap.tokens.cache import PrunedCache
+from erecap.tokens.layout import Layout
+
+FORMAT = "erecap-session-1"
+
+
+def save_session(path: Path, cache: PrunedCache, transcript: Transcript, state: dict[str, Any]) -> None:
+    """Write a session's cache, transcript and `state` (plain JSON values) to `path`, aside first, then renamed."""
+    tensors: dict[str, torch.Tensor] = {"ids": torch.tensor(transcript.ids, dtype=torch.int64)}
+    for number, layer in enumerate(cache.layers):
+        layout = cache.layout(number)
+        if layout is None:
+            continue
+        tensors |= {
+            f"keys.{number}": layer.keys.contiguous(),
+            f"values.{number}": layer.values.contiguous(),
+            f"index.{number}": layout.index.contiguous(),
+            f"positions.{number}": layout.positions.contiguous(),
+        }
+    known = {
+        "forgotten": transcript.forgotten,
+        "overlays": transcript.overlays,
+        "marks": [
+            [m.message, m.characters, m.digest.hex(), m.tokens, m.aligned, m.first, list(m.starts)]
+            for m in transcript.marks
+        ],
+        "logical": cache.get_seq_length(),
+        "state": state,
+    }
+    write_atomic(path, save(tensors, metadata={"format": FORMAT, "known": json.dumps(known)}))
+
+
+def load_session(path: Path, cache: PrunedCache, transcript: Transcript) -> dict[str, Any]:
+    """Fill an empty `cache` and `transcript` from `path`; returns the `state` that was saved.
+
+    Raises:
+        RunError: no such file, a damaged one, or one of another model.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise RunError(f"{path.name}: not a saved session ({FORMAT})")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        known = json.loads(metadata["known"])
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise RunError(f"{path.name}: no such session file") from error
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise RunError(f"{path.name}: damaged session file: {error}") from error
+    layers = sum(name.startswith("keys.") for name in tensors)
+    if layers not in (0, cache.layer_count):
+        raise RunError(f"{path.name}: saved from a model of {layers} layers, this one has {cache.layer_count}")
+    shared: dict[bytes, Layout] = {}
+    for number in range(layers):
+        index, positions = tensors[f"index.{number}"], tensors[f"positions.{number}"]
+        # Layers that stored the same tokens share one layout again.
+        key = index.numpy().tobytes() + positions.numpy().tobytes()
+        if key not in shared:
+            shared[key] = Layout(index, positions, torch.ones_like(index, dtype=torch.bool), True)
+        cache.restore(number, tensors[f"keys.{number}"], tensors[f"values.{number}"], shared[key])
+    cache.skip(known["logical"])
+    transcript.ids = tensors["ids"].tolist()
+    transcript.forgotten = known["forgotten"]
+    transcript.overlays = [(place, list(ids)) for place, ids in known["overlays"]]
+    transcript.marks = [
+        Mark(message, characters, bytes.fromhex(digest), tokens, aligned, first, tuple(starts))
+        for message, characters, digest, tokens, aligned, first, starts in known["marks"]
+    ]
+    return known["state"]

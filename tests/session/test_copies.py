@@ -1,0 +1,95 @@
+"""Forks, files, threads: independent copies that go on as the original would."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from erecap.budget import Budget
+from erecap.errors import RunError
+from erecap.session import ReplanSession
+from tests.context.small_tokenizers import byte_level
+from tests.session.chats import model, start, turn
+
+NEW = 6
+BUDGET = Budget(kv_tokens=120)
+
+
+def played(turns: int = 3, name: str = "llama", **options) -> tuple[ReplanSession, list]:  # type: ignore[no-untyped-def]
+    session = ReplanSession(model(name), byte_level(), budget=BUDGET, **options)
+    messages = start()
+    for number in range(turns):
+        messages += turn(session.generate(messages, max_new_tokens=NEW).text, number)
+    return session, messages
+
+
+def go_on(session: ReplanSession, messages: list, turns: int = 2) -> list[str]:
+    messages, texts = list(messages), []
+    for number in range(turns):
+        texts.append(session.generate(messages, max_new_tokens=NEW).text)
+        messages += turn(texts[-1], number + 50)
+    return [*texts, session.token_ids, session.cache.kept_lengths()]
+
+
+@pytest.mark.parametrize("evict_by", ["recency", "attention"])
+def test_a_fork_goes_on_alone(evict_by: str) -> None:
+    session, messages = played(evict_by=evict_by)
+    fork, second = session.fork(), session.fork()
+    expected = go_on(fork, messages)
+    second.generate([*messages[:-1], {"role": "user", "content": "Something else."}], max_new_tokens=NEW)
+    assert go_on(session, messages) == expected
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_saved_and_restored_it_goes_on_alike(name: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    session, messages = played(name=name)
+    session.splice((30, 40))
+    session.save(tmp_path / "agent.safetensors")
+    other = ReplanSession(model(name), byte_level(), budget=BUDGET)
+    other.restore(tmp_path / "agent.safetensors")
+    assert other.cache.kv_bytes() == session.cache.kv_bytes()
+    assert go_on(other, messages) == go_on(session, messages)
+    with pytest.raises(ValueError, match="needs a new session"):
+        other.restore(tmp_path / "agent.safetensors")
+
+
+def test_files_that_are_no_session_of_this_model(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    session, messages = played()
+    path = tmp_path / "agent.safetensors"
+    session.save(path)
+    fresh = ReplanSession(model("qwen2"), byte_level())
+    with pytest.raises(RunError, match="saved from model llama"):
+        fresh.restore(path)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(RunError, match="damaged session file"):
+        fresh.restore(path)
+    with pytest.raises(RunError, match="no such session"):
+        fresh.restore(tmp_path / "none.safetensors")
+    assert fresh.generate(messages, max_new_tokens=NEW).usage.reused_tokens == 0  # still usable
+
+
+def test_a_closed_session_starts_again() -> None:
+    session, messages = played()
+    session.close()
+    assert session.token_ids == [] and session.cache.kv_bytes() == 0
+    twin = ReplanSession(model(), byte_level(), budget=BUDGET)
+    assert go_on(session, messages) == go_on(twin, messages)
+
+
+def test_two_threads_with_two_sessions_on_one_model() -> None:
+    options = [{"evict_by": "attention"}, {"evict_by": "random"}]
+    expected = [go_on(*played(**option)) for option in options]
+    got: list = [None, None]
+    barrier = threading.Barrier(2)
+
+    def work(number: int) -> None:
+        barrier.wait()
+        got[number] = [go_on(*played(**options[number])) for _ in range(2)]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == [[expected[0]] * 2, [expected[1]] * 2]
