@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from erecap.envs.household.env import HouseholdEnv
 from erecap.envs.household.generate import GenerationReport, generate
 from erecap.envs.household.options import SPLITS, HouseholdOptions

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from erecap.envs.household.gamefile import read_game
 from erecap.envs.household.wheel import open_engine
 

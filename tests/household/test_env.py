@@ -4,10 +4,10 @@ import random
 import warnings
 
 import pytest
-from erecap.envs.household.commands import names_in
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
+from erecap.envs.household.commands import names_in
 from erecap.errors import ConfigError
 from erecap.protocols import StepInfo
 

@@ -3,8 +3,8 @@
 import random
 
 import pytest
-from erecap.envs.household.options import TASK_TYPES
 
+from erecap.envs.household.options import TASK_TYPES
 from tests.household.test_env import walk
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("made")]

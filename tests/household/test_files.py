@@ -4,9 +4,9 @@ import json
 import shutil
 
 import pytest
+
 from erecap.envs.household.env import HouseholdEnv
 from erecap.envs.household.options import HouseholdOptions
-
 from erecap.errors import ConfigError, EnvironmentUnavailable, GameError
 from tests.household.conftest import SEED, edit_json
 

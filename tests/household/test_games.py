@@ -5,11 +5,11 @@ import subprocess
 import sys
 
 import pytest
+
 from erecap.envs.household.check import check_split, signature
 from erecap.envs.household.gamefile import TASK_FILE, read_game
 from erecap.envs.household.generate import generate
 from erecap.envs.household.options import SPLITS, TASK_TYPES
-
 from tests.household.conftest import COUNT, SEED
 
 pytestmark = pytest.mark.integration

@@ -4,10 +4,10 @@ import subprocess
 import sys
 
 import pytest
-from erecap.envs.household.generate import Recipe, generate
-from erecap.envs.household.options import TASK_TYPES, HouseholdOptions
 from pydantic import ValidationError
 
+from erecap.envs.household.generate import Recipe, generate
+from erecap.envs.household.options import TASK_TYPES, HouseholdOptions
 from erecap.errors import ConfigError
 
 

@@ -1,12 +1,16 @@
 """Drawn games, before any engine sees them: deterministic, possible, and not yet done."""
 
+import json
 import random
 
 import pytest
+
+from erecap.envs.household import generate as generation
 from erecap.envs.household.gamefile import problem_text
 from erecap.envs.household.options import SPLITS, TASK_TYPES
 from erecap.envs.household.placement import LOOK, PICK_TWO, TREATMENTS, can_hold, draw, goals_of
 from erecap.envs.household.rooms import load_room, room_numbers
+from erecap.errors import GameError
 
 
 @pytest.mark.parametrize("task_type", TASK_TYPES)
@@ -49,3 +53,24 @@ def test_each_task_type_has_several_rooms_in_each_split(split, task_type):
 def test_the_number_of_objects_is_limited():
     placement = draw("train", "pick_and_place_simple", 6, random.Random(3))
     assert len([item for item in placement.items if item.kind != "DeskLamp"]) <= 6
+
+
+@pytest.mark.integration  # opens an engine
+def test_games_that_the_expert_loses_are_dropped_drawn_again_and_counted(monkeypatch, tmp_path):
+    monkeypatch.setenv("ERECAP_CACHE", str(tmp_path))
+    answers = iter([None, None, ["look"]])
+    tried = []
+
+    def lose_twice(placement, engine):
+        tried.append(placement)
+        return next(answers)
+
+    monkeypatch.setattr(generation, "play_expert", lose_twice)
+    report = generation.generate("train", 0, 1)
+    assert (report.dropped, report.expert_steps, len(set(tried))) == (2, (1,), 3)
+    assert json.loads(report.manifest.read_text())["dropped"] == 2
+
+    monkeypatch.setattr(generation, "play_expert", lambda placement, engine: None)
+    with pytest.raises(GameError, match="no winnable look_at_obj_in_light game in 60 draws"):
+        generation.generate("train", 0, 2)
+    assert [path.name for path in report.manifest.parent.iterdir() if path.name != "manifest.json"] == ["0"]

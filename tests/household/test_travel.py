@@ -2,11 +2,11 @@
 
 import networkx as nx
 import pytest
-from erecap.envs.household.rooms import load_room, room_numbers
-from erecap.envs.household.travel import FloorPlan, floor_plan, location_point
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from erecap.envs.household.rooms import load_room, room_numbers
+from erecap.envs.household.travel import FloorPlan, floor_plan, location_point
 from erecap.errors import GameError
 
 
