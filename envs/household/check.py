@@ -25,7 +25,6 @@ from erecap.envs.household.env import HouseholdEnv
 from erecap.envs.household.gamefile import TASK_FILE, read_game
 from erecap.envs.household.generate import GenerationReport, generate
 from erecap.envs.household.options import SPLITS, HouseholdOptions
-
 from erecap.errors import ErecapError
 from erecap.files import write_json
 

@@ -20,13 +20,13 @@ from typing import Any
 
 import fast_downward
 from alfworld.agents.utils.misc import Demangler
-from erecap.envs.household.gamefile import GameData
-from erecap.envs.household.state import ParseError, TranslatedState, parse_logic, translate
-from erecap.envs.household.world import World, read_world
 from tatsu.exceptions import ParseException
 from textworld.envs.pddl.textgen import CSGUnknownSymbolError
 from textworld.generator.game import EntityInfo
 
+from erecap.envs.household.gamefile import GameData
+from erecap.envs.household.state import ParseError, TranslatedState, parse_logic, translate
+from erecap.envs.household.world import World, read_world
 from erecap.errors import GameError
 
 NOTHING = "Nothing happens."

@@ -7,6 +7,7 @@ import string
 from typing import Any
 
 import gymnasium as gym
+
 from erecap.envs.household.commands import command_templates, fill_slots, names_in
 from erecap.envs.household.conditions import progress
 from erecap.envs.household.expert import Way, best_way
@@ -14,7 +15,6 @@ from erecap.envs.household.games import Games
 from erecap.envs.household.options import HouseholdOptions
 from erecap.envs.household.travel import floor_plan
 from erecap.envs.household.wheel import open_engine
-
 from erecap.errors import ConfigError, GameError
 from erecap.protocols import StepInfo
 

@@ -12,7 +12,6 @@ from typing import Any
 from erecap.envs.household import wheel
 from erecap.envs.household.options import TASK_TYPES
 from erecap.envs.household.placement import LOOK, Placement, can_hold, kinds_of
-
 from erecap.errors import GameError
 
 GAME_FILE = "game.tw-pddl"

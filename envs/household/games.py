@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from erecap.envs.household.gamefile import GAME_FILE, GameData, read_game
 from erecap.envs.household.generate import Recipe, ensure_game
 from erecap.envs.household.options import HouseholdOptions
-
 from erecap.errors import ConfigError, GameError
 
 if TYPE_CHECKING:

@@ -27,7 +27,6 @@ from erecap.envs.household.gamefile import GAME_FILE, TASK_FILE, GameData, Task,
 from erecap.envs.household.options import SPLITS, TASK_TYPES
 from erecap.envs.household.placement import LOOK, Placement, draw
 from erecap.envs.household.wheel import need, open_engine
-
 from erecap.errors import ConfigError, GameError
 from erecap.files import cache_dir, write_json
 

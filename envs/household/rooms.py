@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cache
 
 from erecap.envs.household import wheel
-
 from erecap.errors import GameError
 
 STEP = 0.25

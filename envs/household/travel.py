@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from functools import cache
 
 import networkx as nx
-from erecap.envs.household.rooms import STEP, Point, load_points
 
+from erecap.envs.household.rooms import STEP, Point, load_points
 from erecap.errors import GameError
 
 _LOCATION = re.compile(r"loc_bar_(?P<x>(?:_minus_)?\d+)_bar_(?P<z>(?:_minus_)?\d+)_bar_")
