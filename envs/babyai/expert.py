@@ -168,7 +168,21 @@ class _Expert:
             for cell in paths.neighbours(self.memory.places[thing])
             if self.memory.empty(cell)
         }
-        return (self._clear(sides) if sides else None) or self._search()
+        way = self._clear(sides) if sides else None
+        return way or self._make_room(wanted) or self._search()
+
+    def _make_room(self, wanted: Iterable[WorldObj]) -> str | None:
+        """Take away something that stands beside one of the wanted objects."""
+        seen = {self.memory.places[thing] for thing in wanted if thing in self.memory.places}
+        beside = {cell for place in seen for cell in paths.neighbours(place)}
+        return self._clear(
+            {
+                place
+                for thing, place in self.memory.places.items()
+                if place in beside and place not in seen and thing.can_pickup()
+            },
+            ends_too=True,
+        )
 
     def _search(self) -> str | None:
         if any(self.body._unseen(cell) for cell in self.reach):
@@ -178,7 +192,7 @@ class _Expert:
             for thing, place in self.memory.places.items()
             if thing.type == "door" and not thing.is_open
         }
-        return self._clear(closed | self._frontier(), doors_too=True)
+        return self._clear(closed | self._frontier(), ends_too=True)
 
     def _frontier(self) -> set[Cell]:
         """Unseen cells beside seen ones that are no walls."""
@@ -191,13 +205,13 @@ class _Expert:
         }
 
     def _clear(
-        self, goals: set[Cell], *, doors_too: bool = False, fetching: frozenset[WorldObj] = frozenset()
+        self, goals: set[Cell], *, ends_too: bool = False, fetching: frozenset[WorldObj] = frozenset()
     ) -> str | None:
         """What to do about the first obstacle on the cheapest way to one of the goals; None: there is no way.
 
         Args:
             goals: cells to be faced.
-            doors_too: a door that is a goal is an obstacle as well, to be opened.
+            ends_too: what stands on a goal is an obstacle as well, to be opened or taken away.
             fetching: locked doors whose key is on its way, not to be counted on.
         """
         graph = nx.DiGraph()
@@ -206,7 +220,7 @@ class _Expert:
             if cell != self.body.cell and self._cost(cell, fetching) is None:
                 continue
             for beside in paths.neighbours(cell):
-                is_end = beside in goals and (not doors_too or beside not in self.memory.cells)
+                is_end = beside in goals and (not ends_too or beside not in self.memory.cells)
                 cost = 1 if is_end else self._cost(beside, fetching)
                 if cost is not None:
                     graph.add_edge(cell, beside, weight=cost)
@@ -217,7 +231,7 @@ class _Expert:
         way = ways[min(ends, key=lambda goal: (lengths[goal], goal))]
         for cell in way[1:]:
             content = self.memory.cells.get(cell)
-            if content is None or content.can_overlap() or (cell in goals and not doors_too):
+            if content is None or content.can_overlap() or (cell in goals and not ends_too):
                 continue
             return self._remove(content, fetching)
         return None

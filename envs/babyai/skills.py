@@ -66,6 +66,8 @@ class Body:
         self.level = level
         self.memory = Memory()
         self.memory.update(level)
+        if level.carrying is not None:
+            level.step(level.actions.done)  # moves nothing; the verifier learns what is carried
         self.skill_steps = skill_steps  # cap on low-level moves of one skill
         self.travelled = 0  # cells
         self.touched: set[WorldObj] = set()  # what the agent has ever picked up
@@ -199,7 +201,11 @@ class Body:
             raise Impossible("you carry nothing")
         name = self.memory.names[self.level.carrying]
 
-        if not self._approach_free(self.memory.empty):
+        def elsewhere(cell: Cell) -> bool:
+            # What was picked up to make room must not go back to where it stood.
+            return self.memory.empty(cell) and cell != self._lifted_from
+
+        if not self._approach_free(elsewhere) and not self._approach(self.memory.empty):
             raise Impossible("there is no free place that you can reach")
         self._release(name)
         return f"You drop the {name}."
@@ -268,10 +274,7 @@ class Body:
         def passable(cell: Cell) -> bool:
             return wanted(cell) and paths.out_of_the_way(self.memory, self.cell, cell, by_doors=True)
 
-        def elsewhere(cell: Cell) -> bool:
-            return wanted(cell) and cell != self._lifted_from
-
-        return any(self._approach(choice) for choice in (harmless, passable, elsewhere, wanted))
+        return any(self._approach(choice) for choice in (harmless, passable, wanted))
 
     def _walk_to(self, thing: WorldObj, name: str) -> None:
         self._needs_place(thing, name)

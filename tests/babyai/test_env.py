@@ -35,8 +35,8 @@ def test_the_expert_wins_every_level(level: str):
 @pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_expert_wins_nearly_all_draws(level: str):
-    # Of GoToImpUnlock, some draws have the key in the room that it unlocks: nobody can win those.
-    needed = 90 if "ImpUnlock" in level else 98
+    # The level generator locks the key into the room that it opens in a few draws of these two.
+    needed = {"BabyAI-GoToImpUnlock-v0": 96, "BabyAI-Unlock-v0": 99}.get(level, 100)
     assert sum(expert.play(body(drawn(level, seed)), 200)[1].success for seed in range(100)) >= needed
 
 
