@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from minigrid.core.world_object import WorldObj
+from minigrid.core.world_object import Door, WorldObj
 from minigrid.envs.babyai.core.roomgrid_level import RoomGridLevel
 
 from erecap.envs.babyai.memory import visible_cells
@@ -37,11 +37,11 @@ def describe(level: RoomGridLevel, names: Mapping[WorldObj, str]) -> str:
 
 def noun_phrase(thing: WorldObj, name: str) -> str:
     """ "a red ball", "an open red door", "a locked blue door 2"."""
-    words = f"{door_state(thing)} {name}" if thing.type == "door" else name
+    words = f"{door_state(thing)} {name}" if isinstance(thing, Door) else name
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def door_state(door: WorldObj) -> str:
+def door_state(door: Door) -> str:
     """ "open", "locked" or "closed"."""
     if door.is_open:
         return "open"

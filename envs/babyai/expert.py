@@ -11,15 +11,16 @@ import copy
 from collections.abc import Iterable
 
 import networkx as nx
-from minigrid.core.world_object import WorldObj
+from minigrid.core.world_object import Door, WorldObj
 from minigrid.envs.babyai.core.verifier import (
     AfterInstr,
+    AndInstr,
+    BeforeInstr,
     GoToInstr,
     Instr,
     OpenInstr,
     PickupInstr,
     PutNextInstr,
-    SeqInstr,
 )
 
 from erecap.envs.babyai import paths
@@ -73,7 +74,7 @@ def next_command(body: Body) -> str | None:
 
 def progress(instr: Instr, done: bool = False) -> tuple[int, int]:
     """Clauses of the mission that are accomplished, and all clauses."""
-    if not isinstance(instr, SeqInstr):
+    if not isinstance(instr, (BeforeInstr, AfterInstr, AndInstr)):
         return int(done), 1
     a = progress(instr.instr_a, done or instr.a_done == "success")
     b = progress(instr.instr_b, done or instr.b_done == "success")
@@ -82,7 +83,7 @@ def progress(instr: Instr, done: bool = False) -> tuple[int, int]:
 
 def _current(instr: Instr) -> Instr:
     """The clause that is to be accomplished next."""
-    while isinstance(instr, SeqInstr):
+    while isinstance(instr, (BeforeInstr, AfterInstr, AndInstr)):
         if isinstance(instr, AfterInstr):
             instr = instr.instr_a if instr.b_done == "success" else instr.instr_b
         else:
@@ -129,7 +130,7 @@ class _Expert:
             return self._way_to(wanted)
         return "drop" if self.held is not None else f"pick up {self._name(near)}"
 
-    def _open(self, doors: list[WorldObj]) -> str | None:
+    def _open(self, doors: list[Door]) -> str | None:
         ready = [door for door in doors if not door.is_open and (not door.is_locked or self._fits(door))]
         near = self._nearest(ready)
         if near:
@@ -190,7 +191,7 @@ class _Expert:
         closed = {
             place
             for thing, place in self.memory.places.items()
-            if thing.type == "door" and not thing.is_open
+            if isinstance(thing, Door) and not thing.is_open
         }
         return self._clear(closed | self._frontier(), ends_too=True)
 
@@ -238,7 +239,7 @@ class _Expert:
 
     def _remove(self, obstacle: WorldObj, fetching: frozenset[WorldObj]) -> str | None:
         name = self._name(obstacle)
-        if obstacle.type != "door":
+        if not isinstance(obstacle, Door):
             return "drop" if self.held is not None else f"pick up {name}"
         if not obstacle.is_locked or self._fits(obstacle):
             return f"open {name}"
@@ -254,7 +255,7 @@ class _Expert:
             return 1 if cell in self.memory.cells else None
         if content.type == "wall" or content in fetching:
             return None
-        if content.type != "door":
+        if not isinstance(content, Door):
             return _OBJECT
         if not content.is_locked:
             return _CLOSED_DOOR
@@ -273,10 +274,10 @@ class _Expert:
     def _holds(self, wanted: list[WorldObj]) -> bool:
         return any(thing is self.held for thing in wanted)
 
-    def _fits(self, door: WorldObj) -> bool:
+    def _fits(self, door: Door) -> bool:
         return self.held is not None and self.held.type == "key" and self.held.color == door.color
 
-    def _keys(self, door: WorldObj) -> list[WorldObj]:
+    def _keys(self, door: Door) -> list[WorldObj]:
         return [t for t in self.memory.places if t.type == "key" and t.color == door.color]
 
     def _sides(self, thing: WorldObj) -> list[Cell]:

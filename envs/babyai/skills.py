@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from minigrid.core.actions import Actions
-from minigrid.core.world_object import WorldObj
+from minigrid.core.world_object import Door, WorldObj
 from minigrid.envs.babyai.core.roomgrid_level import RoomGridLevel
 
 from erecap.envs.babyai import paths
@@ -97,7 +97,7 @@ class Body:
             ]
             commands += ["drop"] if bare else []
         for thing, name in near.items():
-            if thing.type == "door" and memory.places[thing] != self.cell:
+            if isinstance(thing, Door) and memory.places[thing] != self.cell:
                 if thing.is_open:
                     commands.append(f"close {name}")
                 elif not thing.is_locked or self._has_key(thing):
@@ -293,9 +293,9 @@ class Body:
             raise Impossible(f"you have seen no {name}")
         return thing
 
-    def _door(self, name: str) -> WorldObj:
+    def _door(self, name: str) -> Door:
         thing = self._seen(name)
-        if thing.type != "door":
+        if not isinstance(thing, Door):
             raise Impossible(f"the {name} is not a door")
         return thing
 
@@ -309,7 +309,7 @@ class Body:
         if self.level.carrying is not None:
             raise Impossible(f"you carry the {self.memory.names[self.level.carrying]}")
 
-    def _has_key(self, door: WorldObj) -> bool:
+    def _has_key(self, door: Door) -> bool:
         held = self.level.carrying
         return held is not None and held.type == "key" and held.color == door.color
 
