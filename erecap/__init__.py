@@ -9,20 +9,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from erecap.budget import Budget
     from erecap.context import Context
     from erecap.errors import ErecapError
+    from erecap.session.session import ReplanSession
     from erecap.tokens import PruneConfig, PrunedCache, prune
     from erecap.wrapping import wrap
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["Context", "ErecapError", "PruneConfig", "PrunedCache", "__version__", "prune", "wrap"]
+__all__ = [
+    "Budget",
+    "Context",
+    "ErecapError",
+    "PruneConfig",
+    "PrunedCache",
+    "ReplanSession",
+    "__version__",
+    "prune",
+    "wrap",
+]
 
 _HOME = {
+    "Budget": "erecap.budget",
     "Context": "erecap.context",
     "ErecapError": "erecap.errors",
     "PruneConfig": "erecap.tokens",
     "PrunedCache": "erecap.tokens",
+    "ReplanSession": "erecap.session",
     "prune": "erecap.tokens",
     "wrap": "erecap.wrapping",
 }

@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from erecap.context import Situation
 from erecap.planners.command_tokens import CommandTokens
 from erecap.planners.templates import fill_templates
 from erecap.planners.trie import Node, Trie
-
-from erecap.context import Situation
 from erecap.protocols import AllowedTokens
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from erecap.planners.templates import matches
-
 from erecap.context import Situation
+from erecap.planners.templates import matches
 from erecap.protocols import Plan
 
 

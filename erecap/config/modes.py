@@ -8,6 +8,10 @@ from typing import Literal
 
 from erecap.tokens.names import SCORER_NAMES
 
+# Modes that keep keys and values between calls. `reuse` keeps all of them; the others evict down to the budget:
+# `erecap` by the context graph and then recency, the controls by the one criterion that they are named after.
+SESSION_MODES = ("reuse", "erecap", "recency", "random", "attention")
+
 _PATTERN = re.compile(r"(?P<kind>[a-z]+)(?:\[(?P<scorer>[^\[\]]*)\])?")
 
 
@@ -15,11 +19,16 @@ _PATTERN = re.compile(r"(?P<kind>[a-z]+)(?:\[(?P<scorer>[^\[\]]*)\])?")
 class Mode:
     """A way to make the planner's calls; every mode of a run plays the same episodes."""
 
-    kind: Literal["full", "expert", "prune"]
+    kind: Literal["full", "expert", "prune", "reuse", "erecap", "recency", "random", "attention"]
     scorer: str | None = None  # for `prune`: what ranks the tokens
 
     def __str__(self) -> str:
         return f"{self.kind}[{self.scorer}]" if self.scorer else self.kind
+
+    @property
+    def session(self) -> bool:
+        """Whether keys and values stay between the calls of an episode."""
+        return self.kind in SESSION_MODES
 
     @property
     def needs_model(self) -> bool:
@@ -29,7 +38,7 @@ class Mode:
 
 def mode_names() -> list[str]:
     """Every mode that a run can play."""
-    return ["full", "expert", *(f"prune[{scorer}]" for scorer in SCORER_NAMES)]
+    return ["full", "expert", *SESSION_MODES, *(f"prune[{scorer}]" for scorer in SCORER_NAMES)]
 
 
 def parse_mode(text: str) -> Mode:
@@ -50,6 +59,6 @@ def parse_mode(text: str) -> Mode:
             scorers = ", ".join(SCORER_NAMES)
             raise ValueError(f"unknown scorer {scorer!r} in mode {text!r}; allowed: {scorers}")
         return Mode("prune", scorer)
-    if scorer is not None or kind not in ("full", "expert"):
+    if scorer is not None or kind not in ("full", "expert", *SESSION_MODES):
         raise ValueError(f"unknown mode {text!r}; {allowed}")
-    return Mode("full" if kind == "full" else "expert")
+    return Mode(kind)

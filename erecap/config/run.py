@@ -52,6 +52,17 @@ class PruneSettings(BaseModel):
         return stages
 
 
+class BudgetSettings(BaseModel):
+    """How much the session modes with eviction keep between calls."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    kv_tokens: int | None = Field(
+        default=1024, ge=16, description="Tokens stored per layer when a call returns, protected ones included."
+    )
+    kv_ratio: float | None = Field(default=None, gt=0, le=1, description="The same as a share of all tokens read.")
+
+
 class PlannerSettings(BaseModel):
     """How the planner is asked, and when."""
 
@@ -84,6 +95,7 @@ class RunConfig(BaseModel):
         description="Where the model runs: auto, cpu, cuda, cuda:1, mps.",
     )
     prune: PruneSettings = Field(default_factory=PruneSettings, description="Pruning at prefill.")
+    budget: BudgetSettings = Field(default_factory=BudgetSettings, description="What sessions keep.")
     planner: PlannerSettings = Field(default_factory=PlannerSettings, description="The planner.")
     episodes: int | None = Field(
         default=None, ge=1, le=100_000, description="Episodes per suite; null: what the suite says."

@@ -128,6 +128,10 @@ class ReplanRow(_Row):
     kv_bytes: NonNegativeInt = 0
     overflow_messages: NonNegativeInt = 0
     truncated_tokens: NonNegativeInt = 0
+    evicted_tokens: NonNegativeInt = 0
+    rewritten_tokens: NonNegativeInt = 0
+    drafted_tokens: NonNegativeInt = 0
+    accepted_tokens: NonNegativeInt = 0
     tokenize_ms: NonNegativeFloat = 0
     prefill_ms: NonNegativeFloat = 0
     prune_ms: NonNegativeFloat = 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from erecap.config.modes import SESSION_MODES
 from erecap.cost.flops import Ceiling, ModelShape, attention_scorer_flops, schedule_ceiling
 from erecap.report.rows import ReplanRow
 from erecap.report.stats import length_bins, median, percentiles
@@ -100,16 +101,17 @@ def speed_up(
     """Prefill speed-up of `mode` over the baseline beside what its token counts allow; medians over pairs
     of calls.
 
-    Only calls that read their whole prompt take part: where keys and values were reused, another
-    comparison applies. `fault` is set where the measured figure lies more than 10 % above the ceiling.
-    The allowance is for the timer's noise, and for linear and attention parts that do not run at the same
-    FLOP/s.
+    Only calls that read their whole prompt take part. In session modes it is the calls that reused something; for
+    those no ceiling is given, since they do not read what the baseline reads. `fault` is set where the measured
+    figure lies more than 10 % above the ceiling. The allowance is for the timer's noise, and for linear and
+    attention parts that do not run at the same FLOP/s.
     """
+    session = mode in SESSION_MODES
     pairs = pair_by_length(
         [call for call in timed(baseline) if _reads_all(call)],
-        [call for call in timed(other) if _reads_all(call)],
+        [call for call in timed(other) if _reads_all(call) != session],
     )
-    ceilings = [ceiling_of(shape, mode, first, second) for first, second in pairs] if shape else []
+    ceilings = [ceiling_of(shape, mode, first, second) for first, second in pairs] if shape and not session else []
     measured = [first.prefill_ms / second.prefill_ms for first, second in pairs]
     shares = [ratio / ceiling.total for ratio, ceiling in zip(measured, ceilings, strict=bool(ceilings))]
     share = median(shares)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import gymnasium as gym
 
     from erecap.language_model import HFLanguageModel
+    from erecap.session.episodes import EpisodeSessions
     from erecap.tokens.schedule import PruneConfig
 
 Say = Callable[[str], None]
@@ -33,7 +34,7 @@ class Components(Protocol):
         """The environment of a suite, opened at the first call."""
 
     def planner(self, mode: Mode, *, trace: bool) -> Planner:
-        """The planner of a mode; with `trace` its generations say what was kept of the prompt."""
+        """The planner of a mode, for a new episode; with `trace` its generations say what was kept of the prompt."""
 
     def model_facts(self) -> dict[str, Any] | None:
         """`model` of `run.json`; None where no model was loaded."""
@@ -56,7 +57,7 @@ class RealComponents:
         self._config = config
         self._suites = suites
         self._envs: dict[tuple[str, bool], gym.Env[str, str]] = {}
-        self._models: dict[Mode, HFLanguageModel] = {}
+        self._models: dict[Mode, HFLanguageModel | EpisodeSessions] = {}
         self._planners: dict[Mode, Planner] = {}
         self._facts: dict[str, Any] | None = None
 
@@ -96,7 +97,10 @@ class RealComponents:
 
     def planner(self, mode: Mode, *, trace: bool) -> Planner:
         if mode in self._models:
-            self._models[mode].trace = trace
+            model = self._models[mode]
+            model.trace = trace
+            if mode.session:
+                model.restart()  # type: ignore[union-attr]
         return self._planners[mode]
 
     def model_facts(self) -> dict[str, Any] | None:
@@ -126,11 +130,29 @@ class RealComponents:
         model, tokenizer = load(config.model, config.dtype, config.device)
         self._facts = describe_model(config.model, model)
         for mode in modes:
-            prune = self._prune_config(mode, self._facts["layers"])
-            self._models[mode] = HFLanguageModel(model, tokenizer, prune=prune)
+            if mode.session:
+                self._models[mode] = self._sessions(mode, model, tokenizer)
+            else:
+                prune = self._prune_config(mode, self._facts["layers"])
+                self._models[mode] = HFLanguageModel(model, tokenizer, prune=prune)
         say("warming up: one call per mode")
         for language_model in self._models.values():
             language_model.generate(_warm_up_chat(), max_new_tokens=8)
+
+    def _sessions(self, mode: Mode, model: Any, tokenizer: Any) -> EpisodeSessions:
+        from erecap.budget import Budget
+        from erecap.session.episodes import EpisodeSessions
+
+        settings = self._config.budget
+        budget = None if mode.kind == "reuse" else Budget(settings.kv_tokens, settings.kv_ratio)
+        return EpisodeSessions(
+            model,
+            tokenizer,
+            budget=budget,
+            evict_by="recency" if mode.kind in ("reuse", "erecap") else mode.kind,
+            stale_first=mode.kind == "erecap",
+            seed=self._config.seed,
+        )
 
     def _prune_config(self, mode: Mode, layers: int) -> PruneConfig | None:
         from erecap.tokens.schedule import PruneConfig

@@ -46,6 +46,10 @@ def replan_row(
         "kv_bytes": usage.kv_bytes,
         "overflow_messages": usage.overflow_messages,
         "truncated_tokens": usage.truncated_tokens,
+        "evicted_tokens": usage.evicted_tokens,
+        "rewritten_tokens": usage.rewritten_tokens,
+        "drafted_tokens": usage.drafted_tokens,
+        "accepted_tokens": usage.accepted_tokens,
         "tokenize_ms": round(timing.tokenize_ms, 3),
         "prefill_ms": round(timing.prefill_ms, 3),
         "prune_ms": round(timing.prune_ms, 3),
@@ -53,10 +57,18 @@ def replan_row(
         "total_ms": round(timing.total_ms, 3),
         "plan": [clean(step) for step in plan.steps],
         "problem": None if plan.problem is None else clean(plan.problem),
-        "decision": parse_mode(job.mode).kind,
+        "decision": _decision(job.mode, usage),
         "reason": "set by the mode",
         "contended": contended,
     }
+
+
+def _decision(mode: str, usage: Usage) -> str:
+    """What was done with the prompt: `append` to what was read, `re-read`, `prune`, or ask the `expert`."""
+    kind = parse_mode(mode).kind
+    if kind in ("expert", "prune"):
+        return kind
+    return "append" if usage.reused_tokens else "re-read"
 
 
 def episode_row(

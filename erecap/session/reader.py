@@ -34,13 +34,16 @@ class SessionReader:
         ValueError: `prune` does not fit the model, or an unknown `evict_by`.
     """
 
-    def __init__(self, model: Any, prune: PruneConfig | None, budget: Budget, evict_by: str, seed: int) -> None:
+    def __init__(
+        self, model: Any, prune: PruneConfig | None, budget: Budget, evict_by: str, seed: int, stale_first: bool = True
+    ) -> None:
         if evict_by not in EVICT_BY:
             raise ValueError(f"unknown evict_by {evict_by!r}; known: {', '.join(EVICT_BY)}")
         self.model = model
         self.budget = budget
         self.evict_by = evict_by
         self.seed = seed
+        self.stale_first = stale_first
         self.prune = prune
         self.pending: list[int] = []  # ids of the last answer that were generated but not read
         self.evicted = 0  # tokens evicted so far
@@ -53,7 +56,7 @@ class SessionReader:
 
     def fork(self) -> SessionReader:
         """An independent reader with a copy of the cache, on the same model."""
-        twin = SessionReader(self.model, self.prune, self.budget, self.evict_by, self.seed)
+        twin = SessionReader(self.model, self.prune, self.budget, self.evict_by, self.seed, self.stale_first)
         twin.cache = self.cache.fork()
         twin.pending, twin.evicted = list(self.pending), self.evicted
         twin._attention, twin._shift, twin._rotator = self._attention, self._shift, self._rotator
@@ -204,6 +207,8 @@ class SessionReader:
             return
         started = time.perf_counter()
         index = self.cache.stored_index().cpu()
+        if not self.stale_first:
+            messages = [{**message, "stale": []} for message in messages]
         tier = tiers(index, [*transcript.marks, *coming], messages, spans, self.cache.config.sinks)
         scores = self._scores(index)
 

@@ -20,6 +20,7 @@ from erecap.protocols import AllowedTokens, Generation, Message, Timing, Usage
 from erecap.session.edits import SessionEdits
 from erecap.session.persist import load_session, save_session
 from erecap.session.reader import SessionReader
+from erecap.session.trace import trace_pieces
 from erecap.session.transcript import Mark, Transcript, digest_of
 from erecap.tokens.schedule import PruneConfig
 
@@ -37,6 +38,7 @@ class ReplanSession(SessionEdits):
         budget: how many tokens stay stored; None: all.
         evict_by: what ranks tokens that nothing protects: `recency`, `random` (fixed when a token is read), or
             `attention` (mass that the newest token of the prompt pays it, taken anew at each call).
+        stale_first: evict what the messages call `stale` before anything else.
         draft: propose tokens from the previous answer and the newest message; greedy answers stay the same.
         seed: for `random`.
         rewind_tokens: see `Transcript`.
@@ -53,6 +55,7 @@ class ReplanSession(SessionEdits):
         prune: PruneConfig | None = None,
         budget: Budget | None = None,
         evict_by: str = "recency",
+        stale_first: bool = True,
         draft: bool = True,
         seed: int = 0,
         rewind_tokens: int | None = None,
@@ -61,7 +64,7 @@ class ReplanSession(SessionEdits):
         self.tokenizer = tokenizer
         self.draft = draft
         self.budget = budget or Budget()
-        self._reader = SessionReader(model, prune, self.budget, evict_by, seed)
+        self._reader = SessionReader(model, prune, self.budget, evict_by, seed, stale_first)
         self._transcript = Transcript(rewind_tokens)
         self._previous: list[int] = []  # ids of the last answer, the draft of the next
 
@@ -128,11 +131,13 @@ class ReplanSession(SessionEdits):
         draft: str | None = None,
         deadline_ms: float | None = None,
         cancel: Callable[[], bool] | None = None,
+        trace: bool = False,
     ) -> Generation:
         """Answer `messages`, reading only what was not read before; arguments as for `HFLanguageModel.generate`.
 
         Args:
             draft: text that the answer may repeat, beside the previous answer and the newest message.
+            trace: also return which share of the layers stored each piece of the chat (`Generation.pieces`).
 
         Raises:
             BudgetError: system and goal exceed the budget or the window.
@@ -159,6 +164,7 @@ class ReplanSession(SessionEdits):
             with self._reader.attached():
                 logits = self._reader.prefill(ids, marks, self._transcript, fitted, spans, max_new_tokens)
                 prefilled = time.perf_counter()
+                kept = tuple(self.cache.kept_lengths())
                 sources = self._sources(draft, ids) if self.draft and pick is None else []
                 decoded = decode(
                     self._reader,
@@ -175,6 +181,8 @@ class ReplanSession(SessionEdits):
             raise
         decoded_at = time.perf_counter()
         text, reason = watcher.result(decoded.ids, ends)
+        contents = [message["content"] for message in fitted]
+        pieces = trace_pieces(chat, contents, self._transcript.marks, self.cache) if trace else ()
         self._remember(chat, len(fitted), text, decoded.ids, decoded.unread, ends)
         self._reader.enforce(self._transcript, fitted, spans)
         ended_at = time.perf_counter()
@@ -183,7 +191,7 @@ class ReplanSession(SessionEdits):
             new_tokens=len(ids),
             reused_tokens=reused,
             completion_tokens=len(decoded.ids),
-            kept_per_layer=tuple(self.cache.kept_lengths()),
+            kept_per_layer=kept,
             kv_bytes=self.cache.kv_bytes(),
             overflow_messages=dropped,
             truncated_tokens=truncated,
@@ -199,7 +207,7 @@ class ReplanSession(SessionEdits):
             decode_ms=1e3 * (decoded_at - prefilled),
             total_ms=1e3 * (ended_at - started),
         )
-        return Generation(text, reason, usage, timing)
+        return Generation(text, reason, usage, timing, pieces)
 
     # Parts ------------------------------------------------------------------------------------------------
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from erecap.envs import ENVIRONMENTS, EnvEntry
 from pydantic import BaseModel, ConfigDict, Field
 
 from erecap.config import load_run, load_suite, load_suites
+from erecap.envs import ENVIRONMENTS, EnvEntry
 from erecap.errors import ConfigError
 
 SUITE = {"name": "corridor", "env": "toy", "episodes": 3, "seed": 1, "horizon": 9, "options": {"level": "easy"}}
@@ -65,7 +65,7 @@ def test_preset_sets_keep(write):
 RUN_MISTAKES = [
     ({"mods": ["full"]}, ["mods: unknown key (did you mean 'modes'?)", "allowed keys: name, suites, modes"]),
     ({"prune": {"kep": 1}}, ["prune.kep: unknown key (did you mean 'keep'?)"]),
-    ({"modes": ["fast"]}, ["modes: unknown mode 'fast'", "full, expert, prune[attention]"]),
+    ({"modes": ["fast"]}, ["modes: unknown mode 'fast'", "full, expert, reuse"]),
     ({"modes": ["prune[magic]"]}, ["unknown scorer 'magic'", "attention, random, recency"]),
     ({"modes": ["prune"]}, ["names no scorer"]),
     ({"modes": ["full", "full"]}, ["named twice"]),

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from erecap.planners.command_tokens import CommandTokens
-from erecap.planners.grammar import PlanGrammar
-from erecap.planners.llm import LLMPlanner
-from erecap.planners.parser import parse_plan
-from erecap.planners.templates import fill_templates
 
 from erecap.context import Context, Situation
 from erecap.context.fit import fit_messages
 from erecap.context.tokenize import render_prompt
 from erecap.models.scripted import ScriptedModel
+from erecap.planners.command_tokens import CommandTokens
+from erecap.planners.grammar import PlanGrammar
+from erecap.planners.llm import LLMPlanner
+from erecap.planners.parser import parse_plan
+from erecap.planners.templates import fill_templates
 from erecap.protocols import Message
 from tests.planners.situations import KITCHEN, TEMPLATES, kitchen
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
-from erecap.planners.parser import parse_plan
-from erecap.planners.templates import fill_templates, matches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erecap.context import Situation
 from erecap.errors import ConfigError
+from erecap.planners.parser import parse_plan
+from erecap.planners.templates import fill_templates, matches
 from tests.planners.situations import KITCHEN, TEMPLATES
 
 COMMANDS = fill_templates(TEMPLATES, KITCHEN.entities)

@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
-from erecap.planners.expert import ExpertPlanner
-from erecap.planners.llm import LLMPlanner
-from erecap.planners.triggers import REASONS, Triggers
 
 from erecap.context import Context, Situation
 from erecap.errors import ConfigError, ModelError
 from erecap.models.scripted import ScriptedModel
+from erecap.planners.expert import ExpertPlanner
+from erecap.planners.llm import LLMPlanner
+from erecap.planners.triggers import REASONS, Triggers
 from erecap.protocols import LanguageModel, Message, Planner
 from tests.context.small_tokenizers import byte_level
 from tests.planners.situations import KITCHEN, kitchen

@@ -12,20 +12,24 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def played(tmp_path_factory, embedded_model_folder):
     folder = tmp_path_factory.mktemp("run") / "smoke"
-    changes = ["modes=full,prune[attention]", "horizon=2", f"model={embedded_model_folder}"]
+    changes = [
+        "modes=full,prune[attention],reuse,erecap",
+        "budget.kv_tokens=256",
+        "horizon=2",
+        f"model={embedded_model_folder}",
+    ]
     run(load_run("smoke", changes), folder)
     return load_run_folder(folder)
 
 
 def test_rows(played):
     assert [(row.suite, row.mode) for row in played.episodes] == [
-        ("household-demo", "full"),
-        ("household-demo", "prune[attention]"),
-        ("babyai-demo", "full"),
-        ("babyai-demo", "prune[attention]"),
+        (suite, mode)
+        for suite in ("household-demo", "babyai-demo")
+        for mode in ("full", "prune[attention]", "reuse", "erecap")
     ]
     assert all(row.error is None and row.steps for row in played.episodes)
-    assert {row.goal for row in played.episodes[:2]} == {played.episodes[0].goal}
+    assert {row.goal for row in played.episodes[:4]} == {played.episodes[0].goal}
 
 
 def test_calls(played):
@@ -33,19 +37,33 @@ def test_calls(played):
     for row in played.replans:
         assert row.problem is None
         assert len(row.kept_per_layer) == layers
-        assert (min(row.kept_per_layer) < row.prompt_tokens) == (row.mode != "full")
+        if row.mode in ("full", "reuse"):
+            assert min(row.kept_per_layer) == row.prompt_tokens
+        elif row.mode == "prune[attention]":
+            assert min(row.kept_per_layer) < row.prompt_tokens
+        assert bool(row.reused_tokens) == (row.mode in ("reuse", "erecap") and row.replan > 0)
         assert row.prefill_ms > 0 and row.decode_ms > 0 and row.total_ms >= row.prefill_ms
 
 
+def test_reuse_plans_as_full_does(played):
+    for suite in ("household-demo", "babyai-demo"):
+        plans = {
+            mode: [row.plan for row in played.replans if (row.suite, row.mode) == (suite, mode)]
+            for mode in ("full", "reuse")
+        }
+        assert plans["full"] == plans["reuse"]
+
+
 def test_samples_show_what_was_kept_and_what_was_seen(played):
-    assert len(played.samples) == 4
+    assert len(played.samples) == 8
     for sample in played.samples:
         drawn = [step.frame is not None for step in sample.steps]
         assert all(drawn) if sample.suite == "babyai-demo" else not any(drawn)
         call = sample.replans[0]
         shares = [share for _, _, share in call.pieces]
         assert sample.goal in "".join(text for _, text, _ in call.pieces)
-        assert (min(shares) < 1) == (sample.mode != "full")
+        if sample.mode != "erecap":  # whether it had to evict depends on the episode
+            assert (min(shares) < 1) == (sample.mode == "prune[attention]")
         assert max(message for message, _, _ in call.pieces) < len(call.messages)
 
 

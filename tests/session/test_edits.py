@@ -180,7 +180,7 @@ def test_an_episode_outlives_the_window() -> None:
         messages += turn(generation.text, number)
     assert session.cache.get_seq_length() > 480
     assert max(int(session.cache.layout(n).positions.max()) for n in range(8)) < 400
-    assert generation.usage.overflow_messages == 0 and max(generation.usage.kept_per_layer) <= 200
+    assert generation.usage.overflow_messages == 0 and max(session.cache.kept_lengths()) <= 200
 
 
 @pytest.mark.parametrize("name", ["phi3"])

@@ -1,0 +1,51 @@
+"""A session as a `LanguageModel` for one episode after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from erecap.budget import Budget
+from erecap.protocols import Generation, Message
+from erecap.session.session import ReplanSession
+from erecap.tokens.schedule import PruneConfig
+
+
+class EpisodeSessions:
+    """Hands each episode a new `ReplanSession`; otherwise a language model like any other.
+
+    Args:
+        model, tokenizer, budget, prune, evict_by, seed: as for `ReplanSession`.
+        stale_first: as for `ReplanSession`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        budget: Budget | None = None,
+        prune: PruneConfig | None = None,
+        evict_by: str = "recency",
+        stale_first: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.trace = False
+        self._options = {
+            "budget": budget,
+            "prune": prune,
+            "evict_by": evict_by,
+            "stale_first": stale_first,
+            "seed": seed,
+        }
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin an episode: nothing of the last one is remembered."""
+        self.session = ReplanSession(self.model, self.tokenizer, **self._options)  # type: ignore[arg-type]
+
+    def generate(self, messages: Sequence[Message], **options: Any) -> Generation:
+        """As `ReplanSession.generate`."""
+        return self.session.generate(messages, trace=self.trace, **options)

@@ -1,0 +1,65 @@
+"""Which share of the layers still stored each piece of the chat when a session answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from erecap.context.tokenize import ChatText
+from erecap.protocols import PromptPiece
+from erecap.session.transcript import Mark
+from erecap.tokens.cache import PrunedCache
+
+
+def trace_pieces(
+    chat: ChatText, contents: Sequence[str], marks: Sequence[Mark], cache: PrunedCache
+) -> tuple[PromptPiece, ...]:
+    """The chat's text in runs of equal message and share of layers that store it.
+
+    Template text between two messages and answers that the session generated have no token of their own per character;
+    they get the mean over their tokens.
+
+    Args:
+        chat: the chat as rendered for this call.
+        contents: the content of each of its messages.
+        marks: ends of all messages read.
+    """
+    total = cache.get_seq_length()
+    kept = torch.zeros(total)
+    for layer in range(cache.layer_count):
+        layout = cache.layout(layer)
+        if layout is not None:
+            kept[layout.index[0].cpu()] += 1
+    kept /= cache.layer_count
+
+    def share(start: int, end: int) -> float:
+        return float(kept[start:end].mean()) if start < end else 0.0
+
+    pieces: list[PromptPiece] = []
+
+    def add(message: int, text: str, value: float) -> None:
+        if not text:
+            return
+        if pieces and pieces[-1].message == message and abs(pieces[-1].kept - value) < 1e-6:
+            pieces[-1] = PromptPiece(message, pieces[-1].text + text, value)
+        else:
+            pieces.append(PromptPiece(message, text, value))
+
+    characters = place = 0
+    for mark in sorted((mark for mark in marks if mark.message < len(contents)), key=lambda mark: mark.characters):
+        low, high = chat.spans[mark.message]
+        first = mark.first if mark.starts or mark.first else place
+        add(-1, chat.text[characters:low], share(place, first))
+        if mark.starts:
+            skipped = chat.skipped[mark.message]
+            bounds = [max(0, start - skipped) for start in mark.starts] + [high - low]
+            bounds[0] = 0
+            for number in range(len(mark.starts)):
+                text = chat.text[low + bounds[number] : low + bounds[number + 1]]
+                add(mark.message, text, share(mark.first + number, mark.first + number + 1))
+        else:
+            add(mark.message, chat.text[low:high], share(first, mark.tokens))
+        characters, place = high, mark.tokens
+    add(-1, chat.text[characters:], share(place, total))
+    return tuple(pieces)
