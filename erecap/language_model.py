@@ -60,6 +60,7 @@ class HFLanguageModel:
         allowed_tokens: AllowedTokens | None = None,
         deadline_ms: float | None = None,
         cancel: Callable[[], bool] | None = None,
+        min_new_tokens: int = 0,
     ) -> Generation:
         """Answer `messages`.
 
@@ -75,6 +76,7 @@ class HFLanguageModel:
             deadline_ms: stop decoding when this much time has passed since the call; checked after every token, so
                 that the prefill and one token are always done.
             cancel: asked after every token; true stops decoding.
+            min_new_tokens: the answer does not end by itself before; for measurements of equal length.
 
         Raises:
             ValueError: `max_new_tokens` below 1, or no room for it in the window.
@@ -91,6 +93,7 @@ class HFLanguageModel:
         sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
         settings = GenerationConfig(
             max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens or None,
             do_sample=temperature > 0,
             repetition_penalty=1.0,
             eos_token_id=self._ends(),

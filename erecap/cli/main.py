@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from erecap.cli import compare, doctor, games, models, report, rollout
+from erecap.cli import bench, compare, doctor, games, models, report, rollout
 from erecap.errors import ErecapError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 app.add_typer(models.app, name="models")
 app.add_typer(games.app, name="games")
+app.add_typer(bench.app, name="bench")
 
 
 def _version(asked: bool) -> None:

@@ -51,6 +51,7 @@ def decode(
     pick: Callable[[torch.Tensor], int] | None = None,
     allowed: AllowedTokens | None = None,
     draft: LookupDraft | None = None,
+    not_before: tuple[int, Sequence[int]] = (0, ()),
 ) -> Decoded:
     """Generate until `ended` says so or `max_new_tokens` are there.
 
@@ -62,6 +63,7 @@ def decode(
             the verified answer is the plain one.
         allowed: ids allowed after the generated ones; it is asked at every drafted place as well.
         draft: proposals to verify.
+        not_before: `(count, ids)`: these ids are not chosen among the first `count` generated ones.
     """
     out = Decoded()
     greedy = pick is None
@@ -78,6 +80,8 @@ def decode(
                 index = index.sort().values
                 return int(index[row[index].argmax()])
             row = torch.full_like(row, float("-inf")).index_copy(0, index, row[index])
+        elif len(out.ids) < not_before[0]:
+            row = row.index_fill(0, torch.tensor(list(not_before[1]), device=row.device), float("-inf"))
         return int(row.argmax()) if pick is None else pick(row)
 
     def add(token: int) -> bool:

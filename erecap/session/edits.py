@@ -83,7 +83,8 @@ class SessionEdits:
         # The answer's last token may not be read yet; it comes first, and belongs to the answer.
         pending = list(self._reader.pending)
         self._reader.read_overlay(pending + ids)
-        self._transcript.close_mark(pending)
+        self._transcript.extend(pending)
+        self._transcript.settle(self._transcript.tokens)
         self._transcript.overlay(ids)
         return len(pending) + len(ids)
 

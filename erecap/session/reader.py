@@ -109,6 +109,8 @@ class SessionReader:
         """
         marks = list(marks)
         logits = None
+        # The rest of the last answer comes first; once read, it belongs to that answer's mark.
+        settled = transcript.tokens + len(self.pending)
         for start in range(0, len(ids), CHUNK):
             chunk = list(ids[start : start + CHUNK])
             last = start + CHUNK >= len(ids)
@@ -122,6 +124,9 @@ class SessionReader:
             if collect:
                 self._attention = self._mass(masses)
             transcript.extend(chunk)
+            if self.pending and transcript.tokens >= settled:
+                transcript.settle(settled)
+                self.pending = []
             while marks and marks[0].tokens <= transcript.tokens:
                 transcript.extend((), [marks.pop(0)])
             if not last:

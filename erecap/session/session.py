@@ -118,6 +118,33 @@ class ReplanSession(SessionEdits):
 
     # Calls ------------------------------------------------------------------------------------------------
 
+    def read(self, messages: Sequence[Message]) -> int:
+        """Read a chat up to the end of its last message without answering it, as far as it was not read before.
+
+        Lets an agent read observations while its body moves; the next `generate` then has less to do.
+
+        Returns:
+            Tokens read.
+
+        Raises:
+            BudgetError: system and goal exceed the budget, or the chat the window where nothing may be evicted.
+        """
+        rendered = render_chat(messages, self.tokenizer, add_generation_prompt=False)
+        chat = ChatText(rendered.text[: rendered.spans[-1][1]], rendered.spans, rendered.skipped)
+        known = self._transcript.matched(chat.text)
+        spans = protected_spans(messages)
+        try:
+            self._go_back(known, reread=True)
+            ids, marks = self._tokenize(chat, known)
+            if ids:
+                with self._reader.attached():
+                    self._reader.prefill(ids, marks, self._transcript, messages, spans, 0)
+        except BaseException:
+            self._go_back(len(self._transcript.marks))
+            raise
+        self._reader.enforce(self._transcript, messages, spans)
+        return len(ids)
+
     def generate(
         self,
         messages: Sequence[Message],
@@ -132,11 +159,13 @@ class ReplanSession(SessionEdits):
         deadline_ms: float | None = None,
         cancel: Callable[[], bool] | None = None,
         trace: bool = False,
+        min_new_tokens: int = 0,
     ) -> Generation:
         """Answer `messages`, reading only what was not read before; arguments as for `HFLanguageModel.generate`.
 
         Args:
             draft: text that the answer may repeat, beside the previous answer and the newest message.
+            min_new_tokens: the answer does not end by itself before; for measurements of equal length.
             trace: also return which share of the layers stored each piece of the chat (`Generation.pieces`).
 
         Raises:
@@ -158,8 +187,7 @@ class ReplanSession(SessionEdits):
         ends = self._reader.ends(self.tokenizer)
         pick = sampler(temperature, top_p, seed, self.model.device) if temperature > 0 else None
         try:
-            if known < len(self._transcript.marks) or rewritten:
-                self._go_back(known, reread=True)
+            self._go_back(known, reread=True)
             ids, marks = self._tokenize(chat, known)
             with self._reader.attached():
                 logits = self._reader.prefill(ids, marks, self._transcript, fitted, spans, max_new_tokens)
@@ -173,6 +201,7 @@ class ReplanSession(SessionEdits):
                     pick=pick,
                     allowed=allowed_tokens,
                     draft=LookupDraft(sources) if sources else None,
+                    not_before=(min_new_tokens, ends),
                     ended=lambda out: out[-1] in ends or watcher.stopped(out),
                 )
         except BaseException:
@@ -213,8 +242,13 @@ class ReplanSession(SessionEdits):
 
     def _go_back(self, marks: int, reread: bool = False) -> None:
         """Forget what was read after the first `marks` marks; corrections among it are read again if asked to."""
+        if marks == len(self._transcript.marks) and self._transcript.ends_with_mark(self.cache.get_seq_length()):
+            return
+        # The unread rest of the last answer is still due, unless that answer goes too.
+        pending = self._reader.pending if marks == len(self._transcript.marks) else []
         lost = self._transcript.cut(marks)
         self._reader.back_to(self._transcript.tokens)
+        self._reader.pending = pending
         if lost and reread:
             self._reader.read_overlay(lost)
             self._transcript.overlay(lost)

@@ -67,6 +67,11 @@ class Transcript:
                 found = number + 1
         return found
 
+    def ends_with_mark(self, stored: int) -> bool:
+        """Whether nothing was read after the last mark, `stored` tokens being in the cache."""
+        last = self.marks[-1].tokens if self.marks else 0
+        return last == self.tokens == stored
+
     def cut(self, marks: int) -> list[int]:
         """Go back to the end of the first `marks` marks; returns the ids of overlays that are lost with the rest."""
         del self.marks[marks:]
@@ -96,11 +101,10 @@ class Transcript:
             # The newest mark stays whatever its age: it says where the chat ends.
             self.marks = [mark for mark in self.marks[:-1] if mark.tokens >= self.forgotten] + self.marks[-1:]
 
-    def close_mark(self, ids: Sequence[int]) -> None:
-        """Add `ids` that belong to the message of the last mark."""
-        self.ids.extend(ids)
-        if self.marks and ids:
-            self.marks[-1] = replace(self.marks[-1], tokens=self.tokens)
+    def settle(self, tokens: int) -> None:
+        """Move the last mark to `tokens`: the rest of its message has been read."""
+        if self.marks:
+            self.marks[-1] = replace(self.marks[-1], tokens=tokens)
 
     def overlay(self, ids: Sequence[int]) -> None:
         """Add `ids` that no message stands for: they belong to the last mark, and matching skips them."""

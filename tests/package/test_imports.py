@@ -38,7 +38,8 @@ ALLOWED = {
     "planners": CORE,
     "report": CORE | {"config"},
     "rollout": CORE | {"config", "envs", "planners"},
-    "cli": CORE | {"config", "doctor", "envs", "planners", "report", "rollout"},
+    "bench": CORE | {"config", "envs"},
+    "cli": CORE | {"bench", "config", "doctor", "envs", "planners", "report", "rollout"},
     "__init__": CORE,
 }
 

@@ -117,3 +117,47 @@ def test_a_call_that_fails_leaves_the_session_as_it_was(kind: type, layer_calls:
     fresh = ReplanSession(model(), byte_level())
     fresh.generate(start(), max_new_tokens=NEW)
     assert session.generate(messages, max_new_tokens=NEW).text == fresh.generate(messages, max_new_tokens=NEW).text
+
+
+def test_reading_ahead_changes_no_answer() -> None:
+    """What happens while the body moves can be read at once; the answer is that of one who reads it when asked."""
+    ahead, plain = (ReplanSession(model(), byte_level()) for _ in range(2))
+    messages = start()
+    for number in range(4):
+        assert ahead.read(messages) > 0
+        assert ahead.read(messages) == 0
+        got, expected = (session.generate(messages, max_new_tokens=NEW) for session in (ahead, plain))
+        assert got.text == expected.text and ahead.token_ids == plain.token_ids
+        assert got.usage.new_tokens < 12 and got.usage.rewritten_tokens == 0
+        messages += turn(got.text, number)
+
+
+def test_an_answer_of_at_least_so_many_tokens() -> None:
+    ends = byte_level().eos_token_id
+    session = ReplanSession(model(), byte_level())
+    generation = session.generate(start(), max_new_tokens=9, min_new_tokens=9)
+    assert generation.usage.completion_tokens == 9 and generation.finish_reason == "length"
+    assert ends not in session.token_ids[-8:]
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_the_unread_end_of_an_answer_is_read_once_whatever_follows(failing: bool) -> None:
+    """The last generated token is not stored when a call returns; it must neither get lost nor be read twice."""
+    session = ReplanSession(model(), byte_level(), draft=False)
+    messages = start()
+    answer = session.generate(messages, max_new_tokens=NEW)
+    assert answer.finish_reason == "length" and len(session._reader.pending) == 1
+    whole = [*session.token_ids, *session._reader.pending]
+    first, second = [*messages, *turn(answer.text, 1)], [*messages, *turn(answer.text, 2)]
+    if failing:
+        forward = session._reader._forward
+        session._reader._forward = lambda ids, keep: (_ for _ in ()).throw(MemoryError("planted"))
+        with pytest.raises(MemoryError):
+            session.generate(first, max_new_tokens=NEW)
+        session._reader._forward = forward
+    else:
+        session.read(first)
+    session.generate(second, max_new_tokens=NEW)
+    assert session.token_ids[: len(whole)] == whole
+    text = byte_level().decode(session.token_ids)
+    assert text.startswith(byte_level().decode(whole)) and "mug 14" in text and "mug 7" not in text
