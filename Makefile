@@ -2,6 +2,7 @@
 # make test      install, fetch the embedded model, lint, run the unit and integration tests
 # make test-fast unit tests only          make test-slow   the opt-in tests
 # make lint      ruff and mypy            make clean       remove the environment and the caches of tools
+# make readme    write the tables of README.md from docs/results
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -12,7 +13,7 @@ STAMP := $(VENV)/.installed
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-slow lint model venv clean
+.PHONY: demo test test-fast test-slow readme lint model venv clean
 
 demo: model
 	$(BIN)/erecap compare configs/demo.yaml
@@ -26,6 +27,9 @@ test-fast: $(STAMP)
 
 test-slow: model
 	$(BIN)/python -m pytest -m slow
+
+readme: $(STAMP)
+	$(BIN)/python -m erecap.report.readme
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -48,7 +48,7 @@ class Disturbances(gym.Wrapper[str, str, str, str]):
     ...     print(info["events"], observation)
     [] The door is open.
     [] The door is open.
-    ['slip'] Nothing happens: the action slipped. The door is closed.
+    ['slip'] The action slipped, nothing happens.
     """
 
     def __init__(self, env: gym.Env[str, str], slip: float = 0.0, move: float = 0.0, seed: int = 0) -> None:
@@ -63,9 +63,7 @@ class Disturbances(gym.Wrapper[str, str, str, str]):
         self._default_seed = self._seed = seed
         self._episode, self._step = 0, 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[str, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start an episode, `options["episode"]` or 0; see the class for what `seed` decides."""
         self._seed = self._default_seed if seed is None else seed
         self._episode = (options or {}).get("episode", 0)
@@ -81,9 +79,11 @@ class Disturbances(gym.Wrapper[str, str, str, str]):
             events.append("move")
         if slips.random() < self.slip:
             observation, info = self.get_wrapper_attr("observe_again")()
-            failure = "the action slipped"
+            failure = "The action slipped, nothing happens."
+            # What was last seen is known; it is worth repeating only if something moved meanwhile.
+            text = f"{failure} {observation}" if events else failure
             info = {**info, "failed": True, "failure": failure, "events": [*info["events"], *events, "slip"]}
-            return f"Nothing happens: {failure}. {observation}", 0.0, False, False, info
+            return text, 0.0, False, False, info
         observation, reward, terminated, truncated, info = self.env.step(action)
         return observation, reward, terminated, truncated, {**info, "events": [*info["events"], *events]}
 

@@ -93,9 +93,7 @@ def check_cores() -> Check:
     cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
     found = f"{cores} cores, {threads} torch threads"
     if threads > cores:
-        return Check(
-            "threads", "warn", found, f"set OMP_NUM_THREADS={cores}: more threads than cores slow torch down"
-        )
+        return Check("threads", "warn", found, f"set OMP_NUM_THREADS={cores}: more threads than cores slow torch down")
     return Check("threads", True, found)
 
 
@@ -118,9 +116,7 @@ def check_disk(folder: Path) -> Check:
     free = shutil.disk_usage(there).free
     found = f"{free / GIB:.1f} GB free in {folder}"
     if free < GIB:
-        return Check(
-            "disk", "warn", found, "pulling the embedded model takes 1 GB; $ERECAP_CHECKPOINTS moves it"
-        )
+        return Check("disk", "warn", found, "pulling the embedded model takes 1 GB; $ERECAP_CHECKPOINTS moves it")
     return Check("disk", True, found)
 
 

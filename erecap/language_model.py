@@ -133,7 +133,9 @@ class HFLanguageModel:
                 decode_ms=1e3 * (ended - clock.ended),
                 total_ms=1e3 * (ended - started),
             ),
-            pieces=_pieces(prompt, cache, self._config.num_hidden_layers) if self.trace else (),
+            pieces=_pieces(prompt, cache, self._config.num_hidden_layers, _owners(messages, fitted))
+            if self.trace
+            else (),
         )
 
     def _fit(self, messages: Sequence[Message], limit: int) -> tuple[Fitted, Prompt]:
@@ -182,7 +184,13 @@ def _seeded(seed: int | None, device: torch.device) -> Any:
     return stack
 
 
-def _pieces(prompt: Prompt, cache: DynamicCache, layers: int) -> tuple[PromptPiece, ...]:
+def _owners(messages: Sequence[Message], fitted: Fitted) -> list[int]:
+    """For each message shown, its number in the chat as it was given."""
+    head = next((number + 1 for number, message in enumerate(messages) if message["role"] == "user"), 0)
+    return [n if n < head else n + len(messages) - len(fitted.messages) for n in range(len(fitted.messages))]
+
+
+def _pieces(prompt: Prompt, cache: DynamicCache, layers: int, owners: Sequence[int]) -> tuple[PromptPiece, ...]:
     """The prompt's text in runs of equal message and share of layers that stored it."""
     count = len(prompt.input_ids)
     kept = torch.zeros(count)
@@ -196,7 +204,7 @@ def _pieces(prompt: Prompt, cache: DynamicCache, layers: int) -> tuple[PromptPie
     shares = (kept / layers).tolist()
     owner = [-1] * len(prompt.text)
     for message, (start, end) in enumerate(prompt.message_spans):
-        owner[start:end] = [message] * (end - start)
+        owner[start:end] = [owners[message]] * (end - start)
     pieces: list[PromptPiece] = []
     starts = [start for start, _ in prompt.offsets] + [len(prompt.text)]
     for token, share in enumerate(shares):

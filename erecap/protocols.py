@@ -71,7 +71,7 @@ FinishReason = Literal["stop", "length", "deadline", "cancelled"]
 class PromptPiece:
     """A run of prompt text whose tokens were kept by the same share of layers."""
 
-    message: int  # index into the messages shown to the model; -1 for template text between them
+    message: int  # number of the message in the chat as it was given; -1 for template text between them
     text: str
     kept: float  # share of layers that store it, 0..1
 

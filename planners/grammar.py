@@ -52,9 +52,7 @@ class PlanGrammar:
         if first.root.shortest + 1 > max_new_tokens:
             return None
         later = self._later_trie(situation.templates, situation.entities)
-        return _Allowed(
-            first.root, later.root, self._tokens.newline, self._tokens.ends, self.max_steps, max_new_tokens
-        )
+        return _Allowed(first.root, later.root, self._tokens.newline, self._tokens.ends, self.max_steps, max_new_tokens)
 
     def _later_trie(self, templates: Sequence[str], entities: Mapping[str, Sequence[str]]) -> Trie:
         """The trie of all filled templates; grown in place while names are only added, as in an episode."""

@@ -62,7 +62,6 @@ def _matches_from(
     if slot is None:
         return _matches_from(command, place, parts, index + 1, entities)
     return any(
-        command.startswith(name, place)
-        and _matches_from(command, place + len(name), parts, index + 1, entities)
+        command.startswith(name, place) and _matches_from(command, place + len(name), parts, index + 1, entities)
         for name in entities.get(slot, ())
     )

@@ -70,9 +70,7 @@ class BabyAIEnv(gym.Env[str, str]):
         self._started: Body | None = None
         self.rejected = 0  # levels drawn and dropped so far, because the expert did not win them
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[str, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start episode `options["episode"]` (default 0) of `seed` (default: the constructor's).
 
         Raises:

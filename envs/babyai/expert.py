@@ -188,11 +188,7 @@ class _Expert:
     def _search(self) -> str | None:
         if any(self.body._unseen(cell) for cell in self.reach):
             return "explore"
-        closed = {
-            place
-            for thing, place in self.memory.places.items()
-            if isinstance(thing, Door) and not thing.is_open
-        }
+        closed = {place for thing, place in self.memory.places.items() if isinstance(thing, Door) and not thing.is_open}
         return self._clear(closed | self._frontier(), ends_too=True)
 
     def _frontier(self) -> set[Cell]:

@@ -19,23 +19,37 @@ if TYPE_CHECKING:
 
 def as_table(summary: Sequence[JsonRow]) -> Table:
     """The summary for a terminal of 80 columns. Milliseconds are medians."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title="One replanning call, milliseconds (median)", title_justify="left")
-    for name in ("history", "mode", "total", "min", "max", "prefill", "decode", "x floor", "KV MiB"):
+    table = Table(
+        title="One replanning call, in seconds (medians)",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for name in ("history", "mode", "total", "min–max", "prefill", "decode", "× floor", "KV MiB"):
         table.add_column(name, justify="left" if name == "mode" else "right", no_wrap=True)
     for number, row in enumerate(summary):
         new_length = number + 1 == len(summary) or summary[number + 1]["length"] != row["length"]
-        cells = [row[key] for key in ("total_ms", "min_ms", "max_ms", "prefill_ms", "decode_ms")]
         table.add_row(
             f"{row['length']:,}",
-            row["mode"],
-            *(f"{cell:,.0f}" for cell in cells),
+            Text(row["mode"]),  # brackets in a mode are no markup
+            _seconds(row["total_ms"]),
+            f"{_seconds(row['min_ms'])}–{_seconds(row['max_ms'])}",
+            _seconds(row["prefill_ms"]),
+            _seconds(row["decode_ms"]),
             f"{row['over_floor']:.2f}",
             f"{row['kv_bytes'] / 2**20:.0f}",
             end_section=new_length,
         )
     return table
+
+
+def _seconds(milliseconds: float) -> str:
+    return f"{milliseconds / 1e3:.2f}"
 
 
 def write_results(

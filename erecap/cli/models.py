@@ -31,12 +31,13 @@ def pull(
 def list_() -> None:
     """Show the known models, and which of them are on this machine."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from erecap.models import list_models
 
-    table = Table("name", "state", "download", "licence", "source", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    name = Column("name", no_wrap=True)  # it is what has to be typed
+    table = Table(name, "state", "download", "licence", "source", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for model in list_models():
         state = f"{model.state}: {model.problem}" if model.problem else model.state
         size = f"{model.download_mb} MB"

@@ -87,9 +87,7 @@ class ContextGraph:
         return self._targets(index, "mentions")
 
     def _targets(self, index: int, relation: str) -> set[int]:
-        return {
-            other for _, other, holds in self._graph.out_edges(index, data=relation, default=False) if holds
-        }
+        return {other for _, other, holds in self._graph.out_edges(index, data=relation, default=False) if holds}
 
     def _update(self) -> None:
         records = self._context.records

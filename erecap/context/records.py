@@ -59,9 +59,7 @@ class Context:
         ConfigError: the goal is empty.
     """
 
-    def __init__(
-        self, goal: str, templates: Sequence[str] = (), *, situation: Situation | None = None
-    ) -> None:
+    def __init__(self, goal: str, templates: Sequence[str] = (), *, situation: Situation | None = None) -> None:
         self.templates = tuple(templates)
         self.situation = situation or Situation(templates=self.templates)
         self._records: list[Record] = []
@@ -81,7 +79,7 @@ class Context:
         """Append a record. Without `step` it belongs to the step of the record before it.
 
         Surrounding white space is dropped, and half a surrogate pair, which no tokenizer can read, becomes
-        U+FFFD.
+        "?".
 
         Raises:
             ConfigError: an unknown kind, an empty goal, or a step that lies before the newest record's.

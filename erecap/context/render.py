@@ -91,9 +91,7 @@ class _Turn:
         return self.length - len(text), self.length
 
 
-def token_spans(
-    rendered: Rendered, tokenizer: Any, add_generation_prompt: bool = True
-) -> list[tuple[int, int]]:
+def token_spans(rendered: Rendered, tokenizer: Any, add_generation_prompt: bool = True) -> list[tuple[int, int]]:
     """Token span `[start, end)` of every record in the tokenised prompt of `rendered.messages`.
 
     Raises:

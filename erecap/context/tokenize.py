@@ -74,9 +74,7 @@ class Prompt:
         return merged
 
 
-def render_prompt(
-    messages: Sequence[Message], tokenizer: Any, add_generation_prompt: bool = True
-) -> Prompt:
+def render_prompt(messages: Sequence[Message], tokenizer: Any, add_generation_prompt: bool = True) -> Prompt:
     """Render `messages` with the tokenizer's chat template and tokenise the text with offsets.
 
     Args:
@@ -124,14 +122,10 @@ def render_text(messages: Sequence[Message], tokenizer: Any, add_generation_prom
         raise ModelError(f"tokenizer {_name(tokenizer)} has no chat template; use an instruct model")
     plain = [{"role": message["role"], "content": message["content"]} for message in messages]
     try:
-        return tokenizer.apply_chat_template(
-            plain, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
+        return tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=add_generation_prompt)
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
-        raise ModelError(
-            f"the chat template of {_name(tokenizer)} refuses roles [{roles}]: {error}"
-        ) from error
+        raise ModelError(f"the chat template of {_name(tokenizer)} refuses roles [{roles}]: {error}") from error
 
 
 def _locate(

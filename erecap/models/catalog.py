@@ -106,7 +106,5 @@ def list_models() -> list[ModelStatus]:
                 inspect_folder(path)
             except ModelError as error:
                 state, problem = "damaged", str(error)
-        rows.append(
-            ModelStatus(entry.name, entry.source, entry.licence, entry.download_mb, state, path, problem)
-        )
+        rows.append(ModelStatus(entry.name, entry.source, entry.licence, entry.download_mb, state, path, problem))
     return rows

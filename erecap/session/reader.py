@@ -138,6 +138,11 @@ class SessionReader:
         """Read `ids` unpruned; logits `(len(ids), vocab)`."""
         return self._forward(ids, keep=0)
 
+    def probe(self, ids: Sequence[int]) -> torch.Tensor:
+        """As `read`, for tokens that will be taken back; makes room for them if need be."""
+        self._make_room(len(ids))
+        return self._forward(ids, keep=0)
+
     def take_back(self, tokens: int) -> None:
         """Forget the newest `tokens` tokens read."""
         self.cache.crop(-tokens)

@@ -238,6 +238,34 @@ class ReplanSession(SessionEdits):
         )
         return Generation(text, reason, usage, timing, pieces)
 
+    def still_valid(self, plan: str, messages: Sequence[Message]) -> float:
+        """Whether `plan` is still what the model would answer to `messages`, in one pass over its tokens.
+
+        Costs a prefill of what is new and of the plan, instead of decoding a plan token by token. The session reads
+        `messages` and is otherwise as before.
+
+        Returns:
+            Share of the plan's tokens that are the model's greedy choice, each after those before it; 1.0 means that
+            greedy decoding would repeat the plan.
+
+        Raises:
+            ValueError: an empty plan.
+            BudgetError: as for `read`.
+        """
+        wanted = self.tokenizer(plan, add_special_tokens=False)["input_ids"]
+        if not wanted:
+            raise ValueError("an empty plan has no tokens to agree with")
+        self.read(messages)
+        chat = render_chat(messages, self.tokenizer)
+        header, _ = self._tokenize(chat, self._transcript.matched(chat.text))
+        try:
+            with self._reader.attached():
+                rows = self._reader.probe([*header, *wanted])
+        finally:
+            self._go_back(len(self._transcript.marks))
+        choices = rows[len(header) - 1 : -1].argmax(-1).tolist()
+        return sum(a == b for a, b in zip(choices, wanted, strict=True)) / len(wanted)
+
     # Parts ------------------------------------------------------------------------------------------------
 
     def _go_back(self, marks: int, reread: bool = False) -> None:
@@ -261,8 +289,9 @@ class ReplanSession(SessionEdits):
         def count(part: Sequence[Message]) -> int:
             return len(render_prompt(part, self.tokenizer).input_ids)
 
-        # Characters bound tokens from above, so that short chats need not be tokenised to know that they fit.
-        if sum(len(message["content"]) + 32 for message in messages) < self._reader.window - max_new_tokens:
+        # Bytes bound tokens from above, so that short chats need not be tokenised to know that they fit.
+        most = 64 + sum(len(message["content"].encode("utf-8", "replace")) + 32 for message in messages)
+        if most < self._reader.window - max_new_tokens:
             return list(messages), 0, 0
         fitted = fit_messages(messages, count, self._reader.window - max_new_tokens)
         return fitted.messages, fitted.dropped, fitted.truncated_tokens

@@ -21,9 +21,7 @@ def drawn(name: str, seed: int) -> RoomGridLevel:
     return level
 
 
-def room(
-    things: dict[tuple[int, int], WorldObj], at: tuple[int, int] = (1, 6), facing: int = UP
-) -> RoomGridLevel:
+def room(things: dict[tuple[int, int], WorldObj], at: tuple[int, int] = (1, 6), facing: int = UP) -> RoomGridLevel:
     """One bare room, cells 1..6 both ways, with these things in it. Its mission cannot be accomplished."""
     level = drawn("GoToLocal", 0)
     for i in range(1, 7):

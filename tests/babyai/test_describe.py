@@ -26,26 +26,32 @@ def test_doctest():
     assert doctest.testmod(module).failed == 0
 
 
-@pytest.mark.parametrize(("at", "facing", "said"), [
-    ((4, 6), UP, "You see a red ball, 3 steps ahead and 1 to the left; a blue key, 5 steps ahead. "),
-    ((4, 3), LEFT, "You see a red ball, 1 step ahead; a blue key, 2 steps to the right. "),
-    ((1, 1), RIGHT, "You see a blue key, 3 steps ahead; a red ball, 2 steps ahead and 2 to the right. "),
-    ((3, 2), DOWN, "You see a red ball, 1 step ahead. "),
-    ((6, 6), DOWN, "You see only floor and walls. "),
-])
+@pytest.mark.parametrize(
+    ("at", "facing", "said"),
+    [
+        ((4, 6), UP, "You see a red ball, 3 steps ahead and 1 to the left; a blue key, 5 steps ahead. "),
+        ((4, 3), LEFT, "You see a red ball, 1 step ahead; a blue key, 2 steps to the right. "),
+        ((1, 1), RIGHT, "You see a blue key, 3 steps ahead; a red ball, 2 steps ahead and 2 to the right. "),
+        ((3, 2), DOWN, "You see a red ball, 1 step ahead. "),
+        ((6, 6), DOWN, "You see only floor and walls. "),
+    ],
+)
 def test_from_where_the_agent_stands(at, facing: int, said: str):
     level = room({(3, 3): Ball("red"), (4, 1): Key("blue")}, at, facing)
     assert seen(level) == said + "You carry nothing."
 
 
-@pytest.mark.parametrize(("door", "said"), [
-    (Door("green"), "You see a closed green door, 2 steps ahead. You carry nothing."),
-    (Door("grey", is_locked=True), "You see a locked grey door, 2 steps ahead. You carry nothing."),
-    (
-        Door("green", is_open=True),
-        "You see an open green door, 2 steps ahead; a yellow box, 4 steps ahead. You carry nothing.",
-    ),
-])
+@pytest.mark.parametrize(
+    ("door", "said"),
+    [
+        (Door("green"), "You see a closed green door, 2 steps ahead. You carry nothing."),
+        (Door("grey", is_locked=True), "You see a locked grey door, 2 steps ahead. You carry nothing."),
+        (
+            Door("green", is_open=True),
+            "You see an open green door, 2 steps ahead; a yellow box, 4 steps ahead. You carry nothing.",
+        ),
+    ],
+)
 def test_doors_hide_what_is_behind_them_until_they_are_open(door: Door, said: str):
     assert seen(two_rooms(door, {(6, 3): Box("yellow")})) == said
 
@@ -76,9 +82,7 @@ def test_of_two_alike_the_nearer_is_named_first_and_names_stay():
 
 
 MOVES = st.lists(st.integers(0, 5), max_size=60)
-LEVEL_NAMES = st.sampled_from(
-    ["GoToLocal", "UnlockPickupDist", "MiniBossLevel", "SynthS5R2", "KeyCorridorS3R3"]
-)
+LEVEL_NAMES = st.sampled_from(["GoToLocal", "UnlockPickupDist", "MiniBossLevel", "SynthS5R2", "KeyCorridorS3R3"])
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

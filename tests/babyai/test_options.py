@@ -14,11 +14,14 @@ def test_levels_that_are_played(value):
     assert BabyAIOptions(level=value).level == value
 
 
-@pytest.mark.parametrize(("value", "said"), [
-    ("BabyAI-GotoLocal-v0", r"got 'BabyAI-GotoLocal-v0' \(did you mean 'BabyAI-GoToLocal-v0'\?\); allowed: "),
-    (["BabyAI-GoTo-v0", "BabyAI-KeyInBox-v0"], "got 'BabyAI-KeyInBox-v0'.*; allowed: BabyAI-ActionObjDoor-"),
-    ([], "got an empty list; allowed: one level or more"),
-])
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("BabyAI-GotoLocal-v0", r"got 'BabyAI-GotoLocal-v0' \(did you mean 'BabyAI-GoToLocal-v0'\?\); allowed: "),
+        (["BabyAI-GoTo-v0", "BabyAI-KeyInBox-v0"], "got 'BabyAI-KeyInBox-v0'.*; allowed: BabyAI-ActionObjDoor-"),
+        ([], "got an empty list; allowed: one level or more"),
+    ],
+)
 def test_levels_that_are_not(value, said: str):
     with pytest.raises(ValidationError, match=said):
         BabyAIOptions(level=value)

@@ -72,16 +72,19 @@ def test_explore_ends_when_something_new_comes_into_view_and_when_all_is_seen():
     assert agent.perform("explore").failure == "you have seen all that can be reached through open doors"
 
 
-@pytest.mark.parametrize(("command", "reason"), [
-    ("go to green box", "you have seen no green box"),
-    ("pick up grey door", "a door cannot be carried"),
-    ("open red ball", "the red ball is not a door"),
-    ("open grey door", "the grey door is open already"),
-    ("drop", "you carry nothing"),
-    ("put red ball next to blue key", "you do not carry the red ball"),
-    ("dance", "no such command"),
-    ("go to", "no such command"),
-])
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("go to green box", "you have seen no green box"),
+        ("pick up grey door", "a door cannot be carried"),
+        ("open red ball", "the red ball is not a door"),
+        ("open grey door", "the grey door is open already"),
+        ("drop", "you carry nothing"),
+        ("put red ball next to blue key", "you do not carry the red ball"),
+        ("dance", "no such command"),
+        ("go to", "no such command"),
+    ],
+)
 def test_reasons_with_free_hands(command: str, reason: str):
     agent = body(two_rooms(Door("grey", is_open=True), {(3, 3): Ball("red"), (3, 2): Key("blue")}))
     before = (agent.pose, agent.skills())
@@ -89,13 +92,16 @@ def test_reasons_with_free_hands(command: str, reason: str):
     assert (agent.pose, agent.skills()) == before and agent.travelled == 0
 
 
-@pytest.mark.parametrize(("command", "reason"), [
-    ("pick up red ball", "you carry the red ball already"),
-    ("pick up blue key", "you carry the red ball"),
-    ("go to red ball", "you carry the red ball"),
-    ("put red ball next to red ball", "nothing can lie next to itself"),
-    ("close grey door", "the grey door is closed already"),
-])
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("pick up red ball", "you carry the red ball already"),
+        ("pick up blue key", "you carry the red ball"),
+        ("go to red ball", "you carry the red ball"),
+        ("put red ball next to red ball", "nothing can lie next to itself"),
+        ("close grey door", "the grey door is closed already"),
+    ],
+)
 def test_reasons_with_full_hands(command: str, reason: str):
     agent = body(two_rooms(Door("grey"), {(3, 3): Ball("red"), (3, 2): Key("blue")}))
     agent.perform("pick up red ball")

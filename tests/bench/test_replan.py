@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from itertools import pairwise
 
 import pytest
+from rich.console import Console
 
 from erecap.bench.history import next_turn, wander
 from erecap.bench.replan import FLOOR, ReplanBench, measure, summarise
@@ -39,7 +41,10 @@ def test_every_mode_does_the_same_work(tmp_path) -> None:  # type: ignore[no-unt
     summary = summarise(rows)
     assert [row["n"] for row in summary] == [2] * 12
     assert [row["over_floor"] for row in summary if row["mode"] == FLOOR] == [1.0, 1.0]
-    as_table(summary)
+    screen = Console(width=80, record=True, file=io.StringIO())
+    screen.print(as_table(summary))
+    text = screen.export_text()
+    assert "prune[recency]" in text and "…" not in text
     write_results(tmp_path / "replan.json", SMALL, summary, rows, "tiny", model())
     assert len(json.loads((tmp_path / "replan.json").read_text())["rows"]) == 24
 

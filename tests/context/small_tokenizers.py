@@ -107,9 +107,7 @@ def metaspace() -> PreTrainedTokenizerFast:
     alphabet = [chr(code) for code in range(32, 127)] + ["\n"]
     core.train_from_iterator(
         _CORPUS,
-        trainers.BpeTrainer(
-            vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-        ),
+        trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
     )
     return _wrap(core, CHATML, eos_token="<eos>", unk_token="<unk>")
 

@@ -57,8 +57,8 @@ def test_a_slip_is_a_failed_step_that_does_not_reach_the_environment():
     env.reset(seed=1)
     observation, reward, terminated, truncated, info = env.step("win")
     assert (reward, terminated, truncated, info["count"]) == (0.0, False, False, 0)
-    assert info["failed"] and info["failure"] == "the action slipped" and info["events"] == ["slip"]
-    assert observation == "Nothing happens: the action slipped. 0 commands"
+    assert info["failed"] and info["failure"] == "The action slipped, nothing happens." and info["events"] == ["slip"]
+    assert observation == info["failure"]
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.35, 0.9])
@@ -102,10 +102,13 @@ def test_a_move_comes_before_the_command_and_is_paired():
     assert places[0] == places[1] > 0
 
 
-@pytest.mark.parametrize(("rates", "said"), [
-    ({"slip": 1.5}, "disturbances.slip: got 1.5; allowed: a probability from 0 to 1"),
-    ({"move": -0.1}, "disturbances.move: got -0.1; allowed: a probability from 0 to 1"),
-])
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        ({"slip": 1.5}, "disturbances.slip: got 1.5; allowed: a probability from 0 to 1"),
+        ({"move": -0.1}, "disturbances.move: got -0.1; allowed: a probability from 0 to 1"),
+    ],
+)
 def test_rates_outside_0_to_1_are_refused(rates: dict[str, float], said: str):
     with pytest.raises(ConfigError, match=said):
         Disturbances(Counter(), **rates)

@@ -134,7 +134,11 @@ def test_sampling_is_reproducible_from_its_seed_and_leaves_torch_alone() -> None
 
 
 def test_a_long_history_loses_its_oldest_messages() -> None:
-    usage = language_model().generate(chat(60), max_new_tokens=8).usage
+    generation = language_model(trace=True).generate(chat(60), max_new_tokens=8)
+    usage = generation.usage
+    # What is shown keeps its number in the chat as it was given.
+    assert max(piece.message for piece in generation.pieces) == len(chat(60)) - 1
+    assert {piece.message for piece in generation.pieces} >= {0, 1} and usage.overflow_messages % 2 == 0
     assert usage.overflow_messages > 0 and usage.truncated_tokens == 0
     assert WINDOW * 0.8 < usage.prompt_tokens <= WINDOW - 8
 

@@ -49,9 +49,7 @@ def test_special_tokens_and_digits_stand_alone(embedded_model: tuple[Any, Any]) 
 def test_generation_stops_at_the_end_of_the_turn(embedded_model: tuple[Any, Any]) -> None:
     model, tokenizer = embedded_model
     messages = [{"role": "user", "content": "What is the capital of France? Answer in one short sentence."}]
-    prompt = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     assert prompt["input_ids"][0].tolist() == tokenizer.encode(rendered)
     answer = model.generate(**prompt, max_new_tokens=40, do_sample=False)[0, prompt["input_ids"].shape[1] :]

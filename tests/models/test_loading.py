@@ -21,9 +21,7 @@ def test_a_whole_folder_loads_ready_to_plan(tiny: Path) -> None:
     assert not model.training
     assert not any(tensor.requires_grad for tensor in model.parameters())
     assert model.config._attn_implementation == "sdpa"
-    ids = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "hi"}], return_tensors="pt", return_dict=True
-    )
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], return_tensors="pt", return_dict=True)
     assert model.generate(**ids, max_new_tokens=2, min_new_tokens=2, do_sample=False).shape[0] == 1
 
 

@@ -60,9 +60,7 @@ def test_order_of_places(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyP
     assert locate("mine") == tmp_path / "checkpoints" / "mine"
 
 
-@pytest.mark.parametrize(
-    "name", ["", "no-such-model", "./no/such/folder", "/no/such", "a/b/c", "ünknown", "../up"]
-)
+@pytest.mark.parametrize("name", ["", "no-such-model", "./no/such/folder", "/no/such", "a/b/c", "ünknown", "../up"])
 def test_names_that_lead_nowhere(elsewhere: Path, name: str) -> None:
     with pytest.raises(ModelError) as caught:
         locate(name)
@@ -83,9 +81,7 @@ def test_a_hub_that_does_not_answer(tmp_path: Path) -> None:
         "HF_HUB_OFFLINE": "0",
         "HF_HOME": str(tmp_path),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("cannot get 'owner/model' from the model hub")
     assert done.stdout.count("\n") == 1

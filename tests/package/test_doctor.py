@@ -15,9 +15,7 @@ def test_every_check_reports(tmp_path: Path) -> None:
     checks = doctor.run_checks(runs=tmp_path / "runs")
     names = [check.name for check in checks]
     assert len(names) == len(set(names))
-    assert {"python", "torch", "threads", "memory", "disk", "gpu", "bfloat16", "model", "runs folder"} <= set(
-        names
-    )
+    assert {"python", "torch", "threads", "memory", "disk", "gpu", "bfloat16", "model", "runs folder"} <= set(names)
     for check in checks:
         assert check.found and (check.ok is True) == (check.advice == ""), check
     assert not (tmp_path / "runs").exists()

@@ -47,13 +47,21 @@ def test_every_command_that_the_readme_lists_exists() -> None:
 
 
 @pytest.mark.integration
-def test_the_readme_example_runs(
-    embedded_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+def test_the_readme_example_runs(embedded_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = "\n".join(re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
     monkeypatch.setenv("ERECAP_CHECKPOINTS", str(embedded_model_folder.parent))
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     exec(example, names)
     assert names["answer"].shape[0] == 1  # type: ignore[attr-defined]
     assert len((tmp_path / "runs" / "mine" / "replans.jsonl").read_text().splitlines()) == 1
+    assert names["plan"] and len(names["session"].token_ids) > 60  # type: ignore[attr-defined]
+
+
+def test_the_tables_of_the_readme_are_those_of_the_results() -> None:
+    from erecap.report.readme import TABLES, filled
+
+    assert filled(README, ROOT / "docs" / "results") == README
+    for name in TABLES:
+        block = re.search(rf"<!-- results:{name} -->\n(.*?)<!-- /results:{name} -->", README, flags=re.DOTALL)
+        assert block is not None and block[1].count("\n|") > 4

@@ -80,9 +80,7 @@ def run(code: str) -> str:
 HEAVY = ("torch", "transformers", "gymnasium", "textworld", "minigrid", "matplotlib", "networkx")
 
 
-@pytest.mark.parametrize(
-    "module", ["erecap", "erecap.models", "erecap.config", "erecap.cli.main", "erecap.wrapping"]
-)
+@pytest.mark.parametrize("module", ["erecap", "erecap.models", "erecap.config", "erecap.cli.main", "erecap.wrapping"])
 def test_light_modules_load_nothing_heavy(module: str) -> None:
     loaded = run(f"import sys, {module}; print(*sorted(set(sys.modules) & set({HEAVY!r})))")
     assert loaded == ""
@@ -107,8 +105,6 @@ def test_the_public_names_exist() -> None:
 
 def test_help_answers_quickly() -> None:
     start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "erecap.cli.main", "--help"], capture_output=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "erecap.cli.main", "--help"], capture_output=True, check=False)
     assert done.returncode == 0
     assert time.perf_counter() - start < 10

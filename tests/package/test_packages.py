@@ -49,9 +49,7 @@ def test_every_data_file_is_covered_by_a_pattern() -> None:
             if package == "erecap.checkpoints" or not file.is_file() or file.suffix in (".py", ".pyc", ".md"):
                 continue
             owner = ".".join((package, *inside.parts[:-1]))
-            assert any(Path(file.name).match(p) for p in patterns.get(owner, [])), (
-                f"{file} is in no package-data"
-            )
+            assert any(Path(file.name).match(p) for p in patterns.get(owner, [])), f"{file} is in no package-data"
 
 
 def test_constraints_are_plain_versions() -> None:

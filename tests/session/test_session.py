@@ -161,3 +161,25 @@ def test_the_unread_end_of_an_answer_is_read_once_whatever_follows(failing: bool
     assert session.token_ids[: len(whole)] == whole
     text = byte_level().decode(session.token_ids)
     assert text.startswith(byte_level().decode(whole)) and "mug 14" in text and "mug 7" not in text
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_plan_is_valid_as_far_as_the_model_would_say_it_again(name: str) -> None:
+    session = ReplanSession(model(name), byte_level())
+    messages = start()
+    session.generate(messages, max_new_tokens=NEW)
+    messages += turn("go to shelf 1", 1)
+    plan = byte_level().decode(fresh_answer(name, render_prompt(messages, byte_level()).input_ids))
+    canonical = byte_level()(plan, add_special_tokens=False)["input_ids"]
+    # Teacher-forced over the plan's own tokens, by the unmodified model.
+    ids = render_prompt(messages, byte_level()).input_ids
+    with torch.no_grad():
+        rows = model(name)(torch.tensor([[*ids, *canonical]])).logits[0, len(ids) - 1 : -1]
+    expected = (rows.argmax(-1) == torch.tensor(canonical)).float().mean().item()
+    assert session.still_valid(plan, messages) == pytest.approx(expected)
+    assert session.still_valid("zzz", messages) < 1
+    # Asking changes nothing.
+    fresh = ReplanSession(model(name), byte_level())
+    assert session.generate(messages, max_new_tokens=NEW).text == fresh.generate(messages, max_new_tokens=NEW).text
+    with pytest.raises(ValueError, match="empty plan"):
+        session.still_valid("", messages)

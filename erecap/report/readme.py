@@ -1,0 +1,127 @@
+"""The tables of README.md, generated from the measured results in docs/results.
+
+python -m erecap.report.readme --demo runs/demo     # keep the figures of a run as docs/results/demo.json
+python -m erecap.report.readme                      # write the tables anew
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from erecap.files import write_atomic, write_json
+
+
+def demo_results(run: Path) -> dict[str, Any]:
+    """The figures of a finished run that are worth keeping: small, without rows or paths."""
+    summary = json.loads((run / "summary.json").read_text("utf-8"))
+    head = json.loads((run / "run.json").read_text("utf-8"))
+    return {
+        "what": "success and latency of a replanning call, mode by mode, on the same episodes",
+        "command": f"erecap compare configs/{head['name']}.yaml",
+        "date": head["created"][:10],
+        "machine": head["machine"],
+        "model": {key: head["model"][key] for key in ("name", "hash", "dtype")},
+        "versions": head["versions"],
+        "label": summary["label"],
+        "modes": {
+            mode: {
+                "episodes": figures["counted"],
+                "success_rate": figures["sr"]["value"],
+                "calls": figures["model_calls"],
+                "prompt_tokens_p50": figures["tokens"]["prompt"]["p50"],
+                "total_ms": figures["latency"]["total_ms"],
+                "prefill_speed_up": summary["ceiling"].get(mode, {}).get("prefill_speed_up"),
+                "prefill_ceiling": summary["ceiling"].get(mode, {}).get("total"),
+                "replan_speed_up": summary["ceiling"].get(mode, {}).get("replan_speed_up"),
+            }
+            for mode, figures in summary["modes"].items()
+        },
+    }
+
+
+def demo_table(results: dict[str, Any]) -> str:
+    """Markdown: one row a mode."""
+    lines = [
+        f"`make demo`, {results['date']}, {results['model']['name']} in {results['model']['dtype']} on "
+        f"{results['machine']['threads']} threads. A {results['label']} run: it shows that everything works, and ranks "
+        "nothing. Speed-ups are medians over pairs of calls with prompts of equal length; the ceiling is what the "
+        "counted FLOPs allow.",
+        "",
+        "| mode | episodes | success | calls | replan P50 | replan P95 | prefill against `full` | ceiling | "
+        "whole call against `full` |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for mode, row in results["modes"].items():
+        total = row["total_ms"] or {}
+        cells = [
+            f"`{mode}`",
+            row["episodes"],
+            f"{100 * row['success_rate']:.0f} %",
+            row["calls"],
+            _ms(total.get("p50")),
+            _ms(total.get("p95")),
+            _times(row["prefill_speed_up"]),
+            _times(row["prefill_ceiling"]),
+            _times(row["replan_speed_up"]),
+        ]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def replan_table(results: dict[str, Any]) -> str:
+    """Markdown: one row a length of history, one column a mode."""
+    settings, rows = results["settings"], results["summary"]
+    modes = list(dict.fromkeys(row["mode"] for row in rows))
+    lines = [
+        f"Seconds of one replanning call ({settings['new_tokens']} new tokens, {settings['plan_tokens']} plan tokens, "
+        f"median of {settings['repetitions']}) after histories of household text, {results['date']}, "
+        f"{results['model']['name']} in {results['model']['dtype']} on {results['machine']['threads']} threads. "
+        f"`erecap` keeps {settings['kv_tokens']} tokens. The floor is the new turn alone on an empty cache. "
+        f"{'Sessions draft from the previous plan.' if settings['draft'] else 'Plain decoding on all sides.'}",
+        "",
+        "| history | " + " | ".join(mode if mode == "floor" else f"`{mode}`" for mode in modes) + " |",
+        "|---|" + "---|" * len(modes),
+    ]
+    for length in dict.fromkeys(row["length"] for row in rows):
+        own = {row["mode"]: row["total_ms"] for row in rows if row["length"] == length}
+        lines.append(f"| {length:,} | " + " | ".join(f"{own[mode] / 1e3:.2f}" for mode in modes) + " |")
+    return "\n".join(lines)
+
+
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "demo": ("demo.json", demo_table),
+    "replan": ("replan-plain.json", replan_table),
+}
+
+
+def filled(text: str, results: Path) -> str:
+    """`text` with every block `<!-- results:NAME -->` holding the table of its file in `results`."""
+    for name, (file, table) in TABLES.items():
+        block = re.compile(rf"(<!-- results:{name} -->\n).*?(<!-- /results:{name} -->)", re.S)
+        content = table(json.loads((results / file).read_text("utf-8")))
+        text = block.sub(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text)  # type: ignore[misc]
+    return text
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value / 1e3:.2f} s"
+
+
+def _times(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}×"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write the tables of README.md from docs/results.")
+    parser.add_argument("--demo", type=Path, help="a finished run whose figures become docs/results/demo.json")
+    given = parser.parse_args()
+    folder = Path("docs/results")
+    if given.demo is not None:
+        write_json(folder / "demo.json", demo_results(given.demo))
+    readme = Path("README.md")
+    write_atomic(readme, filled(readme.read_text("utf-8"), folder))
