@@ -126,11 +126,11 @@ def _caller(
     mode: Mode, bench: ReplanBench, model: Any, tokenizer: Any, history: list[Message], new: Message
 ) -> Callable[[], Generation]:
     messages = [*history, new]
-    exact = {"max_new_tokens": bench.plan_tokens, "min_new_tokens": bench.plan_tokens}
+    count = bench.plan_tokens
     if not mode.session:
         prune = PruneConfig(scorer=mode.scorer, keep=bench.keep) if mode.scorer else None
         language_model = HFLanguageModel(model, tokenizer, prune=prune)
-        return lambda: language_model.generate(messages, **exact)
+        return lambda: language_model.generate(messages, max_new_tokens=count, min_new_tokens=count)
     session = ReplanSession(
         model,
         tokenizer,
@@ -141,7 +141,7 @@ def _caller(
         seed=bench.seed,
     )
     session.read(history)
-    return lambda: session.fork().generate(messages, **exact)
+    return lambda: session.fork().generate(messages, max_new_tokens=count, min_new_tokens=count)
 
 
 def _floor(bench: ReplanBench, model: Any, tokenizer: Any, new: Message) -> Callable[[], Generation]:

@@ -61,4 +61,4 @@ def parse_mode(text: str) -> Mode:
         return Mode("prune", scorer)
     if scorer is not None or kind not in ("full", "expert", *SESSION_MODES):
         raise ValueError(f"unknown mode {text!r}; {allowed}")
-    return Mode(kind)
+    return Mode(kind)  # type: ignore[arg-type]  # checked against the names just above
