@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from erecap.errors import BudgetError
 from erecap.session.reader import SessionReader
 from erecap.session.transcript import Transcript
 
@@ -53,17 +54,27 @@ class SessionEdits:
         """Drop a span and read everything after it anew, at its old positions: as if the span had never been there.
 
         Costs a prefill of what came after. Tokens after the span that had been evicted are stored again, until the
-        next call brings the session back to its budget.
+        next call brings the session back to its budget. After a splice there are no old positions: what came after is
+        then read right behind what is stored before the span.
 
         Returns:
             Tokens read anew.
 
         Raises:
             ValueError: a span outside of what was read, or ids after it that were let go (`rewind_tokens`).
+            BudgetError: what came after does not fit the model's window any more; nothing has changed then.
         """
         start, end = self._checked(span)
         rest = self._transcript.since(end)
-        self._reader.read_again(start, end, rest)
+        try:
+            self._reader.read_again(start, end, rest)
+        except BudgetError:
+            raise  # nothing has changed
+        except BaseException:
+            # Half of the rest may be stored; go back to what is known to be whole.
+            self._transcript.cut(sum(mark.tokens <= start for mark in self._transcript.marks))
+            self._reader.back_to(self._transcript.tokens)
+            raise
         return len(rest)
 
     def correct(self, text: str) -> int:

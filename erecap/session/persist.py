@@ -29,8 +29,9 @@ def save_session(path: Path, cache: PrunedCache, transcript: Transcript, state: 
         tensors |= {
             f"keys.{number}": layer.keys.contiguous(),
             f"values.{number}": layer.values.contiguous(),
-            f"index.{number}": layout.index.contiguous(),
-            f"positions.{number}": layout.positions.contiguous(),
+            # Copies: layers that store the same tokens share these, and the format allows no shared memory.
+            f"index.{number}": layout.index.clone(memory_format=torch.contiguous_format),
+            f"positions.{number}": layout.positions.clone(memory_format=torch.contiguous_format),
         }
     known = {
         "forgotten": transcript.forgotten,

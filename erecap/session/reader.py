@@ -157,12 +157,23 @@ class SessionReader:
         self.pending = []
 
     def read_again(self, start: int, end: int, ids: Sequence[int]) -> None:
-        """Forget everything from place `start` on, then read `ids` from place `end` on, unpruned."""
-        position = end - self._shift
+        """Forget everything from place `start` on, then read `ids` from place `end` on, unpruned.
+
+        The positions are the old ones. Where they have been closed up there are no old ones: reading then goes on
+        right behind what is stored before `start`.
+
+        Raises:
+            BudgetError: `ids` do not fit the window behind what is stored before; nothing has changed then.
+        """
+        before = int((self.cache.stored_index() < start).sum())
+        if before + len(ids) > self.window:
+            raise BudgetError(
+                f"reading {len(ids)} tokens anew behind {before} stored ones exceeds the window of {self.window}"
+            )
         pending = self.pending
         self.cache.crop(start - self.cache.get_seq_length())
         self.cache.skip(end - start)
-        self._shift = end - position
+        self._shift = end - (self._last_position() + 1) if self._shift else 0
         self.read_overlay(ids)
         self.pending = pending
 
@@ -174,9 +185,12 @@ class SessionReader:
         self.cache.crop(tokens - self.cache.get_seq_length())
         if self._shift:
             # Positions were closed up once; go on right behind the last token that is still stored.
-            layouts = [layout for layout in map(self.cache.layout, range(len(self.cache.layers))) if layout is not None]
-            last = max((int(layout.positions.max()) for layout in layouts if layout.width), default=-1)
-            self._shift = tokens - (last + 1)
+            self._shift = tokens - (self._last_position() + 1)
+
+    def _last_position(self) -> int:
+        """The highest position of a stored token; -1 where none is stored."""
+        layouts = [layout for layout in map(self.cache.layout, range(len(self.cache.layers))) if layout is not None]
+        return max((int(layout.positions.max()) for layout in layouts if layout.width), default=-1)
 
     def _forward(self, ids: Sequence[int], keep: int) -> torch.Tensor:
         device = self.model.device

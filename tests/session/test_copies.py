@@ -93,3 +93,12 @@ def test_two_threads_with_two_sessions_on_one_model() -> None:
     for thread in threads:
         thread.join()
     assert got == [[expected[0]] * 2, [expected[1]] * 2]
+
+
+def test_a_session_that_evicted_nothing_can_be_saved(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """All its layers store the same tokens and share what is known of them."""
+    session, messages = played(1)
+    session.save(tmp_path / "agent.safetensors")
+    other = ReplanSession(model(), byte_level(), budget=BUDGET)
+    other.restore(tmp_path / "agent.safetensors")
+    assert go_on(other, messages) == go_on(session, messages)

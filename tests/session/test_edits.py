@@ -190,3 +190,40 @@ def test_a_rope_that_depends_on_length_cannot_be_spliced(name: str) -> None:
 
     with pytest.raises(ValueError, match="longrope RoPE cannot be moved"):
         KeyRotator(_longrope())
+
+
+def test_forgetting_after_a_splice_reads_on_behind_what_is_stored() -> None:
+    session, messages = played("llama")
+    session.splice((20, 35))
+    session.forget((40, 50))
+    positions = session.cache.layout(0).positions[0].tolist()
+    assert positions == list(range(len(positions)))
+    messages += turn("go to shelf 5", 5)
+    assert session.generate(messages, max_new_tokens=NEW).usage.reused_tokens > 100
+
+
+def test_forgetting_what_no_longer_fits_changes_nothing() -> None:
+    from erecap.budget import Budget
+    from erecap.errors import BudgetError
+
+    session = ReplanSession(model("llama", 400), byte_level(), budget=Budget(kv_tokens=200))
+    messages = start()
+    for number in range(12):
+        messages += turn(session.generate(messages, max_new_tokens=NEW).text, number)
+    before = (session.token_ids, session.cache.kept_lengths(), session.cache.get_seq_length())
+    with pytest.raises(BudgetError, match="window of 400"):
+        session.forget((1, 5))
+    assert (session.token_ids, session.cache.kept_lengths(), session.cache.get_seq_length()) == before
+
+
+def test_a_failure_while_forgetting_goes_back_to_what_is_whole() -> None:
+    session, messages = played("llama")
+    forward = session._reader._forward
+    session._reader._forward = lambda ids, keep: (_ for _ in ()).throw(MemoryError("planted"))
+    with pytest.raises(MemoryError):
+        session.forget((30, 55))
+    session._reader._forward = forward
+    assert session.cache.get_seq_length() == len(session.token_ids) <= 30
+    fresh = ReplanSession(model("llama"), byte_level())
+    messages += turn("go to shelf 5", 5)
+    assert session.generate(messages, max_new_tokens=NEW).text == fresh.generate(messages, max_new_tokens=NEW).text
