@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
+from erecap.errors import ModelError
 from erecap.protocols import FinishReason
 
 
@@ -78,6 +79,21 @@ class StopWatcher(StoppingCriteria):
     def _find(self, text: str) -> int | None:
         places = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
         return min(places) if places else None
+
+
+def answer_ends(model: Any, tokenizer: Any) -> list[int]:
+    """Ids that end an answer: the model's own, and the tokenizer's end of text.
+
+    Raises:
+        ModelError: neither names one, so that no answer would ever end.
+    """
+    configured = model.generation_config.eos_token_id
+    ends = [configured] if isinstance(configured, int) else list(configured or [])
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
+        ends.append(tokenizer.eos_token_id)
+    if not ends:
+        raise ModelError("neither the model nor its tokenizer names a token that ends an answer (eos_token)")
+    return ends
 
 
 def sampler(temperature: float, top_p: float, seed: int | None, device: torch.device) -> Callable[[torch.Tensor], int]:

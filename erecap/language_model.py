@@ -13,7 +13,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, St
 from erecap.context.fit import Fitted, fit_messages
 from erecap.context.protection import protected_spans
 from erecap.context.tokenize import Prompt, render_prompt
-from erecap.generation import PrefillClock, StopWatcher
+from erecap.generation import PrefillClock, StopWatcher, answer_ends
 from erecap.protocols import AllowedTokens, Generation, Message, PromptPiece, Timing, Usage
 from erecap.tokens.cache import PrunedCache
 from erecap.tokens.pruning import prune as pruning
@@ -89,6 +89,7 @@ class HFLanguageModel:
         fitted, prompt = self._fit(messages, self.window - max_new_tokens)
         clock = PrefillClock(self.model.device)
         watcher = StopWatcher(self.tokenizer, len(prompt.input_ids), stop or (), started, deadline_ms, cancel)
+        ends = answer_ends(self.model, self.tokenizer)
         # Not the model's own defaults: a repetition penalty or top-k from its folder would change greedy answers.
         sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
         settings = GenerationConfig(
@@ -96,8 +97,8 @@ class HFLanguageModel:
             min_new_tokens=min_new_tokens or None,
             do_sample=temperature > 0,
             repetition_penalty=1.0,
-            eos_token_id=self._ends(),
-            pad_token_id=self._ends()[0],
+            eos_token_id=ends,
+            pad_token_id=ends[0],
             **sampling,
         )
         ids = torch.tensor([prompt.input_ids], device=self.model.device)
@@ -121,7 +122,7 @@ class HFLanguageModel:
             )
         new_ids = output[0, len(prompt.input_ids) :].tolist()
         ended = time.perf_counter()
-        text, reason = watcher.result(new_ids, self._ends())
+        text, reason = watcher.result(new_ids, ends)
         return Generation(
             text=text,
             finish_reason=reason,
@@ -144,14 +145,6 @@ class HFLanguageModel:
             return Fitted(list(messages)), prompt
         fitted = fit_messages(messages, lambda part: len(render_prompt(part, self.tokenizer).input_ids), limit)
         return fitted, render_prompt(fitted.messages, self.tokenizer)
-
-    def _ends(self) -> list[int]:
-        """Ids that end the answer: the model's own, and the tokenizer's end of text."""
-        configured = self.model.generation_config.eos_token_id
-        ends = [configured] if isinstance(configured, int) else list(configured or [])
-        if self.tokenizer.eos_token_id is not None and self.tokenizer.eos_token_id not in ends:
-            ends.append(self.tokenizer.eos_token_id)
-        return ends
 
     def _usage(self, fitted: Fitted, prompt: Prompt, cache: DynamicCache, completion: int) -> Usage:
         count = len(prompt.input_ids)

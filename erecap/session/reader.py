@@ -51,7 +51,7 @@ class SessionReader:
         self._config = model.config.get_text_config(decoder=True)
         self.cache = PrunedCache(prune or PruneConfig(keep=1.0, stages=()), self._config.num_hidden_layers)
         self._attention: torch.Tensor | None = None  # (tokens read,) mass of the newest prompt token
-        self._shift = 0  # place minus position of the next token
+        self.shift = 0  # place minus position of the next token; above 0 once positions were closed up
         self._rotator: KeyRotator | None = None
 
     def fork(self) -> SessionReader:
@@ -59,28 +59,13 @@ class SessionReader:
         twin = SessionReader(self.model, self.prune, self.budget, self.evict_by, self.seed, self.stale_first)
         twin.cache = self.cache.fork()
         twin.pending, twin.evicted = list(self.pending), self.evicted
-        twin._attention, twin._shift, twin._rotator = self._attention, self._shift, self._rotator
+        twin._attention, twin.shift, twin._rotator = self._attention, self.shift, self._rotator
         return twin
-
-    @property
-    def shift(self) -> int:
-        """Place minus position of the next token; above 0 once positions were closed up."""
-        return self._shift
-
-    @shift.setter
-    def shift(self, shift: int) -> None:
-        self._shift = shift
 
     @property
     def window(self) -> int:
         """Positions that the model can take."""
         return int(self._config.max_position_embeddings)
-
-    def ends(self, tokenizer: Any) -> list[int]:
-        """Ids that end an answer."""
-        configured = self.model.generation_config.eos_token_id
-        ends = [configured] if isinstance(configured, int) else list(configured or [])
-        return ends if tokenizer.eos_token_id in (None, *ends) else [*ends, tokenizer.eos_token_id]
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -173,7 +158,7 @@ class SessionReader:
         pending = self.pending
         self.cache.crop(start - self.cache.get_seq_length())
         self.cache.skip(end - start)
-        self._shift = end - (self._last_position() + 1) if self._shift else 0
+        self.shift = end - (self._last_position() + 1) if self.shift else 0
         self.read_overlay(ids)
         self.pending = pending
 
@@ -183,9 +168,9 @@ class SessionReader:
         self.pending = []
         self._attention = None
         self.cache.crop(tokens - self.cache.get_seq_length())
-        if self._shift:
+        if self.shift:
             # Positions were closed up once; go on right behind the last token that is still stored.
-            self._shift = tokens - (self._last_position() + 1)
+            self.shift = tokens - (self._last_position() + 1)
 
     def _last_position(self) -> int:
         """The highest position of a stored token; -1 where none is stored."""
@@ -194,7 +179,7 @@ class SessionReader:
 
     def _forward(self, ids: Sequence[int], keep: int) -> torch.Tensor:
         device = self.model.device
-        start = self.cache.get_seq_length() - self._shift
+        start = self.cache.get_seq_length() - self.shift
         with torch.no_grad():
             output = self.model(
                 input_ids=torch.tensor([list(ids)], device=device),
@@ -260,11 +245,11 @@ class SessionReader:
 
     def _make_room(self, tokens: int) -> None:
         """Close up positions if `tokens` more would leave the model's window."""
-        following = self.cache.get_seq_length() - self._shift
+        following = self.cache.get_seq_length() - self.shift
         if following + tokens <= self.window:
             return
         self.close_up()
-        following = self.cache.get_seq_length() - self._shift
+        following = self.cache.get_seq_length() - self.shift
         if following + tokens > self.window:
             raise BudgetError(
                 f"{following} stored tokens and {tokens} more exceed the model's window of {self.window}; "
@@ -280,7 +265,7 @@ class SessionReader:
         moved = torch.zeros(read, dtype=torch.long, device=index.device)
         moved[index] = torch.arange(len(index), device=index.device)
         self.cache.move(self._rotator, moved)
-        self._shift = read - len(index)
+        self.shift = read - len(index)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from erecap.context.tokenize import ChatText, Prompt, render_chat, render_prompt
 from erecap.decoding.draft import LookupDraft
 from erecap.decoding.loop import decode
 from erecap.errors import RunError
-from erecap.generation import StopWatcher, sampler
+from erecap.generation import StopWatcher, answer_ends, sampler
 from erecap.protocols import AllowedTokens, Generation, Message, Timing, Usage
 from erecap.session.edits import SessionEdits
 from erecap.session.persist import load_session, save_session
@@ -184,7 +184,7 @@ class ReplanSession(SessionEdits):
         evicted, pruning = self._reader.evicted, self._prune_seconds()
         spans = protected_spans(fitted)
         watcher = StopWatcher(self.tokenizer, 0, stop or (), started, deadline_ms, cancel)
-        ends = self._reader.ends(self.tokenizer)
+        ends = answer_ends(self.model, self.tokenizer)
         pick = sampler(temperature, top_p, seed, self.model.device) if temperature > 0 else None
         try:
             self._go_back(known, reread=True)

@@ -22,7 +22,7 @@ class Watch:
 
         def watched(ids, keep):  # type: ignore[no-untyped-def]
             start = session.cache.get_seq_length()
-            shift = reader._shift
+            shift = reader.shift
             for place in [place for place in self.logits if place >= start]:
                 del self.logits[place]  # of tokens taken back since
             rows = forward(ids, keep)
