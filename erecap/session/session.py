@@ -193,6 +193,7 @@ class ReplanSession(SessionEdits):
                 logits = self._reader.prefill(ids, marks, self._transcript, fitted, spans, max_new_tokens)
                 prefilled = time.perf_counter()
                 kept = tuple(self.cache.kept_lengths())
+                pruned = self._prune_seconds() - pruning
                 sources = self._sources(draft, ids) if self.draft and pick is None else []
                 decoded = decode(
                     self._reader,
@@ -232,7 +233,7 @@ class ReplanSession(SessionEdits):
         timing = Timing(
             tokenize_ms=1e3 * (matched - started),
             prefill_ms=1e3 * (prefilled - matched),
-            prune_ms=1e3 * (self._prune_seconds() - pruning),
+            prune_ms=1e3 * pruned,
             decode_ms=1e3 * (decoded_at - prefilled),
             total_ms=1e3 * (ended_at - started),
         )

@@ -47,13 +47,12 @@ def acquire(model: nn.Module, attention: bool) -> None:
     decoder = find_decoder(model)
     with _lock:
         hooks = _installed.get(decoder)
+        if attention and (hooks is None or hooks.attention_users == 0):
+            probe.install(decoder.config)  # first, because it may refuse, and must then leave nothing behind
         if hooks is None:
             hooks = _installed[decoder] = _HookSet(decoder)
         hooks.users += 1
-        if attention:
-            hooks.attention_users += 1
-            if hooks.attention_users == 1:
-                probe.install(decoder.config)
+        hooks.attention_users += attention
 
 
 def release(model: nn.Module, attention: bool) -> None:

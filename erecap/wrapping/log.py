@@ -46,6 +46,8 @@ class CallLog:
                 "mode": self._mode,
                 "episode": 0,
                 "replan": self.rows,
+                "step": self.rows,  # a wrapped planner does not tell what was executed between its calls
+                "trigger": "call",
                 "prompt_tokens": usage.prompt_tokens,
                 "new_tokens": usage.new_tokens,
                 "reused_tokens": usage.reused_tokens,

@@ -134,8 +134,17 @@ def test_reading_ahead_changes_no_answer() -> None:
 
 def test_an_answer_of_at_least_so_many_tokens() -> None:
     ends = byte_level().eos_token_id
-    session = ReplanSession(model(), byte_level())
-    generation = session.generate(start(), max_new_tokens=9, min_new_tokens=9)
+
+    def end_at_once(module, args, logits):  # type: ignore[no-untyped-def]
+        return logits.index_fill(-1, torch.tensor([ends]), 1e4)
+
+    handle = model().lm_head.register_forward_hook(end_at_once)
+    try:
+        assert ReplanSession(model(), byte_level()).generate(start(), max_new_tokens=9).usage.completion_tokens == 1
+        session = ReplanSession(model(), byte_level())
+        generation = session.generate(start(), max_new_tokens=9, min_new_tokens=9)
+    finally:
+        handle.remove()
     assert generation.usage.completion_tokens == 9 and generation.finish_reason == "length"
     assert ends not in session.token_ids[-8:]
 

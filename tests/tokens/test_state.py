@@ -129,6 +129,19 @@ def test_an_impossible_configuration_leaves_no_hook(model) -> None:  # type: ign
             pass
 
 
+def test_an_attention_implementation_that_cannot_be_probed_leaves_no_hook() -> None:
+    model = tiny("qwen2")
+    before, implementation = hooks_of(model), model.config._attn_implementation
+    model.config._attn_implementation = "flex_attention"
+    try:
+        with pytest.raises(ValueError, match="not 'flex_attention'"):
+            with prune(model, PruneConfig("attention", 0.5, (2,))):
+                pass
+        assert hooks_of(model) == before and model.config._attn_implementation == "flex_attention"
+    finally:
+        model.config._attn_implementation = implementation
+
+
 def test_a_model_without_decoder_layers() -> None:
     with pytest.raises(ValueError, match="no list of decoder layers"):
         with prune(torch.nn.Linear(2, 2)):

@@ -158,3 +158,10 @@ def test_input_that_is_not_messages(bad: object) -> None:
 def test_neither_model_nor_callable() -> None:
     with pytest.raises(TypeError, match="got int"):
         erecap.wrap(5)
+
+
+def test_a_log_without_episodes_is_a_readable_run_folder(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from erecap.report import build
+
+    erecap.wrap(lambda m: "look", log=tmp_path / "mine")(chat(2))
+    assert "No episode has finished yet" in build(tmp_path / "mine").read_text("utf-8")
