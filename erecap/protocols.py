@@ -76,6 +76,18 @@ class PromptPiece:
     kept: float  # share of layers that store it, 0..1
 
 
+Action = Literal["append", "evict", "splice", "re-read", "reuse-plan", "defer"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the scheduler chose to do in one replanning call, and why."""
+
+    action: Action
+    reason: str  # one plain sentence, with the figures that decided
+    predicted_ms: float | None = None  # of the whole call; None where no calibrated model was at hand
+
+
 @dataclass(frozen=True)
 class Generation:
     """What a language model returns."""
@@ -85,6 +97,7 @@ class Generation:
     usage: Usage = field(default_factory=Usage)
     timing: Timing = field(default_factory=Timing)
     pieces: tuple[PromptPiece, ...] = ()  # only when the model was asked to trace its prompt
+    decision: Decision | None = None  # only where a scheduler decided
 
 
 AllowedTokens = Callable[[Sequence[int]], Sequence[int]]
