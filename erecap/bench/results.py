@@ -1,86 +1,143 @@
-"""What a benchmark leaves behind: a table to read, and a file with every raw row."""
+"""What benchmarks leave behind: one row for each figure that has a target, and the file that collects them."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from erecap.errors import RunError
 from erecap.files import write_json
 from erecap.protocols import JsonRow
 
-if TYPE_CHECKING:
-    from rich.table import Table
 
-    from erecap.bench.replan import ReplanBench
+@dataclass(frozen=True)
+class Target:
+    """What a figure is, and what it must reach."""
 
+    what: str  # in the table of the README
+    limit: float
+    unit: str  # "x" for ratios, "points" for differences of percentages
+    at_least: bool = True  # False: the figure must not exceed the limit
 
-def as_table(summary: Sequence[JsonRow]) -> Table:
-    """The summary for a terminal of 80 columns. Milliseconds are medians."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
+    def holds(self, measured: float) -> bool:
+        """Whether `measured` reaches it."""
+        return measured >= self.limit if self.at_least else measured <= self.limit
 
-    table = Table(
-        title="One replanning call, in seconds (medians)",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for name in ("history", "mode", "total", "min–max", "prefill", "decode", "× floor", "KV MiB"):
-        table.add_column(name, justify="left" if name == "mode" else "right", no_wrap=True)
-    for number, row in enumerate(summary):
-        new_length = number + 1 == len(summary) or summary[number + 1]["length"] != row["length"]
-        table.add_row(
-            f"{row['length']:,}",
-            Text(row["mode"]),  # brackets in a mode are no markup
-            _seconds(row["total_ms"]),
-            f"{_seconds(row['min_ms'])}–{_seconds(row['max_ms'])}",
-            _seconds(row["prefill_ms"]),
-            _seconds(row["decode_ms"]),
-            f"{row['over_floor']:.2f}",
-            f"{row['kv_bytes'] / 2**20:.0f}",
-            end_section=new_length,
-        )
-    return table
+    def __str__(self) -> str:
+        return f"{'>=' if self.at_least else '<='} {self.limit:g}"
 
 
-def _seconds(milliseconds: float) -> str:
-    return f"{milliseconds / 1e3:.2f}"
+TARGETS: dict[str, Target] = {
+    "R1a": Target("replan after 4,000 tokens, `full` over `erecap`", 15, "x"),
+    "R1b": Target("replan after 7,500 tokens, `full` over `erecap`", 30, "x"),
+    "R2": Target("replan over its floor, the worst length", 1.3, "x", at_least=False),
+    "R3": Target("flatness: replan after 7,500 tokens over replan after 1,000", 1.25, "x", at_least=False),
+    "R4": Target("KV stored after 7,500 tokens, `erecap` over `reuse`", 0.15, "x", at_least=False),
+    "R5": Target("plan tokens agreeing with a fresh read of the kept ones, beyond the window minus before it", -2, "points"),
+    "R6": Target("cold prefill of 4,096 tokens at keep 0.7, share of its FLOP ceiling", 0.9, "x"),
+    "R7": Target("decoding a plan that repeats part of the old one, drafted over plain", 2, "x"),
+    "R8": Target("replan after 7,500 tokens, llama.cpp with its prompt cache over `erecap`", 3, "x"),
+}  # fmt: skip
+ROWS = ("algorithm", "product")  # the same precision and plain decoding everywhere; each side at its best
+FIELDS = ("id", "target", "measured", "low", "high", "unit", "n", "holds", "command", "machine", "date", "row", "note")
 
 
-def write_results(
-    path: Path, bench: ReplanBench, summary: Sequence[JsonRow], rows: Sequence[JsonRow], name: str, model: Any
-) -> None:
-    """Write settings, machine, summary and raw rows to `path`."""
-    import platform
+@dataclass(frozen=True)
+class Figure:
+    """A measured value with the least and the most that its repetitions allow."""
 
-    import psutil
-    import torch
-    import transformers
-
-    write_json(
-        path,
-        {
-            "what": "time of one replanning call by length of history and mode; the floor is the new turn alone",
-            "date": datetime.now(UTC).date().isoformat(),
-            "settings": asdict(bench),
-            "model": {"name": Path(name).name, "dtype": str(model.dtype).removeprefix("torch.")},
-            "machine": {
-                "cores": psutil.cpu_count(logical=False),
-                "threads": torch.get_num_threads(),
-                "processor": platform.machine(),
-                "device": str(model.device),
-            },
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-            "summary": [_rounded(row) for row in summary],
-            "rows": [_rounded(row) for row in rows],
-        },
-    )
+    value: float
+    low: float
+    high: float
+    n: int  # repetitions, or pairs of them, behind it
 
 
-def _rounded(row: JsonRow) -> JsonRow:
-    return {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
+def result_row(
+    name: str, figure: Figure, about: JsonRow, *, row: str, note: str = "", holds: bool | None = None
+) -> JsonRow:
+    """One row of a results file.
+
+    Args:
+        name: an id of `TARGETS`.
+        figure: in the unit of the target.
+        about: `command`, `machine` (as `erecap.rollout.machine.machine` gives it) and `date` of the measurement.
+        row: `algorithm` or `product`.
+        holds: instead of the comparison with the target, where more than this figure must hold.
+    """
+    target, machine = TARGETS[name], about["machine"]
+    return {
+        "id": name,
+        "target": str(target),
+        "measured": _digits(figure.value),
+        "low": _digits(figure.low),
+        "high": _digits(figure.high),
+        "unit": target.unit,
+        "n": figure.n,
+        "holds": target.holds(figure.value) if holds is None else holds,
+        "command": about["command"],
+        "machine": f"{machine['cpu']}, {machine['threads']} threads",
+        "date": about["date"],
+        "row": row,
+        "note": note,
+    }
+
+
+def merge_rows(path: Path, rows: Sequence[JsonRow], **more: Any) -> JsonRow:
+    """Put `rows` into the results file `path`, which is made if it is missing.
+
+    A row takes the place of the one with the same `id` and `row`; all others stay, and so does what else the
+    file holds, unless `more` names it.
+
+    Returns:
+        The whole content as it was written.
+
+    Raises:
+        RunError: `path` holds no results, or a row lacks a field or has one of an unknown kind.
+    """
+    for row in rows:
+        missing = [field for field in FIELDS if field not in row]
+        if missing or row["row"] not in ROWS:
+            raise RunError(
+                f"result {row.get('id', '?')}: missing {', '.join(missing) or 'nothing'}; row must be one of "
+                f"{', '.join(ROWS)}"
+            )
+    content: JsonRow = {}
+    if path.exists():
+        try:
+            content = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise RunError(f"{path.name}: not JSON ({error}); move it away to start a new one") from error
+        if not isinstance(content, dict) or not all("id" in row for row in content.get("rows", [])):
+            raise RunError(f"{path.name}: holds no results with ids; move it away to start a new one")
+    new = {(row["id"], row["row"]): dict(row) for row in rows}
+    kept = [row for row in content.get("rows", []) if (row["id"], row.get("row")) not in new]
+    order = list(TARGETS)
+
+    def place(row: JsonRow) -> tuple[int, str, str]:
+        return order.index(row["id"]) if row["id"] in order else len(order), row["id"], str(row.get("row"))
+
+    content = {**content, **more, "rows": sorted([*kept, *new.values()], key=place)}
+    write_json(path, content)
+    return content
+
+
+def rounded(value: Any) -> Any:
+    """`value` with floats cut to three decimals, through lists and dictionaries."""
+    if isinstance(value, float):
+        return round(value, 3)
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(inner) for inner in value]
+    return value
+
+
+def _digits(value: float) -> float:
+    """Four significant digits: more than any of these measurements has."""
+    if not math.isfinite(value):
+        raise FloatingPointError(f"a measured figure is {value}")
+    return float(f"{value:.4g}")

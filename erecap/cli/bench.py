@@ -33,7 +33,7 @@ def replan(
     from rich.console import Console
 
     from erecap.bench.replan import ReplanBench, measure, summarise
-    from erecap.bench.results import as_table, write_results
+    from erecap.bench.tables import as_table, write_results
     from erecap.errors import ConfigError
     from erecap.models import load
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from erecap.bench.history import next_turn, wander
 from erecap.bench.replan import FLOOR, ReplanBench, measure, summarise
-from erecap.bench.results import as_table, write_results
+from erecap.bench.tables import as_table, write_results
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError
 from tests.context.small_tokenizers import byte_level

@@ -1,0 +1,57 @@
+"""The file that collects results: rows are replaced by id, and nothing else is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from erecap.bench.results import FIELDS, TARGETS, Figure, merge_rows, result_row, rounded
+from erecap.errors import RunError
+
+ABOUT = {"command": "erecap bench replan", "machine": {"cpu": "a processor", "threads": 2}, "date": "2026-01-31"}
+
+
+def row(name: str, value: float, kind: str = "algorithm") -> dict:
+    return result_row(name, Figure(value, value - 0.1, value + 0.1, 5), ABOUT, row=kind)
+
+
+def test_rows_that_were_not_measured_again_stay(tmp_path: Path) -> None:
+    path = tmp_path / "replan.json"
+    merge_rows(path, [row("R8", 3.4, "product"), row("R1a", 9), row("R1a", 16, "product")], settings={"lengths": [1]})
+    merge_rows(path, [row("R1a", 10), row("R2", 1.2)], date="2026-02-01")
+    content = json.loads(path.read_text())
+    found = {(entry["id"], entry["row"]): entry["measured"] for entry in content["rows"]}
+    assert found == {("R1a", "algorithm"): 10, ("R1a", "product"): 16, ("R2", "algorithm"): 1.2, ("R8", "product"): 3.4}
+    assert [entry["id"] for entry in content["rows"]] == ["R1a", "R1a", "R2", "R8"]
+    assert content["settings"] == {"lengths": [1]} and content["date"] == "2026-02-01"
+
+
+@pytest.mark.parametrize(("name", "value", "holds"), [
+    ("R1a", 15.0, True), ("R1a", 14.99, False), ("R2", 1.3, True), ("R2", 1.31, False), ("R5", -2.0, True), ("R5", -2.5, False),
+])  # fmt: skip
+def test_targets_point_the_right_way(name: str, value: float, holds: bool) -> None:
+    assert row(name, value)["holds"] is holds
+    assert row(name, value)["target"] == str(TARGETS[name])
+
+
+def test_a_row_is_complete(tmp_path: Path) -> None:
+    made = row("R3", 1.23456)
+    assert tuple(made) == FIELDS and made["measured"] == 1.235 and made["machine"] == "a processor, 2 threads"
+    for broken in ({**made, "row": "other"}, {key: made[key] for key in made if key != "low"}):
+        with pytest.raises(RunError, match="result R3: missing"):
+            merge_rows(tmp_path / "replan.json", [broken])
+    assert not (tmp_path / "replan.json").exists()
+    with pytest.raises(FloatingPointError):
+        row("R3", float("nan"))
+    assert rounded({"a": [1.23456, (2, 3.00001)], "b": True}) == {"a": [1.235, [2, 3.0]], "b": True}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"rows": [{"length": 1000}]}'])
+def test_another_file_is_not_overwritten(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "replan.json"
+    path.write_text(text)
+    with pytest.raises(RunError, match=r"replan\.json"):
+        merge_rows(path, [row("R1a", 9)])
+    assert path.read_text() == text
