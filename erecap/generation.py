@@ -108,9 +108,13 @@ def sampler(temperature: float, top_p: float, seed: int | None, device: torch.de
 
     def pick(logits: torch.Tensor) -> int:
         probabilities = (logits.float() / temperature).softmax(-1)
-        ordered, ids = probabilities.sort(descending=True)
-        # The smallest set whose mass reaches top_p: drop what begins beyond it.
-        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0.0
-        return int(ids[torch.multinomial(ordered, 1, generator=generator)])
+        if top_p < 1.0:
+            ordered, ids = probabilities.sort(descending=True)
+            # The smallest set whose mass reaches top_p: drop what begins beyond it.
+            ordered[ordered.cumsum(-1) - ordered >= top_p] = 0.0
+            # Back in order of id: the noise of a draw then belongs to an id, not to a rank, and rounding in the logits
+            # (a chunk of tokens against one by one) hardly ever changes the outcome of a seeded draw.
+            probabilities = torch.zeros_like(probabilities).scatter(0, ids, ordered)
+        return int(torch.multinomial(probabilities, 1, generator=generator))
 
     return pick

@@ -1,8 +1,14 @@
 """The decode loop: one token at a time where it must be, several in one pass where they can be verified.
 
-Three ways save passes and change nothing in a greedy answer: a token that the constraint leaves no choice about is
-appended without asking the model; drafted tokens are read in one pass and kept as far as they are what the model
-would have said; and both ride along in the same pass.
+Three ways save passes and change nothing in the answer: a token that the constraint leaves no choice about is
+appended without asking the model; drafted tokens are read in one pass and kept as far as they are what would have
+been chosen; and both ride along in the same pass.
+
+Sampled answers are drafted as well. Speculative sampling (Leviathan et al., 2211.17192; Chen et al., 2302.01318) keeps
+a drafted token x with probability min(1, p(x) / q(x)), and else draws from max(0, p - q), renormalised. A draft that is
+looked up has q(x) = 1, so x stays with probability p(x), and what replaces it has the distribution p without x. That is
+what comes out of drawing one token from p and comparing it with x. So this is what the loop does: a seeded answer is
+then the same with and without a draft, not only equal in distribution, and each token needs one draw, not two.
 """
 
 from __future__ import annotations
@@ -59,8 +65,8 @@ def decode(
         reader: reads on from the prompt.
         logits: `(vocab,)` after the prompt's last token.
         ended: asked with all generated ids after each token.
-        pick: chooses from masked logits `(vocab,)`; None is greedy. Drafts are used with greedy choice only, where
-            the verified answer is the plain one.
+        pick: draws a token from masked logits `(vocab,)`; None is greedy. It is asked once per token that is not
+            forced, in order, with and without a draft.
         allowed: ids allowed after the generated ones; it is asked at every drafted place as well.
         draft: proposals to verify.
         not_before: `(count, ids)`: these ids are not chosen among the first `count` generated ones.
@@ -99,27 +105,28 @@ def decode(
                 return True
         return False
 
+    token = choose(logits)
     while True:
-        token = choose(logits)
         pending.append(token)
         if add(token) or add_forced():
             break
         room = max_new_tokens - len(out.ids) - 1
-        proposal = draft.propose(out.ids)[:room] if draft is not None and greedy and room > 0 else []
-        rows = reader.read(pending + proposal)
+        proposal = draft.propose(out.ids)[:room] if draft is not None and room > 0 else []
+        rows = reader.read(pending + proposal)[-1 - len(proposal) :]
         out.passes += 1
         out.drafted += len(proposal)
-        logits = rows[len(pending) - 1]
         pending.clear()
         accepted, done = 0, False
-        for token in proposal:
-            if choose(logits) != token:
-                break
+        for drafted, row in zip(proposal, rows, strict=False):
+            token = choose(row)
+            if token != drafted:
+                break  # the token chosen instead is the next one
             accepted += 1
-            logits = rows[len(rows) - len(proposal) + accepted - 1]
             if add(token):
                 done = True
                 break
+        else:
+            token = choose(rows[-1])
         out.accepted += accepted
         if accepted < len(proposal):
             reader.take_back(len(proposal) - accepted)

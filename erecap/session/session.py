@@ -39,7 +39,8 @@ class ReplanSession(SessionEdits):
         evict_by: what ranks tokens that nothing protects: `recency`, `random` (fixed when a token is read), or
             `attention` (mass that the newest token of the prompt pays it, taken anew at each call).
         stale_first: evict what the messages call `stale` before anything else.
-        draft: propose tokens from the previous answer and the newest message; greedy answers stay the same.
+        draft: propose tokens from the previous answer and the newest message; answers stay the same, sampled ones
+            with the same seed too.
         seed: for `random`.
         rewind_tokens: see `Transcript`.
 
@@ -194,7 +195,7 @@ class ReplanSession(SessionEdits):
                 prefilled = time.perf_counter()
                 kept = tuple(self.cache.kept_lengths())
                 pruned = self._prune_seconds() - pruning
-                sources = self._sources(draft, ids) if self.draft and pick is None else []
+                sources = self._sources(draft, ids) if self.draft else []
                 decoded = decode(
                     self._reader,
                     logits,
