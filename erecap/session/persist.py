@@ -16,7 +16,7 @@ from erecap.session.transcript import Mark, Transcript
 from erecap.tokens.cache import PrunedCache
 from erecap.tokens.layout import Layout
 
-FORMAT = "erecap-session-1"
+FORMAT = "erecap-session-2"
 
 
 def save_session(path: Path, cache: PrunedCache, transcript: Transcript, state: dict[str, Any]) -> None:
@@ -36,10 +36,8 @@ def save_session(path: Path, cache: PrunedCache, transcript: Transcript, state: 
     known = {
         "forgotten": transcript.forgotten,
         "overlays": transcript.overlays,
-        "marks": [
-            [m.message, m.characters, m.digest.hex(), m.tokens, m.aligned, m.first, list(m.starts)]
-            for m in transcript.marks
-        ],
+        "marks": _plain(transcript.marks),
+        "older": _plain(transcript.older),
         "logical": cache.get_seq_length(),
         "state": state,
     }
@@ -78,8 +76,16 @@ def load_session(path: Path, cache: PrunedCache, transcript: Transcript) -> dict
     transcript.ids = tensors["ids"].tolist()
     transcript.forgotten = known["forgotten"]
     transcript.overlays = [(place, list(ids)) for place, ids in known["overlays"]]
-    transcript.marks = [
-        Mark(message, characters, bytes.fromhex(digest), tokens, aligned, first, tuple(starts))
-        for message, characters, digest, tokens, aligned, first, starts in known["marks"]
-    ]
+    transcript.marks, transcript.older = _marks(known["marks"]), _marks(known["older"])
     return known["state"]
+
+
+def _plain(marks: list[Mark]) -> list[list[Any]]:
+    return [[m.message, m.characters, m.digest.hex(), m.tokens, m.aligned, m.first, list(m.starts)] for m in marks]
+
+
+def _marks(values: list[list[Any]]) -> list[Mark]:
+    return [
+        Mark(message, characters, bytes.fromhex(digest), tokens, aligned, first, tuple(starts))
+        for message, characters, digest, tokens, aligned, first, starts in values
+    ]

@@ -5,7 +5,7 @@ What is protected comes first, in tiers; what the context graph calls stale goes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -13,13 +13,21 @@ from erecap.errors import BudgetError
 from erecap.protocols import Message
 from erecap.session.transcript import Mark
 
+# The messages of a chat; or by their numbers those that claim anything, the first user message and the newest included.
+Claims = Sequence[Message] | Mapping[int, Message]
+
 HEAD, PROTECTED, NEWEST, OPEN, STALE = 4.0, 3.0, 2.0, 1.0, 0.0
+
+
+def numbered(messages: Claims) -> Mapping[int, Message]:
+    """`messages` by their numbers in the chat."""
+    return messages if isinstance(messages, Mapping) else dict(enumerate(messages))
 
 
 def tiers(
     index: torch.Tensor,
     marks: Sequence[Mark],
-    messages: Sequence[Message],
+    messages: Claims,
     spans: Sequence[tuple[int, int, int]],
     sinks: int,
 ) -> torch.Tensor:
@@ -28,7 +36,7 @@ def tiers(
     Args:
         index: `(n,)` places of stored tokens.
         marks: ends of the messages read.
-        messages: the chat.
+        messages: the chat, or what of it claims anything.
         spans: protected `(message, start, end)` characters.
         sinks: first tokens of the sequence that always stay.
 
@@ -39,16 +47,17 @@ def tiers(
     tier = torch.full(index.shape, OPEN)
     tier[index < sinks] = HEAD
     by_message = {mark.message: mark for mark in marks}
-    first_user = next((i for i, message in enumerate(messages) if message["role"] == "user"), -1)
-    last = len(messages) - 1
-    for number, message in enumerate(messages):
+    claims = numbered(messages)
+    first_user = min((number for number, message in claims.items() if message["role"] == "user"), default=-1)
+    last = max(claims, default=-1)
+    for number, message in claims.items():
         for start, end in message.get("stale", ()):
             _raise(tier, index, by_message.get(number), start, end, STALE)
     for number, start, end in spans:
         if number == last:
             level = NEWEST
         else:
-            level = HEAD if number <= first_user or messages[number]["role"] == "system" else PROTECTED
+            level = HEAD if number <= first_user or claims[number]["role"] == "system" else PROTECTED
         _raise(tier, index, by_message.get(number), start, end, level)
     return tier
 

@@ -11,8 +11,7 @@ import torch
 
 from erecap.budget import Budget
 from erecap.errors import BudgetError
-from erecap.protocols import Message
-from erecap.session.ranking import stay, tiers
+from erecap.session.ranking import Claims, numbered, stay, tiers
 from erecap.session.rotary import KeyRotator
 from erecap.session.transcript import Mark, Transcript
 from erecap.tokens import probe
@@ -50,7 +49,8 @@ class SessionReader:
         self.evict_seconds = 0.0
         self._config = model.config.get_text_config(decoder=True)
         self.cache = PrunedCache(prune or PruneConfig(keep=1.0, stages=()), self._config.num_hidden_layers)
-        self._attention: torch.Tensor | None = None  # (tokens read,) mass of the newest prompt token
+        # (n,) places of tokens and what the newest prompt token paid each.
+        self._attention: tuple[torch.Tensor, torch.Tensor] | None = None
         self.shift = 0  # place minus position of the next token; above 0 once positions were closed up
         self._rotator: KeyRotator | None = None
 
@@ -80,7 +80,7 @@ class SessionReader:
         ids: Sequence[int],
         marks: Sequence[Mark],
         transcript: Transcript,
-        messages: Sequence[Message],
+        messages: Claims,
         spans: Spans,
         room: int,
     ) -> torch.Tensor:
@@ -101,7 +101,7 @@ class SessionReader:
             last = start + CHUNK >= len(ids)
             self._make_room(len(chunk) + (room if last else 0))
             if self.prune is not None:
-                everything = [*transcript.marks, *marks]
+                everything = [*transcript.known_marks, *marks]
                 self.cache.arm(protect=_token_spans(everything, spans))
             collect = last and self.evict_by == "attention"
             with _collecting(self._config.num_hidden_layers if collect else 0) as masses:
@@ -190,19 +190,19 @@ class SessionReader:
             )
         return output.logits[0]
 
-    def _mass(self, masses: dict[int, torch.Tensor]) -> torch.Tensor:
-        """Mean over layers of what the newest token paid each stored token, by place; 0 where none is stored."""
-        total = torch.zeros(self.cache.get_seq_length())
+    def _mass(self, masses: dict[int, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Places `(n,)` of stored tokens, and the mean over layers of what the newest token paid each `(n,)`."""
+        index = self.cache.stored_index().cpu()
+        total = torch.zeros(len(index))
         for layer, mass in masses.items():
             layout = self.cache.layout(layer)
-            total.index_add_(0, layout.index[0].cpu(), mass[0].cpu() / len(masses))  # type: ignore[union-attr]
-        return total
+            column = torch.searchsorted(index, layout.index[0].cpu())  # type: ignore[union-attr]
+            total.index_add_(0, column, mass[0].cpu() / len(masses))
+        return index, total
 
     # Evicting ---------------------------------------------------------------------------------------------
 
-    def enforce(
-        self, transcript: Transcript, messages: Sequence[Message], spans: Spans, coming: Sequence[Mark] = ()
-    ) -> None:
+    def enforce(self, transcript: Transcript, messages: Claims, spans: Spans, coming: Sequence[Mark] = ()) -> None:
         """Evict until every layer stores at most what the budget says.
 
         Args:
@@ -217,8 +217,8 @@ class SessionReader:
         started = time.perf_counter()
         index = self.cache.stored_index().cpu()
         if not self.stale_first:
-            messages = [{**message, "stale": []} for message in messages]
-        tier = tiers(index, [*transcript.marks, *coming], messages, spans, self.cache.config.sinks)
+            messages = {number: {**message, "stale": []} for number, message in numbered(messages).items()}
+        tier = tiers(index, [*transcript.known_marks, *coming], messages, spans, self.cache.config.sinks)
         scores = self._scores(index)
 
         def gone(layout: Any) -> torch.Tensor:
@@ -236,10 +236,15 @@ class SessionReader:
             return RandomScorer().score(0, row.unsqueeze(-1), context)[0]
         if self.evict_by == "attention" and self._attention is not None:
             # Tokens generated since have not been asked about; they are the newest, and rank first.
-            known = torch.full((self.cache.get_seq_length(),), 1.0)
-            known[: len(self._attention)] = self._attention
-            return known[index]
-        return index.to(torch.float32)
+            scores = torch.ones(len(index))
+            places, mass = self._attention
+            column = torch.searchsorted(places, index).clamp(max=len(places) - 1)
+            # What was not stored then, and was read anew since, got nothing.
+            scores[index <= places[-1]] = 0.0
+            asked = places[column] == index
+            scores[asked] = mass[column[asked]]
+            return scores
+        return index.to(torch.float64)
 
     # Positions --------------------------------------------------------------------------------------------
 
@@ -262,9 +267,7 @@ class SessionReader:
             self._rotator = KeyRotator(self.model)
         read = self.cache.get_seq_length()
         index = self.cache.stored_index()
-        moved = torch.zeros(read, dtype=torch.long, device=index.device)
-        moved[index] = torch.arange(len(index), device=index.device)
-        self.cache.move(self._rotator, moved)
+        self.cache.move(self._rotator, index, torch.arange(len(index), device=index.device))
         self.shift = read - len(index)
 
 

@@ -17,11 +17,12 @@ from erecap.decoding.loop import decode
 from erecap.errors import RunError
 from erecap.generation import StopWatcher, answer_ends, sampler
 from erecap.protocols import AllowedTokens, Generation, Message, Timing, Usage
+from erecap.session.digest import RunningDigest
 from erecap.session.edits import SessionEdits
 from erecap.session.persist import load_session, save_session
 from erecap.session.reader import SessionReader
 from erecap.session.trace import trace_pieces
-from erecap.session.transcript import Mark, Transcript, digest_of
+from erecap.session.transcript import Mark, Transcript
 from erecap.tokens.schedule import PruneConfig
 
 
@@ -317,7 +318,7 @@ class ReplanSession(SessionEdits):
             low, high = prompt.token_span(message, skipped, skipped + end - begin)
             starts = tuple(offsets[n][0] - places[message][0] + skipped for n in range(low, high))
             aligned = high == 0 or offsets[high - 1][1] <= places[message][1]
-            digest = digest_of(chat.text[:end])
+            digest = RunningDigest().update(chat.text[:end]).digest()
             marks.append(Mark(message, end, digest, first + high, aligned, first + low, starts))
         return pending + ids, marks
 
@@ -349,7 +350,9 @@ class ReplanSession(SessionEdits):
         first = self._transcript.tokens
         self._transcript.extend(content[:stored])
         if content:
-            mark = Mark(messages, len(whole), digest_of(whole), self._transcript.tokens, first=first)
+            mark = Mark(
+                messages, len(whole), RunningDigest().update(whole).digest(), self._transcript.tokens, first=first
+            )
             self._transcript.marks.append(mark)
 
 

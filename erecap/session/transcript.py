@@ -8,9 +8,11 @@ kept, only hashes of everything up to the end of each message.
 from __future__ import annotations
 
 import copy
-import hashlib
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+from erecap.session.digest import RunningDigest
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class Transcript:
     """Grows at the end, is cut at the end when the chat was rewritten, and forgets its beginning.
 
     Args:
-        rewind_tokens: ids and marks of at least this many newest tokens are kept; older ones may be let go, and a
-            chat that was rewritten further back is read anew. None keeps all.
+        rewind_tokens: ids, marks and overlays of at least this many newest tokens are kept; older ones may be let go,
+            and a chat that was rewritten further back is read anew, without its overlays. None keeps all.
     """
 
     def __init__(self, rewind_tokens: int | None = None) -> None:
@@ -42,6 +44,10 @@ class Transcript:
         self.ids: list[int] = []
         self.forgotten = 0  # ids let go at the beginning
         self.marks: list[Mark] = []
+        # Marks that reading can no longer go back to, of messages of which something may still be stored: they say
+        # which stored tokens are the system text, the goal, and what else is protected or stale.
+        self.older: list[Mark] = []
+        self._tidy_at = 64
         self.overlays: list[tuple[int, list[int]]] = []  # (place, ids) of what no message stands for
 
     @property
@@ -49,19 +55,33 @@ class Transcript:
         """Tokens read, those let go included."""
         return self.forgotten + len(self.ids)
 
-    def matched(self, text: str) -> int:
-        """How many of `marks` lie in a chat rendered as `text`, with the same characters up to there.
+    @property
+    def known_marks(self) -> list[Mark]:
+        """All marks, oldest first; only `marks`, the newest of them, can be gone back to."""
+        return [*self.older, *self.marks]
+
+    def matched(self, text: str, before: RunningDigest | None = None) -> int:
+        """How many of `marks` lie in a chat, with the same characters up to there.
 
         The last of them is aligned: reading can go on from it.
+
+        Args:
+            text: the rendered chat from where `before` ends.
+            before: digest of what comes before `text`, whose marks are known to lie in the chat; None: nothing.
         """
-        digest = hashlib.blake2b(digest_size=16)
-        place = found = 0
-        for number, mark in enumerate(self.marks):
-            if mark.characters > len(text):
+        running = RunningDigest() if before is None else before.copy()
+        begin = place = running.characters
+        low = len(self.marks)
+        while low and self.marks[low - 1].characters > begin:
+            low -= 1
+        found = next((n for n in range(low, 0, -1) if self.marks[n - 1].aligned), 0)
+        for number in range(low, len(self.marks)):
+            mark = self.marks[number]
+            if mark.characters - begin > len(text) or mark.characters < place:
                 break
-            digest.update(_bytes(text[place : mark.characters]))
+            running.update(text[place - begin : mark.characters - begin])
             place = mark.characters
-            if digest.digest() != mark.digest:
+            if running.digest() != mark.digest:
                 break
             if mark.aligned:
                 found = number + 1
@@ -72,16 +92,22 @@ class Transcript:
         last = self.marks[-1].tokens if self.marks else 0
         return last == self.tokens == stored
 
-    def cut(self, marks: int) -> list[int]:
-        """Go back to the end of the first `marks` marks; returns the ids of overlays that are lost with the rest."""
+    def cut(self, marks: int, tokens: int | None = None) -> list[int]:
+        """Go back to the end of the first `marks` marks; returns the ids of overlays that are lost with the rest.
+
+        Args:
+            tokens: keep ids up to this place, behind the last of those marks; None: up to that mark.
+        """
         del self.marks[marks:]
         left = self.marks[-1].tokens if self.marks else 0
         lost = [token for place, ids in self.overlays if place >= left for token in ids]
         self.overlays = [(place, ids) for place, ids in self.overlays if place < left]
-        if not self.marks:
-            self.ids, self.forgotten = [], 0
-        else:
-            del self.ids[left - self.forgotten :]
+        left = max(left, tokens or 0)
+        if not left:
+            self.older = []
+        # Where ids up to the mark were let go, nothing is known of what is left.
+        del self.ids[max(0, left - self.forgotten) :]
+        self.forgotten = min(self.forgotten, left)
         return lost
 
     def since(self, token: int) -> list[int]:
@@ -98,8 +124,26 @@ class Transcript:
             gone = len(self.ids) - self.rewind_tokens
             del self.ids[:gone]
             self.forgotten += gone
-            # The newest mark stays whatever its age: it says where the chat ends.
-            self.marks = [mark for mark in self.marks[:-1] if mark.tokens >= self.forgotten] + self.marks[-1:]
+            # The two newest marks stay whatever their age: they say where the chat ends, before its answer and after.
+            rewindable = self.marks[:-2]
+            self.older += [mark for mark in rewindable if mark.tokens < self.forgotten]
+            self.marks = [mark for mark in rewindable if mark.tokens >= self.forgotten] + self.marks[-2:]
+            self.overlays = [(place, ids) for place, ids in self.overlays if place >= self.forgotten]
+
+    @property
+    def wants_tidying(self) -> bool:
+        """Whether enough marks were let go since the last `tidy` to make another worth its while."""
+        return len(self.older) > self._tidy_at
+
+    def tidy(self, stored: Sequence[int]) -> None:
+        """Forget older marks of messages of which nothing is stored; `stored`: sorted places of stored tokens."""
+
+        def alive(mark: Mark) -> bool:
+            at = bisect_left(stored, mark.first)
+            return at < len(stored) and stored[at] < mark.tokens
+
+        self.older = [mark for mark in self.older if mark.starts and alive(mark)]
+        self._tidy_at = 64 + 2 * len(self.older)
 
     def settle(self, tokens: int) -> None:
         """Move the last mark to `tokens`: the rest of its message has been read."""
@@ -117,14 +161,6 @@ class Transcript:
     def copy(self) -> Transcript:
         """An independent copy."""
         twin = copy.copy(self)
-        twin.ids, twin.marks, twin.overlays = list(self.ids), list(self.marks), list(self.overlays)
+        twin.ids, twin.marks, twin.older = list(self.ids), list(self.marks), list(self.older)
+        twin.overlays = list(self.overlays)
         return twin
-
-
-def digest_of(text: str) -> bytes:
-    """The digest that a mark at the end of `text` has."""
-    return hashlib.blake2b(_bytes(text), digest_size=16).digest()
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")  # a lone surrogate must not end a session

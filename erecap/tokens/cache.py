@@ -206,22 +206,34 @@ class PrunedCache(DynamicCache):
             return torch.empty(0, dtype=torch.long)
         return torch.cat(list(distinct.values())).unique()
 
-    def move(self, rotate: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor], moved: torch.Tensor) -> None:
-        """Give stored tokens new positions. For caches of one row.
+    def move(
+        self,
+        rotate: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor],
+        index: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> None:
+        """Give stored tokens new positions. For caches of one row. An error on the way leaves everything as it was.
 
         Args:
             rotate: maps `(layer, keys (1, kv_heads, n, head_dim), shift (n,))` to the keys turned by `shift` positions.
-            moved: `(logical length,)` new position of every token read; only those of stored tokens are used.
+            index: `(n,)` sorted places, those of all stored tokens among them (see `stored_index`).
+            positions: `(n,)` the new position of each.
         """
         done: dict[int, tuple[Layout, Layout]] = {}
+        turned: list[tuple[int, Layout, torch.Tensor]] = []
         for number, layout in enumerate(self._layouts):
             if layout is None:
                 continue
             if id(layout) not in done:
-                done[id(layout)] = (layout, layout.moved(moved.to(layout.index.device)[layout.index]))
+                column = torch.searchsorted(index.to(layout.index.device), layout.index[0])
+                moved = positions.to(layout.index.device)[column]
+                done[id(layout)] = (layout, layout.moved(moved.unsqueeze(0)))
             new = done[id(layout)][1]
-            layer = self.layers[number]
-            layer.replace_keys(rotate(number, layer.keys, (new.positions - layout.positions)[0]))
+            turned.append(
+                (number, new, rotate(number, self.layers[number].keys, (new.positions - layout.positions)[0]))
+            )
+        for number, new, keys in turned:
+            self.layers[number].replace_keys(keys)
             self._layouts[number] = new
 
     # What transformers asks -------------------------------------------------------------------------------

@@ -65,8 +65,10 @@ class KVLayer(DynamicLayer):
 
     def select(self, columns: torch.Tensor) -> None:
         """Keep the stored tokens `columns` `(kept,)`, in that order, and free the room of the others."""
-        self.keys = self._keys.index_select(2, columns)  # type: ignore[union-attr]
-        self.values = self._values.index_select(2, columns)  # type: ignore[union-attr]
+        # Both copies before either is put in place: memory may run out at the second.
+        keys = self._keys.index_select(2, columns)  # type: ignore[union-attr]
+        values = self._values.index_select(2, columns)  # type: ignore[union-attr]
+        self.keys, self.values = keys, values
 
     def replace_keys(self, keys: torch.Tensor) -> None:
         """Write `keys` `(batch, kv_heads, length, head_dim)` over the stored ones."""
