@@ -10,6 +10,70 @@ from erecap.errors import ConfigError
 from erecap.protocols import Message
 
 Count = Callable[[Sequence[Message]], int]
+GAMES = 8  # one after the other, then again from the first
+MAX_STEPS = 5  # commands of a plan
+
+
+class Walk:
+    """An agent in household games of unseen floor plans; use it in a `with` statement.
+
+    Raises:
+        EnvironmentUnavailable: the household simulator is missing.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        from erecap.envs.household.env import HouseholdEnv
+        from erecap.envs.household.options import HouseholdOptions
+
+        self._choose = random.Random(seed)
+        self._seed, self._game, self._ended = seed, 0, False
+        self._env = HouseholdEnv(HouseholdOptions(split="unseen"), seed=seed, episodes=GAMES)
+
+    def __enter__(self) -> Walk:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._env.close()
+
+    def start(self) -> list[Message]:
+        """System message, and the goal with the first observation."""
+        text, self._info = self._env.reset(seed=self._seed, options={"episode": 0})
+        goal = record_text("goal", self._info["goal"])
+        return [
+            {"role": "system", "content": system_text(self._info["templates"], MAX_STEPS)},
+            {"role": "user", "content": f"{goal}\n{text}", "protect": [(0, len(goal))]},
+        ]
+
+    def turn(self, tokens: int, count: Count) -> list[Message]:
+        """A plan of random commands, and what came of it: a user message of at least `tokens` tokens."""
+        commands: list[str] = []
+        lines = self._next_game() if self._ended else []
+        while True:
+            # Mostly walking: looking at what is carried tells little.
+            walks = [skill for skill in self._info["skills"] if skill.startswith("go to")]
+            command = self._choose.choice(walks if self._choose.random() < 0.6 else self._info["skills"])
+            commands.append(command)
+            lines += self._step(command)
+            if count([_user(lines)]) >= tokens or self._ended:
+                return [{"role": "assistant", "content": "\n".join(commands), "protect": []}, _user(lines)]
+
+    def follow(self, plan: str) -> Message:
+        """What comes of the first commands of `plan`, which may be nonsense: the world then says so."""
+        lines = self._next_game() if self._ended else []
+        for command in [line.strip() for line in plan.splitlines() if line.strip()][:MAX_STEPS]:
+            lines += self._step(command)
+            if self._ended:
+                break
+        return _user(lines or ["No step was taken."])
+
+    def _step(self, command: str) -> list[str]:
+        text, _, self._ended, _, self._info = self._env.step(command)
+        return [record_text("action", command), text]
+
+    def _next_game(self) -> list[str]:
+        self._game, self._ended = self._game + 1, False
+        text, self._info = self._env.reset(seed=self._seed, options={"episode": self._game % GAMES})
+        return [text]
 
 
 def wander(tokens: int, count: Count, *, turn_tokens: int = 100, seed: int = 0) -> list[Message]:
@@ -27,48 +91,26 @@ def wander(tokens: int, count: Count, *, turn_tokens: int = 100, seed: int = 0) 
     """
     if min(tokens, turn_tokens) < 1:
         raise ConfigError(f"lengths must be 1 or more, got {tokens} and {turn_tokens}")
-    from erecap.envs.household.env import HouseholdEnv
-    from erecap.envs.household.options import HouseholdOptions
-
-    choose = random.Random(seed)
-    games = 8
-    env = HouseholdEnv(HouseholdOptions(split="unseen"), seed=seed, episodes=games)
-    commands: list[str] = []
-    lines: list[str] = []
-    length, game, ended = 0, 0, False
-    try:
-        text, info = env.reset(seed=seed, options={"episode": 0})
-        goal = record_text("goal", info["goal"])
-        messages: list[Message] = [
-            {"role": "system", "content": system_text(info["templates"], 5)},
-            {"role": "user", "content": f"{goal}\n{text}", "protect": [(0, len(goal))]},
-        ]
+    with Walk(seed) as walk:
+        messages = walk.start()
+        length = 0
         while length < tokens:
-            if ended:
-                game += 1
-                text, info = env.reset(seed=seed, options={"episode": game % games})
-                lines = [text]
-            # Mostly walking: looking at what is carried tells little.
-            walks = [skill for skill in info["skills"] if skill.startswith("go to")]
-            command = choose.choice(walks if choose.random() < 0.6 else info["skills"])
-            text, _, ended, _, info = env.step(command)
-            commands.append(command)
-            lines += [record_text("action", command), text]
-            if count([{"role": "user", "content": "\n".join(lines)}]) >= turn_tokens or ended:
-                messages += _turn(commands, lines)
-                commands, lines = [], []
-                length = count(messages)
-    finally:
-        env.close()
+            turn = walk.turn(turn_tokens, count)
+            messages += turn
+            # Counting the whole chat at every turn would take longer than the walk.
+            length = count(messages) if not length or length + 2 * turn_tokens >= tokens else length + count(turn)
     # It ends with the plan that the next turn carries out.
     return [*messages, {"role": "assistant", "content": "go to countertop 1\ngo to fridge 1", "protect": []}]
 
 
-def _turn(commands: Sequence[str], lines: Sequence[str]) -> list[Message]:
-    return [
-        {"role": "assistant", "content": "\n".join(commands), "protect": []},
-        {"role": "user", "content": "\n".join(lines), "protect": []},
-    ]
+def cut(messages: Sequence[Message], tokens: int, count: Count) -> list[Message]:
+    """The shortest beginning of at least `tokens` tokens that ends with a plan; all of it where there is none."""
+    ends = range(3, len(messages) + 1, 2)
+    low, high = 0, len(ends) - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if count(messages[: ends[middle]]) >= tokens else (middle + 1, high)
+    return list(messages[: ends[low]])
 
 
 def next_turn(tokens: int, count: Count, *, seed: int = 0) -> Message:
@@ -76,11 +118,29 @@ def next_turn(tokens: int, count: Count, *, seed: int = 0) -> Message:
     choose = random.Random(seed + 1)
     things = ["apple", "bowl", "butterknife", "cup", "dishsponge", "egg", "fork", "ladle", "mug", "pan", "plate"]
     lines = ["> go to countertop 1"]
-
-    def message() -> Message:
-        content = "\n".join(lines)
-        return {"role": "user", "content": content, "protect": [(0, len(content))]}
-
-    while count([message()]) < tokens:
+    while count([_observation(lines)]) < tokens:
         lines.append(f"On the countertop {len(lines)}, you see a {choose.choice(things)} {choose.randint(1, 9)}.")
-    return message()
+    return _observation(lines)
+
+
+def shortened(message: Message, tokens: int, count: Count) -> Message:
+    """`message` without as many of its last words as it takes to be a chat of at most `tokens` tokens.
+
+    Raises:
+        ConfigError: the template alone has more tokens.
+    """
+    words = message["content"].split(" ")
+    while words and count([_observation([" ".join(words)])]) > tokens:
+        words.pop()
+    if not words:
+        raise ConfigError(f"a turn of {tokens} tokens is shorter than the chat template around it")
+    return _observation([" ".join(words)])
+
+
+def _user(lines: Sequence[str]) -> Message:
+    return {"role": "user", "content": "\n".join(lines), "protect": []}
+
+
+def _observation(lines: Sequence[str]) -> Message:
+    content = "\n".join(lines)
+    return {"role": "user", "content": content, "protect": [(0, len(content))]}

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import gc
-import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from erecap.bench.history import next_turn, wander
-from erecap.budget import Budget
+from erecap.bench.callers import Call, algorithm_call, floor_call, floor_message, product_call, steady, stock_call
+from erecap.bench.ceilings import attention_share, shape_of
+from erecap.bench.history import Count, cut, next_turn, wander
+from erecap.bench.quality import QUALITY_TOKENS, weight_loss
 from erecap.config.modes import Mode, parse_mode
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError
-from erecap.language_model import HFLanguageModel
 from erecap.protocols import Generation, JsonRow, Message
-from erecap.session.session import ReplanSession
-from erecap.tokens.schedule import PruneConfig
 
 FLOOR = "floor"
+WEIGHTS = ("same", "int8", "int4")  # precisions that a session may decode with
+STOCK = "hf"
+ROW_NAMES = ("algorithm", "product", STOCK)
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,39 @@ class ReplanBench:
 
     lengths: tuple[int, ...] = (1000, 2000, 4000, 7500)  # tokens of history
     modes: tuple[str, ...] = ("full", "reuse", "erecap", "prune[recency]")
+    rows: tuple[str, ...] = ("algorithm",)  # of `ROW_NAMES`
     new_tokens: int = 100  # of the turn that is new
     plan_tokens: int = 32  # generated in every call, no more and no fewer
     repetitions: int = 5
     kv_tokens: int = 1024
     keep: float = 0.7
-    draft: bool = False  # plain decoding on all sides; True drafts from the previous plan in sessions
+    decode_weights: str = "int4"  # in the product row
+    stock_lengths: tuple[int, ...] = (4000, 7500)  # of these, the lengths at which the stock `generate` is timed
     seed: int = 0
+
+
+def replan_bench(
+    bench: ReplanBench, model: Any, tokenizer: Any, say: Callable[[str], None] = lambda text: None
+) -> JsonRow:
+    """Everything that the benchmark finds out: `raw` rows, `attention_shares`, `quality`, `shape` of the model.
+
+    Raises:
+        ConfigError: as `measure` does.
+    """
+    found: JsonRow = {"raw": measure(bench, model, tokenizer, say), "shape": vars(shape_of(model))}
+    found["attention_shares"] = {}
+    if "algorithm" in bench.rows and any(mode.startswith("prune") for mode in bench.modes):
+        count = _counter(tokenizer)
+        longest = _longest(bench, count)
+        for length in bench.lengths:
+            say(f"history of {length} tokens: where the time of the full prefill goes")
+            ids = render_prompt(cut(longest, length, count), tokenizer).input_ids
+            found["attention_shares"][str(length)] = attention_share(model, ids)
+    if "product" in bench.rows:
+        say("what the product's decode weights cost in accuracy")
+        tokens = min(QUALITY_TOKENS, max(bench.lengths))
+        found["quality"] = weight_loss(model, tokenizer, bench.decode_weights, tokens=tokens, seed=bench.seed)
+    return found
 
 
 def measure(
@@ -45,59 +71,59 @@ def measure(
     the same work. The floor is the new turn alone, on an empty cache, with the same number of decode steps.
 
     Raises:
-        ConfigError: an unknown mode, or one without a model; lengths that do not fit the model's window.
+        ConfigError: an unknown mode or row, one without a model; lengths that do not fit the model's window.
     """
     modes = _checked(bench, model)
-
-    def count(messages: Sequence[Message]) -> int:
-        return len(render_prompt(messages, tokenizer).input_ids)
-
-    longest = wander(max(bench.lengths), count, turn_tokens=bench.new_tokens, seed=bench.seed)
+    count = _counter(tokenizer)
+    longest = _longest(bench, count)
     new = next_turn(bench.new_tokens, count, seed=bench.seed)
-    rows: list[JsonRow] = []
+    raw: list[JsonRow] = []
     for length in bench.lengths:
-        history = _cut(longest, length, count)
-        calls = {str(mode): _caller(mode, bench, model, tokenizer, history, new) for mode in modes}
-        calls[FLOOR] = _floor(bench, model, tokenizer, new)
+        calls = _calls(bench, modes, model, tokenizer, cut(longest, length, count), new, count)
+        if STOCK in bench.rows and length not in bench.stock_lengths:
+            calls.pop((STOCK, STOCK), None)
         say(f"history of {length} tokens: warming up")
         for call in calls.values():
             call()
-        for repetition in range(bench.repetitions):
-            for name, call in calls.items():
-                gc.collect()
-                generation = call()
-                rows.append(_row(length, name, repetition, generation))
-            say(f"history of {length} tokens: {repetition + 1} of {bench.repetitions} repetitions")
+        with steady() as collect:
+            for repetition in range(bench.repetitions):
+                for (row, mode), call in calls.items():
+                    collect()
+                    raw.append({"row": row, "length": length, "mode": mode, "repetition": repetition, **_raw(call())})
+                say(f"history of {length} tokens: {repetition + 1} of {bench.repetitions} repetitions")
         del calls
-    return rows
+    return raw
 
 
-def summarise(rows: Sequence[JsonRow]) -> list[JsonRow]:
-    """Per length and mode: median, min and max of the total, and its multiple of the floor."""
-    summary = []
-    for length in sorted({row["length"] for row in rows}):
-        of_length = [row for row in rows if row["length"] == length]
-        floor = statistics.median(row["total_ms"] for row in of_length if row["mode"] == FLOOR)
-        for mode in dict.fromkeys(row["mode"] for row in of_length):
-            own = [row for row in of_length if row["mode"] == mode]
-            total = [row["total_ms"] for row in own]
-            summary.append(
-                {
-                    "length": length,
-                    "mode": mode,
-                    "n": len(own),
-                    "total_ms": statistics.median(total),
-                    "min_ms": min(total),
-                    "max_ms": max(total),
-                    "prefill_ms": statistics.median(row["prefill_ms"] for row in own),
-                    "decode_ms": statistics.median(row["decode_ms"] for row in own),
-                    "over_floor": statistics.median(total) / floor,
-                    "prompt_tokens": own[0]["prompt_tokens"],
-                    "new_tokens": own[0]["new_tokens"],
-                    "kv_bytes": own[0]["kv_bytes"],
-                }
-            )
-    return summary
+def _calls(
+    bench: ReplanBench,
+    modes: Sequence[Mode],
+    model: Any,
+    tokenizer: Any,
+    history: list[Message],
+    new: Message,
+    count: Count,
+) -> dict[tuple[str, str], Call]:
+    plan = history[-1]["content"]
+    alone = floor_message(tokenizer, history, new, count)
+    calls: dict[tuple[str, str], Call] = {}
+    for row, make in (("algorithm", algorithm_call), ("product", product_call)):
+        if row in bench.rows:
+            for mode in modes:
+                if row == "algorithm" or mode.scorer is None:  # pruning beside reuse says all in the plain row
+                    calls[row, str(mode)] = make(mode, bench, model, tokenizer, history, new)
+            calls[row, FLOOR] = floor_call(bench, model, tokenizer, alone, row == "product", plan)
+    if STOCK in bench.rows:
+        calls[STOCK, STOCK] = stock_call(bench, model, tokenizer, history, new)
+    return calls
+
+
+def _counter(tokenizer: Any) -> Count:
+    return lambda messages: len(render_prompt(messages, tokenizer).input_ids)
+
+
+def _longest(bench: ReplanBench, count: Count) -> list[Message]:
+    return wander(max(bench.lengths), count, turn_tokens=bench.new_tokens, seed=bench.seed)
 
 
 def _checked(bench: ReplanBench, model: Any) -> list[Mode]:
@@ -107,6 +133,11 @@ def _checked(bench: ReplanBench, model: Any) -> list[Mode]:
         raise ConfigError(str(error)) from error
     if any(not mode.needs_model for mode in modes):
         raise ConfigError("the expert calls no model, so there is nothing to measure")
+    unknown = [row for row in bench.rows if row not in ROW_NAMES]
+    if unknown or not bench.rows:
+        raise ConfigError(f"unknown row {', '.join(unknown) or 'none'}; allowed: {', '.join(ROW_NAMES)}")
+    if bench.decode_weights not in WEIGHTS:
+        raise ConfigError(f"unknown decode weights {bench.decode_weights!r}; allowed: {', '.join(WEIGHTS)}")
     window = model.config.get_text_config(decoder=True).max_position_embeddings
     most = max(bench.lengths) + 3 * bench.new_tokens + bench.plan_tokens
     if most > window:
@@ -114,58 +145,27 @@ def _checked(bench: ReplanBench, model: Any) -> list[Mode]:
     return modes
 
 
-def _cut(messages: Sequence[Message], tokens: int, count: Callable[[Sequence[Message]], int]) -> list[Message]:
-    """The shortest beginning of at least `tokens` tokens that ends with a plan."""
-    for end in range(3, len(messages) + 1, 2):
-        if count(messages[:end]) >= tokens:
-            return list(messages[:end])
-    return list(messages)
+def with_published(bench: ReplanBench) -> ReplanBench:
+    """`bench` with all rows: what the results file is made of."""
+    return replace(bench, rows=ROW_NAMES)
 
 
-def _caller(
-    mode: Mode, bench: ReplanBench, model: Any, tokenizer: Any, history: list[Message], new: Message
-) -> Callable[[], Generation]:
-    messages = [*history, new]
-    count = bench.plan_tokens
-    if not mode.session:
-        prune = PruneConfig(scorer=mode.scorer, keep=bench.keep) if mode.scorer else None
-        language_model = HFLanguageModel(model, tokenizer, prune=prune)
-        return lambda: language_model.generate(messages, max_new_tokens=count, min_new_tokens=count)
-    session = ReplanSession(
-        model,
-        tokenizer,
-        budget=None if mode.kind == "reuse" else Budget(kv_tokens=bench.kv_tokens),
-        evict_by="recency" if mode.kind in ("reuse", "erecap") else mode.kind,
-        stale_first=mode.kind == "erecap",
-        draft=bench.draft,
-        seed=bench.seed,
-    )
-    session.read(history)
-    return lambda: session.fork().generate(messages, max_new_tokens=count, min_new_tokens=count)
-
-
-def _floor(bench: ReplanBench, model: Any, tokenizer: Any, new: Message) -> Callable[[], Generation]:
-    def call() -> Generation:
-        session = ReplanSession(model, tokenizer, draft=False)
-        return session.generate([new], max_new_tokens=bench.plan_tokens, min_new_tokens=bench.plan_tokens)
-
-    return call
-
-
-def _row(length: int, mode: str, repetition: int, generation: Generation) -> JsonRow:
+def _raw(generation: Generation) -> JsonRow:
     usage, timing = generation.usage, generation.timing
+    told = timing.prefill_ms > 0  # the stock `generate` does not tell its phases apart
     return {
-        "length": length,
-        "mode": mode,
-        "repetition": repetition,
         "total_ms": timing.total_ms,
-        "prefill_ms": timing.prefill_ms,
-        "decode_ms": timing.decode_ms,
+        "prefill_ms": timing.prefill_ms if told else None,
+        "decode_ms": timing.decode_ms if told else None,
         "prune_ms": timing.prune_ms,
         "prompt_tokens": usage.prompt_tokens,
         "new_tokens": usage.new_tokens,
         "plan_tokens": usage.completion_tokens,
+        # The first token comes from the prefill; every accepted draft saves a pass.
+        "passes": usage.completion_tokens - 1 - usage.accepted_tokens if told else None,
         "kept_tokens": usage.kept_tokens,
+        "kept_per_layer": list(usage.kept_per_layer),
         "kv_bytes": usage.kv_bytes,
+        "drafted_tokens": usage.drafted_tokens,
         "accepted_tokens": usage.accepted_tokens,
     }

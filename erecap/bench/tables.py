@@ -3,84 +3,209 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from erecap.files import write_json
 from erecap.protocols import JsonRow
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from erecap.bench.replan import ReplanBench
 
-
-def as_table(summary: Sequence[JsonRow]) -> Table:
-    """The summary for a terminal of 80 columns. Milliseconds are medians."""
+def table_of(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()) -> Table:
+    """A plain table; columns are flush right except those in `left`."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title="One replanning call, in seconds (medians)",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for name in ("history", "mode", "total", "min–max", "prefill", "decode", "× floor", "KV MiB"):
-        table.add_column(name, justify="left" if name == "mode" else "right", no_wrap=True)
-    for number, row in enumerate(summary):
-        new_length = number + 1 == len(summary) or summary[number + 1]["length"] != row["length"]
-        table.add_row(
-            f"{row['length']:,}",
-            Text(row["mode"]),  # brackets in a mode are no markup
-            _seconds(row["total_ms"]),
-            f"{_seconds(row['min_ms'])}–{_seconds(row['max_ms'])}",
-            _seconds(row["prefill_ms"]),
-            _seconds(row["decode_ms"]),
-            f"{row['over_floor']:.2f}",
-            f"{row['kv_bytes'] / 2**20:.0f}",
-            end_section=new_length,
-        )
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in columns:
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=name not in left[1:])
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # brackets in a mode are no markup
     return table
 
 
-def _seconds(milliseconds: float) -> str:
-    return f"{milliseconds / 1e3:.2f}"
-
-
-def write_results(
-    path: Path, bench: ReplanBench, summary: Sequence[JsonRow], rows: Sequence[JsonRow], name: str, model: Any
-) -> None:
-    """Write settings, machine, summary and raw rows to `path`."""
-    import platform
-
-    import psutil
-    import torch
-    import transformers
-
-    write_json(
-        path,
-        {
-            "what": "time of one replanning call by length of history and mode; the floor is the new turn alone",
-            "date": datetime.now(UTC).date().isoformat(),
-            "settings": asdict(bench),
-            "model": {"name": Path(name).name, "dtype": str(model.dtype).removeprefix("torch.")},
-            "machine": {
-                "cores": psutil.cpu_count(logical=False),
-                "threads": torch.get_num_threads(),
-                "processor": platform.machine(),
-                "device": str(model.device),
-            },
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-            "summary": [_rounded(row) for row in summary],
-            "rows": [_rounded(row) for row in rows],
-        },
+def replan_table(summary: Sequence[JsonRow], kind: str) -> Table:
+    """One row (`algorithm`, `product` or `hf`) of the summary of the replan benchmark. Milliseconds are medians."""
+    return table_of(
+        f"One replanning call, in seconds (medians), {kind}",
+        ("history", "mode", "total", "min–max", "prefill", "decode", "× floor", "KV MiB"),
+        [
+            (
+                f"{row['length']:,}",
+                row["mode"],
+                seconds(row["total_ms"]),
+                f"{seconds(row['min_ms'])}–{seconds(row['max_ms'])}",
+                seconds(row["prefill_ms"]),
+                seconds(row["decode_ms"]),
+                "–" if row["over_floor"] is None else f"{row['over_floor']:.2f}",
+                f"{row['kv_bytes'] / 2**20:.0f}",
+            )
+            for row in summary
+            if row["row"] == kind
+        ],
+        left=("mode",),
     )
 
 
-def _rounded(row: JsonRow) -> JsonRow:
-    return {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
+def ceiling_table(rows: Sequence[JsonRow]) -> Table:
+    """Prefill speed-ups beside the ceilings from counted FLOPs, and from FLOPs weighted by time."""
+    return table_of(
+        "Prefill against full, and the most that is possible",
+        ("tokens", "mode", "speed-up", "min–max", "FLOP ceiling", "by time", "share", ""),
+        [
+            (
+                f"{row['length']:,}",
+                row["mode"],
+                f"{row['speed_up']:.2f}",
+                f"{row['low']:.2f}–{row['high']:.2f}",
+                f"{row['flop_ceiling']:.2f}",
+                "–" if row["time_ceiling"] is None else f"{row['time_ceiling']:.2f}",
+                f"{100 * row['share']:.0f} %",
+                "fault" if row["fault"] else "",
+            )
+            for row in rows
+        ],
+        left=("mode",),
+    )
+
+
+def result_table(rows: Sequence[JsonRow]) -> Table:
+    """Result rows: target and measured side by side."""
+    return table_of(
+        "Targets",
+        ("id", "row", "target", "measured", "min–max", "", "note"),
+        [
+            (
+                row["id"],
+                row["row"][:4],
+                row["target"],
+                f"{row['measured']:g}",
+                f"{row['low']:g}–{row['high']:g}",
+                "holds" if row["holds"] else "short",
+                row["note"],
+            )
+            for row in rows
+        ],
+        left=("id", "note"),
+    )
+
+
+def seconds(milliseconds: float | None) -> str:
+    """`1234` as `1.23`."""
+    return "–" if milliseconds is None else f"{milliseconds / 1e3:.2f}"
+
+
+def tables_of(part: JsonRow) -> list[Table]:
+    """The tables of one part (see `erecap.bench.parts.play`), its result rows last."""
+    summary, tables = part["summary"], []
+    if part["part"] == "replan":
+        kinds = dict.fromkeys(row["row"] for row in summary["calls"])
+        tables += [replan_table(summary["calls"], kind) for kind in kinds]
+        if summary["ceilings"]:
+            tables.append(ceiling_table(summary["ceilings"]))
+        if summary["quality"]:
+            tables.append(_quality_table(summary["quality"]))
+    elif part["part"] == "prefill":
+        tables += [_prefill_table(summary), ceiling_table([summary["ceiling"]])]
+    elif part["part"] == "decode":
+        tables.append(_decode_table(summary["plain"]))
+        if summary["repeated"]:
+            tables.append(_repeated_table(summary["repeated"]))
+    else:
+        tables.append(_episode_table(summary))
+    return [*tables, result_table(part["rows"])] if part["rows"] else tables
+
+
+def _quality_table(quality: JsonRow) -> Table:
+    cells = (
+        quality["weights"],
+        f"{100 * quality['agreement']:.1f} %",
+        f"{quality['loss']:.3f}",
+        f"{quality['reference_loss']:.3f}",
+        f"{quality['n']}",
+    )
+    title = "Decode weights against float32, on plan tokens of household text"
+    return table_of(title, ("weights", "agreement", "loss", "float32", "tokens"), [cells], left=("weights",))
+
+
+def _prefill_table(summary: JsonRow) -> Table:
+    full = summary["modes"][0]["prefill_ms"]
+    return table_of(
+        "Cold prefill (medians)",
+        ("mode", "seconds", "min–max", "× full", "tokens a layer", "peak MiB"),
+        [
+            (
+                row["mode"],
+                seconds(row["prefill_ms"]),
+                f"{seconds(row['min_ms'])}–{seconds(row['max_ms'])}",
+                f"{row['prefill_ms'] / full:.3f}",
+                f"{row['mean_kept']:,.0f}",
+                "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}",
+            )
+            for row in summary["modes"]
+        ],
+        left=("mode",),
+    )
+
+
+def _decode_table(summary: Sequence[JsonRow]) -> Table:
+    return table_of(
+        "Plain decoding, milliseconds a token (medians)",
+        ("history", "stored", "weights", "ms", "min–max"),
+        [
+            (
+                f"{row['kv']:,}",
+                f"{row['stored']:,.0f}",
+                row["weights"],
+                f"{row['ms_per_token']:.1f}",
+                f"{row['min_ms']:.1f}–{row['max_ms']:.1f}",
+            )
+            for row in summary
+        ],
+        left=("weights",),
+    )
+
+
+def _repeated_table(summary: Sequence[JsonRow]) -> Table:
+    def percent(share: float | None) -> str:
+        return "–" if share is None else f"{100 * share:.0f} %"
+
+    return table_of(
+        "Decoding of replans that repeat part of the last plan, plain over drafted",
+        ("weights", "replans", "repeat it", "by", "accepted", "speed-up", "over all", "same text"),
+        [
+            (
+                row["weights"],
+                f"{row['replans']}",
+                f"{len(row['used'])}",
+                percent(row["repeats"]),
+                percent(row["accepted_share"]),
+                "–" if row["speed_up"] is None else f"{row['speed_up']['value']:.2f}",
+                f"{row['all_speed_up']['value']:.2f}",
+                "yes" if row["same_text"] else "no",
+            )
+            for row in summary
+        ],
+        left=("weights",),
+    )
+
+
+def _episode_table(summary: JsonRow) -> Table:
+    return table_of(
+        "An episode past the window",
+        ("stretch", "tokens read", "replans", "stored", "replan", "floor", "agreement"),
+        [
+            (
+                row["stretch"],
+                f"{row['from']:,}–{row['to']:,}",
+                f"{row['n']}",
+                f"{row['stored']:,.0f}",
+                seconds(row["total_ms"]),
+                seconds(row["floor_ms"]),
+                f"{100 * row['agreement']:.1f} %",
+            )
+            for row in summary["stretches"]
+        ],
+        left=("stretch",),
+    )

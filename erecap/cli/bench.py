@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
+from erecap.cli.benching import end, measure, names_in, numbers_in, setting, show
+
 app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
+
+MODEL = "smollm2-135m-instruct"
+Model = Annotated[str, typer.Option(help="Catalog name, folder or hub name.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads; torch's choice if left out.")]
+Out = Annotated[Path | None, typer.Option(help="JSON file for settings, summary and raw rows.")]
+Repetitions = Annotated[int, typer.Option(min=1, help="Timed calls of each kind, in turn.")]
+KvTokens = Annotated[int, typer.Option(min=16, help="Budget of the sessions that evict.")]
+PlanTokens = Annotated[int, typer.Option(min=2, help="Tokens generated in every call.")]
+NewTokens = Annotated[int, typer.Option(min=8, help="Tokens of a new turn.")]
+Weights = Annotated[str, typer.Option(help="Weights of the product row while decoding: same, int8 or int4.")]
 
 
 @app.callback()
@@ -19,48 +32,142 @@ def _benches() -> None:
 def replan(
     lengths: Annotated[str, typer.Option(help="Tokens of history, with commas.")] = "1000,2000,4000,7500",
     modes: Annotated[str, typer.Option(help="Modes, with commas.")] = "full,reuse,erecap,prune[recency]",
-    new_tokens: Annotated[int, typer.Option(min=8, help="Tokens of the new turn.")] = 100,
-    plan_tokens: Annotated[int, typer.Option(min=1, help="Tokens generated in every call.")] = 32,
-    repetitions: Annotated[int, typer.Option(min=1, help="Timed calls of each mode at each length.")] = 5,
-    kv_tokens: Annotated[int, typer.Option(min=16, help="Budget of the sessions that evict.")] = 1024,
-    draft: Annotated[bool, typer.Option(help="Let sessions draft from the previous plan.")] = False,
-    model: Annotated[str, typer.Option(help="Catalog name, folder or hub name.")] = "smollm2-135m-instruct",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; torch's choice if left out.")] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file for raw rows and summary.")] = None,
+    rows: Annotated[
+        str,
+        typer.Option(help="algorithm (plain decoding, one precision), product (each side at its best), hf (stock)."),
+    ] = "algorithm",
+    decode_weights: Weights = "int4",
+    new_tokens: NewTokens = 100,
+    plan_tokens: PlanTokens = 32,
+    repetitions: Repetitions = 5,
+    kv_tokens: KvTokens = 1024,
+    model: Model = MODEL,
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+    plots: Annotated[Path | None, typer.Option(help="Folder for plots of latency and of ceilings (SVG).")] = None,
+    out: Out = None,
 ) -> None:
-    """Time one replanning call after histories of several lengths, mode by mode, beside its floor."""
-    from rich.console import Console
+    """Time one replanning call after histories of several lengths, mode by mode, beside its floor and its ceiling."""
+    from erecap.bench.replan import ReplanBench
 
-    from erecap.bench.replan import ReplanBench, measure, summarise
-    from erecap.bench.tables import as_table, write_results
-    from erecap.errors import ConfigError
-    from erecap.models import load
-
-    try:
-        counts = tuple(sorted({int(part) for part in lengths.split(",")}))
-    except ValueError:
-        counts = ()
-    if not counts or counts[0] < 1:
-        raise ConfigError(f"--lengths: got {lengths!r}; allowed: whole numbers from 1 on, with commas")
+    counts = numbers_in(lengths, "--lengths", 1)
     bench = ReplanBench(
         lengths=counts,
-        modes=tuple(part.strip() for part in modes.split(",")),
+        modes=names_in(modes),
+        rows=names_in(rows),
+        decode_weights=decode_weights,
         new_tokens=new_tokens,
         plan_tokens=plan_tokens,
         repetitions=repetitions,
         kv_tokens=kv_tokens,
-        draft=draft,
+        stock_lengths=counts,
     )
-    if threads is not None:
-        import torch
+    part = measure(bench, model, dtype, threads, out)
+    if plots is not None:
+        from erecap.report.benchmarks import write_plots
 
-        torch.set_num_threads(threads)
-    progress = Console(stderr=True)
-    loaded = load(model, dtype, "auto")
-    rows = measure(bench, *loaded, say=lambda text: progress.print(text))
-    summary = summarise(rows)
-    Console().print(as_table(summary))
-    if out is not None:
-        write_results(out, bench, summary, rows, model, loaded[0])
-        typer.echo(f"results: {out}")
+        for path in write_plots(plots, part):
+            typer.echo(f"plot: {path}")
+    end([part])
+
+
+@app.command()
+def prefill(
+    tokens: Annotated[int, typer.Option(min=16, help="Tokens of household text.")] = 4096,
+    keep: Annotated[float, typer.Option(help="Share of the tokens that each stage keeps.")] = 0.7,
+    scorer: Annotated[str, typer.Option(help="What ranks the tokens.")] = "recency",
+    repetitions: Repetitions = 5,
+    model: Model = MODEL,
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+    out: Out = None,
+) -> None:
+    """Time a cold prefill, pruned against full, beside what pruning can save at most; and the peak memory of each."""
+    from erecap.bench.prefill import PrefillBench
+
+    bench = PrefillBench(tokens=tokens, keep=keep, scorer=scorer, repetitions=repetitions)
+    end([measure(bench, model, dtype, threads, out)])
+
+
+@app.command()
+def decode(
+    kv: Annotated[str, typer.Option(help="Stored tokens of history, with commas.")] = "0,1024,4096",
+    tokens: PlanTokens = 32,
+    weights: Annotated[str, typer.Option(help="Weights while decoding, with commas.")] = "same,int8,int4",
+    drafted: Annotated[bool, typer.Option(help="Also replans that repeat part of the plan before.")] = True,
+    decode_weights: Weights = "int4",
+    points: Annotated[int, typer.Option(min=1, help="Such replans, one after the other.")] = 8,
+    history: Annotated[int, typer.Option(min=1, help="Tokens of chat before the first of them.")] = 1000,
+    kv_tokens: KvTokens = 1024,
+    repetitions: Repetitions = 5,
+    model: Model = MODEL,
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+    out: Out = None,
+) -> None:
+    """Time decoding, token by token on several lengths of stored text, and drafted where a plan repeats the last."""
+    from erecap.bench.decode import DecodeBench
+
+    bench = DecodeBench(
+        kv=numbers_in(kv, "--kv", 0),
+        tokens=tokens,
+        weights=names_in(weights),
+        drafted=drafted,
+        product_weights=decode_weights,
+        points=points,
+        history=history,
+        kv_tokens=kv_tokens,
+        repetitions=repetitions,
+    )
+    end([measure(bench, model, dtype, threads, out)])
+
+
+@app.command()
+def episode(
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of the episode; more than the window.")] = 20_000,
+    new_tokens: NewTokens = 100,
+    plan_tokens: PlanTokens = 32,
+    kv_tokens: KvTokens = 1024,
+    early: Annotated[int, typer.Option(min=1, help="Tokens at which the first replans are measured.")] = 1000,
+    model: Model = MODEL,
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+    out: Out = None,
+) -> None:
+    """Follow an episode past the model's window: time of a replan, and whether its plans stay what they would be."""
+    from erecap.bench.episode import EpisodeBench
+
+    bench = EpisodeBench(
+        tokens=tokens, new_tokens=new_tokens, plan_tokens=plan_tokens, kv_tokens=kv_tokens, early=early
+    )
+    end([measure(bench, model, dtype, threads, out)])
+
+
+@app.command("all")
+def everything(
+    parts: Annotated[str, typer.Option(help="Parts, with commas.")] = "replan,prefill,decode,episode",
+    fresh: Annotated[bool, typer.Option(help="Measure parts anew that were measured already.")] = False,
+    folder: Annotated[Path, typer.Option(help="Where each part leaves its file.")] = Path("runs/bench"),
+    results: Annotated[Path, typer.Option(help="The results file that they are merged into.")] = Path(
+        "docs/results/replan.json"
+    ),
+    model: Model = MODEL,
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+) -> None:
+    """Measure everything with the published settings; a run that was stopped goes on with the part it was at."""
+    from erecap.bench.parts import PUBLISHED, play_all, publish
+    from erecap.errors import ConfigError
+
+    chosen_names = names_in(parts)
+    unknown = [name for name in chosen_names if name not in PUBLISHED]
+    if unknown or not chosen_names:
+        raise ConfigError(f"--parts: unknown part {', '.join(unknown) or 'none'}; allowed: {', '.join(PUBLISHED)}")
+    about, load, say = setting(model, dtype, threads, "erecap bench all")
+    chosen = {name: PUBLISHED[name] for name in PUBLISHED if name in chosen_names}
+    done = play_all(chosen, load, folder, about, source=model, fresh=fresh, say=say)
+    for part in done.values():
+        show(part)
+    publish(results, done, about)
+    typer.echo(f"results: {results}")
+    end(list(done.values()))

@@ -123,3 +123,32 @@ def schedule_ceiling(
         attention=full.attention / pruned.attention,
         total=full.total / pruned.total,
     )
+
+
+def time_weighted_ceiling(
+    shape: ModelShape,
+    counts_per_layer: Sequence[float],
+    full_counts: Sequence[float],
+    attention_share: float,
+    scorer_flops: float = 0,
+) -> float:
+    """How many times faster a pruned prefill can be at most where attention and matrix products do not run at the same
+    FLOP/s.
+
+    Each part of the full prefill's time shrinks at most as its FLOPs do: attention by the ratio of attention FLOPs, the
+    rest (projections, MLP, head, and all that is linear in the tokens) by the ratio of linear FLOPs, to which the
+    scorer is added. With the share that attention has of the full prefill's FLOPs this is `schedule_ceiling().total`.
+
+    Args:
+        attention_share: attention's share of the full prefill's time, 0 to 1, measured where it ran.
+
+    Raises:
+        ValueError: a share outside 0 to 1, or counts as in `schedule_ceiling`.
+    """
+    if not 0 <= attention_share <= 1:
+        raise ValueError(f"attention's share of the time must be from 0 to 1, got {attention_share}")
+    ceiling = schedule_ceiling(shape, counts_per_layer, full_counts, scorer_flops)
+    pruned = prefill_flops(shape, counts_per_layer, scorer_flops)
+    full = prefill_flops(shape, full_counts)
+    rest = (pruned.linear + pruned.head + pruned.scorer) / (full.linear + full.head)
+    return 1 / (attention_share / ceiling.attention + (1 - attention_share) * rest)

@@ -28,9 +28,17 @@ def test_rows_that_were_not_measured_again_stay(tmp_path: Path) -> None:
     assert content["settings"] == {"lengths": [1]} and content["date"] == "2026-02-01"
 
 
-@pytest.mark.parametrize(("name", "value", "holds"), [
-    ("R1a", 15.0, True), ("R1a", 14.99, False), ("R2", 1.3, True), ("R2", 1.31, False), ("R5", -2.0, True), ("R5", -2.5, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value", "holds"),
+    [
+        ("R1a", 15.0, True),
+        ("R1a", 14.99, False),
+        ("R2", 1.3, True),
+        ("R2", 1.31, False),
+        ("R5", -2.0, True),
+        ("R5", -2.5, False),
+    ],
+)
 def test_targets_point_the_right_way(name: str, value: float, holds: bool) -> None:
     assert row(name, value)["holds"] is holds
     assert row(name, value)["target"] == str(TARGETS[name])

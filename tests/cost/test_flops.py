@@ -9,6 +9,7 @@ from erecap.cost.flops import (
     attention_scorer_flops,
     prefill_flops,
     schedule_ceiling,
+    time_weighted_ceiling,
 )
 
 TINY = ModelShape(layers=2, hidden_size=8, intermediate_size=16, heads=2, kv_heads=1, head_dim=4, vocab_size=32)
@@ -73,3 +74,22 @@ def test_reading_nothing_and_empty_shapes_are_refused() -> None:
         schedule_ceiling(TINY, [0, 0], [3, 3])
     with pytest.raises(ValueError, match=r"ModelShape.layers must be at least 1, got 0"):
         ModelShape(0, 1, 1, 1, 1, 1, 1)
+
+
+def test_time_weighted_ceiling() -> None:
+    full, pruned = [4000.0] * 30, counts_of(30, 4000)
+    shape = shape_of(30)
+    scorer = attention_scorer_flops(shape, pruned)
+    parts, ceiling = prefill_flops(shape, full), schedule_ceiling(shape, pruned, full, scorer)
+    same = time_weighted_ceiling(shape, pruned, full, parts.attention / parts.total, scorer)
+    assert same == pytest.approx(ceiling.total)  # weighted by FLOPs it is the FLOP ceiling
+    by_share = [time_weighted_ceiling(shape, pruned, full, share) for share in (0, 0.3, 0.6, 1)]
+    assert by_share == sorted(by_share) and by_share[-1] == pytest.approx(ceiling.attention)
+    assert by_share[0] < ceiling.linear  # the head is read by both and cannot be saved
+    # By hand, two layers of width one: counts (3, 3) to (3, 1). Attention 12 pairs to 7; linear and head 14 * 6 + 2 to
+    # 14 * 4 + 2. With half of the time in each: 1 / (0.5 * 7 / 12 + 0.5 * 58 / 86).
+    flat = ModelShape(2, 1, 1, 1, 1, 1, 1)
+    assert time_weighted_ceiling(flat, [3, 1], [3, 3], 0.5) == pytest.approx(1 / (3.5 / 12 + 29 / 86))
+    assert time_weighted_ceiling(shape, pruned, full, 0.3, scorer) < by_share[1]
+    with pytest.raises(ValueError, match="from 0 to 1, got 1.5"):
+        time_weighted_ceiling(shape, pruned, full, 1.5)

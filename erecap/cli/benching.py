@@ -1,0 +1,90 @@
+"""What the commands under `erecap bench` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from erecap.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from erecap.bench.parts import Load, Settings
+
+
+def measure(bench: Settings, model: str, dtype: str, threads: int | None, out: Path | None) -> dict[str, Any]:
+    """Measure one part, show it, and write it to `out` if that is given."""
+    from erecap.bench.parts import part_of, play, write_part
+
+    about, load, say = setting(model, dtype, threads, f"erecap bench {part_of(bench)}")
+    part = play(bench, *load(), about, say, source=model)
+    show(part)
+    if out is not None:
+        write_part(out, part)
+        typer.echo(f"results: {out}")
+    return part
+
+
+def setting(
+    model: str, dtype: str, threads: int | None, command: str
+) -> tuple[dict[str, Any], Load, Callable[[str], None]]:
+    """What every part is told: about machine and model, how to load, and where progress goes."""
+    from datetime import UTC, datetime
+
+    import torch
+    from rich.console import Console
+
+    from erecap.models import load
+    from erecap.models.loading import resolve_device, resolve_dtype
+    from erecap.rollout.machine import machine, versions
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    progress = Console(stderr=True)
+    about = {
+        "command": command,
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(torch.get_num_threads()),
+        "versions": versions(),
+        "model": {
+            "name": Path(model).name,  # a folder's place is nobody else's business
+            "dtype": str(resolve_dtype(dtype, resolve_device("auto"))).removeprefix("torch."),
+        },
+    }
+    return about, lambda: load(model, dtype, "auto"), lambda text: progress.print(text)
+
+
+def show(part: dict[str, Any]) -> None:
+    """Print the tables of a part."""
+    from rich.console import Console
+
+    from erecap.bench.tables import tables_of
+
+    console = Console()
+    for table in tables_of(part):
+        console.print(table)
+
+
+def end(parts: list[dict[str, Any]]) -> None:
+    """A figure above its ceiling ends the command with an error, after everything was written."""
+    faults = [line for part in parts for line in part["faults"]]
+    if faults:
+        raise RunError("; ".join(faults))
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """`"a, b"` as `("a", "b")`."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def numbers_in(text: str, option: str, least: int) -> tuple[int, ...]:
+    """`"20, 10"` as `(10, 20)`. Raises ConfigError for anything but whole numbers from `least` on."""
+    try:
+        counts = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        counts = ()
+    if not counts or counts[0] < least:
+        raise ConfigError(f"{option}: got {text!r}; allowed: whole numbers from {least} on, with commas")
+    return counts
