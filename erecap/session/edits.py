@@ -1,4 +1,4 @@
-"""Edits of what a session remembers, beside the chat: evict, splice, forget, correct.
+"""Edits of what a session remembers, beside the chat: evict, splice, forget, correct, revive.
 
 They are an overlay: the chat that the caller brings knows nothing of them, and matching skips them.
 """
@@ -12,6 +12,7 @@ import torch
 from erecap.errors import BudgetError
 from erecap.session.reader import SessionReader
 from erecap.session.transcript import Transcript
+from erecap.tokens.revival import revive
 
 
 class SessionEdits:
@@ -98,6 +99,26 @@ class SessionEdits:
         self._transcript.settle(self._transcript.tokens)
         self._transcript.overlay(ids)
         return len(pending) + len(ids)
+
+    def revive(self, span: tuple[int, int] | None = None) -> int:
+        """Bring tokens that pruning dropped from the deeper layers back into them, as when the goal has changed.
+
+        Needs `PruneConfig(park_tokens=...)`, which bounds how many dropped tokens can come back: the ones dropped last.
+        Costs their share of a prefill. They see what is stored now; what was read after them has not seen them, and
+        keeps that, so revive before the new goal is read. Evicted tokens do not come back. The deeper layers may then
+        hold more than the budget, until the next call brings the session back to it; there these tokens rank as usual.
+
+        Args:
+            span: places of tokens `(start, end)`; None: everything that can come back.
+
+        Returns:
+            Tokens revived.
+
+        Raises:
+            ValueError: a span outside of what was read.
+            RunError: an attention implementation that takes no mask of this kind (flash attention).
+        """
+        return revive(self._reader.model, self._reader.cache, None if span is None else self._checked(span))
 
     def _checked(self, span: tuple[int, int]) -> tuple[int, int]:
         start, end = span

@@ -33,6 +33,7 @@ def save_session(path: Path, cache: PrunedCache, transcript: Transcript, state: 
             f"index.{number}": layout.index.clone(memory_format=torch.contiguous_format),
             f"positions.{number}": layout.positions.clone(memory_format=torch.contiguous_format),
         }
+    tensors |= cache.parking.tensors()
     known = {
         "forgotten": transcript.forgotten,
         "overlays": transcript.overlays,
@@ -73,6 +74,7 @@ def load_session(path: Path, cache: PrunedCache, transcript: Transcript) -> dict
             shared[key] = Layout(index, positions, torch.ones_like(index, dtype=torch.bool), True)
         cache.restore(number, tensors[f"keys.{number}"], tensors[f"values.{number}"], shared[key])
     cache.skip(known["logical"])
+    cache.parking.restore(tensors)
     transcript.ids = tensors["ids"].tolist()
     transcript.forgotten = known["forgotten"]
     transcript.overlays = [(place, list(ids)) for place, ids in known["overlays"]]

@@ -9,6 +9,7 @@ import torch
 from transformers import DynamicCache
 
 from erecap.tokens.layout import Layout
+from erecap.tokens.parking import Parked, Parking
 from erecap.tokens.reading import Reading
 from erecap.tokens.schedule import PruneConfig
 from erecap.tokens.scorers import make_scorer
@@ -47,6 +48,7 @@ class PrunedCache(DynamicCache):
         self.prompt_kept: list[int] = []  # tokens stored by each layer when the last pruned read ended
         self.stage_log: list[tuple[int, list[int]]] = []  # (layer, real tokens left per row), in order
         self.reading: Reading | None = None  # the read in progress
+        self.parking = Parking(config.park_tokens)  # dropped tokens that can be revived
         self._layouts: list[Layout | None] = [None] * layers
         self._logical = 0
         self._armed = True
@@ -63,6 +65,10 @@ class PrunedCache(DynamicCache):
     def layout(self, layer: int) -> Layout | None:
         """Which tokens `layer` stores; None before the first read."""
         return self._layouts[layer]
+
+    def layouts(self) -> list[Layout]:
+        """The layouts of all layers that have read something."""
+        return [layout for layout in self._layouts if layout is not None]
 
     def kv_bytes(self) -> int:
         """Bytes of keys and values held by all layers."""
@@ -86,8 +92,14 @@ class PrunedCache(DynamicCache):
     # The read in progress (called by the hooks) -----------------------------------------------------------
 
     def begin(self, positions: torch.Tensor, attention_mask: torch.Tensor | None, batch: int) -> Reading:
-        """Start a read of `positions` `(1 or batch, tokens)`; undoes a read that was cut off before."""
+        """Start a read of `positions` `(1 or batch, tokens)`; undoes a read that was cut off before.
+
+        Raises:
+            ValueError: protected spans that do not fit, or several rows where dropped tokens are parked.
+        """
         self.rollback()
+        if batch > 1 and self.parking.room:
+            raise ValueError(f"dropped tokens are parked for one row only (park_tokens), the batch has {batch}")
         tokens = positions.shape[1]
         self._saved = [layer.length for layer in self.layers]
         device = positions.device
@@ -112,6 +124,7 @@ class PrunedCache(DynamicCache):
         self._layouts = reading.layouts
         self._logical += reading.tokens
         self.reading, self._saved = None, []
+        self.parking.add(reading.parked)
         if self._armed:
             self._armed, self._protect = False, None
             self.prompt_kept = self.kept_lengths()
@@ -146,6 +159,9 @@ class PrunedCache(DynamicCache):
     def drop(self, gone: Callable[[Layout], torch.Tensor]) -> int:
         """Evict stored tokens, layer by layer. Positions stay as they are. For caches of one row.
 
+        A parked token that is evicted from the deepest layer it reached is parked no longer: what a session lets go is
+        let go whole.
+
         Args:
             gone: maps a layout to `(width,)` bool, True where the token is to go; asked once per distinct layout.
 
@@ -169,7 +185,19 @@ class PrunedCache(DynamicCache):
                 self.layers[number].select(columns)
                 self._layouts[number] = new
                 most = max(most, layout.width - new.width)
+        if most:
+            self.parking.keep(self._still_stored)
         return most
+
+    def _still_stored(self, parked: Parked) -> torch.Tensor:
+        """`(n,)` bool: which parked tokens the deepest layer that they ran through, and that stores keys, stores."""
+        deepest = [layout.index[0] for layout in self._layouts[: parked.layer] if layout is not None][-1]
+        return torch.isin(parked.places, deepest.to(parked.places.device))
+
+    def replace(self, layer: int, keys: torch.Tensor, values: torch.Tensor, layout: Layout) -> None:
+        """Let `layer` store these keys and values `(1, kv_heads, n, head_dim)` of the tokens in `layout`, sorted."""
+        self.layers[layer].keys, self.layers[layer].values = keys, values
+        self._layouts[layer] = layout
 
     @property
     def layer_count(self) -> int:
@@ -193,6 +221,7 @@ class PrunedCache(DynamicCache):
                 twin.restore(number, layer.keys, layer.values, layout)
         twin._logical, twin._armed, twin._protect = self._logical, self._armed, self._protect
         twin.prompt_kept, twin.stage_log = list(self.prompt_kept), list(self.stage_log)
+        twin.parking = self.parking.copy()
         return twin
 
     def skip(self, tokens: int) -> None:
@@ -235,6 +264,7 @@ class PrunedCache(DynamicCache):
         for number, new, keys in turned:
             self.layers[number].replace_keys(keys)
             self._layouts[number] = new
+        self.parking.move(index, positions)
 
     # What transformers asks -------------------------------------------------------------------------------
 
@@ -288,6 +318,7 @@ class PrunedCache(DynamicCache):
             self._layouts[number] = layout.first(width)
             self.layers[number].truncate(width)
         self._logical = length
+        self.parking.keep(lambda parked: parked.places < length)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Reorder batch rows for beam search."""
@@ -312,9 +343,12 @@ class PrunedCache(DynamicCache):
         self._layouts = [None] * len(self._layouts)
         self._logical, self.reading, self._saved = 0, None, []
         self.prompt_kept, self.stage_log, self.prune_seconds = [], [], 0.0
+        self.parking.clear()
         self._armed = True
 
     def _map_rows(self, rows: torch.Tensor) -> None:
+        if len(rows) != 1:
+            self.parking.clear()  # what is parked belongs to a single row
         mapped: dict[int, Layout] = {}
         for number, layout in enumerate(self._layouts):
             if layout is not None:

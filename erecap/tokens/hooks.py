@@ -174,6 +174,8 @@ def _drop(cache: PrunedCache, layer: int, hidden: torch.Tensor) -> torch.Tensor:
         first, sinks = torch.zeros_like(live.index[:, :1]), 0
     protected = protected_mask(live.index, live.valid, first, sinks, config.local, reading.protect)
     select, valid = choose(scores.masked_fill(~live.valid, 0.0), live.valid, protected, config.keep)
+    if config.park_tokens:
+        reading.park(layer, hidden, select, config.park_tokens)
     hidden = take_tokens(hidden, select)
     reading.drop(select, valid)
     cache.stage_log.append((layer, reading.live.lengths()))

@@ -53,6 +53,12 @@ class Layout:
             self.all_valid and live.all_valid,
         )
 
+    def merged(self, live: Layout) -> tuple[Layout, torch.Tensor]:
+        """This layout with `live` at its places among it, and the order `(width,)` of the two in a row. One row."""
+        both = self.extended(live)
+        order = both.index[0].argsort()
+        return both.take(order.unsqueeze(0), both.valid[:, order]), order
+
     def rows(self, rows: torch.Tensor) -> Layout:
         """The given batch rows (beam search reorders them)."""
         rows = rows.to(self.index.device)

@@ -6,6 +6,7 @@ import torch
 
 from erecap.tokens.layout import Layout
 from erecap.tokens.masks import as_attention_mask, visible
+from erecap.tokens.parking import Parked
 
 
 class Reading:
@@ -25,6 +26,7 @@ class Reading:
         self.armed = armed
         self.protect: torch.Tensor | None = None  # (batch, live tokens) bool: protected by the caller
         self.attention_mass: torch.Tensor | None = None  # (batch, live tokens), set before a stage that asks
+        self.parked: list[Parked] = []  # dropped by the stages so far, if the cache parks
         self._columns: torch.Tensor | None = None  # (batch, live tokens): columns of the chunk; None = all
         self._memo: dict[tuple, object] = {}
 
@@ -37,6 +39,19 @@ class Reading:
         self._columns = None if self._columns is None else self._columns.to(device)
         self.protect = None if self.protect is None else self.protect.to(device)
         self.attention_mass = None if self.attention_mass is None else self.attention_mass.to(device)
+
+    def park(self, layer: int, hidden: torch.Tensor, select: torch.Tensor, room: int) -> None:
+        """Keep the newest `room` tokens that are about to be dropped before `layer`. One row.
+
+        Args:
+            hidden: `(1, live tokens, hidden_size)`, the input of `layer`.
+            select: `(1, kept)` columns of the live tokens that go on.
+        """
+        gone = self.live.valid[0].clone()
+        gone[select[0]] = False
+        parked = Parked(layer, self.live, hidden.detach()).where(gone)
+        if parked.tokens.width:
+            self.parked.append(parked.newest(room))
 
     def drop(self, select: torch.Tensor, valid: torch.Tensor) -> None:
         """Continue with the live tokens `select` `(batch, kept)`, of which `valid` are real."""

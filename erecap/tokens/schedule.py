@@ -21,8 +21,8 @@ class PruneConfig:
     (stages at layers 4, 7, 10, ...; the first 4 tokens and the newest 10 % always kept).
 
     Raises:
-        ValueError: `keep` outside (0, 1], `local` outside [0, 1], negative `sinks`, a stage below 1, stages that do
-            not rise, or an unknown scorer name.
+        ValueError: `keep` outside (0, 1], `local` outside [0, 1], negative `sinks` or `park_tokens`, a stage below 1,
+            stages that do not rise, or an unknown scorer name.
     """
 
     scorer: str | TokenScorer = "recency"  # a name from `SCORER_NAMES`, or any object with `score`
@@ -31,6 +31,7 @@ class PruneConfig:
     sinks: int = 4  # first tokens of the sequence that are always kept (attention sinks)
     local: float = 0.1  # share of the current tokens, the newest ones, that is always kept
     seed: int = 0  # for the `random` scorer
+    park_tokens: int = 0  # dropped tokens whose hidden states are kept, so that they can be revived; one row only
 
     def __post_init__(self) -> None:
         if not 0.0 < self.keep <= 1.0:
@@ -39,6 +40,8 @@ class PruneConfig:
             raise ValueError(f"local must be between 0 and 1, got {self.local}")
         if self.sinks < 0:
             raise ValueError(f"sinks must be 0 or more, got {self.sinks}")
+        if self.park_tokens < 0:
+            raise ValueError(f"park_tokens must be 0 or more, got {self.park_tokens}")
         if isinstance(self.scorer, str) and self.scorer not in SCORER_NAMES:
             raise ValueError(f"unknown scorer {self.scorer!r}; known: {', '.join(SCORER_NAMES)}")
         if self.stages is not None:

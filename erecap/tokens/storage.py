@@ -70,6 +70,19 @@ class KVLayer(DynamicLayer):
         values = self._values.index_select(2, columns)  # type: ignore[union-attr]
         self.keys, self.values = keys, values
 
+    def merged(
+        self, keys: torch.Tensor, values: torch.Tensor, order: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is stored followed by `keys`, `values` `(batch, kv_heads, n, head_dim)`, put in order; changes nothing.
+
+        Args:
+            order: `(length + n,)`: for each column of the result, the column it comes from.
+        """
+        return (
+            torch.cat([self.keys, keys], 2).index_select(2, order),  # type: ignore[list-item]
+            torch.cat([self.values, values], 2).index_select(2, order),  # type: ignore[list-item]
+        )
+
     def replace_keys(self, keys: torch.Tensor) -> None:
         """Write `keys` `(batch, kv_heads, length, head_dim)` over the stored ones."""
         self._keys[:, :, : self.length] = keys  # type: ignore[index]
