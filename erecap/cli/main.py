@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from erecap.cli import bench, compare, doctor, games, models, report, rollout
+from erecap.cli import bench, calibrate, compare, doctor, games, models, report, rollout
 from erecap.errors import ErecapError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("rollout")(rollout.rollout)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
+app.command("calibrate")(calibrate.calibrate)
 app.add_typer(models.app, name="models")
 app.add_typer(games.app, name="games")
 app.add_typer(bench.app, name="bench")

@@ -1,0 +1,45 @@
+"""`erecap calibrate`: what a replanning call costs on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Catalog name, folder or hub name.")],
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, or cuda[:N].")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; torch's choice if left out.")] = None,
+    decode_weights: Annotated[str, typer.Option(help="Weights in decoding: same, int8 or int4.")] = "same",
+) -> None:
+    """Time a session's steps for about a minute, and store a cost model that predicts them."""
+    from rich.console import Console
+
+    from erecap.errors import ConfigError
+
+    if decode_weights not in ("same", "int8", "int4"):
+        raise ConfigError(f"--decode-weights: got {decode_weights!r}; allowed: same, int8, int4")
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    from erecap.cost.calibrate import calibrate as run
+    from erecap.cost.machine import cost_key
+    from erecap.cost.store import save_cost_model
+    from erecap.cost.words import disturbance, error_table, in_words
+    from erecap.models import load
+
+    progress = Console(stderr=True, highlight=False)
+    loaded, tokenizer = load(model, dtype, device)
+    found = run(loaded, tokenizer, decode_weights=decode_weights, say=lambda text: progress.print(text))
+    for line in in_words(found.cost):
+        typer.echo(line)
+    typer.echo()
+    Console().print(error_table(found))
+    warning = disturbance(found)
+    if warning is not None:
+        progress.print(f"warning: {warning}", style="yellow")
+    path = save_cost_model(cost_key(loaded, decode_weights), found)
+    typer.echo(f"{found.rounds} rounds in {found.seconds:.0f} s; stored in {path}")

@@ -1,0 +1,140 @@
+"""What a replanning call costs in milliseconds, from a few fitted coefficients. No torch in here.
+
+A chunk of `n` new tokens on top of `kv` stored ones costs
+
+    a + b*n + c*max(n - SHORT, 0) + d*kv + e*n*(kv + n/2)
+
+`a` is reading the weights, `b` matrix products, `d` what is done once with everything stored (copies, masks), `e`
+attention, whose query i meets kv + i keys. While the weights are being read, products of few rows are nearly free:
+hence `c`. A pass of decoding reads `q` tokens, one or a drafted few. One token needs no mask and no copies of keys for
+grouped heads, so a pass of several has a cost per stored token of its own:
+
+    d + e*kv + f*kv*[q > 1] + g*(q - 1) + h*(q - 1)*(kv + q/2)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SHORT = 32  # tokens of a chunk from which on reading the weights hides no more arithmetic
+
+# One coefficient each, in this order; all in ms per unit.
+PREFILL_TERMS = (
+    "per chunk of prefill",
+    "per new token",
+    f"more per new token beyond the first {SHORT} of a chunk",
+    "per stored token, once a chunk",
+    "per new token and token that it meets",
+)
+DECODE_TERMS = (
+    "per pass of decoding",
+    "per stored token, once a pass",
+    "more per stored token, once a pass of several tokens",
+    "per further token of a pass",
+    "per further token and token that it meets",
+)
+EVICT_TERMS = ("per eviction", "per token stored before it")
+SPLICE_TERMS = ("per splice", "per token stored")
+
+
+def prefill_features(new: float, kv: float) -> tuple[float, ...]:
+    """What the coefficients of `PREFILL_TERMS` are multiplied with, for one chunk."""
+    return (1.0, new, max(new - SHORT, 0), kv, new * (kv + new / 2))
+
+
+def decode_features(tokens: float, kv: float) -> tuple[float, ...]:
+    """What the coefficients of `DECODE_TERMS` are multiplied with, for one pass; a mean of tokens may be broken."""
+    further = tokens - 1
+    return (1.0, kv, min(further, 1.0) * kv, further, further * (kv + tokens / 2))
+
+
+def edit_features(kv: float) -> tuple[float, ...]:
+    """What the coefficients of `EVICT_TERMS` and `SPLICE_TERMS` are multiplied with."""
+    return (1.0, kv)
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Predicted milliseconds of what a session does. Fitted by `erecap.cost.calibrate`, kept by `erecap.cost.store`.
+
+    Counts are tokens; `kv` is what each layer stores when the step begins. Holds for reads that are not pruned on
+    their way through the layers (`prune=None`).
+
+    Raises:
+        ValueError: a negative coefficient, or not as many as there are terms.
+    """
+
+    prefill: tuple[float, ...]  # ms, in the order of PREFILL_TERMS
+    decode: tuple[float, ...]  # ms, in the order of DECODE_TERMS
+    evict: tuple[float, ...] = (0.0, 0.0)  # ms, in the order of EVICT_TERMS
+    splice: tuple[float, ...] = (0.0, 0.0)  # ms, SPLICE_TERMS; 0 for a model whose keys cannot be moved
+    chunk: int = 512  # tokens that prefill reads at once
+
+    def __post_init__(self) -> None:
+        named = {"prefill": PREFILL_TERMS, "decode": DECODE_TERMS, "evict": EVICT_TERMS, "splice": SPLICE_TERMS}
+        for name, terms in named.items():
+            values = getattr(self, name)
+            if len(values) != len(terms) or not all(0 <= value < float("inf") for value in values):
+                raise ValueError(f"CostModel.{name} needs {len(terms)} finite numbers from 0 on, got {values}")
+        if self.chunk < 1:
+            raise ValueError(f"CostModel.chunk must be at least 1, got {self.chunk}")
+
+    def predict_prefill(self, new: int, kv: int, *, budget: int | None = None) -> float:
+        """Reading `new` tokens on top of `kv` stored ones, chunk by chunk.
+
+        Args:
+            budget: tokens that stay stored between two chunks of a long read; None: all.
+        """
+        return self._read(new, kv, budget)[0]
+
+    def _read(self, new: int, kv: int, budget: int | None) -> tuple[float, int]:
+        """Milliseconds of a read, and what is stored right after it."""
+        total, left = 0.0, new
+        while left > 0:
+            part = min(left, self.chunk)
+            total += _product(self.prefill, prefill_features(part, kv))
+            left -= part
+            kv += part
+            if left > 0 and budget is not None:
+                kv = min(kv, budget)
+        return total, kv
+
+    def predict_pass(self, tokens: float, kv: float) -> float:
+        """One pass that reads `tokens` tokens as decoding does, all of whose logits are wanted."""
+        return _product(self.decode, decode_features(tokens, kv)) if tokens > 0 else 0.0
+
+    def predict_decode(self, tokens: int, kv: int, passes: int | None = None) -> float:
+        """Generating `tokens` tokens after a prefill, which gives the first of them.
+
+        Args:
+            passes: forward passes, where drafts or forced tokens save some; None: one a token.
+        """
+        steps = tokens - 1
+        if steps <= 0:
+            return 0.0
+        count = steps if passes is None else max(1, passes)
+        return count * self.predict_pass(max(1.0, steps / count), kv + steps / 2)
+
+    def predict_replan(
+        self, new: int, kv: int, plan_tokens: int, *, passes: int | None = None, budget: int | None = None
+    ) -> float:
+        """A whole call: reading `new` tokens on top of `kv`, then generating `plan_tokens`."""
+        reading, after = self._read(new, kv, budget)
+        return reading + self.predict_decode(plan_tokens, after, passes)
+
+    def predict_verify(self, new: int, kv: int, old_plan_tokens: int, *, budget: int | None = None) -> float:
+        """Reading `new` tokens, then the rest of an old plan in one pass, to see whether it still is the answer."""
+        reading, after = self._read(new, kv, budget)
+        return reading + self.predict_pass(old_plan_tokens, after)
+
+    def predict_evict(self, kv: int) -> float:
+        """Ranking `kv` stored tokens and dropping some of them."""
+        return _product(self.evict, edit_features(kv))
+
+    def predict_splice(self, kv: int) -> float:
+        """Giving `kv` stored tokens consecutive positions again, their keys turned to fit."""
+        return _product(self.splice, edit_features(kv))
+
+
+def _product(coefficients: tuple[float, ...], features: tuple[float, ...]) -> float:
+    return sum(weight * feature for weight, feature in zip(coefficients, features, strict=True))

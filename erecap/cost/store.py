@@ -1,0 +1,94 @@
+"""Cost models on disk: one JSON file a machine, model and setting, in the cache folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from erecap.cost.machine import CostKey
+from erecap.cost.model import CostModel
+from erecap.errors import ConfigError
+from erecap.files import cache_dir, write_json
+
+if TYPE_CHECKING:
+    from erecap.cost.calibrate import Calibration
+
+FORMAT = 1  # raised when the meaning of a coefficient changes; older files are then refused
+
+
+def cost_path(key: CostKey) -> Path:
+    """Where the cost model of `key` lies: `cost/` in `$ERECAP_CACHE`, else in `~/.cache/erecap`."""
+    return cache_dir() / "cost" / f"{key.digest()}.json"
+
+
+def save_cost_model(key: CostKey, calibration: Calibration, path: Path | None = None) -> Path:
+    """Write what a calibration found, and what it holds for; returns the file.
+
+    Args:
+        path: None: `cost_path(key)`, which an earlier calibration of the same key gives way to.
+    """
+    import torch
+
+    target = path or cost_path(key)
+    write_json(
+        target,
+        {
+            "what": "a cost model of replanning calls, in ms; made by `erecap calibrate`",
+            "format": FORMAT,
+            "date": datetime.now(UTC).date().isoformat(),
+            "torch": torch.__version__,
+            "key": asdict(key),
+            "model": asdict(calibration.cost),
+            "errors": {kind: asdict(error) for kind, error in calibration.errors.items()},
+            "noise": calibration.noise,
+            "rounds": calibration.rounds,
+            "points": [asdict(point) for point in calibration.points],
+        },
+    )
+    return target
+
+
+def load_cost_model(key: CostKey, path: Path | None = None) -> CostModel | None:
+    """The cost model that was stored for `key`; None if there is none.
+
+    Args:
+        path: a file; None: `cost_path(key)`.
+
+    Raises:
+        ConfigError: the file is damaged, of another format, or belongs to another key; the first difference is named.
+    """
+    source = path or cost_path(key)
+    try:
+        content = json.loads(source.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{source.name}: cannot be read as a cost model: {error}; {_AGAIN}") from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise ConfigError(f"{source.name}: not a cost model; {_AGAIN}")
+    if content["format"] != FORMAT:
+        raise ConfigError(f"{source.name}: cost model of format {content['format']!r}, allowed is {FORMAT}; {_AGAIN}")
+    _same_key(source.name, content.get("key"), key)
+    try:
+        model = dict(content["model"])
+        chunk = int(model.pop("chunk"))
+        parts = {name: tuple(float(value) for value in values) for name, values in model.items()}
+        return CostModel(**parts, chunk=chunk)  # type: ignore[arg-type]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{source.name}: damaged cost model ({error}); {_AGAIN}") from error
+
+
+_AGAIN = "run `erecap calibrate` again"
+
+
+def _same_key(name: str, found: Any, key: CostKey) -> None:
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"{name}: damaged cost model (no key); {_AGAIN}")
+    for field, wanted in asdict(key).items():
+        stored = found.get(field)
+        if (tuple(stored) if isinstance(stored, list) else stored) != wanted:
+            raise ConfigError(f"{name}: calibrated for {field} {stored!r}, here it is {wanted!r}; {_AGAIN}")
