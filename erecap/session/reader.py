@@ -10,8 +10,12 @@ from typing import Any
 import torch
 
 from erecap.budget import Budget
+from erecap.decoding.flat import FlatDecoder
+from erecap.decoding.linear import Weights
+from erecap.decoding.short import short_reads
 from erecap.errors import BudgetError
 from erecap.session.ranking import Claims, numbered, stay, tiers
+from erecap.session.rendezvous import current
 from erecap.session.rotary import KeyRotator
 from erecap.session.transcript import Mark, Transcript
 from erecap.tokens import probe
@@ -34,7 +38,15 @@ class SessionReader:
     """
 
     def __init__(
-        self, model: Any, prune: PruneConfig | None, budget: Budget, evict_by: str, seed: int, stale_first: bool = True
+        self,
+        model: Any,
+        prune: PruneConfig | None,
+        budget: Budget,
+        evict_by: str,
+        seed: int,
+        stale_first: bool = True,
+        decode_weights: Weights = "same",
+        chunk: int | None = None,
     ) -> None:
         if evict_by not in EVICT_BY:
             raise ValueError(f"unknown evict_by {evict_by!r}; known: {', '.join(EVICT_BY)}")
@@ -44,6 +56,9 @@ class SessionReader:
         self.seed = seed
         self.stale_first = stale_first
         self.prune = prune
+        self.decode_weights: Weights = decode_weights
+        self.chunk = chunk or CHUNK
+        self._short = short_reads(model, decode_weights)
         self.pending: list[int] = []  # ids of the last answer that were generated but not read
         self.evicted = 0  # tokens evicted so far
         self.evict_seconds = 0.0
@@ -56,7 +71,16 @@ class SessionReader:
 
     def fork(self) -> SessionReader:
         """An independent reader with a copy of the cache, on the same model."""
-        twin = SessionReader(self.model, self.prune, self.budget, self.evict_by, self.seed, self.stale_first)
+        twin = SessionReader(
+            self.model,
+            self.prune,
+            self.budget,
+            self.evict_by,
+            self.seed,
+            self.stale_first,
+            self.decode_weights,
+            self.chunk,
+        )
         twin.cache = self.cache.fork()
         twin.pending, twin.evicted = list(self.pending), self.evicted
         twin._attention, twin.shift, twin._rotator = self._attention, self.shift, self._rotator
@@ -96,9 +120,9 @@ class SessionReader:
         logits = None
         # The rest of the last answer comes first; once read, it belongs to that answer's mark.
         settled = transcript.tokens + len(self.pending)
-        for start in range(0, len(ids), CHUNK):
-            chunk = list(ids[start : start + CHUNK])
-            last = start + CHUNK >= len(ids)
+        for start in range(0, len(ids), self.chunk):
+            chunk = list(ids[start : start + self.chunk])
+            last = start + self.chunk >= len(ids)
             self._make_room(len(chunk) + (room if last else 0))
             if self.prune is not None:
                 everything = [*transcript.known_marks, *marks]
@@ -121,12 +145,12 @@ class SessionReader:
 
     def read(self, ids: Sequence[int]) -> torch.Tensor:
         """Read `ids` unpruned; logits `(len(ids), vocab)`."""
-        return self._forward(ids, keep=0)
+        return self._forward(ids, keep=0, decode=True)
 
     def probe(self, ids: Sequence[int]) -> torch.Tensor:
         """As `read`, for tokens that will be taken back; makes room for them if need be."""
         self._make_room(len(ids))
-        return self._forward(ids, keep=0)
+        return self._forward(ids, keep=0, decode=True)
 
     def take_back(self, tokens: int) -> None:
         """Forget the newest `tokens` tokens read."""
@@ -135,8 +159,8 @@ class SessionReader:
     def read_overlay(self, ids: Sequence[int]) -> None:
         """Read `ids`, unpruned, outside of any call; `pending` is among them."""
         with self.attached():
-            for start in range(0, len(ids), CHUNK):
-                chunk = ids[start : start + CHUNK]
+            for start in range(0, len(ids), self.chunk):
+                chunk = ids[start : start + self.chunk]
                 self._make_room(len(chunk))
                 self._forward(chunk, keep=1)
         self.pending = []
@@ -177,9 +201,29 @@ class SessionReader:
         layouts = [layout for layout in map(self.cache.layout, range(len(self.cache.layers))) if layout is not None]
         return max((int(layout.positions.max()) for layout in layouts if layout.width), default=-1)
 
-    def _forward(self, ids: Sequence[int], keep: int) -> torch.Tensor:
+    @property
+    def next_position(self) -> int:
+        """Position of the next token read."""
+        return self.cache.get_seq_length() - self.shift
+
+    def flat(self, tokens: int, decode: bool) -> FlatDecoder | None:
+        """What reads the next `tokens` tokens; None: the model. `decode`: they are generated or drafted ones."""
+        if self.cache.prunes_next(tokens) or probe.current.collect is not None:
+            return None
+        return self._short.decoder(tokens, decode)
+
+    def _forward(self, ids: Sequence[int], keep: int, decode: bool = False) -> torch.Tensor:
+        if current.seat is not None:  # the session is used by a job of a pool
+            return current.seat.forward(self, ids, keep, decode)
+        return self.forward(ids, keep, decode)
+
+    def forward(self, ids: Sequence[int], keep: int, decode: bool) -> torch.Tensor:
+        """Read `ids` in a forward call of their own; logits `(keep or len(ids), vocab)`."""
+        start = self.next_position
+        flat = self.flat(len(ids), decode)
+        if flat is not None:
+            return flat.read(self.cache, ids, start, keep)
         device = self.model.device
-        start = self.cache.get_seq_length() - self.shift
         with torch.no_grad():
             output = self.model(
                 input_ids=torch.tensor([list(ids)], device=device),
@@ -188,7 +232,8 @@ class SessionReader:
                 use_cache=True,
                 logits_to_keep=keep,
             )
-        return output.logits[0]
+        logits: torch.Tensor = output.logits[0]
+        return logits
 
     def _mass(self, masses: dict[int, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Places `(n,)` of stored tokens, and the mean over layers of what the newest token paid each `(n,)`."""

@@ -89,6 +89,10 @@ class PrunedCache(DynamicCache):
         """
         self._armed, self._protect = True, protect
 
+    def prunes_next(self, tokens: int) -> bool:
+        """Whether a read of `tokens` tokens now would drop some of them on its way."""
+        return self._armed and tokens > 1 and bool(self.stages)
+
     # The read in progress (called by the hooks) -----------------------------------------------------------
 
     def begin(self, positions: torch.Tensor, attention_mask: torch.Tensor | None, batch: int) -> Reading:
@@ -308,15 +312,18 @@ class PrunedCache(DynamicCache):
         length = self._logical + tokens_to_remove
         if length < 0:
             raise ValueError(f"cannot remove {-tokens_to_remove} tokens, only {self._logical} were read")
+        done: dict[int, tuple[Layout, Layout]] = {}  # layers that stored the same go on sharing one layout
         for number, layout in enumerate(self._layouts):
             if layout is None:
                 continue
-            # Fillers of padded batches share their columns with real tokens, so rows are cut at one width.
-            width = int((layout.index < length).sum(1).max())
-            if bool((layout.index[:, :width] >= length).logical_and(layout.valid[:, :width]).any()):
-                raise ValueError("a padded batch whose rows kept different tokens cannot be cropped")
-            self._layouts[number] = layout.first(width)
-            self.layers[number].truncate(width)
+            if id(layout) not in done:
+                # Fillers of padded batches share their columns with real tokens, so rows are cut at one width.
+                width = int((layout.index < length).sum(1).max())
+                if bool((layout.index[:, :width] >= length).logical_and(layout.valid[:, :width]).any()):
+                    raise ValueError("a padded batch whose rows kept different tokens cannot be cropped")
+                done[id(layout)] = (layout, layout.first(width))
+            self._layouts[number] = new = done[id(layout)][1]
+            self.layers[number].truncate(new.width)
         self._logical = length
         self.parking.keep(lambda parked: parked.places < length)
 

@@ -47,13 +47,14 @@ class KVLayer(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append keys and values `(batch, kv_heads, tokens, head_dim)`; returns views of all that is stored."""
         self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
-        start, end = self.length, self.length + key_states.shape[-2]
+        start, count = self.length, key_states.shape[-2]
+        self.length = end = start + count
         self._keys = _with_room(self._keys, key_states, start, end)
         self._values = _with_room(self._values, value_states, start, end)
-        self._keys[:, :, start:end] = key_states
-        self._values[:, :, start:end] = value_states
-        self.length = end
-        return self._keys[:, :, :end], self._values[:, :, :end]
+        # `narrow`, because a slice of every axis is an operation of its own, and this runs for each layer and token.
+        self._keys.narrow(2, start, count).copy_(key_states)
+        self._values.narrow(2, start, count).copy_(value_states)
+        return self._keys.narrow(2, 0, end), self._values.narrow(2, 0, end)
 
     def get_seq_length(self) -> int:
         """Tokens stored."""

@@ -20,12 +20,12 @@ class Watch:
         reader = session._reader
         forward = reader._forward
 
-        def watched(ids, keep):  # type: ignore[no-untyped-def]
+        def watched(ids, keep, decode=False):  # type: ignore[no-untyped-def]
             start = session.cache.get_seq_length()
             shift = reader.shift
             for place in [place for place in self.logits if place >= start]:
                 del self.logits[place]  # of tokens taken back since
-            rows = forward(ids, keep)
+            rows = forward(ids, keep, decode)
             layers = [session.cache.layout(layer) for layer in range(len(session.cache.layers))]
             for offset, token in enumerate(ids):
                 place = start + offset

@@ -45,9 +45,9 @@ def test_during_a_call_storage_stays_within_budget_chunk_and_answer() -> None:
     most = 0
     forward = session._reader._forward
 
-    def watched(ids, keep):  # type: ignore[no-untyped-def]
+    def watched(ids, keep, decode=False):  # type: ignore[no-untyped-def]
         nonlocal most
-        rows = forward(ids, keep)
+        rows = forward(ids, keep, decode)
         most = max(most, *session.cache.kept_lengths())
         return rows
 

@@ -1,0 +1,55 @@
+"""Which way a read takes: flat for few tokens, through the model for many. Packed weights are made once per model."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+from erecap.decoding.flat import FlatDecoder, flat_problem
+from erecap.decoding.linear import WEIGHTS, Weights
+
+FLAT_TOKENS = 128  # up to here the flat layers save more than they cost
+PACKED_TOKENS = 16  # beyond, the kernels of packed weights are slower than a product in float32
+
+_lock = threading.Lock()
+_made: weakref.WeakKeyDictionary[Any, tuple[Any, dict[str, FlatDecoder]]] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class ShortReads:
+    """The flat decoders of one model; None where its architecture is not known, and the model reads everything."""
+
+    same: FlatDecoder | None
+    packed: FlatDecoder | None
+
+    def decoder(self, tokens: int, decode: bool) -> FlatDecoder | None:
+        """What should read `tokens` tokens; None: the model itself. `decode`: they are generated or drafted ones."""
+        if self.same is None or self.same.bypasses():
+            return None
+        if decode and self.packed is not None and tokens <= PACKED_TOKENS:
+            return self.packed
+        return self.same if tokens <= FLAT_TOKENS else None
+
+
+def short_reads(model: Any, weights: Weights = "same") -> ShortReads:
+    """The flat decoders for `model`, made at the first call and again when its weights have changed.
+
+    Raises:
+        ValueError: unknown `weights`, or packed ones for a model that cannot have them.
+    """
+    if weights not in WEIGHTS:
+        raise ValueError(f"unknown decode weights {weights!r}; known: {', '.join(WEIGHTS)}")
+    if weights == "same" and flat_problem(model) is not None:
+        return ShortReads(None, None)
+    with _lock:
+        state = tuple((tensor.data_ptr(), tensor._version) for tensor in model.parameters())
+        known, decoders = _made.get(model, (None, {}))
+        if known != state:
+            decoders = {}
+            _made[model] = (state, decoders)
+        for kind in {"same", weights}:
+            if kind not in decoders:
+                decoders[kind] = FlatDecoder(model, kind)  # type: ignore[arg-type]
+        return ShortReads(decoders["same"], decoders[weights] if weights != "same" else None)
