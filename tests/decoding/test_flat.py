@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from erecap.decoding import linear
 from erecap.decoding.attention import fold_mask, grouped_attention
 from erecap.decoding.flat import FlatDecoder, flat_problem
 from erecap.decoding.linear import make_head, make_product
@@ -58,6 +59,17 @@ def test_packed_weights_come_close(name: str) -> None:
     error = (found - wanted).norm() / wanted.norm()
     assert 0 < error < 0.05
     assert (found.argmax(-1) == wanted.argmax(-1)).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 8, 32, 33])
+@pytest.mark.parametrize("other_way", [False, True])
+def test_products_in_either_order(rows: int, other_way: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_other_way_round", lambda: other_way)
+    generator = torch.Generator().manual_seed(6)
+    first, second, x = (torch.randn(shape, generator=generator) for shape in ((24, 16), (8, 16), (rows, 16)))
+    bias = torch.randn(8, generator=generator)
+    wanted = torch.cat([x @ first.T, x @ second.T + bias], -1)
+    torch.testing.assert_close(make_product([first, second], [None, bias], "same")(x), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_rows_of_a_packed_product_do_not_influence_each_other() -> None:
