@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from erecap.errors import ModelError
 from erecap.protocols import Message
@@ -72,6 +73,62 @@ class Prompt:
             else:
                 merged.append((start, end))
         return merged
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Tokens of the end of a text."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]  # per token: its characters, counted from where the end begins
+    exact: bool  # these are the tokens that the whole text has there; else the end was tokenised by itself
+
+
+# Characters before the end that are looked at first; more where no special token is among them.
+_CONTEXT = 256
+_added: WeakKeyDictionary[Any, frozenset[int]] = WeakKeyDictionary()
+
+
+def encode_from(tokenizer: Any, text: str, start: int) -> Continuation:
+    """Tokens of `text[start:]` as they are among the tokens of the whole text, at the cost of that end.
+
+    Tokenizers split a text at its special tokens before they do anything else, so what follows one of them has the same
+    tokens whatever stands before. Where a token reaches across `start`, the end is tokenised by itself.
+    """
+    size = _CONTEXT
+    while start:
+        low = max(0, start - size)
+        encoded = _encode(tokenizer, text[low:start])
+        known = _added_ids(tokenizer)
+        at = next((n for n in range(len(encoded[0]) - 1, -1, -1) if encoded[0][n] in known), None)
+        if at is None and low:
+            size *= 4
+            continue
+        begin = low if at is None else low + encoded[1][at][0]
+        before = encoded[0] if at is None else encoded[0][at:]
+        ids, offsets = _encode(tokenizer, text[begin:])
+        if ids[: len(before)] != before:
+            break
+        shift = start - begin
+        return Continuation(
+            ids[len(before) :], [(max(0, a - shift), max(0, b - shift)) for a, b in offsets[len(before) :]], True
+        )
+    return Continuation(*_encode(tokenizer, text[start:]), not start)
+
+
+def _encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return list(encoded["input_ids"]), [(int(low), int(high)) for low, high in encoded["offset_mapping"]]
+
+
+def _added_ids(tokenizer: Any) -> frozenset[int]:
+    """Ids of tokens that texts are split at."""
+    known = _added.get(tokenizer)
+    if known is None:
+        # Those that are normalised are searched for after their surroundings were normalised as a whole.
+        known = frozenset(number for number, token in tokenizer.added_tokens_decoder.items() if not token.normalized)
+        _added[tokenizer] = known
+    return known
 
 
 def render_prompt(messages: Sequence[Message], tokenizer: Any, add_generation_prompt: bool = True) -> Prompt:

@@ -10,16 +10,19 @@ from typing import Any
 
 from erecap.budget import Budget
 from erecap.context.fit import fit_messages
-from erecap.context.protection import protected_spans
-from erecap.context.tokenize import ChatText, Prompt, render_chat, render_prompt
+from erecap.context.tokenize import ChatText, encode_from, render_prompt
 from erecap.decoding.draft import LookupDraft
+from erecap.decoding.linear import Weights
 from erecap.decoding.loop import decode
 from erecap.errors import RunError
 from erecap.generation import StopWatcher, answer_ends, sampler
-from erecap.protocols import AllowedTokens, Generation, Message, Timing, Usage
-from erecap.session.digest import RunningDigest
+from erecap.protocols import AllowedTokens, Generation, Message, PromptPiece, Timing, Usage
+from erecap.session.chat import ChatPart, SessionChat, whole_part
+from erecap.session.claims import Span
 from erecap.session.edits import SessionEdits
+from erecap.session.marking import agreement, encode_behind, mark_messages
 from erecap.session.persist import load_session, save_session
+from erecap.session.ranking import numbered
 from erecap.session.reader import SessionReader
 from erecap.session.trace import trace_pieces
 from erecap.session.transcript import Mark, Transcript
@@ -32,6 +35,12 @@ class ReplanSession(SessionEdits):
     Without `prune` and `budget` every answer is the unmodified model's for the messages given. With them it is the
     answer of the model under the masks that the session's log of reads and evictions implies.
 
+    There are two ways to use it. Either every call brings the whole chat (`generate(messages)`, `read(messages)`), and
+    the session finds what of it is new: it renders and hashes all of it, and tokenises and reads what is new. Or the
+    session keeps a chat of its own: `append(messages)` reads new messages, `generate()` answers, and the answer becomes
+    part of the chat. Then a call costs what is new and what is stored, however long the chat has become. Both may be
+    mixed: a whole chat becomes the session's own.
+
     Args:
         model: a causal language model of transformers, in eval mode; sessions may share one.
         tokenizer: its fast tokenizer, with a chat template.
@@ -43,10 +52,18 @@ class ReplanSession(SessionEdits):
         draft: propose tokens from the previous answer and the newest message; answers stay the same, sampled ones
             with the same seed too.
         seed: for `random`.
-        rewind_tokens: see `Transcript`.
+        rewind_tokens: how far back a chat may be rewritten without being read anew. Ids, marks and corrections that
+            are older are let go; without it the session remembers the ids of everything it has read.
+        retokenize: the ids read are exactly those of the whole rendered chat, tokenised at once (corrections aside),
+            whenever an answer begins. An answer whose own tokens are not the tokens of its text is then read again from
+            where they differ. Without it answers stay as they were generated.
+        decode_weights: precision of the weights while decoding: `same` as the model's, or packed copies in `int8` or
+            `int4` (a CPU reads fewer bytes per token then; answers may differ a little; see `FlatDecoder`).
+        prefill_chunk: tokens read at once (None: 512); more need more memory, fewer take longer.
 
     Raises:
-        ValueError: `prune` does not fit the model, or an unknown `evict_by`.
+        ValueError: `prune` does not fit the model, an unknown `evict_by`, or `decode_weights` that the model cannot
+            have.
     """
 
     def __init__(
@@ -61,13 +78,20 @@ class ReplanSession(SessionEdits):
         draft: bool = True,
         seed: int = 0,
         rewind_tokens: int | None = None,
+        retokenize: bool = False,
+        decode_weights: Weights = "same",
+        prefill_chunk: int | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.draft = draft
         self.budget = budget or Budget()
-        self._reader = SessionReader(model, prune, self.budget, evict_by, seed, stale_first)
+        self._reader = SessionReader(
+            model, prune, self.budget, evict_by, seed, stale_first, decode_weights, prefill_chunk
+        )
         self._transcript = Transcript(rewind_tokens)
+        self._chat = SessionChat(tokenizer)
+        self._retokenize = retokenize
         self._previous: list[int] = []  # ids of the last answer, the draft of the next
 
     # What is known ----------------------------------------------------------------------------------------
@@ -90,9 +114,13 @@ class ReplanSession(SessionEdits):
         return twin
 
     def save(self, path: str | Path) -> None:
-        """Write what was read and is stored to one safetensors file; `restore` reads it back."""
+        """Write what was read and is stored to one safetensors file; `restore` reads it back.
+
+        Of the chat's texts only the first messages (up to the first user message) and the newest are written, unless
+        its template rewrites earlier messages.
+        """
         state = {"previous": self._previous, "pending": self._reader.pending, "shift": self._reader.shift}
-        state["model"] = _shape(self.model)
+        state |= {"model": _shape(self.model), "chat": self._chat.to_json()}
         save_session(Path(path), self.cache, self._transcript, state)
 
     def restore(self, path: str | Path) -> None:
@@ -110,15 +138,44 @@ class ReplanSession(SessionEdits):
             raise RunError(f"{Path(path).name}: saved from model {state['model']}, this one is {_shape(self.model)}")
         reader.pending, reader.shift = state["pending"], state["shift"]
         self._reader, self._transcript, self._previous = reader, transcript, state["previous"]
+        self._chat = SessionChat.from_json(self.tokenizer, state["chat"])
 
     def close(self) -> None:
         """Free the stored keys and values and forget what was read."""
         self._transcript = Transcript(self._transcript.rewind_tokens)
         self._reader.back_to(0)
         self._reader.cache.reset()
+        self._chat = SessionChat(self.tokenizer)
         self._previous = []
 
     # Calls ------------------------------------------------------------------------------------------------
+
+    def append(self, messages: Sequence[Message], *, stale: Sequence[Span] = ()) -> int:
+        """Add new messages to the session's own chat, and read them; `generate()` answers then.
+
+        The session's answers are part of the chat. Where `messages` begins with one of the assistant, it takes the
+        place of the session's own answer: a host may hand back what it made of it. Messages of the assistant that
+        nothing follows yet are read with what follows.
+
+        Args:
+            messages: those that are new, oldest first.
+            stale: characters `(message, start, end)` of earlier messages that these make worthless; `message` counts
+                the chat's messages from 0, answers included.
+
+        Returns:
+            Tokens read.
+
+        Raises:
+            BudgetError: as for `read`; the chat is then as before.
+            ConfigError: spans that do not lie in their messages.
+            ModelError: the chat template refuses the messages. Some do so for a system message without a user message.
+            RunError: the end of the chat is not among what was read any more, after an edit that failed.
+        """
+        chat, part = self._chat.going_on(messages, False, stale)
+        read = self._take(part) if part is not None else 0
+        self._chat = chat
+        self._tidy()
+        return read
 
     def read(self, messages: Sequence[Message]) -> int:
         """Read a chat up to the end of its last message without answering it, as far as it was not read before.
@@ -131,25 +188,14 @@ class ReplanSession(SessionEdits):
         Raises:
             BudgetError: system and goal exceed the budget, or the chat the window where nothing may be evicted.
         """
-        rendered = render_chat(messages, self.tokenizer, add_generation_prompt=False)
-        chat = ChatText(rendered.text[: rendered.spans[-1][1]], rendered.spans, rendered.skipped)
-        known = self._transcript.matched(chat.text)
-        spans = protected_spans(messages)
-        try:
-            self._go_back(known, reread=True)
-            ids, marks = self._tokenize(chat, known)
-            if ids:
-                with self._reader.attached():
-                    self._reader.prefill(ids, marks, self._transcript, messages, spans, 0)
-        except BaseException:
-            self._go_back(len(self._transcript.marks))
-            raise
-        self._reader.enforce(self._transcript, messages, spans)
-        return len(ids)
+        read = self._take(whole_part(messages, self.tokenizer, header=False))
+        self._chat = self._chat.becomes(messages)
+        self._tidy()
+        return read
 
     def generate(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[Message] | None = None,
         *,
         max_new_tokens: int,
         stop: Sequence[str] | None = None,
@@ -166,33 +212,41 @@ class ReplanSession(SessionEdits):
         """Answer `messages`, reading only what was not read before; arguments as for `HFLanguageModel.generate`.
 
         Args:
+            messages: the whole chat; None: the session's own, see `append`. Asked again without anything appended, it
+                answers anew in place of its last answer.
             draft: text that the answer may repeat, beside the previous answer and the newest message.
             min_new_tokens: the answer does not end by itself before; for measurements of equal length.
-            trace: also return which share of the layers stored each piece of the chat (`Generation.pieces`).
+            trace: also return which share of the layers stored each piece of the chat (`Generation.pieces`); only with
+                a whole chat.
 
         Raises:
             BudgetError: system and goal exceed the budget or the window.
-            ValueError: `max_new_tokens` out of range.
+            ValueError: `max_new_tokens` out of range, nothing to answer, or `trace` without a whole chat.
         """
         started = time.perf_counter()
         if not 1 <= max_new_tokens < self._reader.window:
             raise ValueError(f"max_new_tokens must be from 1 to {self._reader.window - 1}, got {max_new_tokens}")
-        fitted, dropped, truncated = self._fit(messages, max_new_tokens)
-        chat = render_chat(fitted, self.tokenizer)
-        known = self._transcript.matched(chat.text)
+        if messages is None:
+            if self._chat.empty:
+                raise ValueError("nothing to answer; append messages first, or give the whole chat")
+            if trace:
+                raise ValueError("trace shows the whole chat; give it")
+            chat, part = self._chat.going_on((), True)
+            dropped = truncated = 0
+        else:
+            chat, part, dropped, truncated = self._fit(messages, max_new_tokens)
+        assert part is not None, "with a header there is always something to read"
+        known = self._transcript.matched(part.unseen, part.before)
         matched = time.perf_counter()
-        reused = self._transcript.marks[known - 1].tokens if known else 0
-        rewritten = self._transcript.tokens - reused
+        tokens = self._transcript.tokens
         evicted, pruning = self._reader.evicted, self._prune_seconds()
-        spans = protected_spans(fitted)
         watcher = StopWatcher(self.tokenizer, 0, stop or (), started, deadline_ms, cancel)
         ends = answer_ends(self.model, self.tokenizer)
         pick = sampler(temperature, top_p, seed, self.model.device) if temperature > 0 else None
         try:
-            self._go_back(known, reread=True)
-            ids, marks = self._tokenize(chat, known)
+            ids, marks, reused = self._enter(part, known, answering=True)
             with self._reader.attached():
-                logits = self._reader.prefill(ids, marks, self._transcript, fitted, spans, max_new_tokens)
+                logits = self._reader.prefill(ids, marks, self._transcript, part.claims, part.protected, max_new_tokens)
                 prefilled = time.perf_counter()
                 kept = tuple(self.cache.kept_lengths())
                 pruned = self._prune_seconds() - pruning
@@ -213,10 +267,11 @@ class ReplanSession(SessionEdits):
             raise
         decoded_at = time.perf_counter()
         text, reason = watcher.result(decoded.ids, ends)
-        contents = [message["content"] for message in fitted]
-        pieces = trace_pieces(chat, contents, self._transcript.marks, self.cache) if trace else ()
-        self._remember(chat, len(fitted), text, decoded.ids, decoded.unread, ends)
-        self._reader.enforce(self._transcript, fitted, spans)
+        pieces = self._traced(part) if trace else ()
+        self._remember(part, text, decoded.ids, decoded.unread, ends)
+        self._chat = chat.answered(text)
+        self._reader.enforce(self._transcript, part.claims, part.protected)
+        self._tidy()
         ended_at = time.perf_counter()
         usage = Usage(
             prompt_tokens=reused + len(ids),
@@ -228,7 +283,7 @@ class ReplanSession(SessionEdits):
             overflow_messages=dropped,
             truncated_tokens=truncated,
             evicted_tokens=self._reader.evicted - evicted,
-            rewritten_tokens=rewritten,
+            rewritten_tokens=tokens - reused,
             drafted_tokens=decoded.drafted,
             accepted_tokens=decoded.accepted,
         )
@@ -241,11 +296,11 @@ class ReplanSession(SessionEdits):
         )
         return Generation(text, reason, usage, timing, pieces)
 
-    def still_valid(self, plan: str, messages: Sequence[Message]) -> float:
+    def still_valid(self, plan: str, messages: Sequence[Message] | None = None) -> float:
         """Whether `plan` is still what the model would answer to `messages`, in one pass over its tokens.
 
         Costs a prefill of what is new and of the plan, instead of decoding a plan token by token. The session reads
-        `messages` and is otherwise as before.
+        `messages` (None: its own chat) and is otherwise as before.
 
         Returns:
             Share of the plan's tokens that are the model's greedy choice, each after those before it; 1.0 means that
@@ -258,9 +313,14 @@ class ReplanSession(SessionEdits):
         wanted = self.tokenizer(plan, add_special_tokens=False)["input_ids"]
         if not wanted:
             raise ValueError("an empty plan has no tokens to agree with")
-        self.read(messages)
-        chat = render_chat(messages, self.tokenizer)
-        header, _ = self._tokenize(chat, self._transcript.matched(chat.text))
+        if messages is not None:
+            self.read(messages)
+            part = whole_part(messages, self.tokenizer, header=True)
+        else:
+            part = self._own_part()
+        known = self._transcript.matched(part.unseen, part.before)
+        self._go_back(known, reread=True)
+        header, _ = self._tokenize(part, known)
         try:
             with self._reader.attached():
                 rows = self._reader.probe([*header, *wanted])
@@ -271,56 +331,119 @@ class ReplanSession(SessionEdits):
 
     # Parts ------------------------------------------------------------------------------------------------
 
-    def _go_back(self, marks: int, reread: bool = False) -> None:
-        """Forget what was read after the first `marks` marks; corrections among it are read again if asked to."""
+    def _go_back(self, marks: int, reread: bool = False, tokens: int | None = None) -> None:
+        """Forget what was read after the first `marks` marks; corrections among it are read again if asked to.
+
+        Args:
+            tokens: keep what was read up to this place behind those marks.
+        """
         if marks == len(self._transcript.marks) and self._transcript.ends_with_mark(self.cache.get_seq_length()):
             return
         # The unread rest of the last answer is still due, unless that answer goes too.
         pending = self._reader.pending if marks == len(self._transcript.marks) else []
-        lost = self._transcript.cut(marks)
-        self._reader.back_to(self._transcript.tokens)
+        lost = self._transcript.cut(marks, tokens)
+        if tokens is None or self._transcript.tokens != self.cache.get_seq_length():
+            self._reader.back_to(self._transcript.tokens)
         self._reader.pending = pending
         if lost and reread:
             self._reader.read_overlay(lost)
             self._transcript.overlay(lost)
 
-    def _fit(self, messages: Sequence[Message], max_new_tokens: int) -> tuple[list[Message], int, int]:
-        """With a budget the session outlives the window; without one, the chat must be cut to it."""
-        if self.budget.tokens(1 << 30) is not None:
-            return list(messages), 0, 0
+    def _take(self, part: ChatPart) -> int:
+        """Read a part that ends with a message's content; returns the tokens read."""
+        try:
+            ids, marks, _ = self._enter(part, self._transcript.matched(part.unseen, part.before))
+            if ids:
+                with self._reader.attached():
+                    self._reader.prefill(ids, marks, self._transcript, part.claims, part.protected, 0)
+        except BaseException:
+            self._go_back(len(self._transcript.marks))
+            raise
+        self._reader.enforce(self._transcript, part.claims, part.protected)
+        return len(ids)
 
-        def count(part: Sequence[Message]) -> int:
-            return len(render_prompt(part, self.tokenizer).input_ids)
+    def _fit(self, messages: Sequence[Message], max_new_tokens: int) -> tuple[SessionChat, ChatPart, int, int]:
+        """The part to read of a whole chat, cut to the window; and how many messages and tokens that cost.
 
-        # Bytes bound tokens from above, so that short chats need not be tokenised to know that they fit.
-        most = 64 + sum(len(message["content"].encode("utf-8", "replace")) + 32 for message in messages)
-        if most < self._reader.window - max_new_tokens:
-            return list(messages), 0, 0
-        fitted = fit_messages(messages, count, self._reader.window - max_new_tokens)
-        return fitted.messages, fitted.dropped, fitted.truncated_tokens
+        With a budget the session outlives the window, and nothing is cut.
+        """
+        chat, part = self._chat.becomes(messages), whole_part(messages, self.tokenizer, header=True)
+        limit = self._reader.window - max_new_tokens
+        if self.budget.tokens(1 << 30) is not None or self._fits(part, limit):
+            return chat, part, 0, 0
 
-    def _tokenize(self, chat: ChatText, known: int) -> tuple[list[int], list[Mark]]:
-        """Ids of the chat's text after the first `known` marks, and a mark at the end of each message in it."""
+        def count(some: Sequence[Message]) -> int:
+            return len(render_prompt(some, self.tokenizer).input_ids)
+
+        fitted = fit_messages(messages, count, limit)
+        part = whole_part(fitted.messages, self.tokenizer, header=True)
+        return self._chat.becomes(fitted.messages), part, fitted.dropped, fitted.truncated_tokens
+
+    def _fits(self, part: ChatPart, limit: int) -> bool:
+        """Whether what is stored and what is new take at most `limit` positions."""
+        known = self._transcript.matched(part.unseen, part.before)
         base = self._transcript.marks[known - 1] if known else None
-        start = base.characters if base else 0
+        place = base.characters if base else 0
+        whole = known == len(self._transcript.marks)
+        used = (base.tokens if base else 0) + (len(self._reader.pending) - self._reader.shift if whole else 0)
+        # Bytes bound tokens from above, so that short texts need not be tokenised to know that they fit.
+        if used + len(part.text[place:].encode("utf-8")) <= limit:
+            return True
+        return used + len(encode_from(self.tokenizer, part.text, place).ids) <= limit
+
+    def _enter(self, part: ChatPart, known: int, answering: bool = False) -> tuple[list[int], list[Mark], int]:
+        """Forget what does not belong to the chat; ids and marks of what is left to read, and tokens that stay.
+
+        Args:
+            answering: leave something to read, for the logits, where the template writes nothing before an answer.
+        """
+        end = part.offset + len(part.text)
+        while answering and known and self._transcript.marks[known - 1].characters == end:
+            known -= 1
+        agreed = agreement(self.tokenizer, part, self._transcript, known) if self._retokenize else None
+        if agreed is None:
+            reused = self._transcript.marks[known - 1].tokens if known else 0
+            self._go_back(known, reread=True)
+            return *self._tokenize(part, known), reused
+        number, same, encoded = agreed
+        base = self._transcript.marks[number - 1] if number else None
+        first = base.tokens if base else 0
+        same = min(same, len(encoded.ids) - answering)
+        marks = mark_messages(part, base, encoded, first, self._transcript.marks)
+        reused = first + same
+        self._go_back(number, reread=True, tokens=reused)
+        self._reader.pending = []  # what it was is among the new ids, as the text has it
+        moved = self._transcript.tokens - reused  # overlays that were read again come before the rest
+        if moved:
+            marks = mark_messages(part, base, encoded, first + moved, ())
+        self._transcript.extend((), [mark for mark in marks if mark.tokens <= reused])
+        return encoded.ids[same:], [mark for mark in marks if mark.tokens > reused], reused
+
+    def _tokenize(self, part: ChatPart, known: int) -> tuple[list[int], list[Mark]]:
+        """Ids of the chat after the first `known` marks, and a mark at the end of each message in it."""
+        base = self._transcript.marks[known - 1] if known else None
         pending = self._reader.pending  # generated by the last call, not read yet, and part of the text before
-        rest = chat.text[start:]
-        encoded = self.tokenizer(rest, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids, offsets = list(encoded["input_ids"]), [(low, high) for low, high in encoded["offset_mapping"]]
-        done = base.message + 1 if base else 0
-        places = [(max(0, begin - start), max(0, end - start)) for begin, end in chat.spans]
-        prompt = Prompt(rest, ids, places, offsets, chat.skipped)
+        encoded = encode_behind(self.tokenizer, part, base)
         first = self._transcript.tokens + len(pending)
-        marks = []
-        for message in range(done, len(places)):
-            begin, end = chat.spans[message]
-            skipped = chat.skipped[message]
-            low, high = prompt.token_span(message, skipped, skipped + end - begin)
-            starts = tuple(offsets[n][0] - places[message][0] + skipped for n in range(low, high))
-            aligned = high == 0 or offsets[high - 1][1] <= places[message][1]
-            digest = RunningDigest().update(chat.text[:end]).digest()
-            marks.append(Mark(message, end, digest, first + high, aligned, first + low, starts))
-        return pending + ids, marks
+        return pending + encoded.ids, mark_messages(part, base, encoded, first, self._transcript.marks)
+
+    def _own_part(self) -> ChatPart:
+        if self._chat.empty:
+            raise ValueError("nothing to answer; append messages first, or give the whole chat")
+        part = self._chat.going_on((), True)[1]
+        assert part is not None, "with a header there is always something to read"
+        return part
+
+    def _traced(self, part: ChatPart) -> tuple[PromptPiece, ...]:
+        contents = [message["content"] for _, message in sorted(numbered(part.claims).items())]
+        chat = ChatText(part.text, part.spans, part.skipped)
+        return trace_pieces(chat, contents, self._transcript.known_marks, self.cache)
+
+    def _tidy(self) -> None:
+        """Forget what is known of messages of which nothing is stored; done now and then, for it looks at all of it."""
+        if self._transcript.wants_tidying:
+            self._transcript.tidy(self.cache.stored_index().tolist())
+            self._chat.tidy({mark.message for mark in self._transcript.known_marks})
 
     def _prune_seconds(self) -> float:
         return self.cache.prune_seconds + self._reader.evict_seconds
@@ -329,9 +452,7 @@ class ReplanSession(SessionEdits):
         given = self.tokenizer(draft, add_special_tokens=False)["input_ids"] if draft else []
         return [given, self._previous, new_ids]
 
-    def _remember(
-        self, chat: ChatText, messages: int, text: str, ids: list[int], unread: int, ends: Sequence[int]
-    ) -> None:
+    def _remember(self, part: ChatPart, text: str, ids: list[int], unread: int, ends: Sequence[int]) -> None:
         """Keep the answer's own tokens as the next message, where they are exactly its text."""
         content = list(ids)
         while content and content[-1] in ends:
@@ -346,14 +467,12 @@ class ReplanSession(SessionEdits):
         if len(content) < stored:
             self._reader.take_back(stored - len(content))
         self._reader.pending = content[stored:] if len(content) > stored else []
-        whole = chat.text + text
         first = self._transcript.tokens
         self._transcript.extend(content[:stored])
         if content:
-            mark = Mark(
-                messages, len(whole), RunningDigest().update(whole).digest(), self._transcript.tokens, first=first
-            )
-            self._transcript.marks.append(mark)
+            whole = part.before.copy().update(part.unseen).update(text)
+            mark = Mark(part.count, whole.characters, whole.digest(), self._transcript.tokens, first=first)
+            self._transcript.extend((), [mark])
 
 
 def _shape(model: Any) -> str:

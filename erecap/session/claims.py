@@ -1,0 +1,111 @@
+"""What the messages of a session's own chat claim: which of their characters are protected, and which are stale."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from erecap.errors import ConfigError
+from erecap.protocols import Message
+
+Span = tuple[int, int, int]
+
+
+class ChatClaims:
+    """Claims by the number of the message, without contents; for what may still be stored.
+
+    The rule of `erecap.context.protection` holds: a message with a `protect` key says itself what to keep; of the
+    others system messages, the first user message and the newest message are kept whole.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first_user = -1
+        self.messages: dict[int, Message] = {}
+        self._sizes: dict[int, int] = {}  # characters of messages that claim or may claim something
+
+    def add(self, message: Message) -> None:
+        """The chat goes on with `message`.
+
+        Raises:
+            ConfigError: a `protect` or `stale` span does not lie inside its content.
+        """
+        number, size = self.count, len(message["content"])
+        for key in ("protect", "stale"):
+            for start, end in message.get(key, ()):  # type: ignore[attr-defined]
+                if not 0 <= start <= end <= size:
+                    raise ConfigError(
+                        f"message {number}: {key} span ({start}, {end}) lies outside its {size} characters"
+                    )
+        if self.first_user < 0 and message["role"] == "user":
+            self.first_user = number
+        claim: Message = {"role": message["role"], "content": ""}
+        if "protect" in message:
+            claim["protect"] = [(start, end) for start, end in message["protect"] if start < end]
+        elif message["role"] == "system" or number == self.first_user:
+            claim["protect"] = [(0, size)] if size else []
+        if message.get("stale"):
+            claim["stale"] = [(start, end) for start, end in message["stale"]]
+        self._forget_idle(self.count - 1)
+        self.messages[number], self._sizes[number] = claim, size
+        self.count += 1
+
+    def spans(self) -> list[Span]:
+        """Protected `(message, start, end)` characters."""
+        found = []
+        for number, claim in sorted(self.messages.items()):
+            default = [(0, self._sizes[number])] if number == self.count - 1 and self._sizes[number] else []
+            found += [(number, start, end) for start, end in claim.get("protect", default)]
+        return found
+
+    def mark_stale(self, spans: Sequence[Span]) -> None:
+        """Call characters of earlier messages worthless; they are no longer protected.
+
+        Raises:
+            ConfigError: no such message, or a span that does not rise from 0.
+        """
+        for number, start, end in spans:
+            if not (0 <= number < self.count and 0 <= start <= end):
+                raise ConfigError(
+                    f"stale span ({number}, {start}, {end}): the chat has messages 0 to {self.count - 1}, "
+                    "and spans rise from 0"
+                )
+            role = "user" if number == self.first_user else "assistant"
+            idle: Message = {"role": role, "content": ""}  # type: ignore[typeddict-item]
+            known = self.messages.get(number, idle)
+            claim: Message = {**known, "stale": [*known.get("stale", ()), (start, end)]}
+            if "protect" in claim:
+                parts = [
+                    part for low, high in claim["protect"] for part in ((low, min(high, start)), (max(low, end), high))
+                ]
+                claim["protect"] = [(low, high) for low, high in parts if low < high]
+            self.messages[number] = claim
+            self._sizes.setdefault(number, 0)
+
+    def tidy(self, numbers: Collection[int]) -> None:
+        """Forget the claims of messages other than `numbers`, those of which nothing is stored any more."""
+        for number in [number for number in self.messages if number not in numbers]:
+            if number not in (self.first_user, self.count - 1):
+                del self.messages[number], self._sizes[number]
+
+    def _forget_idle(self, number: int) -> None:
+        """Drop the entry of a message that was the newest and claims nothing else."""
+        claim = self.messages.get(number)
+        if claim is not None and number != self.first_user and not claim.get("protect") and not claim.get("stale"):
+            del self.messages[number], self._sizes[number]
+
+    def copy(self) -> ChatClaims:
+        """An independent copy; single claims are never changed in place."""
+        return self.from_json([self.count, self.first_user, list(self.messages.items()), list(self._sizes.items())])
+
+    def to_json(self) -> list[Any]:
+        """Plain values for a file."""
+        return [self.count, self.first_user, list(self.messages.items()), list(self._sizes.items())]
+
+    @classmethod
+    def from_json(cls, values: list[Any]) -> ChatClaims:
+        """The claims that `to_json` described."""
+        claims = cls()
+        claims.count, claims.first_user = values[0], values[1]
+        claims.messages, claims._sizes = dict(values[2]), dict(values[3])
+        return claims
