@@ -2,6 +2,8 @@
 # make test      install, fetch the embedded model, lint, run the unit and integration tests
 # make test-fast unit tests only          make test-slow   the opt-in tests
 # make lint      ruff and mypy            make clean       remove the environment and the caches of tools
+# make bench     measure everything anew where it is not measured yet (about half an hour, nothing beside it), and
+#                write docs/results/replan.json and the tables of README.md; ARGS=--fresh measures all parts again
 # make readme    write the tables of README.md from docs/results
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -13,7 +15,7 @@ STAMP := $(VENV)/.installed
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-slow readme lint model venv clean
+.PHONY: demo test test-fast test-slow bench readme lint model venv clean
 
 demo: model
 	$(BIN)/erecap compare configs/demo.yaml
@@ -27,6 +29,11 @@ test-fast: $(STAMP)
 
 test-slow: model
 	$(BIN)/python -m pytest -m slow
+
+# The tables are written although a figure lies above its ceiling: then the target fails, and they show which.
+bench: model
+	status=0; $(BIN)/erecap bench all $(ARGS) || status=$$?; \
+	  $(BIN)/python -m erecap.report.readme; exit $$status
 
 readme: $(STAMP)
 	$(BIN)/python -m erecap.report.readme

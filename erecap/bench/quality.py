@@ -10,7 +10,8 @@ import torch
 
 from erecap.bench.history import wander
 from erecap.context.tokenize import render_prompt
-from erecap.decoding.flat import FlatDecoder
+from erecap.decoding.short import short_reads
+from erecap.errors import ConfigError
 from erecap.protocols import JsonRow
 from erecap.tokens import PruneConfig, attach
 from erecap.tokens.cache import PrunedCache
@@ -29,6 +30,9 @@ def weight_loss(model: Any, tokenizer: Any, weights: str, *, tokens: int, seed: 
     Returns:
         `agreement` (share of plan tokens with the same most probable token), `loss` and `reference_loss` (mean
         nats a token), `difference`, `n` (plan tokens), `weights`, `dtype` (of the model).
+
+    Raises:
+        ConfigError: the model's architecture is read only by the model itself, so that nothing can be compared.
     """
 
     def count(messages: Sequence[Any]) -> int:
@@ -64,7 +68,9 @@ def _logits(model: Any, weights: str, ids: Sequence[int], plans: Sequence[tuple[
     """For each plan `(start, end)`, logits `(end - start, vocab)` that predict its tokens."""
     config = model.config.get_text_config(decoder=True)
     cache = PrunedCache(PruneConfig(keep=1.0, stages=()), config.num_hidden_layers)
-    short = FlatDecoder(model, weights)  # type: ignore[arg-type]
+    short = short_reads(model, weights).decoder(CHUNK, decode=True)  # type: ignore[arg-type]
+    if short is None:
+        raise ConfigError(f"{type(model).__name__} decodes with its own weights only; use --decode-weights same")
     done = 0
     for start, end in plans:
         with attach(model, cache), torch.no_grad():

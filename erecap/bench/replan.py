@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from erecap.bench.callers import Call, algorithm_call, floor_call, floor_message, product_call, steady, stock_call
@@ -89,7 +89,8 @@ def measure(
             for repetition in range(bench.repetitions):
                 for (row, mode), call in calls.items():
                     collect()
-                    raw.append({"row": row, "length": length, "mode": mode, "repetition": repetition, **_raw(call())})
+                    head = {"row": row, "length": length, "mode": mode, "repetition": repetition}
+                    raw.append({**head, **_raw(call(), layers=row == "algorithm" and not repetition)})
                 say(f"history of {length} tokens: {repetition + 1} of {bench.repetitions} repetitions")
         del calls
     return raw
@@ -145,15 +146,10 @@ def _checked(bench: ReplanBench, model: Any) -> list[Mode]:
     return modes
 
 
-def with_published(bench: ReplanBench) -> ReplanBench:
-    """`bench` with all rows: what the results file is made of."""
-    return replace(bench, rows=ROW_NAMES)
-
-
-def _raw(generation: Generation) -> JsonRow:
+def _raw(generation: Generation, layers: bool) -> JsonRow:
     usage, timing = generation.usage, generation.timing
     told = timing.prefill_ms > 0  # the stock `generate` does not tell its phases apart
-    return {
+    row: JsonRow = {
         "total_ms": timing.total_ms,
         "prefill_ms": timing.prefill_ms if told else None,
         "decode_ms": timing.decode_ms if told else None,
@@ -164,8 +160,9 @@ def _raw(generation: Generation) -> JsonRow:
         # The first token comes from the prefill; every accepted draft saves a pass.
         "passes": usage.completion_tokens - 1 - usage.accepted_tokens if told else None,
         "kept_tokens": usage.kept_tokens,
-        "kept_per_layer": list(usage.kept_per_layer),
         "kv_bytes": usage.kv_bytes,
         "drafted_tokens": usage.drafted_tokens,
         "accepted_tokens": usage.accepted_tokens,
     }
+    # The same in every repetition, and long.
+    return {**row, "kept_per_layer": list(usage.kept_per_layer)} if layers else row

@@ -35,13 +35,15 @@ TARGETS: dict[str, Target] = {
     "R1a": Target("replan after 4,000 tokens, `full` over `erecap`", 15, "x"),
     "R1b": Target("replan after 7,500 tokens, `full` over `erecap`", 30, "x"),
     "R2": Target("replan over its floor, the worst length", 1.3, "x", at_least=False),
-    "R3": Target("flatness: replan after 7,500 tokens over replan after 1,000", 1.25, "x", at_least=False),
+    "R3": Target("replan after 7,500 tokens over replan after 1,000", 1.25, "x", at_least=False),
     "R4": Target("KV stored after 7,500 tokens, `erecap` over `reuse`", 0.15, "x", at_least=False),
-    "R5": Target("plan tokens as after a fresh read of what is kept, beyond the window minus before it", -2, "points"),
+    "R5": Target(
+        "plan tokens as after a fresh read of what is kept, beyond the window minus before it, in points", -2, "points"
+    ),
     "R6": Target("cold prefill of 4,096 tokens at keep 0.7, share of its FLOP ceiling", 0.9, "x"),
     "R7": Target("decoding a plan that repeats part of the old one, drafted over plain", 2, "x"),
     "R8": Target("replan after 7,500 tokens, llama.cpp with its prompt cache over `erecap`", 3, "x"),
-}  # fmt: skip
+}
 ROWS = ("algorithm", "product")  # the same precision and plain decoding everywhere; each side at its best
 FIELDS = ("id", "target", "measured", "low", "high", "unit", "n", "holds", "command", "machine", "date", "row", "note")
 

@@ -1,0 +1,68 @@
+"""The tables of README.md: targets beside what was measured, and plainly said where that falls short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from erecap.bench import results as bench
+from erecap.report.readme import TARGETS, filled, replan_table
+
+ABOUT = {"command": "erecap bench all", "machine": {"cpu": "a processor", "threads": 2}, "date": "2026-01-31"}
+
+
+def results() -> dict[str, Any]:
+    rows = [
+        bench.result_row("R1a", bench.Figure(5.4321, 5, 6, 5), ABOUT, row="algorithm", note="far from the floor"),
+        bench.result_row("R1a", bench.Figure(16, 15.5, 17, 5), ABOUT, row="product"),
+        bench.result_row("R2", bench.Figure(1.1, 1, 1.2, 5), ABOUT, row="algorithm"),
+    ]
+    calls = [
+        {"row": row, "length": length, "mode": mode, "total_ms": length * factor}
+        for length in (4000, 7500)
+        for row, mode, factor in [
+            ("algorithm", "full", 3.0),
+            ("algorithm", "floor", 0.5),
+            ("product", "full", 2.5),
+            ("product", "floor", 0.25),
+            *([("hf", "hf", 4.0)] if length > 4000 else []),
+        ]
+    ]
+    settings = {"new_tokens": 100, "plan_tokens": 32, "repetitions": 5, "kv_tokens": 1024}
+    model = {"name": "tiny", "dtype": "float32"}
+    part = {"settings": settings, "date": "2026-01-31", "model": model, "summary": {"calls": calls}}
+    return {"rows": rows, "machine": {"threads": 2}, "parts": {"replan": part}}
+
+
+def test_every_target_is_named_as_the_benchmark_has_it() -> None:
+    assert TARGETS == {name: (target.what, str(target)) for name, target in bench.TARGETS.items()}
+
+
+def test_target_and_measured_side_by_side() -> None:
+    lines = replan_table(results()).splitlines()
+    by_id = {line.split()[1]: line for line in lines if line.startswith("| R")}
+    assert by_id["R1a"].endswith("| >= 15 | 5.43 (5 to 6) **short** | 16 (15.5 to 17) |")
+    assert by_id["R2"].endswith("| <= 1.3 | 1.1 (1 to 1.2) | – |")
+    assert by_id["R8"].endswith("| >= 3 | – | not measured |") and by_id["R5"].endswith("| >= -2 | not measured | – |")
+    assert "- R1a, algorithm: far from the floor." in lines
+
+
+def test_seconds_by_length_in_all_rows() -> None:
+    lines = replan_table(results()).splitlines()
+    assert "| history | `full` | floor | `full`, product | floor, product | stock `generate` |" in lines
+    assert "| 4,000 | 12.00 | 2.00 | 10.00 | 1.00 | – |" in lines
+    assert "| 7,500 | 22.50 | 3.75 | 18.75 | 1.88 | 30.00 |" in lines
+
+
+def test_only_the_marked_blocks_change(tmp_path: Path) -> None:
+    from erecap.files import write_json
+
+    root = Path(__file__).parents[2]
+    (tmp_path / "demo.json").write_text((root / "docs" / "results" / "demo.json").read_text())
+    write_json(tmp_path / "replan.json", results())
+    text = "before\n<!-- results:replan -->\nworn out\n<!-- /results:replan -->\nafter\n"
+    new = filled(text, tmp_path)
+    assert new.startswith("before\n<!-- results:replan -->\nEach figure") and new.endswith(
+        "<!-- /results:replan -->\nafter\n"
+    )
+    assert "worn out" not in new and filled(new, tmp_path) == new
