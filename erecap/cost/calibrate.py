@@ -12,6 +12,7 @@ from typing import Any, Literal
 from erecap.cost.fitting import fit_non_negative, relative_errors
 from erecap.cost.model import CostModel, decode_features, edit_features, prefill_features
 from erecap.cost.workload import Workload
+from erecap.decoding.short import FLAT_TOKENS
 from erecap.errors import ConfigError
 
 Kind = Literal["prefill", "decode", "evict", "splice"]
@@ -24,11 +25,11 @@ class Grid:
     """Sizes that are timed, in tokens. The held-out ones are not fitted to, and share no size with the others."""
 
     stored: tuple[int, ...] = (4096, 2048, 1024, 256, 0)
-    new: tuple[int, ...] = (8, 32, 128, 512)
-    passes: tuple[int, ...] = (1, 3, 9)
+    new: tuple[int, ...] = (8, 32, 128, 160, 512)
+    passes: tuple[int, ...] = (1, 3, 9, 24)
     held_out_stored: tuple[int, ...] = (3000, 1500, 600)
     held_out_new: tuple[int, ...] = (16, 64, 200, 400)
-    held_out_passes: tuple[int, ...] = (1, 2, 6)
+    held_out_passes: tuple[int, ...] = (1, 2, 6, 20)
     rounds: int = 5  # times that each size is timed, fewer where `seconds` are over
     least_rounds: int = 3
     seconds: float = 40.0  # no further round begins after that
@@ -166,25 +167,39 @@ def calibrate(
     )
 
 
-def fit(points: Sequence[Point], chunk: int = CostModel.chunk) -> CostModel:
+def fit(points: Sequence[Point], chunk: int = CostModel.chunk, short: int = FLAT_TOKENS) -> CostModel:
     """The cost model of the points that are not held out.
+
+    Args:
+        chunk: tokens that prefill reads at once.
+        short: tokens up to which a chunk is read the short way.
 
     Raises:
         ValueError: no points of prefill or of decode.
     """
 
-    def solve(kind: Kind, features: Callable[[Point], tuple[float, ...]]) -> tuple[float, ...]:
-        own = [point for point in points if point.kind == kind and not point.held_out]
-        if not own and kind in ("evict", "splice"):
-            return (0.0, 0.0)
+    def chosen(kind: Kind) -> list[Point]:
+        return [point for point in points if point.kind == kind and not point.held_out]
+
+    def solve(own: Sequence[Point], features: Callable[[Point], tuple[float, ...]]) -> tuple[float, ...]:
         return fit_non_negative([features(point) for point in own], [point.ms for point in own])
 
+    def of_chunk(point: Point) -> tuple[float, ...]:
+        return prefill_features(point.tokens, point.kv)
+
+    edits = {kind: chosen(kind) for kind in ("evict", "splice")}
+    few = [point for point in chosen("prefill") if point.tokens <= short]
+    many = [point for point in chosen("prefill") if point.tokens > short]
     return CostModel(
-        prefill=solve("prefill", lambda point: prefill_features(point.tokens, point.kv)),
-        decode=solve("decode", lambda point: decode_features(point.tokens, point.kv)),
-        evict=solve("evict", lambda point: edit_features(point.kv)),
-        splice=solve("splice", lambda point: edit_features(point.kv)),
+        prefill=solve(many or few, of_chunk),
+        prefill_short=solve(few, of_chunk) if few and many else None,
+        short=short if few and many else 0,
+        decode=solve(chosen("decode"), lambda point: decode_features(point.tokens, point.kv)),
         chunk=chunk,
+        **{
+            kind: solve(own, lambda point: edit_features(point.kv)) if own else (0.0, 0.0)
+            for kind, own in edits.items()
+        },
     )
 
 

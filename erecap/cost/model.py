@@ -2,27 +2,30 @@
 
 A chunk of `n` new tokens on top of `kv` stored ones costs
 
-    a + b*n + c*max(n - SHORT, 0) + d*kv + e*n*(kv + n/2)
+    a + b*n + c*max(n - SOME, 0) + d*kv + e*n*(kv + n/2)
 
 `a` is reading the weights, `b` matrix products, `d` what is done once with everything stored (copies, masks), `e`
 attention, whose query i meets kv + i keys. While the weights are being read, products of few rows are nearly free:
-hence `c`. A pass of decoding reads `q` tokens, one or a drafted few. One token needs no mask and no copies of keys for
-grouped heads, so a pass of several has a cost per stored token of its own:
+hence `c`. Sessions read short chunks by other code than long ones, so each kind has coefficients of its own.
 
-    d + e*kv + f*kv*[q > 1] + g*(q - 1) + h*(q - 1)*(kv + q/2)
+A pass of decoding reads `q` tokens, one or a drafted few. One token needs no mask, so a pass of several may have a cost
+per stored token of its own; and packed weights serve short passes only:
+
+    d + e*kv + f*kv*[q > 1] + g*(q - 1) + h*(q - 1)*(kv + q/2) + i*[q > PACKED]
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-SHORT = 32  # tokens of a chunk from which on reading the weights hides no more arithmetic
+SOME = 32  # tokens of a chunk from which on reading the weights hides no more arithmetic
+PACKED = 16  # longest pass that packed weights serve (erecap.decoding.short; a test compares the two)
 
 # One coefficient each, in this order; all in ms per unit.
 PREFILL_TERMS = (
     "per chunk of prefill",
     "per new token",
-    f"more per new token beyond the first {SHORT} of a chunk",
+    f"more per new token beyond the first {SOME} of a chunk",
     "per stored token, once a chunk",
     "per new token and token that it meets",
 )
@@ -32,6 +35,7 @@ DECODE_TERMS = (
     "more per stored token, once a pass of several tokens",
     "per further token of a pass",
     "per further token and token that it meets",
+    f"more for a pass of over {PACKED} tokens",
 )
 EVICT_TERMS = ("per eviction", "per token stored before it")
 SPLICE_TERMS = ("per splice", "per token stored")
@@ -39,13 +43,13 @@ SPLICE_TERMS = ("per splice", "per token stored")
 
 def prefill_features(new: float, kv: float) -> tuple[float, ...]:
     """What the coefficients of `PREFILL_TERMS` are multiplied with, for one chunk."""
-    return (1.0, new, max(new - SHORT, 0), kv, new * (kv + new / 2))
+    return (1.0, new, max(new - SOME, 0.0), kv, new * (kv + new / 2))
 
 
 def decode_features(tokens: float, kv: float) -> tuple[float, ...]:
     """What the coefficients of `DECODE_TERMS` are multiplied with, for one pass; a mean of tokens may be broken."""
     further = tokens - 1
-    return (1.0, kv, min(further, 1.0) * kv, further, further * (kv + tokens / 2))
+    return (1.0, kv, min(further, 1.0) * kv, further, further * (kv + tokens / 2), float(tokens > PACKED))
 
 
 def edit_features(kv: float) -> tuple[float, ...]:
@@ -64,14 +68,18 @@ class CostModel:
         ValueError: a negative coefficient, or not as many as there are terms.
     """
 
-    prefill: tuple[float, ...]  # ms, in the order of PREFILL_TERMS
+    prefill: tuple[float, ...]  # ms, in the order of PREFILL_TERMS, for chunks of more than `short` tokens
     decode: tuple[float, ...]  # ms, in the order of DECODE_TERMS
     evict: tuple[float, ...] = (0.0, 0.0)  # ms, in the order of EVICT_TERMS
     splice: tuple[float, ...] = (0.0, 0.0)  # ms, SPLICE_TERMS; 0 for a model whose keys cannot be moved
+    prefill_short: tuple[float, ...] | None = None  # the same for the shorter chunks; None: as the longer ones
+    short: int = 0  # tokens of the longest short chunk
     chunk: int = 512  # tokens that prefill reads at once
 
     def __post_init__(self) -> None:
         named = {"prefill": PREFILL_TERMS, "decode": DECODE_TERMS, "evict": EVICT_TERMS, "splice": SPLICE_TERMS}
+        if self.prefill_short is not None:
+            named["prefill_short"] = PREFILL_TERMS
         for name, terms in named.items():
             values = getattr(self, name)
             if len(values) != len(terms) or not all(0 <= value < float("inf") for value in values):
@@ -92,12 +100,16 @@ class CostModel:
         total, left = 0.0, new
         while left > 0:
             part = min(left, self.chunk)
-            total += _product(self.prefill, prefill_features(part, kv))
+            total += _product(self._prefill_of(part), prefill_features(part, kv))
             left -= part
             kv += part
             if left > 0 and budget is not None:
                 kv = min(kv, budget)
         return total, kv
+
+    def _prefill_of(self, tokens: int) -> tuple[float, ...]:
+        short = self.prefill_short is not None and tokens <= self.short
+        return self.prefill_short if short else self.prefill  # type: ignore[return-value]
 
     def predict_pass(self, tokens: float, kv: float) -> float:
         """One pass that reads `tokens` tokens as decoding does, all of whose logits are wanted."""

@@ -7,37 +7,15 @@ call really took comes back through `observe`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
+from erecap.cost.call import CallCost, State
 from erecap.cost.model import CostModel
 from erecap.protocols import Action, Decision
 
 SLOWEST, FASTEST = 4.0, 0.25  # bounds of the ratio of actual to predicted times
 LEARNING = 0.2  # weight of the newest call in that ratio
 READ_AGAIN_BELOW = 0.25  # stored share of the chat below which a rewritten chat is worth reading anew
-
-
-@dataclass(frozen=True)
-class State:
-    """What is known when a replanning call begins, in tokens."""
-
-    kv: int  # stored by the fullest layer
-    new: int  # of the chat, to be read in this call
-    rewritten: int = 0  # read earlier and given up, because the chat before them changed
-    positions: int = 0  # position of the next token
-    plan_tokens: int = 32  # that the call will probably generate
-    old_plan_tokens: int = 0  # of the old plan that is not executed yet; 0: nothing is left to verify
-    trigger: str | None = None  # why a plan is asked for; named in the reason where the call is put off or saved
-    protected: int = 0  # stored tokens that no eviction may take
-    chat: int | None = None  # of the whole chat; None: not known, and then it is never read anew
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, int) and value < 0:
-                raise ValueError(f"State.{name} cannot be negative, got {value}")
-        if self.chat is not None and self.chat < self.new:
-            raise ValueError(f"State.chat ({self.chat}) cannot be less than State.new ({self.new})")
 
 
 class Scheduler:
@@ -138,15 +116,16 @@ class Scheduler:
         action, target, why = self._forced(state)
         if self.cost is None:
             return Decision(action, f"{why}; there is no calibrated cost model, so nothing is predicted"), target
-        takes = self._call_ms(state, target)
+        call = CallCost(self.cost, state, self.budget_tokens, self.window, self.ratio)
+        takes = call.ms(target)
         if action == "append":
-            again = self._read_again(state, takes)
+            again = self._read_again(call, takes)
             if again is not None:
                 return again, state.kv
         if self.deadline_ms is not None and takes > self.deadline_ms:
-            return self._late(state, action, target, why, takes)
+            return self._late(call, self.deadline_ms, Decision(action, why, takes), target)
         if action == "append":
-            return self._economy(state, why, takes)
+            return self._economy(call, why, takes)
         return Decision(action, f"{why}; the call is predicted to take {_ms(takes)}", takes), target
 
     def _forced(self, state: State) -> tuple[Literal["append", "evict", "splice"], int, str]:
@@ -157,8 +136,8 @@ class Scheduler:
         over = self.budget_tokens is not None and state.kv + coming > self.budget_tokens
         if self.budget_tokens is not None and over:
             limits += [self._watermark, self.budget_tokens - coming]
-        if self._window_full(state):
-            target = _within(min(*limits, self.window - coming), state)
+        if state.passes(self.window):
+            target = state.within(min(*limits, self.window - coming))
             close = "positions are closed up"
             if target < state.kv:
                 close = f"tokens are evicted down to {target:,} and {close}"
@@ -170,72 +149,67 @@ class Scheduler:
         if not over:
             room = "there is no budget" if self.budget_tokens is None else f"the budget is {self.budget_tokens:,}"
             return "append", state.kv, f"{state.kv:,} tokens are stored and {room}"
-        target = _within(min(limits), state)
+        target = state.within(min(limits))
         exceed = f"{state.kv:,} stored, {words} exceed the budget of {self.budget_tokens:,}"
         if target == state.kv:
             return "append", target, f"{exceed}, but nothing stored may be evicted before they are read"
         return "evict", target, f"{exceed}, so tokens are evicted down to {target:,}"
 
-    def _late(
-        self, state: State, action: Literal["append", "evict", "splice"], target: int, why: str, takes: float
-    ) -> tuple[Decision, int]:
-        """What is done where the call as it stands is predicted to miss the deadline."""
-        assert self.deadline_ms is not None
-        limit = f"the deadline is {_ms(self.deadline_ms)}"
-        begin = f"{why}; the call would take {_ms(takes)} and {limit}"
-        edit: Literal["evict", "splice"] = "splice" if action == "splice" else "evict"
-        lowest = _within(0, state)
-        deeper = self._deepest_needed(state, lowest, target)
+    def _late(self, call: CallCost, deadline: float, forced: Decision, target: int) -> tuple[Decision, int]:
+        """What is done where the call as it stands, `forced`, is predicted to miss the deadline."""
+        state, takes = call.state, forced.predicted_ms or 0.0
+        begin = f"{forced.reason}; the call would take {_ms(takes)} and the deadline is {_ms(deadline)}"
+        edit: Action = "splice" if forced.action == "splice" else "evict"
+        lowest = state.within(0)
+        deeper = call.most_stored(deadline, lowest, target)
         if deeper is not None:
-            ms = self._call_ms(state, deeper)
+            ms = call.ms(deeper)
             return Decision(edit, f"{begin}: with tokens evicted down to {deeper:,} it takes {_ms(ms)}", ms), deeper
-        verify = self._verify_ms(state)
+        verify = call.verify_ms() if self.reuse_plan and state.old_plan_tokens else None
         after = f" after trigger '{state.trigger}'" if state.trigger else ""
-        plan = f"verifying the {state.old_plan_tokens:,} tokens left of the old plan{after}"
-        if verify is not None and verify <= self.deadline_ms:
+        if verify is not None and verify <= deadline:
+            plan = f"verifying the {state.old_plan_tokens:,} tokens left of the old plan{after}"
             return Decision("reuse-plan", f"{begin}: {plan} takes {_ms(verify)}", verify), state.kv
         if self.may_defer and not self._deferred:
             return Decision("defer", f"{begin}, which nothing meets: the call{after} is put off", 0.0), state.kv
-        choices: list[tuple[float, Action, int]] = [(takes, action, target)]
+        choices: list[tuple[float, Action, int]] = [(takes, forced.action, target)]
         if lowest < target:
-            choices.append((self._call_ms(state, lowest), edit, lowest))
+            choices.append((call.ms(lowest), edit, lowest))
         if verify is not None:
             choices.append((verify, "reuse-plan", state.kv))
         ms, cheapest, target = min(choices, key=lambda choice: choice[0])
         reason = f"{begin}, which nothing meets: {cheapest} is the cheapest with {_ms(ms)}"
         return Decision(cheapest, reason, ms), target
 
-    def _economy(self, state: State, why: str, takes: float) -> tuple[Decision, int]:
+    def _economy(self, call: CallCost, why: str, takes: float) -> tuple[Decision, int]:
         """Evict although nothing forces it, if that saves more than it costs."""
-        assert self.cost is not None
+        state = call.state
         plain = Decision("append", f"{why}; the call is predicted to take {_ms(takes)}", takes)
         coming = state.new + state.plan_tokens
         if self.budget_tokens is None or coming == 0:
             return plain, state.kv
-        target = _within(self._watermark, state)
+        target = state.within(self._watermark)
         if target == state.kv:
             return plain, state.kv
         if self._since_eviction is not None and self._since_eviction < self.cooldown:
             return plain, state.kv
         # After that the budget forces an eviction anyway, so that nothing more is saved.
         calls = min(self.horizon, max(1, (self.budget_tokens - state.kv) // coming))
-        price = self.ratio * self.cost.predict_evict(state.kv)
-        saved = calls * (self._bare_ms(state, state.kv) - self._bare_ms(state, target))
+        price, saved = call.evict_ms(), calls * (call.bare_ms(state.kv) - call.bare_ms(target))
         figures = f"costs {_ms(price)} and saves {_ms(saved)} over {calls} call{'s' if calls > 1 else ''}"
         evicting = f"evicting {state.kv - target:,} of {state.kv:,} stored tokens {figures}"
-        ms = self._call_ms(state, target)
+        ms = call.ms(target)
         if saved > price and (self.deadline_ms is None or ms <= self.deadline_ms):
             return Decision("evict", f"{evicting}; the call is predicted to take {_ms(ms)}", ms), target
         reason = f"{evicting}, so nothing is evicted; the call is predicted to take {_ms(takes)}"
         return Decision("append", reason, takes), state.kv
 
-    def _read_again(self, state: State, takes: float) -> Decision | None:
+    def _read_again(self, call: CallCost, takes: float) -> Decision | None:
         """Read the whole chat on an empty cache, after a rewrite, where that is cheaper or brings back much."""
-        chat = state.chat
-        if self.cost is None or chat is None or not state.rewritten or chat + state.plan_tokens > self.window:
+        state, chat = call.state, call.state.chat
+        if chat is None or not state.rewritten or chat + state.plan_tokens > self.window:
             return None
-        ms = self.cost.predict_replan(chat, 0, state.plan_tokens, budget=self.budget_tokens)
-        ms = self.ratio * (ms + self._closing_ms(chat + state.plan_tokens))
+        ms = call.read_again_ms(chat)
         if self.deadline_ms is not None and ms > self.deadline_ms:
             return None
         begin = f"the chat was rewritten under {state.rewritten:,} tokens read before"
@@ -249,64 +223,10 @@ class Scheduler:
             return Decision("re-read", f"{begin} and {share}; {figures}", ms)
         return None
 
-    # Predictions ------------------------------------------------------------------------------------------
-
     @property
     def _watermark(self) -> int:
         assert self.budget_tokens is not None
         return int(self.low_watermark * self.budget_tokens)
-
-    def _window_full(self, state: State) -> bool:
-        return state.positions + state.new + state.plan_tokens > self.window
-
-    def _bare_ms(self, state: State, kv: int) -> float:
-        """The call on top of `kv` stored tokens, without edits."""
-        assert self.cost is not None
-        ms = self.cost.predict_replan(state.new, kv, state.plan_tokens, budget=self.budget_tokens)
-        return self.ratio * ms
-
-    def _call_ms(self, state: State, target: int) -> float:
-        """The call with everything that goes with it, if stored tokens are first evicted down to `target`."""
-        assert self.cost is not None
-        edits = self.cost.predict_evict(state.kv) if target < state.kv else 0.0
-        if self._window_full(state):
-            edits += self.cost.predict_splice(target)
-        edits += self._closing_ms(target + state.new + state.plan_tokens)
-        return self._bare_ms(state, target) + self.ratio * edits
-
-    def _closing_ms(self, stored: int) -> float:
-        """What a session spends at the end of a call to come back to its budget; not scaled."""
-        assert self.cost is not None
-        over = self.budget_tokens is not None and stored > self.budget_tokens
-        return self.cost.predict_evict(stored) if over else 0.0
-
-    def _verify_ms(self, state: State) -> float | None:
-        """Verifying the old plan; None where that is not allowed, or nothing is left of it."""
-        if self.cost is None or not self.reuse_plan or not state.old_plan_tokens:
-            return None
-        ms = self.cost.predict_verify(state.new, state.kv, state.old_plan_tokens, budget=self.budget_tokens)
-        if state.positions + state.new + state.old_plan_tokens > self.window:
-            ms += self.cost.predict_splice(state.kv)
-        return self.ratio * (ms + self._closing_ms(state.kv + state.new))
-
-    def _deepest_needed(self, state: State, lowest: int, below: int) -> int | None:
-        """The most stored tokens, from `lowest` to `below - 1`, with which the call meets the deadline; None: none."""
-        assert self.deadline_ms is not None
-        if lowest >= below or self._call_ms(state, lowest) > self.deadline_ms:
-            return None
-        fits, over = lowest, below
-        while over - fits > 1:
-            middle = (fits + over) // 2
-            if self._call_ms(state, middle) <= self.deadline_ms:
-                fits = middle
-            else:
-                over = middle
-        return fits
-
-
-def _within(target: int, state: State) -> int:
-    """`target`, but at least what is protected and at most what is stored."""
-    return min(state.kv, max(target, state.protected, 0))
 
 
 def _ms(milliseconds: float) -> str:

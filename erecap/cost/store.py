@@ -74,10 +74,11 @@ def load_cost_model(key: CostKey, path: Path | None = None) -> CostModel | None:
         raise ConfigError(f"{source.name}: cost model of format {content['format']!r}, allowed is {FORMAT}; {_AGAIN}")
     _same_key(source.name, content.get("key"), key)
     try:
-        model = dict(content["model"])
-        chunk = int(model.pop("chunk"))
-        parts = {name: tuple(float(value) for value in values) for name, values in model.items()}
-        return CostModel(**parts, chunk=chunk)  # type: ignore[arg-type]
+        parts = {
+            name: tuple(map(float, values)) if isinstance(values, list) else values
+            for name, values in content["model"].items()
+        }
+        return CostModel(**parts)  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{source.name}: damaged cost model ({error}); {_AGAIN}") from error
 

@@ -17,16 +17,18 @@ BUSY = 0.25  # repeated steps that differ by more were disturbed
 
 def in_words(cost: CostModel) -> Iterator[str]:
     """One line a coefficient that is not 0, the smaller ones in microseconds or nanoseconds."""
+    long = f"prefill, over {cost.short} tokens" if cost.prefill_short is not None else "prefill"
     named = (
-        ("prefill", cost.prefill, PREFILL_TERMS),
+        (long, cost.prefill, PREFILL_TERMS),
+        (f"prefill, to {cost.short} tokens", cost.prefill_short or (), PREFILL_TERMS),
         ("decode", cost.decode, DECODE_TERMS),
         ("evict", cost.evict, EVICT_TERMS),
         ("splice", cost.splice, SPLICE_TERMS),
     )
     for kind, values, terms in named:
-        for value, term in zip(values, terms, strict=True):
+        for value, term in zip(values, terms, strict=False):
             if value:
-                yield f"{kind:<8}{_time(value):>9} {term}"
+                yield f"{kind:<25}{_time(value):>9} {term}"
 
 
 def error_table(calibration: Calibration) -> Table:

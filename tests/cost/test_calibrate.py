@@ -75,7 +75,7 @@ def test_keys_that_cannot_be_moved_have_no_cost_of_a_splice(monkeypatch: pytest.
 
 
 def test_held_out_points_are_not_fitted_to() -> None:
-    true = CostModel((40, 1.2, 0.3, 0.01, 2e-4), (15, 0.004, 0.003, 1.1, 1e-4))
+    true = CostModel((40, 1.2, 0.3, 0.01, 2e-4), (15, 0.004, 0.003, 1.1, 1e-4, 0))
     points = [
         Point("prefill", n, kv, False, true.predict_prefill(n, kv), 1, 1) for n in (8, 32, 128, 512) for kv in (0, 999)
     ]
@@ -134,7 +134,7 @@ def test_wrong_weights_are_one_line(
 
 
 def test_a_disturbed_calibration_is_called_so() -> None:
-    quiet = Calibration(CostModel((1.0,) * 5, (1.0,) * 5), {}, (), rounds=3, seconds=40.0, noise=BUSY)
+    quiet = Calibration(CostModel((1.0,) * 5, (1.0,) * 6), {}, (), rounds=3, seconds=40.0, noise=BUSY)
     assert disturbance(quiet) is None
     assert "differ by 50%" in (disturbance(replace(quiet, noise=0.5)) or "")
 

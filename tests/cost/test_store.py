@@ -15,7 +15,8 @@ from erecap.cost.store import cost_path, load_cost_model, save_cost_model
 from erecap.errors import ConfigError
 from tests.tokens.models import tiny
 
-COST = CostModel((40, 1.2, 0.3, 0.01, 2e-4), (15, 0.004, 0.003, 1.1, 1e-4), (1, 0.01), (2, 0.06), chunk=256)
+COST = CostModel((40, 1.2, 0.3, 0.01, 2e-4), (15, 0.004, 0.003, 1.1, 1e-4, 0), (1, 0.01), (2, 0.06), chunk=256)
+BOTH = replace(COST, prefill_short=(10.0, 1.0, 0.0, 0.0, 0.0), short=128)
 FOUND = Calibration(
     COST, {"prefill": KindError(0.04, 0.1, 12)}, (Point("prefill", 8, 0, False, 1.5, 1.0, 2.0),), 3, 41.0, 0.05
 )
@@ -32,6 +33,8 @@ def test_round_trip() -> None:
     path = save_cost_model(KEY, FOUND)
     assert path == cost_path(KEY) and path.parent.name == "cost"
     assert load_cost_model(KEY) == COST
+    save_cost_model(KEY, replace(FOUND, cost=BOTH))
+    assert load_cost_model(KEY) == BOTH
     # Another setting has a file of its own.
     assert load_cost_model(replace(KEY, threads=1)) is None
     assert load_cost_model(replace(KEY, decode_weights="int4")) is None
