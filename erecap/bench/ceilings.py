@@ -15,7 +15,7 @@ from erecap.bench.results import Figure
 from erecap.cost.flops import ModelShape, attention_scorer_flops, schedule_ceiling, time_weighted_ceiling
 from erecap.protocols import JsonRow
 
-SHARE_RUNS = 2  # prefills that are timed for attention's share
+SHARE_RUNS = 1  # prefills that are timed for attention's share, which scatters little
 
 
 def shape_of(model: Any) -> ModelShape:
