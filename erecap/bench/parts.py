@@ -14,7 +14,7 @@ from erecap.bench.memory import peak_growth
 from erecap.bench.prefill import MODES, PrefillBench, prefill_bench, prefill_rows, prefill_summary
 from erecap.bench.repeated import repeated_rows, repeated_summary
 from erecap.bench.replan import ROW_NAMES, ReplanBench, replan_bench
-from erecap.bench.replan_summary import ceilings, replan_rows, summarise
+from erecap.bench.replan_summary import below_floor, ceilings, replan_rows, summarise
 from erecap.bench.results import merge_rows, rounded
 from erecap.errors import RunError
 from erecap.files import write_json
@@ -81,7 +81,7 @@ def _replan(settings: ReplanBench, model: Any, tokenizer: Any, about: JsonRow, s
         },
         "raw": raw,
         "rows": replan_rows(raw, about, quality),
-        "faults": [fault_line(entry) for entry in bounds if entry["fault"]],
+        "faults": [*(fault_line(entry) for entry in bounds if entry["fault"]), *below_floor(raw)],
     }
 
 

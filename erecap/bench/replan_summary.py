@@ -86,6 +86,22 @@ def ceilings(raw: Raw, shape: Mapping[str, int], shares: Mapping[str, float | No
     return found
 
 
+def below_floor(raw: Raw) -> list[str]:
+    """One line for each mode and length of the algorithm row that is faster than its floor in every repetition.
+
+    That cannot be, so something was measured wrongly. In the product row the floor is scaled, and is no bound.
+    """
+    lines = []
+    for length, mode in dict.fromkeys((r["length"], r["mode"]) for r in raw if r["row"] == "algorithm"):
+        own, floor = _of(raw, "algorithm", length, mode), _of(raw, "algorithm", length, FLOOR)
+        if mode == FLOOR or not floor:
+            continue
+        figure = ratio(_column(own, "total_ms"), _column(floor, "total_ms"))
+        if figure.high < 1:
+            lines.append(f"{mode} after {length:,} tokens takes {figure.value:.2f} times its floor, which cannot be")
+    return lines
+
+
 def replan_rows(raw: Raw, about: JsonRow, quality: JsonRow | None = None) -> list[JsonRow]:
     """The rows R1a, R1b, R2, R3 and R4, as far as the lengths and modes that they need were measured."""
     rows = []

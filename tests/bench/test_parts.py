@@ -16,7 +16,7 @@ from erecap.bench.parts import PUBLISHED, play, play_all, publish
 from erecap.bench.prefill import MODES, PrefillBench, prefill_bench, prefill_call
 from erecap.bench.repeated import repeats
 from erecap.bench.replan import ReplanBench
-from erecap.bench.replan_summary import ceilings, replan_rows
+from erecap.bench.replan_summary import below_floor, ceilings, replan_rows
 from erecap.bench.results import Figure
 from erecap.bench.tables import tables_of
 from erecap.errors import ConfigError, RunError
@@ -209,6 +209,9 @@ def test_the_figures_with_targets() -> None:
     # 11 passes against the floor's 31: of its 2,002 ms only the prefill and 11 / 31 of the decoding count.
     assert rows["R2", "product"]["measured"] == pytest.approx(2277 / (102 + 1900 * 11 / 31), rel=1e-2)
     assert replan_rows([row for row in raw if row["length"] == 2000], ABOUT) == []
+    assert below_floor(raw) == []
+    fast = [*rows_of("algorithm", 1000, "erecap", 1900), *rows_of("algorithm", 1000, "floor", 2000)]
+    assert below_floor(fast) == ["erecap after 1,000 tokens takes 0.95 times its floor, which cannot be"]
 
 
 def test_parts_go_on_where_they_were_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
