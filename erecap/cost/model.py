@@ -9,9 +9,9 @@ attention, whose query i meets kv + i keys. While the weights are being read, pr
 hence `c`. Sessions read short chunks by other code than long ones, so each kind has coefficients of its own.
 
 A pass of decoding reads `q` tokens, one or a drafted few. One token needs no mask, so a pass of several may have a cost
-per stored token of its own; and packed weights serve short passes only:
+per stored token of its own; other kernels take over from three rows on; and packed weights serve short passes only:
 
-    d + e*kv + f*kv*[q > 1] + g*(q - 1) + h*(q - 1)*(kv + q/2) + i*[q > PACKED]
+    d + e*kv + f*kv*[q > 1] + g*[q > 2] + h*[q > PACKED] + i*(q - 1) + j*(q - 1)*(kv + q/2)
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ DECODE_TERMS = (
     "per pass of decoding",
     "per stored token, once a pass",
     "more per stored token, once a pass of several tokens",
+    "more for a pass of over 2 tokens",
+    f"more for a pass of over {PACKED} tokens",
     "per further token of a pass",
     "per further token and token that it meets",
-    f"more for a pass of over {PACKED} tokens",
 )
 EVICT_TERMS = ("per eviction", "per token stored before it")
 SPLICE_TERMS = ("per splice", "per token stored")
@@ -49,7 +50,8 @@ def prefill_features(new: float, kv: float) -> tuple[float, ...]:
 def decode_features(tokens: float, kv: float) -> tuple[float, ...]:
     """What the coefficients of `DECODE_TERMS` are multiplied with, for one pass; a mean of tokens may be broken."""
     further = tokens - 1
-    return (1.0, kv, min(further, 1.0) * kv, further, further * (kv + tokens / 2), float(tokens > PACKED))
+    masked, several = min(further, 1.0), min(max(tokens - 2, 0.0), 1.0)
+    return (1.0, kv, masked * kv, several, float(tokens > PACKED), further, further * (kv + tokens / 2))
 
 
 def edit_features(kv: float) -> tuple[float, ...]:

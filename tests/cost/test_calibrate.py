@@ -75,11 +75,13 @@ def test_keys_that_cannot_be_moved_have_no_cost_of_a_splice(monkeypatch: pytest.
 
 
 def test_held_out_points_are_not_fitted_to() -> None:
-    true = CostModel((40, 1.2, 0.3, 0.01, 2e-4), (15, 0.004, 0.003, 1.1, 1e-4, 0))
+    true = CostModel((40, 1.2, 0.3, 0.01, 2e-4), (15, 0.004, 0.003, 0, 0, 1.1, 1e-4))
     points = [
         Point("prefill", n, kv, False, true.predict_prefill(n, kv), 1, 1) for n in (8, 32, 128, 512) for kv in (0, 999)
     ]
-    points += [Point("decode", n, kv, False, true.predict_pass(n, kv), 1, 1) for n in (1, 3, 9) for kv in (0, 99, 999)]
+    points += [
+        Point("decode", n, kv, False, true.predict_pass(n, kv), 1, 1) for n in (1, 3, 9, 24) for kv in (0, 99, 999)
+    ]
     wrong = Point("decode", 2, 500, True, 2 * true.predict_pass(2, 500), 1, 1)
     found = fit([*points, wrong])
     assert found.decode == pytest.approx(true.decode, rel=1e-3)
@@ -134,7 +136,7 @@ def test_wrong_weights_are_one_line(
 
 
 def test_a_disturbed_calibration_is_called_so() -> None:
-    quiet = Calibration(CostModel((1.0,) * 5, (1.0,) * 6), {}, (), rounds=3, seconds=40.0, noise=BUSY)
+    quiet = Calibration(CostModel((1.0,) * 5, (1.0,) * 7), {}, (), rounds=3, seconds=40.0, noise=BUSY)
     assert disturbance(quiet) is None
     assert "differ by 50%" in (disturbance(replace(quiet, noise=0.5)) or "")
 

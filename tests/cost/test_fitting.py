@@ -9,7 +9,7 @@ import pytest
 from erecap.cost.fitting import fit_non_negative, relative_errors
 from erecap.cost.model import CostModel, decode_features, prefill_features
 
-TRUE = CostModel(prefill=(40.0, 1.2, 0.3, 0.01, 2e-4), decode=(15.0, 0.004, 0.003, 1.1, 1e-4, 9.0))
+TRUE = CostModel(prefill=(40.0, 1.2, 0.3, 0.01, 2e-4), decode=(15.0, 0.004, 0.003, 6.0, 9.0, 1.1, 1e-4))
 STORED = (0, 256, 1024, 2048, 4096)
 
 
