@@ -86,7 +86,7 @@ class Continuation:
 
 # Characters before the end that are looked at first; more where no special token is among them.
 _CONTEXT = 256
-_added: WeakKeyDictionary[Any, frozenset[int]] = WeakKeyDictionary()
+_added: WeakKeyDictionary[Any, dict[int, str]] = WeakKeyDictionary()
 
 
 def encode_from(tokenizer: Any, text: str, start: int) -> Continuation:
@@ -99,8 +99,7 @@ def encode_from(tokenizer: Any, text: str, start: int) -> Continuation:
     while start:
         low = max(0, start - size)
         encoded = _encode(tokenizer, text[low:start])
-        known = _added_ids(tokenizer)
-        at = next((n for n in range(len(encoded[0]) - 1, -1, -1) if encoded[0][n] in known), None)
+        at = _last_added(tokenizer, text, low, *encoded)
         if at is None and low:
             size *= 4
             continue
@@ -121,14 +120,18 @@ def _encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]
     return list(encoded["input_ids"]), [(int(low), int(high)) for low, high in encoded["offset_mapping"]]
 
 
-def _added_ids(tokenizer: Any) -> frozenset[int]:
-    """Ids of tokens that texts are split at."""
+def _last_added(tokenizer: Any, text: str, low: int, ids: list[int], offsets: list[tuple[int, int]]) -> int | None:
+    """The last of the tokens `ids` of `text[low:]` that the text was split at, if any."""
     known = _added.get(tokenizer)
     if known is None:
         # Those that are normalised are searched for after their surroundings were normalised as a whole.
-        known = frozenset(number for number, token in tokenizer.added_tokens_decoder.items() if not token.normalized)
-        _added[tokenizer] = known
-    return known
+        added = tokenizer.added_tokens_decoder.items()
+        known = _added[tokenizer] = {number: token.content for number, token in added if not token.normalized}
+    for n in range(len(ids) - 1, -1, -1):
+        # The unknown token is one of them, but stands for other texts as well.
+        if ids[n] in known and text[low + offsets[n][0] : low + offsets[n][1]].strip() == known[ids[n]].strip():
+            return n
+    return None
 
 
 def render_prompt(messages: Sequence[Message], tokenizer: Any, add_generation_prompt: bool = True) -> Prompt:

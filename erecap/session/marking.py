@@ -89,7 +89,7 @@ def agreement(
         if base is not None:
             if base.characters < part.offset or base.tokens < transcript.forgotten:
                 return None
-            if not base.starts or not base.aligned:  # an answer as it was generated, or a token across the end
+            if base.generated or not base.aligned:
                 continue
         encoded = encode_from(tokenizer, part.text, base.characters - part.offset if base else 0)
         if not encoded.exact:

@@ -83,11 +83,14 @@ def load_session(path: Path, cache: PrunedCache, transcript: Transcript) -> dict
 
 
 def _plain(marks: list[Mark]) -> list[list[Any]]:
-    return [[m.message, m.characters, m.digest.hex(), m.tokens, m.aligned, m.first, list(m.starts)] for m in marks]
+    return [
+        [m.message, m.characters, m.digest.hex(), m.tokens, m.aligned, m.first, list(m.starts), m.generated]
+        for m in marks
+    ]
 
 
 def _marks(values: list[list[Any]]) -> list[Mark]:
     return [
-        Mark(message, characters, bytes.fromhex(digest), tokens, aligned, first, tuple(starts))
-        for message, characters, digest, tokens, aligned, first, starts in values
+        Mark(message, characters, bytes.fromhex(digest), tokens, aligned, first, tuple(starts), generated)
+        for message, characters, digest, tokens, aligned, first, starts, generated in values
     ]

@@ -5,6 +5,7 @@ What is protected comes first, in tiers; what the context graph calls stale goes
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -34,7 +35,7 @@ def tiers(
     """Tier of each stored token, the higher the longer it stays.
 
     Args:
-        index: `(n,)` places of stored tokens.
+        index: `(n,)` sorted places of stored tokens.
         marks: ends of the messages read.
         messages: the chat, or what of it claims anything.
         spans: protected `(message, start, end)` characters.
@@ -50,31 +51,26 @@ def tiers(
     claims = numbered(messages)
     first_user = min((number for number, message in claims.items() if message["role"] == "user"), default=-1)
     last = max(claims, default=-1)
+    stored = index.tolist()
+
+    def columns(number: int, start: int, end: int) -> torch.Tensor | None:
+        mark = by_message.get(number)
+        low, high = mark.places(start, end) if mark is not None else (0, 0)
+        low, high = bisect_left(stored, low), bisect_left(stored, high)
+        return tier[low:high] if low < high else None
+
     for number, message in claims.items():
         for start, end in message.get("stale", ()):
-            _raise(tier, index, by_message.get(number), start, end, STALE)
+            if (hit := columns(number, start, end)) is not None:
+                hit.clamp_(max=STALE)
     for number, start, end in spans:
         if number == last:
             level = NEWEST
         else:
             level = HEAD if number <= first_user or claims[number]["role"] == "system" else PROTECTED
-        _raise(tier, index, by_message.get(number), start, end, level)
+        if (hit := columns(number, start, end)) is not None:
+            hit.clamp_(min=level)
     return tier
-
-
-def _raise(tier: torch.Tensor, index: torch.Tensor, mark: Mark | None, start: int, end: int, level: float) -> None:
-    if mark is None or not mark.starts:
-        return
-    starts = torch.tensor(mark.starts)
-    inside = (starts < end).logical_and(torch.cat([starts[1:], starts.new_tensor([1 << 30])]) > start)
-    places = inside.nonzero().squeeze(1) + mark.first
-    if not len(places):
-        return
-    hit = torch.isin(index, places)
-    if level == STALE:
-        tier[hit] = torch.minimum(tier[hit], torch.tensor(level))
-    else:
-        tier[hit] = torch.maximum(tier[hit], torch.tensor(level))
 
 
 def stay(index: torch.Tensor, tier: torch.Tensor, scores: torch.Tensor, budget: int) -> torch.Tensor:

@@ -471,7 +471,9 @@ class ReplanSession(SessionEdits):
         self._transcript.extend(content[:stored])
         if content:
             whole = part.before.copy().update(part.unseen).update(text)
-            mark = Mark(part.count, whole.characters, whole.digest(), self._transcript.tokens, first=first)
+            mark = Mark(
+                part.count, whole.characters, whole.digest(), self._transcript.tokens, first=first, generated=True
+            )
             self._transcript.extend((), [mark])
 
 

@@ -8,7 +8,7 @@ kept, only hashes of everything up to the end of each message.
 from __future__ import annotations
 
 import copy
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -29,6 +29,19 @@ class Mark:
     # `protect` spans, which change from call to call, into tokens.
     first: int = 0
     starts: tuple[int, ...] = ()
+    generated: bool = False  # an answer, in the tokens that it was generated in
+
+    def places(self, start: int, end: int) -> tuple[int, int]:
+        """Places `[low, high)` of the tokens that hold characters `[start, end)` of the content; empty where none do.
+
+        A token holds what lies between its start and that of the next that starts elsewhere: the bytes of one character
+        may be several tokens with one start.
+        """
+        if not self.starts or start >= end:
+            return self.first, self.first
+        low = bisect_right(self.starts, start)
+        low = bisect_left(self.starts, self.starts[low - 1]) if low else 0
+        return self.first + low, self.first + max(low, bisect_left(self.starts, end))
 
 
 class Transcript:
@@ -47,7 +60,7 @@ class Transcript:
         # Marks that reading can no longer go back to, of messages of which something may still be stored: they say
         # which stored tokens are the system text, the goal, and what else is protected or stale.
         self.older: list[Mark] = []
-        self._tidy_at = 64
+        self._tidy_at = 32
         self.overlays: list[tuple[int, list[int]]] = []  # (place, ids) of what no message stands for
 
     @property
@@ -143,7 +156,7 @@ class Transcript:
             return at < len(stored) and stored[at] < mark.tokens
 
         self.older = [mark for mark in self.older if mark.starts and alive(mark)]
-        self._tidy_at = 64 + 2 * len(self.older)
+        self._tidy_at = 32 + 2 * len(self.older)
 
     def settle(self, tokens: int) -> None:
         """Move the last mark to `tokens`: the rest of its message has been read."""
