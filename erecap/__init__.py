@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from erecap.budget import Budget
     from erecap.context import Context
     from erecap.errors import ErecapError
+    from erecap.session.pool import ReplanPool
     from erecap.session.session import ReplanSession
     from erecap.tokens import PruneConfig, PrunedCache, prune
     from erecap.wrapping import wrap
@@ -24,6 +25,7 @@ __all__ = [
     "ErecapError",
     "PruneConfig",
     "PrunedCache",
+    "ReplanPool",
     "ReplanSession",
     "__version__",
     "prune",
@@ -36,6 +38,7 @@ _HOME = {
     "ErecapError": "erecap.errors",
     "PruneConfig": "erecap.tokens",
     "PrunedCache": "erecap.tokens",
+    "ReplanPool": "erecap.session",
     "ReplanSession": "erecap.session",
     "prune": "erecap.tokens",
     "wrap": "erecap.wrapping",

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ReplanSession"]
+__all__ = ["ReplanPool", "ReplanSession"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ReplanSession":  # needs torch; importing this package must not
+    # They need torch; importing this package must not.
+    if name == "ReplanSession":
         from erecap.session.session import ReplanSession
 
         return ReplanSession
+    if name == "ReplanPool":
+        from erecap.session.pool import ReplanPool
+
+        return ReplanPool
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

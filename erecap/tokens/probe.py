@@ -26,6 +26,7 @@ class _Current(threading.local):
         self.layers: frozenset[int] = frozenset()  # layers whose attention mass is wanted
         self.caches: list[Any] = []
         self.collect: dict[int, torch.Tensor] | None = None  # by layer, over all stored keys
+        self.attend: Any = None  # called in place of the attention function, which is its first argument
 
 
 current = _Current()
@@ -43,6 +44,8 @@ def install(config: Any) -> None:
         raise ValueError(f"attention scores need attn_implementation sdpa, eager or flash_attention_*, not {name!r}")
 
     def probed(module, query, key, value, attention_mask, **kwargs):  # type: ignore[no-untyped-def]
+        if current.attend is not None:
+            return current.attend(_base_function(name, module), module, query, key, value, **kwargs)
         if current.collect is not None:
             scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
             mass = last_query_mass(query, key, attention_mask, scaling, kwargs.get("softcap"))
