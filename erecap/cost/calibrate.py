@@ -193,10 +193,12 @@ def fit(points: Sequence[Point], chunk: int = CostModel.chunk, short: int = FLAT
     edits = {kind: chosen(kind) for kind in ("evict", "splice")}
     few = [point for point in chosen("prefill") if point.tokens <= short]
     many = [point for point in chosen("prefill") if point.tokens > short]
+    if min(len({point.tokens for point in part}) for part in (few, many)) < 2:
+        few, many = [], few + many  # one size says nothing about others: a single fit for all
     return CostModel(
-        prefill=solve(many or few, of_chunk),
-        prefill_short=solve(few, of_chunk) if few and many else None,
-        short=short if few and many else 0,
+        prefill=solve(many, of_chunk),
+        prefill_short=solve(few, of_chunk) if few else None,
+        short=short if few else 0,
         decode=solve(chosen("decode"), lambda point: decode_features(point.tokens, point.kv)),
         chunk=chunk,
         **{

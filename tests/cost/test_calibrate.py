@@ -89,6 +89,23 @@ def test_held_out_points_are_not_fitted_to() -> None:
     assert set(errors) == {"decode"} and errors["decode"].worst == pytest.approx(0.5, rel=1e-3)
 
 
+def test_short_and_long_chunks_are_fitted_apart_where_each_has_two_sizes() -> None:
+    short = CostModel((10, 1, 0, 0.01, 1e-4), (1,) * 7)
+    true = CostModel((40, 2, 0, 0.02, 2e-4), (1,) * 7, prefill_short=short.prefill, short=128)
+    passes = [Point("decode", 1, 0, False, 1.0, 1, 1)]
+
+    def points(*sizes: int) -> list[Point]:
+        return [
+            Point("prefill", n, kv, False, true.predict_prefill(n, kv), 1, 1) for n in sizes for kv in (0, 500, 999)
+        ]
+
+    found = fit([*points(8, 32, 128, 160, 512), *passes])
+    for size in (20, 100, 128, 129, 400):
+        assert found.predict_prefill(size, 700) == pytest.approx(true.predict_prefill(size, 700), rel=0.01)
+    together = fit([*points(8, 32, 128, 160), *passes])
+    assert together.prefill_short is None and together.predict_prefill(160, 0) > together.predict_prefill(32, 0)
+
+
 def test_the_grid_fits_the_window() -> None:
     full = Grid().fitted_to(8192, 512)
     assert full == replace(Grid(), new=tuple(sorted(Grid().new)))
