@@ -67,6 +67,9 @@ def attention_share(model: Any, ids: Sequence[int], runs: int = SHARE_RUNS) -> f
     return share if share > 0 else None
 
 
+FAULT_REPETITIONS = 3  # fewer say nothing about how much they scatter, so they are no ground for calling a fault
+
+
 @dataclass(frozen=True)
 class Bounded:
     """A speed-up beside its ceilings."""
@@ -88,7 +91,7 @@ class Bounded:
         something is measured wrongly, for example two sides that do not do the same work.
         """
         bound = self.flops if self.timed is None else max(self.flops, self.timed)
-        return self.speed_up.low > bound
+        return self.speed_up.n >= FAULT_REPETITIONS and self.speed_up.low > bound
 
     def as_row(self) -> JsonRow:
         """For files and tables."""

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from erecap.bench.ceilings import Bounded, bounded, ratio, ratio_apart
+from erecap.bench.ceilings import FAULT_REPETITIONS, Bounded, bounded, ratio, ratio_apart
 from erecap.bench.replan import FLOOR, STOCK
 from erecap.bench.results import Figure, result_row
 from erecap.cost.flops import ModelShape
@@ -97,7 +97,7 @@ def below_floor(raw: Raw) -> list[str]:
         if mode == FLOOR or not floor:
             continue
         figure = ratio(_column(own, "total_ms"), _column(floor, "total_ms"))
-        if figure.high < 1:
+        if figure.n >= FAULT_REPETITIONS and figure.high < 1:
             lines.append(f"{mode} after {length:,} tokens takes {figure.value:.2f} times its floor, which cannot be")
     return lines
 

@@ -124,6 +124,7 @@ def test_a_figure_above_its_ceiling_is_a_fault_and_fails(tmp_path: Path) -> None
     noisy = bounded(Figure(3.0, 1.1, 3.1, 5), shape, kept, full, 0.2, "recency")
     assert above.fault and not noisy.fault  # its repetitions scatter across the ceiling
     assert bounded(Figure(3, 2.8, 3.1, 5), shape, kept, full, None, "recency").fault
+    assert not bounded(Figure(3, 2.8, 3.1, 1), shape, kept, full, None, "recency").fault  # scatter unknown
     paid = bounded(Figure(1.2, 1.1, 1.3, 5), shape, kept, full, 0.2, "attention")
     assert paid.flops < fair.flops and paid.timed < fair.timed  # type: ignore[operator]
     times = {"full": 300.0, "prune[recency]": 100.0}
