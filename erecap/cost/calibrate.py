@@ -26,10 +26,10 @@ class Grid:
 
     stored: tuple[int, ...] = (3072, 1536, 768, 256, 0)
     new: tuple[int, ...] = (8, 32, 128, 160, 512)  # the longest at every other level only, since it takes longest
-    passes: tuple[int, ...] = (1, 3, 9, 24)
+    passes: tuple[int, ...] = (1, 3, 9, 20, 48)
     held_out_stored: tuple[int, ...] = (2200, 1100, 500)
     held_out_new: tuple[int, ...] = (16, 64, 320)
-    held_out_passes: tuple[int, ...] = (1, 2, 6, 12, 20)
+    held_out_passes: tuple[int, ...] = (1, 2, 6, 12, 32)
     rounds: int = 5  # times that each size is timed, fewer where `seconds` are over
     least_rounds: int = 3
     seconds: float = 40.0  # no further round begins after that

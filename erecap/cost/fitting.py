@@ -14,7 +14,7 @@ def fit_non_negative(features: Sequence[Sequence[float]], measured: Sequence[flo
     A time cannot fall when there is more to do, so no coefficient may be negative: without that, noise makes some
     negative, and predictions outside of the measured sizes turn absurd. The solution is exact: at the optimum the
     positive coefficients solve the unconstrained problem on their own columns, and with few columns every choice of
-    them can be tried (127 for seven columns).
+    them can be tried (255 for eight columns).
 
     Args:
         features: one row a measurement, one column a coefficient (at most 8).

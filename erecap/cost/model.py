@@ -11,7 +11,8 @@ hence `c`. Sessions read short chunks by other code than long ones, so each kind
 A pass of decoding reads `q` tokens, one or a drafted few. One token needs no mask, so a pass of several may have a cost
 per stored token of its own; other kernels take over from three rows on; and packed weights serve short passes only:
 
-    d + e*kv + f*kv*[q > 1] + g*[q > 2] + h*[q > PACKED] + i*(q - 1) + j*(q - 1)*(kv + q/2)
+    d + e*kv + f*kv*[q > 1] + g*[q > 2] + h*[q > PACKED]
+      + i*(min(q, PACKED) - 1) + j*max(q - PACKED, 0) + k*(q - 1)*(kv + q/2)
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ DECODE_TERMS = (
     "more per stored token, once a pass of several tokens",
     "more for a pass of over 2 tokens",
     f"more for a pass of over {PACKED} tokens",
-    "per further token of a pass",
+    f"per further token of a pass, up to {PACKED}",
+    f"per token of a pass beyond {PACKED}",
     "per further token and token that it meets",
 )
 EVICT_TERMS = ("per eviction", "per token stored before it")
@@ -51,7 +53,9 @@ def decode_features(tokens: float, kv: float) -> tuple[float, ...]:
     """What the coefficients of `DECODE_TERMS` are multiplied with, for one pass; a mean of tokens may be broken."""
     further = tokens - 1
     masked, several = min(further, 1.0), min(max(tokens - 2, 0.0), 1.0)
-    return (1.0, kv, masked * kv, several, float(tokens > PACKED), further, further * (kv + tokens / 2))
+    beyond = max(tokens - PACKED, 0.0)
+    meeting = further * (kv + tokens / 2)
+    return (1.0, kv, masked * kv, several, float(tokens > PACKED), further - beyond, beyond, meeting)
 
 
 def edit_features(kv: float) -> tuple[float, ...]:

@@ -32,7 +32,7 @@ class Scheduler:
         low_watermark: share of the budget that is left by an eviction, so that the next calls need none.
         cooldown: calls between two evictions that nothing forces.
         horizon: calls over which the saving of an eviction counts.
-        may_defer: the call may be put off, never twice in a row.
+        may_defer: the call may be put off while some of the old plan is left, never twice in a row.
         reuse_plan: the rest of the old plan may be verified in one pass instead of generating a new one.
 
     Raises:
@@ -170,11 +170,10 @@ class Scheduler:
         if verify is not None and verify <= deadline:
             plan = f"verifying the {state.old_plan_tokens:,} tokens left of the old plan{after}"
             return Decision("reuse-plan", f"{begin}: {plan} takes {_ms(verify)}", verify), state.kv
-        if self.may_defer and not self._deferred:
+        if self.may_defer and state.old_plan_tokens and not self._deferred:
             return Decision("defer", f"{begin}, which nothing meets: the call{after} is put off", 0.0), state.kv
+        # Evicting all that nothing protects would be quicker, and late as well: memory is not given up for nothing.
         choices: list[tuple[float, Action, int]] = [(takes, forced.action, target)]
-        if lowest < target:
-            choices.append((call.ms(lowest), edit, lowest))
         if verify is not None:
             choices.append((verify, "reuse-plan", state.kv))
         ms, cheapest, target = min(choices, key=lambda choice: choice[0])

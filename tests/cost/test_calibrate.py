@@ -75,12 +75,12 @@ def test_keys_that_cannot_be_moved_have_no_cost_of_a_splice(monkeypatch: pytest.
 
 
 def test_held_out_points_are_not_fitted_to() -> None:
-    true = CostModel((40, 1.2, 0.3, 0.01, 2e-4), (15, 0.004, 0.003, 0, 0, 1.1, 1e-4))
+    true = CostModel((40, 1.2, 0.3, 0.01, 2e-4), (15, 0.004, 0.003, 0, 0, 1.1, 1.1, 1e-4))
     points = [
         Point("prefill", n, kv, False, true.predict_prefill(n, kv), 1, 1) for n in (8, 32, 128, 512) for kv in (0, 999)
     ]
     points += [
-        Point("decode", n, kv, False, true.predict_pass(n, kv), 1, 1) for n in (1, 3, 9, 24) for kv in (0, 99, 999)
+        Point("decode", n, kv, False, true.predict_pass(n, kv), 1, 1) for n in (1, 3, 9, 20, 48) for kv in (0, 99, 999)
     ]
     wrong = Point("decode", 2, 500, True, 2 * true.predict_pass(2, 500), 1, 1)
     found = fit([*points, wrong])
@@ -90,8 +90,8 @@ def test_held_out_points_are_not_fitted_to() -> None:
 
 
 def test_short_and_long_chunks_are_fitted_apart_where_each_has_two_sizes() -> None:
-    short = CostModel((10, 1, 0, 0.01, 1e-4), (1,) * 7)
-    true = CostModel((40, 2, 0, 0.02, 2e-4), (1,) * 7, prefill_short=short.prefill, short=128)
+    short = CostModel((10, 1, 0, 0.01, 1e-4), (1,) * 8)
+    true = CostModel((40, 2, 0, 0.02, 2e-4), (1,) * 8, prefill_short=short.prefill, short=128)
     passes = [Point("decode", 1, 0, False, 1.0, 1, 1)]
 
     def points(*sizes: int) -> list[Point]:
@@ -153,7 +153,7 @@ def test_wrong_weights_are_one_line(
 
 
 def test_a_disturbed_calibration_is_called_so() -> None:
-    quiet = Calibration(CostModel((1.0,) * 5, (1.0,) * 7), {}, (), rounds=3, seconds=40.0, noise=BUSY)
+    quiet = Calibration(CostModel((1.0,) * 5, (1.0,) * 8), {}, (), rounds=3, seconds=40.0, noise=BUSY)
     assert disturbance(quiet) is None
     assert "differ by 50%" in (disturbance(replace(quiet, noise=0.5)) or "")
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from erecap.cost.model import PACKED, CostModel
 from erecap.decoding.short import PACKED_TOKENS
 
-COST = CostModel((40, 1.2, 0.3, 0.01, 2e-4), (15, 0.004, 0.003, 0, 0, 1.1, 1e-4), (1, 0.01), (2, 0.06), chunk=512)
+COST = CostModel((40, 1.2, 0.3, 0.01, 2e-4), (15, 0.004, 0.003, 0, 0, 1.1, 1.1, 1e-4), (1, 0.01), (2, 0.06), chunk=512)
 COUNT = st.integers(0, 6000)
 SETTINGS = st.builds(
     CostModel,
     prefill=st.tuples(*[st.floats(0, 100)] * 5),
-    decode=st.tuples(*[st.floats(0, 100)] * 7),
+    decode=st.tuples(*[st.floats(0, 100)] * 8),
     chunk=st.integers(64, 600),
 )
 
@@ -57,7 +57,7 @@ def test_short_chunks_have_a_cost_of_their_own() -> None:
 
 def test_packed_weights_serve_passes_up_to_the_length_that_sessions_use() -> None:
     assert PACKED == PACKED_TOKENS
-    step = replace(COST, decode=(0, 0, 0, 0, 50, 0, 0))
+    step = replace(COST, decode=(0, 0, 0, 0, 50, 0, 0, 0))
     assert (step.predict_pass(PACKED, 0), step.predict_pass(PACKED + 1, 0)) == (0, 50)
 
 
@@ -71,8 +71,8 @@ def test_more_to_do_never_takes_less_time(cost: CostModel, new: int, kv: int, pl
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"prefill": (1, 2)}, {"decode": (1, 2, 3, 4, 5, 6, -7)}, {"evict": (1, float("nan"))}, {"chunk": 0}]
+    "wrong", [{"prefill": (1, 2)}, {"decode": (1, 2, 3, 4, 5, 6, 7, -8)}, {"evict": (1, float("nan"))}, {"chunk": 0}]
 )
 def test_wrong_coefficients(wrong: dict) -> None:
     with pytest.raises(ValueError, match=f"CostModel.{next(iter(wrong))}"):
-        CostModel(**{"prefill": (1,) * 5, "decode": (1,) * 7, **wrong})
+        CostModel(**{"prefill": (1,) * 5, "decode": (1,) * 8, **wrong})

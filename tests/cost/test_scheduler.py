@@ -14,7 +14,7 @@ from erecap.cost.model import CostModel
 from erecap.cost.scheduler import FASTEST, SLOWEST, Scheduler
 from erecap.protocols import Decision
 
-COST = CostModel((40, 1.2, 0.3, 0.01, 2e-4), (15, 0.004, 0.003, 0, 0, 1.1, 1e-4), (1, 0.01), (2, 0.06), chunk=512)
+COST = CostModel((40, 1.2, 0.3, 0.01, 2e-4), (15, 0.004, 0.003, 0, 0, 1.1, 1.1, 1e-4), (1, 0.01), (2, 0.06), chunk=512)
 CALM = State(kv=500, new=100, positions=2000, protected=60)
 
 
@@ -41,7 +41,7 @@ STATES = st.composite(stored_and_protected)()
 COSTS = st.builds(
     CostModel,
     prefill=st.tuples(*[st.floats(0, x) for x in (100, 2, 2, 0.1, 1e-3)]),
-    decode=st.tuples(*[st.floats(0, x) for x in (100, 0.1, 0.1, 50, 50, 10, 1e-3)]),
+    decode=st.tuples(*[st.floats(0, x) for x in (100, 0.1, 0.1, 50, 50, 10, 10, 1e-3)]),
     evict=st.tuples(st.floats(0, 50), st.floats(0, 0.1)),
     splice=st.tuples(st.floats(0, 50), st.floats(0, 0.1)),
 )

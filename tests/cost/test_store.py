@@ -15,7 +15,7 @@ from erecap.cost.store import cost_path, load_cost_model, save_cost_model
 from erecap.errors import ConfigError
 from tests.tokens.models import tiny
 
-COST = CostModel((40, 1.2, 0.3, 0.01, 2e-4), (15, 0.004, 0.003, 0, 0, 1.1, 1e-4), (1, 0.01), (2, 0.06), chunk=256)
+COST = CostModel((40, 1.2, 0.3, 0.01, 2e-4), (15, 0.004, 0.003, 0, 0, 1.1, 1.1, 1e-4), (1, 0.01), (2, 0.06), chunk=256)
 BOTH = replace(COST, prefill_short=(10.0, 1.0, 0.0, 0.0, 0.0), short=128)
 FOUND = Calibration(
     COST, {"prefill": KindError(0.04, 0.1, 12)}, (Point("prefill", 8, 0, False, 1.5, 1.0, 2.0),), 3, 41.0, 0.05
