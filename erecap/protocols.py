@@ -64,7 +64,7 @@ class Timing:
     total_ms: float = 0.0
 
 
-FinishReason = Literal["stop", "length", "deadline", "cancelled"]
+FinishReason = Literal["stop", "length", "deadline", "cancelled", "deferred"]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from erecap.context import Context, Situation
 from erecap.context.prompt import NOTHING_DONE
 from erecap.context.render import render
@@ -83,6 +85,9 @@ class LLMPlanner:
             allowed = self._grammar.allowed(situation, self.max_new_tokens)
             if allowed is None:
                 return Plan((), "", f"no admissible command fits into {self.max_new_tokens} new tokens")
+        more: dict[str, Any] = {}
+        if getattr(self.model, "schedules", False):
+            more = {"old_plan": "\n".join(context.remaining) or None, "trigger": context.trigger}
         generation = self.model.generate(
             self.messages(context),
             max_new_tokens=self.max_new_tokens,
@@ -91,7 +96,10 @@ class LLMPlanner:
             seed=self.seed,
             allowed_tokens=allowed,
             deadline_ms=self.deadline_ms,
+            **more,
         )
+        if generation.finish_reason == "deferred":
+            return Plan(context.remaining, "", None, generation)
         return self._read(generation, situation)
 
     def _read(self, generation: Generation, situation: Situation) -> Plan:

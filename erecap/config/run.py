@@ -63,6 +63,23 @@ class BudgetSettings(BaseModel):
     kv_ratio: float | None = Field(default=None, gt=0, le=1, description="The same as a share of all tokens read.")
 
 
+class ScheduleSettings(BaseModel):
+    """How the session modes decide, call by call, what to do with what they have read."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    deadline_ms: float | None = Field(default=None, gt=0, description="What one call should take at most.")
+    low_watermark: float = Field(
+        default=0.8, gt=0, le=1, description="Share of the budget that an eviction leaves, so that the next need none."
+    )
+    cooldown: int = Field(default=2, ge=0, le=1000, description="Calls between two evictions that nothing forces.")
+    horizon: int = Field(default=8, ge=1, le=1000, description="Calls over which the saving of an eviction counts.")
+    may_defer: bool = Field(
+        default=False, description="A call may be put off while commands of the old plan are left (`planner.period`)."
+    )
+    reuse_plan: bool = Field(default=False, description="The rest of the old plan may be verified instead of replaced.")
+
+
 class PlannerSettings(BaseModel):
     """How the planner is asked, and when."""
 
@@ -94,8 +111,14 @@ class RunConfig(BaseModel):
         pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
         description="Where the model runs: auto, cpu, cuda, cuda:1, mps.",
     )
+    decode_weights: Literal["same", "int8", "int4"] = Field(
+        default="same", description="Weights with which the session modes decode: the model's, or packed copies."
+    )
     prune: PruneSettings = Field(default_factory=PruneSettings, description="Pruning at prefill.")
     budget: BudgetSettings = Field(default_factory=BudgetSettings, description="What sessions keep.")
+    schedule: ScheduleSettings | None = Field(
+        default=None, description="Scheduling of session modes; null: evict down to the budget after each call."
+    )
     planner: PlannerSettings = Field(default_factory=PlannerSettings, description="The planner.")
     episodes: int | None = Field(
         default=None, ge=1, le=100_000, description="Episodes per suite; null: what the suite says."

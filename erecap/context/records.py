@@ -62,6 +62,8 @@ class Context:
     def __init__(self, goal: str, templates: Sequence[str] = (), *, situation: Situation | None = None) -> None:
         self.templates = tuple(templates)
         self.situation = situation or Situation(templates=self.templates)
+        self.trigger: str | None = None  # why a plan is asked for now
+        self.remaining: tuple[str, ...] = ()  # commands of the last plan that are not executed yet
         self._records: list[Record] = []
         self.add("goal", goal, step=0)
 

@@ -45,7 +45,7 @@ def make_product(weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor 
 
 def make_head(weight: torch.Tensor, bias: torch.Tensor | None, kind: Weights) -> Product:
     """As `make_product`, for the language-model head: logits keep float32, or near ties would become ties."""
-    if kind == "same":
+    if kind == "same" or not torch.backends.mkldnn.is_available():  # oneDNN has the integer product
         return _same([weight], [bias])
     return _int8_exact_rows(weight.detach().float(), None if bias is None else bias.detach().float())
 
@@ -125,18 +125,18 @@ def _int8_exact_rows(weight: torch.Tensor, bias: torch.Tensor | None) -> Product
     integer product as two rows. Seven bits, because older processors saturate sums of products of eight.
     """
     scale = (weight.abs().amax(1) / 127).clamp_min(1e-12)
-    zeros = torch.zeros(weight.shape[0], dtype=torch.long)
-    quantised = torch.quantize_per_channel(weight, scale.double(), zeros, 0, torch.qint8)
-    packed = torch.ops.quantized.linear_prepack(quantised, None)
-    kernel = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+    zeros = torch.zeros(weight.shape[0], dtype=torch.int32)
+    packed = torch.ops.onednn.qlinear_prepack((weight / scale.unsqueeze(1)).round().to(torch.int8), None)
+    kernel = torch.ops.onednn.qlinear_pointwise
 
     def product(x: torch.Tensor) -> torch.Tensor:
         x = x.float()
         size = x.abs().amax(1, keepdim=True).clamp_min(1e-30)
-        digits = x / size
-        rest = (digits - (digits * 63).round() / 63) * 126
-        both = kernel(torch.cat([digits, rest]), 1 / 63, 64, packed)
-        first, second = both.chunk(2)
+        digits = x / size * 63
+        first = digits.round()
+        both = torch.cat([first, ((digits - first) * 126).round()]).add_(64).to(torch.uint8)
+        sums = kernel(both, 1 / 63, 64, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+        first, second = sums.chunk(2)
         logits = torch.add(first, second, alpha=1 / 126).mul_(size)
         return logits if bias is None else logits + bias
 

@@ -49,7 +49,7 @@ def short_reads(model: Any, weights: Weights = "same") -> ShortReads:
         if known != state:
             decoders = {}
             _made[model] = (state, decoders)
-        for kind in {"same", weights}:
+        for kind in (weights, "same"):
             if kind not in decoders:
                 decoders[kind] = FlatDecoder(model, kind)  # type: ignore[arg-type]
         return ShortReads(decoders["same"], decoders[weights] if weights != "same" else None)

@@ -141,6 +141,7 @@ class ReplanRow(_Row):
     problem: str | None = None
     decision: str | None = None
     reason: str | None = None
+    predicted_ms: NonNegativeFloat | None = None
     contended: bool = False
 
     @property

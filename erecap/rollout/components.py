@@ -17,6 +17,7 @@ from erecap.protocols import Message, Planner
 if TYPE_CHECKING:
     import gymnasium as gym
 
+    from erecap.cost.scheduler import Scheduler
     from erecap.language_model import HFLanguageModel
     from erecap.session.episodes import EpisodeSessions
     from erecap.tokens.schedule import PruneConfig
@@ -152,7 +153,25 @@ class RealComponents:
             evict_by="recency" if mode.kind in ("reuse", "erecap") else mode.kind,
             stale_first=mode.kind == "erecap",
             seed=self._config.seed,
+            decode_weights=self._config.decode_weights,
+            scheduler=self._scheduler(model),
         )
+
+    def _scheduler(self, model: Any) -> Callable[[], Scheduler] | None:
+        """Makes the scheduler of an episode; predictions need what `erecap calibrate` stored for this very setting."""
+        settings = self._config.schedule
+        if settings is None:
+            return None
+        from erecap.cost.machine import cost_key
+        from erecap.cost.scheduler import Scheduler
+        from erecap.cost.store import load_cost_model
+
+        assert self._facts is not None, "the model is described before its sessions are made"
+        key = cost_key(model, self._config.decode_weights, weights=self._facts["hash"])
+        cost = load_cost_model(key)
+        window = model.config.get_text_config(decoder=True).max_position_embeddings
+        options = settings.model_dump()
+        return lambda: Scheduler(cost, budget_tokens=None, window=window, **options)
 
     def _prune_config(self, mode: Mode, layers: int) -> PruneConfig | None:
         from erecap.tokens.schedule import PruneConfig

@@ -108,6 +108,8 @@ class _Episode:
         invalid_in_row = executed = 0
         while True:
             if trigger is not None:
+                # After a failure the rest of a plan stands on sand; at the end of a period it may still hold.
+                context.trigger, context.remaining = trigger, tuple(pending) if trigger == "period" else ()
                 pending, executed = deque(self._plan(context, trigger).steps), 0
                 invalid_in_row = 0 if pending else invalid_in_row + 1
                 if invalid_in_row >= self._settings.max_invalid:
@@ -140,7 +142,8 @@ class _Episode:
         if self.recorder:
             self.recorder.planned(number, self.steps, trigger, plan, chat)
         text = clean(plan.text) or "\n".join(plan.steps)
-        if text.strip():
+        put_off = plan.generation is not None and plan.generation.finish_reason == "deferred"
+        if text.strip() and not put_off:  # a call that was put off adds nothing: the old plan goes on
             context.add("plan", text, step=self.steps)
         if plan.problem is not None:
             context.add("failure", f"the plan could not be used: {clean(plan.problem)}", step=self.steps)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from erecap.config.modes import parse_mode
 from erecap.config.suite import Suite
-from erecap.protocols import JsonRow, Plan, Timing, Usage
+from erecap.protocols import Generation, JsonRow, Plan, Timing, Usage
 from erecap.rollout.jobs import Job, Played
 from erecap.rollout.observed import Observed, clean
 
@@ -57,18 +57,20 @@ def replan_row(
         "total_ms": round(timing.total_ms, 3),
         "plan": [clean(step) for step in plan.steps],
         "problem": None if plan.problem is None else clean(plan.problem),
-        "decision": _decision(job.mode, usage),
-        "reason": "set by the mode",
+        **_decided(job.mode, generation, usage),
         "contended": contended,
     }
 
 
-def _decision(mode: str, usage: Usage) -> str:
-    """What was done with the prompt: `append` to what was read, `re-read`, `prune`, or ask the `expert`."""
+def _decided(mode: str, generation: Generation | None, usage: Usage) -> JsonRow:
+    """What was done with the prompt, why, and the milliseconds that were predicted for the call."""
+    if generation is not None and generation.decision is not None:
+        decision = generation.decision
+        predicted = None if decision.predicted_ms is None else round(decision.predicted_ms, 3)
+        return {"decision": decision.action, "reason": decision.reason, "predicted_ms": predicted}
     kind = parse_mode(mode).kind
-    if kind in ("expert", "prune"):
-        return kind
-    return "append" if usage.reused_tokens else "re-read"
+    read = "append" if usage.reused_tokens else "re-read"
+    return {"decision": kind if kind in ("expert", "prune") else read, "reason": "set by the mode", "predicted_ms": None}
 
 
 def episode_row(

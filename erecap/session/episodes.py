@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from erecap.budget import Budget
+from erecap.cost.scheduler import Scheduler
+from erecap.decoding.linear import Weights
 from erecap.protocols import Generation, Message
 from erecap.session.session import ReplanSession
 from erecap.tokens.schedule import PruneConfig
@@ -16,7 +18,8 @@ class EpisodeSessions:
 
     Args:
         model, tokenizer, budget, prune, evict_by, seed: as for `ReplanSession`.
-        stale_first: as for `ReplanSession`.
+        stale_first, decode_weights: as for `ReplanSession`.
+        scheduler: makes the scheduler of each episode; None: no scheduling.
     """
 
     def __init__(
@@ -29,22 +32,33 @@ class EpisodeSessions:
         evict_by: str = "recency",
         stale_first: bool = True,
         seed: int = 0,
+        decode_weights: Weights = "same",
+        scheduler: Callable[[], Scheduler] | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.trace = False
+        self.schedules = scheduler is not None
+        self._scheduler = scheduler
         self._options = {
             "budget": budget,
             "prune": prune,
             "evict_by": evict_by,
             "stale_first": stale_first,
             "seed": seed,
+            "decode_weights": decode_weights,
         }
         self.restart()
 
     def restart(self) -> None:
         """Begin an episode: nothing of the last one is remembered."""
-        self.session = ReplanSession(self.model, self.tokenizer, **self._options)  # type: ignore[arg-type]
+        scheduler = self._scheduler() if self._scheduler else None
+        self.session = ReplanSession(
+            self.model,
+            self.tokenizer,
+            scheduler=scheduler,
+            **self._options,  # type: ignore[arg-type]
+        )
 
     def generate(self, messages: Sequence[Message], **options: Any) -> Generation:
         """As `ReplanSession.generate`."""

@@ -247,16 +247,24 @@ class SessionReader:
 
     # Evicting ---------------------------------------------------------------------------------------------
 
-    def enforce(self, transcript: Transcript, messages: Claims, spans: Spans, coming: Sequence[Mark] = ()) -> None:
+    def enforce(
+        self,
+        transcript: Transcript,
+        messages: Claims,
+        spans: Spans,
+        coming: Sequence[Mark] = (),
+        limit: int | None = None,
+    ) -> None:
         """Evict until every layer stores at most what the budget says.
 
         Args:
             coming: marks of messages that are not read to their end yet.
+            limit: tokens to leave stored, instead of the budget.
 
         Raises:
             BudgetError: system and goal alone exceed it.
         """
-        budget = self.budget.tokens(transcript.tokens)
+        budget = self.budget.tokens(transcript.tokens) if limit is None else limit
         if budget is None or max(self.cache.kept_lengths()) <= budget:
             return
         started = time.perf_counter()
@@ -333,10 +341,7 @@ def _token_spans(marks: Sequence[Mark], spans: Spans) -> list[tuple[int, int]]:
     found = []
     for message, start, end in spans:
         mark = by_message.get(message)
-        if mark is None or not mark.starts:
-            continue
-        following = [*mark.starts[1:], 1 << 30]
-        hit = [n for n, begin in enumerate(mark.starts) if begin < end and following[n] > start]
-        if hit:
-            found.append((mark.first + hit[0], mark.first + hit[-1] + 1))
+        if mark is not None and mark.starts:
+            low, high = mark.places(start, end)
+            found += [(low, high)] if low < high else []
     return found

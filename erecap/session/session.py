@@ -11,7 +11,7 @@ from typing import Any
 from erecap.budget import Budget
 from erecap.context.fit import fit_messages
 from erecap.context.tokenize import ChatText, encode_from, render_prompt
-from erecap.decoding.draft import LookupDraft
+from erecap.cost.scheduler import Scheduler
 from erecap.decoding.linear import Weights
 from erecap.decoding.loop import decode
 from erecap.errors import RunError
@@ -24,6 +24,7 @@ from erecap.session.marking import agreement, encode_behind, mark_messages
 from erecap.session.persist import load_session, save_session
 from erecap.session.ranking import numbered
 from erecap.session.reader import SessionReader
+from erecap.session.scheduling import PlanDraft, apply, decide, look, put_off
 from erecap.session.trace import trace_pieces
 from erecap.session.transcript import Mark, Transcript
 from erecap.tokens.schedule import PruneConfig
@@ -60,6 +61,8 @@ class ReplanSession(SessionEdits):
         decode_weights: precision of the weights while decoding: `same` as the model's, or packed copies in `int8` or
             `int4` (a CPU reads fewer bytes per token then; answers may differ a little; see `FlatDecoder`).
         prefill_chunk: tokens read at once (None: 512); more need more memory, fewer take longer.
+        scheduler: decides call by call whether to evict, close up, read anew, or put the call off; None: the session
+            evicts down to its budget when a call ends, and closes up when the window is full.
 
     Raises:
         ValueError: `prune` does not fit the model, an unknown `evict_by`, or `decode_weights` that the model cannot
@@ -81,6 +84,7 @@ class ReplanSession(SessionEdits):
         retokenize: bool = False,
         decode_weights: Weights = "same",
         prefill_chunk: int | None = None,
+        scheduler: Scheduler | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -92,6 +96,7 @@ class ReplanSession(SessionEdits):
         self._transcript = Transcript(rewind_tokens)
         self._chat = SessionChat(tokenizer)
         self._retokenize = retokenize
+        self.scheduler = scheduler
         self._previous: list[int] = []  # ids of the last answer, the draft of the next
 
     # What is known ----------------------------------------------------------------------------------------
@@ -110,6 +115,7 @@ class ReplanSession(SessionEdits):
         """An independent session that has read the same, on the same model. Copies the stored keys and values."""
         twin = copy.copy(self)
         twin._reader = self._reader.fork()
+        twin.scheduler = copy.copy(self.scheduler)
         twin._transcript = self._transcript.copy()
         return twin
 
@@ -208,6 +214,8 @@ class ReplanSession(SessionEdits):
         cancel: Callable[[], bool] | None = None,
         trace: bool = False,
         min_new_tokens: int = 0,
+        old_plan: str | None = None,
+        trigger: str | None = None,
     ) -> Generation:
         """Answer `messages`, reading only what was not read before; arguments as for `HFLanguageModel.generate`.
 
@@ -216,6 +224,9 @@ class ReplanSession(SessionEdits):
                 answers anew in place of its last answer.
             draft: text that the answer may repeat, beside the previous answer and the newest message.
             min_new_tokens: the answer does not end by itself before; for measurements of equal length.
+            old_plan: what is left of the plan before, as the answer would write it. It is verified in one pass, as far
+                as the answer repeats it; a scheduler may put the call off only while some of it is left.
+            trigger: why the call is made, for the scheduler's reasons.
             trace: also return which share of the layers stored each piece of the chat (`Generation.pieces`); only with
                 a whole chat.
 
@@ -245,6 +256,27 @@ class ReplanSession(SessionEdits):
         pick = sampler(temperature, top_p, seed, self.model.device) if temperature > 0 else None
         try:
             ids, marks, reused = self._enter(part, known, answering=True)
+            left = self.tokenizer(old_plan, add_special_tokens=False)["input_ids"] if old_plan else []
+            decision = None
+            if self.scheduler is not None:
+                state = look(
+                    self._reader,
+                    self._transcript,
+                    part,
+                    new=len(ids),
+                    reused=reused,
+                    rewritten=tokens - reused,
+                    plan_tokens=min(max_new_tokens, len(self._previous) or max_new_tokens),
+                    old_plan_tokens=len(left),
+                    trigger=trigger,
+                )
+                decision = decide(self.scheduler, self._reader, self._transcript, state)
+                if decision.action == "defer":
+                    spent = 1e3 * (time.perf_counter() - started)
+                    return put_off(decision, self._reader, 1e3 * (matched - started), spent)
+                if decision.action == "re-read":
+                    ids, marks, reused = self._enter(part, 0, answering=True)
+                apply(decision, self.scheduler, state, self._reader, self._transcript, part, marks)
             with self._reader.attached():
                 logits = self._reader.prefill(ids, marks, self._transcript, part.claims, part.protected, max_new_tokens)
                 prefilled = time.perf_counter()
@@ -257,7 +289,7 @@ class ReplanSession(SessionEdits):
                     max_new_tokens=max_new_tokens,
                     pick=pick,
                     allowed=allowed_tokens,
-                    draft=LookupDraft(sources) if sources else None,
+                    draft=PlanDraft(left, sources) if self.draft else None,
                     not_before=(min_new_tokens, ends),
                     ended=lambda out: out[-1] in ends or watcher.stopped(out),
                 )
@@ -294,7 +326,9 @@ class ReplanSession(SessionEdits):
             decode_ms=1e3 * (decoded_at - prefilled),
             total_ms=1e3 * (ended_at - started),
         )
-        return Generation(text, reason, usage, timing, pieces)
+        if self.scheduler is not None and decision is not None:
+            self.scheduler.observe(decision, timing.total_ms)
+        return Generation(text, reason, usage, timing, pieces, decision)
 
     def still_valid(self, plan: str, messages: Sequence[Message] | None = None) -> float:
         """Whether `plan` is still what the model would answer to `messages`, in one pass over its tokens.

@@ -71,3 +71,43 @@ def test_the_model_is_described_without_paths(played, embedded_model_folder):
     assert played.head.model.name == "smollm2-135m-instruct"
     assert played.head.model.hash.startswith("sha256:")
     assert str(embedded_model_folder.parent) not in (played.folder / "run.json").read_text()
+
+
+def test_a_scheduled_run_says_what_it_decided_and_predicted(tmp_path, monkeypatch, embedded_model_folder):
+    from erecap.cost.machine import cost_key
+    from erecap.models import load
+
+    monkeypatch.setenv("ERECAP_CACHE", str(tmp_path / "cache"))
+    model, _ = load(str(embedded_model_folder), "auto", "auto")
+    store_cost_model(cost_key(model, "int8"))
+    changes = [
+        "modes=full,erecap",
+        "suites=household-demo",
+        "budget.kv_tokens=512",
+        "decode_weights=int8",
+        "planner.period=1",
+        "planner.max_steps=5",
+        "planner.max_new_tokens=64",
+        "horizon=6",
+        "schedule={deadline_ms: 1.0, may_defer: true}",
+        f"model={embedded_model_folder}",
+    ]
+    run(load_run("smoke", changes), tmp_path / "run")
+    rows = [row for row in load_run_folder(tmp_path / "run").replans if row.mode == "erecap"]
+    assert all(row.reason != "set by the mode" and row.predicted_ms is not None for row in rows)
+    assert "which nothing meets" in rows[0].reason and rows[0].decision != "defer"  # there was no old plan yet
+    put_off = [row for row in rows if row.decision == "defer"]
+    assert put_off and all(row.trigger == "period" and row.plan and row.plan_tokens == 0 for row in put_off)
+
+
+def store_cost_model(key):
+    """Round figures in place of a calibration."""
+    from dataclasses import asdict
+
+    from erecap.cost.model import DECODE_TERMS, CostModel
+    from erecap.cost.store import FORMAT, cost_path
+    from erecap.files import write_json
+
+    cost = CostModel(prefill=(5, 1, 0, 0, 0.001), decode=(20, 0.01, *[0] * (len(DECODE_TERMS) - 2)), evict=(5, 0.01))
+    cost_path(key).parent.mkdir(parents=True)
+    write_json(cost_path(key), {"format": FORMAT, "key": asdict(key), "model": asdict(cost)})
