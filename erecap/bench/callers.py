@@ -14,7 +14,6 @@ from erecap.bench.history import Count, shortened
 from erecap.budget import Budget
 from erecap.config.modes import Mode
 from erecap.context.tokenize import render_chat
-from erecap.language_model import HFLanguageModel
 from erecap.protocols import Generation, Message, Timing, Usage
 from erecap.session.session import ReplanSession
 from erecap.tokens.schedule import PruneConfig
@@ -42,15 +41,22 @@ def answer(session: ReplanSession, messages: Sequence[Message], tokens: int, dra
 def algorithm_call(
     mode: Mode, bench: ReplanBench, model: Any, tokenizer: Any, history: Sequence[Message], new: Message
 ) -> Call:
-    """The model's own precision and plain decoding."""
+    """The model's own precision and plain decoding, with the same decode steps on every side.
+
+    `full` and `prune[...]` are sessions that are thrown away after each call: they read the whole chat in one pass, and
+    decode as the others do, which is faster than the model's own modules do it (`hf` shows those).
+    """
     messages, count = [*history, new], bench.plan_tokens
     if mode.session:
         session = open_session(model, tokenizer, draft=False, **_keeping(mode, bench))
         session.read(history)
         return lambda: answer(session.fork(), messages, count)
     prune = PruneConfig(scorer=mode.scorer, keep=bench.keep) if mode.scorer else None
-    language_model = HFLanguageModel(model, tokenizer, prune=prune)
-    return lambda: language_model.generate(messages, max_new_tokens=count, min_new_tokens=count)
+
+    def call() -> Generation:
+        return answer(open_session(model, tokenizer, prune=prune, prefill_chunk=WHOLE, draft=False), messages, count)
+
+    return call
 
 
 def product_call(

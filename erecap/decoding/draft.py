@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 MAX_GRAM = 3
+SHORTEST, LONGEST = 2, 16  # tokens of a proposal
 
 
 class LookupDraft:
@@ -16,12 +17,20 @@ class LookupDraft:
 
     Args:
         sources: token ids to copy from, such as the previous plan and the newest message.
-        length: the longest proposal, in tokens.
+        length: tokens of the first proposals. Those that follow are twice as long after one that was right to its end,
+            and as long as was right, and one more, after another: a wrong token costs time as well.
     """
 
     def __init__(self, sources: Sequence[Sequence[int]], length: int = 8) -> None:
         self._sources = [list(source) for source in sources if source]
         self._length = length
+
+    def learn(self, proposed: int, accepted: int) -> None:
+        """Take note that of `proposed` tokens the first `accepted` were right."""
+        if accepted == proposed:
+            self._length = min(LONGEST, 2 * self._length)
+        else:
+            self._length = max(SHORTEST, accepted + 1)
 
     def propose(self, generated: Sequence[int]) -> list[int]:
         """Tokens that may follow `generated`; empty if nothing matches."""

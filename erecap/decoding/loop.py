@@ -128,6 +128,8 @@ def decode(
         else:
             token = choose(rows[-1])
         out.accepted += accepted
+        if draft is not None and proposal:
+            draft.learn(len(proposal), accepted)
         if accepted < len(proposal):
             reader.take_back(len(proposal) - accepted)
         if done:
