@@ -35,7 +35,7 @@ STEPS = st.lists(
 def check(session: ReplanSession, budget: int | None, called: bool) -> None:
     cache = session.cache
     read = cache.get_seq_length()
-    assert read == session._transcript.tokens == len(session.token_ids)
+    assert read == session._transcript.tokens == session._transcript.forgotten + len(session.token_ids)
     following = read - session._reader.shift
     places: dict[int, int] = {}
     for number, layer in enumerate(cache.layers):
