@@ -24,6 +24,7 @@ def look(
     reused: int,
     rewritten: int,
     plan_tokens: int,
+    plan_passes: int | None,
     old_plan_tokens: int,
     trigger: str | None,
 ) -> State:
@@ -43,6 +44,7 @@ def look(
         rewritten=rewritten,
         positions=reader.next_position,
         plan_tokens=plan_tokens,
+        plan_passes=plan_passes,
         old_plan_tokens=old_plan_tokens,
         trigger=trigger,
         protected=protected,

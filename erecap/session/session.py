@@ -98,6 +98,7 @@ class ReplanSession(SessionEdits):
         self._retokenize = retokenize
         self.scheduler = scheduler
         self._previous: list[int] = []  # ids of the last answer, the draft of the next
+        self._passes: int | None = None  # forward passes that it took to decode it
 
     # What is known ----------------------------------------------------------------------------------------
 
@@ -267,6 +268,7 @@ class ReplanSession(SessionEdits):
                     reused=reused,
                     rewritten=tokens - reused,
                     plan_tokens=min(max_new_tokens, len(self._previous) or max_new_tokens),
+                    plan_passes=self._passes,
                     old_plan_tokens=len(left),
                     trigger=trigger,
                 )
@@ -301,6 +303,7 @@ class ReplanSession(SessionEdits):
         text, reason = watcher.result(decoded.ids, ends)
         pieces = self._traced(part) if trace else ()
         self._remember(part, text, decoded.ids, decoded.unread, ends)
+        self._passes = max(1, decoded.passes)
         self._chat = chat.answered(text)
         self._reader.enforce(self._transcript, part.claims, part.protected)
         self._tidy()

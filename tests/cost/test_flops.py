@@ -91,5 +91,5 @@ def test_time_weighted_ceiling() -> None:
     flat = ModelShape(2, 1, 1, 1, 1, 1, 1)
     assert time_weighted_ceiling(flat, [3, 1], [3, 3], 0.5) == pytest.approx(1 / (3.5 / 12 + 29 / 86))
     assert time_weighted_ceiling(shape, pruned, full, 0.3, scorer) < by_share[1]
-    with pytest.raises(ValueError, match="from 0 to 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"from 0 to 1, got 1\.5"):
         time_weighted_ceiling(shape, pruned, full, 1.5)
