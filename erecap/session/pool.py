@@ -79,7 +79,7 @@ class ReplanPool:
     def generate(self, calls: Sequence[Call], *, return_exceptions: bool = False) -> list[Generation]:
         """`session.generate(messages, **options)` for each `(session, messages, options)` of `calls`, together.
 
-        Times in the generations include waiting for the others.
+        Times in the generations include waiting for the others, and so do deadlines.
 
         Args:
             return_exceptions: put exceptions into the list, instead of raising the first when all calls have ended.

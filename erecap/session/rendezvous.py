@@ -81,6 +81,8 @@ class Seat:
         """Wait until it is not the job's turn."""
         with self._turn:
             self._turn.wait_for(lambda: not self._ours)
+        if self.done:
+            self._thread.join()
 
     def dismiss(self) -> None:
         """End the job where it waits, by an exception that it can clean up after."""
