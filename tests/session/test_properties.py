@@ -20,7 +20,19 @@ NEW = 5
 SPAN = st.tuples(st.floats(0, 1), st.floats(0, 1))
 STEPS = st.lists(
     st.one_of(
-        st.sampled_from([("append",), ("append",), ("own words",), ("rewrite",), ("read",), ("fork",), ("save",)]),
+        st.sampled_from(
+            [
+                ("grow",),
+                ("grow",),
+                ("own words",),
+                ("rewrite",),
+                ("read",),
+                ("fork",),
+                ("save",),
+                ("append",),
+                ("append",),
+            ]
+        ),
         SPAN.map(lambda span: ("evict", span)),
         SPAN.map(lambda span: ("splice", span)),
         SPAN.map(lambda span: ("forget", span)),
@@ -70,8 +82,16 @@ def test_any_sequence(
     text = session.generate(messages, max_new_tokens=NEW).text
     for number, (step, *rest) in enumerate(steps):
         called = False
-        if step in ("append", "own words"):
-            messages += turn(text if step == "append" else f"go to shelf {number}", number)
+        if step == "append":  # the session's own chat, against a fork that is given all of it
+            new = turn(text, number)
+            messages += new
+            whole = session.fork()
+            assert session.append(new) == whole.read(messages)
+            text, called = session.generate(max_new_tokens=NEW).text, True
+            assert text == whole.generate(messages, max_new_tokens=NEW).text
+            assert session.token_ids == whole.token_ids
+        elif step in ("grow", "own words"):
+            messages += turn(text if step == "grow" else f"go to shelf {number}", number)
             text, called = session.generate(messages, max_new_tokens=NEW).text, True
         elif step == "rewrite":
             place = len(messages) // 2 | 1
