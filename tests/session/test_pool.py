@@ -104,7 +104,7 @@ def test_callers_modes_hold_in_the_jobs() -> None:
 
     def work(session: ReplanSession, messages: list[dict]) -> str:
         session.read(messages)
-        session.splice((10, 20))  # writes over stored keys, which is not allowed outside of that mode
+        session.splice((10, 10))  # writes over stored keys, which is not allowed outside of that mode
         return session.generate(messages, max_new_tokens=6).text
 
     with torch.inference_mode():
