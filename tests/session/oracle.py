@@ -45,15 +45,14 @@ class Watch:
         model = self.session.model
         total = self.session.cache.get_seq_length()
         ids = torch.tensor([[self.ids[i] for i in range(total)]])
-        positions = torch.tensor([[self.positions[i] for i in range(total)]])
+        where = [self.positions[i] for i in range(total)]
+        positions = torch.tensor([where])
         windows = layer_windows(model.config)
         masks = []
         for layer, window in enumerate(windows):
             allowed = torch.eye(total, dtype=torch.bool)
             for i in range(total):
-                visible = [
-                    j for j in self.seen[i][layer] if window is None or positions[0, j] > positions[0, i] - window
-                ]
+                visible = [j for j in self.seen[i][layer] if window is None or where[j] > where[i] - window]
                 if i in self.seen[i][layer]:
                     allowed[i, visible] = True
             low = torch.finfo(torch.float32).min

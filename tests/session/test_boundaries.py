@@ -54,7 +54,7 @@ def whole_ids(messages: list[dict], tokenizer: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     parts=st.lists(st.sampled_from([*NASTY, "<|im_end|>\n", "</s>", " it", "go"]), min_size=1, max_size=8),
     data=st.data(),

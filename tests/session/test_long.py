@@ -6,6 +6,7 @@ import gc
 import resource
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -16,7 +17,6 @@ from erecap.budget import Budget
 from erecap.session import ReplanSession
 from tests.context.small_tokenizers import byte_level
 
-REPLANS = 10_000
 BUDGET, WINDOW = 120, 256
 
 
@@ -81,10 +81,16 @@ def play(replans: int) -> None:
     assert max(held[5:]) <= 1.3 * max(held[1:5]) + 1000
     assert max(objects[5:]) - max(objects[1:5]) < 2000
     assert memory[-1] - memory[1] < 8 << 20
+    # Medians: one call in a few closes up positions or tidies, and the machine has other things to do.
     tenth = replans // 10
-    assert sum(took[-tenth:]) / sum(took[tenth : 2 * tenth]) < 1.3
+    assert median(took[-tenth:]) / median(took[tenth : 2 * tenth]) < 1.3
 
 
+def test_two_thousand_replans_stay_flat() -> None:
+    play(2_000)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_ten_thousand_replans_stay_flat() -> None:
-    play(REPLANS)
+    play(10_000)
