@@ -66,27 +66,29 @@ def _same(weights: list[torch.Tensor], biases: list[torch.Tensor | None]) -> Pro
 
 
 def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    if x.shape[0] in SOME_ROWS and x.device.type == "cpu" and x.dtype == torch.float32 and _other_way_round():
+    plain = x.device.type == "cpu" and x.dtype == torch.float32
+    if plain and x.shape[0] in SOME_ROWS and _other_way_round(*weight.shape):
         product = torch.mm(weight, x.t()).t()
         return product if bias is None else product + bias
     return F.linear(x, weight, bias)
 
 
 @cache
-def _other_way_round() -> bool:
+def _other_way_round(outputs: int, inputs: int) -> bool:
     """Whether this machine multiplies `weight @ x.T` faster than `x @ weight.T` for a few rows.
 
     Some libraries copy the whole weight into another order when it stands on the right, which for a few rows of `x`
-    takes longer than the product. Measured once: 8 rows, a weight of 1,024 by 512, the best of five.
+    takes longer than the product. Measured once a shape: 8 rows, and the best of five with weights that no cache holds.
     """
-    weight, x = torch.ones(1024, 512), torch.ones(8, 512)
+    weights = torch.ones(6, min(outputs, 4096), inputs)
+    x = torch.ones(8, inputs)
     best = []
     with torch.no_grad():
-        for product in (lambda: F.linear(x, weight), lambda: torch.mm(weight, x.t()).t().contiguous()):
+        for product in (F.linear, lambda x, weight: torch.mm(weight, x.t()).t().contiguous()):
             times = []
-            for _ in range(6):
+            for weight in weights:
                 started = time.perf_counter()
-                product()
+                product(x, weight)
                 times.append(time.perf_counter() - started)
             best.append(min(times[1:]))
     return best[1] < best[0]

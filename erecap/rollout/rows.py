@@ -70,7 +70,8 @@ def _decided(mode: str, generation: Generation | None, usage: Usage) -> JsonRow:
         return {"decision": decision.action, "reason": decision.reason, "predicted_ms": predicted}
     kind = parse_mode(mode).kind
     read = "append" if usage.reused_tokens else "re-read"
-    return {"decision": kind if kind in ("expert", "prune") else read, "reason": "set by the mode", "predicted_ms": None}
+    done = kind if kind in ("expert", "prune") else read
+    return {"decision": done, "reason": "set by the mode", "predicted_ms": None}
 
 
 def episode_row(

@@ -64,7 +64,7 @@ def test_packed_weights_come_close(name: str) -> None:
 @pytest.mark.parametrize("rows", [1, 2, 3, 8, 32, 33])
 @pytest.mark.parametrize("other_way", [False, True])
 def test_products_in_either_order(rows: int, other_way: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "_other_way_round", lambda: other_way)
+    monkeypatch.setattr(linear, "_other_way_round", lambda *shape: other_way)
     generator = torch.Generator().manual_seed(6)
     first, second, x = (torch.randn(shape, generator=generator) for shape in ((24, 16), (8, 16), (rows, 16)))
     bias = torch.randn(8, generator=generator)
