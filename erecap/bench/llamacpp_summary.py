@@ -81,7 +81,7 @@ def _note(found: JsonRow, summary: Sequence[JsonRow], row: str, best: str) -> st
         + ", ".join(
             f"{mode.removeprefix(THEIRS)} {entry['over_erecap']:.2f}"
             for mode, entry in at.items()
-            if mode.startswith(THEIRS)
+            if mode.startswith(THEIRS) and mode != THEIR_FLOOR
         ),
         f"over its own floor: llama.cpp {at[best]['over_floor']:.2f}, `erecap` {at[OURS]['over_floor']:.2f}",
         f"{check['agreeing']} of {check['plan_tokens']} tokens of llama.cpp are our unpruned model's first choice",
@@ -103,11 +103,11 @@ def llama_tables(summary: Sequence[JsonRow]) -> list[Table]:
     """One table for each row and length, for a terminal of 80 columns."""
     return [
         table_of(
-            f"One replanning call after {length:,} tokens, in seconds (medians), {row}",
-            ("side", "total", "min–max", "prefill", "decode", "× floor", "× ours"),
+            f"erecap against llama.cpp (seconds, medians): {length:,} tokens of history, {row}",
+            ("call", "total", "min–max", "prefill", "decode", "× floor", "× ours"),
             [
                 (
-                    entry["mode"],
+                    entry["mode"] if entry["mode"] == THEIR_FLOOR else entry["mode"].removeprefix(THEIRS),
                     seconds(entry["total_ms"]),
                     f"{seconds(entry['min_ms'])}–{seconds(entry['max_ms'])}",
                     seconds(entry["prefill_ms"]),
@@ -118,7 +118,7 @@ def llama_tables(summary: Sequence[JsonRow]) -> list[Table]:
                 for entry in summary
                 if (entry["row"], entry["length"]) == (row, length)
             ],
-            left=("side",),
+            left=("call",),
         )
         for row, length in dict.fromkeys((entry["row"], entry["length"]) for entry in summary)
     ]

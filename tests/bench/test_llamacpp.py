@@ -216,9 +216,11 @@ def test_the_fastest_way_to_call_llamacpp_is_compared(tmp_path: Path) -> None:
     shorter = {**quick, "raw": [{**r, "length": 600} for r in quick["raw"]]}
     assert llama_rows(shorter, ABOUT) == []
     screen = Console(width=80, record=True, file=io.StringIO())
-    for table in llama_tables(llama_summary(quick["raw"])):
+    wide = [{**r, "mode": r["mode"].replace("lookup-2", "generate-lookup-10"), "total_ms": 120 * r["total_ms"]}
+            for r in quick["raw"]]  # fmt: skip
+    for table in llama_tables(llama_summary(quick["raw"])) + llama_tables(llama_summary(wide)):
         screen.print(table)
-    assert "llama.cpp lookup-2" in (text := screen.export_text()) and "…" not in text
+    assert "lookup-2" in (text := screen.export_text()) and "…" not in text
 
     path = tmp_path / "replan.json"
     path.write_text(json.dumps({"what": "kept", "parts": {"replan": 1}, "rows": [{**row, "id": "R1a"}]}))
