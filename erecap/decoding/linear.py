@@ -54,7 +54,7 @@ def _joined(weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | Non
     if all(bias is None for bias in biases):
         return None
     parts = [w.new_zeros(w.shape[0]) if b is None else b.detach() for w, b in zip(weights, biases, strict=True)]
-    return torch.cat(parts).float()
+    return torch.cat(parts)
 
 
 def _same(weights: list[torch.Tensor], biases: list[torch.Tensor | None]) -> Product:
@@ -98,7 +98,7 @@ def _int8(weight: torch.Tensor) -> Product:
     scale = (weight.abs().amax(1) / 127).clamp_min(1e-12).to(torch.bfloat16)
     # Rounded with the scale as it is stored, which has fewer digits than the one computed.
     packed = (weight / scale.float().unsqueeze(1)).round().clamp(-127, 127).to(torch.int8)
-    return lambda x: torch._weight_int8pack_mm(x.bfloat16(), packed, scale).float()
+    return lambda x: torch._weight_int8pack_mm(x.bfloat16(), packed, scale).to(x.dtype)
 
 
 def _int4(weight: torch.Tensor) -> Product | None:
@@ -117,7 +117,7 @@ def _int4(weight: torch.Tensor) -> Product | None:
     packed = torch._convert_weight_to_int4pack_for_cpu(steps.view(rows, columns).to(torch.int32), 1)
     scales = torch.stack([scale, zero], -1).transpose(0, 1).contiguous().bfloat16()
     kernel = torch.ops.aten._weight_int4pack_mm_for_cpu
-    return lambda x: kernel(x.bfloat16(), packed, GROUP, scales).float()
+    return lambda x: kernel(x.bfloat16(), packed, GROUP, scales).to(x.dtype)
 
 
 def _int8_exact_rows(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:

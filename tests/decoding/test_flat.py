@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -59,6 +61,27 @@ def test_packed_weights_come_close(name: str) -> None:
     error = (found - wanted).norm() / wanted.norm()
     assert 0 < error < 0.05
     assert (found.argmax(-1) == wanted.argmax(-1)).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_models_in_half_precision(name: str, dtype: torch.dtype) -> None:
+    model = copy.deepcopy(tiny(name)).to(dtype)
+    found = []
+    for weights in (None, "same", "int8", "int4"):
+        cache = PrunedCache(PruneConfig(keep=1.0, stages=()), LAYERS)
+        flat = FlatDecoder(model, weights) if weights else None  # type: ignore[arg-type]
+        rows = []
+        with torch.no_grad(), attach(model, cache):
+            model(input_ids=torch.tensor([_ids(20)]), past_key_values=cache, use_cache=True)
+            for place, ids in ((20, [5]), (21, [7, 8, 9])):
+                if flat is None:
+                    rows.append(model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True).logits[0])
+                else:
+                    rows.append(flat.read(cache, ids, place))
+        found.append(torch.cat(rows).float())
+    for logits in found[1:]:
+        assert (logits - found[0]).norm() < 0.1 * found[0].norm()
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 8, 32, 33])
