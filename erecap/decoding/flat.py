@@ -18,11 +18,9 @@ from erecap.decoding.linear import Product, Weights, make_head, make_product
 from erecap.tokens.cache import PrunedCache
 from erecap.tokens.masks import layer_windows
 from erecap.tokens.ragged import Part, kept_rows
+from erecap.tokens.ropes import CHANGING, angles, layer_type, rope_kinds
 
-LAYERS = frozenset(
-    f"{name}DecoderLayer" for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma3", "Phi3")
-)  # fmt: skip
-
+LAYERS = frozenset(f"{name}DecoderLayer" for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma3", "Phi3"))
 OWN_HOOKS = "erecap.tokens.hooks"
 
 
@@ -42,9 +40,7 @@ def flat_problem(model: nn.Module) -> str | None:
         for name, module in layer.named_modules():
             if "proj" in name.rsplit(".", 1)[-1] and type(module) is not nn.Linear:
                 return f"{name} is {type(module).__name__}, not a plain linear layer"
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [part.get("rope_type", "default") for part in (rope, *rope.values()) if isinstance(part, dict)]
-    if any(kind in ("longrope", "dynamic") for kind in kinds):
+    if rope_kinds(config) & CHANGING:
         return "its rotary embedding changes with the length of the sequence"
     if getattr(config, "attn_logit_softcapping", None) or getattr(config, "final_logit_softcapping", None):
         return "it caps attention scores or logits"
@@ -72,12 +68,15 @@ class FlatDecoder:
             raise ValueError(f"decode weights {weights!r} need the model on a CPU, it is on {model.device.type}")
         self.weights = weights
         self._decoder = model.get_decoder()
-        self._config = model.config.get_text_config(decoder=True)
-        self._device, self._dtype = model.device, model.dtype
+        self._device = model.device
         self._modules = [*self._decoder.modules(), model.lm_head]
-        windows = layer_windows(self._config)
+        config = model.config.get_text_config(decoder=True)
+        windows = layer_windows(config)
         with torch.no_grad():
-            self._blocks = [_Block(layer, n, windows[n], weights) for n, layer in enumerate(self._decoder.layers)]
+            self._blocks = [
+                _Block(layer, n, windows[n], layer_type(config, n), weights)
+                for n, layer in enumerate(self._decoder.layers)
+            ]
             self._norm = _norm(self._decoder.norm)
             self._head = make_head(model.lm_head.weight, model.lm_head.bias, weights)
 
@@ -118,24 +117,23 @@ class FlatDecoder:
                 masks: dict[int, torch.Tensor] = {}
                 for block in self._blocks:
                     hidden = block(hidden, ropes[block.rope], parts, masks)
-            except BaseException:
+                rows = kept_rows(parts)
+                if len(rows) < len(ids):
+                    hidden = hidden[-len(rows) :] if len(parts) == 1 else hidden[rows]
+                logits: torch.Tensor = self._head(self._norm(hidden))
+            except BaseException:  # also an interrupt: what layers have stored so far must not stay
                 for part in parts:
                     part.cache.rollback()
                 raise
             for part in parts:
                 part.cache.finish()
-            rows = kept_rows(parts)
-            if len(rows) < len(ids):
-                hidden = hidden[-len(rows) :] if len(parts) == 1 else hidden[rows]
-            logits: torch.Tensor = self._head(self._norm(hidden))
             return list(logits.split([part.kept for part in parts]))
 
     def _ropes(self, hidden: torch.Tensor, positions: torch.Tensor) -> dict[str | None, tuple]:
         kinds = {block.rope for block in self._blocks}
         ropes: dict[str | None, tuple] = {}
         for kind in kinds:
-            more = () if kind is None else (kind,)
-            cos, sin = self._decoder.rotary_emb(hidden, positions, *more)
+            cos, sin = angles(self._decoder.rotary_emb, hidden, positions, kind)
             half = sin.shape[-1] // 2
             # The minus sign of the rotated half goes into the sine, so that turning is a roll.
             sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)
@@ -146,11 +144,9 @@ class FlatDecoder:
 class _Block:
     """One decoder layer; hidden states are `(tokens, hidden_size)`."""
 
-    def __init__(self, layer: Any, number: int, window: int | None, weights: Weights) -> None:
+    def __init__(self, layer: Any, number: int, window: int | None, rope: str | None, weights: Weights) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.number, self.window = number, window
-        # Models with two ropes choose by the layer's kind.
-        self.rope: str | None = attention.layer_type if type(layer).__name__ == "Gemma3DecoderLayer" else None
+        self.number, self.window, self.rope = number, window, rope
         self._dim, self._scale = attention.head_dim, attention.scaling
         self._groups = attention.num_key_value_groups
         self._norms = (_norm(getattr(attention, "q_norm", None)), _norm(getattr(attention, "k_norm", None)))

@@ -44,8 +44,11 @@ def make_product(weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor 
 
 
 def make_head(weight: torch.Tensor, bias: torch.Tensor | None, kind: Weights) -> Product:
-    """As `make_product`, for the language-model head: logits keep float32, or near ties would become ties."""
-    if kind == "same" or not torch.backends.mkldnn.is_available():  # oneDNN has the integer product
+    """As `make_product`, for the language-model head: logits keep float32, or near ties would become ties.
+
+    Where torch was built without oneDNN, which has the integer product, the head keeps its own weights.
+    """
+    if kind == "same" or not torch.backends.mkldnn.is_available():
         return _same([weight], [bias])
     return _int8_exact_rows(weight.detach().float(), None if bias is None else bias.detach().float())
 

@@ -34,7 +34,9 @@ class ShortReads:
 
 
 def short_reads(model: Any, weights: Weights = "same") -> ShortReads:
-    """The flat decoders for `model`, made at the first call and again when its weights have changed.
+    """The flat decoders for `model`, made at the first call and again when its weights have changed by the next.
+
+    Whoever holds them goes on with the weights of that moment where these are packed copies.
 
     Raises:
         ValueError: unknown `weights`, or packed ones for a model that cannot have them.

@@ -10,17 +10,12 @@ from typing import Any
 import torch
 
 from erecap.errors import BudgetError
-from erecap.session.reader import SessionReader
-from erecap.session.transcript import Transcript
+from erecap.session.parts import SessionParts
 from erecap.tokens.revival import revive
 
 
-class SessionEdits:
+class SessionEdits(SessionParts):
     """The edit methods of `ReplanSession`; spans are places of tokens `(start, end)` in everything read."""
-
-    _reader: SessionReader
-    _transcript: Transcript
-    tokenizer: Any
 
     def evict(self, span: tuple[int, int]) -> int:
         """Drop the keys and values of a span; positions stay. What was read after it has seen it, and keeps that.

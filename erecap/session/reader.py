@@ -198,8 +198,7 @@ class SessionReader:
 
     def _last_position(self) -> int:
         """The highest position of a stored token; -1 where none is stored."""
-        layouts = [layout for layout in map(self.cache.layout, range(len(self.cache.layers))) if layout is not None]
-        return max((int(layout.positions.max()) for layout in layouts if layout.width), default=-1)
+        return max((int(layout.positions.max()) for layout in self.cache.layouts() if layout.width), default=-1)
 
     @property
     def next_position(self) -> int:
@@ -303,14 +302,12 @@ class SessionReader:
 
     def _make_room(self, tokens: int) -> None:
         """Close up positions if `tokens` more would leave the model's window."""
-        following = self.cache.get_seq_length() - self.shift
-        if following + tokens <= self.window:
+        if self.next_position + tokens <= self.window:
             return
         self.close_up()
-        following = self.cache.get_seq_length() - self.shift
-        if following + tokens > self.window:
+        if self.next_position + tokens > self.window:
             raise BudgetError(
-                f"{following} stored tokens and {tokens} more exceed the model's window of {self.window}; "
+                f"{self.next_position} stored tokens and {tokens} more exceed the model's window of {self.window}; "
                 "lower kv_tokens"
             )
 

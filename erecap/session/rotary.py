@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from erecap.tokens.hooks import find_decoder
+from erecap.tokens.ropes import angles, layer_type, rope_kinds
 
 EXACT_ROPES = ("default", "linear", "llama3", "yarn")
 
@@ -29,12 +30,8 @@ class KeyRotator:
         if self._rotary is None:
             raise ValueError(f"{type(model).__name__} has no rotary embeddings; its keys cannot change position")
         self._layers = decoder.layers
-        self._types = getattr(decoder.config, "layer_types", None)
-        parameters = getattr(decoder.config, "rope_parameters", None) or {}
-        nested = [part for part in parameters.values() if isinstance(part, dict)] or [parameters]
-        self._by_type = any(isinstance(part, dict) for part in parameters.values())
-        for part in nested:
-            kind = part.get("rope_type", "default")
+        self._config = decoder.config
+        for kind in sorted(rope_kinds(decoder.config)):
             if kind not in EXACT_ROPES:
                 raise ValueError(
                     f"keys with {kind} RoPE cannot be moved exactly; possible for {', '.join(EXACT_ROPES)}"
@@ -45,10 +42,9 @@ class KeyRotator:
         attention = self._layers[layer].self_attn
         if getattr(attention, "use_rope", True) in (False, 0):
             return keys
-        name = self._types[layer] if self._by_type else None
+        name = layer_type(self._config, layer)
         like = torch.empty(1, dtype=torch.float32, device=keys.device)
-        positions = shift.unsqueeze(0)
-        cos, sin = self._rotary(like, positions) if name is None else self._rotary(like, positions, name)
+        cos, sin = angles(self._rotary, like, shift.unsqueeze(0), name)
         # Models with scaled attention put the factor into cosines and sines; the stored keys have it already.
         scale = self._scale(name)
         apply: Any = sys.modules[type(attention).__module__].apply_rotary_pos_emb

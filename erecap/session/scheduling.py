@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from erecap.cost.scheduler import Scheduler, State
 from erecap.decoding.draft import LookupDraft
@@ -56,6 +56,16 @@ def decide(scheduler: Scheduler, reader: SessionReader, transcript: Transcript, 
     """The scheduler's decision under the session's budget of now (a share of all tokens grows with them)."""
     scheduler.budget_tokens = reader.budget.tokens(transcript.tokens + state.new)
     return scheduler.decide(state)
+
+
+def stops_with_plan(decision: Decision | None, plan: Sequence[int]) -> Callable[[list[int]], bool]:
+    """Whether an answer is the old plan and nothing more, where that was decided to be enough.
+
+    The plan's tokens are drafts, verified in one pass. If all of them are what the model chooses, the answer ends there
+    instead of going on; at the first other choice it becomes an ordinary answer.
+    """
+    reuse = decision is not None and decision.action == "reuse-plan"
+    return lambda answer: reuse and answer == list(plan)
 
 
 def apply(

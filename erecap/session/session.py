@@ -14,19 +14,18 @@ from erecap.decoding.linear import Weights
 from erecap.decoding.loop import decode
 from erecap.errors import RunError
 from erecap.generation import StopWatcher, answer_ends, sampler
-from erecap.protocols import AllowedTokens, Generation, Message, Timing, Usage
-from erecap.session.chat import SessionChat, whole_part
+from erecap.protocols import AllowedTokens, Decision, Generation, Message, Timing, Usage
+from erecap.session.chat import ChatPart, SessionChat, whole_part
 from erecap.session.claims import Span
 from erecap.session.edits import SessionEdits
-from erecap.session.parts import SessionParts
 from erecap.session.persist import load_session, save_session
 from erecap.session.reader import SessionReader
-from erecap.session.scheduling import PlanDraft, apply, decide, look, put_off
-from erecap.session.transcript import Transcript
+from erecap.session.scheduling import PlanDraft, apply, decide, look, put_off, stops_with_plan
+from erecap.session.transcript import Mark, Transcript
 from erecap.tokens.schedule import PruneConfig
 
 
-class ReplanSession(SessionEdits, SessionParts):
+class ReplanSession(SessionEdits):
     """Keeps what it has read, reads only what is new, and stays within its budget.
 
     Without `prune` and `budget` every answer is the unmodified model's for the messages given. With them it is the
@@ -217,7 +216,8 @@ class ReplanSession(SessionEdits, SessionParts):
             draft: text that the answer may repeat, beside the previous answer and the newest message.
             min_new_tokens: the answer does not end by itself before; for measurements of equal length.
             old_plan: what is left of the plan before, as the answer would write it. It is verified in one pass, as far
-                as the answer repeats it; a scheduler may put the call off only while some of it is left.
+                as the answer repeats it. A scheduler may decide that the answer ends with it (`reuse-plan`, needs
+                `draft`), and put the call off only while some of it is left.
             trigger: why the call is made, for the scheduler's reasons.
             trace: also return which share of the layers stored each piece of the chat (`Generation.pieces`); only with
                 a whole chat.
@@ -249,27 +249,23 @@ class ReplanSession(SessionEdits, SessionParts):
         try:
             ids, marks, reused = self._enter(part, known, answering=True)
             left = self.tokenizer(old_plan, add_special_tokens=False)["input_ids"] if old_plan else []
-            decision = None
-            if self.scheduler is not None:
-                state = look(
-                    self._reader,
-                    self._transcript,
-                    part,
-                    new=len(ids),
-                    reused=reused,
-                    rewritten=tokens - reused,
-                    plan_tokens=min(max_new_tokens, len(self._previous) or max_new_tokens),
-                    plan_passes=self._passes,
-                    old_plan_tokens=len(left),
-                    trigger=trigger,
-                )
-                decision = decide(self.scheduler, self._reader, self._transcript, state)
-                if decision.action == "defer":
-                    spent = 1e3 * (time.perf_counter() - started)
-                    return put_off(decision, self._reader, 1e3 * (matched - started), spent)
-                if decision.action == "re-read":
-                    ids, marks, reused = self._enter(part, 0, answering=True)
-                apply(decision, self.scheduler, state, self._reader, self._transcript, part, marks)
+            decision = self._scheduled(
+                part,
+                marks,
+                new=len(ids),
+                reused=reused,
+                rewritten=tokens - reused,
+                plan_tokens=min(max_new_tokens, len(self._previous) or max_new_tokens),
+                plan_passes=self._passes,
+                old_plan_tokens=len(left),
+                trigger=trigger,
+            )
+            if decision is not None and decision.action == "defer":
+                spent = 1e3 * (time.perf_counter() - started)
+                return put_off(decision, self._reader, 1e3 * (matched - started), spent)
+            if decision is not None and decision.action == "re-read":
+                ids, marks, reused = self._enter(part, 0, answering=True)
+            reused_plan = stops_with_plan(decision, left)
             with self._reader.attached():
                 logits = self._reader.prefill(ids, marks, self._transcript, part.claims, part.protected, max_new_tokens)
                 prefilled = time.perf_counter()
@@ -284,7 +280,7 @@ class ReplanSession(SessionEdits, SessionParts):
                     allowed=allowed_tokens,
                     draft=PlanDraft(left, sources) if self.draft else None,
                     not_before=(min_new_tokens, ends),
-                    ended=lambda out: out[-1] in ends or watcher.stopped(out),
+                    ended=lambda out: out[-1] in ends or reused_plan(out) or watcher.stopped(out),
                 )
         except BaseException:
             # Whatever was read of the new messages has no mark yet: forget it, keep what the last call left.
@@ -292,6 +288,8 @@ class ReplanSession(SessionEdits, SessionParts):
             raise
         decoded_at = time.perf_counter()
         text, reason = watcher.result(decoded.ids, ends)
+        if reused_plan(decoded.ids):
+            reason = "stop"
         pieces = self._traced(part) if trace else ()
         self._remember(part, text, decoded.ids, decoded.unread, ends)
         self._passes = max(1, decoded.passes)
@@ -323,6 +321,15 @@ class ReplanSession(SessionEdits, SessionParts):
         if self.scheduler is not None and decision is not None:
             self.scheduler.observe(decision, timing.total_ms)
         return Generation(text, reason, usage, timing, pieces, decision)
+
+    def _scheduled(self, part: ChatPart, marks: Sequence[Mark], **call: Any) -> Decision | None:
+        """What the scheduler decided for a call (see `look`), with evicting and closing up done; None without one."""
+        if self.scheduler is None:
+            return None
+        state = look(self._reader, self._transcript, part, **call)
+        decision = decide(self.scheduler, self._reader, self._transcript, state)
+        apply(decision, self.scheduler, state, self._reader, self._transcript, part, marks)
+        return decision
 
     def still_valid(self, plan: str, messages: Sequence[Message] | None = None) -> float:
         """Whether `plan` is still what the model would answer to `messages`, in one pass over its tokens.

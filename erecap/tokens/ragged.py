@@ -20,6 +20,7 @@ from erecap.tokens import probe
 from erecap.tokens.cache import PrunedCache
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.masks import layer_windows
+from erecap.tokens.ropes import CHANGING, rope_kinds
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,7 @@ def read_together(model: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
 
 def ragged_problem(model: Any) -> str | None:
     """Why `read_together` would not give what separate calls give; None if it does."""
-    config = find_decoder(model).config
-    ropes = getattr(config, "rope_parameters", None) or {}
-    kinds = {part.get("rope_type", "default") for part in (ropes, *ropes.values()) if isinstance(part, dict)}
-    changing = sorted(kinds & {"dynamic", "longrope"})
+    changing = sorted(rope_kinds(find_decoder(model).config) & CHANGING)
     if changing:
         return f"its rotary embedding ({', '.join(changing)}) depends on the longest sequence of the call"
     return None

@@ -19,6 +19,7 @@ from erecap.tokens.hooks import find_decoder
 from erecap.tokens.layout import Layout
 from erecap.tokens.masks import as_attention_mask, layer_windows
 from erecap.tokens.parking import Parked
+from erecap.tokens.ropes import angles, layer_type
 
 
 def revive(model: nn.Module, cache: PrunedCache, span: tuple[int, int] | None = None) -> int:
@@ -131,11 +132,7 @@ def _rope(decoder: Any, layer: int, live: Parked, last_position: int) -> tuple[t
     """Cosines and sines `(1, n, dim)` of the tokens' positions, from the rotary embedding of `layer`."""
     # Ropes that depend on the length (long-rope) look at the highest position; it goes along, and is cut off again.
     positions = torch.cat([live.tokens.positions, live.tokens.positions.new_tensor([[last_position]])], 1)
-    parameters = getattr(decoder.config, "rope_parameters", None) or {}
-    if any(isinstance(part, dict) for part in parameters.values()):  # one rope for each kind of layer
-        cos, sin = decoder.rotary_emb(live.hidden, positions, decoder.config.layer_types[layer])
-    else:
-        cos, sin = decoder.rotary_emb(live.hidden, positions)
+    cos, sin = angles(decoder.rotary_emb, live.hidden, positions, layer_type(decoder.config, layer))
     return cos[:, :-1], sin[:, :-1]
 
 

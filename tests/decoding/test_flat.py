@@ -143,11 +143,12 @@ def test_grouped_attention_is_attention(queries: int, heads: int) -> None:
     torch.testing.assert_close(found.view(queries, heads, 8).transpose(0, 1), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_a_read_that_fails_leaves_the_cache_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["layer", "head"])
+def test_a_read_that_fails_leaves_the_cache_as_it_was(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, cache = _logits("llama", "same", (1,))
     flat = FlatDecoder(tiny("llama"))
-    block = flat._blocks[3]
-    monkeypatch.setattr(block, "_down", lambda x: (_ for _ in ()).throw(MemoryError("planted")))
+    part, name = (flat._blocks[3], "_down") if where == "layer" else (flat, "_head")
+    monkeypatch.setattr(part, name, lambda x: (_ for _ in ()).throw(MemoryError("planted")))
     before = [layer.keys.clone() for layer in cache.layers]
     with pytest.raises(MemoryError):
         flat.read(cache, [5, 6], 21)

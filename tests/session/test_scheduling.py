@@ -100,6 +100,26 @@ def test_an_old_plan_that_still_holds_is_verified_in_one_pass() -> None:
     assert other.text == wanted and other.usage.accepted_tokens < 22
 
 
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_late_call_ends_with_the_old_plan_if_the_model_agrees(agrees: bool) -> None:
+    ids = [byte_level()(letter, add_special_tokens=False)["input_ids"][0] for letter in "zqjx"]
+    options = {"max_new_tokens": 24, "allowed_tokens": lambda out: ids}
+    wanted = ReplanSession(model(), byte_level(), draft=False).generate(start(), **options).text
+    # Reading is free and a pass takes 10 ms: 240 ms for a whole plan, two passes where one verifies the old one.
+    cost = CostModel(prefill=(0, 0, 0, 0, 0), decode=(10, *[0] * (len(DECODE_TERMS) - 1)))
+    session = scheduled(cost=cost, deadline_ms=100, reuse_plan=True)
+    old = wanted[:9] if agrees else wanted[:8] + ("z" if wanted[8] != "z" else "q")
+    generation = session.generate(start(), old_plan=old, trigger="period", **options)
+    assert generation.decision is not None and generation.decision.action == "reuse-plan"
+    assert generation.text == (old if agrees else wanted)
+    assert generation.finish_reason == ("stop" if agrees else "length")
+    # The chat goes on from there as from any other answer.
+    messages = start() + turn(generation.text, 1)
+    plain = ReplanSession(model(), byte_level(), draft=False)
+    plain.generate(start(), **(options | {"max_new_tokens": len(generation.text)}))
+    assert session.generate(messages, **options).text == plain.generate(messages, **options).text
+
+
 def test_a_rewritten_chat_is_read_anew_where_that_is_cheaper() -> None:
     session = scheduled(budget=400, cost=CostModel(prefill=(0, 1, 0, 3, 0), decode=PASS))
     messages = start()
