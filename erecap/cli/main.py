@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from erecap.cli import bench, bench_llamacpp, calibrate, compare, doctor, games, models, report, rollout
+from erecap.cli import bench, bench_llamacpp, calibrate, compare, doctor, games, models, report, rollout, train
 from erecap.errors import ErecapError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(games.app, name="games")
 bench.app.command("llamacpp")(bench_llamacpp.llamacpp)
 app.add_typer(bench.app, name="bench")
+app.add_typer(train.app, name="train")
 
 
 def _version(asked: bool) -> None:
