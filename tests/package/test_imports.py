@@ -39,7 +39,8 @@ ALLOWED = {
     "report": CORE | {"config"},
     "rollout": CORE | {"config", "envs", "planners"},
     "bench": CORE | {"config", "envs"},
-    "cli": CORE | {"bench", "config", "doctor", "envs", "planners", "report", "rollout"},
+    "training": CORE | {"config", "envs", "planners", "rollout"},
+    "cli": CORE | {"bench", "config", "doctor", "envs", "planners", "report", "rollout", "training"},
     "__init__": CORE,
 }
 

@@ -1,0 +1,1 @@
+"""From played episodes to trained weights: trajectories, planner fine-tuning, pruner training."""
