@@ -53,12 +53,34 @@ def play_job(
     return play(job, suite, env, planner, config.planner, contended=contended, tick=tick)
 
 
+class PlayOne(Protocol):
+    """What an executor does with a job: `play_job`, or something that also records. It travels to workers by pickle."""
+
+    def __call__(
+        self,
+        job: Job,
+        config: RunConfig,
+        suites: Mapping[str, Suite],
+        components: Components,
+        *,
+        contended: bool,
+        tick: Tick | None = None,
+    ) -> Played: ...
+
+
 class SerialExecutor:
     """Plays in this process. The executor for timings."""
 
     contended = False
 
-    def __init__(self, config: RunConfig, suites: Mapping[str, Suite], open_components: OpenComponents) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        suites: Mapping[str, Suite],
+        open_components: OpenComponents,
+        play_one: PlayOne = play_job,
+    ) -> None:
+        self._play_one = play_one
         self._config = config
         self._suites = suites
         self._components = open_components(config, suites)
@@ -72,7 +94,7 @@ class SerialExecutor:
     def play(self, jobs: Sequence[Job], watch: Watch) -> Iterator[Played]:
         for job in jobs:
             tick = partial(watch, job)
-            yield play_job(job, self._config, self._suites, self._components, contended=False, tick=tick)
+            yield self._play_one(job, self._config, self._suites, self._components, contended=False, tick=tick)
 
     def close(self) -> None:
         self._components.close()

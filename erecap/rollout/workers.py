@@ -21,7 +21,7 @@ from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ErecapError, RunError
 from erecap.rollout.components import OpenComponents, Say
-from erecap.rollout.executors import Watch, play_job
+from erecap.rollout.executors import PlayOne, Watch, play_job
 from erecap.rollout.jobs import Job, Played
 from erecap.rollout.machine import cores
 from erecap.rollout.rows import lost_episode
@@ -54,7 +54,14 @@ class ProcessExecutor:
         ErecapError: what a worker raised, such as a ModelError. From `prepare` and `play`.
     """
 
-    def __init__(self, config: RunConfig, suites: Mapping[str, Suite], open_components: OpenComponents) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        suites: Mapping[str, Suite],
+        open_components: OpenComponents,
+        play_one: PlayOne = play_job,
+    ) -> None:
+        self._play_one = play_one
         self.contended = config.workers > 1
         # Without a limit each worker would start a thread per core.
         threads = config.threads or max(1, cores() // config.workers)
@@ -121,7 +128,7 @@ class ProcessExecutor:
         ours, theirs = context.Pipe()
         process = context.Process(
             target=_work,
-            args=(theirs, self._open, self._config, self._suites, self._modes, self.contended),
+            args=(theirs, self._open, self._play_one, self._config, self._suites, self._modes, self.contended),
             daemon=True,
         )
         with _signals_blocked():
@@ -174,6 +181,7 @@ def _signals_blocked() -> Iterator[None]:
 def _work(
     pipe: Connection,
     open_components: OpenComponents,
+    play_one: PlayOne,
     config: RunConfig,
     suites: Mapping[str, Suite],
     modes: list[Mode],
@@ -188,7 +196,7 @@ def _work(
             components.prepare(modes, lambda line: None)
             pipe.send((components.model_facts(), components.threads()))
             while True:
-                pipe.send(play_job(pipe.recv(), config, suites, components, contended=contended))
+                pipe.send(play_one(pipe.recv(), config, suites, components, contended=contended))
         except ErecapError as error:
             # With its class and text only: a cause may hold things that cannot travel.
             pipe.send(type(error)(str(error)))
