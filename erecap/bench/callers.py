@@ -14,6 +14,7 @@ from erecap.bench.history import Count, shortened
 from erecap.budget import Budget
 from erecap.config.modes import Mode
 from erecap.context.tokenize import render_chat
+from erecap.decoding.linear import known_weights
 from erecap.protocols import Generation, Message, Timing, Usage
 from erecap.session.session import ReplanSession
 from erecap.tokens.schedule import PruneConfig
@@ -23,14 +24,6 @@ if TYPE_CHECKING:
 
 Call = Callable[[], Generation]
 WHOLE = 10**9  # a prefill chunk beyond every prompt: the chat is read in one causal pass
-
-
-def open_session(model: Any, tokenizer: Any, **settings: Any) -> ReplanSession:
-    """A session; settings that are the session's defaults anyway need not be known to it."""
-    for name, default in (("decode_weights", "same"), ("prefill_chunk", 512)):
-        if settings.get(name) == default:
-            del settings[name]
-    return ReplanSession(model, tokenizer, **settings)
 
 
 def answer(session: ReplanSession, messages: Sequence[Message], tokens: int, draft: str | None = None) -> Generation:
@@ -48,13 +41,13 @@ def algorithm_call(
     """
     messages, count = [*history, new], bench.plan_tokens
     if mode.session:
-        session = open_session(model, tokenizer, draft=False, **_keeping(mode, bench))
+        session = ReplanSession(model, tokenizer, draft=False, **_keeping(mode, bench))
         session.read(history)
         return lambda: answer(session.fork(), messages, count)
     prune = PruneConfig(scorer=mode.scorer, keep=bench.keep) if mode.scorer else None
 
     def call() -> Generation:
-        return answer(open_session(model, tokenizer, prune=prune, prefill_chunk=WHOLE, draft=False), messages, count)
+        return answer(ReplanSession(model, tokenizer, prune=prune, prefill_chunk=WHOLE, draft=False), messages, count)
 
     return call
 
@@ -69,16 +62,21 @@ def product_call(
     """
     messages, count, plan = [*history, new], bench.plan_tokens, history[-1]["content"]
     if mode.session:
-        session = open_session(
-            model, tokenizer, draft=True, decode_weights=bench.decode_weights, **_keeping(mode, bench)
+        session = ReplanSession(
+            model, tokenizer, draft=True, decode_weights=known_weights(bench.decode_weights), **_keeping(mode, bench)
         )
         session.read(history)
         return lambda: answer(session.fork(), messages, count, plan)
     prune = PruneConfig(scorer=mode.scorer, keep=bench.keep) if mode.scorer else None
 
     def call() -> Generation:
-        fresh = open_session(
-            model, tokenizer, prune=prune, prefill_chunk=WHOLE, draft=True, decode_weights=bench.decode_weights
+        fresh = ReplanSession(
+            model,
+            tokenizer,
+            prune=prune,
+            prefill_chunk=WHOLE,
+            draft=True,
+            decode_weights=known_weights(bench.decode_weights),
         )
         return answer(fresh, messages, count, plan)
 
@@ -125,9 +123,9 @@ def floor_call(bench: ReplanBench, model: Any, tokenizer: Any, new: Message, pro
 
     def call() -> Generation:
         if not product:
-            session = open_session(model, tokenizer, draft=False)
+            session = ReplanSession(model, tokenizer, draft=False)
             return answer(session, [new], count)
-        session = open_session(model, tokenizer, draft=True, decode_weights=bench.decode_weights)
+        session = ReplanSession(model, tokenizer, draft=True, decode_weights=known_weights(bench.decode_weights))
         return answer(session, [new], count, plan)
 
     return call

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from erecap.bench.callers import answer, open_session, steady
+from erecap.bench.callers import answer, steady
 from erecap.bench.history import cut, next_turn, wander
 from erecap.bench.repeated import repeated_plans
-from erecap.bench.replan import WEIGHTS
 from erecap.context.tokenize import render_prompt
+from erecap.decoding.linear import WEIGHTS, known_weights
 from erecap.errors import ConfigError
 from erecap.protocols import Generation, JsonRow, Message
+from erecap.session.session import ReplanSession
 
 NEW_TOKENS = 40  # of the turn that is read before decoding; with the template's own text
 
@@ -92,7 +93,7 @@ def decode_summary(found: JsonRow) -> list[JsonRow]:
 def _call(
     bench: DecodeBench, model: Any, tokenizer: Any, history: Sequence[Message], new: Message, weights: str
 ) -> Callable[[], Generation]:
-    session = open_session(model, tokenizer, draft=False, decode_weights=weights)
+    session = ReplanSession(model, tokenizer, draft=False, decode_weights=known_weights(weights))
     if history:
         session.read(history)
     messages = [*history, new]

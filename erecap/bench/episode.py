@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from erecap.bench.callers import answer, floor_message, open_session, steady
+from erecap.bench.callers import answer, floor_message, steady
 from erecap.bench.ceilings import ratio, ratio_apart
 from erecap.bench.history import wander
 from erecap.bench.results import TARGETS, Figure, result_row
@@ -18,6 +18,7 @@ from erecap.budget import Budget
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError
 from erecap.protocols import JsonRow, Message
+from erecap.session.session import ReplanSession
 
 STRETCHES = ("early", "before", "beyond")
 RESAMPLES = 10_000
@@ -67,7 +68,7 @@ def episode_bench(
         return len(render_prompt(messages, tokenizer).input_ids)
 
     messages = wander(bench.tokens, count, turn_tokens=bench.new_tokens, seed=bench.seed)
-    session = open_session(model, tokenizer, budget=Budget(kv_tokens=bench.kv_tokens), draft=False, seed=bench.seed)
+    session = ReplanSession(model, tokenizer, budget=Budget(kv_tokens=bench.kv_tokens), draft=False, seed=bench.seed)
     raw: list[JsonRow] = []
     for end in range(3, len(messages), 2):
         session.read(messages[:end])
@@ -93,7 +94,7 @@ def _measured(
     with steady() as collect:
         generation = answer(twin, chat, bench.plan_tokens)
         collect()
-        floor = answer(open_session(model, tokenizer, draft=False), [alone], bench.plan_tokens)
+        floor = answer(ReplanSession(model, tokenizer, draft=False), [alone], bench.plan_tokens)
     # The plan's last token was generated, not read: reading the plan as a message brings it in.
     twin.read([*chat, {"role": "assistant", "content": generation.text, "protect": []}])
     ids = twin.token_ids

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from erecap.context.prompt import record_text, system_text
 from erecap.errors import ConfigError
@@ -144,3 +145,11 @@ def _user(lines: Sequence[str]) -> Message:
 def _observation(lines: Sequence[str]) -> Message:
     content = "\n".join(lines)
     return {"role": "user", "content": content, "protect": [(0, len(content))]}
+
+
+def check_lengths(lengths: Sequence[int], new_tokens: int, plan_tokens: int, model: Any) -> None:
+    """Raises ConfigError unless the longest history fits the model's window, with its new turn and its plan."""
+    window = model.config.get_text_config(decoder=True).max_position_embeddings
+    # A history ends with a whole turn, and so may be longer than asked for by almost one.
+    if max(lengths) + 3 * new_tokens + plan_tokens > window:
+        raise ConfigError(f"a history of {max(lengths)} tokens does not fit the window of {window} with its turn")

@@ -10,14 +10,15 @@ from typing import Any
 
 from erecap.bench.callers import Call, algorithm_call, floor_call, floor_message, product_call, steady
 from erecap.bench.gguf import gguf_file
-from erecap.bench.history import cut, next_turn, wander
+from erecap.bench.history import check_lengths, cut, next_turn, wander
 from erecap.bench.llamacpp_client import BUILT, WORKER, LlamaCpp
 from erecap.bench.llamacpp_ids import compare, token_ids
 from erecap.bench.quality import QUALITY_TOKENS, weight_loss
-from erecap.bench.replan import WEIGHTS, ReplanBench
+from erecap.bench.replan import ReplanBench
 from erecap.bench.results import ROWS
 from erecap.config.modes import parse_mode
 from erecap.context.tokenize import render_prompt
+from erecap.decoding.linear import WEIGHTS
 from erecap.errors import ConfigError, RunError
 from erecap.generation import answer_ends
 from erecap.protocols import JsonRow, Message
@@ -210,7 +211,4 @@ def _check_settings(bench: LlamaBench, model: Any) -> None:
         raise ConfigError("variant 'plain' is what answers are compared with; it cannot be left out")
     if bench.decode_weights not in WEIGHTS:
         raise ConfigError(f"unknown decode weights {bench.decode_weights!r}; allowed: {', '.join(WEIGHTS)}")
-    window = model.config.get_text_config(decoder=True).max_position_embeddings
-    most = max(bench.lengths) + 3 * bench.new_tokens + bench.plan_tokens
-    if most > window:
-        raise ConfigError(f"a history of {max(bench.lengths)} tokens does not fit the window of {window} with its turn")
+    check_lengths(bench.lengths, bench.new_tokens, bench.plan_tokens, model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from erecap.bench.ceilings import ratio
 from erecap.bench.llamacpp import OUR_FLOOR, OURS, THEIR_FLOOR, THEIRS
-from erecap.bench.results import merge_rows, result_row
+from erecap.bench.results import merge_rows, read_results, result_row
 from erecap.bench.tables import seconds, table_of
 from erecap.protocols import JsonRow
 
@@ -126,8 +125,7 @@ def llama_tables(summary: Sequence[JsonRow]) -> list[Table]:
 
 def publish_llama(path: Path, part: JsonRow) -> None:
     """Merge R8 into the results file, and settings, summary and raw rows beside the other parts. All else stays."""
-    merge_rows(path, [])  # refuses what holds no results
-    before = json.loads(path.read_text("utf-8")).get("parts", {})
+    before = read_results(path).get("parts", {})
     own = {key: part[key] for key in ("date", "command", "settings", "model", "summary", "raw")}
     merge_rows(path, part["rows"], parts={**before, "llamacpp": own})
 

@@ -15,7 +15,7 @@ from erecap.bench.prefill import MODES, PrefillBench, prefill_bench, prefill_row
 from erecap.bench.repeated import repeated_rows, repeated_summary
 from erecap.bench.replan import ROW_NAMES, ReplanBench, replan_bench
 from erecap.bench.replan_summary import below_floor, ceilings, replan_rows, summarise
-from erecap.bench.results import merge_rows, rounded
+from erecap.bench.results import merge_rows, read_results, rounded
 from erecap.errors import RunError
 from erecap.files import write_json
 from erecap.protocols import JsonRow
@@ -173,7 +173,7 @@ def read_part(path: Path) -> JsonRow | None:
 
 def publish(path: Path, parts: Mapping[str, JsonRow], about: JsonRow) -> JsonRow:
     """Merge the parts into the results file: their rows by id, their settings, summaries and raw rows by part."""
-    before: JsonRow = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    before = read_results(path)
     rows = [row for part in parts.values() for row in part["rows"]]
     measured = {
         name: {key: part[key] for key in ("date", "command", "settings", "model", "summary", "raw")}

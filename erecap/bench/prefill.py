@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from erecap.bench.callers import steady, synchronise
 from erecap.bench.ceilings import attention_share, bounded, ratio, shape_of
 from erecap.bench.history import wander
-from erecap.bench.results import Figure, result_row
+from erecap.bench.results import TARGETS, Figure, result_row
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError
 from erecap.protocols import JsonRow
@@ -164,5 +164,5 @@ def prefill_rows(bench: PrefillBench, summary: JsonRow, about: JsonRow) -> list[
         f"{overhead:.3f} times as long as `full`" + ("" if summary["overhead_holds"] else ", more than 1.03")
     )
     # The share means nothing where dropping no tokens already costs time, so both must hold.
-    holds = ceiling["share"] >= 0.9 and summary["overhead_holds"]
+    holds = TARGETS["R6"].holds(ceiling["share"]) and summary["overhead_holds"]
     return [result_row("R6", share, about, row="algorithm", note=note, holds=holds)]

@@ -8,12 +8,14 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from erecap.bench.callers import answer, open_session, steady
+from erecap.bench.callers import answer, steady
 from erecap.bench.ceilings import ratio
 from erecap.bench.history import Count, Walk
 from erecap.bench.results import Figure, result_row
 from erecap.budget import Budget
+from erecap.decoding.linear import known_weights
 from erecap.protocols import Generation, JsonRow, Message
+from erecap.session.session import ReplanSession
 
 if TYPE_CHECKING:
     from erecap.bench.decode import DecodeBench
@@ -35,7 +37,9 @@ def repeated_plans(
     kinds = list(dict.fromkeys(("same", bench.product_weights)))
     budget = Budget(kv_tokens=bench.kv_tokens)
     bases = {
-        kind: open_session(model, tokenizer, budget=budget, draft=False, decode_weights=kind, seed=bench.seed)
+        kind: ReplanSession(
+            model, tokenizer, budget=budget, draft=False, decode_weights=known_weights(kind), seed=bench.seed
+        )
         for kind in kinds
     }
     rows: list[JsonRow] = []

@@ -8,15 +8,15 @@ from typing import Any
 
 from erecap.bench.callers import Call, algorithm_call, floor_call, floor_message, product_call, steady, stock_call
 from erecap.bench.ceilings import attention_share, shape_of
-from erecap.bench.history import Count, cut, next_turn, wander
+from erecap.bench.history import Count, check_lengths, cut, next_turn, wander
 from erecap.bench.quality import QUALITY_TOKENS, weight_loss
 from erecap.config.modes import Mode, parse_mode
 from erecap.context.tokenize import render_prompt
+from erecap.decoding.linear import WEIGHTS
 from erecap.errors import ConfigError
 from erecap.protocols import Generation, JsonRow, Message
 
 FLOOR = "floor"
-WEIGHTS = ("same", "int8", "int4")  # precisions that a session may decode with
 STOCK = "hf"
 ROW_NAMES = ("algorithm", "product", STOCK)
 
@@ -139,10 +139,7 @@ def _checked(bench: ReplanBench, model: Any) -> list[Mode]:
         raise ConfigError(f"unknown row {', '.join(unknown) or 'none'}; allowed: {', '.join(ROW_NAMES)}")
     if bench.decode_weights not in WEIGHTS:
         raise ConfigError(f"unknown decode weights {bench.decode_weights!r}; allowed: {', '.join(WEIGHTS)}")
-    window = model.config.get_text_config(decoder=True).max_position_embeddings
-    most = max(bench.lengths) + 3 * bench.new_tokens + bench.plan_tokens
-    if most > window:
-        raise ConfigError(f"a history of {max(bench.lengths)} tokens does not fit the window of {window} with its turn")
+    check_lengths(bench.lengths, bench.new_tokens, bench.plan_tokens, model)
     return modes
 
 

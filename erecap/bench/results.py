@@ -22,6 +22,7 @@ class Target:
     limit: float
     unit: str  # "x" for ratios, "points" for differences of percentages
     at_least: bool = True  # False: the figure must not exceed the limit
+    row: str = "algorithm"  # the row by which it is judged; the other one stands beside it
 
     def holds(self, measured: float) -> bool:
         """Whether `measured` reaches it."""
@@ -32,8 +33,8 @@ class Target:
 
 
 TARGETS: dict[str, Target] = {
-    "R1a": Target("replan after 4,000 tokens, `full` over `erecap`", 15, "x"),
-    "R1b": Target("replan after 7,500 tokens, `full` over `erecap`", 30, "x"),
+    "R1a": Target("replan after 4,000 tokens, `full` over `erecap`", 15, "x", row="product"),
+    "R1b": Target("replan after 7,500 tokens, `full` over `erecap`", 30, "x", row="product"),
     "R2": Target("replan over its floor, the worst length", 1.3, "x", at_least=False),
     "R3": Target("replan after 7,500 tokens over replan after 1,000", 1.25, "x", at_least=False),
     "R4": Target("KV stored after 7,500 tokens, `erecap` over `reuse`", 0.15, "x", at_least=False),
@@ -42,7 +43,7 @@ TARGETS: dict[str, Target] = {
     ),
     "R6": Target("cold prefill of 4,096 tokens at keep 0.7, share of its FLOP ceiling", 0.9, "x"),
     "R7": Target("decoding a plan that repeats part of the old one, drafted over plain", 2, "x"),
-    "R8": Target("replan after 7,500 tokens, llama.cpp with its prompt cache over `erecap`", 3, "x"),
+    "R8": Target("replan after 7,500 tokens, llama.cpp with its prompt cache over `erecap`", 3, "x", row="product"),
 }
 ROWS = ("algorithm", "product")  # the same precision and plain decoding everywhere; each side at its best
 FIELDS = ("id", "target", "measured", "low", "high", "unit", "n", "holds", "command", "machine", "date", "row", "note")
@@ -88,6 +89,19 @@ def result_row(
     }
 
 
+def read_results(path: Path) -> JsonRow:
+    """A results file; empty where there is none. Raises RunError for one that holds no results."""
+    if not path.exists():
+        return {}
+    try:
+        content: JsonRow = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path.name}: not JSON ({error}); move it away to start a new one") from error
+    if not isinstance(content, dict) or not all("id" in row for row in content.get("rows", [])):
+        raise RunError(f"{path.name}: holds no results with ids; move it away to start a new one")
+    return content
+
+
 def merge_rows(path: Path, rows: Sequence[JsonRow], **more: Any) -> JsonRow:
     """Put `rows` into the results file `path`, which is made if it is missing.
 
@@ -107,14 +121,7 @@ def merge_rows(path: Path, rows: Sequence[JsonRow], **more: Any) -> JsonRow:
                 f"result {row.get('id', '?')}: missing {', '.join(missing) or 'nothing'}; row must be one of "
                 f"{', '.join(ROWS)}"
             )
-    content: JsonRow = {}
-    if path.exists():
-        try:
-            content = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise RunError(f"{path.name}: not JSON ({error}); move it away to start a new one") from error
-        if not isinstance(content, dict) or not all("id" in row for row in content.get("rows", [])):
-            raise RunError(f"{path.name}: holds no results with ids; move it away to start a new one")
+    content = read_results(path)
     new = {(row["id"], row["row"]): dict(row) for row in rows}
     kept = [row for row in content.get("rows", []) if (row["id"], row.get("row")) not in new]
     order = list(TARGETS)
@@ -122,7 +129,10 @@ def merge_rows(path: Path, rows: Sequence[JsonRow], **more: Any) -> JsonRow:
     def place(row: JsonRow) -> tuple[int, str, str]:
         return order.index(row["id"]) if row["id"] in order else len(order), row["id"], str(row.get("row"))
 
-    content = {**content, **more, "rows": sorted([*kept, *new.values()], key=place)}
+    targets = {
+        name: {"what": target.what, "target": str(target), "row": target.row} for name, target in TARGETS.items()
+    }
+    content = {**content, **more, "targets": targets, "rows": sorted([*kept, *new.values()], key=place)}
     write_json(path, content)
     return content
 

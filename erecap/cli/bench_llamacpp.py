@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from erecap.bench.llamacpp_client import BUILT
 from erecap.cli.bench import MODEL, Dtype, KvTokens, NewTokens, PlanTokens, Repetitions, Threads, Weights
 from erecap.cli.benching import names_in, numbers_in, setting
 
@@ -28,9 +29,7 @@ def llamacpp(
     model: Annotated[str, typer.Option(help="A model of the catalog that comes as a GGUF file.")] = MODEL,
     dtype: Dtype = "auto",
     threads: Threads = None,
-    python: Annotated[Path, typer.Option(help="An interpreter that has llama-cpp-python.")] = Path(
-        ".venv-llamacpp/bin/python"
-    ),
+    python: Annotated[Path, typer.Option(help="An interpreter that has llama-cpp-python.")] = BUILT,
     results: Annotated[Path | None, typer.Option(help="A results file that R8 is merged into.")] = None,
     out: Annotated[Path, typer.Option(help="JSON file for settings, summary and raw rows.")] = Path(
         "runs/bench/llamacpp.json"

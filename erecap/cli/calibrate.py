@@ -19,8 +19,6 @@ def calibrate(
 
     from erecap.errors import ConfigError
 
-    if decode_weights not in ("same", "int8", "int4"):
-        raise ConfigError(f"--decode-weights: got {decode_weights!r}; allowed: same, int8, int4")
     if threads is not None:
         import torch
 
@@ -29,11 +27,17 @@ def calibrate(
     from erecap.cost.machine import cost_key
     from erecap.cost.store import save_cost_model
     from erecap.cost.words import disturbance, error_table, in_words
+    from erecap.decoding.linear import known_weights
     from erecap.models import load
+
+    try:
+        weights = known_weights(decode_weights)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
     progress = Console(stderr=True, highlight=False)
     loaded, tokenizer = load(model, dtype, device)
-    found = run(loaded, tokenizer, decode_weights=decode_weights, say=lambda text: progress.print(text))
+    found = run(loaded, tokenizer, decode_weights=weights, say=lambda text: progress.print(text))
     for line in in_words(found.cost):
         typer.echo(line)
     typer.echo()
@@ -41,5 +45,5 @@ def calibrate(
     warning = disturbance(found)
     if warning is not None:
         progress.print(f"warning: {warning}", style="yellow")
-    path = save_cost_model(cost_key(loaded, decode_weights), found)
+    path = save_cost_model(cost_key(loaded, weights), found)
     typer.echo(f"{found.rounds} rounds in {found.seconds:.0f} s; stored in {path}")

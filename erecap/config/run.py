@@ -77,7 +77,10 @@ class ScheduleSettings(BaseModel):
     may_defer: bool = Field(
         default=False, description="A call may be put off while commands of the old plan are left (`planner.period`)."
     )
-    reuse_plan: bool = Field(default=False, description="The rest of the old plan may be verified instead of replaced.")
+    reuse_plan: bool = Field(
+        default=False,
+        description="Past the deadline, verify what is left of the old plan (`planner.period`) instead of writing on.",
+    )
 
 
 class PlannerSettings(BaseModel):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from erecap.cost.fitting import fit_non_negative, relative_errors
 from erecap.cost.model import CostModel, decode_features, edit_features, prefill_features
 from erecap.cost.workload import Workload
+from erecap.decoding.linear import Weights
 from erecap.decoding.short import FLAT_TOKENS
 from erecap.errors import ConfigError
 
@@ -95,7 +96,7 @@ def calibrate(
     model: Any,
     tokenizer: Any,
     *,
-    decode_weights: str = "same",
+    decode_weights: Weights = "same",
     grid: Grid | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Calibration:
@@ -113,13 +114,12 @@ def calibrate(
         ConfigError: a model whose window is too short.
     """
     started = time.perf_counter()
-    options: dict[str, Any] = {} if decode_weights == "same" else {"decode_weights": decode_weights}
     chunk = CostModel.chunk
     window = int(model.config.get_text_config(decoder=True).max_position_embeddings)
     sizes = (grid or Grid()).fitted_to(window, chunk)
     stored = sorted({*sizes.stored, *sizes.held_out_stored}, reverse=True)
     say(f"reading {stored[0]} tokens")
-    work = Workload(model, tokenizer, stored[0], **options)
+    work = Workload(model, tokenizer, stored[0], decode_weights=decode_weights)
     times: dict[tuple[Kind, int, int, bool], list[float]] = {}
     rounds = 0
     movable = True

@@ -17,6 +17,16 @@ import torch.nn.functional as F
 
 Weights = Literal["same", "int8", "int4"]
 WEIGHTS: tuple[Weights, ...] = ("same", "int8", "int4")
+
+
+def known_weights(name: str) -> Weights:
+    """`name` as one of `WEIGHTS`. Raises ValueError for any other."""
+    for kind in WEIGHTS:
+        if name == kind:
+            return kind
+    raise ValueError(f"unknown decode weights {name!r}; allowed: {', '.join(WEIGHTS)}")
+
+
 Product = Callable[[torch.Tensor], torch.Tensor]
 
 SOME_ROWS = range(3, 33)  # of activations, where the order of a product matters

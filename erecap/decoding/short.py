@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from erecap.decoding.flat import FlatDecoder, flat_problem
-from erecap.decoding.linear import WEIGHTS, Weights
+from erecap.decoding.linear import Weights, known_weights
 
 FLAT_TOKENS = 128  # up to here the flat layers save more than they cost
 PACKED_TOKENS = 16  # beyond, the kernels of packed weights are slower than a product in float32
@@ -41,8 +41,7 @@ def short_reads(model: Any, weights: Weights = "same") -> ShortReads:
     Raises:
         ValueError: unknown `weights`, or packed ones for a model that cannot have them.
     """
-    if weights not in WEIGHTS:
-        raise ValueError(f"unknown decode weights {weights!r}; known: {', '.join(WEIGHTS)}")
+    weights = known_weights(weights)
     if weights == "same" and flat_problem(model) is not None:
         return ShortReads(None, None)
     with _lock:

@@ -73,22 +73,6 @@ def demo_table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-# What the results file cannot know where it was not measured; `erecap.bench.results` has the same ids.
-TARGETS = {
-    "R1a": ("replan after 4,000 tokens, `full` over `erecap`", ">= 15"),
-    "R1b": ("replan after 7,500 tokens, `full` over `erecap`", ">= 30"),
-    "R2": ("replan over its floor, the worst length", "<= 1.3"),
-    "R3": ("replan after 7,500 tokens over replan after 1,000", "<= 1.25"),
-    "R4": ("KV stored after 7,500 tokens, `erecap` over `reuse`", "<= 0.15"),
-    "R5": ("plan tokens as after a fresh read of what is kept, beyond the window minus before it, in points", ">= -2"),
-    "R6": ("cold prefill of 4,096 tokens at keep 0.7, share of its FLOP ceiling", ">= 0.9"),
-    "R7": ("decoding a plan that repeats part of the old one, drafted over plain", ">= 2"),
-    "R8": ("replan after 7,500 tokens, llama.cpp with its prompt cache over `erecap`", ">= 3"),
-}
-# The rows by which a target is judged; the others stand beside them.
-JUDGED = {**dict.fromkeys(TARGETS, "algorithm"), "R1a": "product", "R1b": "product", "R8": "product"}
-
-
 def replan_table(results: dict[str, Any]) -> str:
     """Markdown: targets beside what was measured, then seconds by length of history and mode, a table a row."""
     lines = [
@@ -100,9 +84,9 @@ def replan_table(results: dict[str, Any]) -> str:
         "|---|---|---|---|",
     ]
     found = {(row["id"], row["row"]): row for row in results["rows"]}
-    for name, (what, target) in TARGETS.items():
-        cells = [_measured(found.get((name, row)), JUDGED[name] == row) for row in ("algorithm", "product")]
-        lines.append("| " + " | ".join([f"{name} {what}", target, *cells]) + " |")
+    for name, target in results["targets"].items():
+        cells = [_measured(found.get((name, row)), target["row"] == row) for row in ("algorithm", "product")]
+        lines.append("| " + " | ".join([f"{name} {target['what']}", target["target"], *cells]) + " |")
     notes = [f"- {row['id']}, {row['row']}: {row['note']}." for row in results["rows"] if row.get("note")]
     if notes:
         lines += ["", *notes]
@@ -116,7 +100,7 @@ def _measured(row: dict[str, Any] | None, judged: bool) -> str:
     """One cell: the figure with its range, and a plain word where it falls short of the target."""
     if row is None:
         return "not measured" if judged else "–"
-    text = f"{row['measured']:.3g} ({row['low']:.3g} to {row['high']:.3g})"
+    text = f"{row['measured']:.4g} ({row['low']:.4g} to {row['high']:.4g})"
     return text if row["holds"] else f"{text} **short**"
 
 

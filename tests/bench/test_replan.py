@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-from erecap.bench.callers import answer, floor_message, open_session, product_call
+from erecap.bench.callers import answer, floor_message, product_call
 from erecap.bench.history import Walk, cut, next_turn, wander
 from erecap.bench.replan import FLOOR, ReplanBench, measure, replan_bench
 from erecap.bench.replan_summary import ceilings, summarise
@@ -18,6 +18,7 @@ from erecap.config.modes import Mode
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError
 from erecap.language_model import HFLanguageModel
+from erecap.session.session import ReplanSession
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model
 
@@ -95,7 +96,7 @@ def test_the_product_row_of_full_gives_the_plan_of_full() -> None:
 def test_the_floor_reads_what_is_new_and_nothing_else() -> None:
     pytest.importorskip("alfworld")
     history, new = wander(400, count, turn_tokens=80), next_turn(60, count)
-    session = open_session(model(), byte_level(), draft=False)
+    session = ReplanSession(model(), byte_level(), draft=False)
     session.read(history)
     wanted = answer(session, [*history, new], 2).usage.new_tokens
     alone = floor_message(byte_level(), history, new, count)

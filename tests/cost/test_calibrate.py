@@ -166,5 +166,7 @@ def test_the_embedded_model_in_short(embedded_model: tuple[Any, Any]) -> None:
     )  # fmt: skip
     found = calibrate(*embedded_model, grid=grid)
     # A busy machine makes single times several times longer; wrong terms or units would be off by far more.
-    assert found.errors["prefill"].median < 5 and found.errors["decode"].median < 5
+    # Where the machine is busy, a step repeated differs by as much as that, and no fit can do better.
+    bound = max(0.6, 2 * found.noise)
+    assert found.errors["prefill"].median < bound and found.errors["decode"].median < bound
     assert found.cost.predict_prefill(128, 0) > found.cost.predict_pass(1, 0)

@@ -183,5 +183,5 @@ def test_models_it_does_not_know_are_read_by_themselves() -> None:
     assert short_reads(other).decoder(1, decode=True) is None
     with pytest.raises(ValueError, match="GPT2LMHeadModel cannot be read with weights='int8'"):
         short_reads(other, "int8")
-    with pytest.raises(ValueError, match="unknown decode weights 'int2'; known: same, int8, int4"):
+    with pytest.raises(ValueError, match="unknown decode weights 'int2'; allowed: same, int8, int4"):
         short_reads(tiny("llama"), "int2")  # type: ignore[arg-type]

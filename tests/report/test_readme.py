@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from erecap.bench import results as bench
-from erecap.report.readme import TARGETS, filled, replan_table
+from erecap.report.readme import filled, replan_table
 
 ABOUT = {"command": "erecap bench all", "machine": {"cpu": "a processor", "threads": 2}, "date": "2026-01-31"}
 
@@ -31,17 +32,22 @@ def results() -> dict[str, Any]:
     settings = {"new_tokens": 100, "plan_tokens": 32, "repetitions": 5, "kv_tokens": 1024}
     model = {"name": "tiny", "dtype": "float32"}
     part = {"settings": settings, "date": "2026-01-31", "model": model, "summary": {"calls": calls}}
-    return {"rows": rows, "machine": {"threads": 2}, "parts": {"replan": part}}
+    with TemporaryDirectory() as folder:
+        head = {"machine": {"threads": 2}, "parts": {"replan": part}}
+        return bench.merge_rows(Path(folder) / "replan.json", rows, **head)
 
 
-def test_every_target_is_named_as_the_benchmark_has_it() -> None:
-    assert TARGETS == {name: (target.what, str(target)) for name, target in bench.TARGETS.items()}
+def test_every_target_stands_in_the_table_with_its_limit() -> None:
+    lines = [line for line in replan_table(results()).splitlines() if line.startswith("| R")]
+    assert len(lines) == len(bench.TARGETS)
+    for line, (name, target) in zip(lines, bench.TARGETS.items(), strict=True):
+        assert line.startswith(f"| {name} {target.what} | {target} |")
 
 
 def test_target_and_measured_side_by_side() -> None:
     lines = replan_table(results()).splitlines()
     by_id = {line.split()[1]: line for line in lines if line.startswith("| R")}
-    assert by_id["R1a"].endswith("| >= 15 | 5.43 (5 to 6) **short** | 16 (15.5 to 17) |")
+    assert by_id["R1a"].endswith("| >= 15 | 5.432 (5 to 6) **short** | 16 (15.5 to 17) |")
     assert by_id["R2"].endswith("| <= 1.3 | 1.1 (1 to 1.2) | – |")
     assert by_id["R8"].endswith("| >= 3 | – | not measured |") and by_id["R5"].endswith("| >= -2 | not measured | – |")
     assert "- R1a, algorithm: far from the floor." in lines

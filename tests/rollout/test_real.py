@@ -3,6 +3,7 @@
 import pytest
 
 from erecap.config import load_run
+from erecap.errors import ConfigError
 from erecap.report.load import load_run_folder
 from erecap.rollout.run import run
 
@@ -98,6 +99,19 @@ def test_a_scheduled_run_says_what_it_decided_and_predicted(tmp_path, monkeypatc
     assert "which nothing meets" in rows[0].reason and rows[0].decision != "defer"  # there was no old plan yet
     put_off = [row for row in rows if row.decision == "defer"]
     assert put_off and all(row.trigger == "period" and row.plan and row.plan_tokens == 0 for row in put_off)
+
+
+def test_a_deadline_without_a_calibrated_model_is_refused(tmp_path, monkeypatch, embedded_model_folder):
+    monkeypatch.setenv("ERECAP_CACHE", str(tmp_path / "cache"))
+    changes = [
+        "modes=erecap",
+        "suites=babyai-demo",
+        "schedule={deadline_ms: 500.0}",
+        f"model={embedded_model_folder}",
+    ]
+    with pytest.raises(ConfigError, match=r"deadline_ms needs predicted times, .*; run `erecap calibrate`"):
+        run(load_run("smoke", changes), tmp_path / "run")
+    assert not list(tmp_path.glob("run/episodes.jsonl"))
 
 
 def store_cost_model(key):
