@@ -26,6 +26,8 @@ class Message(TypedDict):
     protect: NotRequired[list[tuple[int, int]]]
     # Spans that something newer has made worthless, such as an old look at the same place: evicted first.
     stale: NotRequired[list[tuple[int, int]]]
+    # Spans that tell what was seen, which `erecap.context.compaction` may blank. Absent: its default rule applies.
+    observations: NotRequired[list[tuple[int, int]]]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Usage:
     rewritten_tokens: int = 0  # tokens read earlier and given up because the chat before them was rewritten
     drafted_tokens: int = 0  # tokens proposed to be verified
     accepted_tokens: int = 0  # of these, kept
+    masked_observations: int = 0  # blanked in the chat before it was read
+    dropped_messages: int = 0  # left out of the chat, beyond the blanked observations, to stay within a token budget
 
     @property
     def kept_tokens(self) -> float:

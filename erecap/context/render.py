@@ -65,9 +65,13 @@ def render(context: Context, *, max_steps: int = 5) -> Rendered:
     stale: list[list[tuple[int, int]]] = [[] for _ in turns]
     for index in sorted(context.graph.superseded()):
         stale[spans[index].message].append((spans[index].start, spans[index].end))
+    observed: list[list[tuple[int, int]]] = [[] for _ in turns]
+    for record, span in zip(context.records, spans, strict=True):
+        if record.kind == "observation" and span.start < span.end:
+            observed[span.message].append((span.start, span.end))
     messages: list[Message] = [
-        {"role": turn.role, "content": "\n".join(turn.parts), "protect": kept, "stale": old}
-        for turn, kept, old in zip(turns, protect, stale, strict=True)
+        {"role": turn.role, "content": "\n".join(turn.parts), "protect": kept, "stale": old, "observations": seen}
+        for turn, kept, old, seen in zip(turns, protect, stale, observed, strict=True)
     ]
     return Rendered(messages, spans)
 

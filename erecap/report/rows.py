@@ -132,6 +132,8 @@ class ReplanRow(_Row):
     rewritten_tokens: NonNegativeInt = 0
     drafted_tokens: NonNegativeInt = 0
     accepted_tokens: NonNegativeInt = 0
+    masked_observations: NonNegativeInt = 0
+    dropped_messages: NonNegativeInt = 0
     tokenize_ms: NonNegativeFloat = 0
     prefill_ms: NonNegativeFloat = 0
     prune_ms: NonNegativeFloat = 0

@@ -50,6 +50,8 @@ def replan_row(
         "rewritten_tokens": usage.rewritten_tokens,
         "drafted_tokens": usage.drafted_tokens,
         "accepted_tokens": usage.accepted_tokens,
+        "masked_observations": usage.masked_observations,
+        "dropped_messages": usage.dropped_messages,
         "tokenize_ms": round(timing.tokenize_ms, 3),
         "prefill_ms": round(timing.prefill_ms, 3),
         "prune_ms": round(timing.prune_ms, 3),
