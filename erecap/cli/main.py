@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from erecap.cli import bench, bench_llamacpp, calibrate, compare, doctor, games, models, report, rollout, train
+from erecap.cli import bench, bench_llamacpp, calibrate, collect, compare, doctor, games, models, report, rollout, train, tune
 from erecap.errors import ErecapError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("rollout")(rollout.rollout)
 app.command("compare")(compare.compare)
+app.command("collect")(collect.collect)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
@@ -28,6 +29,7 @@ app.add_typer(games.app, name="games")
 bench.app.command("llamacpp")(bench_llamacpp.llamacpp)
 app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")
+app.add_typer(tune.app, name="tune")
 
 
 def _version(asked: bool) -> None:

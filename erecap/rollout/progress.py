@@ -93,8 +93,9 @@ class RunProgress:
             return "done"
         if not played:
             return "time left: not known yet"
-        seconds = (time.monotonic() - self._started) / played * (self._total - self._done)
-        return f"about {_duration(seconds)} left"
+        rate = played / max(time.monotonic() - self._started, 1e-9)
+        speed = f"{rate:.1f} episodes/s" if rate >= 1 else f"{1 / rate:.1f} s an episode"
+        return f"about {_duration((self._total - self._done) / rate)} left, {speed}"
 
     def _show(self, force: bool = False) -> None:
         self._bar.update(self._task, description=self._left())
