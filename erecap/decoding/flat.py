@@ -115,7 +115,10 @@ class FlatDecoder:
                 ropes = self._ropes(hidden, torch.cat(each, 1))
                 hidden = hidden[0]
                 masks: dict[int, torch.Tensor] = {}
+                rated = [part.cache.ratings is not None for part in parts]
                 for block in self._blocks:
+                    if any(rated):
+                        _rate(block.number, hidden, parts)
                     hidden = block(hidden, ropes[block.rope], parts, masks)
                 rows = kept_rows(parts)
                 if len(rows) < len(ids):
@@ -213,6 +216,17 @@ class _Block:
     def _transform(self, x: torch.Tensor) -> torch.Tensor:
         gate, up = self._up(x).chunk(2, -1)
         return self._down(self._act(gate) * up)
+
+
+def _rate(layer: int, hidden: torch.Tensor, parts: Sequence[Part]) -> None:
+    """Let the caches that score what they read see the input of `layer`, `(tokens, hidden_size)`."""
+    begin = 0
+    for part in parts:
+        own = hidden[begin : begin + len(part.ids)]
+        begin += len(part.ids)
+        ratings, reading = part.cache.ratings, part.cache.reading
+        if ratings is not None and reading is not None and ratings.layer == layer:
+            ratings.take(reading.live, own.unsqueeze(0))
 
 
 def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, half: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ from erecap.cost.scheduler import Scheduler
 from erecap.decoding.linear import Weights
 from erecap.protocols import Generation, Message
 from erecap.session.session import ReplanSession
+from erecap.tokens.ratings import ReadScorer
 from erecap.tokens.schedule import PruneConfig
 
 
@@ -29,7 +30,7 @@ class EpisodeSessions:
         *,
         budget: Budget | None = None,
         prune: PruneConfig | None = None,
-        evict_by: str = "recency",
+        evict_by: str | ReadScorer = "recency",
         stale_first: bool = True,
         seed: int = 0,
         decode_weights: Weights = "same",

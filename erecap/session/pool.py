@@ -141,6 +141,7 @@ class ReplanPool:
                 reader.model is not self.model
                 or request.collect is not None
                 or reader.cache.prunes_next(len(request.ids))
+                or (reader.cache.ratings is not None and request.flat is None)
                 or (reader.decode_weights != "same" and not _packed(request))
             )
             groups.setdefault(id(request) if alone else id(request.flat), []).append(request)

@@ -21,6 +21,7 @@ from erecap.session.transcript import Mark, Transcript
 from erecap.tokens import probe
 from erecap.tokens.cache import PrunedCache
 from erecap.tokens.pruning import attach
+from erecap.tokens.ratings import Ratings, ReadScorer
 from erecap.tokens.schedule import PruneConfig
 from erecap.tokens.scorers import RandomScorer, ScoreContext
 
@@ -42,13 +43,13 @@ class SessionReader:
         model: Any,
         prune: PruneConfig | None,
         budget: Budget,
-        evict_by: str,
+        evict_by: str | ReadScorer,
         seed: int,
         stale_first: bool = True,
         decode_weights: Weights = "same",
         chunk: int | None = None,
     ) -> None:
-        if evict_by not in EVICT_BY:
+        if isinstance(evict_by, str) and evict_by not in EVICT_BY:
             raise ValueError(f"unknown evict_by {evict_by!r}; known: {', '.join(EVICT_BY)}")
         self.model = model
         self.budget = budget
@@ -64,6 +65,8 @@ class SessionReader:
         self.evict_seconds = 0.0
         self._config = model.config.get_text_config(decoder=True)
         self.cache = PrunedCache(prune or PruneConfig(keep=1.0, stages=()), self._config.num_hidden_layers)
+        if not isinstance(evict_by, str):
+            self.cache.ratings = Ratings(evict_by, seed)
         # (n,) places of tokens and what the newest prompt token paid each.
         self._attention: tuple[torch.Tensor, torch.Tensor] | None = None
         self.shift = 0  # place minus position of the next token; above 0 once positions were closed up
@@ -282,6 +285,8 @@ class SessionReader:
         self.evict_seconds += time.perf_counter() - started
 
     def _scores(self, index: torch.Tensor) -> torch.Tensor:
+        if self.cache.ratings is not None:
+            return self.cache.ratings.of(index)
         if self.evict_by == "random":
             row = index.unsqueeze(0)
             context = ScoreContext(row, row, torch.ones_like(row, dtype=torch.bool), self.seed, None)

@@ -22,6 +22,7 @@ from erecap.session.persist import load_session, save_session
 from erecap.session.reader import SessionReader
 from erecap.session.scheduling import PlanDraft, apply, decide, look, put_off, stops_with_plan
 from erecap.session.transcript import Mark, Transcript
+from erecap.tokens.ratings import ReadScorer
 from erecap.tokens.schedule import PruneConfig
 
 
@@ -43,7 +44,8 @@ class ReplanSession(SessionEdits):
         prune: how many tokens reach the deeper layers while reading; None: all.
         budget: how many tokens stay stored; None: all.
         evict_by: what ranks tokens that nothing protects: `recency`, `random` (fixed when a token is read), or
-            `attention` (mass that the newest token of the prompt pays it, taken anew at each call).
+            `attention` (mass that the newest token of the prompt pays it, taken anew at each call); or an object that
+            scores each token once, when it is read (`LearnedScorer`).
         stale_first: evict what the messages call `stale` before anything else.
         draft: propose tokens from the previous answer and the newest message; answers stay the same, sampled ones
             with the same seed too.
@@ -71,7 +73,7 @@ class ReplanSession(SessionEdits):
         *,
         prune: PruneConfig | None = None,
         budget: Budget | None = None,
-        evict_by: str = "recency",
+        evict_by: str | ReadScorer = "recency",
         stale_first: bool = True,
         draft: bool = True,
         seed: int = 0,

@@ -12,10 +12,13 @@ from erecap.tokens.names import PRESETS, SCORER_NAMES
 from erecap.tokens.schedule import PruneConfig, scheduled_counts, stage_count
 
 _LAZY = {
+    "LearnedScorer": "erecap.tokens.learned",
+    "Pruner": "erecap.tokens.learned",
     "PrunedCache": "erecap.tokens.cache",
     "ScoreContext": "erecap.tokens.scorers",
     "SCORERS": "erecap.tokens.scorers",
     "attach": "erecap.tokens.pruning",
+    "load_pruner": "erecap.tokens.pruner_files",
     "prune": "erecap.tokens.pruning",
 }
 

@@ -10,6 +10,7 @@ from transformers import DynamicCache
 
 from erecap.tokens.layout import Layout
 from erecap.tokens.parking import Parked, Parking
+from erecap.tokens.ratings import Ratings
 from erecap.tokens.reading import Reading
 from erecap.tokens.schedule import PruneConfig
 from erecap.tokens.scorers import make_scorer
@@ -49,6 +50,7 @@ class PrunedCache(DynamicCache):
         self.stage_log: list[tuple[int, list[int]]] = []  # (layer, real tokens left per row), in order
         self.reading: Reading | None = None  # the read in progress
         self.parking = Parking(config.park_tokens)  # dropped tokens that can be revived
+        self.ratings: Ratings | None = None  # scores taken when tokens are read, for sessions that rank by them
         self._layouts: list[Layout | None] = [None] * layers
         self._logical = 0
         self._armed = True
@@ -114,6 +116,8 @@ class PrunedCache(DynamicCache):
             valid = attention_mask[:, -tokens:].to(device=device, dtype=torch.bool)
             all_valid = bool(valid.all())
         live = Layout(index, positions.expand(batch, -1), valid, all_valid)
+        if self.ratings is not None:
+            self.ratings.begin(self._logical, tokens)
         self.reading = Reading(live, list(self._layouts), self._armed and tokens > 1)
         if self.reading.armed:
             self.reading.protect = self._protect_columns(batch, tokens, device)
@@ -226,6 +230,7 @@ class PrunedCache(DynamicCache):
         twin._logical, twin._armed, twin._protect = self._logical, self._armed, self._protect
         twin.prompt_kept, twin.stage_log = list(self.prompt_kept), list(self.stage_log)
         twin.parking = self.parking.copy()
+        twin.ratings = None if self.ratings is None else self.ratings.copy()
         return twin
 
     def skip(self, tokens: int) -> None:
@@ -351,6 +356,8 @@ class PrunedCache(DynamicCache):
         self._logical, self.reading, self._saved = 0, None, []
         self.prompt_kept, self.stage_log, self.prune_seconds = [], [], 0.0
         self.parking.clear()
+        if self.ratings is not None:
+            self.ratings.clear()
         self._armed = True
 
     def _map_rows(self, rows: torch.Tensor) -> None:

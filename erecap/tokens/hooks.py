@@ -132,6 +132,8 @@ class _HookSet:
             reading = cache.reading
             hidden = args[0] if args else kwargs["hidden_states"]
             reading.to(hidden.device)
+            if cache.ratings is not None and number == cache.ratings.layer:
+                cache.ratings.take(reading.live, hidden)
             if reading.armed and number in cache.stages:
                 hidden = _drop(cache, number, hidden)
             changed = kwargs | {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from erecap.tokens.names import PRESETS, SCORER_NAMES
+from erecap.tokens.names import LEARNED, PRESETS, SCORER_NAMES
 
 if TYPE_CHECKING:
     from erecap.protocols import TokenScorer
@@ -42,6 +42,8 @@ class PruneConfig:
             raise ValueError(f"sinks must be 0 or more, got {self.sinks}")
         if self.park_tokens < 0:
             raise ValueError(f"park_tokens must be 0 or more, got {self.park_tokens}")
+        if self.scorer == LEARNED:
+            raise ValueError("the scorer learned comes from a checkpoint; give LearnedScorer(load_pruner(folder, ...))")
         if isinstance(self.scorer, str) and self.scorer not in SCORER_NAMES:
             raise ValueError(f"unknown scorer {self.scorer!r}; known: {', '.join(SCORER_NAMES)}")
         if self.stages is not None:

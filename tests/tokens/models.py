@@ -21,6 +21,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from erecap.tokens.learned import LearnedScorer, Pruner
+from erecap.tokens.names import LEARNED
+
 LAYERS = 8
 WINDOW = 12  # shorter than the test prompts, so that windows matter
 
@@ -72,6 +75,17 @@ def tiny(name: str, attention: str = "sdpa") -> PreTrainedModel:
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     return model
+
+
+def random_pruner(stages: tuple[int, ...] = (1, 2, 3, 4, 6), hidden_size: int = 32) -> Pruner:
+    """A learned pruner that has learned nothing; always the same weights."""
+    torch.manual_seed(8)
+    return Pruner(hidden_size, stages)
+
+
+def scorer_of(name: str) -> str | LearnedScorer:
+    """What `PruneConfig` takes for that scorer."""
+    return LearnedScorer(random_pruner()) if name == LEARNED else name
 
 
 def prompt(tokens: int = 40, seed: int = 3) -> dict[str, torch.Tensor]:

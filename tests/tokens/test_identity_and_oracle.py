@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from erecap.tokens import SCORER_NAMES, PruneConfig, prune
-from tests.tokens.models import ARCHITECTURES, padded, prompt, tiny
+from erecap.tokens import PruneConfig, prune
+from erecap.tokens.names import MODE_SCORERS
+from tests.tokens.models import ARCHITECTURES, padded, prompt, scorer_of, tiny
 from tests.tokens.oracle import oracle_logits
 
 NEW = 12
@@ -19,8 +20,8 @@ INPUTS = {"one": prompt(), "padded": padded()}
 def test_keep_one_is_the_unmodified_model(name: str, inputs: str, attention: str) -> None:
     model = tiny(name, attention)
     plain = model.generate(**INPUTS[inputs], max_new_tokens=NEW, do_sample=False)
-    for scorer in SCORER_NAMES:
-        with prune(model, PruneConfig(scorer=scorer, keep=1.0, stages=(1, 3, 4, 6))) as cache:
+    for scorer in MODE_SCORERS:
+        with prune(model, PruneConfig(scorer=scorer_of(scorer), keep=1.0, stages=(1, 3, 4, 6))) as cache:
             ours = model.generate(**INPUTS[inputs], max_new_tokens=NEW, do_sample=False, past_key_values=cache)
         assert torch.equal(plain, ours), scorer
         assert len(cache.stage_log) == 4  # the full path ran, not a shortcut
@@ -28,12 +29,12 @@ def test_keep_one_is_the_unmodified_model(name: str, inputs: str, attention: str
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("inputs", INPUTS)
-@pytest.mark.parametrize("scorer", SCORER_NAMES)
+@pytest.mark.parametrize("scorer", MODE_SCORERS)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_pruned_generation_is_its_masked_oracle(name: str, scorer: str, inputs: str, attention: str) -> None:
     model = tiny(name, attention)
     given = INPUTS[inputs]
-    with prune(model, PruneConfig(scorer=scorer, keep=0.7, stages=(2, 4, 6))) as cache:
+    with prune(model, PruneConfig(scorer=scorer_of(scorer), keep=0.7, stages=(2, 4, 6))) as cache:
         out = model.generate(
             **given, max_new_tokens=NEW, do_sample=False, past_key_values=cache, output_logits=True,
             return_dict_in_generate=True,
