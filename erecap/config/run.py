@@ -106,6 +106,9 @@ class RunConfig(BaseModel):
     model: str = Field(
         default="smollm2-135m-instruct", min_length=1, description="Model: a catalog name, a folder, or a hub name."
     )
+    adapter: str | None = Field(
+        default=None, min_length=1, description="LoRA adapter merged into the model: a folder, or a name as of models."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Number format of the weights; auto: the model's choice for the device."
     )

@@ -3,6 +3,7 @@
 Importing this package loads neither torch nor transformers.
 """
 
+from erecap.models.adapters import describe_adapter, locate_adapter
 from erecap.models.catalog import CATALOG, HubModel, ModelStatus, WheelModel, list_models
 from erecap.models.checking import Check, check
 from erecap.models.hashing import check_base, fingerprint
@@ -18,9 +19,11 @@ __all__ = [
     "WheelModel",
     "check",
     "check_base",
+    "describe_adapter",
     "fingerprint",
     "list_models",
     "load",
     "locate",
+    "locate_adapter",
     "pull",
 ]

@@ -12,7 +12,9 @@ from erecap.models.locating import locate
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def load(name: str, dtype: str = "auto", device: str = "auto", attn: str = "sdpa") -> tuple[Any, Any]:
+def load(
+    name: str, dtype: str = "auto", device: str = "auto", attn: str = "sdpa", *, adapter: str | None = None
+) -> tuple[Any, Any]:
     """Load a model by catalog name, folder or hub name.
 
     Args:
@@ -21,6 +23,8 @@ def load(name: str, dtype: str = "auto", device: str = "auto", attn: str = "sdpa
             else float32.
         device: "auto" (CUDA if there is one, else CPU) or any torch device, such as "cpu" or "cuda:1".
         attn: transformers' name of the attention implementation ("sdpa", "eager", ...).
+        adapter: name or folder of a LoRA adapter to merge into the weights (`erecap.models.adapters`); they are
+            merged in the number format of the model's folder, then converted.
 
     Returns:
         `(model, tokenizer)`, a `transformers` causal language model and its tokenizer with a chat template.
@@ -28,14 +32,22 @@ def load(name: str, dtype: str = "auto", device: str = "auto", attn: str = "sdpa
     Raises:
         ConfigError: unknown dtype or device.
         ModelError: not pulled; a file missing or damaged (named); weights not in safetensors; no chat
-            template; weights that do not fit the configuration; not enough memory.
+            template; weights that do not fit the configuration; not enough memory; an adapter that is damaged or
+            belongs to another model.
     """
     chosen = resolve_device(device)
     number_format = resolve_dtype(dtype, chosen)
     folder = locate(name)
     inspect_folder(folder)
     tokenizer = load_tokenizer(folder)
-    return _load_weights(folder, number_format, chosen, attn), tokenizer
+    if adapter is None:
+        return _load_weights(folder, number_format, chosen, attn), tokenizer
+    from erecap.models.adapters import check_adapter, locate_adapter, merge_adapter
+
+    found = locate_adapter(adapter)
+    check_adapter(found, folder)
+    model = merge_adapter(_load_weights(folder, "auto", chosen, attn), found)
+    return model.to(number_format), tokenizer
 
 
 def load_tokenizer(folder: Path) -> Any:

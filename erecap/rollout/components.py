@@ -11,8 +11,9 @@ from erecap.config.modes import Mode
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ConfigError, GameError
-from erecap.models import fingerprint, load, locate
+from erecap.models import describe_adapter, fingerprint, load, locate, locate_adapter
 from erecap.protocols import Message, Planner
+from erecap.tokens.names import LEARNED
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -74,6 +75,8 @@ class RealComponents:
         if wants_model:
             # A missing model is told before anything slow begins.
             locate(self._config.model)
+            if self._config.adapter is not None:
+                locate_adapter(self._config.adapter)
         for suite in self._suites.values():
             say(f"opening suite {suite.name}")
             for expert in sorted({mode.kind == "expert" for mode in modes}):
@@ -128,8 +131,8 @@ class RealComponents:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         say(f"loading model {config.model}")
-        model, tokenizer = load(config.model, config.dtype, config.device)
-        self._facts = describe_model(config.model, model)
+        model, tokenizer = load(config.model, config.dtype, config.device, adapter=config.adapter)
+        self._facts = describe_model(config.model, model, config.adapter)
         for mode in modes:
             if mode.session:
                 self._models[mode] = self._sessions(mode, model, tokenizer)
@@ -146,16 +149,49 @@ class RealComponents:
 
         settings = self._config.budget
         budget = None if mode.kind == "reuse" else Budget(settings.kv_tokens, settings.kv_ratio)
-        return EpisodeSessions(
-            model,
-            tokenizer,
-            budget=budget,
-            evict_by="recency" if mode.kind in ("reuse", "erecap") else mode.kind,
-            stale_first=mode.kind == "erecap",
-            seed=self._config.seed,
-            decode_weights=self._config.decode_weights,
-            scheduler=self._scheduler(model),
-        )
+        try:
+            if mode.kind == "mask":
+                assert budget is not None, "only reuse has no budget"
+                packed, scheduler = self._config.decode_weights, self._scheduler(model)
+                return MaskedSessions(model, tokenizer, budget=budget, decode_weights=packed, scheduler=scheduler)
+            return EpisodeSessions(
+                model,
+                tokenizer,
+                budget=budget,
+                evict_by=self._evict_by(mode),
+                stale_first=mode.kind == "erecap",
+                seed=self._config.seed,
+                decode_weights=self._config.decode_weights,
+                scheduler=self._scheduler(model),
+            )
+        except ValueError as error:  # decode weights that this model cannot have, or not on this device
+            raise ConfigError(f"mode {mode}: {error}") from error
+
+    def _evict_by(self, mode: Mode) -> str | ReadScorer:
+        """What ranks the tokens of a session: the mode's criterion; for `erecap` the pruner, if there is one."""
+        if mode.kind == "erecap" and self._config.pruner is not None:
+            return self._learned()
+        return "recency" if mode.kind in ("reuse", "erecap") else mode.kind
+
+    def _learned(self) -> LearnedScorer:
+        """The run's trained pruner, loaded once."""
+        from erecap.tokens.learned import LearnedScorer
+        from erecap.tokens.pruner_files import describe_pruner, load_pruner
+
+        if self._scorer is None:
+            facts, name = self._facts, self._config.pruner
+            assert facts is not None and name is not None, "checked with the run's settings"
+            pruner = load_pruner(
+                name,
+                hidden_size=facts["hidden_size"],
+                layers=facts["layers"],
+                base=facts["hash"],
+                adapter=facts["adapter"]["hash"] if facts["adapter"] else None,
+                allow_untested=self._config.allow_untested_pruner,
+            )
+            facts["pruner"] = describe_pruner(name)
+            self._scorer = LearnedScorer(pruner)
+        return self._scorer
 
     def _scheduler(self, model: Any) -> Callable[[], Scheduler] | None:
         """Makes the scheduler of an episode; predictions need what `erecap calibrate` stored for this very setting."""
@@ -209,14 +245,15 @@ class RealComponents:
         )
 
 
-def describe_model(name: str, model: Any) -> dict[str, Any]:
-    """What `run.json` says of a transformers model: its shape, and the hash of its weights."""
+def describe_model(name: str, model: Any, adapter: str | None = None) -> dict[str, Any]:
+    """What `run.json` says of a transformers model: its shape, the hash of its weights, and what was merged into it."""
     shape = model.config.get_text_config()
     heads = shape.num_attention_heads
     return {
         # A folder is named by its last part: paths of a machine are nobody else's business.
         "name": Path(name).name if Path(name).is_absolute() else name,
         "hash": fingerprint(locate(name)),
+        "adapter": describe_adapter(adapter) if adapter is not None else None,
         "dtype": str(model.dtype).removeprefix("torch."),
         "layers": shape.num_hidden_layers,
         "hidden_size": shape.hidden_size,

@@ -164,6 +164,11 @@ def _record_machine(writer: RunWriter, executor: Executor) -> None:
             f"{writer.folder}: its episodes were played with model {before['name']} {before['hash'][:19]}, "
             f"now it is {facts['hash'][:19]}; --fresh starts anew, --out FOLDER keeps both"
         )
+    if before is not None and facts is not None and before.get("adapter") != facts.get("adapter"):
+        raise RunError(
+            f"{writer.folder}: its episodes were played with adapter {before.get('adapter')}, "
+            f"now it is {facts.get('adapter')}; --fresh starts anew, --out FOLDER keeps both"
+        )
     writer.save_head(model=facts if facts is not None else before, machine=machine(threads))
 
 

@@ -1,0 +1,159 @@
+"""Adapters: merged they give what PEFT gives, and what does not fit is one clear line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from erecap.errors import ModelError
+from erecap.models import fingerprint, load
+from erecap.models.adapters import CARD, CONFIG, WEIGHTS, attach_adapter, describe_adapter
+from erecap.models.wheels import sha256
+
+TEXT = [{"role": "user", "content": "go to fridge 1"}]
+
+
+def make_adapter(folder: Path, base: Path, rank: int = 4) -> Path:
+    """An adapter with random weights, with the card that training writes beside it."""
+    import torch
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    model, _ = load(str(base), "float32", "cpu")
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    wrapped = get_peft_model(model, config)
+    torch.manual_seed(5)
+    tensors = {name: torch.randn_like(value) * 0.1 for name, value in get_peft_model_state_dict(wrapped).items()}
+    folder.mkdir()
+    wrapped.peft_config["default"].save_pretrained(folder)
+    save_file(tensors, folder / WEIGHTS)
+    _write_card(folder, {"name": base.name, "fingerprint": fingerprint(base)})
+    return folder
+
+
+def _write_card(folder: Path, base: dict[str, str]) -> None:
+    (folder / CARD).write_text(json.dumps({"base": base, "files": {WEIGHTS: sha256(folder / WEIGHTS)}}))
+
+
+@pytest.fixture
+def adapter(tiny: Path, tmp_path: Path) -> Path:
+    return make_adapter(tmp_path / "planner", tiny)
+
+
+def logits(model: Any, tokenizer: Any) -> Any:
+    import torch
+
+    ids = tokenizer(TEXT[0]["content"], return_tensors="pt").input_ids
+    with torch.no_grad():
+        return model(ids).logits
+
+
+def test_merging_gives_what_the_adapter_gives(tiny: Path, adapter: Path) -> None:
+    import torch
+
+    plain, tokenizer = load(str(tiny), "float32", "cpu")
+    before = logits(plain, tokenizer)
+    beside = logits(attach_adapter(plain, adapter), tokenizer)
+    merged, _ = load(str(tiny), "float32", "cpu", adapter=str(adapter))
+    torch.testing.assert_close(logits(merged, tokenizer), beside, atol=1e-5, rtol=1e-5)
+    assert (beside - before).abs().max() > 0.01
+    assert not merged.training and not any(p.requires_grad for p in merged.parameters())
+    assert not any("lora" in name for name, _ in merged.named_modules())
+    assert {type(m).__name__ for m in merged.modules()} == {type(m).__name__ for m in load(str(tiny))[0].modules()}
+
+
+def test_the_flat_decoder_takes_a_merged_model(tiny: Path, adapter: Path) -> None:
+    from erecap.decoding.flat import flat_problem
+
+    merged, _ = load(str(tiny), "float32", "cpu", adapter=str(adapter))
+    assert flat_problem(merged) is None
+    beside, _ = load(str(tiny), "float32", "cpu")
+    assert flat_problem(attach_adapter(beside, adapter)) is not None, "unmerged, it would decode without the adapter"
+
+
+def test_weights_are_merged_before_they_are_rounded(tiny: Path, adapter: Path) -> None:
+    import torch
+
+    exact, _ = load(str(tiny), "float32", "cpu", adapter=str(adapter))
+    rounded, _ = load(str(tiny), "bfloat16", "cpu", adapter=str(adapter))
+    for one, other in zip(exact.parameters(), rounded.parameters(), strict=True):
+        assert torch.equal(one.bfloat16(), other)
+
+
+def test_names_are_looked_up_as_models_are(
+    tiny: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ERECAP_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    shutil.copytree(adapter, tmp_path / "checkpoints" / "household-planner")
+    load(str(tiny), "float32", "cpu", adapter="household-planner")
+    found = describe_adapter("household-planner")
+    assert found["name"] == "household-planner" and found["hash"] == f"sha256:{sha256(adapter / WEIGHTS)}"
+    with pytest.raises(ModelError, match="no adapter 'nothing'"):
+        load(str(tiny), adapter="nothing")
+
+
+def test_another_base_is_refused(tiny: Path, adapter: Path) -> None:
+    _write_card(adapter, {"name": "other", "fingerprint": "sha256:" + "0" * 64})
+    with pytest.raises(ModelError, match=r"planner was trained on other with weights sha256:0+, but tiny has sha256"):
+        load(str(tiny), adapter=str(adapter))
+
+
+def _flip(folder: Path) -> None:
+    raw = bytearray((folder / WEIGHTS).read_bytes())
+    raw[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(raw)
+
+
+def _cut(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-10])
+
+
+def _other_rank(folder: Path) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**config, "r": 5}))
+
+
+def _nan(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / WEIGHTS)
+    next(iter(tensors.values()))[0, 0] = float("nan")
+    save_file(tensors, folder / WEIGHTS)
+    _write_card(folder, json.loads((folder / CARD).read_text())["base"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_flip, "is damaged: its SHA-256"),
+        (_cut, "is damaged: .* bytes, .* expected"),
+        (_other_rank, r"does not fit the model: base_model.* is \[4, .*expected \[5, "),
+        (_nan, "not finite"),
+        (lambda folder: (folder / WEIGHTS).unlink(), "adapter_model.safetensors is missing"),
+        (lambda folder: (folder / CARD).unlink(), "card.json is missing"),
+        (lambda folder: (folder / CONFIG).write_text("{"), "adapter_config.json is not valid JSON"),
+        (lambda folder: (folder / CONFIG).write_text('{"peft_type": "IA3"}'), "not an adapter"),
+    ],
+)
+def test_what_is_damaged_is_named(tiny: Path, adapter: Path, damage: Callable[[Path], None], message: str) -> None:
+    damage(adapter)
+    with pytest.raises(ModelError, match=message) as caught:
+        load(str(tiny), "float32", "cpu", adapter=str(adapter))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_for_another_shape_names_the_tensor(tiny: Path, adapter: Path, tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig.from_pretrained(tiny)
+    config.intermediate_size = 48
+    other = Path(shutil.copytree(tiny, tmp_path / "other"))
+    LlamaForCausalLM(config).save_pretrained(other)
+    _write_card(adapter, {"name": "other", "fingerprint": fingerprint(other)})
+    with pytest.raises(ModelError, match=r"does not fit the model: .*mlp.*expected"):
+        load(str(other), adapter=str(adapter))
