@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from erecap.cli import bench, bench_llamacpp, calibrate, collect, compare, doctor, games, models, report, rollout, train, tune
+from erecap.cli import (
+    bench,
+    bench_llamacpp,
+    calibrate,
+    collect,
+    compare,
+    doctor,
+    games,
+    models,
+    report,
+    rollout,
+    train,
+    tune,
+)
 from erecap.errors import ErecapError
 
 app = typer.Typer(

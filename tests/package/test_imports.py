@@ -39,8 +39,9 @@ ALLOWED = {
     "report": CORE | {"config"},
     "rollout": CORE | {"config", "envs", "planners"},
     "bench": CORE | {"config", "envs"},
+    "tuning": CORE | {"bench", "config", "training"},
     "training": CORE | {"config", "envs", "planners", "rollout"},
-    "cli": CORE | {"bench", "config", "doctor", "envs", "planners", "report", "rollout", "training"},
+    "cli": CORE | {"bench", "config", "doctor", "envs", "planners", "report", "rollout", "training", "tuning"},
     "__init__": CORE,
 }
 

@@ -1,0 +1,94 @@
+"""Whether a pruned read predicts the same plan tokens as the unmodified model, teacher-forced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from erecap.errors import RunError
+from erecap.tokens import PruneConfig, prune
+from erecap.tuning.candidates import Stages
+from erecap.tuning.samples import Sample
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one stage set gave, sample by sample."""
+
+    kept: list[list[int]]  # prompt tokens that each layer read
+    same: list[int]  # plan tokens predicted as by the unmodified model
+    tokens: list[int]  # plan tokens compared
+
+
+class Judge:
+    """Compares stage sets on the same samples; the unmodified model is asked once.
+
+    A call reads its whole prompt at once and drops tokens on the way, as the modes `prune[...]` do. Then the plan's
+    tokens are read from that cache, and at each place the most probable next token counts.
+
+    Args:
+        model: a causal language model of transformers, in eval mode.
+        samples: planning calls.
+        keep: share of its tokens that a stage keeps.
+        scorer: a name of `erecap.tokens.SCORER_NAMES`, or a scorer.
+        seed: of the `random` scorer.
+    """
+
+    def __init__(self, model: Any, samples: Sequence[Sample], keep: float, scorer: Any, seed: int = 0) -> None:
+        self.model, self.samples = model, samples
+        self.keep, self.scorer, self.seed = keep, scorer, seed
+        self._wanted: list[torch.Tensor] | None = None
+
+    def config(self, stages: Stages) -> PruneConfig:
+        """How a read with these stages prunes."""
+        return PruneConfig(scorer=self.scorer, keep=self.keep, stages=stages, seed=self.seed)
+
+    def compare(self, stages: Stages) -> Answers:
+        """Read all samples with these stages.
+
+        Raises:
+            RunError: logits that are not finite; the sample is named.
+        """
+        if self._wanted is None:
+            self._wanted = [self._dense(number) for number in range(len(self.samples))]
+        answers = Answers([], [], [])
+        for number, (sample, wanted) in enumerate(zip(self.samples, self._wanted, strict=True)):
+            given, kept = self._pruned(number, stages)
+            answers.kept.append(kept)
+            answers.same.append(int((given == wanted).sum()))
+            answers.tokens.append(len(sample.plan))
+        return answers
+
+    def _dense(self, number: int) -> torch.Tensor:
+        """Most probable tokens `(plan tokens,)` of the unmodified model."""
+        sample = self.samples[number]
+        ids = self._tensor([*sample.prompt, *sample.plan[:-1]])
+        with torch.no_grad():
+            logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=len(sample.plan)).logits[0]
+        return _best(logits, f"sample {number}, unpruned")
+
+    def _pruned(self, number: int, stages: Stages) -> tuple[torch.Tensor, list[int]]:
+        """The same after a pruned read, and the tokens that each layer read of the prompt."""
+        sample = self.samples[number]
+        with torch.no_grad(), prune(self.model, self.config(stages), protect=list(sample.protect)) as cache:
+            read = self.model(
+                input_ids=self._tensor(sample.prompt), past_key_values=cache, use_cache=True, logits_to_keep=1
+            )
+            rows = [read.logits[0, -1:]]
+            kept = list(cache.prompt_kept)
+            if len(sample.plan) > 1:
+                ids = self._tensor(sample.plan[:-1])
+                rows.append(self.model(input_ids=ids, past_key_values=cache, use_cache=True).logits[0])
+        return _best(torch.cat(rows), f"sample {number}, stages {list(stages)}"), kept
+
+    def _tensor(self, ids: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([list(ids)], device=self.model.device)
+
+
+def _best(logits: torch.Tensor, where: str) -> torch.Tensor:
+    if not bool(torch.isfinite(logits).all()):
+        raise RunError(f"{where}: logits that are not finite; try dtype float32")
+    return logits.argmax(-1)

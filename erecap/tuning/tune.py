@@ -1,0 +1,249 @@
+"""The tuner: tries stage sets, reads the best few again on other calls, times them, and chooses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from erecap.bench.ceilings import shape_of
+from erecap.cost.machine import cost_key
+from erecap.cost.store import load_cost_model
+from erecap.errors import ConfigError
+from erecap.models import fingerprint
+from erecap.protocols import JsonRow
+from erecap.tuning.agreement import Answers, Judge
+from erecap.tuning.candidates import Stages, check_sets, published, words
+from erecap.tuning.front import Candidate, eligible, pareto, ranked
+from erecap.tuning.record import Part, Record
+from erecap.tuning.samples import Sample, built_in, digest, recorded, take
+from erecap.tuning.search import Search
+from erecap.tuning.speed import SpeedModel
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Tune:
+    """What to tune, and how long.
+
+    Raises:
+        ConfigError: a number outside of what is allowed.
+    """
+
+    keep: float = 0.7  # share of its tokens that a stage keeps
+    scorer: str = "attention"  # a name of erecap.tokens.SCORER_NAMES
+    length: int = 2000  # tokens of a prompt, at least
+    samples: int = 8  # planning calls that every set is tried on, and as many others for the best few
+    budget: int = 40  # stage sets that are tried at most
+    candidates: tuple[Stages, ...] = ()  # these and no others; empty: a search
+    seed: int = 0
+    least_agreement: float = 0.0  # of a set that may be chosen
+    confirm: int = 3  # best sets that are read on other samples and timed
+    repetitions: int = 5  # timed reads of each; 0: none
+
+    def __post_init__(self) -> None:
+        from erecap.tokens import SCORER_NAMES
+
+        if not 0 < self.keep <= 1:
+            raise ConfigError(f"--keep: got {self.keep:g}; allowed: above 0 and at most 1")
+        if self.scorer not in SCORER_NAMES:
+            raise ConfigError(f"--scorer: got {self.scorer!r}; allowed: {', '.join(SCORER_NAMES)}")
+        if not 0 <= self.least_agreement <= 1:
+            raise ConfigError(f"--least-agreement: got {self.least_agreement:g}; allowed: 0 to 1")
+        for name, least in (("samples", 1), ("budget", 1), ("confirm", 1), ("repetitions", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}: got {getattr(self, name)}; allowed: {least} or more")
+
+
+def tune(
+    settings: Tune,
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    histories: Path | None = None,
+    scorer: Any = None,
+    allowed: Sequence[int] | None = None,
+    fresh: bool = False,
+    say: Say = lambda text: None,
+) -> JsonRow:
+    """Try stage sets and choose one.
+
+    Args:
+        folder: where the answers are kept, row by row; those that lie there already are not asked for again.
+        histories: a trajectory folder; None: walks through generated household games.
+        scorer: the scorer itself where a name is not enough; else that of `settings.scorer`.
+        allowed: layers that the scorer can rank at; None: all from 1 on.
+        fresh: forget what lies in `folder`.
+
+    Returns:
+        `candidates` (best first, with `pareto`), `confirmed` (best first), `chosen` (None where none agrees enough),
+        `timing` (None without repetitions), `speed_up_from`, `hopeless` (sets passed over), `head`, `lengths`.
+
+    Raises:
+        ConfigError: stages that the model does not have, or no planning call that is long enough.
+        RunError: `folder` holds answers to another question.
+    """
+    layers = model.config.get_text_config(decoder=True).num_hidden_layers
+    check_sets(settings.candidates, layers, allowed)
+    say(f"looking for planning calls of {settings.length} tokens")
+    stream = (
+        built_in(settings.length, tokenizer, settings.seed) if histories is None else recorded(histories, settings.seed)
+    )
+    found = take(stream, 2 * settings.samples, settings.length, model, tokenizer)
+    calls, others = found[: settings.samples], found[settings.samples :]
+    if len(calls) < settings.samples:
+        say(f"only {len(calls)} of {settings.samples} planning calls are long enough")
+    hashed = fingerprint(model)
+    head = {
+        "weights": hashed,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "keep": settings.keep,
+        "scorer": settings.scorer,
+        "seed": settings.seed,
+        "text": digest(calls),
+        "other_text": digest(others),
+    }
+    record = Record(folder, head, fresh=fresh)
+    if len(record):
+        say(f"{len(record)} answers are there already, and are kept")
+    lengths = [len(call.prompt) for call in calls]
+    ranking = settings.scorer if scorer is None else scorer
+    speed = SpeedModel(shape_of(model), settings.scorer, load_cost_model(cost_key(model, weights=hashed)))
+    trial = _Trial(record, "search", Judge(model, calls, settings.keep, ranking, settings.seed), speed, lengths, say)
+    sets = settings.candidates
+    if sets:
+        for stages in sets:
+            trial(stages, "given")
+        hopeless = 0
+    else:
+        search = Search(
+            layers,
+            trial,
+            lambda stages: speed.scheduled(stages, settings.keep, lengths),
+            settings.budget,
+            settings.seed,
+            settings.least_agreement,
+            allowed,
+        )
+        search.run()
+        hopeless = len(search.hopeless)
+    trial.recall()
+    candidates = ranked(trial.found.values())
+    front = {candidate.stages for candidate in pareto(candidates)}
+    best = eligible(candidates, settings.least_agreement)[: settings.confirm]
+    confirmed = _confirm(best, others, record, settings, model, ranking, speed, say)
+    chosen = next((row for row in confirmed if row["agreement"] >= settings.least_agreement), None)
+    timing = None
+    if settings.repetitions and confirmed:
+        from erecap.tuning.timing import measure
+
+        named = [tuple(row["stages"]) for row in confirmed]
+        if published(layers) in trial.found and published(layers) not in named:
+            named.append(published(layers))
+        timing = measure(model, calls[0], named, trial.judge.config, settings.repetitions, say)
+    return {
+        "head": head,
+        "layers": layers,
+        "lengths": lengths,
+        "plan_tokens": sum(len(call.plan) for call in calls),
+        "speed_up_from": speed.source,
+        "hopeless": hopeless,
+        "candidates": [{**c.as_row(), "pareto": c.stages in front} for c in candidates],
+        "confirmed": confirmed,
+        "timing": timing,
+        "chosen": chosen,
+    }
+
+
+class _Trial:
+    """Answers for stage sets, from the record where it has them."""
+
+    def __init__(
+        self, record: Record, part: Part, judge: Judge, speed: SpeedModel, lengths: list[int], say: Say
+    ) -> None:
+        self.record, self.part, self.judge, self.speed, self.lengths, self.say = (
+            record,
+            part,
+            judge,
+            speed,
+            lengths,
+            say,
+        )
+        self.found: dict[Stages, Candidate] = {}
+
+    def __call__(self, stages: Stages, origin: str) -> Candidate:
+        answers = self.record.get(self.part, stages)
+        if answers is None:
+            answers = self.judge.compare(stages)
+            self.record.add(self.part, stages, answers)
+        candidate = self.found[stages] = self._candidate(stages, answers, origin)
+        self.say(
+            f"{len(self.found)}: {words(stages)}: speed-up {candidate.speed_up:.2f}, "
+            f"agreement {100 * candidate.agreement:.1f} %, score {candidate.score:.2f}"
+        )
+        return candidate
+
+    def recall(self) -> None:
+        """Take in what earlier runs tried and this one did not ask for."""
+        for stages, answers in self.record.of(self.part).items():
+            if stages not in self.found:
+                self.found[stages] = self._candidate(stages, answers, "an earlier run")
+
+    def _candidate(self, stages: Stages, answers: Answers, origin: str) -> Candidate:
+        shares = [
+            sum(counts) / (len(counts) * length) for counts, length in zip(answers.kept, self.lengths, strict=True)
+        ]
+        return Candidate(
+            stages,
+            self.speed.speed_up(answers.kept, self.lengths),
+            sum(answers.same),
+            sum(answers.tokens),
+            sum(shares) / len(shares),
+            origin,
+        )
+
+
+def _confirm(
+    best: Sequence[Candidate],
+    others: Sequence[Sample],
+    record: Record,
+    settings: Tune,
+    model: Any,
+    ranking: Any,
+    speed: SpeedModel,
+    say: Say,
+) -> list[JsonRow]:
+    """The best few on calls that the search did not see, best first; without such calls, as they were found.
+
+    The best of many on a few hundred tokens is partly the luckiest.
+    """
+    if not others:
+        say("no planning calls are left to read the best sets again on")
+        return [{**candidate.as_row(), "held_out": False} for candidate in best]
+    judge = Judge(model, others, settings.keep, ranking, settings.seed)
+    again = _Trial(record, "held-out", judge, speed, [len(call.prompt) for call in others], say)
+    say(f"reading the best {len(best)} again on {len(others)} other calls")
+    return [
+        {**candidate.as_row(), "held_out": True}
+        for candidate in ranked([again(candidate.stages, candidate.origin) for candidate in best])
+    ]
+
+
+def yaml_lines(settings: Tune, stages: Sequence[int]) -> str:
+    """The lines of a run configuration that prune with `stages`; checked against what a configuration accepts."""
+    import yaml
+
+    from erecap.config.run import RunConfig
+
+    lines = (
+        f'modes: [full, "prune[{settings.scorer}]"]\n'
+        + "prune: "
+        + json.dumps({"keep": settings.keep, "stages": list(stages)}).replace('"', "")
+    )
+    RunConfig.model_validate({"name": "tuned", "suites": ["any"], **yaml.safe_load(lines)})
+    return lines
