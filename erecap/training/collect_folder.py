@@ -55,7 +55,14 @@ def read_started(folder: Path, meta: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def erase(folder: Path) -> None:
-    """Delete what a collection wrote, and nothing else."""
+    """Delete what a collection wrote, and nothing else. A damaged `meta.json` goes too, but not another program's.
+
+    Raises:
+        RunError: `meta.json` was not written by a collection.
+    """
+    path = folder / META
+    if path.exists() and b"erecap-trajectories" not in path.read_bytes():
+        raise RunError(f"{path}: was not written by `erecap collect`; choose another --out")
     (folder / EPISODES).unlink(missing_ok=True)
     (folder / META).unlink(missing_ok=True)
 

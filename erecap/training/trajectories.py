@@ -130,4 +130,5 @@ def parse_row(line: bytes, where: str) -> Trajectory:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{where}: the row is damaged: {key + ': ' if key else ''}{first['msg']}") from error
+        what = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{where}: the row is damaged: {key + ': ' if key else ''}{what}") from error
