@@ -24,19 +24,19 @@ def published(layers: int) -> Stages:
 
 
 def grids(layers: int, allowed: Sequence[int] | None = None) -> list[Stages]:
-    """Regular sets `range(start, layers - 2, step)`, whole and with their first stages only, sorted.
+    """Regular sets, whole and with their first stages only, sorted.
 
     Args:
-        layers: decoder layers of the model.
-        allowed: layers that may drop tokens; None: all from 1 on.
+        layers: decoder layers of the model; the sets are `range(start, layers - 2, step)`.
+        allowed: layers that may drop tokens; then a set takes every first, second, ... of them from one of them on.
     """
-    places = set(range(1, layers)) if allowed is None else set(allowed)
-    found: set[Stages] = set()
-    for start in STARTS:
-        for step in STEPS:
-            whole = tuple(range(start, layers - 2, step))
-            found.update(whole[:count] for count in (*COUNTS, len(whole)))
-    return sorted(stages for stages in found if stages and places.issuperset(stages))
+    if allowed is None:
+        whole_sets = [tuple(range(start, layers - 2, step)) for start in STARTS for step in STEPS]
+    else:
+        places = sorted(allowed)
+        whole_sets = [tuple(places[start::step]) for start in range(len(places)) for step in STEPS]
+    found = {whole[:count] for whole in whole_sets for count in (*COUNTS, len(whole))}
+    return sorted(stages for stages in found if stages)
 
 
 def spread(sets: Sequence[Stages], speed_up: Callable[[Stages], float], count: int) -> list[Stages]:
@@ -86,12 +86,14 @@ def parse_sets(text: str) -> list[Stages]:
     found: list[Stages] = []
     for part in filter(None, (piece.strip() for piece in text.split(";"))):
         try:
-            numbers = [int(number) for number in part.split(":" if ":" in part else ",")]
-            stages = tuple(range(*numbers)[:MOST]) if ":" in part else tuple(numbers)
-            good = ":" not in part or len(numbers) == 3
+            if ":" in part:
+                start, stop, step = (int(number) for number in part.split(":"))
+                stages = tuple(range(start, stop, step)[:MOST])
+            else:
+                stages = tuple(int(number) for number in part.split(","))
         except ValueError:
-            stages, good = (), False
-        if not good or not stages or stages[0] < 1 or list(stages) != sorted(set(stages)):
+            stages = ()
+        if not stages or stages[0] < 1 or list(stages) != sorted(set(stages)):
             raise ConfigError(
                 f"--candidates: got {part!r}; allowed: rising layers from 1 on as 4,7,10 or start:stop:step as 4:28:3, "
                 "sets apart by semicolons"

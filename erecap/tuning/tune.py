@@ -55,7 +55,8 @@ class Tune:
             raise ConfigError(f"--least-agreement: got {self.least_agreement:g}; allowed: 0 to 1")
         for name, least in (("samples", 1), ("budget", 1), ("confirm", 1), ("repetitions", 0), ("seed", 0)):
             if getattr(self, name) < least:
-                raise ConfigError(f"{name}: got {getattr(self, name)}; allowed: {least} or more")
+                option = "budget-evals" if name == "budget" else name
+                raise ConfigError(f"--{option}: got {getattr(self, name)}; allowed: {least} or more")
 
 
 def tune(
