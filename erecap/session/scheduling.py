@@ -97,8 +97,8 @@ def put_off(decision: Decision, reader: SessionReader, matched_ms: float, total_
 class PlanDraft(LookupDraft):
     """Proposes what is left of the old plan in one piece, as long as the answer repeats it; then looks up as usual."""
 
-    def __init__(self, plan: Sequence[int], sources: Sequence[Sequence[int]]) -> None:
-        super().__init__([plan, *sources])
+    def __init__(self, plan: Sequence[int], sources: Sequence[Sequence[int]], past: Sequence[int]) -> None:
+        super().__init__([plan, *sources], past=past)
         self._plan = list(plan)
 
     def propose(self, generated: Sequence[int]) -> list[int]:

@@ -47,8 +47,8 @@ class ReplanSession(SessionEdits):
             `attention` (mass that the newest token of the prompt pays it, taken anew at each call); or an object that
             scores each token once, when it is read (`LearnedScorer`).
         stale_first: evict what the messages call `stale` before anything else.
-        draft: propose tokens from the previous answer and the newest message; answers stay the same, sampled ones
-            with the same seed too.
+        draft: propose tokens that followed the newest ones before, in the answer itself, the previous one, the newest
+            message and what was read of late; answers stay the same, sampled ones with the same seed too.
         seed: for `random`.
         rewind_tokens: how far back a chat may be rewritten without being read anew. Ids, marks and corrections that
             are older are let go; without it the session remembers the ids of everything it has read.
@@ -280,7 +280,7 @@ class ReplanSession(SessionEdits):
                     max_new_tokens=max_new_tokens,
                     pick=pick,
                     allowed=allowed_tokens,
-                    draft=PlanDraft(left, sources) if self.draft else None,
+                    draft=PlanDraft(left, sources, self._transcript.ids) if self.draft else None,
                     not_before=(min_new_tokens, ends),
                     ended=lambda out: out[-1] in ends or reused_plan(out) or watcher.stopped(out),
                 )

@@ -98,6 +98,36 @@ def test_no_end_before_its_time(salt: int, least: int) -> None:
     assert out.ids == plain(salt, 15, not_before=(least, (END,))) and END not in out.ids[:least]
 
 
+def test_lookup_searches_the_answer_itself_and_what_was_read_before() -> None:
+    draft = LookupDraft([[1, 2, 3]], length=4, past=[9, 5, 6, 9, 5, 7, 8])
+    assert draft.propose([5]) == [7, 8]  # the newest place
+    assert draft.propose([9, 5, 6]) == [9, 5, 7, 8]
+    assert draft.propose([4, 4]) == [4, 4, 4, 4]
+    assert draft.propose([2, 6, 4, 2, 6]) == [4, 2, 6, 4]  # a line of the answer that repeats
+    assert draft.propose([2, 7, 2]) == [7, 2, 7, 2]  # no longer run anywhere else, so the answer itself
+    assert draft.propose([2, 7, 1, 2]) == [3]
+    assert draft.propose([8, 1, 2, 7, 2, 1, 2]) == [7, 2, 1, 2]
+    assert draft.propose([8]) == []  # nothing follows it anywhere
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.lists(st.integers(0, 3), min_size=1, max_size=12))
+def test_what_is_proposed_followed_the_longest_run_somewhere(past: list[int], answer: list[int]) -> None:
+    proposal = LookupDraft([], length=3, past=past).propose(answer)
+
+    def runs(text: list[int], size: int) -> list[int]:
+        return [end for end in range(size, len(text)) if text[end - size : end] == answer[-size:]]
+
+    sizes = [size for size in range(1, 1 + min(4, len(answer))) if runs(past, size) or runs(answer, size)]
+    if not sizes:
+        assert proposal == []
+        return
+    nexts = {tuple(past[end : end + 3]) for end in runs(past, sizes[-1])}
+    followers = {past[end] for end in runs(past, sizes[-1])} | {answer[end] for end in runs(answer, sizes[-1])}
+    assert proposal and proposal[0] in followers
+    if not runs(answer, sizes[-1]):
+        assert tuple(proposal) in nexts
+
+
 def test_lookup_prefers_longer_matches_and_earlier_sources() -> None:
     draft = LookupDraft([[1, 2, 3, 4, 5], [9, 3, 7, 7]], length=2)
     assert draft.propose([]) == [1, 2]
