@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from erecap.tokens.learned import LearnedScorer
 
 app = typer.Typer(help="Find settings of pruning by trying them.", no_args_is_help=True)
 
@@ -21,7 +24,14 @@ def stages(
         str, typer.Option("--model", metavar="NAME", help="Catalog name, folder or hub name.")
     ] = "smollm2-135m-instruct",
     keep: Annotated[float, typer.Option(help="Share of its tokens that one stage keeps.")] = 0.7,
-    scorer: Annotated[str, typer.Option(help="What ranks the tokens: attention, recency, ...")] = "attention",
+    scorer: Annotated[
+        str | None, typer.Option(help="What ranks the tokens: attention (if left out), recency, random, learned.")
+    ] = None,
+    pruner: Annotated[str | None, typer.Option(metavar="FOLDER", help="Trained pruner, for --scorer learned.")] = None,
+    allow_untested_pruner: Annotated[
+        bool, typer.Option("--allow-untested-pruner", help="Take one whose card shows no test that it passed.")
+    ] = False,
+    adapter: Annotated[str | None, typer.Option(metavar="FOLDER", help="LoRA adapter to merge into the model.")] = None,
     candidates: Annotated[
         str | None,
         typer.Option(metavar="SETS", help="Try these and no others, for example 4,7,10;6:28:4 (start:stop:step)."),
@@ -54,11 +64,11 @@ def stages(
     if candidates is not None and budget_evals is not None:
         raise ConfigError("--candidates and --budget-evals exclude each other: given sets are tried, all of them")
     sets = () if candidates is None else tuple(parse_sets(candidates))
-    from erecap.tuning.tune import Tune, tune, yaml_lines
+    from erecap.tuning.tune import Tune, tune
 
     settings = Tune(
         keep=keep,
-        scorer=scorer,
+        scorer=scorer or ("attention" if pruner is None else "learned"),
         length=length,
         samples=samples,
         budget=40 if budget_evals is None else budget_evals,
@@ -68,13 +78,23 @@ def stages(
         confirm=confirm,
         repetitions=repetitions,
     )
+    if (settings.scorer == "learned") != (pruner is not None):
+        raise ConfigError("--scorer learned and --pruner FOLDER go together: one is given without the other")
     from erecap.cli.benching import setting
-    from erecap.tuning.output import SOURCES, write_all
+    from erecap.models import fingerprint, load, locate
+    from erecap.tuning.output import SOURCES, write_all, yaml_lines
 
-    about, load, say = setting(model, dtype, threads, "erecap tune stages")
-    result = tune(settings, *load(), out, histories=histories, fresh=fresh, say=say)
+    about, _, say = setting(model, dtype, threads, "erecap tune stages")
+    loaded, tokenizer = load(model, dtype, "auto", adapter=adapter)
+    base = fingerprint(locate(model))
+    ranking = None
+    if pruner is not None:
+        ranking = _learned(pruner, loaded, base, adapter, allow_untested_pruner)
+    result = tune(
+        settings, loaded, tokenizer, out, histories=histories, scorer=ranking, base=base, fresh=fresh, say=say
+    )
     chosen = result["chosen"]
-    lines = None if chosen is None else yaml_lines(settings, chosen["stages"])
+    lines = None if chosen is None else yaml_lines(keep, settings.scorer, chosen["stages"], adapter, pruner)
     paths = write_all(out, result, about, lines)
     if chosen is None:
         nearest = max(result["candidates"], key=lambda row: row["agreement"])
@@ -92,3 +112,22 @@ def stages(
             typer.echo(f"measured speed-up {row['speed_up']:.2f} ({row['low']:.2f} to {row['high']:.2f})")
     typer.echo(lines)
     typer.echo(f"results: {', '.join(path.name for path in paths)} in {out}")
+
+
+def _learned(name: str, model: Any, base: str, adapter: str | None, allow_untested: bool) -> LearnedScorer:
+    """The scorer of a trained pruner, checked against the model."""
+    from erecap.models import describe_adapter
+    from erecap.tokens.learned import LearnedScorer
+    from erecap.tokens.pruner_files import load_pruner
+
+    shape = model.config.get_text_config(decoder=True)
+    return LearnedScorer(
+        load_pruner(
+            name,
+            hidden_size=shape.hidden_size,
+            layers=shape.num_hidden_layers,
+            base=base,
+            adapter=None if adapter is None else describe_adapter(adapter)["hash"],
+            allow_untested=allow_untested,
+        )
+    )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import yaml
 from matplotlib.figure import Figure
 
 from erecap.bench.results import rounded
+from erecap.config.run import RunConfig
 from erecap.files import write_atomic, write_json
 from erecap.tuning.candidates import words
 
@@ -140,3 +143,18 @@ def plot(result: Mapping[str, Any]) -> str:
 
 def _points(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
     return [row["speed_up"] for row in rows], [100 * row["agreement"] for row in rows]
+
+
+def yaml_lines(
+    keep: float, scorer: str, stages: Sequence[int], adapter: str | None = None, pruner: str | None = None
+) -> str:
+    """The lines of a run configuration that prune with `stages`; checked against what a configuration accepts."""
+    named = {"adapter": adapter, "pruner": pruner}
+    inner = ", ".join(map(str, stages))
+    lines = [
+        f'modes: [full, "prune[{scorer}]"]',
+        f"prune: {{keep: {json.dumps(keep)}, stages: [{inner}]}}",
+        *(f"{key}: {json.dumps(value)}" for key, value in named.items() if value is not None),
+    ]
+    RunConfig.model_validate({"name": "tuned", "suites": ["any"], **yaml.safe_load("\n".join(lines))})
+    return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ class SpeedModel:
     """
 
     shape: ModelShape
-    scorer: str = "recency"  # only `attention` does arithmetic of its own that is counted
+    scorer: str = "recency"  # `attention` and `learned` do arithmetic of their own, which is counted
     cost: CostModel | None = None
 
     @property
@@ -35,7 +36,7 @@ class SpeedModel:
         Raises:
             ValueError: not one count a layer, or a count above that of the layer before.
         """
-        paid = attention_scorer_flops(self.shape, counts) if self.scorer == "attention" else 0.0
+        paid = self._ranking(counts)
         flops = prefill_flops(self.shape, counts, paid)
         if self.cost is None:
             return flops.total
@@ -47,6 +48,16 @@ class SpeedModel:
         # The scorer's few FLOPs at the pace of the matrix products.
         pace = sum(weights[1:3]) / (self.shape.linear_flops_per_token * self.shape.layers)
         return total / self.shape.layers + paid * pace
+
+    def _ranking(self, counts: Sequence[float]) -> float:
+        """FLOPs of scoring the tokens at all stages that drop some."""
+        if self.scorer == "attention":
+            return attention_scorer_flops(self.shape, counts)
+        if self.scorer != "learned":
+            return 0.0
+        inner = self.shape.hidden_size // 4  # as in erecap.tokens.learned.StageHead
+        scored = sum(before for before, after in itertools.pairwise(counts) if after < before)
+        return 2.0 * (self.shape.hidden_size * inner + inner) * scored
 
     def speed_up(self, kept: Sequence[Sequence[float]], lengths: Sequence[int]) -> float:
         """Price of reading prompts of `lengths` tokens whole, over that of the counts `kept`, one list a prompt."""

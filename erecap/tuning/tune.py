@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,16 @@ from erecap.cost.store import load_cost_model
 from erecap.errors import ConfigError
 from erecap.models import fingerprint
 from erecap.protocols import JsonRow
-from erecap.tuning.agreement import Answers, Judge
-from erecap.tuning.candidates import Stages, check_sets, published, words
+from erecap.tokens.learned import LearnedScorer
+from erecap.tokens.names import LEARNED, MODE_SCORERS
+from erecap.tuning.agreement import Judge
+from erecap.tuning.candidates import Stages, check_sets, published
 from erecap.tuning.front import Candidate, eligible, pareto, ranked
-from erecap.tuning.record import Part, Record
+from erecap.tuning.record import Record
 from erecap.tuning.samples import Sample, built_in, digest, recorded, take
 from erecap.tuning.search import Search
 from erecap.tuning.speed import SpeedModel
+from erecap.tuning.trial import Trial
 
 Say = Callable[[str], None]
 
@@ -34,7 +37,7 @@ class Tune:
     """
 
     keep: float = 0.7  # share of its tokens that a stage keeps
-    scorer: str = "attention"  # a name of erecap.tokens.SCORER_NAMES
+    scorer: str = "attention"  # a name of erecap.tokens.names.MODE_SCORERS
     length: int = 2000  # tokens of a prompt, at least
     samples: int = 8  # planning calls that every set is tried on, and as many others for the best few
     budget: int = 40  # stage sets that are tried at most
@@ -45,12 +48,10 @@ class Tune:
     repetitions: int = 5  # timed reads of each; 0: none
 
     def __post_init__(self) -> None:
-        from erecap.tokens import SCORER_NAMES
-
         if not 0 < self.keep <= 1:
             raise ConfigError(f"--keep: got {self.keep:g}; allowed: above 0 and at most 1")
-        if self.scorer not in SCORER_NAMES:
-            raise ConfigError(f"--scorer: got {self.scorer!r}; allowed: {', '.join(SCORER_NAMES)}")
+        if self.scorer not in MODE_SCORERS:
+            raise ConfigError(f"--scorer: got {self.scorer!r}; allowed: {', '.join(MODE_SCORERS)}")
         if not 0 <= self.least_agreement <= 1:
             raise ConfigError(f"--least-agreement: got {self.least_agreement:g}; allowed: 0 to 1")
         for name, least in (("samples", 1), ("budget", 1), ("confirm", 1), ("repetitions", 0), ("seed", 0)):
@@ -66,8 +67,8 @@ def tune(
     folder: Path,
     *,
     histories: Path | None = None,
-    scorer: Any = None,
-    allowed: Sequence[int] | None = None,
+    scorer: LearnedScorer | None = None,
+    base: str | None = None,
     fresh: bool = False,
     say: Say = lambda text: None,
 ) -> JsonRow:
@@ -76,8 +77,8 @@ def tune(
     Args:
         folder: where the answers are kept, row by row; those that lie there already are not asked for again.
         histories: a trajectory folder; None: walks through generated household games.
-        scorer: the scorer itself where a name is not enough; else that of `settings.scorer`.
-        allowed: layers that the scorer can rank at; None: all from 1 on.
+        scorer: a trained pruner, where `settings.scorer` is `learned`; only its layers are tried.
+        base: fingerprint of the weights that an adapter was merged into; a calibration for them holds as well.
         fresh: forget what lies in `folder`.
 
     Returns:
@@ -85,10 +86,13 @@ def tune(
         `timing` (None without repetitions), `speed_up_from`, `hopeless` (sets passed over), `head`, `lengths`.
 
     Raises:
-        ConfigError: stages that the model does not have, or no planning call that is long enough.
+        ConfigError: stages that the model does not have, no planning call that is long enough, or no trained pruner.
         RunError: `folder` holds answers to another question.
     """
+    if (settings.scorer == LEARNED) != (scorer is not None):
+        raise ConfigError(f"--scorer {LEARNED} needs a trained pruner (--pruner FOLDER), and other scorers take none")
     layers = model.config.get_text_config(decoder=True).num_hidden_layers
+    allowed = None if scorer is None else scorer.pruner.stages
     check_sets(settings.candidates, layers, allowed)
     say(f"looking for planning calls of {settings.length} tokens")
     stream = (
@@ -109,13 +113,18 @@ def tune(
         "text": digest(calls),
         "other_text": digest(others),
     }
+    if scorer is not None:
+        head["pruner"] = _digest(scorer)
     record = Record(folder, head, fresh=fresh)
     if len(record):
         say(f"{len(record)} answers are there already, and are kept")
     lengths = [len(call.prompt) for call in calls]
     ranking = settings.scorer if scorer is None else scorer
-    speed = SpeedModel(shape_of(model), settings.scorer, load_cost_model(cost_key(model, weights=hashed)))
-    trial = _Trial(record, "search", Judge(model, calls, settings.keep, ranking, settings.seed), speed, lengths, say)
+    cost = load_cost_model(cost_key(model, weights=hashed))
+    if cost is None and base is not None:
+        cost = load_cost_model(cost_key(model, weights=base))
+    speed = SpeedModel(shape_of(model), settings.scorer, cost)
+    trial = Trial(record, "search", Judge(model, calls, settings.keep, ranking, settings.seed), speed, lengths, say)
     sets = settings.candidates
     if sets:
         for stages in sets:
@@ -133,7 +142,7 @@ def tune(
         )
         search.run()
         hopeless = len(search.hopeless)
-    trial.recall()
+        trial.recall()
     candidates = ranked(trial.found.values())
     front = {candidate.stages for candidate in pareto(candidates)}
     best = eligible(candidates, settings.least_agreement)[: settings.confirm]
@@ -161,54 +170,6 @@ def tune(
     }
 
 
-class _Trial:
-    """Answers for stage sets, from the record where it has them."""
-
-    def __init__(
-        self, record: Record, part: Part, judge: Judge, speed: SpeedModel, lengths: list[int], say: Say
-    ) -> None:
-        self.record, self.part, self.judge, self.speed, self.lengths, self.say = (
-            record,
-            part,
-            judge,
-            speed,
-            lengths,
-            say,
-        )
-        self.found: dict[Stages, Candidate] = {}
-
-    def __call__(self, stages: Stages, origin: str) -> Candidate:
-        answers = self.record.get(self.part, stages)
-        if answers is None:
-            answers = self.judge.compare(stages)
-            self.record.add(self.part, stages, answers)
-        candidate = self.found[stages] = self._candidate(stages, answers, origin)
-        self.say(
-            f"{len(self.found)}: {words(stages)}: speed-up {candidate.speed_up:.2f}, "
-            f"agreement {100 * candidate.agreement:.1f} %, score {candidate.score:.2f}"
-        )
-        return candidate
-
-    def recall(self) -> None:
-        """Take in what earlier runs tried and this one did not ask for."""
-        for stages, answers in self.record.of(self.part).items():
-            if stages not in self.found:
-                self.found[stages] = self._candidate(stages, answers, "an earlier run")
-
-    def _candidate(self, stages: Stages, answers: Answers, origin: str) -> Candidate:
-        shares = [
-            sum(counts) / (len(counts) * length) for counts, length in zip(answers.kept, self.lengths, strict=True)
-        ]
-        return Candidate(
-            stages,
-            self.speed.speed_up(answers.kept, self.lengths),
-            sum(answers.same),
-            sum(answers.tokens),
-            sum(shares) / len(shares),
-            origin,
-        )
-
-
 def _confirm(
     best: Sequence[Candidate],
     others: Sequence[Sample],
@@ -227,7 +188,7 @@ def _confirm(
         say("no planning calls are left to read the best sets again on")
         return [{**candidate.as_row(), "held_out": False} for candidate in best]
     judge = Judge(model, others, settings.keep, ranking, settings.seed)
-    again = _Trial(record, "held-out", judge, speed, [len(call.prompt) for call in others], say)
+    again = Trial(record, "held-out", judge, speed, [len(call.prompt) for call in others], say)
     say(f"reading the best {len(best)} again on {len(others)} other calls")
     return [
         {**candidate.as_row(), "held_out": True}
@@ -235,16 +196,9 @@ def _confirm(
     ]
 
 
-def yaml_lines(settings: Tune, stages: Sequence[int]) -> str:
-    """The lines of a run configuration that prune with `stages`; checked against what a configuration accepts."""
-    import yaml
-
-    from erecap.config.run import RunConfig
-
-    lines = (
-        f'modes: [full, "prune[{settings.scorer}]"]\n'
-        + "prune: "
-        + json.dumps({"keep": settings.keep, "stages": list(stages)}).replace('"', "")
-    )
-    RunConfig.model_validate({"name": "tuned", "suites": ["any"], **yaml.safe_load(lines)})
-    return lines
+def _digest(scorer: LearnedScorer) -> str:
+    """16 hexadecimal digits that stand for the weights of a pruner."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(scorer.pruner.state_dict().items()):
+        found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]

@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from erecap.cli.main import app
-from erecap.errors import ConfigError, RunError
+from erecap.errors import ConfigError, ModelError, RunError
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model
 from tests.tuning.histories import write
@@ -59,9 +59,34 @@ def test_a_wish_that_cannot_be_met_ends_with_an_error_after_the_results_were_wri
     assert json.loads((tmp_path / "stages.json").read_text())["chosen"] is None
 
 
+def test_a_trained_pruner_is_tried_at_its_own_layers(setting: list[str], tmp_path: Path) -> None:
+    from erecap.models import fingerprint
+    from erecap.tokens.learned import Pruner
+    from erecap.tokens.pruner_files import save_pruner
+
+    folder, out = tmp_path / "pruner", str(tmp_path / "out")
+    tested = {"rankers": {"learned": {"kl": 0.1}, "random": {"kl": 0.2}}}
+    save_pruner(folder, Pruner(32, (2, 4, 5)), {"base": {"hash": fingerprint(Path(setting[1]))}, "test": tested})
+    asked = [*setting, "--pruner", str(folder), "--out", out, "--budget-evals", "9"]
+    said = stages(*asked)
+    assert f"pruner: {json.dumps(str(folder))}" in said and "prune[learned]" in said
+    tried = [set(row["stages"]) for row in json.loads((tmp_path / "out" / "stages.json").read_text())["candidates"]]
+    assert 1 < len(tried) <= 7 and all(one <= {2, 4, 5} for one in tried)
+    with pytest.raises(ConfigError, match="stage at layer 3 cannot be tried; allowed layers: 2, 4, 5"):
+        stages(*asked[:-2], "--candidates", "2,3")
+    save_pruner(folder, Pruner(32, (2, 4, 5)), {"base": {"hash": fingerprint(Path(setting[1]))}, "test": tested})
+    with pytest.raises(RunError, match=r"tried with pruner '[0-9a-f]{16}', here it is"):  # other weights
+        stages(*asked)
+    save_pruner(folder, Pruner(32, (2, 4, 5)), {"base": {"hash": fingerprint(Path(setting[1]))}})
+    with pytest.raises(ModelError, match="its card shows no test"):
+        stages(*asked)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--scorer", "learned"), "--scorer learned and --pruner FOLDER go together"),
+        (("--scorer", "recency", "--pruner", "x"), "--scorer learned and --pruner FOLDER go together"),
         (("--keep", "1.2"), "--keep: got 1.2; allowed: above 0 and at most 1"),
         (("--scorer", "luck"), "--scorer: got 'luck'"),
         (("--candidates", "4,x"), "--candidates: got '4,x'"),

@@ -31,6 +31,8 @@ def test_flops_of_a_known_schedule() -> None:
     )
     # The newest token's query meets all keys of the layer before: 2 * 8 FLOPs each, at both stages.
     assert SpeedModel(SHAPE, "attention").price(kept) == pruned + 16 * (10 + 5)
+    # A learned pruner scores all tokens that reach a stage: 8 to 2 and 2 to 1.
+    assert SpeedModel(SHAPE, "learned").price(kept) == pruned + 2 * (8 * 2 + 2) * (10 + 5)
     assert model.source == "FLOPs"
 
 

@@ -16,9 +16,9 @@ from erecap.config.load import load_run
 from erecap.cost.flops import prefill_flops
 from erecap.errors import ConfigError, RunError
 from erecap.tuning import tune as module
-from erecap.tuning.output import markdown, write_all
+from erecap.tuning.output import markdown, write_all, yaml_lines
 from erecap.tuning.samples import digest
-from erecap.tuning.tune import Tune, tune, yaml_lines
+from erecap.tuning.tune import Tune, tune
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model
 from tests.tuning.histories import write
@@ -145,7 +145,7 @@ def test_a_wish_that_cannot_be_met(histories: Path, tmp_path: Path) -> None:
 
 def test_what_is_written(histories: Path, tmp_path: Path) -> None:
     result = play(replace(SMALL, repetitions=1), tmp_path, histories)
-    lines = yaml_lines(SMALL, result["chosen"]["stages"])
+    lines = yaml_lines(0.5, "recency", result["chosen"]["stages"])
     paths = write_all(tmp_path, result, ABOUT, lines)
     content = json.loads(paths[0].read_text())
     assert len(content["candidates"]) == 6 and content["chosen"]["stages"] == result["chosen"]["stages"]
