@@ -5,6 +5,9 @@
 # make bench     measure everything anew where it is not measured yet (about half an hour, nothing beside it), and
 #                write docs/results/replan.json and the tables of README.md; ARGS=--fresh measures all parts again
 # make bench-llamacpp  the comparison with llama.cpp, which is compiled first (about 10 minutes, once)
+# make quality   success with and without pruning, against the controls, on paired episodes (hours; it goes on from
+#                docs/results/raw), then docs/results/quality.json and its table; ARGS=--workers=2 plays on two processes
+# make quality-smoke   a few short episodes of the same (about 10 minutes), into runs/quality-smoke
 # make readme    write the tables of README.md from docs/results
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -18,7 +21,7 @@ LLAMACPP_VERSION := 0.3.36
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-slow bench bench-llamacpp readme lint model venv clean
+.PHONY: demo test test-fast test-slow bench bench-llamacpp quality quality-smoke readme lint model venv clean
 
 demo: model
 	$(BIN)/erecap compare configs/demo.yaml
@@ -42,6 +45,19 @@ bench: model
 bench-llamacpp: model $(LLAMACPP)/.installed
 	$(BIN)/erecap bench llamacpp --python $(LLAMACPP)/bin/python --results docs/results/replan.json $(ARGS)
 	$(BIN)/python -m erecap.report.readme
+
+# Each line adds to the same rows, and goes on where they end; rows of another configuration are refused.
+quality: model
+	$(BIN)/erecap quality quality $(ARGS)
+	$(BIN)/erecap quality quality --agreement household-chains-unseen
+	$(BIN)/erecap quality quality-budgets budget.kv_tokens=512 $(ARGS)
+	$(BIN)/erecap quality quality-budgets budget.kv_tokens=2048 $(ARGS)
+	$(BIN)/python -m erecap.report.readme
+
+SMOKE := --rows runs/quality-smoke/episodes-small.jsonl --results runs/quality-smoke/quality.json
+quality-smoke: model
+	$(BIN)/erecap quality quality-smoke $(SMOKE) $(ARGS)
+	$(BIN)/erecap quality quality-smoke $(SMOKE) --agreement household-chains-unseen
 
 readme: $(STAMP)
 	$(BIN)/python -m erecap.report.readme

@@ -16,6 +16,7 @@ from erecap.cli import (
     doctor,
     games,
     models,
+    quality,
     report,
     rollout,
     train,
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.command("rollout")(rollout.rollout)
 app.command("compare")(compare.compare)
 app.command("collect")(collect.collect)
+app.command("quality")(quality.quality)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from erecap.config import RunConfig
     from erecap.rollout.run import RunResult
 
 ConfigArgument = Annotated[
@@ -27,6 +28,16 @@ WorkersOption = Annotated[
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Delete what the run folder holds of an earlier run.")]
 
 
+def load_config(config: str, overrides: list[str] | None, workers: int | None) -> RunConfig:
+    """The configuration with its changes. Raises ConfigError as `load_run`."""
+    from erecap.config import load_run
+
+    changes = list(overrides or [])
+    if workers is not None:
+        changes += [f"workers={workers}", f"executor={'process' if workers > 1 else 'serial'}"]
+    return load_run(config, changes)
+
+
 def play(config: str, overrides: list[str] | None, out: Path | None, workers: int | None, fresh: bool) -> RunResult:
     """Load a configuration, play what is missing of its run, and say how it ended.
 
@@ -34,12 +45,7 @@ def play(config: str, overrides: list[str] | None, out: Path | None, workers: in
         typer.Exit: with code 130 after Ctrl-C.
         ErecapError: as `load_run` and `run`.
     """
-    from erecap.config import load_run
-
-    changes = list(overrides or [])
-    if workers is not None:
-        changes += [f"workers={workers}", f"executor={'process' if workers > 1 else 'serial'}"]
-    loaded = load_run(config, changes)
+    loaded = load_config(config, overrides, workers)
 
     from erecap.rollout.run import run
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from erecap.files import write_atomic, write_json
+from erecap.report.quality_table import quality_table
 
 
 def demo_results(run: Path) -> dict[str, Any]:
@@ -130,6 +131,7 @@ def _by_length(results: dict[str, Any], part: dict[str, Any]) -> list[str]:
 
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo.json", demo_table),
+    "quality": ("quality.json", quality_table),
     "replan": ("replan.json", replan_table),
 }
 
@@ -138,7 +140,10 @@ def filled(text: str, results: Path) -> str:
     """`text` with every block `<!-- results:NAME -->` holding the table of its file in `results`."""
     for name, (file, table) in TABLES.items():
         block = re.compile(rf"(<!-- results:{name} -->\n).*?(<!-- /results:{name} -->)", re.S)
-        content = table(json.loads((results / file).read_text("utf-8")))
+        path = results / file
+        # Before its first measurement the quality comparison has no file, and its table says so.
+        unmeasured = name == "quality" and not path.exists()
+        content = table({} if unmeasured else json.loads(path.read_text("utf-8")))
         text = block.sub(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text)  # type: ignore[misc]
     return text
 

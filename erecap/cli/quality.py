@@ -1,0 +1,131 @@
+"""`erecap quality`: what pruning does to success, on paired episodes, from rows that are committed."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from erecap.cli.playing import ConfigArgument, FreshOption, OverrideArguments, WorkersOption, load_config
+
+if TYPE_CHECKING:
+    from erecap.config import RunConfig
+
+RowsOption = Annotated[
+    Path, typer.Option("--rows", metavar="FILE", help="Rows of played episodes; it goes on from them.")
+]
+ResultsOption = Annotated[Path, typer.Option("--results", metavar="FILE", help="Where the figures go.")]
+
+
+AgreementOption = Annotated[
+    str | None,
+    typer.Option(
+        "--agreement", metavar="SUITE", help="Compare plan tokens with the unpruned model on this suite instead."
+    ),
+]
+
+
+def quality(
+    config: ConfigArgument = "quality",
+    overrides: OverrideArguments = None,
+    rows: RowsOption = Path("docs/results/raw/quality-episodes.jsonl"),
+    results: ResultsOption = Path("docs/results/quality.json"),
+    workers: WorkersOption = None,
+    agreement: AgreementOption = None,
+    fresh: FreshOption = False,
+) -> None:
+    """Play the episodes of CONFIG that FILE lacks, add them to it, and write the figures of all of its rows.
+
+    Can be stopped at any time, and goes on when called again, also in a clone that has only the file.
+    """
+    from erecap.config import load_suites
+    from erecap.rollout.committed import CommittedRows
+    from erecap.rollout.run import run
+
+    loaded = load_config(config, overrides, workers)
+    if agreement is not None:
+        compare_plans(loaded, agreement, agreement_path(rows), fresh)
+        summarise(rows, results)
+        return
+    committed = CommittedRows(rows, loaded, load_suites(loaded), fresh=fresh)
+    folder = Path("runs") / f"{loaded.name}-{committed.digest}"
+    if not fresh:
+        committed.export_from(folder)  # what an earlier call that was killed has left there
+        committed.import_into(folder)
+    try:
+        result = run(loaded, folder, fresh=fresh)
+    finally:
+        added = committed.export_from(folder)
+        typer.echo(f"{rows}: {added} new rows", err=True)
+    summarise(rows, results)
+    if result.status == "interrupted":
+        typer.echo(f"interrupted after {result.episodes} of {result.total} episodes; call it again to go on", err=True)
+        raise typer.Exit(130)
+
+
+def agreement_path(rows: Path) -> Path:
+    """Where the plans compared token by token lie, beside the rows of episodes."""
+    return rows.with_name(rows.name.replace("episodes", "agreement"))
+
+
+def compare_plans(config: RunConfig, suite: str, path: Path, fresh: bool) -> None:
+    """Measure what is missing of the agreement on one suite of the configuration.
+
+    Raises:
+        ConfigError: the configuration has no such suite.
+    """
+    from rich.console import Console
+
+    from erecap.config import load_suites
+    from erecap.errors import ConfigError
+    from erecap.rollout.agreement import measure_agreement
+
+    suites = load_suites(config)
+    if suite not in suites:
+        raise ConfigError(f"--agreement {suite}: not a suite of {config.name}; allowed: {', '.join(suites)}")
+    console = Console(stderr=True)
+    added = measure_agreement(path, config, suites[suite], console.print, fresh=fresh)
+    typer.echo(f"{path}: {added} new rows", err=True)
+
+
+def summarise(rows: Path, results: Path) -> None:
+    """Write the figures of all rows, the plot beside them, and print the targets."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from erecap.files import write_json
+    from erecap.report.quality import summarise_quality
+    from erecap.report.quality_rows import AgreementRow, QualityRow, read_quality
+    from erecap.report.quality_table import write_budget_plot
+    from erecap.rollout.machine import machine
+
+    about = {
+        "command": "make quality",
+        "machine": str(machine(None)["cpu"]),
+        "date": date.today().isoformat(),
+    }
+    agreement = read_quality(agreement_path(rows), AgreementRow)
+    content = summarise_quality(read_quality(rows, QualityRow), agreement, about)
+    content["rows"] = [_dated(row, results) for row in content["rows"]]
+    write_json(results, content)
+    write_budget_plot(results.with_name("quality-budgets.svg"), content)
+    table = Table("id", "target", "measured", "95 %", "n", "", box=None, padding=(0, 2, 0, 0))
+    for row in content["rows"]:
+        word = row["label"] if row["label"] == "smoke" else "holds" if row["holds"] else "short"
+        interval = f"{row['low']:g} to {row['high']:g}"
+        table.add_row(
+            row["id"], f"{row['target']} {row['unit']}", f"{row['measured']:g}", interval, str(row["n"]), word
+        )
+    Console().print(table)
+    typer.echo(f"figures: {results}")
+
+
+def _dated(row: dict[str, Any], results: Path) -> dict[str, Any]:
+    """`row`, or what the file has of it where nothing but its date and machine would change."""
+    import json
+
+    before = json.loads(results.read_text("utf-8"))["rows"] if results.exists() else []
+    same = [old for old in before if {**old, "date": 0, "machine": 0} == {**row, "date": 0, "machine": 0}]
+    return same[0] if same else row

@@ -1,0 +1,121 @@
+"""The tables of the quality comparison for the README, and the plot of success against the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from erecap.files import write_atomic
+from erecap.report.benchmarks import standalone
+from erecap.report.formats import count, decimal, interval_percent, percent
+from erecap.report.quality import CHAIN, TARGETS
+from erecap.report.svg import FAINT, INK, inline, new_axes, series_of
+
+ORDER = ("expert", "full", "reuse", "erecap", "recency", "random", "attention", "mask")
+
+
+def quality_table(results: dict[str, Any]) -> str:
+    """Markdown: targets beside what was measured, then success by suite and mode.
+
+    Args:
+        results: the content of `quality.json`; an empty dictionary where nothing was measured.
+    """
+    lines = [
+        "`make quality`: every mode plays the same episodes in rooms that were never trained on "
+        "([how](docs/quality.md)). Differences are paired, with 95 % bootstrap intervals in brackets; fewer than 100 "
+        "episodes are a smoke test, and judge nothing.",
+        "",
+        "| | target | measured | n |",
+        "|---|---|---|---|",
+    ]
+    found = {row["id"]: row for row in results.get("rows", [])}
+    for name, target in TARGETS.items():
+        lines.append(f"| {name} {target.what} | {target} {target.unit} | {_measured(found.get(name))} |")
+    notes = [f"- {row['id']}: {row['note']}." for row in found.values() if row["note"]]
+    if notes:
+        lines += ["", *notes]
+    if results.get("modes"):
+        lines += ["", *_modes(results["modes"])]
+    for apart in results.get("apart", []):
+        modes = ", ".join(f"`{m['mode']}` {percent(m['sr'], 0)} of {m['n']}" for m in apart["modes"])
+        lines += [
+            "",
+            f"Apart, {apart['suite']}: {apart['episodes']} outgrew the model's window in some mode ({modes}).",
+        ]
+    return "\n".join(lines)
+
+
+def _measured(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "not measured yet | –"
+    word = " smoke" if row["label"] == "smoke" else "" if row["holds"] else " **short**"
+    return f"{row['measured']:.4g} ({row['low']:.4g} to {row['high']:.4g}){word} | {row['n']}"
+
+
+def _modes(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        "| suite | mode | KV tokens | episodes | SR | 95 % | SPL | steps | tokens at the end | kept |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for group in sorted(groups, key=lambda g: (g["suite"], _place(g["mode"]), g["budget"] or 0)):
+        share = group["sr"]
+        cells = [
+            group["suite"],
+            f"`{group['mode']}`",
+            count(group["budget"]),
+            group["counted"],
+            percent(None if share is None else share["value"]),
+            interval_percent(share),
+            decimal(group["spl"]),
+            decimal(group["steps"], 1),
+            count(group["tokens"] or None),
+            percent(group["kept_share"], 0),
+        ]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
+
+
+def _place(mode: str) -> tuple[int, str]:
+    return (ORDER.index(mode) if mode in ORDER else len(ORDER), mode)
+
+
+def budget_plot(results: Mapping[str, Any], suite: str = CHAIN) -> str | None:
+    """`<svg>`: success against the budget, a line a mode with its 95 % interval; the unpruned planner is dashed.
+
+    Returns:
+        None where fewer than two budgets were played.
+    """
+    groups = [group for group in results["modes"] if group["suite"] == suite and group["sr"] is not None]
+    within = [group for group in groups if group["budget"] is not None]
+    if len({group["budget"] for group in within}) < 2:
+        return None
+    figure, axes = new_axes(3.1)
+    looks = series_of(sorted({group["mode"] for group in within}, key=_place))
+    for mode, look in looks.items():
+        own = sorted((group for group in within if group["mode"] == mode), key=lambda group: group["budget"])
+        middle = [100 * group["sr"]["value"] for group in own]
+        below = [100 * (group["sr"]["value"] - group["sr"]["low"]) for group in own]
+        above = [100 * (group["sr"]["high"] - group["sr"]["value"]) for group in own]
+        across = [group["budget"] for group in own]
+        axes.errorbar(
+            across, middle, [below, above], fmt=look.marker + "-", color=look.colour, lw=1.8, ms=4.5, label=mode
+        )
+    for group in groups:
+        if group["mode"] == "reuse":
+            axes.axhline(100 * group["sr"]["value"], ls="--", color=INK, lw=1.2, label="unpruned")
+    axes.axhline(0, color=FAINT, lw=0.8)
+    axes.set(xlabel="tokens stored", ylabel="success, %", ylim=(-3, 103), xscale="log")
+    budgets = sorted({group["budget"] for group in within})
+    axes.set_xticks(budgets, [f"{budget:,}" for budget in budgets])
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize=7.6, loc="best", labelcolor=INK)
+    return inline(figure, "quality-budgets", f"Success on {suite} against the tokens stored, by mode")
+
+
+def write_budget_plot(path: Path, results: Mapping[str, Any]) -> bool:
+    """Write the plot as a file of its own; returns False, and writes nothing, where there is nothing to draw."""
+    svg = budget_plot(results)
+    if svg is not None:
+        write_atomic(path, standalone(svg))
+    return svg is not None

@@ -1,0 +1,266 @@
+"""Small rows of played episodes in one file that can be committed: a run goes on from them in a fresh clone.
+
+A row says which configuration, model, adapter and pruner it was played with, as hashes; rows of others are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from erecap.config.modes import Mode, parse_mode
+from erecap.config.run import RunConfig
+from erecap.config.suite import Suite
+from erecap.errors import ModelError, RunError
+from erecap.files import write_atomic
+from erecap.protocols import JsonRow
+from erecap.rollout.jobs import EpisodeKey, all_jobs, row_key
+from erecap.rollout.lock import owned
+from erecap.rollout.resume import repair
+from erecap.rollout.writer import EPISODES, REPLANS, encode_row
+
+UNBUDGETED = ("full", "reuse", "expert", "prune")
+# Taken over from a row of `episodes.jsonl` as they are.
+SAME = ("seed", "success", "progress", "spl", "steps", "path_length", "path_unit", "replans", "invalid_plans", "end")
+IDENTITY = ("config", "model", "adapter", "pruner")
+RowKey = tuple[str, str, int | None, int]  # suite, mode, budget, episode
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What an episode was played with: hexadecimal beginnings of SHA-256 hashes; None where there is none."""
+
+    config: str
+    model: str | None
+    adapter: str | None
+    pruner: str | None
+
+
+class CommittedRows:
+    """The rows file of a configuration's modes and suites, beside rows of others that stay as they are.
+
+    Args:
+        path: the file; it need not exist.
+        config: what is to be played.
+        suites: its suites by name.
+
+    Raises:
+        RunError: a damaged row, one that is there twice, or one of this configuration's episodes that was played with
+            something else; the message names the line.
+        ModelError, ConfigError: model, adapter or pruner are not to be found.
+    """
+
+    def __init__(self, path: Path, config: RunConfig, suites: Mapping[str, Suite], *, fresh: bool = False) -> None:
+        self.path = path
+        self._config, self._suites = config, suites
+        weights = _weights(config)
+        self._identities = {
+            (suite.name, mode): _identity(config, suite, parse_mode(mode), weights)
+            for suite in suites.values()
+            for mode in config.modes
+        }
+        wanted = {(job.suite, job.mode, budget_of(config, job.mode), job.episode) for job in self._jobs()}
+        self._rows: dict[RowKey, JsonRow] = {}
+        for number, row in enumerate(read_rows(path), start=1):
+            key = committed_key(row)
+            if key[:3] in {known[:3] for known in wanted}:
+                if fresh:
+                    continue
+                self._check(number, row)
+            self._rows[key] = row
+
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits that name the configuration with its weights, for the name of a run folder."""
+        shown = self._config.model_dump(mode="json", exclude={"executor", "workers"})
+        identities = [[*key, *_fields(identity).values()] for key, identity in sorted(self._identities.items())]
+        return _hash([shown, identities])[:8]
+
+    def identity(self, suite: str, mode: str) -> JsonRow:
+        """What rows of that suite and mode say they were played with."""
+        return _fields(self._identities[suite, mode])
+
+    def import_into(self, folder: Path) -> int:
+        """Put the rows of this configuration's episodes that `folder` lacks into its `episodes.jsonl`.
+
+        They lack the goal's text and the triggers, and have no rows of their calls.
+
+        Returns:
+            How many.
+        """
+        with owned(folder):
+            done = {row_key(row) for row in repair(folder)}
+            new = []
+            for job in self._jobs():
+                row = self._rows.get((job.suite, job.mode, budget_of(self._config, job.mode), job.episode))
+                if row is not None and job.key not in done:
+                    if row["seed"] != job.seed:
+                        raise RunError(
+                            f"{self.path}: episode {job.episode} of {job.suite} in mode {job.mode} has seed "
+                            f"{row['seed']}, now it is {job.seed}; --fresh plays it anew"
+                        )
+                    new.append(self._run_row(row))
+            if new:
+                before = (folder / EPISODES).read_bytes() if (folder / EPISODES).exists() else b""
+                write_atomic(folder / EPISODES, before + b"".join(map(encode_row, new)))
+        return len(new)
+
+    def export_from(self, folder: Path) -> int:
+        """Add the episodes that were played in `folder` to the file, which is sorted and replaced as a whole.
+
+        Returns:
+            Rows that are new.
+        """
+        calls: dict[EpisodeKey, list[JsonRow]] = {}
+        for row in _lines(folder / REPLANS):
+            calls.setdefault(row_key(row), []).append(row)
+        new = 0
+        for row in _lines(folder / EPISODES):
+            key = (row["suite"], row["mode"], budget_of(self._config, row["mode"]), row["episode"])
+            if key not in self._rows and key[:2] in self._identities:
+                self._rows[key] = self._small_row(row, calls.get(row_key(row), []))
+                new += 1
+        ordered = sorted(self._rows.items(), key=lambda item: (*item[0][:2], item[0][2] or 0, item[0][3]))
+        write_atomic(self.path, b"".join(encode_row(row) for _, row in ordered))
+        return new
+
+    def _jobs(self) -> Sequence[Any]:
+        return all_jobs(self._suites, self._config.modes, 0)
+
+    def _check(self, number: int, row: JsonRow) -> None:
+        now = _fields(self._identities[row["suite"], row["mode"]])
+        for field in IDENTITY:
+            if row[field] != now[field]:
+                raise RunError(
+                    f"{self.path}:{number}: {row['suite']} in mode {row['mode']} was played with {field} {row[field]}, "
+                    f"now it is {now[field]}; --fresh plays these episodes anew, --rows FILE keeps both"
+                )
+
+    def _small_row(self, row: JsonRow, calls: Sequence[JsonRow]) -> JsonRow:
+        read = [call for call in calls if call["prompt_tokens"]]
+        return {
+            "suite": row["suite"],
+            "mode": row["mode"],
+            "budget": budget_of(self._config, row["mode"]),
+            "episode": row["episode"],
+            **{key: row[key] for key in SAME},
+            "kept_share": round(fmean(c["kept_tokens"] / c["prompt_tokens"] for c in read), 4) if read else None,
+            "tokens": max((call["prompt_tokens"] for call in read), default=0),
+            "dropped": max((call.get("dropped_messages", 0) for call in calls), default=0),
+            "overflow": row["overflow"],
+            "error": row["error"],
+            "seconds": round(row["wall_s"], 1),
+            **_fields(self._identities[row["suite"], row["mode"]]),
+        }
+
+    def _run_row(self, row: JsonRow) -> JsonRow:
+        taken = {key: row[key] for key in ("suite", "mode", "episode", *SAME, "overflow", "error")}
+        env = self._suites[row["suite"]].env
+        return taken | {"env": env, "goal": "", "triggers": {}, "planner_ms": 0.0, "wall_s": row["seconds"]}
+
+
+def committed_key(row: Mapping[str, Any]) -> RowKey:
+    """Which episode a committed row is about."""
+    return row["suite"], row["mode"], row["budget"], row["episode"]
+
+
+def budget_of(config: RunConfig, mode: str) -> int | None:
+    """`kv_tokens` of the modes that keep within it; None for the others."""
+    return None if parse_mode(mode).kind in UNBUDGETED else config.budget.kv_tokens
+
+
+def read_rows(path: Path) -> list[JsonRow]:
+    """The rows of a committed file; none where there is no file.
+
+    Raises:
+        RunError: a damaged row, or one that is there twice, with its line.
+    """
+    rows, seen = [], set()
+    for number, row in enumerate(_lines(path), start=1):
+        missing = [key for key in ("suite", "mode", "budget", "episode", *SAME, *IDENTITY) if key not in row]
+        if missing:
+            raise RunError(f"{path}:{number}: the row lacks {', '.join(missing)}; restore the file from the repository")
+        if committed_key(row) in seen:
+            raise RunError(
+                f"{path}:{number}: episode {row['episode']} of {row['suite']} in mode {row['mode']} is there twice"
+            )
+        seen.add(committed_key(row))
+        rows.append(row)
+    return rows
+
+
+def _lines(path: Path) -> list[JsonRow]:
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise RunError(f"{path}:{number}: the row is damaged ({error})") from error
+        if not isinstance(row, dict):
+            raise RunError(f"{path}:{number}: the row is damaged (no object)")
+        rows.append(row)
+    return rows
+
+
+def _identity(config: RunConfig, suite: Suite, mode: Mode, weights: Mapping[str, str | None]) -> Identity:
+    """What decides how an episode goes: not how many are played, nor on how many processes."""
+    parts: dict[str, Any] = {
+        "suite": suite.model_dump(mode="json", exclude={"episodes"}),
+        "mode": str(mode),
+        "planner": config.planner.model_dump(mode="json"),
+    }
+    if mode.needs_model:
+        parts |= {"dtype": config.dtype, "seed": config.seed}
+    if mode.session:
+        schedule = None if config.schedule is None else config.schedule.model_dump(mode="json")
+        parts |= {"decode_weights": config.decode_weights, "schedule": schedule}
+    if mode.kind == "prune":
+        parts["prune"] = config.prune.model_dump(mode="json")
+    if mode.kind not in UNBUDGETED:
+        parts["budget"] = config.budget.model_dump(mode="json")
+    learned = mode.kind == "erecap" or mode.scorer == "learned"
+    known = weights if mode.needs_model else {}
+    return Identity(
+        _hash(parts)[:12], known.get("model"), known.get("adapter"), known.get("pruner") if learned else None
+    )
+
+
+def _weights(config: RunConfig) -> dict[str, str | None]:
+    """Hashes of the model, its adapter and the pruner, as far as the modes need them."""
+    from erecap.models import describe_adapter, fingerprint, locate
+
+    if not any(parse_mode(mode).needs_model for mode in config.modes):
+        return {}
+    adapter = describe_adapter(config.adapter)["hash"] if config.adapter is not None else None
+    return {
+        "model": _short(fingerprint(locate(config.model))),
+        "adapter": _short(adapter) if adapter is not None else None,
+        "pruner": _short(_pruner_hash(config.pruner)) if config.pruner is not None else None,
+    }
+
+
+def _pruner_hash(name: str) -> str:
+    from erecap.models.wheels import sha256
+    from erecap.tokens.pruner_files import WEIGHTS, find_pruner
+
+    path = find_pruner(name) / WEIGHTS
+    if not path.is_file():
+        raise ModelError(f"{path} is missing; `erecap train pruner` makes such a folder")
+    return sha256(path)
+
+
+def _fields(identity: Identity) -> dict[str, str | None]:
+    return {field: getattr(identity, field) for field in IDENTITY}
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:12]
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -1,0 +1,105 @@
+"""`erecap quality` as a person calls it, with the expert alone; and once with the embedded model."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from erecap.cli import main as command_line
+
+SUITE = {"name": "corridor", "env": "tiny", "episodes": 3, "seed": 5, "horizon": 9}
+RUN = {"name": "walk", "suites": ["./corridor.yaml"], "modes": ["expert"]}
+FILES = ("--rows", "raw/episodes.jsonl", "--results", "quality.json")
+
+
+@pytest.fixture
+def erecap(monkeypatch, capsys, tmp_path):
+    """Calls the command in an empty folder; returns exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["erecap", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            command_line.main()
+        out, err = capsys.readouterr()
+        return left.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture
+def walk(tmp_path) -> Path:
+    """A configuration that needs no model."""
+    (tmp_path / "corridor.yaml").write_text(yaml.safe_dump(SUITE))
+    path = tmp_path / "walk.yaml"
+    path.write_text(yaml.safe_dump(RUN))
+    return path
+
+
+def test_it_goes_on_from_the_rows_file_alone(erecap, walk):
+    code, out, err = erecap("quality", walk, *FILES)
+    assert code == 0 and "3 new rows" in err and "figures: quality.json" in out
+    rows = Path("raw/episodes.jsonl")
+    whole = rows.read_text()
+    shutil.rmtree("runs")
+    code, _, err = erecap("quality", walk, *FILES)
+    assert code == 0 and "0 new rows" in err and rows.read_text() == whole
+    # One row is missing in the clone: it is played.
+    shutil.rmtree("runs")
+    rows.write_text("".join(whole.splitlines(keepends=True)[:2]))
+    code, _, err = erecap("quality", walk, *FILES)
+    assert code == 0 and "going on after 2 of 3 episodes" in err and "1 new rows" in err
+    # More episodes need no fresh start.
+    assert "2 new rows" in erecap("quality", walk, "episodes=5", *FILES)[2]
+    modes = json.loads(Path("quality.json").read_text())["modes"]
+    assert [(mode["mode"], mode["episodes"], mode["sr"]["value"]) for mode in modes] == [("expert", 5, 1.0)]
+
+
+def test_a_killed_call_leaves_its_rows_in_the_run_folder(erecap, walk):
+    erecap("quality", walk, *FILES)
+    Path("raw/episodes.jsonl").unlink()
+    assert "0 new rows" in erecap("quality", walk, *FILES)[2]
+    assert len(Path("raw/episodes.jsonl").read_text().splitlines()) == 3
+
+
+def test_another_configuration_is_refused_in_one_line(erecap, walk):
+    erecap("quality", walk, *FILES)
+    code, _, err = erecap("quality", walk, "planner.max_steps=2", *FILES)
+    assert (
+        code == 1 and err.count("\n") == 1 and "episodes.jsonl:1: corridor in mode expert was played with config" in err
+    )
+    assert erecap("quality", walk, "planner.max_steps=2", *FILES, "--fresh")[0] == 0
+    assert erecap("quality", walk, "planner.max_steps=2", *FILES)[0] == 0
+
+
+def test_a_suite_that_is_not_there(erecap, walk):
+    code, _, err = erecap("quality", walk, "--agreement", "homes", *FILES)
+    assert code == 2 and "--agreement homes: not a suite of walk; allowed: corridor" in err
+
+
+@pytest.mark.integration
+def test_with_the_embedded_model(erecap, embedded_model_folder):
+    changes = [
+        "suites=household-demo",
+        "modes=reuse,mask",
+        "episodes=1",
+        "horizon=5",
+        "budget.kv_tokens=448",
+        f"model={embedded_model_folder}",
+    ]
+    code, _, err = erecap("quality", "demo", *changes, *FILES)
+    assert code == 0 and "2 new rows" in err
+    rows = {row["mode"]: row for row in map(json.loads, Path("raw/episodes.jsonl").read_text().splitlines())}
+    assert rows["reuse"]["kept_share"] == 1.0 and rows["mask"]["kept_share"] < 1.0
+    assert rows["reuse"]["model"] == rows["mask"]["model"] and rows["mask"]["model"]
+    assert rows["mask"]["overflow"] == 0 and rows["mask"]["end"] == "horizon"
+    code, _, err = erecap("quality", "demo", *changes, "--agreement", "household-demo", *FILES)
+    assert code == 0 and "1 new rows" in err
+    row = json.loads(Path("raw/agreement.jsonl").read_text())
+    assert row["plans"] > 0 and 0 < row["agreed"] <= row["plan_tokens"] and row["skipped"] == 0
+    assert "0 new rows" in erecap("quality", "demo", *changes, "--agreement", "household-demo", *FILES)[2]
+    code, _, err = erecap("quality", "demo", *changes, "planner.max_steps=1", "--agreement", "household-demo", *FILES)
+    assert code == 1 and "agreement.jsonl:1: measured with config" in err

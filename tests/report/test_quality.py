@@ -1,0 +1,180 @@
+"""Figures from made-up rows with known answers, and the words beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from erecap.errors import RunError
+from erecap.report.quality import CHAIN, SINGLE, TARGETS, summarise_quality
+from erecap.report.quality_rows import AgreementRow, QualityRow, read_quality
+from erecap.report.quality_table import budget_plot, quality_table, write_budget_plot
+
+ABOUT = {"command": "make quality", "machine": "a processor", "date": "2026-01-31"}
+
+
+def rows(suite: str, mode: str, won: list[int], *, spl: float = 1.0, **changes: Any) -> list[QualityRow]:
+    """An episode for each entry of `won`, which says whether it was won."""
+    budget = None if mode in ("reuse", "expert") else 1024
+    made = []
+    for episode, success in enumerate(won):
+        values = {
+            "suite": suite,
+            "mode": mode,
+            "budget": budget,
+            "episode": episode,
+            "success": bool(success),
+            "spl": spl * success,
+            "progress": float(success),
+            "steps": 10,
+            "replans": 3,
+            "kept_share": 0.5,
+            "tokens": 2000,
+            "end": "success" if success else "horizon",
+            "model": None if mode == "expert" else "m",
+        }
+        made.append(QualityRow.model_validate(values | changes))
+    return made
+
+
+def figures(*parts: list[QualityRow], agreement: list[AgreementRow] | None = None) -> dict[str, dict[str, Any]]:
+    content = summarise_quality([row for part in parts for row in part], agreement or [], ABOUT)
+    return {row["id"]: row for row in content["rows"]}
+
+
+def won(count: int, n: int = 120) -> list[int]:
+    return [1] * count + [0] * (n - count)
+
+
+def test_success_of_the_unpruned_planner() -> None:
+    found = figures(
+        rows(SINGLE, "reuse", won(108)),
+        rows(SINGLE, "expert", won(114)),
+        rows(CHAIN, "reuse", won(60)),
+    )
+    assert (found["Q1a"]["measured"], found["Q1a"]["n"], found["Q1a"]["holds"]) == (90.0, 120, True)
+    assert found["Q1a"]["note"] == "the expert: 95.0 % of 120"
+    # Wilson's interval of 108 in 120.
+    assert (found["Q1a"]["low"], found["Q1a"]["high"]) == (83.33, 94.19)
+    assert (found["Q1b"]["measured"], found["Q1b"]["holds"], found["Q1b"]["label"]) == (50.0, False, "result")
+    assert found.keys() == {"Q1a", "Q1b"}  # nothing of what was not played
+    assert found["Q1a"]["command"] == "make quality" and found["Q1a"]["target"] == ">= 85"
+
+
+def test_paired_differences_do_not_care_how_hard_the_episodes_are() -> None:
+    same = figures(rows(SINGLE, "reuse", won(60)), rows(SINGLE, "erecap", won(60)))
+    for name in ("Q2-single-SR", "Q2-single-SPL"):
+        assert [same[name][key] for key in ("measured", "low", "high")] == [0.0, 0.0, 0.0]
+        assert same[name]["holds"] and same[name]["note"].startswith("non-inferior (low end above -5)")
+    # As many are won, but others: the difference is 0 again, and the interval wide.
+    other = figures(rows(SINGLE, "reuse", won(60)), rows(SINGLE, "erecap", won(60)[::-1]))["Q2-single-SR"]
+    assert other["measured"] == 0.0 and other["low"] < -15 and other["high"] > 15
+    # The point estimate judges; the words depend on the interval.
+    assert other["holds"] and other["note"].startswith("not shown to be non-inferior")
+
+
+def test_three_of_a_hundred_lost_is_short_but_their_interval_is_known() -> None:
+    found = figures(rows(CHAIN, "reuse", won(100, 100)), rows(CHAIN, "erecap", won(97, 100), spl=0.9))
+    figure = found["Q2-chain-SR"]
+    assert (figure["measured"], figure["holds"], figure["label"]) == (-3.0, False, "result")
+    assert figure["low"] == -7.0 and figure["high"] == 0.0
+    # SPL: 0.9 less on each of those won, 1 less on the three lost.
+    assert found["Q2-chain-SPL"]["measured"] == pytest.approx(-(97 * 0.1 + 3) / 100 * 100)
+    again = figures(rows(CHAIN, "reuse", won(100, 100)), rows(CHAIN, "erecap", won(97, 100), spl=0.9))
+    assert again == found
+
+
+def test_the_best_control_is_the_opponent_and_all_must_have_played() -> None:
+    parts = [
+        rows(CHAIN, "erecap", won(90), spl=0.8),
+        rows(CHAIN, "recency", won(70)),
+        rows(CHAIN, "random", won(20)),
+        rows(CHAIN, "attention", won(72), spl=0.5),
+        rows(CHAIN, "mask", won(50)),
+    ]
+    figure = figures(*parts)["Q3"]
+    # SR: 90 - 72 of 120. SPL: 72 (90 x 0.8) - 70 of 120, against another control. The better one stands.
+    assert figure["measured"] == 15.0 and figure["holds"] and figure["n"] == 120
+    assert figure["note"].startswith("SR, against `attention` with 60.0; SPL: +1.7")
+    assert "against `recency`; without a learned pruner" in figure["note"]
+    assert "Q3" not in figures(*parts[:-1])
+
+
+def test_ten_points_are_not_enough_where_the_interval_reaches_zero() -> None:
+    controls = [rows(CHAIN, mode, won(5, 10)[::-1]) for mode in ("recency", "random", "attention", "mask")]
+    figure = figures(rows(CHAIN, "erecap", won(7, 10)), *controls)["Q3"]
+    assert figure["measured"] == 20.0 and figure["low"] < 0 and not figure["holds"] and figure["label"] == "smoke"
+
+
+def test_episodes_that_outgrew_the_window_stand_apart_in_every_mode() -> None:
+    over = rows(CHAIN, "reuse", won(50, 100))
+    over[0] = over[0].model_copy(update={"overflow": 2})
+    broken = rows(CHAIN, "erecap", won(50, 100))
+    broken[1] = broken[1].model_copy(update={"end": "error", "success": False})
+    content = summarise_quality([*over, *broken], [], ABOUT)
+    found = {row["id"]: row for row in content["rows"]}
+    assert found["Q1b"]["n"] == 99 and found["Q2-chain-SR"]["n"] == 98
+    modes = {mode["mode"]: mode for mode in content["apart"][0]["modes"]}
+    assert content["apart"][0]["episodes"] == 1
+    assert (modes["reuse"]["overflowed"], modes["erecap"]["overflowed"], modes["erecap"]["sr"]) == (1, 0, 1.0)
+    group = next(group for group in content["modes"] if group["mode"] == "erecap")
+    assert (group["episodes"], group["counted"], group["errors"]) == (100, 98, 1)
+
+
+def agreement(agreed: list[int], tokens: int = 50) -> list[AgreementRow]:
+    return [
+        AgreementRow(suite=CHAIN, budget=1024, episode=n, plans=5, plan_tokens=tokens, agreed=a, model="m")
+        for n, a in enumerate(agreed)
+    ]
+
+
+def test_agreement_is_over_tokens_and_its_interval_over_episodes() -> None:
+    figure = figures(agreement=agreement([50, 50, 40, 48]))["Q4"]
+    assert (figure["measured"], figure["n"], figure["holds"]) == (94.0, 4, False)
+    assert figure["low"] < 94 < figure["high"] <= 100
+    assert figure["note"].startswith("200 tokens of 20 plans")
+
+
+def test_two_planners_are_not_compared() -> None:
+    with pytest.raises(RunError, match="rows of two planners"):
+        figures(rows(SINGLE, "reuse", won(3)), rows(SINGLE, "erecap", won(3), adapter="b"))
+    with pytest.raises(RunError, match="rows of two planners"):
+        figures(rows(SINGLE, "reuse", won(3), model="other"), agreement=agreement([1]))
+
+
+def test_a_damaged_row_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    good = rows(SINGLE, "reuse", [1])[0].model_dump_json()
+    path.write_text(good + "\n" + good.replace('"spl":1.0', '"spl":7.0') + "\n")
+    with pytest.raises(RunError, match=r"rows\.jsonl:2: spl: Input should be less than or equal to 1"):
+        read_quality(path, QualityRow)
+    assert read_quality(tmp_path / "none", QualityRow) == []
+
+
+def test_the_table_says_what_is_missing_short_or_smoke() -> None:
+    lines = {line.split()[1]: line for line in quality_table({}).splitlines() if line.startswith("| Q")}
+    assert lines.keys() == TARGETS.keys()
+    assert all(line.endswith("| not measured yet | – |") for line in lines.values())
+    parts = [*rows(SINGLE, "reuse", won(60)), *rows(SINGLE, "erecap", won(60)), *rows(CHAIN, "reuse", won(2, 3))]
+    content = json.loads(json.dumps(summarise_quality(parts, [], ABOUT)))
+    table = quality_table(content)
+    lines = {line.split()[1]: line for line in table.splitlines() if line.startswith("| ")}
+    assert lines["Q1a"].endswith("| >= 85 % | 50 (41.19 to 58.81) **short** | 120 |")
+    assert lines["Q2-single-SR"].endswith("| >= -2 points | 0 (0 to 0) | 120 |")
+    assert "smoke | 3 |" in lines["Q1b"]
+    assert "| household-unseen | `erecap` | 1,024 | 120 | 50 % | 41–59 % | 0.50 | 10.0 | 2,000 | 50 % |" in table
+    assert table.index("| `reuse` |") < table.index("| `erecap` |")
+
+
+def test_the_plot_shows_two_budgets_or_nothing(tmp_path: Path) -> None:
+    one = rows(CHAIN, "erecap", won(30, 40))
+    assert not write_budget_plot(tmp_path / "p.svg", summarise_quality(one, [], ABOUT))
+    assert not (tmp_path / "p.svg").exists()
+    two = [*one, *rows(CHAIN, "erecap", won(20, 40), budget=512), *rows(CHAIN, "reuse", won(35, 40))]
+    content = summarise_quality(two, [], ABOUT)
+    svg = budget_plot(content)
+    assert svg is not None and all(text in svg for text in (">512<", ">1,024<", ">erecap<", ">unpruned<"))
+    assert write_budget_plot(tmp_path / "p.svg", content) and "<svg" in (tmp_path / "p.svg").read_text()
