@@ -98,7 +98,7 @@ def collect_job(
         episode=job.episode,
         seed=job.seed,
         source=source,
-        goal=planner.context.goal if planner.context else played.episode["goal"],
+        goal=planner.context.records[0].text if planner.context else played.episode["goal"],
         success=played.episode["success"],
         steps=played.episode["steps"],
         max_steps=recipe.max_steps,
