@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from erecap.tokens.names import SCORER_NAMES
+from erecap.tokens.names import MODE_SCORERS
 
 # Modes that keep keys and values between calls. `reuse` keeps all of them; the others evict down to the budget:
-# `erecap` by the context graph and then recency, the controls by the one criterion that they are named after.
-SESSION_MODES = ("reuse", "erecap", "recency", "random", "attention")
+# `erecap` by the context graph and then recency, the controls by the one criterion that they are named after. `mask`
+# stays within the budget as text: it blanks the oldest observations of the chat.
+SESSION_MODES = ("reuse", "erecap", "recency", "random", "attention", "mask")
 
 _PATTERN = re.compile(r"(?P<kind>[a-z]+)(?:\[(?P<scorer>[^\[\]]*)\])?")
 
@@ -19,7 +20,7 @@ _PATTERN = re.compile(r"(?P<kind>[a-z]+)(?:\[(?P<scorer>[^\[\]]*)\])?")
 class Mode:
     """A way to make the planner's calls; every mode of a run plays the same episodes."""
 
-    kind: Literal["full", "expert", "prune", "reuse", "erecap", "recency", "random", "attention"]
+    kind: Literal["full", "expert", "prune", "reuse", "erecap", "recency", "random", "attention", "mask"]
     scorer: str | None = None  # for `prune`: what ranks the tokens
 
     def __str__(self) -> str:
@@ -38,7 +39,7 @@ class Mode:
 
 def mode_names() -> list[str]:
     """Every mode that a run can play."""
-    return ["full", "expert", *SESSION_MODES, *(f"prune[{scorer}]" for scorer in SCORER_NAMES)]
+    return ["full", "expert", *SESSION_MODES, *(f"prune[{scorer}]" for scorer in MODE_SCORERS)]
 
 
 def parse_mode(text: str) -> Mode:
@@ -55,8 +56,8 @@ def parse_mode(text: str) -> Mode:
     if kind == "prune":
         if scorer is None:
             raise ValueError(f"mode 'prune' names no scorer; {allowed}")
-        if scorer not in SCORER_NAMES:
-            scorers = ", ".join(SCORER_NAMES)
+        if scorer not in MODE_SCORERS:
+            scorers = ", ".join(MODE_SCORERS)
             raise ValueError(f"unknown scorer {scorer!r} in mode {text!r}; allowed: {scorers}")
         return Mode("prune", scorer)
     if scorer is not None or kind not in ("full", "expert", *SESSION_MODES):

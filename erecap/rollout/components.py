@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from erecap.cost.scheduler import Scheduler
     from erecap.language_model import HFLanguageModel
     from erecap.session.episodes import EpisodeSessions
+    from erecap.session.masked import MaskedSessions
+    from erecap.tokens.learned import LearnedScorer
+    from erecap.tokens.ratings import ReadScorer
     from erecap.tokens.schedule import PruneConfig
 
 Say = Callable[[str], None]
@@ -59,9 +62,10 @@ class RealComponents:
         self._config = config
         self._suites = suites
         self._envs: dict[tuple[str, bool], gym.Env[str, str]] = {}
-        self._models: dict[Mode, HFLanguageModel | EpisodeSessions] = {}
+        self._models: dict[Mode, HFLanguageModel | EpisodeSessions | MaskedSessions] = {}
         self._planners: dict[Mode, Planner] = {}
         self._facts: dict[str, Any] | None = None
+        self._scorer: LearnedScorer | None = None
 
     def prepare(self, modes: list[Mode], say: Say) -> None:
         """Open the environments; load the model; make one call per mode that is not timed.
@@ -143,9 +147,10 @@ class RealComponents:
         for language_model in self._models.values():
             language_model.generate(_warm_up_chat(), max_new_tokens=8)
 
-    def _sessions(self, mode: Mode, model: Any, tokenizer: Any) -> EpisodeSessions:
+    def _sessions(self, mode: Mode, model: Any, tokenizer: Any) -> EpisodeSessions | MaskedSessions:
         from erecap.budget import Budget
         from erecap.session.episodes import EpisodeSessions
+        from erecap.session.masked import MaskedSessions
 
         settings = self._config.budget
         budget = None if mode.kind == "reuse" else Budget(settings.kv_tokens, settings.kv_ratio)
@@ -205,6 +210,12 @@ class RealComponents:
         assert self._facts is not None, "the model is described before its sessions are made"
         key = cost_key(model, self._config.decode_weights, weights=self._facts["hash"])
         cost = load_cost_model(key)
+        timed = [name for name in ("deadline_ms", "may_defer", "reuse_plan") if getattr(settings, name)]
+        if cost is None and timed:
+            raise ConfigError(
+                f"schedule: {', '.join(timed)} needs predicted times, and this model was not calibrated here for "
+                f"decode_weights {self._config.decode_weights}; run `erecap calibrate` with the same settings first"
+            )
         window = model.config.get_text_config(decoder=True).max_position_embeddings
         options = settings.model_dump()
         return lambda: Scheduler(cost, budget_tokens=None, window=window, **options)
@@ -218,7 +229,7 @@ class RealComponents:
         stages = None if settings.stages is None else tuple(settings.stages)
         try:
             prune = PruneConfig(
-                scorer=mode.scorer,
+                scorer=self._learned() if mode.scorer == LEARNED else mode.scorer,
                 keep=settings.keep,
                 stages=stages,
                 sinks=settings.sinks,
