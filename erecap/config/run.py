@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from erecap.config.modes import parse_mode
 from erecap.config.suite import Name, Seed
-from erecap.tokens.names import PRESETS
+from erecap.tokens.names import LEARNED, PRESETS
 
 
 def _split(value: Any) -> Any:
@@ -120,6 +120,14 @@ class RunConfig(BaseModel):
     decode_weights: Literal["same", "int8", "int4"] = Field(
         default="same", description="Weights with which the session modes decode: the model's, or packed copies."
     )
+    pruner: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Trained pruner, a folder or a checkpoint's name: what `erecap` ranks by, and `prune[learned]`.",
+    )
+    allow_untested_pruner: bool = Field(
+        default=False, description="Take a pruner whose card shows no test in which it beats random."
+    )
     prune: PruneSettings = Field(default_factory=PruneSettings, description="Pruning at prefill.")
     budget: BudgetSettings = Field(default_factory=BudgetSettings, description="What sessions keep.")
     schedule: ScheduleSettings | None = Field(
@@ -150,6 +158,12 @@ class RunConfig(BaseModel):
         names = [str(parse_mode(mode)) for mode in modes]
         _refuse_repeats(names)
         return names
+
+    @model_validator(mode="after")
+    def _learned_needs_pruner(self) -> RunConfig:
+        if self.pruner is None and f"prune[{LEARNED}]" in self.modes:
+            raise ValueError(f"mode prune[{LEARNED}] needs a trained pruner; give pruner: FOLDER")
+        return self
 
     @field_validator("suites")
     @classmethod

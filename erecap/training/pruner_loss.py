@@ -1,0 +1,51 @@
+"""What a pruner is trained by, and judged by, beside its task: standardised regression, ranks of pairs, Spearman."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+PAIRS = 512  # pairs of tokens drawn for the ranking term of one sample and stage
+
+
+def targets(saliency: torch.Tensor) -> torch.Tensor:
+    """Saliency `(..., tokens)` as regression target: its logarithm, standardised over the tokens.
+
+    Saliency spans orders of magnitude, and what counts is the order: without the logarithm a handful of tokens would be
+    all of the loss. 1e-3 of the mean is where the logarithm levels off.
+    """
+    scale = saliency.mean(-1, keepdim=True).clamp(min=torch.finfo(saliency.dtype).tiny)
+    return standardised((saliency / scale + 1e-3).log())
+
+
+def standardised(values: torch.Tensor) -> torch.Tensor:
+    """`values` `(..., tokens)` with mean 0 and deviation 1 over the tokens; 0 where all are equal."""
+    centred = values - values.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + 1e-8).sqrt()
+
+
+def regression(scores: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of standardised scores `(tokens,)` against standardised targets `(tokens,)`."""
+    return functional.mse_loss(standardised(scores), wanted)
+
+
+def ranking(scores: torch.Tensor, wanted: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Mean of `log(1 + exp(-(p_i - p_j) * sign(s_i - s_j)))` over random pairs of tokens, p the scores `(tokens,)`."""
+    pairs = torch.randint(len(scores), (2, PAIRS), generator=generator).to(scores.device)
+    signs = (wanted[pairs[0]] - wanted[pairs[1]]).sign()
+    terms = functional.softplus(-(scores[pairs[0]] - scores[pairs[1]]) * signs)
+    # Pairs of equal saliency have no order to learn.
+    return (terms * signs.abs()).sum() / signs.abs().sum().clamp(min=1)
+
+
+def spearman(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Spearman's rank correlation of two vectors `(n,)`; ties share their mean rank; 0 where one is constant."""
+    a, b = standardised(_ranks(one)), standardised(_ranks(other))
+    return float((a * b).mean()) if len(a) > 1 else 0.0
+
+
+def _ranks(values: torch.Tensor) -> torch.Tensor:
+    """Ranks `(n,)` float64, ties sharing their mean."""
+    _, inverse, counts = values.double().unique(return_inverse=True, return_counts=True)
+    ends = counts.cumsum(0).double()
+    return (ends - (counts.double() - 1) / 2)[inverse]
