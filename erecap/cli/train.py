@@ -1,8 +1,13 @@
-"""`erecap train`: fit what ships with the package. Each command lies in a file of its own or below."""
+"""`erecap train`: fit what ships with the package. `planner` lies here, other commands in files of their own."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
+
+from erecap.cli import train_pruner
 
 app = typer.Typer(help="Train planners and pruners from collected trajectories.", no_args_is_help=True)
 
@@ -11,3 +16,68 @@ app = typer.Typer(help="Train planners and pruners from collected trajectories."
 def _train() -> None:
     # With a callback, a command stays a command of its own although it is the only one.
     pass
+
+
+app.command("saliency")(train_pruner.saliency)
+app.command("pruner")(train_pruner.pruner)
+
+
+@app.command("planner")
+def planner(
+    data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Folders that `erecap collect` wrote.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The result.")] = Path("runs/planner"),
+    model: Annotated[
+        str, typer.Option(help="Base: a catalog name, a folder, or a hub name.")
+    ] = "smollm2-135m-instruct",
+    init: Annotated[str | None, typer.Option(metavar="ADAPTER", help="Go on from this adapter.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Train all weights instead of a LoRA adapter.")] = False,
+    rank: Annotated[
+        int | None, typer.Option(help="Rank of the adapter, at most 32; else 16, or that of --init.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate; else 5e-4, or 5e-5 with --full.")] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the transcripts.")] = 2,
+    accumulate: Annotated[int, typer.Option(help="Transcripts a step.")] = 8,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of a transcript; the rest is cut after a plan.")] = 4096,
+    held_out: Annotated[float, typer.Option(help="Share of the episodes that are scored, not learned.")] = 0.05,
+    evaluations: Annotated[int, typer.Option(help="Evaluations on them in an epoch.")] = 2,
+    patience: Annotated[int, typer.Option(help="Evaluations without improvement that end the training.")] = 3,
+    warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = 0.05,
+    schedule: Annotated[str, typer.Option(help="How it falls: cosine or linear.")] = "cosine",
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.01,
+    clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 1.0,
+    amp: Annotated[str, typer.Option(help="bf16, none, or auto: bf16 where the hardware computes in it.")] = "auto",
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same weights on the same machine.")] = 0,
+    hours: Annotated[float | None, typer.Option(help="Stop after this time; the same command goes on later.")] = None,
+    save_minutes: Annotated[float, typer.Option(help="Time between checkpoints.")] = 10.0,
+    fresh: Annotated[
+        bool, typer.Option("--fresh/--resume", help="Train anew, or go on with what FOLDER holds.")
+    ] = False,
+) -> None:
+    """Teach a model the expert's plans: supervised, on whole transcripts, with the loss on the plans alone."""
+    from erecap.errors import ConfigError
+    from erecap.training.loop import Limits
+    from erecap.training.planner import train_planner
+    from erecap.training.planner_settings import PlannerTraining
+
+    for name, value in (("hours", hours), ("save-minutes", save_minutes)):
+        if value is not None and not 0 < value < float("inf"):
+            raise ConfigError(f"--{name} is {value}; allowed: more than 0")
+    settings = PlannerTraining(
+        tuple(data), model, init, full, rank, lr, epochs, accumulate, max_tokens, held_out, evaluations, patience,
+        warmup, schedule, weight_decay, clip, amp, gradient_checkpointing, device, seed,  # type: ignore[arg-type]
+    )  # fmt: skip
+    trained = train_planner(
+        settings, out, limits=Limits(hours, save_minutes), fresh=fresh, say=lambda line: typer.echo(line, err=True)
+    )
+    if trained.card is None:
+        typer.echo(f"interrupted; the same command goes on from the checkpoint in {out}", err=True)
+        raise typer.Exit(130)
+    scores = trained.card["scores"]
+    said = f"plans right {scores['plan_accuracy']:.1%} of {scores['plans']} held out" if scores else "nothing held out"
+    typer.echo(f"{out}: {trained.end} after {trained.card['training']['steps']} steps; {said}")
+    if trained.end == "time":
+        typer.echo("the time is up; the same command goes on from the checkpoint", err=True)

@@ -1,0 +1,152 @@
+"""Fine-tuning a planner on expert plans: from trajectory folders to an adapter with its card."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from erecap.errors import ConfigError, RunError
+from erecap.training.loop import End, Limits, Loop, read_log
+from erecap.training.planner_card import CARD, CURVES, draw_curves, versions, write_card
+from erecap.training.planner_data import PlannerData, load_data
+from erecap.training.planner_model import Trainee
+from erecap.training.planner_scores import score
+from erecap.training.planner_settings import PlannerTraining
+
+FORMAT = "erecap-planner-1"
+PROGRESS = "training"  # folder of the checkpoint and the log, inside the result's
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training ended."""
+
+    folder: Path
+    end: End  # "finished", "early" (no improvement), "time" or "interrupted": the last two can be gone on with
+    card: dict[str, Any] | None  # None where an interrupt left only the checkpoint
+
+
+def train_planner(
+    settings: PlannerTraining, out: Path, *, limits: Limits | None = None, fresh: bool = False, say: Say = print
+) -> Trained:
+    """Train, or go on with what `out` holds, and write the best weights with their card.
+
+    After a time limit the best weights so far are written too, and the same call goes on later; the result is that
+    of one uninterrupted call.
+
+    Args:
+        settings: checked ones.
+        out: gets `adapter_model.safetensors` and `adapter_config.json` (or, for a full training, a model folder),
+            `card.json`, `card.md`, `curves.svg`, and `training/` with the checkpoint and `log.jsonl`.
+        limits: when to stop; None: at the end.
+        fresh: forget what `out` holds of an earlier training.
+        say: takes lines for the person who waits.
+
+    Raises:
+        ConfigError: data that is missing, empty or damaged; settings that do not fit the model.
+        ModelError: the model or the adapter to start from cannot be loaded.
+        RunError: a loss or gradient that is not finite; a checkpoint that is damaged or of another training.
+    """
+    from erecap.generation import answer_ends
+    from erecap.models import describe_adapter, fingerprint, load, locate, locate_adapter
+    from erecap.models.adapters import check_adapter
+
+    _prepare(out, fresh)
+    base = locate(settings.model)
+    init = locate_adapter(settings.init) if settings.init is not None else None
+    if init is not None:
+        check_adapter(init, base)
+    say(f"loading model {settings.model}")
+    merged = settings.init if settings.full else None
+    model, tokenizer = load(settings.model, "float32", settings.device, adapter=merged)
+    window = model.config.get_text_config(decoder=True).max_position_embeddings
+    if settings.max_tokens > window:
+        raise ConfigError(f"--max-tokens is {settings.max_tokens}; allowed: at most {window}, the model's window")
+    data = load_data(settings, tokenizer, answer_ends(model, tokenizer), say)
+    counts = data.facts()
+    say(
+        f"{counts['transcripts']:,} transcripts, {counts['plans']:,} plans, {counts['tokens']:,} tokens; "
+        f"{counts['held_out_transcripts']:,} transcripts held out; {counts['cut_transcripts']:,} cut at "
+        f"{settings.max_tokens} tokens ({counts['cut_plans']:,} plans lost), {counts['too_long']:,} left out"
+    )
+    trainee = Trainee(model, settings, None if settings.full else init)
+    fingerprinted = fingerprint(base)
+    facts: dict[str, Any] = {
+        "base": {"name": settings.facts()["model"], "fingerprint": fingerprinted},
+        "init": describe_adapter(settings.init) if settings.init is not None else None,
+        "data": {**counts, "sources": data.sources},
+    }
+    identity = {**settings.facts(), "base": fingerprinted, "init": facts["init"], "bf16": trainee.bf16}
+    identity["data"] = [source["sha256"] for source in data.sources]
+    loop = Loop(trainee, data, settings, out / PROGRESS, identity, say)
+    end = loop.run(limits or Limits())
+    if end == "interrupted":
+        return Trained(out, end, None)
+    return Trained(out, end, _finish(settings, out, loop, trainee, data, tokenizer, facts, end))
+
+
+def _finish(
+    settings: PlannerTraining,
+    out: Path,
+    loop: Loop,
+    trainee: Trainee,
+    data: PlannerData,
+    tokenizer: Any,
+    facts: dict[str, Any],
+    end: End,
+) -> dict[str, Any]:
+    """Ship the best weights, scored as they are in the file."""
+    from erecap.models.wheels import sha256
+
+    if loop.best_weights:
+        trainee.set_state(loop.best_weights)
+    trainee.round_to_shipped()
+    scores = score(trainee, data.held_out).facts() if data.held_out else None
+    # Without its card an adapter is refused, so weights and card never disagree unnoticed.
+    (out / CARD).unlink(missing_ok=True)
+    files = trainee.ship(out, facts["base"]["name"], tokenizer)
+    rows = read_log(out / PROGRESS)
+    draw_curves(rows, out / CURVES)
+    card = {
+        "format": FORMAT,
+        "name": out.resolve().name,
+        "kind": "full" if settings.full else "lora",
+        "rank": trainee.rank,
+        **facts,
+        "settings": settings.facts(),
+        "training": {
+            "end": end,
+            "steps": loop.step,
+            "planned_steps": loop.steps,
+            "chosen_step": loop.best_step if loop.best_weights else loop.step,
+            "seconds": round(loop.seconds, 1),
+            "bf16": trainee.bf16,
+            "device": str(trainee.model.device),
+        },
+        "scores": scores,
+        "curve": [{"step": row["step"], **row["held_out"]} for row in rows if "held_out" in row],
+        "versions": versions(),
+        "command": settings.command(out),
+        "files": {name: sha256(out / name) for name in files},
+    }
+    write_card(out, card)
+    return card
+
+
+def _prepare(out: Path, fresh: bool) -> None:
+    """Refuse a folder that holds something else; clear one that is to be trained anew."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; a folder is wanted")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not (out / PROGRESS).is_dir():
+        raise RunError(f"{out} holds no training but is not empty; choose another --out")
+    if fresh:
+        for name in (CARD, CURVES, "card.md", "adapter_model.safetensors", "adapter_config.json", "model.safetensors"):
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / PROGRESS)
+        (out / PROGRESS).mkdir()

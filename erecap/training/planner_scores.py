@@ -1,0 +1,64 @@
+"""The loss of plans, and how often they are right when every earlier token is the expert's (teacher-forced)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from erecap.errors import RunError
+from erecap.training.planner_model import Trainee
+from erecap.training.sequences import PlanSequence, plan_logits
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of held-out plans."""
+
+    loss: float  # nats a plan token
+    token_accuracy: float
+    plan_accuracy: float  # share of plans of which every token is right, the end included
+    plans: int
+
+    def better_than(self, other: Scores | None) -> bool:
+        """More plans right; at equal numbers, a lower loss."""
+        return other is None or (self.plan_accuracy, -self.loss) > (other.plan_accuracy, -other.loss)
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def plan_loss(trainee: Trainee, sequence: PlanSequence) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed cross-entropy of a sequence's labels, in nats and float32; and `(labels,)` bool, which are predicted."""
+    with trainee.precision():
+        logits = plan_logits(trainee.model, sequence)
+    labels = sequence.labels.to(logits.device)
+    right = logits.detach().argmax(-1) == labels
+    return cross_entropy(logits.float(), labels, reduction="sum"), right
+
+
+def score(trainee: Trainee, sequences: Iterable[PlanSequence]) -> Scores:
+    """Score all plans of `sequences`, at least one.
+
+    Raises:
+        RunError: a loss is not finite; names the sequence.
+    """
+    loss, tokens, tokens_right, plans, plans_right = 0.0, 0, 0, 0, 0
+    trainee.model.eval()
+    with torch.no_grad():
+        for sequence in sequences:
+            summed, right = plan_loss(trainee, sequence)
+            if not math.isfinite(float(summed)):
+                raise RunError(f"the loss of held-out transcript {sequence.name} is {float(summed)}: not scored")
+            wrong = torch.zeros(int(sequence.calls[-1]) + 1).index_add_(0, sequence.calls, (~right.cpu()).float())
+            loss += float(summed)
+            tokens += len(right)
+            tokens_right += int(right.sum())
+            plans += len(wrong)
+            plans_right += int((wrong == 0).sum())
+    return Scores(loss / tokens, tokens_right / tokens, plans_right / plans, plans)
