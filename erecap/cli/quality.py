@@ -98,7 +98,7 @@ def summarise(rows: Path, results: Path) -> None:
     from erecap.files import write_json
     from erecap.report.quality import summarise_quality
     from erecap.report.quality_rows import AgreementRow, QualityRow, read_quality
-    from erecap.report.quality_table import write_budget_plot
+    from erecap.report.quality_table import PLOT, write_budget_plot
     from erecap.rollout.machine import machine
 
     about = {
@@ -110,7 +110,7 @@ def summarise(rows: Path, results: Path) -> None:
     content = summarise_quality(read_quality(rows, QualityRow), agreement, about)
     content["rows"] = [_dated(row, results) for row in content["rows"]]
     write_json(results, content)
-    write_budget_plot(results.with_name("quality-budgets.svg"), content)
+    write_budget_plot(results.with_name(PLOT), content)
     table = Table("id", "target", "measured", "95 %", "n", "", box=None, padding=(0, 2, 0, 0))
     for row in content["rows"]:
         word = row["label"] if row["label"] == "smoke" else "holds" if row["holds"] else "short"

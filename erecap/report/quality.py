@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from erecap.protocols import JsonRow
+from erecap.report.quality_groups import Episodes, Played, apart_figures, budget_figures, group_figures
 from erecap.report.quality_rows import AgreementRow, QualityRow, require_one_planner
 from erecap.report.stats import RESAMPLES, Interval, bootstrap_mean, mean, rate
 from erecap.report.summary import RESULT_EPISODES
@@ -45,26 +46,6 @@ TARGETS = {
     ),
     "Q4": Target("plan tokens with the same first choice as the unpruned model, teacher-forced", 95, "%"),
 }
-Played = dict[int, QualityRow]  # by episode
-
-
-class Episodes:
-    """Episodes by suite, mode and budget. Those that count: no error, and none whose history outgrew the model's
-    window in any mode, for there the modes did not read the same."""
-
-    def __init__(self, rows: Sequence[QualityRow]) -> None:
-        self.rows = rows
-        self.apart = {(row.suite, row.episode) for row in rows if row.overflow}
-
-    def counted(self, suite: str, mode: str, budget: int | None) -> Played:
-        """The episodes that count, by their numbers."""
-        return {
-            row.episode: row
-            for row in self.rows
-            if (row.suite, row.mode, row.budget) == (suite, mode, budget)
-            and row.end != "error"
-            and (row.suite, row.episode) not in self.apart
-        }
 
 
 def summarise_quality(
@@ -86,8 +67,9 @@ def summarise_quality(
     groups = sorted({(row.suite, row.mode, row.budget) for row in rows}, key=lambda g: (g[0], g[1], g[2] or 0))
     return {
         "rows": [{**figure, **about} for figure in figures],
-        "modes": [_group(episodes, *group) for group in groups],
-        "apart": [_apart(episodes, suite) for suite in sorted({suite for suite, _ in episodes.apart})],
+        "modes": [group_figures(episodes, *group) for group in groups],
+        "budgets": budget_figures(episodes, CHAIN, UNPRUNED),
+        "apart": [apart_figures(episodes, suite) for suite in sorted({suite for suite, _ in episodes.apart})],
     }
 
 
@@ -187,49 +169,5 @@ def _ranked_by(rows: Any) -> str:
     return f"learned pruner {pruner}" if pruner else "without a learned pruner"
 
 
-def _group(episodes: Episodes, suite: str, mode: str, budget: int | None) -> JsonRow:
-    every = [row for row in episodes.rows if (row.suite, row.mode, row.budget) == (suite, mode, budget)]
-    rows = list(episodes.counted(suite, mode, budget).values())
-    share = rate(sum(row.success for row in rows), len(rows))
-    return {
-        "suite": suite,
-        "mode": mode,
-        "budget": budget,
-        "episodes": len(every),
-        "errors": sum(row.end == "error" for row in every),
-        "counted": len(rows),
-        "sr": None if share is None else {key: round(getattr(share, key), 4) for key in ("value", "low", "high")},
-        "spl": _rounded(mean([row.spl for row in rows])),
-        "steps": _rounded(mean([row.steps for row in rows])),
-        "replans": _rounded(mean([row.replans for row in rows])),
-        "tokens": _rounded(mean([row.tokens for row in rows])),
-        "kept_share": _rounded(mean([row.kept_share for row in rows if row.kept_share is not None])),
-    }
-
-
-def _apart(episodes: Episodes, suite: str) -> JsonRow:
-    """Success in the episodes whose history outgrew the window in some mode."""
-    rows = [row for row in episodes.rows if (row.suite, row.episode) in episodes.apart and row.suite == suite]
-    modes = {(row.mode, row.budget) for row in rows}
-    return {
-        "suite": suite,
-        "episodes": len({row.episode for row in rows}),
-        "modes": [
-            {
-                "mode": mode,
-                "budget": budget,
-                "n": len(own := [row for row in rows if (row.mode, row.budget) == (mode, budget)]),
-                "overflowed": sum(bool(row.overflow) for row in own),
-                "sr": _rounded(mean([row.success for row in own])),
-            }
-            for mode, budget in sorted(modes, key=lambda pair: (pair[0], pair[1] or 0))
-        ],
-    }
-
-
 def _times_100(interval: Interval) -> Interval:
     return Interval(100 * interval.value, 100 * interval.low, 100 * interval.high)
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)

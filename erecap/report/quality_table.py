@@ -12,6 +12,7 @@ from erecap.report.formats import count, decimal, interval_percent, percent
 from erecap.report.quality import CHAIN, TARGETS
 from erecap.report.svg import FAINT, INK, inline, new_axes, series_of
 
+PLOT = "quality-budgets.svg"
 ORDER = ("expert", "full", "reuse", "erecap", "recency", "random", "attention", "mask")
 
 
@@ -37,6 +38,10 @@ def quality_table(results: dict[str, Any]) -> str:
         lines += ["", *notes]
     if results.get("modes"):
         lines += ["", *_modes(results["modes"])]
+    if results.get("budgets"):
+        number = results["budgets"][0]["n"]
+        what = f"Success on {number} chains against the tokens stored"
+        lines += ["", f"![{what}](docs/results/{PLOT})"]
     for apart in results.get("apart", []):
         modes = ", ".join(f"`{m['mode']}` {percent(m['sr'], 0)} of {m['n']}" for m in apart["modes"])
         lines += [
@@ -84,11 +89,11 @@ def budget_plot(results: Mapping[str, Any], suite: str = CHAIN) -> str | None:
     """`<svg>`: success against the budget, a line a mode with its 95 % interval; the unpruned planner is dashed.
 
     Returns:
-        None where fewer than two budgets were played.
+        None where no mode was played at two budgets.
     """
-    groups = [group for group in results["modes"] if group["suite"] == suite and group["sr"] is not None]
+    groups = results.get("budgets", [])
     within = [group for group in groups if group["budget"] is not None]
-    if len({group["budget"] for group in within}) < 2:
+    if not within:
         return None
     figure, axes = new_axes(3.1)
     looks = series_of(sorted({group["mode"] for group in within}, key=_place))
@@ -102,7 +107,7 @@ def budget_plot(results: Mapping[str, Any], suite: str = CHAIN) -> str | None:
             across, middle, [below, above], fmt=look.marker + "-", color=look.colour, lw=1.8, ms=4.5, label=mode
         )
     for group in groups:
-        if group["mode"] == "reuse":
+        if group["budget"] is None:
             axes.axhline(100 * group["sr"]["value"], ls="--", color=INK, lw=1.2, label="unpruned")
     axes.axhline(0, color=FAINT, lw=0.8)
     axes.set(xlabel="tokens stored", ylabel="success, %", ylim=(-3, 103), xscale="log")

@@ -5,40 +5,27 @@ A row says which configuration, model, adapter and pruner it was played with, as
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from erecap.config.modes import Mode, parse_mode
+from erecap.config.modes import parse_mode
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
-from erecap.errors import ModelError, RunError
+from erecap.errors import RunError
 from erecap.files import write_atomic
 from erecap.protocols import JsonRow
+from erecap.rollout.identity import IDENTITY, budget_of, digest_of, identity_of, weights_of
 from erecap.rollout.jobs import EpisodeKey, all_jobs, row_key
 from erecap.rollout.lock import owned
 from erecap.rollout.resume import repair
 from erecap.rollout.writer import EPISODES, REPLANS, encode_row
 
-UNBUDGETED = ("full", "reuse", "expert", "prune")
 # Taken over from a row of `episodes.jsonl` as they are.
 SAME = ("seed", "success", "progress", "spl", "steps", "path_length", "path_unit", "replans", "invalid_plans", "end")
-IDENTITY = ("config", "model", "adapter", "pruner")
 RowKey = tuple[str, str, int | None, int]  # suite, mode, budget, episode
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What an episode was played with: hexadecimal beginnings of SHA-256 hashes; None where there is none."""
-
-    config: str
-    model: str | None
-    adapter: str | None
-    pruner: str | None
 
 
 class CommittedRows:
@@ -58,17 +45,17 @@ class CommittedRows:
     def __init__(self, path: Path, config: RunConfig, suites: Mapping[str, Suite], *, fresh: bool = False) -> None:
         self.path = path
         self._config, self._suites = config, suites
-        weights = _weights(config)
+        weights = weights_of(config)
         self._identities = {
-            (suite.name, mode): _identity(config, suite, parse_mode(mode), weights)
+            (suite.name, mode): identity_of(config, suite, parse_mode(mode), weights)
             for suite in suites.values()
             for mode in config.modes
         }
-        wanted = {(job.suite, job.mode, budget_of(config, job.mode), job.episode) for job in self._jobs()}
+        wanted = {(suite, mode, budget_of(config, mode)) for suite, mode in self._identities}
         self._rows: dict[RowKey, JsonRow] = {}
         for number, row in enumerate(read_rows(path), start=1):
             key = committed_key(row)
-            if key[:3] in {known[:3] for known in wanted}:
+            if key[:3] in wanted:
                 if fresh:
                     continue
                 self._check(number, row)
@@ -78,12 +65,12 @@ class CommittedRows:
     def digest(self) -> str:
         """Eight hexadecimal digits that name the configuration with its weights, for the name of a run folder."""
         shown = self._config.model_dump(mode="json", exclude={"executor", "workers"})
-        identities = [[*key, *_fields(identity).values()] for key, identity in sorted(self._identities.items())]
-        return _hash([shown, identities])[:8]
+        identities = [[*key, *identity.fields().values()] for key, identity in sorted(self._identities.items())]
+        return digest_of([shown, identities])[:8]
 
     def identity(self, suite: str, mode: str) -> JsonRow:
         """What rows of that suite and mode say they were played with."""
-        return _fields(self._identities[suite, mode])
+        return self._identities[suite, mode].fields()
 
     def import_into(self, folder: Path) -> int:
         """Put the rows of this configuration's episodes that `folder` lacks into its `episodes.jsonl`.
@@ -125,6 +112,8 @@ class CommittedRows:
             if key not in self._rows and key[:2] in self._identities:
                 self._rows[key] = self._small_row(row, calls.get(row_key(row), []))
                 new += 1
+        if not self._rows:
+            return 0  # nothing was played yet, so there is no file to write
         ordered = sorted(self._rows.items(), key=lambda item: (*item[0][:2], item[0][2] or 0, item[0][3]))
         write_atomic(self.path, b"".join(encode_row(row) for _, row in ordered))
         return new
@@ -133,7 +122,7 @@ class CommittedRows:
         return all_jobs(self._suites, self._config.modes, 0)
 
     def _check(self, number: int, row: JsonRow) -> None:
-        now = _fields(self._identities[row["suite"], row["mode"]])
+        now = self._identities[row["suite"], row["mode"]].fields()
         for field in IDENTITY:
             if row[field] != now[field]:
                 raise RunError(
@@ -155,7 +144,7 @@ class CommittedRows:
             "overflow": row["overflow"],
             "error": row["error"],
             "seconds": round(row["wall_s"], 1),
-            **_fields(self._identities[row["suite"], row["mode"]]),
+            **self._identities[row["suite"], row["mode"]].fields(),
         }
 
     def _run_row(self, row: JsonRow) -> JsonRow:
@@ -167,11 +156,6 @@ class CommittedRows:
 def committed_key(row: Mapping[str, Any]) -> RowKey:
     """Which episode a committed row is about."""
     return row["suite"], row["mode"], row["budget"], row["episode"]
-
-
-def budget_of(config: RunConfig, mode: str) -> int | None:
-    """`kv_tokens` of the modes that keep within it; None for the others."""
-    return None if parse_mode(mode).kind in UNBUDGETED else config.budget.kv_tokens
 
 
 def read_rows(path: Path) -> list[JsonRow]:
@@ -205,62 +189,3 @@ def _lines(path: Path) -> list[JsonRow]:
             raise RunError(f"{path}:{number}: the row is damaged (no object)")
         rows.append(row)
     return rows
-
-
-def _identity(config: RunConfig, suite: Suite, mode: Mode, weights: Mapping[str, str | None]) -> Identity:
-    """What decides how an episode goes: not how many are played, nor on how many processes."""
-    parts: dict[str, Any] = {
-        "suite": suite.model_dump(mode="json", exclude={"episodes"}),
-        "mode": str(mode),
-        "planner": config.planner.model_dump(mode="json"),
-    }
-    if mode.needs_model:
-        parts |= {"dtype": config.dtype, "seed": config.seed}
-    if mode.session:
-        schedule = None if config.schedule is None else config.schedule.model_dump(mode="json")
-        parts |= {"decode_weights": config.decode_weights, "schedule": schedule}
-    if mode.kind == "prune":
-        parts["prune"] = config.prune.model_dump(mode="json")
-    if mode.kind not in UNBUDGETED:
-        parts["budget"] = config.budget.model_dump(mode="json")
-    learned = mode.kind == "erecap" or mode.scorer == "learned"
-    known = weights if mode.needs_model else {}
-    return Identity(
-        _hash(parts)[:12], known.get("model"), known.get("adapter"), known.get("pruner") if learned else None
-    )
-
-
-def _weights(config: RunConfig) -> dict[str, str | None]:
-    """Hashes of the model, its adapter and the pruner, as far as the modes need them."""
-    from erecap.models import describe_adapter, fingerprint, locate
-
-    if not any(parse_mode(mode).needs_model for mode in config.modes):
-        return {}
-    adapter = describe_adapter(config.adapter)["hash"] if config.adapter is not None else None
-    return {
-        "model": _short(fingerprint(locate(config.model))),
-        "adapter": _short(adapter) if adapter is not None else None,
-        "pruner": _short(_pruner_hash(config.pruner)) if config.pruner is not None else None,
-    }
-
-
-def _pruner_hash(name: str) -> str:
-    from erecap.models.wheels import sha256
-    from erecap.tokens.pruner_files import WEIGHTS, find_pruner
-
-    path = find_pruner(name) / WEIGHTS
-    if not path.is_file():
-        raise ModelError(f"{path} is missing; `erecap train pruner` makes such a folder")
-    return sha256(path)
-
-
-def _fields(identity: Identity) -> dict[str, str | None]:
-    return {field: getattr(identity, field) for field in IDENTITY}
-
-
-def _short(digest: str) -> str:
-    return digest.removeprefix("sha256:")[:12]
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

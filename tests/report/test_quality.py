@@ -173,8 +173,15 @@ def test_the_plot_shows_two_budgets_or_nothing(tmp_path: Path) -> None:
     one = rows(CHAIN, "erecap", won(30, 40))
     assert not write_budget_plot(tmp_path / "p.svg", summarise_quality(one, [], ABOUT))
     assert not (tmp_path / "p.svg").exists()
-    two = [*one, *rows(CHAIN, "erecap", won(20, 40), budget=512), *rows(CHAIN, "reuse", won(35, 40))]
+    two = [*one, *rows(CHAIN, "erecap", won(20, 40), budget=512), *rows(CHAIN, "reuse", won(60, 120))]
     content = summarise_quality(two, [], ABOUT)
+    # On the 40 episodes that all have in common, of which the unpruned planner wins each.
+    assert [(entry["mode"], entry["budget"], entry["n"], entry["sr"]["value"]) for entry in content["budgets"]] == [
+        ("erecap", 512, 40, 0.5),
+        ("erecap", 1024, 40, 0.75),
+        ("reuse", None, 40, 1.0),
+    ]
     svg = budget_plot(content)
     assert svg is not None and all(text in svg for text in (">512<", ">1,024<", ">erecap<", ">unpruned<"))
     assert write_budget_plot(tmp_path / "p.svg", content) and "<svg" in (tmp_path / "p.svg").read_text()
+    assert "![Success on 40 chains" in quality_table(content) and "![" not in quality_table({})

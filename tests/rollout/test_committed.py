@@ -8,7 +8,8 @@ from tinyworld import FailingComponents, TinyComponents, tiny_run, tiny_suite
 
 from erecap.errors import RunError
 from erecap.rollout import committed
-from erecap.rollout.committed import CommittedRows, budget_of, read_rows
+from erecap.rollout.committed import CommittedRows, read_rows
+from erecap.rollout.identity import budget_of
 from erecap.rollout.run import run
 
 SUITES = {"tiny": tiny_suite()}
@@ -18,7 +19,7 @@ SUITES = {"tiny": tiny_suite()}
 def weights(monkeypatch):
     """The scripted planner has no weights; a test may say which it has."""
     known = {"model": "aaaa", "adapter": None, "pruner": None}
-    monkeypatch.setattr(committed, "_weights", lambda config: known)
+    monkeypatch.setattr(committed, "weights_of", lambda config: known)
     return known
 
 
