@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Find settings of pruning by trying them.", no_args_is_help=True)
 
+WARN_BELOW = 0.9  # agreement of the chosen set
+
 
 @app.callback()
 def _tune() -> None:
@@ -111,6 +113,11 @@ def stages(
         if row["stages"] == chosen["stages"]:
             typer.echo(f"measured speed-up {row['speed_up']:.2f} ({row['low']:.2f} to {row['high']:.2f})")
     typer.echo(lines)
+    if chosen["agreement"] < WARN_BELOW:
+        say(
+            f"warning: {100 - 100 * chosen['agreement']:.0f} % of the plan tokens are others than without pruning; "
+            "--least-agreement 0.95 chooses among sets that change less"
+        )
     typer.echo(f"results: {', '.join(path.name for path in paths)} in {out}")
 
 

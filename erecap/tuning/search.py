@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from erecap.tuning.candidates import Stages, grids, neighbours, published, spread, words
@@ -21,12 +21,14 @@ class Search:
     Half of the budget goes to regular grids, evenly spaced by predicted speed-up, the published one first. The
     other half climbs: of the three best sets so far one neighbour each is tried (a stage moved, dropped or added),
     in an order drawn from the seed, and so on from the then best three. A neighbour is passed over
-    if it could not beat the best score even if it changed no token at all.
+    if it could not beat the best score even if it changed no token at all; and no set is tried that differs in nothing
+    but stages which find nothing left to drop.
 
     Args:
         layers: decoder layers of the model.
         evaluate: answers for a stage set and the words on where it comes from.
-        most: the greatest speed-up that a stage set can reach.
+        speed_up: what a stage set saves, which is known beforehand.
+        counts: what each layer reads under a stage set; one of several sets with the same is tried.
         budget: stage sets to try at most.
         seed: of the order of neighbours.
         least_agreement: sets that agree less are no ground to climb from, while others are there.
@@ -35,13 +37,15 @@ class Search:
 
     layers: int
     evaluate: Evaluate
-    most: Callable[[Stages], float]
+    speed_up: Callable[[Stages], float]
+    counts: Callable[[Stages], Hashable]
     budget: int
     seed: int = 0
     least_agreement: float = 0.0
     allowed: Sequence[int] | None = None
     found: dict[Stages, Candidate] = field(default_factory=dict)  # in order of trial
-    hopeless: set[Stages] = field(default_factory=set)  # passed over
+    hopeless: set[Stages] = field(default_factory=set)  # passed over, as too slow
+    _read: set[Hashable] = field(default_factory=set, init=False)  # counts of what was tried
 
     def run(self) -> dict[Stages, Candidate]:
         """Try stage sets until the budget is used up or nothing is left that could win; what was found."""
@@ -59,6 +63,7 @@ class Search:
 
     def _try(self, stages: Stages, origin: str) -> None:
         self.found[stages] = self.evaluate(stages, origin)
+        self._read.add(self.counts(stages))
 
     def _try_grids(self) -> None:
         sets = grids(self.layers, self.allowed)
@@ -66,8 +71,12 @@ class Search:
         if first in sets:
             sets.remove(first)
             self._try(first, "published")
+        different: dict[Hashable, Stages] = {}
+        for stages in sorted(sets, key=lambda stages: (len(stages), stages)):
+            if self.counts(stages) not in self._read:
+                different.setdefault(self.counts(stages), stages)
         share = max(1, self.budget // 2) - len(self.found)
-        for stages in spread(sets, self.most, share):
+        for stages in spread(list(different.values()), self.speed_up, share):
             self._try(stages, "grid")
 
     def _beam(self) -> list[Candidate]:
@@ -84,9 +93,9 @@ class Search:
         order = sorted(around)
         choose.shuffle(order)
         for stages in order:
-            if stages in self.found:
+            if self.counts(stages) in self._read:
                 continue
-            if self.most(stages) <= best:
+            if self.speed_up(stages) <= best:
                 self.hopeless.add(stages)
                 continue
             self._try(stages, f"{around[stages]} in {words(parent.stages)}")

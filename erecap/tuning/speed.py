@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from erecap.cost.flops import ModelShape, attention_scorer_flops, prefill_flops
 from erecap.cost.model import CostModel, prefill_features
-from erecap.tokens.schedule import scheduled_counts
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,3 @@ class SpeedModel:
         """Price of reading prompts of `lengths` tokens whole, over that of the counts `kept`, one list a prompt."""
         full = sum(self.price([length] * self.shape.layers) for length in lengths)
         return full / sum(self.price(counts) for counts in kept)
-
-    def scheduled(self, stages: Sequence[int], keep: float, lengths: Sequence[int]) -> float:
-        """The speed-up where nothing but `keep` decides how many tokens stay: the most that these stages can give."""
-        layers = self.shape.layers
-        return self.speed_up([scheduled_counts(length, layers, stages, keep) for length in lengths], lengths)

@@ -18,6 +18,7 @@ from erecap.tokens.learned import LearnedScorer
 from erecap.tokens.names import LEARNED, MODE_SCORERS
 from erecap.tuning.agreement import Judge
 from erecap.tuning.candidates import Stages, check_sets, published
+from erecap.tuning.counts import Counts
 from erecap.tuning.front import Candidate, eligible, pareto, ranked
 from erecap.tuning.record import Record
 from erecap.tuning.samples import Sample, built_in, digest, recorded, take
@@ -131,10 +132,12 @@ def tune(
             trial(stages, "given")
         hopeless = 0
     else:
+        counts = Counts(calls, layers, trial.judge.config((1,)))
         search = Search(
             layers,
             trial,
-            lambda stages: speed.scheduled(stages, settings.keep, lengths),
+            lambda stages: speed.speed_up(counts(stages), lengths),
+            counts.nearly,
             settings.budget,
             settings.seed,
             settings.least_agreement,

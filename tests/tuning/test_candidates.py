@@ -31,7 +31,7 @@ def test_grids_are_regular_and_fit() -> None:
     assert grids(3) == []
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(SETS)
 def test_neighbours_differ_by_one_stage(stages: tuple[int, ...]) -> None:
     around = neighbours(stages, 42)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erecap.cost.flops import ModelShape
+from erecap.tokens.schedule import scheduled_counts
 from erecap.tuning.candidates import Stages, grids, published
 from erecap.tuning.front import Candidate, eligible, pareto, ranked
 from erecap.tuning.search import Search
@@ -15,18 +16,22 @@ LAYERS = 20
 SPEED = SpeedModel(ModelShape(LAYERS, 64, 256, 4, 2, 16, 100))
 
 
-def most(stages: Stages) -> float:
-    return SPEED.scheduled(stages, 0.7, [500])
+def counts(stages: Stages) -> tuple[int, ...]:
+    return tuple(scheduled_counts(500, LAYERS, stages, 0.7))
+
+
+def speed_up(stages: Stages) -> float:
+    return SPEED.speed_up([counts(stages)], [500])
 
 
 def landscape(stages: Stages, origin: str) -> Candidate:
     """Early layers must not drop: a stage before layer 9 costs 60 % of the tokens, any later one 3 %."""
     lost = min(1000, sum(600 if stage < 9 else 30 for stage in stages))
-    return Candidate(stages, most(stages), 1000 - lost, 1000, 0.5, origin)
+    return Candidate(stages, speed_up(stages), 1000 - lost, 1000, 0.5, origin)
 
 
 def search(budget: int, seed: int = 0, evaluate=landscape, **options) -> Search:  # type: ignore[no-untyped-def]
-    found = Search(LAYERS, evaluate, most, budget, seed, **options)
+    found = Search(LAYERS, evaluate, speed_up, counts, budget, seed, **options)
     found.run()
     return found
 
@@ -61,11 +66,20 @@ def test_nothing_that_could_win_is_passed_over() -> None:
     assert all(landscape(stages, "").score <= best for stages in found.hopeless)
 
 
+def test_sets_that_are_the_same_in_effect_are_tried_once() -> None:
+    def held(stages: Stages) -> tuple[int, ...]:  # no more than two stages find something to drop
+        return stages[:2]
+
+    found = Search(LAYERS, landscape, lambda stages: 9.0, held, 60)
+    found.run()
+    assert len(found.found) == 60 == len({held(stages) for stages in found.found})
+
+
 def test_where_nothing_can_be_won_it_ends() -> None:
     def flat(stages: Stages, origin: str) -> Candidate:
         return Candidate(stages, 1.0, 10, 10, 1.0, origin)
 
-    found = Search(LAYERS, flat, lambda stages: 1.0, 40)
+    found = Search(LAYERS, flat, lambda stages: 1.0, counts, 40)
     assert len(found.run()) == 20  # the grids of half the budget, and not one neighbour
 
 
@@ -85,7 +99,7 @@ def test_only_layers_that_are_allowed() -> None:
 
 def test_a_small_model_and_a_small_budget() -> None:
     assert len(search(1).found) == 1
-    tiny = Search(4, landscape, lambda stages: 2.0, 9)
+    tiny = Search(4, landscape, lambda stages: 2.0, lambda stages: stages, 9)
     assert set(tiny.run()) <= {(1,), (2,), (3,), (1, 2), (1, 3), (2, 3), (1, 2, 3)} and tiny.found
 
 

@@ -24,7 +24,6 @@ def test_flops_of_a_known_schedule() -> None:
     model = SpeedModel(SHAPE)
     assert model.price(kept) == pruned and model.price([10] * 4) == full
     assert model.speed_up([kept], [10]) == pytest.approx(full / pruned)
-    assert model.scheduled((1, 3), 0.5, [10]) == pytest.approx(full / pruned)
     # Several prompts: their times add up.
     assert model.speed_up([kept, [4] * 4], [10, 4]) == pytest.approx(
         (full + model.price([4] * 4)) / (pruned + model.price([4] * 4))
@@ -40,7 +39,8 @@ def test_the_published_schedule() -> None:
     shape = ModelShape(28, 3584, 18944, 28, 4, 128, 1)
     stages = tuple(range(4, 26, 3))
     # At few tokens a product counts, and attention hardly does: 2.64 times, as eight stages at 0.7 allow.
-    assert SpeedModel(shape).scheduled(stages, 0.7, [1000]) == pytest.approx(2.64, abs=0.05)
+    kept = scheduled_counts(1000, 28, stages, 0.7)
+    assert SpeedModel(shape).speed_up([kept], [1000]) == pytest.approx(2.64, abs=0.05)
 
 
 def test_a_fitted_model_gives_each_layer_its_share() -> None:
@@ -63,8 +63,12 @@ def test_a_fitted_model_gives_each_layer_its_share() -> None:
 @pytest.mark.parametrize("scorer", ["recency", "attention"])
 def test_nothing_dropped_is_nothing_gained(cost: CostModel | None, scorer: str) -> None:
     model = SpeedModel(SHAPE, scorer, cost)
-    assert model.scheduled((1, 2, 3), 1.0, [77, 300]) == pytest.approx(1.0)
-    assert model.scheduled((1, 2), 0.5, [77, 300]) > model.scheduled((2,), 0.5, [77, 300]) > 1.0
+
+    def gain(stages: tuple[int, ...], keep: float) -> float:
+        return model.speed_up([scheduled_counts(n, 4, stages, keep) for n in (77, 300)], [77, 300])
+
+    assert gain((1, 2, 3), 1.0) == pytest.approx(1.0)
+    assert gain((1, 2), 0.5) > gain((2,), 0.5) > 1.0
 
 
 def test_counts_that_grow_are_refused() -> None:
