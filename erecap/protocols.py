@@ -147,7 +147,7 @@ class Planner(Protocol):
 class StepInfo(TypedDict, total=False):
     """The `info` of an environment's `reset` and `step`."""
 
-    goal: str  # the mission in words; the same through the episode
+    goal: str  # the mission in words; another one once it is fulfilled and a further one begins
     skills: list[str]  # commands that are admissible now
     templates: list[str]  # the skills' shapes, such as "take {object} from {receptacle}"
     entities: dict[str, list[str]]  # slot name -> names seen so far that can fill it, sorted

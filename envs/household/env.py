@@ -9,10 +9,13 @@ from typing import Any
 import gymnasium as gym
 
 from erecap.envs.household.commands import command_templates, fill_slots, names_in
-from erecap.envs.household.conditions import progress
-from erecap.envs.household.expert import Way, best_way
+from erecap.envs.household.expert import best_way
+from erecap.envs.household.gamefile import GameData, Goal, Task
 from erecap.envs.household.games import Games
+from erecap.envs.household.goals import GoalList
+from erecap.envs.household.memory import Memory
 from erecap.envs.household.options import HouseholdOptions
+from erecap.envs.household.search import search_plan
 from erecap.envs.household.travel import floor_plan
 from erecap.envs.household.wheel import open_engine
 from erecap.errors import ConfigError, GameError
@@ -31,14 +34,19 @@ class HouseholdEnv(gym.Env[str, str]):
     Actions: one command as text, such as `go to fridge 1`; `info["skills"]` lists those that are admissible. Any
     other text fails: `info["failed"]` is true and nothing changes.
 
-    Observations: the engine's answer; at first the receptacles of the room. The goal is in `info["goal"]`.
+    Observations: the engine's answer; at first the receptacles of the room. The goal is in `info["goal"]`. In a chain
+    the observation that fulfils a goal ends with "Done. Your next task is: ...", and `info["goal"]` changes with it.
 
-    Rewards: 1 when the task is fulfilled, else 0.
+    Rewards: 1 when the task is fulfilled (in a chain, the last one), else 0.
 
     Starting state: at a reachable point of the floor plan that the game file names, away from the furniture, with
     empty hands. Travel is counted from there, in metres along the floor plan's grid.
 
-    Termination: when the task is fulfilled. The environment itself never truncates.
+    Termination: when the task is fulfilled, in a chain the last one. The environment itself never truncates.
+
+    Experts: `expert_path_length` and `expert_steps` are those of an expert that knows where everything is; in a chain
+    it goes from goal to goal, each by its own shortest walk. `expert_actions` are that expert's or the searching
+    expert's, as the options say.
 
     Source: Shridhar et al., ALFWorld, ICLR 2021 (https://arxiv.org/abs/2010.03768).
     """
@@ -74,6 +82,7 @@ class HouseholdEnv(gym.Env[str, str]):
         self.action_space = gym.spaces.Text(200, charset=string.printable)
         self.observation_space = gym.spaces.Text(20_000, min_length=0, charset=string.printable)
         self._expert = expert
+        self._searches = options.expert == "search"
         self._games = Games(options, seed=seed, episodes=episodes)
         self._engine = open_engine()
         self._closed = False
@@ -88,15 +97,16 @@ class HouseholdEnv(gym.Env[str, str]):
         """
         super().reset(seed=seed)
         game = self._games.load(int((options or {}).get("episode", 0)), self._engine)
-        self._task = game.task
         self._plan = floor_plan(game.task.room)
-        self._goal = self._engine.load(game)
+        sentence = self._engine.load(game)
         self._turn = self._engine.reset()
         self._verbs = self._engine.verbs
-        way = self._way()
-        if way is None:
-            raise GameError(f"game file {game.path}: the expert knows no way to win it")
-        self._expert_way = way
+        self._goals = GoalList(game.chain or self._only_goal(game, sentence))
+        self._chained = len(self._goals.goals) > 1
+        self._said = self._turn.feedback
+        self._memory = Memory.of([self._said])
+        if not self._memory.receptacles:  # a game of others, where the agent starts before a receptacle
+            self._memory.receptacles = tuple(self._places())
         self._templates = command_templates(self._verbs, self._turn.world)
         self._path_length = 0.0
         self._seen: set[str] = set()
@@ -104,7 +114,7 @@ class HouseholdEnv(gym.Env[str, str]):
         self._subject = ""
         self._started = True
         self._take_in()
-        return self._turn.feedback, dict(self._info())
+        return self._said, dict(self._info())
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Play one command. Raises gymnasium's ResetNeeded before the first `reset`."""
@@ -116,9 +126,12 @@ class HouseholdEnv(gym.Env[str, str]):
         after = self._turn.world.place
         if after != before:
             self._path_length += self._plan.between(before, after)
+        announced = self._goals.check(self._turn.world)
+        self._said = f"{self._turn.feedback} {announced}".strip()
+        self._memory.read(self._turn.feedback)
         self._take_in()
         info = self._info(f"{command!r} is not admissible now" if failed else "")
-        return self._turn.feedback, float(self._turn.won), self._turn.won, False, dict(info)
+        return self._said, float(self._won), self._won, False, dict(info)
 
     def observe_again(self) -> tuple[str, dict[str, Any]]:
         """The last observation and an info as after a command that went well; nothing changes, no time passes.
@@ -126,11 +139,11 @@ class HouseholdEnv(gym.Env[str, str]):
         For wrappers that keep a command from being played.
         """
         self._need_reset("observe_again")
-        return self._turn.feedback, dict(self._info())
+        return self._said, dict(self._info())
 
     def render(self) -> str | None:  # type: ignore[override]
         """The last observation, in render mode `ansi`."""
-        return self._turn.feedback if self.render_mode == "ansi" and self._started else None
+        return self._said if self.render_mode == "ansi" and self._started else None
 
     def close(self) -> None:
         """Unload the engine."""
@@ -138,8 +151,34 @@ class HouseholdEnv(gym.Env[str, str]):
             self._engine.close()
             self._closed = True
 
-    def _way(self) -> Way | None:
-        return best_way(self._turn.world, self._task, self._plan, self._verbs)
+    @property
+    def task(self) -> Task:
+        """What is to be achieved now."""
+        return self._goals.current.task
+
+    @property
+    def _won(self) -> bool:
+        # The engine knows the first goal only, and goes on when it is met. What it says of a single game counts.
+        return self._goals.done if self._chained else self._turn.won
+
+    def _only_goal(self, game: GameData, sentence: str) -> tuple[Goal, ...]:
+        way = best_way(self._turn.world, game.task, self._plan, self._verbs)
+        if way is None:
+            raise GameError(f"game file {game.path}: the expert knows no way to win it")
+        return (Goal(game.task, sentence, len(way.commands), way.metres),)
+
+    def _places(self) -> list[str]:
+        going = self._verbs["gotolocation"].format(r="")
+        return [command.removeprefix(going) for command in self._turn.commands if command.startswith(going)]
+
+    def _expert_actions(self) -> list[str]:
+        task = self._goals.current.task
+        if self._won:
+            return []
+        if self._searches:
+            return list(search_plan(self._memory, task, self._verbs))
+        way = best_way(self._turn.world, task, self._plan, self._verbs)
+        return list(way.commands) if way else []
 
     def _take_in(self) -> None:
         """Note what the newest observation names, and what it is about."""
@@ -158,7 +197,7 @@ class HouseholdEnv(gym.Env[str, str]):
     def _info(self, failure: str = "") -> StepInfo:
         world = self._turn.world
         info = StepInfo(
-            goal=self._goal,
+            goal=self._goals.current.sentence,
             skills=[command for command in self._turn.commands if command != "help"],
             templates=list(self._templates),
             entities=fill_slots(self._seen, world),
@@ -166,16 +205,15 @@ class HouseholdEnv(gym.Env[str, str]):
             failed=bool(failure),
             failure=failure,
             events=[],
-            success=self._turn.won,
-            progress=progress(world, self._task),
+            success=self._won,
+            progress=self._goals.progress(world),
             path_length=self._path_length,
-            expert_path_length=self._expert_way.metres,
-            expert_steps=len(self._expert_way.commands),
+            expert_path_length=sum(goal.expert_metres for goal in self._goals.goals),
+            expert_steps=sum(goal.expert_steps for goal in self._goals.goals),
             path_unit="m",
         )
         if self._expert:
-            way = self._way()
-            info["expert_actions"] = list(way.commands) if way else []
+            info["expert_actions"] = self._expert_actions()
         return info
 
     def _need_reset(self, method: str) -> None:

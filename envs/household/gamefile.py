@@ -37,6 +37,20 @@ class GameData:
     path: Path  # of game.tw-pddl
     logic: dict[str, Any]  # pddl_domain, grammar, pddl_problem, ...
     task: Task
+    chain: tuple[Goal, ...] = ()  # the goals of a chain, `task` first; empty for a game of one goal
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One thing to achieve, and what the expert that knows everything needs for it.
+
+    Its steps and metres are counted from the state in which it has fulfilled the goals before.
+    """
+
+    task: Task
+    sentence: str
+    expert_steps: int
+    expert_metres: float
 
 
 def mangle(name: str) -> str:
@@ -169,11 +183,12 @@ def read_game(path: Path) -> GameData:
     for key in ("pddl_domain", "grammar", "pddl_problem"):
         if not isinstance(logic.get(key), str):
             raise GameError(f"game file {path} has no text under {key!r}")
-    return GameData(path, logic, _read_task(path.with_name(TASK_FILE)))
+    beside = path.with_name(TASK_FILE)
+    data = _read_json(beside)
+    return GameData(path, logic, _read_task(beside, data), _read_chain(beside, data))
 
 
-def _read_task(path: Path) -> Task:
-    data = _read_json(path)
+def _read_task(path: Path, data: dict[str, Any]) -> Task:
     try:
         params = data["pddl_params"]
         task_type, sliced = data["task_type"], params["object_sliced"]
@@ -188,6 +203,18 @@ def _read_task(path: Path) -> Task:
         raise GameError(f"game file {path} has the task type {kind}; played are {', '.join(TASK_TYPES)}")
     target, parent, toggle = kinds
     return Task(task_type, target, "" if task_type == LOOK else parent, toggle, room)
+
+
+def _read_chain(path: Path, data: dict[str, Any]) -> tuple[Goal, ...]:
+    """The goals that `Chain.notes` wrote; none in games of others."""
+    try:
+        rows = data.get("erecap", {}).get("goals", [])
+        return tuple(
+            Goal(Task(**row["task"]), row["sentence"], int(row["expert_steps"]), float(row["expert_metres"]))
+            for row in rows
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise GameError(f"game file {path} has damaged goals ({type(error).__name__}: {error})") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Games:
         self._recipe: Recipe | None = None
         self._found: list[Path] = []
         if options.games_dir is None:
-            self._recipe = Recipe(options.split, seed, options.task_types, options.max_objects)
+            self._recipe = Recipe(options.split, seed, options.task_types, options.max_objects, options.goals)
             return
         self._found = find_games(options.games_dir, options.task_types)
         if len(self._found) < episodes:

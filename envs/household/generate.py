@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 GENERATOR = 1
 """Counts up when the same seed gives other games than before; part of the cache's key."""
+CHAIN_GENERATOR = 1
+"""The same for games with several goals."""
 MAX_DRAWS = 60
 MAX_EXPERT_STEPS = 60
 
@@ -47,6 +49,12 @@ class Recipe:
     seed: int
     task_types: tuple[str, ...] = TASK_TYPES
     max_objects: int = 30
+    goals: tuple[int, int] = (1, 1)  # fewest and most goals of a game
+
+    @property
+    def chained(self) -> bool:
+        """Whether games have more than one goal."""
+        return self.goals != (1, 1)
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a split or a task type that does not exist."""
@@ -58,9 +66,12 @@ class Recipe:
 
     def folder(self) -> Path:
         """Where the games lie: `<cache>/household/<split>/<seed>/<task types key>`."""
-        what = json.dumps([self.task_types, self.max_objects, GENERATOR, _alfworld_version()])
+        what = [self.task_types, self.max_objects, GENERATOR, _alfworld_version()]
         name = "all" if self.task_types == TASK_TYPES else f"{len(self.task_types)}-types"
-        key = f"{name}-{hashlib.sha256(what.encode()).hexdigest()[:10]}"
+        if self.chained:
+            what += [self.goals, CHAIN_GENERATOR]
+            name += f"-chains-{self.goals[0]}-{self.goals[1]}"
+        key = f"{name}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:10]}"
         return cache_dir() / "household" / self.split / str(self.seed) / key
 
 
@@ -83,6 +94,7 @@ def generate(
     task_types: Sequence[str] = TASK_TYPES,
     *,
     max_objects: int = 30,
+    goals: tuple[int, int] = (1, 1),
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> GenerationReport:
@@ -94,6 +106,7 @@ def generate(
         count: how many games.
         task_types: task types that take turns.
         max_objects: most movable objects in a room.
+        goals: fewest and most goals of a game; with more than one it is a chain.
         workers: processes that generate; 1 generates in this one.
         progress: called with (games ready, count) after each game.
 
@@ -106,7 +119,7 @@ def generate(
         if value < 1:
             raise ConfigError(f"{name}: got {value}, allowed are whole numbers from 1 up")
     began = time.perf_counter()
-    recipe = Recipe(split, seed, tuple(task_types), max_objects)
+    recipe = Recipe(split, seed, tuple(task_types), max_objects, goals)
     missing = [index for index in range(count) if not _game_file(recipe, index).is_file()]
     ready = count - len(missing)
     for _ in _make_all(recipe, missing, min(workers, len(missing))):
@@ -132,6 +145,8 @@ def ensure_game(recipe: Recipe, index: int, engine: Engine) -> Path:
         return final
     task_type = recipe.task_types[index % len(recipe.task_types)]
     stream = f"household/{recipe.split}/{recipe.seed}/{index}/{task_type}/{recipe.max_objects}"
+    if recipe.chained:
+        return _ensure_chain(recipe, final, task_type, f"{stream}/{recipe.goals[0]}-{recipe.goals[1]}", engine)
     rng = random.Random(stream)
     for dropped in range(MAX_DRAWS):
         placement = draw(recipe.split, task_type, recipe.max_objects, rng)
@@ -140,6 +155,20 @@ def ensure_game(recipe: Recipe, index: int, engine: Engine) -> Path:
             _write_game(final.parent, placement, walkthrough, task_id=stream, dropped=dropped)
             return final
     raise GameError(f"no winnable {task_type} game in {MAX_DRAWS} draws for split {recipe.split}, index {index}")
+
+
+def _ensure_chain(recipe: Recipe, final: Path, first: str, stream: str, engine: Engine) -> Path:
+    from erecap.envs.household.chains import draw_chain
+
+    rng = random.Random(stream)
+    for dropped in range(MAX_DRAWS):
+        chain = draw_chain(recipe.split, recipe.task_types, first, recipe.goals, recipe.max_objects, rng, engine)
+        if chain is not None:
+            _write_game(
+                final.parent, chain.placement, chain.walkthrough, task_id=stream, dropped=dropped, notes=chain.notes()
+            )
+            return final
+    raise GameError(f"no chain from {first} in {MAX_DRAWS} draws for split {recipe.split}, game {final.parent.name}")
 
 
 def play_expert(placement: Placement, engine: Engine) -> list[str] | None:
@@ -199,14 +228,22 @@ def _game_file(recipe: Recipe, index: int) -> Path:
     return recipe.folder() / str(index) / GAME_FILE
 
 
-def _write_game(folder: Path, placement: Placement, walkthrough: list[str], *, task_id: str, dropped: int) -> None:
+def _write_game(
+    folder: Path,
+    placement: Placement,
+    walkthrough: list[str],
+    *,
+    task_id: str,
+    dropped: int,
+    notes: dict[str, Any] | None = None,
+) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Both files are written aside and appear together.
     aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         aside.chmod(0o755)
         task = json.loads(task_json(placement, task_id))
-        task["erecap"] = {"dropped": dropped, "expert_steps": len(walkthrough)}
+        task["erecap"] = {"dropped": dropped, "expert_steps": len(walkthrough), **(notes or {})}
         (aside / TASK_FILE).write_text(json.dumps(task, indent=1) + "\n", encoding="utf-8")
         (aside / GAME_FILE).write_text(game_json(placement, walkthrough), encoding="utf-8")
         os.rename(aside, folder)
@@ -254,6 +291,7 @@ def _write_manifest(recipe: Recipe) -> Path:
         "seed": recipe.seed,
         "task_types": list(recipe.task_types),
         "max_objects": recipe.max_objects,
+        "goals": list(recipe.goals),
         "generator": GENERATOR,
         "alfworld": _alfworld_version(),
         "dropped": sum(game["dropped"] for game in games),

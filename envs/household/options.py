@@ -16,8 +16,10 @@ TaskType = Literal[
     "pick_cool_then_place_in_recep",
     "pick_two_obj_and_place",
 ]
+Expert = Literal["oracle", "search"]
 SPLITS: tuple[str, ...] = get_args(Split)
 TASK_TYPES: tuple[TaskType, ...] = get_args(TaskType)
+MOST_GOALS = 6
 
 
 class HouseholdOptions(BaseModel):
@@ -37,6 +39,16 @@ class HouseholdOptions(BaseModel):
     max_objects: int = Field(
         30, ge=4, le=80, description="Most movable objects that a generated game puts into its room."
     )
+    goals: tuple[int, int] = Field(
+        (1, 1),
+        description="Fewest and most goals of an episode. More than one is a chain: when a goal is fulfilled, the next "
+        "is announced, and the home stays as it is.",
+    )
+    expert: Expert = Field(
+        "oracle",
+        description="Whose next commands are told: `oracle` knows where everything is; `search` acts on what was seen "
+        "in the episode. Path lengths for SPL are always those of `oracle`.",
+    )
     games_dir: Path | None = Field(
         None,
         description="Folder searched for `**/game.tw-pddl`; its games are played instead of generated ones. "
@@ -51,10 +63,18 @@ class HouseholdOptions(BaseModel):
             raise ValueError(f"names {', '.join(repeated)} more than once")
         return value
 
+    @field_validator("goals")
+    @classmethod
+    def _few_goals(cls, value: tuple[int, int]) -> tuple[int, int]:
+        fewest, most = value
+        if not (value == (1, 1) or 2 <= fewest <= most <= MOST_GOALS):
+            raise ValueError(f"allowed are [1, 1] and two whole numbers from 2 to {MOST_GOALS}, the smaller one first")
+        return value
+
     @model_validator(mode="after")
     def _one_source_of_games(self) -> HouseholdOptions:
         if self.games_dir is not None:
-            unused = sorted({"split", "max_objects"} & self.model_fields_set)
+            unused = sorted({"split", "max_objects", "goals"} & self.model_fields_set)
             if unused:
                 raise ValueError(f"{', '.join(unused)} has no meaning together with games_dir; leave it out")
         return self

@@ -63,12 +63,16 @@ def draw(split: str, task_type: str, max_objects: int, rng: random.Random) -> Pl
         return None
     template = rng.choice(wheel.goals()[task_type]["templates"])
     sentence = template.format(obj=target.lower(), recep=parent.lower(), toggle=toggle.lower())
+    return Placement(room, task_type, target, parent, toggle, sentence, items, pick_start(room, rng))
+
+
+def pick_start(room: Room, rng: random.Random) -> Spot:
+    """Where the agent stands at first: at any reachable point, before no receptacle."""
     x, z = rng.choice(room.points)
     # Horizon 0 sets the start apart from the receptacles' spots if they share a grid point.
     taken = {receptacle.spot for receptacle in room.receptacles}
     turns = [turn for turn in range(4) if Spot(x, z, turn, 0) not in taken]
-    start = Spot(x, z, rng.choice(turns), 0)
-    return Placement(room, task_type, target, parent, toggle, sentence, items, start)
+    return Spot(x, z, rng.choice(turns), 0)
 
 
 @cache
@@ -85,7 +89,7 @@ def goals_of(room: Room, task_type: str) -> dict[str, list[str]]:
     for clean, heat and cool, the receptacle that does it. That receptacle is never the destination as well.
     """
     constants = wheel.constants()
-    has_lamp = bool(_lamp_surfaces(room))
+    has_lamp = bool(lamp_surfaces(room))
     treatment, tool = TREATMENTS.get(task_type, ("", ""))
     if (tool and tool not in room.receptacle_kinds) or (task_type == LOOK and not has_lamp):
         return {}
@@ -112,7 +116,8 @@ def can_hold(receptacle_kind: str, object_kind: str) -> bool:
     return object_kind in wheel.constants().VAL_RECEPTACLE_OBJECTS.get(receptacle_kind, ())
 
 
-def _lamp_surfaces(room: Room) -> list[Receptacle]:
+def lamp_surfaces(room: Room) -> list[Receptacle]:
+    """Receptacles on which the room's desk lamp can stand; none in a room without one."""
     if LAMP_KIND not in room.object_kinds:
         return []
     return [receptacle for receptacle in room.receptacles if receptacle.kind in LAMP_SURFACES]
@@ -126,11 +131,11 @@ def _place(
     targets = [target] * rng.randint(2 if task_type == PICK_TWO else 1, most)
     others = [kind for kind in movable_kinds(room) if kind != target for _ in range(rng.randint(1, most))]
     rng.shuffle(others)
-    free = {r.id: _SMALL_HOLDS if r.kind in _SMALL else _LARGE_HOLDS for r in room.receptacles}
+    free = space(room)
     items: dict[str, Item] = {}
-    surfaces = _lamp_surfaces(room)
+    surfaces = lamp_surfaces(room)
     if surfaces:
-        _add(items, LAMP_KIND, rng.choice(surfaces), free, rng)
+        add_item(items, LAMP_KIND, rng.choice(surfaces), free, rng)
     for kind in targets + others:
         if len(items) >= max_objects + bool(surfaces):
             break
@@ -142,13 +147,19 @@ def _place(
             and not (kind == target and receptacle.kind == parent)  # nothing is done before it starts
         ]
         if homes:
-            _add(items, kind, rng.choice(homes), free, rng)
+            add_item(items, kind, rng.choice(homes), free, rng)
         elif kind == target:
             return None
     return tuple(items[name] for name in sorted(items))
 
 
-def _add(items: dict[str, Item], kind: str, home: Receptacle, free: dict[str, int], rng: random.Random) -> None:
+def space(room: Room) -> dict[str, int]:
+    """Id of receptacle -> how many objects it takes at the start."""
+    return {r.id: _SMALL_HOLDS if r.kind in _SMALL else _LARGE_HOLDS for r in room.receptacles}
+
+
+def add_item(items: dict[str, Item], kind: str, home: Receptacle, free: dict[str, int], rng: random.Random) -> None:
+    """Put an object of a kind into `home`: adds it to `items` by its id, and counts down `free`."""
     x, y, z = home.position
     while True:
         spread = [round(value + rng.uniform(-0.3, 0.3), 2) for value in (x, z)]

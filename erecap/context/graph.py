@@ -9,7 +9,8 @@ more than one relation.
   itself if nothing came of it);
 - a failure is superseded by the next failure of the same command, and by the first success of that command;
 - a failure that belongs to no command (a plan that could not be read) is superseded by the next command
-  executed.
+  executed;
+- a goal is superseded by the next goal.
 
 **mentions**: a record names the subject of an older one; the edge goes to the newest record of that subject.
 
@@ -18,7 +19,7 @@ that led to it.
 
 A command and its outcome belong together if no other command or plan was recorded between them.
 
-Protected are: every goal and every constraint, the newest observation, the newest plan, the newest
+Protected are: the newest goal and every constraint, the newest observation, the newest plan, the newest
 `OPEN_FAILURES` failures that are not superseded, and what these protect. The count of failures is bounded so
 that the protected part cannot grow with the length of the episode.
 """
@@ -47,7 +48,8 @@ class ContextGraph:
         self._graph = nx.DiGraph()
         self._seen = 0
         self._superseded: set[int] = set()
-        self._pinned: set[int] = set()  # goals and constraints
+        self._goal: int | None = None
+        self._pinned: set[int] = set()  # constraints
         self._newest_observation: int | None = None
         self._plan: int | None = None
         self._command: int | None = None  # the action whose outcome is awaited
@@ -72,7 +74,8 @@ class ContextGraph:
         """Indices of the records that must be kept now."""
         self._update()
         kept = set(self._pinned) | set(list(self._open.values())[-OPEN_FAILURES:])
-        kept.update(index for index in (self._newest_observation, self._plan) if index is not None)
+        newest = (self._goal, self._newest_observation, self._plan)
+        kept.update(index for index in newest if index is not None)
         return kept.union(*(self._targets(index, "protects") for index in kept))
 
     def mentions(self, index: int) -> set[int]:
@@ -100,7 +103,11 @@ class ContextGraph:
         for older in self._named(_words(record.text)):
             self._graph.add_edge(record.index, older, mentions=True)
         match record.kind:
-            case "goal" | "constraint":
+            case "goal":
+                if self._goal is not None:
+                    self._supersede(record.index, self._goal)
+                self._goal = record.index
+            case "constraint":
                 self._pinned.add(record.index)
             case "plan":
                 self._read_plan(record)

@@ -48,7 +48,7 @@ class Situation:
 
 
 class Context:
-    """The append-only record of one episode. The goal is record 0.
+    """The append-only record of one episode. The first goal is record 0; a later one takes its place.
 
     Args:
         goal: the mission in words.
@@ -69,8 +69,8 @@ class Context:
 
     @property
     def goal(self) -> str:
-        """The first goal."""
-        return self._records[0].text
+        """The goal that holds now: the newest."""
+        return self._goal
 
     @property
     def records(self) -> Sequence[Record]:
@@ -98,6 +98,8 @@ class Context:
             raise ConfigError(f"a record of step {step} cannot follow one of step {newest}")
         record = Record(len(self._records), step, kind, _readable(subject), text)
         self._records.append(record)
+        if kind == "goal":
+            self._goal = text
         return record
 
     @cached_property

@@ -122,6 +122,10 @@ class _Episode:
             if end is not None:
                 return end
             seen = self._seen()
+            if seen.goal != context.goal:
+                # Its observation stands already; what is left of the plan served the goal before.
+                context.add("goal", seen.goal, step=self.steps)
+                pending.clear()
             trigger = self._triggers.check(pending, skills=seen.situation.skills, executed=executed, failed=seen.failed)
 
     def _seen(self) -> Observed:
