@@ -74,9 +74,10 @@ def summarise_quality(
 
 
 def figure_row(name: str, interval: Interval, n: int, note: str, *, holds: bool | None = None) -> JsonRow:
-    """A row for `TARGETS[name]`; `holds` where more than the point estimate must hold."""
+    """A row for `TARGETS[name]`; `holds` where more than the point estimate counts. Few episodes judge nothing."""
     target = TARGETS[name]
-    reached = interval.value >= target.limit
+    reached = interval.value >= target.limit if holds is None else holds
+    enough = n >= RESULT_EPISODES
     return {
         "id": name,
         "target": str(target),
@@ -85,8 +86,8 @@ def figure_row(name: str, interval: Interval, n: int, note: str, *, holds: bool 
         "high": round(interval.high, 2),
         "unit": target.unit,
         "n": n,
-        "label": "result" if n >= RESULT_EPISODES else "smoke",
-        "holds": reached if holds is None else holds,
+        "label": "result" if enough else "smoke",
+        "holds": reached and enough,
         "note": note,
     }
 
@@ -113,10 +114,17 @@ def _paired(episodes: Episodes, seed: int) -> list[JsonRow]:
             pairs, difference = compare(ours, unpruned, measure, seed)
             if difference is None:
                 continue
-            shown = "non-inferior" if difference.low > NON_INFERIOR else "not shown to be non-inferior"
-            note = f"{shown} (low end {'above' if difference.low > NON_INFERIOR else 'not above'} {NON_INFERIOR:g})"
-            found.append(figure_row(f"Q2-{kind}-{measure}", difference, pairs, f"{note}; {_ranked_by(ours)}"))
+            note = f"{_judged(difference, pairs)}; {_ranked_by(ours)}"
+            found.append(figure_row(f"Q2-{kind}-{measure}", difference, pairs, note))
     return found
+
+
+def _judged(difference: Interval, pairs: int) -> str:
+    if pairs < RESULT_EPISODES:
+        return "too few episodes to call it non-inferior or not"
+    if difference.low > NON_INFERIOR:
+        return f"non-inferior (low end above {NON_INFERIOR:g})"
+    return f"not shown to be non-inferior (low end not above {NON_INFERIOR:g})"
 
 
 def _best(episodes: Episodes, seed: int) -> list[JsonRow]:

@@ -76,6 +76,12 @@ def test_paired_differences_do_not_care_how_hard_the_episodes_are() -> None:
     assert other["holds"] and other["note"].startswith("not shown to be non-inferior")
 
 
+def test_a_few_episodes_judge_nothing() -> None:
+    found = figures(rows(SINGLE, "reuse", won(2, 2)), rows(SINGLE, "erecap", won(2, 2)))
+    assert {row["label"] for row in found.values()} == {"smoke"} and not any(row["holds"] for row in found.values())
+    assert found["Q2-single-SR"]["note"].startswith("too few episodes to call it non-inferior")
+
+
 def test_three_of_a_hundred_lost_is_short_but_their_interval_is_known() -> None:
     found = figures(rows(CHAIN, "reuse", won(100, 100)), rows(CHAIN, "erecap", won(97, 100), spl=0.9))
     figure = found["Q2-chain-SR"]
