@@ -43,7 +43,8 @@ def write_words(folder: Path, card: JsonRow) -> None:
             "",
             "Spearman with the labels: "
             + ", ".join(f"layer {stage} {value:.3f}" for stage, value in test["spearman"].items())
-            + f"; of what sessions use, over all tokens, {test['spearman_session']:.3f}.",
+            + f"; of what sessions use, over all tokens, {test['spearman_session']:.3f}. The mean label of a token's "
+            f"id in training, which needs no hidden state, has {test['spearman_identity']:.3f}.",
         ]
     write_atomic(folder / "card.md", "\n".join(lines) + "\n")
 

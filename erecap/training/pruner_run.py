@@ -12,8 +12,8 @@ from erecap.protocols import JsonRow
 from erecap.tokens.pruner_files import beats_random, save_pruner
 from erecap.training.pruner_card import draw_curves, write_words
 from erecap.training.pruner_settings import PrunerSettings
-from erecap.training.pruner_train import train_pruner
-from erecap.training.pruner_trial import trial
+from erecap.training.pruner_train import split, train_pruner
+from erecap.training.pruner_trial import identity_correlation, trial
 from erecap.training.saliency_files import Labelled
 
 
@@ -50,6 +50,8 @@ def run_pruner(
     pruner, log, held = train_pruner(rows, meta, settings, out, model=model, say=say)
     pruner.to(model.device)
     test = trial(model, pruner, held[: settings.test_samples], budget=settings.budget, seed=settings.seed, say=say)
+    train, _ = split(rows, settings.held_out, settings.seed)
+    test["spearman_identity"] = round(identity_correlation(train, held), 4)
     card: JsonRow = {
         "base": base,
         "stages": list(pruner.stages),

@@ -15,7 +15,7 @@ import torch
 from erecap.protocols import JsonRow
 from erecap.tokens.learned import LearnedScorer, Pruner
 from erecap.tokens.scorers import RandomScorer, ScoreContext
-from erecap.training.pruner_loss import spearman
+from erecap.training.pruner_loss import spearman, targets
 from erecap.training.pruner_task import SINKS, dense_logits, divergence
 from erecap.training.saliency_attention import plan_attention
 from erecap.training.saliency_files import Labelled
@@ -34,6 +34,29 @@ def correlations(pruner: Pruner, rows: Sequence[Labelled]) -> dict[int, float]:
                 scores = pruner(stage, row.hidden[number])
                 found[stage].append(spearman(scores, row.scores[number][row.columns]))
     return {stage: sum(values) / max(1, len(values)) for stage, values in found.items()}
+
+
+def identity_correlation(train: Sequence[Labelled], held: Sequence[Labelled]) -> float:
+    """Spearman on held-out samples of the mean label that a token's id has in training: what needs no hidden state.
+
+    A pruner that comes no higher has learned a list of words.
+    """
+    sums: dict[int, list[float]] = {}
+    for row in train:
+        wanted = targets(row.scores[-1][row.valid])
+        for token, value in zip(_ids(row), wanted.tolist(), strict=True):
+            total = sums.setdefault(token, [0.0, 0.0])
+            total[0], total[1] = total[0] + value, total[1] + 1
+    found = []
+    for row in held:
+        guesses = [sums[token][0] / sums[token][1] if token in sums else 0.0 for token in _ids(row)]
+        found.append(spearman(torch.tensor(guesses), row.scores[-1][row.valid]))
+    return sum(found) / max(1, len(found))
+
+
+def _ids(row: Labelled) -> list[int]:
+    """Ids of the labelled tokens."""
+    return row.sample.sequence.ids[: len(row.valid)][row.valid].tolist()
 
 
 def trial(

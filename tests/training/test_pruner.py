@@ -18,6 +18,7 @@ from erecap.training.pruner_run import run_pruner
 from erecap.training.pruner_settings import PrunerSettings
 from erecap.training.pruner_task import SoftPruning, dense_logits, divergence
 from erecap.training.pruner_train import split, terms_of, train_pruner
+from erecap.training.pruner_trial import identity_correlation, trial
 from erecap.training.saliency_files import Labelled, read_labels, shard_path
 from erecap.training.saliency_run import SaliencySettings, run_saliency
 from tests.context.small_tokenizers import byte_level
@@ -265,9 +266,21 @@ def test_a_pruner_is_trained_tested_written_and_used(labels: Path, tmp_path: Pat
         load_pruner(tmp_path, hidden_size=32, layers=8)
 
 
-def test_a_whole_history_changes_no_plan(labels: Path, tmp_path: Path) -> None:
-    from erecap.training.pruner_trial import trial
+def test_the_mean_label_of_an_id_is_learned_by_heart(labels: Path) -> None:
+    rows = read_labels(labels)[1]
+    by_id = [replace(row, scores=row.sample.sequence.ids[: len(row.valid)].float().expand(3, -1) + 1) for row in rows]
+    # Ids that training has not seen all get the same guess.
+    other = replace(
+        by_id[0],
+        sample=replace(
+            rows[0].sample, sequence=replace(rows[0].sample.sequence, ids=rows[0].sample.sequence.ids + 1000)
+        ),
+    )
+    assert identity_correlation([other], by_id[:1]) == 0
+    assert identity_correlation(by_id, by_id[:1]) == pytest.approx(1, abs=1e-4)
 
+
+def test_a_whole_history_changes_no_plan(labels: Path, tmp_path: Path) -> None:
     row = read_labels(labels)[1][:1]
     found = trial(model(), Pruner(32, STAGES), row, budget=1.0)
     assert all(one == {"kl": pytest.approx(0, abs=1e-6), "agreement": 1.0} for one in found["rankers"].values())
