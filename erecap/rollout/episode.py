@@ -122,7 +122,7 @@ class _Episode:
             if end is not None:
                 return end
             seen = self._seen()
-            if seen.goal != context.goal:
+            if seen.goal.strip() != context.goal:
                 # Its observation stands already; what is left of the plan served the goal before.
                 context.add("goal", seen.goal, step=self.steps)
                 pending.clear()
