@@ -174,6 +174,20 @@ def test_an_expert_that_knows_no_way_ends_the_episode(tmp_path, monkeypatch):
         assert "could not be used" not in row.messages[-1].content
 
 
+def test_the_goal_may_change_on_the_way(tmp_path, monkeypatch):
+    import tinyworld
+
+    known = tinyworld.TinyEnv._info
+    goal = lambda env: "Take the key." if env.steps == 0 else "Take the key at last."  # noqa: E731
+    monkeypatch.setattr(tinyworld.TinyEnv, "_info", lambda env, failure: {**known(env, failure), "goal": goal(env)})
+    gather(tmp_path, suite=tiny_suite())
+    for row in rows(tmp_path):
+        assert row.goal == "Take the key." and row.success
+        first, second = row.targets  # the plan for the old goal was given up
+        assert row.messages[first.message].content == first.plan
+        assert row.messages[second.message - 1].content.endswith("Goal: Take the key at last.")
+
+
 def test_tokens_are_counted_and_long_episodes_dropped(tmp_path):
     from tests.context.small_tokenizers import byte_level
 
