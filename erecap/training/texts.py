@@ -90,11 +90,22 @@ def load_samples(
 
 
 def sources_hash(sources: Sequence[Path]) -> str:
-    """SHA-256 over the bytes of everything that `load_samples` reads from these sources."""
+    """SHA-256 over the bytes of everything that `load_samples` reads from these sources.
+
+    Raises:
+        ConfigError: a source that is missing or cannot be read.
+    """
     digest = hashlib.sha256()
     for source in sources:
-        for path in _files(source) if not (source / META).is_file() else [source / EPISODES]:
-            digest.update(path.read_bytes())
+        paths = [source / EPISODES] if (source / META).is_file() else _files(source)
+        # A data set with several splits has a folder for each.
+        paths += sorted(source.glob("*/*.arrow")) if (source / "dataset_dict.json").is_file() else []
+        for path in paths:
+            try:
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+            except OSError as error:
+                raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     return f"sha256:{digest.hexdigest()}"
 
 

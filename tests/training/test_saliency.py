@@ -15,11 +15,11 @@ from erecap.generation import answer_ends
 from erecap.training.saliency import gradient_saliency, label, later_maximum
 from erecap.training.saliency_attention import plan_attention
 from erecap.training.sequences import PlanSequence
-from erecap.training.texts import Sample, load_samples
+from erecap.training.texts import Sample, load_samples, sources_hash
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model
 from tests.tokens.models import ARCHITECTURES
-from tests.training.saliency_data import STAGES, samples
+from tests.training.saliency_data import STAGES, samples, write_trajectories
 
 
 class Toy(nn.Module):
@@ -165,6 +165,17 @@ def test_unusable_rows_are_named(tmp_path: Path, text: str, words: str) -> None:
         load(tmp_path / "a.jsonl")
     with pytest.raises(ConfigError, match="no such file"):
         load(tmp_path / "b.jsonl")
+
+
+def test_the_hash_of_the_data_follows_its_bytes(tmp_path: Path) -> None:
+    data = write_trajectories(tmp_path / "data")
+    before = sources_hash([data])
+    assert before == sources_hash([data])
+    write_trajectories(tmp_path / "data", seed=1)
+    assert before != sources_hash([data])
+    (data / "episodes.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"episodes.jsonl: cannot be read"):
+        sources_hash([data])
 
 
 def test_system_goal_and_newest_message_are_where_they_stand(tmp_path: Path) -> None:
