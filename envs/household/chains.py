@@ -9,39 +9,32 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from erecap.envs.household import wheel
-from erecap.envs.household.conditions import progress
 from erecap.envs.household.expert import best_way
 from erecap.envs.household.furnish import furnish
 from erecap.envs.household.gamefile import GameData, Goal, Task, game_json
 from erecap.envs.household.goals import holds
-from erecap.envs.household.memory import Memory, kind_of
-from erecap.envs.household.placement import LOOK, PICK_TWO, Placement, fitting_rooms, goals_of
-from erecap.envs.household.plausible import openable_kinds
+from erecap.envs.household.memory import Memory
+from erecap.envs.household.placement import Placement, fitting_rooms
 from erecap.envs.household.rooms import load_room
-from erecap.envs.household.search import next_search, search_plan
+from erecap.envs.household.search import search_plan
 from erecap.envs.household.travel import floor_plan
-from erecap.envs.household.world import World
+from erecap.envs.household.wishes import Wish, draw_wish
 
 if TYPE_CHECKING:
     from erecap.envs.household.engine import Engine, Turn
 
 MIN_RECEPTACLES = 12
-MAX_SEARCH_STEPS = 115
+MAX_SEARCH_STEPS = 120
 """Commands of the searching expert for all goals of a chain: well within the 150 steps of the suites."""
-# Which kind of object a later goal asks for, and how often: seen, but not lately; the one of an earlier goal; any.
-_ABOUT = (("seen", 0.6), ("again", 0.2), ("any", 0.2))
-_LATELY = 6  # objects
-_DRAWN_FROM = 4  # candidates, of which the one that takes the longest search is asked for
 
 
 def least_steps(receptacles: int) -> int:
     """Commands of the searching expert that a chain must take, so that there is something to remember."""
-    return min(50, 2 * receptacles)
+    return min(64, 2 * receptacles)
 
 
 @dataclass(frozen=True)
@@ -56,16 +49,6 @@ class Chain:
     def notes(self) -> dict[str, Any]:
         """What `traj_data.json` says of the chain under `erecap`."""
         return {"search_steps": self.search_steps, "goals": [asdict(goal) for goal in self.goals]}
-
-
-@dataclass(frozen=True)
-class _Wish:
-    """A task as the generator writes it: kinds with capitals."""
-
-    type: str
-    target: str
-    place: str  # receptacle, or lamp to look under
-    task: Task
 
 
 def draw_chain(
@@ -94,7 +77,7 @@ def draw_chain(
     if not rooms:
         return None
     # Large rooms more often: there is more in them to search, and to remember.
-    weights = [len(load_room(number).receptacles) for number in rooms]
+    weights = [len(load_room(number).receptacles) ** 2 for number in rooms]
     placement = furnish(load_room(rng.choices(rooms, weights)[0]), max_objects, rng)
     if placement is None:
         return None
@@ -108,7 +91,7 @@ def draw_chain(
     if walked is None:
         return None
     goals, walkthrough = walked
-    return Chain(_for_first(placement, wishes[0], sentences[0]), goals, walkthrough, steps)
+    return Chain(wishes[0].first_of(placement, sentences[0]), goals, walkthrough, steps)
 
 
 def _along_the_search(
@@ -118,21 +101,20 @@ def _along_the_search(
     goals: tuple[int, int],
     rng: random.Random,
     engine: Engine,
-) -> tuple[list[_Wish], list[str], int] | None:
+) -> tuple[list[Wish], list[str], int] | None:
     """Goals and their sentences, each drawn where the searching expert has fulfilled the one before; its steps."""
     turn = _load(placement, engine)
     memory = Memory.of([turn.feedback])
-    wishes: list[_Wish] = []
+    wishes: list[Wish] = []
     sentences: list[str] = []
     steps = 0
     count, least = rng.randint(*goals), least_steps(len(placement.room.receptacles))
     while len(wishes) < count or (steps < least and len(wishes) < goals[1]):
-        wish = _draw_wish(placement, task_types if wishes else [first], wishes, turn.world, memory, rng)
+        wish = draw_wish(placement, task_types if wishes else [first], wishes, turn.world, memory, rng)
         if wish is None:
             return None
         wishes.append(wish)
-        names = {"obj": wish.target.lower(), "recep": wish.place.lower(), "toggle": wish.place.lower()}
-        sentences.append(rng.choice(wheel.goals()[wish.type]["templates"]).format(**names))
+        sentences.append(wish.sentence(rng))
         while not holds(turn.world, wish.task):
             plan = search_plan(memory, wish.task, engine.verbs)
             if not plan or steps > MAX_SEARCH_STEPS:
@@ -143,69 +125,8 @@ def _along_the_search(
     return wishes, sentences, steps
 
 
-def _draw_wish(
-    placement: Placement,
-    task_types: Sequence[str],
-    earlier: Sequence[_Wish],
-    world: World,
-    memory: Memory,
-    rng: random.Random,
-) -> _Wish | None:
-    """A goal that is open in `world`, none of the `earlier`, about what `_ABOUT` draws if that is to be had."""
-    wishes = [wish for wish in _open_wishes(placement, task_types, world) if wish not in earlier]
-    lately = {kind_of(thing) for thing in list(memory.where)[-_LATELY:]} | {kind_of(memory.held)}
-    seen = {kind_of(thing) for thing in memory.where} - lately
-    about = {"seen": seen, "again": {wish.task.target for wish in earlier}, "any": {w.task.target for w in wishes}}
-    wanted = about[rng.choices([name for name, _ in _ABOUT], [weight for _, weight in _ABOUT])[0]]
-    fitting = [wish for wish in wishes if wish.task.target in wanted] or wishes
-    if not fitting:
-        return None
-    # First the type, then the object: types with many objects shall not crowd out the others.
-    chosen = rng.choice(sorted({wish.type for wish in fitting}))
-    fitting = [wish for wish in fitting if wish.type == chosen]
-    targets = sorted({wish.target for wish in fitting})
-    drawn = rng.sample(targets, min(_DRAWN_FROM, len(targets)))
-    afresh = Memory(receptacles=memory.receptacles)
-    two = 2 if chosen == PICK_TWO else 1
-    target = max(drawn, key=lambda kind: search_cost(afresh, world, kind.lower(), two))
-    return rng.choice([wish for wish in fitting if wish.target == target])
-
-
-def _open_wishes(placement: Placement, task_types: Sequence[str], world: World) -> list[_Wish]:
-    present = [thing.kind for thing in world.things.values()]
-    wishes = []
-    for task_type in task_types:
-        if placement.room.kind not in wheel.constants().GOALS_VALID[task_type]:
-            continue
-        for target, places in sorted(goals_of(placement.room, task_type).items()):
-            if present.count(target.lower()) < (2 if task_type == PICK_TWO else 1):
-                continue
-            for place in places:
-                parent, toggle = ("", place) if task_type == LOOK else (place, "")
-                task = Task(task_type, target.lower(), parent.lower(), toggle.lower(), placement.room.number)
-                if progress(world, task) < 1:
-                    wishes.append(_Wish(task_type, target, place, task))
-    return wishes
-
-
-def search_cost(memory: Memory, world: World, kind: str, count: int = 1) -> int:
-    """Commands of looking, from `memory` on, until `count` objects of a kind are found that lie in a receptacle.
-
-    A look costs one command, or two where a door is to be opened. All looks are counted if there are not as many.
-    """
-    names = {holder.id: holder.name for holder in world.holders.values()}
-    inside = [names[thing.inside] for thing in world.things_of(kind) if thing.inside in names]
-    memory = memory.copy()
-    cost = 0
-    while count > 0 and (name := next_search(memory, kind)) is not None:
-        memory.looked_into.add(name)
-        cost += 2 if kind_of(name) in openable_kinds() else 1
-        count -= inside.count(name)
-    return cost
-
-
 def _walked(
-    placement: Placement, wishes: list[_Wish], sentences: list[str], engine: Engine
+    placement: Placement, wishes: list[Wish], sentences: list[str], engine: Engine
 ) -> tuple[tuple[Goal, ...], list[str]] | None:
     """Goals with what the expert that knows everything needs, and its commands; None if it fails, or need do nothing.
 
@@ -228,12 +149,6 @@ def _walked(
         walkthrough += way.commands
         goals.append(Goal(wish.task, sentence, len(way.commands), way.metres))
     return tuple(goals), walkthrough
-
-
-def _for_first(placement: Placement, wish: _Wish, sentence: str) -> Placement:
-    task_type, look = wish.type, wish.type == LOOK
-    parent, toggle = ("", wish.place) if look else (wish.place, "")
-    return replace(placement, task_type=task_type, target=wish.target, parent=parent, toggle=toggle, sentence=sentence)
 
 
 def _load(placement: Placement, engine: Engine) -> Turn:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 GENERATOR = 1
 """Counts up when the same seed gives other games than before; part of the cache's key."""
-CHAIN_GENERATOR = 1
+CHAIN_GENERATOR = 2
 """The same for games with several goals."""
 MAX_DRAWS = 60
 MAX_EXPERT_STEPS = 60

@@ -8,12 +8,13 @@ from erecap.config.run import PlannerSettings
 from erecap.config.suite import Suite
 from erecap.context import Context, Situation
 from erecap.context.render import render
-from erecap.envs.household.chains import least_steps, search_cost
+from erecap.envs.household.chains import least_steps
 from erecap.envs.household.env import HouseholdEnv
 from erecap.envs.household.generate import generate
 from erecap.envs.household.memory import Memory
 from erecap.envs.household.options import HouseholdOptions
 from erecap.envs.household.search import search_plan
+from erecap.envs.household.wishes import search_cost
 from erecap.planners.expert import ExpertPlanner
 from erecap.protocols import Plan
 from erecap.rollout.episode import play as play_episode
