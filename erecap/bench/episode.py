@@ -1,34 +1,29 @@
-"""An episode that grows far past the model's window: time of a replan on the way, and what its plans are worth."""
+"""Episodes that grow far past the model's window: time of a replan on the way, and what its plans are worth."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from erecap.bench.callers import answer, floor_message, steady
-from erecap.bench.ceilings import ratio, ratio_apart
-from erecap.bench.history import wander
-from erecap.bench.results import TARGETS, Figure, result_row
+from erecap.bench.history import Count, wander
 from erecap.budget import Budget
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError
 from erecap.protocols import JsonRow, Message
 from erecap.session.session import ReplanSession
 
-STRETCHES = ("early", "before", "beyond")
-RESAMPLES = 10_000
+EARLY, BEFORE, BEYOND, LATE = STRETCHES = ("early", "before", "beyond", "late")
 
 
 @dataclass(frozen=True)
 class EpisodeBench:
     """What is measured."""
 
-    tokens: int = 20_000  # of the episode
+    tokens: int = 20_000  # of an episode
     new_tokens: int = 100  # of a turn
     plan_tokens: int = 32  # generated in every measured replan, no more and no fewer
     kv_tokens: int = 1024
@@ -36,7 +31,8 @@ class EpisodeBench:
     early_points: int = 5
     before_points: int = 12  # in the last quarter before the window is exceeded
     beyond_points: int = 24  # from there to the end
-    seed: int = 0
+    episodes: int = 2
+    seed: int = 0  # of the first episode; those after it count up
 
 
 def episode_bench(
@@ -44,12 +40,15 @@ def episode_bench(
 ) -> JsonRow:
     """`raw` rows, one per measured replan.
 
-    One session reads turn by turn and evicts; a measured replan goes on from a copy of it. Beside it stands its
-    floor, and the share of its plan's tokens that the model also finds most probable when it reads the tokens that
-    were stored afresh, at consecutive positions, and then the plan.
+    In each episode one session reads turn by turn and evicts; a measured replan goes on from a copy of it. Beside it
+    stands its floor, and the share of its plan's tokens that the model also finds most probable when it reads the
+    tokens that were stored afresh, at consecutive positions, and then the plan.
+
+    Texts differ in how sure a plan is, so the places beyond the window are measured a second time, in the stretch
+    `late`: by sessions that began so late in the same text that they are in the last quarter of their window there.
 
     Raises:
-        ConfigError: an episode that does not pass the window, or early points beyond it.
+        ConfigError: episodes that do not pass the window, or early points beyond it.
     """
     window = model.config.get_text_config(decoder=True).max_position_embeddings
     edge = window - 2 * bench.new_tokens - bench.plan_tokens  # the last place where a call still fits
@@ -58,35 +57,72 @@ def episode_bench(
             f"tokens must exceed the model's window of {window} by two turns, and early points lie before its last "
             f"quarter; got tokens {bench.tokens}, early {bench.early}"
         )
-    plan_of_points = [
-        *_places("early", bench.early, bench.early + bench.early_points * bench.new_tokens, bench.early_points),
-        *_places("before", edge - window // 4, edge, bench.before_points),
-        *_places("beyond", window, bench.tokens - bench.new_tokens, bench.beyond_points),
+    if bench.episodes < 1:
+        raise ConfigError(f"episodes must be 1 or more, got {bench.episodes}")
+    raw: list[JsonRow] = []
+    for number in range(bench.episodes):
+        one = replace(bench, seed=bench.seed + number)
+        raw += [{"episode": number, **row} for row in _episode(one, model, tokenizer, window, edge, say)]
+    return {"raw": raw, "window": window}
+
+
+def _episode(
+    bench: EpisodeBench, model: Any, tokenizer: Any, window: int, edge: int, say: Callable[[str], None]
+) -> list[JsonRow]:
+    quarter = edge - window // 4
+    places = [
+        *_places(EARLY, bench.early, bench.early + bench.early_points * bench.new_tokens, bench.early_points),
+        *_places(BEFORE, quarter, edge, bench.before_points),
+        *_places(BEYOND, window, bench.tokens - bench.new_tokens, bench.beyond_points),
     ]
 
     def count(messages: Sequence[Message]) -> int:
         return len(render_prompt(messages, tokenizer).input_ids)
 
+    def measured(session: ReplanSession, chat: Sequence[Message], stretch: str) -> JsonRow:
+        row = {"stretch": stretch, **_measured(bench, model, tokenizer, session, chat, count)}
+        say(f"{stretch}, {row['read']} tokens read: {row['total_ms'] / 1e3:.2f} s, agreement {row['agreement']:.2f}")
+        return row
+
+    def begin() -> ReplanSession:
+        return ReplanSession(model, tokenizer, budget=Budget(kv_tokens=bench.kv_tokens), draft=False, seed=bench.seed)
+
     messages = wander(bench.tokens, count, turn_tokens=bench.new_tokens, seed=bench.seed)
-    session = ReplanSession(model, tokenizer, budget=Budget(kv_tokens=bench.kv_tokens), draft=False, seed=bench.seed)
-    raw: list[JsonRow] = []
+    session, raw = begin(), list[JsonRow]()
+    reads: dict[int, int] = {}  # messages of the chat -> tokens read
+    beyond: list[int] = []  # messages read at each place beyond the window
     for end in range(3, len(messages), 2):
         session.read(messages[:end])
-        if not plan_of_points or session.cache.get_seq_length() < plan_of_points[0][1]:
+        reads[end] = session.cache.get_seq_length()
+        if not places or reads[end] < places[0][1]:
             continue
-        stretch, _ = plan_of_points.pop(0)
-        chat = [*messages[:end], _newest(messages[end])]
+        stretch, _ = places.pop(0)
         if not raw:
-            _measured(bench, model, tokenizer, session, chat, count)  # warm-up
-        row = _measured(bench, model, tokenizer, session, chat, count)
-        raw.append({"stretch": stretch, **row})
-        say(f"{row['read']} tokens read: replan {row['total_ms'] / 1e3:.2f} s, agreement {row['agreement']:.2f}")
-    return {"raw": raw, "window": window}
+            _measured(bench, model, tokenizer, session, messages[: end + 1], count)  # warm-up
+        raw.append({"place": end, **measured(session, messages[: end + 1], stretch)})
+        beyond += [end] if stretch == BEYOND else []
+    while beyond:
+        # So much after the goal is left out that the first place comes at the beginning of the window's last quarter.
+        behind = reads[beyond[0]] - quarter + reads[3]
+        left_out = next((end for end, read in reads.items() if read >= behind), beyond[0]) - 1
+        left_out = min(left_out, beyond[0] - 1)
+        chat, session, reached = [*messages[:2], *messages[left_out:]], begin(), len(raw)
+        while beyond:
+            end = beyond[0] - left_out + 2
+            session.read(chat[:end])
+            if session.cache.get_seq_length() > edge:
+                break
+            raw.append({"place": beyond.pop(0), **measured(session, chat[: end + 1], LATE)})
+        if len(raw) == reached:
+            raise ConfigError(f"goal and one turn of {bench.new_tokens} tokens fill the model's window of {window}")
+    return raw
 
 
 def _measured(
-    bench: EpisodeBench, model: Any, tokenizer: Any, session: Any, chat: list[Message], count: Any
+    bench: EpisodeBench, model: Any, tokenizer: Any, session: ReplanSession, chat: Sequence[Message], count: Count
 ) -> JsonRow:
+    """The replan that the last message of `chat` asks for, from a copy of `session`, which has read all before it."""
+    chat = [*chat[:-1], _newest(chat[-1])]
     stored = session.cache.stored_index().tolist()
     read = session.cache.get_seq_length()
     alone = floor_message(tokenizer, chat[:-1], chat[-1], count)
@@ -121,58 +157,6 @@ def fresh_agreement(model: Any, kept: Sequence[int], plan: Sequence[int]) -> flo
         )
     choices = output.logits[0, :-1].argmax(-1).tolist()
     return sum(a == b for a, b in zip(choices, plan, strict=True)) / len(plan)
-
-
-def episode_summary(found: JsonRow, seed: int = 0) -> JsonRow:
-    """By stretch: medians and agreement; beyond the window minus before it in points, time over the floor, flatness."""
-    raw = found["raw"]
-    by = {stretch: [row for row in raw if row["stretch"] == stretch] for stretch in STRETCHES}
-    stretches = [
-        {
-            "stretch": stretch,
-            "n": len(own),
-            "from": min(row["read"] for row in own),
-            "to": max(row["read"] for row in own),
-            "total_ms": statistics.median(row["total_ms"] for row in own),
-            "floor_ms": statistics.median(row["floor_ms"] for row in own),
-            "agreement": statistics.mean(row["agreement"] for row in own),
-            "stored": statistics.median(row["stored"] for row in own),
-        }
-        for stretch, own in by.items()
-        if own
-    ]
-    beyond, before, early = by["beyond"], by["before"], by["early"]
-    return {
-        "stretches": stretches,
-        "difference": vars(_difference(beyond, before, seed)),
-        "over_floor": vars(ratio([r["total_ms"] for r in beyond], [r["floor_ms"] for r in beyond])),
-        "flatness": vars(ratio_apart([r["total_ms"] for r in beyond], [r["total_ms"] for r in early])),
-    }
-
-
-def episode_rows(bench: EpisodeBench, summary: JsonRow, about: JsonRow) -> list[JsonRow]:
-    """The row R5, which also needs R2 and R3 to hold beyond the window."""
-    by = {entry["stretch"]: entry for entry in summary["stretches"]}
-    over, flat = summary["over_floor"]["value"], summary["flatness"]["value"]
-    figure = Figure(**summary["difference"])
-    holds = TARGETS["R5"].holds(figure.value) and TARGETS["R2"].holds(over) and TARGETS["R3"].holds(flat)
-    note = (
-        f"{bench.tokens:,} tokens; agreement {100 * by['before']['agreement']:.1f} % in the last quarter before the "
-        f"window ({by['before']['n']} replans), {100 * by['beyond']['agreement']:.1f} % beyond "
-        f"({by['beyond']['n']}); beyond the window {over:.2f} times the floor, {flat:.2f} times the time at "
-        f"{bench.early:,} tokens"
-    )
-    return [result_row("R5", figure, about, row="algorithm", note=note, holds=holds)]
-
-
-def _difference(beyond: Sequence[JsonRow], before: Sequence[JsonRow], seed: int) -> Figure:
-    """Difference of mean agreements in points, with its 95 % bootstrap interval."""
-    first, second = (np.array([row["agreement"] for row in own]) for own in (beyond, before))
-    random = np.random.default_rng(seed)
-    draws = [own[random.integers(len(own), size=(RESAMPLES, len(own)))].mean(1) for own in (first, second)]
-    low, high = np.percentile(100 * (draws[0] - draws[1]), [2.5, 97.5])
-    value = 100 * float(first.mean() - second.mean())
-    return Figure(value, min(float(low), value), max(float(high), value), len(first) + len(second))
 
 
 def _places(stretch: str, start: float, end: float, points: int) -> list[tuple[str, float]]:

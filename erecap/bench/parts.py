@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from erecap.bench.decode import DecodeBench, decode_bench, decode_summary
-from erecap.bench.episode import EpisodeBench, episode_bench, episode_rows, episode_summary
+from erecap.bench.episode import EpisodeBench, episode_bench
+from erecap.bench.episode_summary import episode_rows, episode_summary
 from erecap.bench.memory import peak_growth
 from erecap.bench.prefill import MODES, PrefillBench, prefill_bench, prefill_rows, prefill_summary
 from erecap.bench.repeated import repeated_rows, repeated_summary

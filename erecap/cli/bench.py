@@ -129,6 +129,7 @@ def episode(
     plan_tokens: PlanTokens = 32,
     kv_tokens: KvTokens = 1024,
     early: Annotated[int, typer.Option(min=1, help="Tokens at which the first replans are measured.")] = 1000,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes, each in other games.")] = 2,
     model: Model = MODEL,
     dtype: Dtype = "auto",
     threads: Threads = None,
@@ -138,7 +139,12 @@ def episode(
     from erecap.bench.episode import EpisodeBench
 
     bench = EpisodeBench(
-        tokens=tokens, new_tokens=new_tokens, plan_tokens=plan_tokens, kv_tokens=kv_tokens, early=early
+        tokens=tokens,
+        new_tokens=new_tokens,
+        plan_tokens=plan_tokens,
+        kv_tokens=kv_tokens,
+        early=early,
+        episodes=episodes,
     )
     end([measure(bench, model, dtype, threads, out)])
 

@@ -82,12 +82,19 @@ def test_episode_past_the_window() -> None:
         source="tiny",
     )
     raw = made["raw"]
-    assert [row["stretch"] for row in raw] == ["early"] * 2 + ["before"] * 2 + ["beyond"] * 3
+    assert [row["stretch"] for row in raw] == 2 * (["early"] * 2 + ["before"] * 2 + ["beyond"] * 3 + ["late"] * 3)
+    assert [row["episode"] for row in raw] == [0] * 10 + [1] * 10
+    own = {stretch: [row for row in raw if row["stretch"] == stretch] for stretch in ("beyond", "late")}
+    assert [row["place"] for row in own["late"]] == [row["place"] for row in own["beyond"]]
+    # The same turns, read by sessions that have not passed the window.
+    assert [row["new_tokens"] for row in own["late"]] == [row["new_tokens"] for row in own["beyond"]]
+    assert all(row["read"] + row["new_tokens"] + 4 <= 1536 for row in own["late"])
     assert all(row["stored"] <= 800 and row["compared"] == 4 for row in raw)
     assert all(row["read"] + row["new_tokens"] + 4 <= 1536 for row in raw if row["stretch"] == "before")
     assert min(row["read"] for row in raw if row["stretch"] == "beyond") >= 1536
     [row] = made["rows"]
-    assert row["id"] == "R5" and row["low"] <= row["measured"] <= row["high"] and row["n"] == 5
+    assert row["id"] == "R5" and row["low"] <= row["measured"] <= row["high"] and row["n"] == 10
+    assert f"{made['summary']['paired']['value']:+.1f}" in row["note"]
     for table in tables_of(made):
         assert "…" not in shown(table)
 
