@@ -41,6 +41,18 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def portable(value: Any) -> Any:
+    """`value` with absolute paths cut to their last part, through lists and dictionaries.
+
+    For what travels with a folder: it tells nothing of a machine.
+    """
+    if isinstance(value, dict):
+        return {key: portable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [portable(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

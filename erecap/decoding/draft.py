@@ -10,7 +10,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 MAX_GRAM = 4  # newest tokens that must be found; a longer run is no better guide in plans
-SHORTEST, LONGEST = 4, 16  # tokens of a proposal
+# Tokens of a proposal. Three, with the token before them, make a pass of four, which costs a third more than a pass of one; a
+# fifth token costs as much as those three together (kernels for packed weights take four rows at a time).
+SHORTEST, LONGEST = 3, 16
 LOOK_BACK = 1024  # tokens of what was read before that are worth searching
 
 
@@ -26,7 +28,7 @@ class LookupDraft:
         past: token ids read before; the newest `LOOK_BACK` of them are searched.
     """
 
-    def __init__(self, sources: Sequence[Sequence[int]], length: int = 6, past: Sequence[int] = ()) -> None:
+    def __init__(self, sources: Sequence[Sequence[int]], length: int = SHORTEST, past: Sequence[int] = ()) -> None:
         self._sources = [list(source) for source in sources if source]
         self._length = length
         self._past = list(past[-LOOK_BACK:])

@@ -16,6 +16,7 @@ from erecap.config.modes import parse_mode
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import RunError
+from erecap.files import portable
 from erecap.protocols import JsonRow
 from erecap.rollout.components import OpenComponents, RealComponents
 from erecap.rollout.executors import Executor, SerialExecutor
@@ -137,23 +138,14 @@ def _new_head(config: RunConfig, suites: Mapping[str, Suite]) -> dict[str, Any]:
         "name": config.name,
         "status": "running",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": _portable(recorded),
-        "suites": {name: _portable(suite.model_dump(mode="json")) for name, suite in suites.items()},
+        "config": portable(recorded),
+        "suites": {name: portable(suite.model_dump(mode="json")) for name, suite in suites.items()},
         "versions": versions(),
         "machine": machine(None),
         "model": None,
         "git": git_revision(),
         "seed": config.seed,
     }
-
-
-def _portable(value: Any) -> Any:
-    """`value` with absolute paths cut to their last part: a run folder travels, and tells nothing of a machine."""
-    if isinstance(value, dict):
-        return {key: _portable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_portable(item) for item in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _record_machine(writer: RunWriter, executor: Executor) -> None:

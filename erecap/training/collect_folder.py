@@ -10,7 +10,7 @@ from typing import Any
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import RunError
-from erecap.files import write_json
+from erecap.files import portable, write_json
 from erecap.rollout.jobs import Job
 from erecap.rollout.lock import LOCK
 from erecap.rollout.machine import git_revision, versions
@@ -27,9 +27,9 @@ def new_meta(recipe: Recipe, suites: Mapping[str, Suite], planner: RunConfig | N
     return {
         "format": FORMAT,
         "status": "running",
-        "suites": {name: _portable(suite.model_dump(mode="json")) for name, suite in suites.items()},
+        "suites": {name: portable(suite.model_dump(mode="json")) for name, suite in suites.items()},
         "seed": recipe.seed,
-        "options": _portable({**options, "planner": describe_planner(planner) if planner else None}),
+        "options": portable({**options, "planner": describe_planner(planner) if planner else None}),
         "versions": versions(),
         "revision": git_revision(),
         "model": None,
@@ -129,12 +129,3 @@ def _drop_torn_row(path: Path) -> None:
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
             file.truncate(whole)
-
-
-def _portable(value: Any) -> Any:
-    """`value` with absolute paths cut to their last part: the folder travels, and tells nothing of a machine."""
-    if isinstance(value, dict):
-        return {key: _portable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_portable(item) for item in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

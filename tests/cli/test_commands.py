@@ -15,21 +15,6 @@ RUN = {"name": "walk", "suites": ["./corridor.yaml"], "modes": ["expert"]}
 
 
 @pytest.fixture
-def erecap(monkeypatch, capsys, tmp_path):
-    """Calls the command in an empty folder; returns exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["erecap", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            command_line.main()
-        out, err = capsys.readouterr()
-        return left.value.code or 0, out, err
-
-    return call
-
-
-@pytest.fixture
 def walk(tmp_path) -> Path:
     """A run that needs no model."""
     (tmp_path / "corridor.yaml").write_text(yaml.safe_dump(SUITE))

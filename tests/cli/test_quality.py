@@ -2,32 +2,14 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from erecap.cli import main as command_line
-
 SUITE = {"name": "corridor", "env": "tiny", "episodes": 3, "seed": 5, "horizon": 9}
 RUN = {"name": "walk", "suites": ["./corridor.yaml"], "modes": ["expert"]}
 FILES = ("--rows", "raw/episodes.jsonl", "--results", "quality.json")
-
-
-@pytest.fixture
-def erecap(monkeypatch, capsys, tmp_path):
-    """Calls the command in an empty folder; returns exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["erecap", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            command_line.main()
-        out, err = capsys.readouterr()
-        return left.value.code or 0, out, err
-
-    return call
 
 
 @pytest.fixture
