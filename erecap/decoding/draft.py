@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 MAX_GRAM = 4  # newest tokens that must be found; a longer run is no better guide in plans
-# Tokens of a proposal. Three, with the token before them, make a pass of four, which costs a third more than a pass of one; a
-# fifth token costs as much as those three together (kernels for packed weights take four rows at a time).
+# Tokens of a proposal. Three, with the token before them, make a pass of four, which costs a third more than a pass of
+# one; a fifth token costs as much as those three together (kernels for packed weights take four rows at a time).
 SHORTEST, LONGEST = 3, 16
 LOOK_BACK = 1024  # tokens of what was read before that are worth searching
 
