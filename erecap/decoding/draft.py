@@ -32,7 +32,7 @@ class LookupDraft:
         self._sources = [list(source) for source in sources if source]
         self._length = length
         self._past = list(past[-LOOK_BACK:])
-        self._places: list[dict[int, list[int]]] = [_places(text) for text in (*self._sources, self._past)]
+        self._places: list[dict[int, list[int]]] | None = None  # made when something is looked up first
 
     def learn(self, proposed: int, accepted: int) -> None:
         """Take note that of `proposed` tokens the first `accepted` were right."""
@@ -45,6 +45,8 @@ class LookupDraft:
         """Tokens that may follow `generated`; empty if nothing matches."""
         if not generated:
             return self._sources[0][: self._length] if self._sources else []
+        if self._places is None:
+            self._places = [_places(text) for text in (*self._sources, self._past)]
         own = list(generated)
         gram = own[-MAX_GRAM:]
         size, copy = 0, list[int]()
