@@ -25,6 +25,7 @@ from textworld.envs.pddl.textgen import CSGUnknownSymbolError
 from textworld.generator.game import EntityInfo
 
 from erecap.envs.household.gamefile import GameData
+from erecap.envs.household.quick_grammar import quick_grammar
 from erecap.envs.household.state import ParseError, TranslatedState, parse_logic, translate
 from erecap.envs.household.world import World, read_world
 from erecap.errors import GameError
@@ -156,7 +157,8 @@ class Engine:
             "mapping": mapping,
             "entity_infos": self._infos,
         }
-        return self._logic.grammar.derive(rule, context)
+        with quick_grammar():
+            return self._logic.grammar.derive(rule, context)
 
     @contextlib.contextmanager
     def _corruption_reported(self) -> Iterator[None]:
