@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +35,20 @@ def embedded_model(embedded_model_folder: Path) -> tuple[Any, Any]:
     from erecap.models import load
 
     return load(str(embedded_model_folder), dtype="float32", device="cpu")
+
+
+@pytest.fixture
+def erecap(monkeypatch, capsys, tmp_path):
+    """Calls the command in an empty folder; returns exit code, stdout, stderr."""
+    from erecap.cli import main as command_line
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["erecap", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            command_line.main()
+        out, err = capsys.readouterr()
+        return left.value.code or 0, out, err
+
+    return call

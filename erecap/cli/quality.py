@@ -13,6 +13,7 @@ from erecap.cli.playing import ConfigArgument, FreshOption, OverrideArguments, W
 if TYPE_CHECKING:
     from erecap.config import RunConfig
 
+ROWS = Path("docs/results/raw/quality-episodes.jsonl")  # what `make quality` adds to
 RowsOption = Annotated[
     Path, typer.Option("--rows", metavar="FILE", help="Rows of played episodes; it goes on from them.")
 ]
@@ -30,7 +31,7 @@ AgreementOption = Annotated[
 def quality(
     config: ConfigArgument = "quality",
     overrides: OverrideArguments = None,
-    rows: RowsOption = Path("docs/results/raw/quality-episodes.jsonl"),
+    rows: RowsOption = ROWS,
     results: ResultsOption = Path("docs/results/quality.json"),
     workers: WorkersOption = None,
     agreement: AgreementOption = None,
@@ -45,9 +46,10 @@ def quality(
     from erecap.rollout.run import run
 
     loaded = load_config(config, overrides, workers)
+    command = "make quality" if rows == ROWS else f"erecap quality {config} --rows {rows.name}"
     if agreement is not None:
         compare_plans(loaded, agreement, agreement_path(rows), fresh)
-        summarise(rows, results)
+        summarise(rows, results, command)
         return
     committed = CommittedRows(rows, loaded, load_suites(loaded), fresh=fresh)
     folder = Path("runs") / f"{loaded.name}-{committed.digest}"
@@ -59,7 +61,7 @@ def quality(
     finally:
         added = committed.export_from(folder)
         typer.echo(f"{rows}: {added} new rows", err=True)
-    summarise(rows, results)
+    summarise(rows, results, command)
     if result.status == "interrupted":
         typer.echo(f"interrupted after {result.episodes} of {result.total} episodes; call it again to go on", err=True)
         raise typer.Exit(130)
@@ -90,7 +92,7 @@ def compare_plans(config: RunConfig, suite: str, path: Path, fresh: bool) -> Non
     typer.echo(f"{path}: {added} new rows", err=True)
 
 
-def summarise(rows: Path, results: Path) -> None:
+def summarise(rows: Path, results: Path, command: str) -> None:
     """Write the figures of all rows, the plot beside them, and print the targets."""
     from rich.console import Console
     from rich.table import Table
@@ -102,7 +104,7 @@ def summarise(rows: Path, results: Path) -> None:
     from erecap.rollout.machine import machine
 
     about = {
-        "command": "make quality",
+        "command": command,
         "machine": str(machine(None)["cpu"]),
         "date": date.today().isoformat(),
     }

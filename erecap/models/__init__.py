@@ -6,7 +6,7 @@ Importing this package loads neither torch nor transformers.
 from erecap.models.adapters import describe_adapter, locate_adapter
 from erecap.models.catalog import CATALOG, HubModel, ModelStatus, WheelModel, list_models
 from erecap.models.checking import Check, check
-from erecap.models.hashing import check_base, fingerprint
+from erecap.models.hashing import fingerprint
 from erecap.models.loading import load
 from erecap.models.locating import locate
 from erecap.models.pulling import pull
@@ -18,7 +18,6 @@ __all__ = [
     "ModelStatus",
     "WheelModel",
     "check",
-    "check_base",
     "describe_adapter",
     "fingerprint",
     "list_models",

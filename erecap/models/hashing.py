@@ -51,27 +51,6 @@ def fingerprint(source: Path | str | Any) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def check_base(stated: str, base: Path, *, allow_mismatch: bool = False) -> None:
-    """Refuse trained weights whose base is another one than the model at hand.
-
-    Args:
-        stated: the fingerprint that the trained checkpoint carries of its base.
-        base: folder of the model that it is about to be used with.
-        allow_mismatch: the user's word that this is wanted; nothing is checked then.
-
-    Raises:
-        ModelError: the fingerprints differ.
-    """
-    if allow_mismatch:
-        return
-    found = fingerprint(base)
-    if found != stated:
-        raise ModelError(
-            f"this checkpoint was trained on a base with weights {stated[:23]}, but {base} holds "
-            f"{found[:23]}; use that base, or pass --allow-base-mismatch"
-        )
-
-
 def _folder_tensors(folder: Path) -> Iterator[tuple[str, str, tuple[int, ...], Any]]:
     tied = bool(read_json(folder / "config.json").get("tie_word_embeddings"))
     entries = []

@@ -64,6 +64,32 @@ def require_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
             )
 
 
+def require_same_model(folder: Path, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> None:
+    """Refuse to mix episodes that were played with different weights.
+
+    Args:
+        folder: for the message.
+        old, new: what was recorded of the model, and what is loaded now; None where no mode has one.
+
+    Raises:
+        RunError: model, adapter or pruner differ.
+    """
+    if old is None or new is None:
+        return
+    for part in ("hash", "adapter", "pruner"):
+        if old.get(part) != new.get(part):
+            name = "model" if part == "hash" else part
+            raise RunError(
+                f"{folder}: its episodes were played with {name} {_weights(old, part)}, now it is "
+                f"{_weights(new, part)}; --fresh starts anew, --out FOLDER keeps both"
+            )
+
+
+def _weights(facts: Mapping[str, Any], part: str) -> str:
+    own = facts if part == "hash" else facts.get(part)
+    return f"{own['name']} {own['hash'][:19]}" if own else "none"
+
+
 def repair(folder: Path) -> list[JsonRow]:
     """Bring the row files back to whole episodes, and return the rows of those that count.
 

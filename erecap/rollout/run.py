@@ -15,7 +15,6 @@ from erecap.config.load import load_suites
 from erecap.config.modes import parse_mode
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
-from erecap.errors import RunError
 from erecap.files import portable
 from erecap.protocols import JsonRow
 from erecap.rollout.components import OpenComponents, RealComponents
@@ -25,7 +24,7 @@ from erecap.rollout.jobs import Job, all_jobs, row_key
 from erecap.rollout.lock import owned
 from erecap.rollout.machine import git_revision, machine, versions
 from erecap.rollout.progress import RunProgress
-from erecap.rollout.resume import erase, read_head, repair, require_same
+from erecap.rollout.resume import erase, read_head, repair, require_same, require_same_model
 from erecap.rollout.workers import ProcessExecutor
 from erecap.rollout.writer import RunWriter
 
@@ -151,16 +150,7 @@ def _new_head(config: RunConfig, suites: Mapping[str, Suite]) -> dict[str, Any]:
 def _record_machine(writer: RunWriter, executor: Executor) -> None:
     facts, threads = executor.facts()
     before = writer.head.get("model")
-    if before is not None and facts is not None and before["hash"] != facts["hash"]:
-        raise RunError(
-            f"{writer.folder}: its episodes were played with model {before['name']} {before['hash'][:19]}, "
-            f"now it is {facts['hash'][:19]}; --fresh starts anew, --out FOLDER keeps both"
-        )
-    if before is not None and facts is not None and before.get("adapter") != facts.get("adapter"):
-        raise RunError(
-            f"{writer.folder}: its episodes were played with adapter {before.get('adapter')}, "
-            f"now it is {facts.get('adapter')}; --fresh starts anew, --out FOLDER keeps both"
-        )
+    require_same_model(writer.folder, before, facts)
     writer.save_head(model=facts if facts is not None else before, machine=machine(threads))
 
 

@@ -195,6 +195,8 @@ class PrunedCache(DynamicCache):
                 most = max(most, layout.width - new.width)
         if most:
             self.parking.keep(self._still_stored)
+            if self.ratings is not None:
+                self.ratings.keep(self.stored_index())
         return most
 
     def _still_stored(self, parked: Parked) -> torch.Tensor:

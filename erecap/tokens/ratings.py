@@ -14,7 +14,7 @@ import torch
 from erecap.tokens.layout import Layout
 from erecap.tokens.scorers import ScoreContext
 
-NAME = "ratings.scores"  # of the tensor in a saved session
+PLACES, SCORES = "ratings.places", "ratings.scores"  # names of the tensors in a saved session
 
 
 class ReadScorer(Protocol):
@@ -31,7 +31,7 @@ class ReadScorer(Protocol):
 
 
 class Ratings:
-    """The score of every token read, by its place. One sequence.
+    """The scores of the tokens that are stored, by their places. One sequence.
 
     Args:
         scorer: what scores; higher is kept longer.
@@ -41,7 +41,7 @@ class Ratings:
     def __init__(self, scorer: ReadScorer, seed: int = 0) -> None:
         self.scorer = scorer
         self.seed = seed
-        self._scores = torch.empty(0)  # -inf: read, but dropped before the scorer's layer
+        self.clear()
 
     @property
     def layer(self) -> int:
@@ -50,11 +50,9 @@ class Ratings:
 
     def begin(self, first: int, tokens: int) -> None:
         """Tokens are about to be read at `tokens` places from `first` on; what was known of these is forgotten."""
-        end = first + tokens
-        if end > len(self._scores):
-            room = torch.full((max(end, 2 * len(self._scores), 256) - len(self._scores),), -torch.inf)
-            self._scores = torch.cat([self._scores, room])
-        self._scores[first:end] = -torch.inf
+        before = int(torch.searchsorted(self._places, first))
+        self._places = torch.cat([self._places[:before], torch.arange(first, first + tokens)])
+        self._scores = torch.cat([self._scores[:before], torch.full((tokens,), -torch.inf)])
 
     def take(self, live: Layout, hidden: torch.Tensor) -> None:
         """Score the tokens `live` from `hidden` `(1, tokens, hidden_size)`, the input of `layer`.
@@ -68,28 +66,38 @@ class Ratings:
             raise FloatingPointError(
                 f"scorer {type(self.scorer).__name__} gave a non-finite score at layer {self.layer}"
             )
-        self._scores[live.index[0].cpu()] = scores[0]
+        row, known = self._rows(live.index[0].cpu())
+        self._scores[row[known]] = scores[0][known]
 
     def of(self, index: torch.Tensor) -> torch.Tensor:
         """Finite scores `(n,)` of the tokens at places `index` `(n,)`; those never scored come below all others."""
-        scores = self._scores[index.cpu()]
-        known = torch.isfinite(scores)
-        lowest = float(scores[known].min()) if bool(known.any()) else 0.0
-        return scores.masked_fill(~known, lowest - 1.0)
+        row, known = self._rows(index.cpu())
+        scores = torch.full(row.shape, -torch.inf)
+        scores[known] = self._scores[row[known]]
+        scored = torch.isfinite(scores)
+        lowest = float(scores[scored].min()) if bool(scored.any()) else 0.0
+        return scores.masked_fill(~scored, lowest - 1.0)
+
+    def keep(self, index: torch.Tensor) -> None:
+        """Forget all scores but those at places `index` `(n,)`: of what is stored no longer nobody will ask."""
+        stay = torch.isin(self._places, index.cpu())
+        self._places, self._scores = self._places[stay], self._scores[stay]
 
     def clear(self) -> None:
         """Forget all scores."""
-        self._scores = torch.empty(0)
+        self._places = torch.empty(0, dtype=torch.long)  # sorted
+        self._scores = torch.empty(0)  # -inf: read, but dropped before the scorer's layer
 
     def copy(self) -> Ratings:
         """An independent copy, with the same scorer."""
         twin = Ratings(self.scorer, self.seed)
-        twin._scores = self._scores.clone()
+        twin._places, twin._scores = self._places.clone(), self._scores.clone()
         return twin
 
     def tensors(self, tokens: int) -> dict[str, torch.Tensor]:
-        """The scores of the first `tokens` tokens, by a name that `restore` knows."""
-        return {NAME: self._scores[:tokens].clone()}
+        """Places and scores below place `tokens`, by names that `restore` knows."""
+        end = int(torch.searchsorted(self._places, tokens))
+        return {PLACES: self._places[:end].clone(), SCORES: self._scores[:end].clone()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take over what `tensors` gave.
@@ -97,6 +105,14 @@ class Ratings:
         Raises:
             ValueError: there are no scores among the tensors.
         """
-        if NAME not in tensors:
+        if PLACES not in tensors or SCORES not in tensors:
             raise ValueError("it was saved without scores, by a session that ranked its tokens in another way")
-        self._scores = tensors[NAME].clone()
+        self._places, self._scores = tensors[PLACES].clone(), tensors[SCORES].clone()
+
+    def _rows(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where the places `index` `(n,)` stand among those known, and `(n,)` bool: whether they do."""
+        row = torch.searchsorted(self._places, index)
+        inside = row < len(self._places)
+        known = inside.clone()
+        known[inside] = self._places[row[inside]] == index[inside]
+        return row, known

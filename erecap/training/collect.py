@@ -14,13 +14,14 @@ from rich.console import Console
 from erecap.config.modes import parse_mode
 from erecap.config.run import PlannerSettings, RunConfig
 from erecap.config.suite import Suite
-from erecap.errors import ConfigError, RunError
+from erecap.errors import ConfigError
 from erecap.rollout.components import OpenComponents
 from erecap.rollout.executors import Executor, SerialExecutor
 from erecap.rollout.interrupt import Interrupts
 from erecap.rollout.jobs import Job, episode_seed
 from erecap.rollout.lock import owned
 from erecap.rollout.progress import RunProgress
+from erecap.rollout.resume import require_same_model
 from erecap.rollout.workers import ProcessExecutor
 from erecap.training.collect_episode import EXPERT, PLANNER, CollectComponents, Recipe, collect_job
 from erecap.training.collect_folder import TrajectoryWriter, erase, new_meta, read_done, read_started
@@ -162,10 +163,5 @@ def _config(recipe: Recipe, suites: Mapping[str, Suite], planner: RunConfig | No
 
 def _record_model(writer: TrajectoryWriter, executor: Executor) -> None:
     facts, _ = executor.facts()
-    before = writer.meta.get("model")
-    if facts is not None and before is not None and facts["hash"] != before["hash"]:
-        raise RunError(
-            f"{writer.folder}: its episodes were played with model {before['name']} {before['hash'][:19]}, "
-            f"now it is {facts['hash'][:19]}; --fresh starts anew, --out FOLDER keeps both"
-        )
+    require_same_model(writer.folder, writer.meta.get("model"), facts)
     writer.save_meta(model=facts)

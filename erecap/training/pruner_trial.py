@@ -28,11 +28,12 @@ RANKERS = ("learned", "attention", "recency", "random")
 def correlations(pruner: Pruner, rows: Sequence[Labelled]) -> dict[int, float]:
     """By stage: Spearman of the pruner's scores with the labels, mean over samples, on the hidden states kept."""
     found: dict[int, list[float]] = {stage: [] for stage in pruner.stages}
+    device = next(pruner.parameters()).device
     with torch.no_grad():
         for row in rows:
             for number, stage in enumerate(pruner.stages):
-                scores = pruner(stage, row.hidden[number])
-                found[stage].append(spearman(scores, row.scores[number][row.columns]))
+                scores = pruner(stage, row.hidden[number].to(device))
+                found[stage].append(spearman(scores.cpu(), row.scores[number][row.columns]))
     return {stage: sum(values) / max(1, len(values)) for stage, values in found.items()}
 
 

@@ -18,20 +18,3 @@ def tiny_environment():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENVIRONMENTS, "tiny", ENTRY)
         yield
-
-
-@pytest.fixture
-def erecap(monkeypatch, capsys, tmp_path):
-    """Calls the command in an empty folder; returns exit code, stdout, stderr."""
-    from erecap.cli import main as command_line
-
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["erecap", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            command_line.main()
-        out, err = capsys.readouterr()
-        return left.value.code or 0, out, err
-
-    return call

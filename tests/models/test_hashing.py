@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from safetensors.torch import load_file, save_file
 
-from erecap.errors import ModelError
-from erecap.models import check_base, fingerprint, load
+from erecap.models import fingerprint, load
 
 
 def test_folder_model_and_shards_agree(tiny: Path, tmp_path: Path) -> None:
@@ -34,11 +32,3 @@ def test_one_number_or_the_dtype_changes_it(tiny: Path) -> None:
     tensors["model.norm.weight"][3] += 1e-6
     save_file(tensors, tiny / "model.safetensors", metadata={"format": "pt"})
     assert fingerprint(tiny) != before
-
-
-def test_another_base_is_refused_unless_allowed(tiny: Path) -> None:
-    check_base(fingerprint(tiny), tiny)
-    other = "sha256:" + "0" * 64
-    with pytest.raises(ModelError, match="--allow-base-mismatch"):
-        check_base(other, tiny)
-    check_base(other, tiny, allow_mismatch=True)

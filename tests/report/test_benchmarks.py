@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import xml.dom.minidom
 from pathlib import Path
+from typing import Any
 
-from erecap.report.benchmarks import write_plots
+import pytest
+
+from erecap.report.benchmarks import latency, write_plots
 
 CALLS = [
-    {"row": row, "length": length, "mode": mode, "total_ms": ms, "min_ms": ms * 0.9, "max_ms": ms * 1.1}
+    {
+        "row": row,
+        "length": length,
+        "mode": mode,
+        "total_ms": ms,
+        "min_ms": ms * 0.9,
+        "max_ms": ms * 1.1,
+        # In the product row the floor is scaled to the passes of each mode.
+        "over_floor": factor / (0.4 if row == "algorithm" else 0.3),
+    }
     for row in ("algorithm", "product")
     for mode, factor in (("full", 3.0), ("erecap", 0.5), ("floor", 0.4))
     for length in (1000, 4000)
@@ -29,7 +41,15 @@ BOUNDS = [
 
 
 def test_plots_stand_alone(tmp_path: Path) -> None:
-    stock = {"row": "hf", "length": 4000, "mode": "hf", "total_ms": 9e3, "min_ms": 8e3, "max_ms": 1e4}
+    stock = {
+        "row": "hf",
+        "length": 4000,
+        "mode": "hf",
+        "total_ms": 9e3,
+        "min_ms": 8e3,
+        "max_ms": 1e4,
+        "over_floor": None,
+    }
     paths = write_plots(tmp_path / "plots", {"summary": {"calls": [*CALLS, stock], "ceilings": BOUNDS}})
     assert [path.name for path in paths] == ["replan-algorithm.svg", "replan-product.svg", "prefill.svg"]
     texts = {path.stem: path.read_text() for path in paths}
@@ -48,3 +68,19 @@ def test_what_was_not_measured_is_not_drawn(tmp_path: Path) -> None:
     [path] = write_plots(tmp_path, {"summary": {"calls": calls, "ceilings": untimed}})
     assert path.name == "prefill.svg" and "weighted" not in path.read_text()
     assert write_plots(tmp_path, {"summary": {"calls": calls, "ceilings": []}}) == []
+
+
+def test_the_floor_that_is_drawn_is_that_of_erecap(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+
+    drawn: list[list[float]] = []
+    plot = Axes.plot
+
+    def noted(self: Axes, across: list[float], up: list[float], *args: Any, **kwargs: Any) -> Any:
+        drawn.extend([up] if kwargs.get("label") == "floor" else [])
+        return plot(self, across, up, *args, **kwargs)
+
+    monkeypatch.setattr(Axes, "plot", noted)
+    for row in ("algorithm", "product"):
+        latency([call for call in CALLS if call["row"] == row], row)
+    assert drawn == [pytest.approx([0.4, 1.6]), pytest.approx([0.3, 1.2])]

@@ -169,3 +169,15 @@ def test_a_run_that_could_not_start_can_start_later(tmp_path, quiet):
         run(tiny_run(), tmp_path, suites=SUITES, open_components=FailingComponents, console=quiet)
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "interrupted"
     assert run(tiny_run(), tmp_path, suites=SUITES, open_components=TinyComponents, console=quiet).played == 12
+
+
+@pytest.mark.parametrize("part", ["model", "adapter", "pruner"])
+def test_episodes_of_other_weights_are_not_mixed(part: str, tmp_path: Path) -> None:
+    from erecap.rollout.resume import require_same_model
+
+    facts = {"name": "tiny", "hash": "sha256:11", "adapter": {"name": "plans", "hash": "sha256:22"}, "pruner": None}
+    changed = facts | ({"hash": "sha256:33"} if part == "model" else {part: {"name": "plans", "hash": "sha256:44"}})
+    require_same_model(tmp_path, facts, dict(facts))
+    require_same_model(tmp_path, None, changed)  # played without a model so far
+    with pytest.raises(RunError, match=rf"played with {part} .*, now it is .*; --fresh starts anew"):
+        require_same_model(tmp_path, facts, changed)

@@ -70,6 +70,11 @@ def test_under_a_budget_a_session_is_its_masked_oracle_and_keeps_the_best(name: 
         session.append([{"role": "user", "content": f"You see a mug {number * 7}."}])
     assert watch.worst_error() <= 1e-4
     assert session._reader.evicted > 0
+    # Scores of what was evicted are gone with it: there are no more than tokens that some layer stores.
+    ratings = session.cache.ratings
+    assert ratings is not None
+    assert set(ratings._places.tolist()) == set(session.cache.stored_index().tolist())
+    assert len(ratings._scores) == len(ratings._places) < session.cache.get_seq_length()
 
 
 def test_tokens_with_higher_scores_stay() -> None:

@@ -11,7 +11,6 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1] / "rollout"))
 from tinyworld import ENTRY
 
-from erecap.cli import main as command_line
 from erecap.envs import ENVIRONMENTS
 from erecap.errors import ConfigError, ModelError
 from erecap.training.collect_model import describe_planner, planner_config
@@ -28,37 +27,28 @@ def tiny_environment():
 
 
 @pytest.fixture
-def erecap(monkeypatch, capsys, tmp_path):
-    """Calls the command in a folder with a suite; returns exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
+def collect(erecap, tmp_path):
+    """Calls `erecap collect` in a folder with a suite; returns exit code, stdout, stderr."""
     (tmp_path / "corridor.yaml").write_text(yaml.safe_dump(SUITE))
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["erecap", "collect", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            command_line.main()
-        out, err = capsys.readouterr()
-        return left.value.code or 0, out, err
-
-    return call
+    return lambda *arguments: erecap("collect", *arguments)
 
 
-def test_collect_and_collect_again(erecap):
+def test_collect_and_collect_again(collect):
     arguments = ("./corridor.yaml", "--out", "data", "--episodes", 6, "--perturb", 0.5, "--seed", 4)
-    code, out, err = erecap(*arguments)
+    code, out, err = collect(*arguments)
     assert code == 0 and "data: 6 episodes" in out and "6/6 episodes | done | won" in err
     words = out.split("\n")[0].split()
     assert words[:3] == ["suite", "acted", "episodes"] and "…" not in out
     assert {line.split()[1] for line in out.split("\n") if line.startswith("corridor")} == {"expert", "perturbed"}
     assert len(list(read_trajectories(Path("data")))) == 6
     assert read_meta(Path("data"))["options"]["perturb"] == 0.5
-    again = erecap(*arguments)
+    again = collect(*arguments)
     assert again[:2] == (code, out) and "finished already, all 6 episodes are there" in again[2]
 
 
-def test_bad_input_is_one_line(erecap):
+def test_bad_input_is_one_line(collect):
     def complaint(*arguments):
-        code, out, err = erecap(*arguments)
+        code, out, err = collect(*arguments)
         assert code in (1, 2) and out == "" and err.count("\n") == 1 and err.startswith("error: ")
         return err
 
@@ -74,10 +64,10 @@ def test_bad_input_is_one_line(erecap):
     assert "holds 'notes.txt' but no meta.json" in complaint("./corridor.yaml", *rest)
 
 
-def test_out_and_episodes_must_be_said(erecap):
-    assert erecap("./corridor.yaml", "--episodes", 2)[0] == 2
-    assert erecap("./corridor.yaml", "--out", "data")[0] == 2
-    assert erecap("./corridor.yaml", "--out", "data", "--episodes", 0)[0] == 2
+def test_out_and_episodes_must_be_said(collect):
+    assert collect("./corridor.yaml", "--episodes", 2)[0] == 2
+    assert collect("./corridor.yaml", "--out", "data")[0] == 2
+    assert collect("./corridor.yaml", "--out", "data", "--episodes", 0)[0] == 2
 
 
 def test_a_planner_is_a_run_an_adapter_or_a_model(tmp_path):
