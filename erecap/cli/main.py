@@ -21,6 +21,7 @@ from erecap.cli import (
     rollout,
     train,
     tune,
+    verify,
 )
 from erecap.errors import ErecapError
 
@@ -37,6 +38,7 @@ app.command("compare")(compare.compare)
 app.command("collect")(collect.collect)
 app.command("quality")(quality.quality)
 app.command("report")(report.report)
+app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
 app.add_typer(models.app, name="models")

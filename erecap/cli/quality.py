@@ -12,6 +12,7 @@ from erecap.cli.playing import ConfigArgument, FreshOption, OverrideArguments, W
 
 if TYPE_CHECKING:
     from erecap.config import RunConfig
+    from erecap.rollout.run import RunResult
 
 ROWS = Path("docs/results/raw/quality-episodes.jsonl")  # what `make quality` adds to
 RowsOption = Annotated[
@@ -41,35 +42,50 @@ def quality(
 
     Can be stopped at any time, and goes on when called again, also in a clone that has only the file.
     """
-    from erecap.config import load_suites
-    from erecap.rollout.committed import CommittedRows
-    from erecap.rollout.run import run
-
     loaded = load_config(config, overrides, workers)
     command = "make quality" if rows == ROWS else f"erecap quality {config} --rows {rows.name}"
     if agreement is not None:
         compare_plans(loaded, agreement, agreement_path(rows), fresh)
         summarise(rows, results, command)
         return
-    committed = CommittedRows(rows, loaded, load_suites(loaded), fresh=fresh)
-    folder = Path("runs") / f"{loaded.name}-{committed.digest}"
-    if not fresh:
-        committed.export_from(folder)  # what an earlier call that was killed has left there
-        committed.import_into(folder)
+    results_of = [play_missing(part, rows, fresh) for part in _unpruned_first(loaded)]
+    summarise(rows, results, command)
+    if any(result.status == "interrupted" for result in results_of):
+        done, total = (sum(getattr(result, key) for result in results_of) for key in ("episodes", "total"))
+        typer.echo(f"interrupted after {done} of {total} episodes; call it again to go on", err=True)
+        raise typer.Exit(130)
+
+
+def _unpruned_first(config: RunConfig) -> list[RunConfig]:
+    """The configuration in two: modes without a budget, then the others, of whose episodes some need no playing."""
+    from erecap.rollout.identity import budget_of
+
+    free = [mode for mode in config.modes if budget_of(config, mode) is None]
+    within = [mode for mode in config.modes if mode not in free]
+    return [config.model_copy(update={"modes": modes}) for modes in (free, within) if modes]
+
+
+def play_missing(config: RunConfig, rows: Path, fresh: bool) -> RunResult:
+    """Play the episodes that the file `rows` lacks, and add them to it, whatever ends the playing."""
+    from erecap.config import load_suites
+    from erecap.rollout.committed import CommittedRows
+    from erecap.rollout.run import run
+
+    committed = CommittedRows(rows, config, load_suites(config), fresh=fresh)
+    folder = Path("runs") / f"{config.name}-{committed.digest}"
+    committed.prepare(folder, fresh=fresh)
     try:
-        result = run(loaded, folder, fresh=fresh)
+        return run(config, folder)
     finally:
         added = committed.export_from(folder)
-        typer.echo(f"{rows}: {added} new rows", err=True)
-    summarise(rows, results, command)
-    if result.status == "interrupted":
-        typer.echo(f"interrupted after {result.episodes} of {result.total} episodes; call it again to go on", err=True)
-        raise typer.Exit(130)
+        typer.echo(f"{rows}: {', '.join(config.modes)}: {added} new rows", err=True)
 
 
 def agreement_path(rows: Path) -> Path:
     """Where the plans compared token by token lie, beside the rows of episodes."""
-    return rows.with_name(rows.name.replace("episodes", "agreement"))
+    if "episodes" in rows.stem:
+        return rows.with_name(rows.name.replace("episodes", "agreement"))
+    return rows.with_name(f"{rows.stem}-agreement{rows.suffix}")
 
 
 def compare_plans(config: RunConfig, suite: str, path: Path, fresh: bool) -> None:

@@ -36,6 +36,19 @@ def locate_adapter(name: str) -> Path:
     raise ModelError(f"no adapter '{name}': it is neither a folder nor one in checkpoints/ or checkpoints/shipped/")
 
 
+def adapter_with(digest: str) -> Path:
+    """The adapter among the checkpoints whose weights have the SHA-256 `digest` (`sha256:...`).
+
+    Raises:
+        ModelError: none has.
+    """
+    for parent in dict.fromkeys(folder.parent for folder in candidates("adapter")):
+        for path in sorted(parent.glob(f"*/{WEIGHTS}")):
+            if f"sha256:{sha256(path)}" == digest:
+                return path.parent
+    raise ModelError(f"no adapter with weights {digest[:23]} in checkpoints/ or checkpoints/shipped/")
+
+
 def describe_adapter(name: str) -> dict[str, str]:
     """Name and hash of an adapter, for `run.json`. Raises ModelError where it is not found or not readable."""
     folder = locate_adapter(name)

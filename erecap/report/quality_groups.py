@@ -41,6 +41,7 @@ def group_figures(episodes: Episodes, suite: str, mode: str, budget: int | None)
         "budget": budget,
         "episodes": len(every),
         "errors": sum(row.end == "error" for row in every),
+        "within_budget": sum(row.same_as is not None for row in every),
         "counted": len(rows),
         "sr": None if share is None else _interval(share),
         "spl": _rounded(mean([row.spl for row in rows])),

@@ -32,6 +32,7 @@ class QualityRow(_Row):
     dropped: NonNegativeInt = 0
     overflow: NonNegativeInt = 0
     end: Literal["success", "horizon", "error"]
+    same_as: str | None = None  # mode in which it was played, where it went the same way in that
     model: str | None = None
     adapter: str | None = None
     pruner: str | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from erecap.files import write_atomic
 from erecap.report.benchmarks import standalone
 from erecap.report.formats import count, decimal, interval_percent, percent
-from erecap.report.quality import CHAIN, TARGETS
+from erecap.report.quality import BUDGET, CHAIN, SINGLE, TARGETS, UNPRUNED
 from erecap.report.svg import FAINT, INK, inline, new_axes, series_of
 
 PLOT = "quality-budgets.svg"
@@ -48,6 +48,39 @@ def quality_table(results: dict[str, Any]) -> str:
             "",
             f"Apart, {apart['suite']}: {apart['episodes']} outgrew the model's window in some mode ({modes}).",
         ]
+    return "\n".join(lines)
+
+
+def together_table(replan: Mapping[str, Any], quality: Mapping[str, Any]) -> str:
+    """Markdown: what a replanning call takes, and what success is left, mode by mode.
+
+    Args:
+        replan: the content of `replan.json`; its row *algorithm* counts, for quality is played in that precision, too.
+        quality: the content of `quality.json`; an empty dictionary where nothing was measured.
+    """
+    calls = [call for call in replan["parts"]["replan"]["summary"]["calls"] if call["row"] == "algorithm"]
+    seconds = {(call["mode"], call["length"]): call["total_ms"] / 1e3 for call in calls}
+    lengths = sorted({call["length"] for call in calls})
+    groups = {
+        (group["suite"], group["mode"]): group
+        for group in quality.get("modes", [])
+        if group["budget"] in (None, BUDGET) and group["suite"] in (SINGLE, CHAIN)
+    }
+    measured = {mode for mode, _ in seconds} & set(ORDER) | {mode for _, mode in groups}
+    lines = [
+        "Speed and quality side by side: seconds of a replanning call (`make bench`, row *algorithm*) after a history "
+        f"of so many tokens, and success (`make quality`) at {BUDGET:,} tokens. `full` gives the answers of `reuse`.",
+        "",
+        "| mode | " + " | ".join(f"{length:,}" for length in lengths) + " | SR single | SPL | SR chains | SPL |",
+        "|---|" + "---|" * (len(lengths) + 4),
+    ]
+    for mode in sorted(measured, key=_place):
+        cells = [decimal(seconds.get((mode, length))) for length in lengths]
+        for suite in (SINGLE, CHAIN):
+            group = groups.get((suite, UNPRUNED if mode == "full" else mode))
+            share = group["sr"] if group else None
+            cells += [percent(None if share is None else share["value"]), decimal(group["spl"] if group else None)]
+        lines.append("| " + " | ".join([f"`{mode}`", *map(str, cells)]) + " |")
     return "\n".join(lines)
 
 

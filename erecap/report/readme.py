@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from erecap.files import write_atomic, write_json
-from erecap.report.quality_table import quality_table
+from erecap.report.quality_table import quality_table, together_table
 
 
 def demo_results(run: Path) -> dict[str, Any]:
@@ -129,23 +129,30 @@ def _by_length(results: dict[str, Any], part: dict[str, Any]) -> list[str]:
     return lines
 
 
-TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
-    "demo": ("demo.json", demo_table),
-    "quality": ("quality.json", quality_table),
-    "replan": ("replan.json", replan_table),
+QUALITY = "quality.json"
+TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
+    "demo": (("demo.json",), demo_table),
+    "quality": ((QUALITY,), quality_table),
+    "replan": (("replan.json",), replan_table),
+    "together": (("replan.json", QUALITY), together_table),
 }
 
 
 def filled(text: str, results: Path) -> str:
-    """`text` with every block `<!-- results:NAME -->` holding the table of its file in `results`."""
-    for name, (file, table) in TABLES.items():
+    """`text` with every block `<!-- results:NAME -->` holding the table of its files in `results`."""
+    for name, (files, table) in TABLES.items():
         block = re.compile(rf"(<!-- results:{name} -->\n).*?(<!-- /results:{name} -->)", re.S)
-        path = results / file
-        # Before its first measurement the quality comparison has no file, and its table says so.
-        unmeasured = name == "quality" and not path.exists()
-        content = table({} if unmeasured else json.loads(path.read_text("utf-8")))
+        content = table(*(_read(results / file) for file in files))
         text = block.sub(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text)  # type: ignore[misc]
     return text
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Results of one file. Before its first measurement the quality comparison has none, and its tables say so."""
+    if path.name == QUALITY and not path.exists():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return content
 
 
 def _ms(value: float | None) -> str:

@@ -20,11 +20,13 @@ from erecap.protocols import JsonRow
 from erecap.rollout.identity import IDENTITY, budget_of, digest_of, identity_of, weights_of
 from erecap.rollout.jobs import EpisodeKey, all_jobs, row_key
 from erecap.rollout.lock import owned
-from erecap.rollout.resume import repair
+from erecap.rollout.resume import erase, repair
+from erecap.rollout.unpressed import UNPRUNED, unpressed_rows
 from erecap.rollout.writer import EPISODES, REPLANS, encode_row
 
 # Taken over from a row of `episodes.jsonl` as they are.
 SAME = ("seed", "success", "progress", "spl", "steps", "path_length", "path_unit", "replans", "invalid_plans", "end")
+ALSO = ("tokens", "overflow", "error", "seconds")
 RowKey = tuple[str, str, int | None, int]  # suite, mode, budget, episode
 
 
@@ -49,9 +51,9 @@ class CommittedRows:
         self._identities = {
             (suite.name, mode): identity_of(config, suite, parse_mode(mode), weights)
             for suite in suites.values()
-            for mode in config.modes
+            for mode in {*config.modes, *([UNPRUNED] if weights else [])}
         }
-        wanted = {(suite, mode, budget_of(config, mode)) for suite, mode in self._identities}
+        wanted = {(suite, mode, budget_of(config, mode)) for suite in suites for mode in config.modes}
         self._rows: dict[RowKey, JsonRow] = {}
         for number, row in enumerate(read_rows(path), start=1):
             key = committed_key(row)
@@ -65,12 +67,30 @@ class CommittedRows:
     def digest(self) -> str:
         """Eight hexadecimal digits that name the configuration with its weights, for the name of a run folder."""
         shown = self._config.model_dump(mode="json", exclude={"executor", "workers"})
-        identities = [[*key, *identity.fields().values()] for key, identity in sorted(self._identities.items())]
+        played = [(key, identity) for key, identity in self._identities.items() if key[1] in self._config.modes]
+        identities = [[*key, *identity.fields().values()] for key, identity in sorted(played)]
         return digest_of([shown, identities])[:8]
 
     def identity(self, suite: str, mode: str) -> JsonRow:
         """What rows of that suite and mode say they were played with."""
         return self._identities[suite, mode].fields()
+
+    def prepare(self, folder: Path, *, fresh: bool = False) -> None:
+        """Make `folder` ready to be played in: with all rows that there are, and without those of a killed call lost.
+
+        Args:
+            folder: of the run.
+            fresh: forget what an earlier call has left in it.
+        """
+        if fresh:
+            with owned(folder):
+                erase(folder)
+        self.export_from(folder)
+        for row in unpressed_rows(list(self._rows.values()), self._config, self._identities):
+            if row["episode"] < self._suites[row["suite"]].episodes:
+                self._rows.setdefault(committed_key(row), row)
+        self._write()  # before the run folder has them, which does not know where they come from
+        self.import_into(folder)
 
     def import_into(self, folder: Path) -> int:
         """Put the rows of this configuration's episodes that `folder` lacks into its `episodes.jsonl`.
@@ -109,14 +129,17 @@ class CommittedRows:
         new = 0
         for row in _lines(folder / EPISODES):
             key = (row["suite"], row["mode"], budget_of(self._config, row["mode"]), row["episode"])
-            if key not in self._rows and key[:2] in self._identities:
+            if key not in self._rows and row["mode"] in self._config.modes:
                 self._rows[key] = self._small_row(row, calls.get(row_key(row), []))
                 new += 1
+        self._write()
+        return new
+
+    def _write(self) -> None:
         if not self._rows:
-            return 0  # nothing was played yet, so there is no file to write
+            return  # nothing was played yet, so there is no file to write
         ordered = sorted(self._rows.items(), key=lambda item: (*item[0][:2], item[0][2] or 0, item[0][3]))
         write_atomic(self.path, b"".join(encode_row(row) for _, row in ordered))
-        return new
 
     def _jobs(self) -> Sequence[Any]:
         return all_jobs(self._suites, self._config.modes, 0)
@@ -143,6 +166,7 @@ class CommittedRows:
             "dropped": max((call.get("dropped_messages", 0) for call in calls), default=0),
             "overflow": row["overflow"],
             "error": row["error"],
+            "same_as": None,
             "seconds": round(row["wall_s"], 1),
             **self._identities[row["suite"], row["mode"]].fields(),
         }
@@ -166,7 +190,7 @@ def read_rows(path: Path) -> list[JsonRow]:
     """
     rows, seen = [], set()
     for number, row in enumerate(_lines(path), start=1):
-        missing = [key for key in ("suite", "mode", "budget", "episode", *SAME, *IDENTITY) if key not in row]
+        missing = [key for key in ("suite", "mode", "budget", "episode", *SAME, *ALSO, *IDENTITY) if key not in row]
         if missing:
             raise RunError(f"{path}:{number}: the row lacks {', '.join(missing)}; restore the file from the repository")
         if committed_key(row) in seen:

@@ -13,8 +13,10 @@ from erecap.training.loop import End, Limits, Loop, read_log
 from erecap.training.planner_card import CARD, CURVES, draw_curves, versions, write_card
 from erecap.training.planner_data import PlannerData, load_data
 from erecap.training.planner_model import Trainee
-from erecap.training.planner_scores import score
+from erecap.training.planner_scores import score_by_folder
 from erecap.training.planner_settings import PlannerTraining
+from erecap.training.sequences import PlanSequence
+from erecap.training.trajectories import transcript_place
 
 FORMAT = "erecap-planner-1"
 PROGRESS = "training"  # folder of the checkpoint and the log, inside the result's
@@ -105,7 +107,7 @@ def _finish(
     if loop.best_weights:
         trainee.set_state(loop.best_weights)
     trainee.round_to_shipped()
-    scores = score(trainee, data.held_out).facts() if data.held_out else None
+    scores, by_folder = score_by_folder(trainee, data.held_out) if data.held_out else (None, {})
     # Without its card an adapter is refused, so weights and card never disagree unnoticed.
     (out / CARD).unlink(missing_ok=True)
     files = trainee.ship(out, facts["base"]["name"], tokenizer)
@@ -127,7 +129,11 @@ def _finish(
             "bf16": trainee.bf16,
             "device": str(trainee.model.device),
         },
-        "scores": scores,
+        "scores": scores.facts() if scores else None,
+        "held_out": [
+            {"folder": name, "episodes": _episodes(data.held_out, name), **own.facts()}
+            for name, own in by_folder.items()
+        ],
         "curve": [{"step": row["step"], **row["held_out"]} for row in rows if "held_out" in row],
         "versions": versions(),
         "command": settings.command(out),
@@ -135,6 +141,15 @@ def _finish(
     }
     write_card(out, card)
     return card
+
+
+def _episodes(sequences: list[PlanSequence], folder: str) -> dict[str, list[int]]:
+    """By suite: the numbers of a folder's episodes."""
+    found: dict[str, list[int]] = {}
+    for own, suite, episode in (transcript_place(sequence.name) for sequence in sequences):
+        if own == folder:
+            found.setdefault(suite, []).append(episode)
+    return found
 
 
 def _prepare(out: Path, fresh: bool) -> None:

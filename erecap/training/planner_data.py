@@ -14,7 +14,7 @@ from erecap.errors import ConfigError
 from erecap.protocols import Message
 from erecap.training.planner_settings import PlannerTraining
 from erecap.training.sequences import PlanSequence, plan_sequence
-from erecap.training.trajectories import EPISODES, Trajectory, read_meta, read_trajectories
+from erecap.training.trajectories import Trajectory, read_trajectories, source_facts, transcript_name
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ def load_data(
     for name in settings.data:
         folder = Path(name)
         say(f"reading {folder}")
-        sources.append(_source(folder))
+        sources.append(source_facts(folder))
         for trajectory in read_trajectories(folder):
-            title = f"{folder.name}/{trajectory.suite}/{trajectory.episode}"
-            made = plan_sequence(title, _messages(trajectory), trajectory.targets, tokenizer, ends, settings.max_tokens)
+            title = transcript_name(sources[-1]["folder"], trajectory.suite, trajectory.episode)
+            made = plan_sequence(title, chat_of(trajectory), trajectory.targets, tokenizer, ends, settings.max_tokens)
             if made is None:
                 too_long += 1
                 cut_plans += len(trajectory.targets)
@@ -103,19 +103,6 @@ def order(count: int, seed: int, epoch: int) -> list[int]:
     return numbers
 
 
-def _messages(trajectory: Trajectory) -> list[Message]:
+def chat_of(trajectory: Trajectory) -> list[Message]:
+    """The messages of a trajectory, as tokenizers take them."""
     return [{"role": message.role, "content": message.content} for message in trajectory.messages]
-
-
-def _source(folder: Path) -> dict[str, Any]:
-    meta = read_meta(folder)
-    path = folder / EPISODES
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    stated: dict[str, Any] = {key: meta[key] for key in ("suites", "seed", "options", "counts") if key in meta}
-    if isinstance(stated.get("suites"), dict):
-        stated["suites"] = sorted(stated["suites"])  # in full they are in the folder
-    return {"folder": folder.resolve().name, "sha256": digest, **stated}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from erecap.errors import RunError
 from erecap.training.planner_model import Trainee
 from erecap.training.sequences import PlanSequence, plan_logits
+from erecap.training.trajectories import transcript_place
 
 
 @dataclass(frozen=True)
@@ -62,3 +63,19 @@ def score(trainee: Trainee, sequences: Iterable[PlanSequence]) -> Scores:
             plans += len(wrong)
             plans_right += int((wrong == 0).sum())
     return Scores(loss / tokens, tokens_right / tokens, plans_right / plans, plans)
+
+
+def score_by_folder(trainee: Trainee, sequences: Sequence[PlanSequence]) -> tuple[Scores, dict[str, Scores]]:
+    """Scores of all plans, and of those of each trajectory folder by its name. Raises as `score`."""
+    folders = sorted({transcript_place(sequence.name)[0] for sequence in sequences})
+    parts = {name: [one for one in sequences if transcript_place(one.name)[0] == name] for name in folders}
+    found = {name: score(trainee, own) for name, own in parts.items()}
+    tokens = {name: sum(len(one.labels) for one in own) for name, own in parts.items()}
+    every, plans = sum(tokens.values()), sum(scores.plans for scores in found.values())
+    merged = Scores(
+        sum(scores.loss * tokens[name] for name, scores in found.items()) / every,
+        sum(scores.token_accuracy * tokens[name] for name, scores in found.items()) / every,
+        sum(scores.plan_accuracy * scores.plans for scores in found.values()) / plans,
+        plans,
+    )
+    return merged, found

@@ -23,7 +23,7 @@ def write_words(folder: Path, card: JsonRow) -> None:
         "",
         "## Made from",
         f"Labels `{made['settings']['kind']}` of {made['samples']} samples ({made['tokens']:,} tokens) from "
-        f"{', '.join(made['data']['sources'])} ({made['data']['hash'][:23]}).",
+        f"{', '.join(source['folder'] for source in made['data']['sources'])} ({made['data']['hash'][:23]}).",
         "",
         "Settings: " + ", ".join(f"{name} {value}" for name, value in card["settings"].items()) + ".",
         "",

@@ -112,6 +112,7 @@ def trial(
     return {
         "budget": budget,
         "samples": len(rows),
+        "names": [row.name for row in rows],
         "calls": calls,
         "tokens": tokens,
         "spearman": {str(stage): round(value, 4) for stage, value in correlations(pruner, rows).items()},

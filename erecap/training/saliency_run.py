@@ -26,7 +26,7 @@ from erecap.training.saliency_files import (
     shard_path,
     write_shard,
 )
-from erecap.training.texts import load_samples, sources_hash
+from erecap.training.texts import load_samples, sources_facts, sources_hash
 
 SHARD = 8  # samples of a shard; the most that an interruption loses
 
@@ -103,7 +103,7 @@ def run_saliency(
         "hidden_size": config.hidden_size,
         "layers": config.num_hidden_layers,
         "settings": asked,
-        "data": {"sources": [source.name for source in sources], "hash": sources_hash(sources)},
+        "data": {"sources": sources_facts(sources), "hash": sources_hash(sources)},
         "done": False,
     }
     if (out / META).is_file():

@@ -19,7 +19,7 @@ from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError, ModelError
 from erecap.protocols import Message
 from erecap.training.sequences import PlanSequence, PlanTarget, plan_sequence
-from erecap.training.trajectories import EPISODES, META, read_trajectories
+from erecap.training.trajectories import EPISODES, META, read_trajectories, source_facts, transcript_name
 
 SHORTEST = 16  # tokens; shorter texts hold no history worth ranking
 
@@ -109,6 +109,11 @@ def sources_hash(sources: Sequence[Path]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def sources_facts(sources: Sequence[Path]) -> list[dict[str, Any]]:
+    """What a card says of each source: its name, and of a trajectory folder how it was collected."""
+    return [source_facts(one) if (one / META).is_file() else {"folder": one.name} for one in sources]
+
+
 def chat_sample(
     name: str,
     messages: Sequence[Message],
@@ -155,7 +160,7 @@ def _rows(source: Path) -> Iterator[Row]:
     if (source / META).is_file():
         for one in read_trajectories(source):
             messages: list[Message] = [{"role": m.role, "content": m.content} for m in one.messages]
-            yield f"{one.suite} episode {one.episode}", messages, one.targets, None
+            yield transcript_name(source.resolve().name, one.suite, one.episode), messages, one.targets, None
         return
     for where, row in _plain_rows(source):
         messages = _messages(where, row)

@@ -5,6 +5,7 @@ A folder holds `meta.json` and `episodes.jsonl`; `docs/training.md` describes bo
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +91,39 @@ def read_meta(folder: Path) -> dict[str, Any]:
     if found != FORMAT:
         raise ConfigError(f"{path}: format: got {found!r}; allowed: {FORMAT!r}")
     return meta
+
+
+def source_facts(folder: Path) -> dict[str, Any]:
+    """What a card says of a folder that was learned from: all that is needed to play its episodes again.
+
+    Returns:
+        `folder` (its name), `sha256` of its rows, and as far as stated `suites` (names), `seed`, `options`, `counts`.
+
+    Raises:
+        ConfigError: as `read_meta`, or there are no rows.
+    """
+    meta = read_meta(folder)
+    path = folder / EPISODES
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    stated: dict[str, Any] = {key: meta[key] for key in ("suites", "seed", "options", "counts") if key in meta}
+    if isinstance(stated.get("suites"), dict):
+        stated["suites"] = sorted(stated["suites"])  # in full they are in the folder
+    return {"folder": folder.resolve().name, "sha256": digest, **stated}
+
+
+def transcript_name(folder: str, suite: str, episode: int) -> str:
+    """How messages and cards call an episode of a folder."""
+    return f"{folder}/{suite}/{episode}"
+
+
+def transcript_place(name: str) -> tuple[str, str, int]:
+    """Folder, suite and episode of a name that `transcript_name` made."""
+    folder, suite, episode = name.rsplit("/", 2)
+    return folder, suite, int(episode)
 
 
 def read_trajectories(folder: Path) -> Iterator[Trajectory]:

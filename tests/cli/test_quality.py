@@ -73,7 +73,7 @@ def test_with_the_embedded_model(erecap, embedded_model_folder):
         f"model={embedded_model_folder}",
     ]
     code, _, err = erecap("quality", "demo", *changes, *FILES)
-    assert code == 0 and "2 new rows" in err
+    assert code == 0 and "reuse: 1 new rows" in err and "mask: 1 new rows" in err
     rows = {row["mode"]: row for row in map(json.loads, Path("raw/episodes.jsonl").read_text().splitlines())}
     assert rows["reuse"]["kept_share"] == 1.0 and rows["mask"]["kept_share"] < 1.0
     assert rows["reuse"]["model"] == rows["mask"]["model"] and rows["mask"]["model"]
@@ -85,3 +85,24 @@ def test_with_the_embedded_model(erecap, embedded_model_folder):
     assert "0 new rows" in erecap("quality", "demo", *changes, "--agreement", "household-demo", *FILES)[2]
     code, _, err = erecap("quality", "demo", *changes, "planner.max_steps=1", "--agreement", "household-demo", *FILES)
     assert code == 1 and "agreement.jsonl:1: measured with config" in err
+
+
+@pytest.mark.integration
+def test_an_episode_within_the_budget_goes_the_same_way_in_every_mode(erecap, embedded_model_folder):
+    changes = ["suites=household-demo", "episodes=1", "horizon=4", f"model={embedded_model_folder}"]
+    modes = ("recency", "attention", "mask")
+
+    def play(name, chosen):
+        files = ("--rows", f"raw/{name}.jsonl", "--results", f"{name}.json")
+        code, _, err = erecap("quality", "demo", *changes, f"modes={','.join(chosen)}", "budget.kv_tokens=2048", *files)
+        assert code == 0, err
+        return {row["mode"]: row for row in map(json.loads, Path(f"raw/{name}.jsonl").read_text().splitlines())}, err
+
+    copied, err = play("copied", ("reuse", *modes))
+    assert "reuse: 1 new rows" in err and "recency, attention, mask: 0 new rows" in err
+    played, err = play("played", modes)
+    assert "3 new rows" in err and {row["same_as"] for row in played.values()} == {None}
+    for mode in modes:
+        assert copied[mode].pop("same_as") == "reuse" and played[mode].pop("same_as") is None
+        assert copied[mode].pop("seconds") > 0 and played[mode].pop("seconds") > 0
+        assert copied[mode] == played[mode]

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from erecap.bench import results as bench
+from erecap.report.quality_table import together_table
 from erecap.report.readme import filled, replan_table
 
 ABOUT = {"command": "erecap bench all", "machine": {"cpu": "a processor", "threads": 2}, "date": "2026-01-31"}
@@ -58,6 +59,23 @@ def test_seconds_by_length_in_all_rows() -> None:
     assert "| history | `full` | floor | `full`, product | floor, product | stock `generate` |" in lines
     assert "| 4,000 | 12.00 | 2.00 | 10.00 | 1.00 | – |" in lines
     assert "| 7,500 | 22.50 | 3.75 | 18.75 | 1.88 | 30.00 |" in lines
+
+
+def test_speed_and_quality_stand_in_one_table() -> None:
+    def group(suite: str, mode: str, budget: int | None, sr: float) -> dict[str, Any]:
+        return {"suite": suite, "mode": mode, "budget": budget, "sr": {"value": sr}, "spl": sr / 2}
+
+    chains, single = "household-chains-unseen", "household-unseen"
+    modes = [group(single, "reuse", None, 0.9), group(chains, "reuse", None, 0.7), group(chains, "erecap", 1024, 0.6)]
+    ignored = [group(chains, "erecap", 512, 0.1), group("babyai-mixed", "mask", 1024, 0.2)]
+    lines = together_table(results(), {"modes": [*modes, *ignored]}).splitlines()
+    assert lines[2] == "| mode | 4,000 | 7,500 | SR single | SPL | SR chains | SPL |"
+    assert lines[4:] == [
+        "| `full` | 12.00 | 22.50 | 90 % | 0.45 | 70 % | 0.35 |",
+        "| `reuse` | – | – | 90 % | 0.45 | 70 % | 0.35 |",
+        "| `erecap` | – | – | – | – | 60 % | 0.30 |",
+    ]
+    assert together_table(results(), {}).splitlines()[4:] == ["| `full` | 12.00 | 22.50 | – | – | – | – |"]
 
 
 def test_only_the_marked_blocks_change(tmp_path: Path) -> None:

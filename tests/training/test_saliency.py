@@ -117,7 +117,7 @@ def test_what_is_not_finite_stops_with_sample_and_layer(tmp_path: Path, kind: st
     layer = model().get_decoder().layers[3]
     hook = layer.register_forward_hook(lambda module, args, output: output * torch.nan)
     try:
-        with pytest.raises(RunError, match=r"made-up episode 0: a \S+( state)? before layer \d is not finite"):
+        with pytest.raises(RunError, match=r"\S+/made-up/0: a \S+( state)? before layer \d is not finite"):
             label(model(), sample, STAGES, kind)  # type: ignore[arg-type]
     finally:
         hook.remove()

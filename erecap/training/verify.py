@@ -1,0 +1,151 @@
+"""Measures the figures on a checkpoint's card again: plays its held-out episodes anew, and scores the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from erecap.errors import ConfigError
+from erecap.generation import answer_ends
+from erecap.training.planner_data import chat_of
+from erecap.training.replay import Place, recipe_of, replay
+from erecap.training.trajectories import Trajectory, transcript_name, transcript_place
+
+Say = Callable[[str], None]
+Play = Callable[..., list[Trajectory]]
+TOLERANCE = 0.01  # of a figure: rounding differs between processors, and a tie may fall the other way
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a card beside what was measured now."""
+
+    name: str
+    stated: float
+    measured: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether they agree, up to `TOLERANCE` of the larger or of 1, whichever is more."""
+        return abs(self.stated - self.measured) <= TOLERANCE * max(1.0, abs(self.stated), abs(self.measured))
+
+
+def verify_planner(
+    folder: Path, card: Mapping[str, Any], *, model: str | None = None, say: Say, play: Play = replay
+) -> list[Figure]:
+    """Score a planner on its held-out plans of expert-made folders.
+
+    Args:
+        folder: of the adapter or, after a full training, of the model.
+        card: its `card.json`.
+        model: its base, where that is not found under the name on the card.
+        say: takes lines for the person who waits; folders that a model has played are named and passed over.
+        play: plays episodes again.
+
+    Raises:
+        ConfigError: nothing was held out that can be played again.
+        ModelError: the base or the adapter cannot be loaded.
+    """
+    from erecap.models import load, locate
+    from erecap.models.adapters import check_adapter
+    from erecap.training.planner_model import Trainee
+    from erecap.training.planner_scores import score
+    from erecap.training.planner_settings import PlannerTraining
+    from erecap.training.sequences import plan_sequence
+
+    full = card["kind"] == "full"
+    base = model or card["base"]["name"]
+    if not full:
+        check_adapter(folder, locate(base))
+    loaded, tokenizer = load(str(folder) if full else base, "float32", "auto")
+    settings = PlannerTraining((str(folder),), full=full, amp="none", device=str(loaded.device))
+    trainee = Trainee(loaded, settings, None if full else folder)
+    ends, longest = answer_ends(loaded, tokenizer), int(card["settings"]["max_tokens"])
+    figures = []
+    for part in card["held_out"]:
+        source = next(one for one in card["data"]["sources"] if one["folder"] == part["folder"])
+        places = [(suite, number) for suite, numbers in part["episodes"].items() for number in numbers]
+        sequences = []
+        for one in _played(source, places, say, play):
+            name = transcript_name(part["folder"], one.suite, one.episode)
+            made = plan_sequence(name, chat_of(one), one.targets, tokenizer, ends, longest)
+            sequences += [] if made is None else [made]
+        if sequences:
+            say(f"scoring {len(sequences)} transcripts of {part['folder']}")
+            found = score(trainee, sequences).facts()
+            figures += [Figure(f"{part['folder']}: {key}", part[key], found[key]) for key in found]
+    return _some(figures, folder)
+
+
+def verify_pruner(
+    folder: Path,
+    card: Mapping[str, Any],
+    adapter: str | None,
+    *,
+    model: str | None = None,
+    say: Say,
+    play: Play = replay,
+) -> list[Figure]:
+    """Repeat the test of a pruner on the held-out samples that its card names.
+
+    Args:
+        adapter: the planner's adapter that it was trained for, if it was trained for one.
+        model, say, play: as for `verify_planner`.
+
+    Raises:
+        ConfigError: nothing that was tested can be played again.
+        ModelError: model, adapter or pruner cannot be loaded, or do not belong together.
+    """
+    from erecap.tokens.pruner_files import load_pruner
+    from erecap.training.pruner_model import load_base
+    from erecap.training.pruner_trial import trial
+    from erecap.training.saliency import label
+    from erecap.training.saliency_files import labelled
+    from erecap.training.texts import chat_sample
+
+    loaded, tokenizer, base = load_base(model or card["base"]["name"], "auto", adapter)
+    shape = loaded.config.get_text_config(decoder=True)
+    pruner = load_pruner(
+        folder,
+        hidden_size=shape.hidden_size,
+        layers=shape.num_hidden_layers,
+        base=base["hash"],
+        adapter=base["adapter"],
+        allow_untested=True,
+    )
+    asked, test = card["labels"]["settings"], card["test"]
+    ends, rows = answer_ends(loaded, tokenizer), []
+    for source in card["labels"]["data"]["sources"]:
+        names = [transcript_place(name) for name in test["names"]]
+        places = [(suite, number) for owner, suite, number in names if owner == source["folder"]]
+        for one in _played(source, places, say, play) if places else ():
+            name = transcript_name(source["folder"], one.suite, one.episode)
+            sample = chat_sample(name, chat_of(one), one.targets, tokenizer, ends, asked["max_tokens"])
+            if sample is not None:
+                labels = label(loaded, sample, pruner.stages, asked["kind"], discount=asked["discount"])
+                rows.append(labelled(sample, labels, asked["cache_tokens"], asked["seed"], len(rows)))
+    if len(rows) < len(test["names"]):
+        raise ConfigError(f"{folder}: {len(rows)} of {len(test['names'])} tested samples can be played again")
+    found = trial(loaded, pruner, rows, budget=test["budget"], seed=card["settings"]["seed"], say=say)
+    figures = [Figure("spearman_session", test["spearman_session"], found["spearman_session"])]
+    for name, stated in test["rankers"].items():
+        if name != "random":  # its draws follow the order of the samples
+            figures += [Figure(f"{name}: {key}", stated[key], found["rankers"][name][key]) for key in stated]
+    return _some(figures, folder)
+
+
+def _played(source: Mapping[str, Any], places: Sequence[Place], say: Say, play: Play) -> list[Trajectory]:
+    recipe = recipe_of(source)
+    if recipe is None:
+        say(f"{source['folder']}: a model acted in it, so it is passed over")
+        return []
+    say(f"playing {len(places)} episodes of {source['folder']} again")
+    return play(recipe, places, say=say)
+
+
+def _some(figures: list[Figure], folder: Path) -> list[Figure]:
+    if not figures:
+        raise ConfigError(f"{folder}: its card names no held-out episodes that can be played again")
+    return figures

@@ -1,0 +1,123 @@
+"""The figures on a card come out again: episodes are played anew, and the shipped weights are scored."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "rollout"))
+from tinyworld import ENTRY, tiny_suite
+
+from erecap.envs import ENVIRONMENTS
+from erecap.errors import ConfigError
+from erecap.models.adapters import describe_adapter
+from erecap.training.collect import collect
+from erecap.training.collect_episode import Recipe
+from erecap.training.planner import train_planner
+from erecap.training.planner_settings import PlannerTraining
+from erecap.training.pruner_model import load_base
+from erecap.training.pruner_run import run_pruner
+from erecap.training.pruner_settings import PrunerSettings
+from erecap.training.replay import recipe_of, replay
+from erecap.training.saliency_files import read_labels
+from erecap.training.saliency_run import SaliencySettings, run_saliency
+from erecap.training.trajectories import read_trajectories, source_facts
+from erecap.training.verify import Figure, verify_planner, verify_pruner
+from tests.training.chatworld import save_model
+
+SUITES = {"tiny": tiny_suite(disturbances={"slip": 0.2})}
+PLAY = partial(replay, suites=SUITES)
+
+
+def silent(line: str) -> None:
+    """Nobody waits."""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A planner and a pruner for it, of a few episodes in the tiny world."""
+    folder = tmp_path_factory.mktemp("trained")
+    quiet = Console(file=io.StringIO())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENVIRONMENTS, "tiny", ENTRY)
+        data = folder / "data"
+        collect(Recipe(episodes=8, perturb=0.5, seed=3), SUITES, data, console=quiet)
+        base = save_model(folder / "base")
+        settings = PlannerTraining(
+            (str(data),), model=str(base), rank=4, lr=0.005, epochs=2, accumulate=2, held_out=0.3, amp="none",
+            device="cpu", max_tokens=1024,
+        )  # fmt: skip
+        planner = train_planner(settings, folder / "planner", say=silent)
+        model, tokenizer, known = load_base(str(base), "cpu", str(folder / "planner"))
+        labels = SaliencySettings(stages=(1,), cache_tokens=24)
+        run_saliency(model, tokenizer, known, [data], folder / "labels", labels)
+        asked = PrunerSettings(task=False, epochs=2, held_out=0.3, test_samples=2)
+        pruner = run_pruner(model, known, *read_labels(folder / "labels"), folder / "pruner", asked)
+        yield {
+            "folder": folder,
+            "options": {"model": str(base), "say": silent, "play": PLAY},
+            "planner": planner.card,
+            "pruner": pruner,
+        }
+
+
+def test_episodes_are_played_as_they_were_collected(trained: dict[str, Any]) -> None:
+    data = trained["folder"] / "data"
+    recipe = recipe_of(source_facts(data))
+    assert recipe is not None and (recipe.perturb, recipe.seed) == (0.5, 3)
+    rows = list(read_trajectories(data))
+    assert PLAY(recipe, [("tiny", 5), ("tiny", 2)]) == [rows[5], rows[2]]
+
+
+def test_a_planner_scores_as_its_card_says(trained: dict[str, Any]) -> None:
+    card = json.loads((trained["folder"] / "planner" / "card.json").read_text())
+    [part] = card["held_out"]
+    assert part["folder"] == "data" and len(part["episodes"]["tiny"]) == card["data"]["held_out_transcripts"]
+    assert {key: part[key] for key in card["scores"]} == card["scores"]
+    figures = verify_planner(trained["folder"] / "planner", card, **trained["options"])
+    assert [figure.name for figure in figures] == [f"data: {key}" for key in card["scores"]]
+    assert all(figure.stated == pytest.approx(figure.measured, abs=1e-5) for figure in figures)
+    part["loss"] += 0.2
+    [loss, *rest] = verify_planner(trained["folder"] / "planner", card, **trained["options"])
+    assert not loss.holds and all(figure.holds for figure in rest)
+
+
+def test_a_pruner_is_tested_as_its_card_says(trained: dict[str, Any]) -> None:
+    folder, card = trained["folder"] / "pruner", trained["pruner"]
+    assert len(card["test"]["names"]) == 2 and card["test"]["names"][0].startswith("data/tiny/")
+    assert card["base"]["adapter"] == describe_adapter(str(trained["folder"] / "planner"))["hash"]
+    figures = verify_pruner(folder, card, str(trained["folder"] / "planner"), **trained["options"])
+    assert len(figures) == 1 + 2 * 3 and all(f.stated == pytest.approx(f.measured, abs=1e-4) for f in figures)
+
+
+def test_what_a_model_has_played_cannot_be_played_again(trained: dict[str, Any]) -> None:
+    card = json.loads(json.dumps(trained["planner"]))
+    card["data"]["sources"][0]["options"]["planner"] = {"model": "other"}
+    said: list[str] = []
+    with pytest.raises(ConfigError, match="no held-out episodes that can be played again"):
+        verify_planner(trained["folder"] / "planner", card, **{**trained["options"], "say": said.append})
+    assert said == ["data: a model acted in it, so it is passed over"]
+    del card["data"]["sources"][0]["options"]
+    with pytest.raises(ConfigError, match="data: the card does not say how it was collected"):
+        verify_planner(trained["folder"] / "planner", card, **trained["options"])
+
+
+def test_a_hundredth_is_let_pass() -> None:
+    assert Figure("loss", 0.070, 0.079).holds and Figure("plans", 244, 245).holds
+    assert not Figure("loss", 0.070, 0.090).holds and not Figure("plans", 244, 250).holds
+
+
+def test_the_command_refuses_what_is_no_checkpoint(erecap: Any, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "card.json").write_text('{"format": "else"}')
+    code, _, err = erecap("verify", "other")
+    assert code != 0 and err.count("\n") == 1 and "format: got 'else'; allowed: 'erecap-planner-1'" in err
+    code, _, err = erecap("verify", "nowhere")
+    assert code != 0 and err.count("\n") == 1 and "nowhere" in err
