@@ -9,6 +9,7 @@ that prompt and themselves only. So one forward pass gives the logits of all pla
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from erecap.context.tokenize import encode_from, render_chat, render_text
 from erecap.errors import ModelError
 from erecap.protocols import Message
 from erecap.tokens.masks import layer_windows
+from erecap.training.branch_attention import split_attention
 
 
 class PlanTarget(Protocol):
@@ -212,18 +214,24 @@ def plan_logits(model: Any, sequence: PlanSequence) -> torch.Tensor:
     """
     device = model.device
     extra: dict[str, Any] = {}
+    attention: AbstractContextManager[None] = nullcontext()
     if sequence.branches:
         config = model.config.get_text_config(decoder=True)
         if config._attn_implementation != "sdpa":
             raise ValueError(f"branches need the attention implementation sdpa, not {config._attn_implementation!r}")
         extra["position_ids"] = sequence.positions().unsqueeze(0).to(device)
-        extra["attention_mask"] = _masks(sequence, config, device)
-    output = model(
-        input_ids=sequence.ids.unsqueeze(0).to(device),
-        use_cache=False,
-        logits_to_keep=sequence.rows.to(device),
-        **extra,
-    )
+        extra["attention_mask"] = mask = _masks(sequence, config, device)
+        # Checkpointing runs the layers once more after this context has ended.
+        again = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+        if isinstance(mask, torch.Tensor) and not any(layer_windows(config)) and not again:
+            attention = split_attention(config, sequence.transcript, mask)
+    with attention:
+        output = model(
+            input_ids=sequence.ids.unsqueeze(0).to(device),
+            use_cache=False,
+            logits_to_keep=sequence.rows.to(device),
+            **extra,
+        )
     return output.logits[0]
 
 

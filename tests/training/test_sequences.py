@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ModelError
 from erecap.generation import answer_ends
+from erecap.training import sequences
 from erecap.training.sequences import PlanSequence, plan_logits, plan_sequence
 from tests.context import small_tokenizers
 from tests.session import chats
@@ -85,6 +87,28 @@ def test_branches_answer_as_if_read_alone(name: str) -> None:
             labels = mixed.labels[mixed.calls == call]
             alone = model(torch.tensor([prompt + labels[:-1].tolist()])).logits[0, len(prompt) - 1 :]
             torch.testing.assert_close(together[mixed.calls == call], alone, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_in_two_parts_attention_is_the_same_forwards_and_backwards(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = chats.model(name)
+    made = sequence(transcript(["look", PLANS[1], "go to drawer 10"]), targets())
+    parts = []
+
+    def read() -> tuple[torch.Tensor, list[torch.Tensor]]:
+        logits = plan_logits(model, made)
+        loss = torch.nn.functional.cross_entropy(logits, made.labels)
+        return logits.detach(), list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True))
+
+    real = sequences.split_attention
+    monkeypatch.setattr(sequences, "split_attention", lambda *given: parts.append(given) or real(*given))
+    split = read()
+    assert len(parts) == 1 and model.config._attn_implementation == "sdpa"
+    monkeypatch.setattr(sequences, "split_attention", lambda *given: nullcontext())
+    whole = read()
+    torch.testing.assert_close(split[0], whole[0], atol=1e-5, rtol=1e-4)
+    for one, other in zip(split[1], whole[1], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 def test_branches_do_not_see_each_other_nor_what_was_played() -> None:
