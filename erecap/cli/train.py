@@ -51,6 +51,13 @@ def planner(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     seed: Annotated[int, typer.Option(help="The same seed gives the same weights on the same machine.")] = 0,
+    kv_tokens: Annotated[
+        int | None, typer.Option(help="Read some transcripts as a session does that keeps so many tokens.")
+    ] = None,
+    pruner: Annotated[
+        str | None, typer.Option(metavar="PRUNER", help="Ranks what such a session keeps; else the newest.")
+    ] = None,
+    pruned_share: Annotated[float, typer.Option(help="Share of the transcripts that are read so.")] = 0.5,
     hours: Annotated[float | None, typer.Option(help="Stop after this time; the same command goes on later.")] = None,
     save_minutes: Annotated[float, typer.Option(help="Time between checkpoints.")] = 10.0,
     fresh: Annotated[
@@ -68,7 +75,8 @@ def planner(
             raise ConfigError(f"--{name} is {value}; allowed: more than 0")
     settings = PlannerTraining(
         tuple(data), model, init, full, rank, lr, epochs, accumulate, max_tokens, held_out, evaluations, patience,
-        warmup, schedule, weight_decay, clip, amp, gradient_checkpointing, device, seed,  # type: ignore[arg-type]
+        warmup, schedule, weight_decay, clip, amp, gradient_checkpointing, device, seed, kv_tokens, pruner,
+        pruned_share,  # type: ignore[arg-type]
     )  # fmt: skip
     trained = train_planner(
         settings, out, limits=Limits(hours, save_minutes), fresh=fresh, say=lambda line: typer.echo(line, err=True)

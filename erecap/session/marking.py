@@ -55,6 +55,16 @@ def mark_messages(
     return marks
 
 
+def answer_starts(tokenizer: Any, ids: Sequence[int], text: str) -> tuple[int, ...]:
+    """The character of `text` at which each of the tokens `ids`, that it was generated in, begins."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    if list(encoded["input_ids"]) == list(ids):
+        return tuple(int(low) for low, _ in encoded["offset_mapping"])
+    # Other tokens than the text's own. Half a character decodes to one character, too, so that starts still rise.
+    written = [len(tokenizer.decode(ids[:count], skip_special_tokens=True)) for count in range(len(ids))]
+    return tuple(min(start, len(text)) for start in written)
+
+
 def _digests(part: ChatPart, known: Sequence[Mark]) -> list[bytes]:
     """Digest of the chat up to the end of each message of `part`."""
     found = [b""] * len(part.spans)

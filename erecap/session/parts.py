@@ -10,7 +10,7 @@ from erecap.context.fit import fit_messages
 from erecap.context.tokenize import ChatText, encode_from, render_prompt
 from erecap.protocols import Message, PromptPiece
 from erecap.session.chat import ChatPart, SessionChat, whole_part
-from erecap.session.marking import agreement, encode_behind, mark_messages
+from erecap.session.marking import agreement, answer_starts, encode_behind, mark_messages
 from erecap.session.ranking import numbered
 from erecap.session.reader import SessionReader
 from erecap.session.trace import trace_pieces
@@ -175,6 +175,12 @@ class SessionParts:
         if content:
             whole = part.before.copy().update(part.unseen).update(text)
             mark = Mark(
-                part.count, whole.characters, whole.digest(), self._transcript.tokens, first=first, generated=True
+                part.count,
+                whole.characters,
+                whole.digest(),
+                self._transcript.tokens,
+                first=first,
+                starts=answer_starts(self.tokenizer, content, text),
+                generated=True,
             )
             self._transcript.extend((), [mark])

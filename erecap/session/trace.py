@@ -17,8 +17,7 @@ def trace_pieces(
 ) -> tuple[PromptPiece, ...]:
     """The chat's text in runs of equal message and share of layers that store it.
 
-    Template text between two messages and answers that the session generated have no token of their own per character;
-    they get the mean over their tokens.
+    Template text between two messages has no token of its own per character; it gets the mean over its tokens.
 
     Args:
         chat: the chat as rendered for this call.

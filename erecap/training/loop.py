@@ -16,6 +16,7 @@ from erecap.errors import RunError
 from erecap.files import write_atomic
 from erecap.rollout.interrupt import Interrupts
 from erecap.training.checkpointing import read_facts, restore, save_state
+from erecap.training.eviction import Holes
 from erecap.training.planner_data import PlannerData, order
 from erecap.training.planner_model import Trainee
 from erecap.training.planner_scores import Scores, plan_loss, score
@@ -46,6 +47,7 @@ class Loop:
         folder: where `log.jsonl` and the checkpoint go.
         identity: JSON values that a checkpoint must agree with to be gone on from.
         say: takes lines for the person who waits.
+        holes: reads some transcripts as under a budget; None: all whole.
 
     Raises:
         RunError: the folder's checkpoint is damaged, or of another training; names the first difference.
@@ -59,6 +61,7 @@ class Loop:
         folder: Path,
         identity: dict[str, Any],
         say: Callable[[str], None],
+        holes: Holes | None = None,
     ) -> None:
         self.step = 0
         self.seconds = 0.0  # of all calls together
@@ -70,7 +73,7 @@ class Loop:
         self._evaluated = -1  # step of the newest evaluation
         self._interrupts = Interrupts()
         self._trainee, self._data, self._settings = trainee, data, settings
-        self._folder, self._identity, self._say = folder, identity, say
+        self._folder, self._identity, self._say, self._holes = folder, identity, say, holes
         self._an_epoch = math.ceil(len(data.train) / settings.accumulate)
         self.steps = settings.epochs * self._an_epoch
         marks = settings.epochs * settings.evaluations
@@ -151,7 +154,7 @@ class Loop:
         self._trainee.model.train()
         total = 0.0
         for sequence in group:
-            loss, _ = plan_loss(self._trainee, sequence)
+            loss, _ = plan_loss(self._trainee, sequence, self._may(sequence))
             total += self._finite(float(loss.detach()), "the loss", sequence)
             (loss / labels).backward()
             gradients = [tensor.grad for tensor in trainable if tensor.grad is not None]
@@ -173,6 +176,12 @@ class Loop:
                 seconds=round(time.perf_counter() - started, 3),
             )
 
+    def _may(self, sequence: PlanSequence) -> torch.Tensor | None:
+        """What tokens may attend to in this step."""
+        if self._holes is None or not self._holes.drawn(self.step, sequence):
+            return None
+        return self._holes.of(self._trainee.model, sequence)
+
     def _finite(self, value: float, what: str, sequence: PlanSequence) -> float:
         if not math.isfinite(value):
             raise RunError(
@@ -184,12 +193,19 @@ class Loop:
     def _evaluate(self) -> None:
         started = time.perf_counter()
         scores = score(self._trainee, self._data.held_out)
+        more: dict[str, Any] = {}
+        if self._holes is not None:
+            within = score(self._trainee, self._data.held_out, self._holes)
+            more = {"within_budget": within.facts()}
+            self._say(f"within the budget: plans right {within.plan_accuracy:.1%}, loss {within.loss:.4f}")
         self._evaluated = self.step
-        self._log(held_out=scores.facts(), seconds=round(time.perf_counter() - started, 3))
+        self._log(held_out=scores.facts(), **more, seconds=round(time.perf_counter() - started, 3))
         self._say(
             f"step {self.step}/{self.steps}: held out: loss {scores.loss:.4f}, tokens right "
             f"{scores.token_accuracy:.1%}, plans right {scores.plan_accuracy:.1%} of {scores.plans}"
         )
+        # Both ways of planning count alike where both are trained.
+        scores = scores if self._holes is None else scores.mean_with(within)
         if scores.better_than(self.best):
             self.best, self.best_step, self._worse = scores, self.step, 0
             self.best_weights = dict(self._trainee.state())

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from erecap.errors import ConfigError, RunError
+from erecap.tokens.learned import LearnedScorer
+from erecap.tokens.pruner_files import describe_pruner, load_pruner
+from erecap.training.eviction import Holes
 from erecap.training.loop import End, Limits, Loop, read_log
 from erecap.training.planner_card import CARD, CURVES, draw_curves, versions, write_card
 from erecap.training.planner_data import PlannerData, load_data
 from erecap.training.planner_model import Trainee
-from erecap.training.planner_scores import score_by_folder
+from erecap.training.planner_scores import score, score_by_folder
 from erecap.training.planner_settings import PlannerTraining
 from erecap.training.sequences import PlanSequence
 from erecap.training.trajectories import transcript_place
@@ -82,13 +85,39 @@ def train_planner(
         "init": describe_adapter(settings.init) if settings.init is not None else None,
         "data": {**counts, "sources": data.sources},
     }
-    identity = {**settings.facts(), "base": fingerprinted, "init": facts["init"], "bf16": trainee.bf16}
+    # Where nothing is read under a budget, how it would be does not matter.
+    unused = () if settings.kv_tokens is not None else ("pruner", "pruned_share")
+    asked = {key: value for key, value in settings.facts().items() if key not in unused}
+    identity = {**asked, "base": fingerprinted, "init": facts["init"], "bf16": trainee.bf16}
+    if settings.pruner is not None:
+        identity["pruner"] = describe_pruner(settings.pruner)["hash"]
     identity["data"] = [source["sha256"] for source in data.sources]
-    loop = Loop(trainee, data, settings, out / PROGRESS, identity, say)
+    holes = _holes(settings, data, model, fingerprinted, facts["init"])
+    loop = Loop(trainee, data, settings, out / PROGRESS, identity, say, holes)
     end = loop.run(limits or Limits())
     if end == "interrupted":
         return Trained(out, end, None)
-    return Trained(out, end, _finish(settings, out, loop, trainee, data, tokenizer, facts, end))
+    return Trained(out, end, _finish(settings, out, loop, trainee, data, tokenizer, facts, end, holes))
+
+
+def _holes(
+    settings: PlannerTraining, data: PlannerData, model: Any, base: str, init: dict[str, str] | None
+) -> Holes | None:
+    """What reads transcripts as under the settings' budget; None where there is none."""
+    if settings.kv_tokens is None:
+        return None
+    scorer = None
+    if settings.pruner is not None:
+        shape = model.config.get_text_config(decoder=True)
+        pruner = load_pruner(
+            settings.pruner,
+            hidden_size=shape.hidden_size,
+            layers=shape.num_hidden_layers,
+            base=base,
+            adapter=init["hash"] if init else None,
+        )
+        scorer = LearnedScorer(pruner)
+    return Holes(data.histories, scorer, settings.kv_tokens, settings.pruned_share, settings.seed)
 
 
 def _finish(
@@ -100,6 +129,7 @@ def _finish(
     tokenizer: Any,
     facts: dict[str, Any],
     end: End,
+    holes: Holes | None,
 ) -> dict[str, Any]:
     """Ship the best weights, scored as they are in the file."""
     from erecap.models.wheels import sha256
@@ -107,6 +137,7 @@ def _finish(
     if loop.best_weights:
         trainee.set_state(loop.best_weights)
     trainee.round_to_shipped()
+    within = score(trainee, data.held_out, holes) if data.held_out and holes is not None else None
     scores, by_folder = score_by_folder(trainee, data.held_out) if data.held_out else (None, {})
     # Without its card an adapter is refused, so weights and card never disagree unnoticed.
     (out / CARD).unlink(missing_ok=True)
@@ -130,6 +161,7 @@ def _finish(
             "device": str(trainee.model.device),
         },
         "scores": scores.facts() if scores else None,
+        "scores_within_budget": within.facts() if within else None,
         "held_out": [
             {"folder": name, "episodes": _episodes(data.held_out, name), **own.facts()}
             for name, own in by_folder.items()

@@ -51,6 +51,12 @@ def _text(card: dict[str, Any]) -> str:
             f"a token, tokens right {scores['token_accuracy']:.1%}, plans right {scores['plan_accuracy']:.1%} of "
             f"{scores['plans']:,}."
         )
+    if (within := card["scores_within_budget"]) is not None:
+        lines.append(
+            f"- **Within {card['settings']['kv_tokens']:,} tokens**, what stays ranked by "
+            f"{card['settings']['pruner'] or 'recency'}: loss {within['loss']:.4f}, plans right "
+            f"{within['plan_accuracy']:.1%}. {card['settings']['pruned_share']:.0%} of the transcripts were read so."
+        )
     names = ", ".join(f"{name} {number}" for name, number in card["versions"].items())
     files = "\n".join(f"    {digest}  {name}" for name, digest in card["files"].items())
     lines += [f"- **Versions**: {names}.", "", "Made by:", "", f"    {card['command']}", "", "SHA-256:", "", files, ""]

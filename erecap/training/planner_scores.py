@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from erecap.errors import RunError
+from erecap.training.eviction import Holes
 from erecap.training.planner_model import Trainee
 from erecap.training.sequences import PlanSequence, plan_logits
 from erecap.training.trajectories import transcript_place
@@ -29,22 +30,36 @@ class Scores:
         """More plans right; at equal numbers, a lower loss."""
         return other is None or (self.plan_accuracy, -self.loss) > (other.plan_accuracy, -other.loss)
 
+    def mean_with(self, other: Scores) -> Scores:
+        """The means of both; of as many plans."""
+        return Scores(
+            (self.loss + other.loss) / 2,
+            (self.token_accuracy + other.token_accuracy) / 2,
+            (self.plan_accuracy + other.plan_accuracy) / 2,
+            self.plans,
+        )
+
     def facts(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
 
 
-def plan_loss(trainee: Trainee, sequence: PlanSequence) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed cross-entropy of a sequence's labels, in nats and float32; and `(labels,)` bool, which are predicted."""
+def plan_loss(
+    trainee: Trainee, sequence: PlanSequence, may: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed cross-entropy of a sequence's labels, in nats and float32; and `(labels,)` bool, which are predicted.
+
+    `may` is what each token may attend to at most, as in `plan_logits`.
+    """
     with trainee.precision():
-        logits = plan_logits(trainee.model, sequence)
+        logits = plan_logits(trainee.model, sequence, may)
     labels = sequence.labels.to(logits.device)
     right = logits.detach().argmax(-1) == labels
     return cross_entropy(logits.float(), labels, reduction="sum"), right
 
 
-def score(trainee: Trainee, sequences: Iterable[PlanSequence]) -> Scores:
-    """Score all plans of `sequences`, at least one.
+def score(trainee: Trainee, sequences: Iterable[PlanSequence], holes: Holes | None = None) -> Scores:
+    """Score all plans of `sequences`, at least one; with `holes`, as they are planned under that budget.
 
     Raises:
         RunError: a loss is not finite; names the sequence.
@@ -53,7 +68,8 @@ def score(trainee: Trainee, sequences: Iterable[PlanSequence]) -> Scores:
     trainee.model.eval()
     with torch.no_grad():
         for sequence in sequences:
-            summed, right = plan_loss(trainee, sequence)
+            may = holes.of(trainee.model, sequence) if holes is not None else None
+            summed, right = plan_loss(trainee, sequence, may)
             if not math.isfinite(float(summed)):
                 raise RunError(f"the loss of held-out transcript {sequence.name} is {float(summed)}: not scored")
             wrong = torch.zeros(int(sequence.calls[-1]) + 1).index_add_(0, sequence.calls, (~right.cpu()).float())

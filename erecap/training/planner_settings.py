@@ -43,6 +43,9 @@ class PlannerTraining:
     checkpointing: bool = False  # compute activations twice instead of keeping them
     device: str = "auto"
     seed: int = 0
+    kv_tokens: int | None = None  # budget under which part of the transcripts is read; None: all are read whole
+    pruner: str | None = None  # ranks what stays within the budget; None: the newest
+    pruned_share: float = 0.5  # of the transcripts that are read under the budget
 
     def __post_init__(self) -> None:
         if not self.data:
@@ -52,6 +55,8 @@ class PlannerTraining:
             raise ConfigError(f"trajectory folder {repeated} is named twice; once each is allowed")
         if self.full and self.rank is not None:
             raise ConfigError("--rank is of an adapter, and --full trains all weights; choose one")
+        if self.pruner is not None and self.kv_tokens is None:
+            raise ConfigError("--pruner ranks what stays within a budget; name the budget with --kv-tokens, too")
         for name, low, high in (
             ("rank", 1, MAX_RANK),
             ("lr", 1e-8, 1.0),
@@ -65,6 +70,8 @@ class PlannerTraining:
             ("weight_decay", 0.0, 1.0),
             ("clip", 1e-3, 1e6),
             ("seed", 0, 2**31 - 1),
+            ("kv_tokens", 16, 1 << 20),
+            ("pruned_share", 0.0, 1.0),
         ):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and low <= value <= high):
@@ -93,7 +100,7 @@ class PlannerTraining:
         """As JSON values, folders by their last part: a result tells nothing of a machine."""
         values = asdict(self)
         values["data"] = [Path(name).name for name in self.data]
-        for key in ("model", "init"):
+        for key in ("model", "init", "pruner"):
             if values[key] is not None and Path(values[key]).is_absolute():
                 values[key] = Path(values[key]).name
         return values

@@ -203,27 +203,31 @@ class _Build:
         )
 
 
-def plan_logits(model: Any, sequence: PlanSequence) -> torch.Tensor:
+def plan_logits(model: Any, sequence: PlanSequence, may: torch.Tensor | None = None) -> torch.Tensor:
     """Logits `(labels, vocabulary)` at `sequence.rows`, on the model's device; only these are computed.
 
     Without branches this is the model's plain causal forward. With branches the mask is explicit, which needs the
     attention implementation `sdpa`.
 
+    Args:
+        may: `(1, 1, tokens, tokens)` bool, what each token may attend to at most; None: all that it could see.
+
     Raises:
-        ValueError: branches, and another attention implementation.
+        ValueError: branches or `may`, and another attention implementation.
     """
     device = model.device
     extra: dict[str, Any] = {}
     attention: AbstractContextManager[None] = nullcontext()
-    if sequence.branches:
+    if sequence.branches or may is not None:
         config = model.config.get_text_config(decoder=True)
         if config._attn_implementation != "sdpa":
-            raise ValueError(f"branches need the attention implementation sdpa, not {config._attn_implementation!r}")
+            raise ValueError(f"masks need the attention implementation sdpa, not {config._attn_implementation!r}")
         extra["position_ids"] = sequence.positions().unsqueeze(0).to(device)
-        extra["attention_mask"] = mask = _masks(sequence, config, device)
+        extra["attention_mask"] = mask = _masks(sequence, config, device, may)
         # Checkpointing runs the layers once more after this context has ended.
         again = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-        if isinstance(mask, torch.Tensor) and not any(layer_windows(config)) and not again:
+        plain = may is None and isinstance(mask, torch.Tensor) and not any(layer_windows(config))
+        if plain and not again:
             attention = split_attention(config, sequence.transcript, mask)
     with attention:
         output = model(
@@ -235,10 +239,11 @@ def plan_logits(model: Any, sequence: PlanSequence) -> torch.Tensor:
     return output.logits[0]
 
 
-def _masks(sequence: PlanSequence, config: Any, device: Any) -> Any:
+def _masks(sequence: PlanSequence, config: Any, device: Any, may: torch.Tensor | None) -> Any:
     """One mask for all layers; or, where layers differ, one for each kind, as transformers takes them."""
     windows = layer_windows(config)
-    masks = {window: sequence.visible(window).to(device) for window in set(windows)}
+    masks = {window: sequence.visible(window) for window in set(windows)}
+    masks = {window: (mask if may is None else mask & may).to(device) for window, mask in masks.items()}
     if len(masks) == 1:
         return masks[windows[0]]
     return {kind: masks[window] for kind, window in zip(config.layer_types, windows, strict=False)}

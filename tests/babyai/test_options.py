@@ -33,7 +33,7 @@ def test_other_bad_options(options):
         BabyAIOptions(**options)
 
 
-@pytest.mark.parametrize("name", ["babyai-demo", "babyai-mixed"])
+@pytest.mark.parametrize("name", ["babyai-demo", "babyai-mixed", "babyai-train"])
 def test_packaged_suites_are_valid(name: str):
     suite = load_suite(name)
     BabyAIOptions.model_validate(suite.options)

@@ -8,6 +8,7 @@ import torch
 from erecap.budget import Budget
 from erecap.errors import BudgetError
 from erecap.session import ReplanSession, reader
+from erecap.session.marking import answer_starts
 from erecap.session.ranking import HEAD, NEWEST, OPEN, PROTECTED, STALE, stay, tiers
 from erecap.session.reader import EVICT_BY
 from erecap.session.transcript import Mark
@@ -120,3 +121,34 @@ def test_the_smaller_limit_counts() -> None:
     assert Budget().tokens(1000) is None
     assert Budget(kv_tokens=100, kv_ratio=0.35).tokens(200) == 70
     assert Budget(kv_tokens=100, kv_ratio=0.35).tokens(2000) == 100
+
+
+def test_an_answer_of_the_session_goes_first_when_it_is_stale_and_stays_when_it_is_protected() -> None:
+    def stored_places(claim: str) -> tuple[set[int], range]:
+        session = ReplanSession(model(), byte_level(), budget=Budget(kv_tokens=90), stale_first=True)
+        messages = start()
+        first = session.generate(messages, max_new_tokens=8).text
+        begin = session._transcript.marks[-1].first
+        answer = range(begin, session._transcript.marks[-1].tokens)
+        for number in range(4):
+            messages += turn(first if number == 0 else "look", number)
+            if number == 0:
+                messages[2] = {**messages[2], claim: [(0, len(first))]}
+            session.generate(messages, max_new_tokens=1)
+        assert max(session.cache.kept_lengths()) <= 90
+        return set(session.cache.stored_index().tolist()), answer
+
+    stored, answer = stored_places("stale")
+    assert len(answer) > 2 and not stored & set(answer)
+    stored, answer = stored_places("protect")
+    assert stored >= set(answer)
+
+
+def test_characters_of_an_answer_in_other_tokens_than_its_own() -> None:
+    tokenizer = byte_level()
+    text = "go to shelf 3\nlook"
+    own = tokenizer(text, add_special_tokens=False)["input_ids"]
+    starts = answer_starts(tokenizer, own, text)
+    assert starts[0] == 0 and len(starts) == len(own) and list(starts) == sorted(starts)
+    letters = [tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in "look"]
+    assert answer_starts(tokenizer, letters, "look") == (0, 1, 2, 3)
