@@ -96,6 +96,7 @@ def pruner(
     patience: Annotated[int, typer.Option(help="Epochs without progress that end the training.")] = 3,
     budget: Annotated[float, typer.Option(help="Test: share of the history that stays.")] = 0.35,
     test_samples: Annotated[int, typer.Option(help="Test: held-out samples at most.")] = 12,
+    kv_tokens: Annotated[int, typer.Option(help="Test: tokens that a session stores.")] = 1024,
     seed: Annotated[int, typer.Option(help="Of initial weights, order, noise and held-out samples.")] = 0,
     device: Device = "auto",
     threads: Threads = None,
@@ -110,7 +111,20 @@ def pruner(
     from erecap.training.saliency_files import read_labels
 
     settings = PrunerSettings(
-        task, mse, rank, epochs, lr, keep, temperature, max_tokens, held_out, patience, budget, test_samples, seed
+        task,
+        mse,
+        rank,
+        epochs,
+        lr,
+        keep,
+        temperature,
+        max_tokens,
+        held_out,
+        patience,
+        budget,
+        test_samples,
+        seed,
+        kv_tokens,
     )
     meta, rows = read_labels(labels)
     _threads(threads)

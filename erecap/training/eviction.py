@@ -7,70 +7,26 @@ there in training, too: tokens of a call see what the session would have stored 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
-from erecap.context.prompt import record_text
-from erecap.context.tokenize import render_prompt
-from erecap.protocols import Message
 from erecap.session.ranking import HEAD, NEWEST, OPEN, PROTECTED, STALE, stay
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.learned import LearnedScorer
 from erecap.tokens.scorers import ScoreContext
 from erecap.training.saliency import SINKS
-from erecap.training.sequences import PlanSequence, PlanTarget
-from erecap.training.texts import Sample
-
-# How goals and commands begin their lines in a rendered context.
-GOAL, COMMAND = (record_text(kind, " ").removesuffix(" ") for kind in ("goal", "action"))
-Span = tuple[int, int]
+from erecap.training.sequences import PlanSequence
+from erecap.training.texts import ChatSpans, Sample, Span
 
 
-@dataclass(frozen=True)
-class History:
-    """What decides what a session keeps of a transcript, beside scores. Places are tokens of the transcript."""
-
-    sample: Sample
-    system: tuple[Span, ...]  # of the contents of system messages
-    goals: tuple[Span, ...]  # of every goal, in order
-    plans: tuple[Span, ...]  # per call: the plan that was played
-    seen: tuple[Span, ...]  # per call: the newest command and what came of it
-
-    @property
-    def sequence(self) -> PlanSequence:
-        """The transcript with its labels."""
-        return self.sample.sequence
-
-    def end(self, call: int) -> int:
-        """Tokens that have been read when `call` is answered: up to the end of its plan."""
-        return min(self.plans[call][1], self.sequence.transcript)
+def end_of(sample: Sample, call: int) -> int:
+    """Tokens that have been read when `call` is answered: up to the end of its plan."""
+    return min(_spans(sample).plans[call][1], sample.sequence.transcript)
 
 
-def history(sample: Sample, messages: Sequence[Message], targets: Sequence[PlanTarget], tokenizer: Any) -> History:
-    """The history of a chat's sample, with goals and commands found in the rendered lines."""
-    prompt = render_prompt(messages, tokenizer, add_generation_prompt=False)
-    system, goals, plans, seen = [], [], [], []
-    for number, message in enumerate(messages):
-        start = 0
-        if message["role"] == "system":
-            system.append(prompt.token_span(number, 0, len(message["content"])))
-        for line in message["content"].split("\n"):
-            if message["role"] == "user" and line.startswith(GOAL):
-                goals.append(prompt.token_span(number, start, start + len(line)))
-            start += len(line) + 1
-    for target in targets[: sample.calls]:
-        plans.append(prompt.token_span(target.message, 0, len(messages[target.message]["content"])))
-        newest = messages[target.message - 1]["content"]
-        begin = f"\n{newest}".rfind(f"\n{COMMAND}")  # in the first message there is none: what is seen follows the goal
-        begin = begin if begin >= 0 else newest.find("\n") + 1
-        seen.append(prompt.token_span(target.message - 1, begin, len(newest)))
-    return History(sample, tuple(system), tuple(goals), tuple(plans), tuple(seen))
-
-
-def stored(known: History, scores: torch.Tensor, budget: int) -> torch.Tensor:
+def stored(sample: Sample, scores: torch.Tensor, budget: int, *, stale_first: bool = True) -> torch.Tensor:
     """Which tokens a session has when it begins to read for each call.
 
     Tiers are those of `erecap.session.ranking`, as an episode's context graph would set them: sinks, system message and
@@ -79,9 +35,11 @@ def stored(known: History, scores: torch.Tensor, budget: int) -> torch.Tensor:
     and left to the scores.
 
     Args:
-        known: the transcript.
-        scores: `(transcript,)`, finite; higher is kept longer.
+        sample: of a chat.
+        scores: `(transcript,)`, or `(calls, transcript)` where they change from call to call; finite, higher is kept
+            longer.
         budget: tokens stored when a call returns.
+        stale_first: older goals and plans go before anything else; False: they are ranked like the rest.
 
     Returns:
         `(calls, transcript)` bool. Row c is what is left after call c-1; row 0 is empty.
@@ -89,47 +47,55 @@ def stored(known: History, scores: torch.Tensor, budget: int) -> torch.Tensor:
     Raises:
         BudgetError: system and goal exceed the budget.
     """
-    calls, total = known.sample.calls, known.sequence.transcript
+    calls, total = sample.calls, sample.sequence.transcript
+    scores = scores.expand(calls, -1)
     kept = torch.zeros(calls, total, dtype=torch.bool)
     held = torch.zeros(0, dtype=torch.long)
     for call in range(calls - 1):
-        start = known.end(call - 1) if call else 0
-        index = torch.cat([held, torch.arange(start, known.end(call))])
-        held = index[stay(index, _tiers(known, call, index), scores[index], budget)]
+        start = end_of(sample, call - 1) if call else 0
+        index = torch.cat([held, torch.arange(start, end_of(sample, call))])
+        tier = _tiers(sample, call, index, stale_first)
+        held = index[stay(index, tier, scores[call, index], budget)]
         kept[call + 1, held] = True
     return kept
 
 
-def _tiers(known: History, call: int, index: torch.Tensor) -> torch.Tensor:
+def _tiers(sample: Sample, call: int, index: torch.Tensor, stale_first: bool) -> torch.Tensor:
     """`(n,)` tiers of the tokens at places `index` when `call` has been answered."""
-    tier = torch.full(index.shape, OPEN)
+    tier, spans = torch.full(index.shape, OPEN), _spans(sample)
 
     def put(spans: Iterable[Span], level: float) -> None:
         for low, high in spans:
             tier[(index >= low) & (index < high)] = level
 
-    goals = [goal for goal in known.goals if goal[1] <= known.sample.prompt(call)]
-    put(known.plans[: max(0, call - 1)], STALE)
-    put(goals[:-1], STALE)
-    put(known.plans[max(0, call - 1) : call], PROTECTED)
-    put([known.seen[call]], NEWEST)
-    put([(0, SINKS), *known.system, *goals[-1:]], HEAD)
+    goals = [goal for goal in spans.goals if goal[1] <= sample.prompt(call)]
+    if stale_first:
+        put([*spans.plans[: max(0, call - 1)], *goals[:-1]], STALE)
+    put(spans.plans[max(0, call - 1) : call], PROTECTED)
+    put([spans.seen[call]], NEWEST)
+    put([(0, SINKS), *spans.system, *goals[-1:]], HEAD)
     return tier
 
 
-def allowed(known: History, kept: torch.Tensor) -> torch.Tensor:
+def _spans(sample: Sample) -> ChatSpans:
+    if sample.spans is None:
+        raise ValueError(f"{sample.sequence.name}: plain text has no calls after which anything is evicted")
+    return sample.spans
+
+
+def allowed(sample: Sample, kept: torch.Tensor) -> torch.Tensor:
     """`(1, 1, tokens, tokens)` bool: what each token may attend to at most, in any causal order.
 
     Args:
         kept: as `stored` gives it.
     """
-    sequence = known.sequence
+    sequence = sample.sequence
     may = torch.ones(sequence.tokens, sequence.tokens, dtype=torch.bool)
-    for call in range(1, known.sample.calls):
-        start = known.end(call - 1)
-        may[start : known.end(call), :start] = kept[call, :start]
+    for call in range(1, sample.calls):
+        start = end_of(sample, call - 1)
+        may[start : end_of(sample, call), :start] = kept[call, :start]
         for branch in sequence.branches:
-            if branch.prompt == known.sample.prompt(call):
+            if branch.prompt == sample.prompt(call):
                 may[branch.start : branch.end, :start] = kept[call, :start]
     return may[None, None]
 
@@ -169,7 +135,7 @@ class Holes:
     """Chooses which transcripts of a training are read under the budget, and makes their masks.
 
     Args:
-        histories: by name of the transcript.
+        samples: by name of the transcript.
         scorer: ranks tokens; None: the newest are kept.
         budget: tokens stored when a call returns.
         share: of the transcripts that are read under it, drawn anew at each step.
@@ -177,9 +143,9 @@ class Holes:
     """
 
     def __init__(
-        self, histories: dict[str, History], scorer: LearnedScorer | None, budget: int, share: float, seed: int
+        self, samples: Mapping[str, Sample], scorer: LearnedScorer | None, budget: int, share: float, seed: int
     ) -> None:
-        self._histories, self._scorer, self._budget = histories, scorer, budget
+        self._samples, self._scorer, self._budget = samples, scorer, budget
         self._share, self._seed = share, seed
 
     def drawn(self, step: int, sequence: PlanSequence) -> bool:
@@ -188,7 +154,7 @@ class Holes:
 
     def of(self, model: Any, sequence: PlanSequence) -> torch.Tensor | None:
         """`allowed` for `sequence`, with the scores that `model` leads to now; None where all of it fits."""
-        known = self._histories[sequence.name]
-        if max(known.end(call) for call in range(known.sample.calls)) <= self._budget:
+        sample = self._samples[sequence.name]
+        if end_of(sample, sample.calls - 1) <= self._budget:
             return None
-        return allowed(known, stored(known, scores_of(model, self._scorer, sequence), self._budget))
+        return allowed(sample, stored(sample, scores_of(model, self._scorer, sequence), self._budget))

@@ -117,7 +117,7 @@ def _holes(
             adapter=init["hash"] if init else None,
         )
         scorer = LearnedScorer(pruner)
-    return Holes(data.histories, scorer, settings.kv_tokens, settings.pruned_share, settings.seed)
+    return Holes(data.samples, scorer, settings.kv_tokens, settings.pruned_share, settings.seed)
 
 
 def _finish(

@@ -12,10 +12,9 @@ from typing import Any
 
 from erecap.errors import ConfigError
 from erecap.protocols import Message
-from erecap.training.eviction import History, history
 from erecap.training.planner_settings import PlannerTraining
 from erecap.training.sequences import PlanSequence, plan_sequence
-from erecap.training.texts import chat_sample
+from erecap.training.texts import Sample, chat_sample
 from erecap.training.trajectories import Trajectory, read_trajectories, source_facts, transcript_name
 
 
@@ -29,7 +28,7 @@ class PlannerData:
     cut_transcripts: int  # that lost planning calls beyond `max_tokens`
     cut_plans: int
     too_long: int  # transcripts whose first planning call lies beyond it
-    histories: dict[str, History]  # by name of the transcript, where the settings have a budget
+    samples: dict[str, Sample]  # by name of the transcript, where the settings have a budget
 
     def facts(self) -> dict[str, Any]:
         """Counts, for the card and the terminal."""
@@ -66,7 +65,7 @@ def load_data(
     """
     pairs: list[tuple[tuple[str, int], PlanSequence]] = []
     sources: list[dict[str, Any]] = []
-    histories: dict[str, History] = {}
+    samples: dict[str, Sample] = {}
     cut_transcripts = cut_plans = too_long = 0
     for name in settings.data:
         folder = Path(name)
@@ -74,15 +73,13 @@ def load_data(
         sources.append(source_facts(folder))
         for trajectory in read_trajectories(folder):
             title = transcript_name(sources[-1]["folder"], trajectory.suite, trajectory.episode)
-            made, known = _sequence(title, trajectory, tokenizer, ends, settings)
+            made = _sequence(title, trajectory, tokenizer, ends, settings, samples)
             if made is None:
                 too_long += 1
                 cut_plans += len(trajectory.targets)
                 continue
             cut_transcripts += made.cut > 0
             cut_plans += made.cut
-            if known is not None:
-                histories[title] = known
             pairs.append(((trajectory.suite, trajectory.episode), made))
     out = held_out_episodes([key for key, _ in pairs], settings.held_out, settings.seed)
     train = [made for key, made in pairs if key not in out]
@@ -93,20 +90,26 @@ def load_data(
             "a larger --max-tokens or a smaller --held-out helps"
         )
     held_out = [made for key, made in pairs if key in out]
-    return PlannerData(train, held_out, sources, cut_transcripts, cut_plans, too_long, histories)
+    return PlannerData(train, held_out, sources, cut_transcripts, cut_plans, too_long, samples)
 
 
 def _sequence(
-    title: str, trajectory: Trajectory, tokenizer: Any, ends: Collection[int], settings: PlannerTraining
-) -> tuple[PlanSequence | None, History | None]:
-    """A transcript as tokens, and where the settings have a budget, what decides which of them stay within it."""
+    title: str,
+    trajectory: Trajectory,
+    tokenizer: Any,
+    ends: Collection[int],
+    settings: PlannerTraining,
+    samples: dict[str, Sample],
+) -> PlanSequence | None:
+    """A transcript as tokens; where the settings have a budget, `samples` gets what decides what stays within it."""
     messages = chat_of(trajectory)
     if settings.kv_tokens is None:
-        return plan_sequence(title, messages, trajectory.targets, tokenizer, ends, settings.max_tokens), None
+        return plan_sequence(title, messages, trajectory.targets, tokenizer, ends, settings.max_tokens)
     sample = chat_sample(title, messages, trajectory.targets, tokenizer, ends, settings.max_tokens)
-    return (
-        (None, None) if sample is None else (sample.sequence, history(sample, messages, trajectory.targets, tokenizer))
-    )
+    if sample is None:
+        return None
+    samples[title] = sample
+    return sample.sequence
 
 
 def held_out_episodes(keys: Sequence[tuple[str, int]], share: float, seed: int) -> set[tuple[str, int]]:

@@ -46,6 +46,17 @@ def write_words(folder: Path, card: JsonRow) -> None:
             + f"; of what sessions use, over all tokens, {test['spearman_session']:.3f}. The mean label of a token's "
             f"id in training, which needs no hidden state, has {test['spearman_identity']:.3f}.",
         ]
+        if sessions := test["sessions"]:
+            lines += [
+                "",
+                f"As sessions evict, {sessions['kv_tokens']:,} tokens stored: {sessions['samples']} samples, "
+                f"{sessions['tokens']:,} plan tokens of calls with a longer history. `oracle` knows what later plans "
+                "will attend to.",
+                "",
+                "| ranker | KL to the unpruned model, nats | same most probable token |",
+                "|---|---|---|",
+                *(f"| {name} | {r['kl']:.4f} | {r['agreement']:.1%} |" for name, r in sessions["rankers"].items()),
+            ]
     write_atomic(folder / "card.md", "\n".join(lines) + "\n")
 
 

@@ -49,7 +49,15 @@ def run_pruner(
             )
     pruner, log, held = train_pruner(rows, meta, settings, out, model=model, say=say)
     pruner.to(model.device)
-    test = trial(model, pruner, held[: settings.test_samples], budget=settings.budget, seed=settings.seed, say=say)
+    test = trial(
+        model,
+        pruner,
+        held[: settings.test_samples],
+        budget=settings.budget,
+        kv_tokens=settings.kv_tokens,
+        seed=settings.seed,
+        say=say,
+    )
     train, _ = split(rows, settings.held_out, settings.seed)
     test["spearman_identity"] = round(identity_correlation(train, held), 4)
     card: JsonRow = {

@@ -28,6 +28,7 @@ class PrunerSettings:
     budget: float = 0.35  # share of the history that stays in the test at the end
     test_samples: int = 12  # held-out samples of that test at most
     seed: int = 0
+    kv_tokens: int = 1024  # tokens stored in the same test as sessions evict
 
     def __post_init__(self) -> None:
         if not (self.task or self.mse or self.rank):
@@ -41,5 +42,6 @@ class PrunerSettings:
         for name in ("keep", "held_out", "budget"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name}: got {getattr(self, name)}; allowed: between 0 and 1")
-        if self.max_tokens < 32:
-            raise ConfigError(f"max_tokens: got {self.max_tokens}; allowed: 32 or more")
+        for name in ("max_tokens", "kv_tokens"):
+            if getattr(self, name) < 32:
+                raise ConfigError(f"{name}: got {getattr(self, name)}; allowed: 32 or more")

@@ -174,7 +174,7 @@ def _asked(rows: Sequence[Labelled], meta: JsonRow, settings: PrunerSettings) ->
         digest.update(row.name.encode())
         digest.update(row.scores.numpy().tobytes())
     # More epochs may be asked for, and the test at the end is none of the training's business.
-    free = ("epochs", "patience", "budget", "test_samples")
+    free = ("epochs", "patience", "budget", "test_samples", "kv_tokens")
     kept = {name: value for name, value in asdict(settings).items() if name not in free}
     return {"labels": digest.hexdigest(), "base": meta["base"], "settings": kept}
 

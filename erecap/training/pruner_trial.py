@@ -16,6 +16,7 @@ from erecap.protocols import JsonRow
 from erecap.tokens.learned import LearnedScorer, Pruner
 from erecap.tokens.scorers import RandomScorer, ScoreContext
 from erecap.training.pruner_loss import spearman, targets
+from erecap.training.pruner_sessions import SessionTrial
 from erecap.training.pruner_task import SINKS, dense_logits, divergence
 from erecap.training.saliency_attention import plan_attention
 from erecap.training.saliency_files import Labelled
@@ -66,6 +67,7 @@ def trial(
     rows: Sequence[Labelled],
     *,
     budget: float,
+    kv_tokens: int,
     seed: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> JsonRow:
@@ -75,17 +77,19 @@ def trial(
         model: the model it was trained for, attention implementation `sdpa`.
         rows: samples that it has not been trained on.
         budget: share of a call's history that stays.
+        kv_tokens: budget of the same test as sessions evict, on samples that outgrow it.
 
     Returns:
         `spearman` (by stage), `spearman_session` (of the scores that sessions use, over all labelled tokens),
         `budget`, `rankers` (`kl` in nats and `agreement`, the share of plan tokens with the unpruned model's most
-        probable token), `samples`, `calls`, `tokens` (of plans).
+        probable token), `samples`, `calls`, `tokens` (of plans); `sessions`, the result of a `SessionTrial`.
     """
     sums = {name: [0.0, 0] for name in RANKERS}
     tokens = calls = 0
     whole: list[float] = []
     stage = pruner.session_stage
     scorer = LearnedScorer(pruner)
+    sessions = SessionTrial(model, kv_tokens)
     for number, row in enumerate(rows):
         sample = row.sample
         seen = plan_attention(model, sample, [stage])
@@ -107,6 +111,7 @@ def trial(
                 ).float()
             sums[name][0] += float(divergence(pruned, dense)) * len(dense)
             sums[name][1] += int((pruned.argmax(-1) == dense.argmax(-1)).sum())
+        sessions.add(sample, one_for_all, seen, dense)
         tokens, calls = tokens + len(dense), calls + sample.calls
         say(f"tested sample {number + 1} of {len(rows)}")
     return {
@@ -121,6 +126,7 @@ def trial(
             name: {"kl": round(kl / tokens, 6), "agreement": round(same / tokens, 6)}
             for name, (kl, same) in sums.items()
         },
+        "sessions": sessions.result(),
     }
 
 

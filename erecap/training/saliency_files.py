@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from erecap.errors import ConfigError
 from erecap.files import write_atomic
 from erecap.training.saliency import Labels
 from erecap.training.sequences import Branch, PlanSequence
-from erecap.training.texts import Sample
+from erecap.training.texts import ChatSpans, Sample
 
-FORMAT = "erecap-saliency-1"
+FORMAT = "erecap-saliency-2"
 META = "meta.json"
 
 
@@ -80,6 +80,7 @@ def write_shard(path: Path, rows: Sequence[Labelled]) -> None:
                 "cut": sequence.cut,
                 "head": row.sample.head,
                 "newest": list(row.sample.newest),
+                "spans": asdict(row.sample.spans) if row.sample.spans is not None else None,
             }
         )
     # One entry: several would be written in an order that differs from run to run.
@@ -106,7 +107,8 @@ def read_shard(path: Path) -> list[Labelled]:
             sequence = PlanSequence(
                 one["name"], part["ids"], part["rows"], part["labels"], part["calls"], branches, one["cut"]
             )
-            sample = Sample(sequence, one["head"], tuple(one["newest"]))
+            spans = ChatSpans(**{k: tuple(map(tuple, v)) for k, v in one["spans"].items()}) if one["spans"] else None
+            sample = Sample(sequence, one["head"], tuple(one["newest"]), spans)
             rest = (part[name] for name in ("scores", "valid", "by_call", "columns", "hidden"))
             rows.append(Labelled(sample, *rest))
         return rows

@@ -15,13 +15,27 @@ from typing import Any
 
 import torch
 
-from erecap.context.tokenize import render_prompt
+from erecap.context.prompt import record_text
+from erecap.context.tokenize import Prompt, render_prompt
 from erecap.errors import ConfigError, ModelError
 from erecap.protocols import Message
 from erecap.training.sequences import PlanSequence, PlanTarget, plan_sequence
 from erecap.training.trajectories import EPISODES, META, read_trajectories, source_facts, transcript_name
 
+# How goals and commands begin their lines in a rendered context.
+GOAL, COMMAND = (record_text(kind, " ").removesuffix(" ") for kind in ("goal", "action"))
+Span = tuple[int, int]
 SHORTEST = 16  # tokens; shorter texts hold no history worth ranking
+
+
+@dataclass(frozen=True)
+class ChatSpans:
+    """Where in a chat's tokens stands what a session protects or lets go first, as `[start, end)`."""
+
+    system: tuple[Span, ...]  # contents of system messages
+    goals: tuple[Span, ...]  # lines of goals, in order
+    plans: tuple[Span, ...]  # per call: the answer that was given
+    seen: tuple[Span, ...]  # per call: the newest command and what came of it
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,7 @@ class Sample:
     sequence: PlanSequence
     head: int  # first tokens, with system message and goal
     newest: tuple[int, ...]  # per call: the newest message, or what stands for it, begins at this token
+    spans: ChatSpans | None = None  # None for plain text
 
     @property
     def calls(self) -> int:
@@ -139,7 +154,28 @@ def chat_sample(
             head = prompt.token_span(number, 0, len(message["content"].partition("\n")[0]))[1]
     calls = [int(call) for call in sequence.calls.unique()]
     newest = tuple(prompt.token_span(max(0, targets[call].message - 1), 0, 1)[0] for call in calls)
-    return Sample(sequence, min(head, transcript), newest)
+    spans = _chat_spans(prompt, messages, [targets[call].message for call in calls])
+    return Sample(sequence, min(head, transcript), newest, spans)
+
+
+def _chat_spans(prompt: Prompt, messages: Sequence[Message], answers: Sequence[int]) -> ChatSpans:
+    """The spans of a chat; `answers` are the numbers of the messages that answered its calls."""
+    system, goals, plans, seen = [], [], [], []
+    for number, message in enumerate(messages):
+        start = 0
+        if message["role"] == "system":
+            system.append(prompt.token_span(number, 0, len(message["content"])))
+        for line in message["content"].split("\n"):
+            if message["role"] == "user" and line.startswith(GOAL):
+                goals.append(prompt.token_span(number, start, start + len(line)))
+            start += len(line) + 1
+    for answer in answers:
+        plans.append(prompt.token_span(answer, 0, len(messages[answer]["content"])))
+        newest = messages[answer - 1]["content"]
+        begin = f"\n{newest}".rfind(f"\n{COMMAND}")  # in the first message there is none: what is seen follows the goal
+        begin = begin if begin >= 0 else newest.find("\n") + 1
+        seen.append(prompt.token_span(answer - 1, begin, len(newest)))
+    return ChatSpans(tuple(system), tuple(goals), tuple(plans), tuple(seen))
 
 
 def text_sample(name: str, text: str, tokenizer: Any, max_tokens: int) -> Sample | None:

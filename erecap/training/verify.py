@@ -128,11 +128,20 @@ def verify_pruner(
                 rows.append(labelled(sample, labels, asked["cache_tokens"], asked["seed"], len(rows)))
     if len(rows) < len(test["names"]):
         raise ConfigError(f"{folder}: {len(rows)} of {len(test['names'])} tested samples can be played again")
-    found = trial(loaded, pruner, rows, budget=test["budget"], seed=card["settings"]["seed"], say=say)
+    found = trial(
+        loaded,
+        pruner,
+        rows,
+        budget=test["budget"],
+        kv_tokens=card["settings"]["kv_tokens"],
+        seed=card["settings"]["seed"],
+        say=say,
+    )
     figures = [Figure("spearman_session", test["spearman_session"], found["spearman_session"])]
-    for name, stated in test["rankers"].items():
-        if name != "random":  # its draws follow the order of the samples
-            figures += [Figure(f"{name}: {key}", stated[key], found["rankers"][name][key]) for key in stated]
+    for where, stated, now in (("", test, found), ("session, ", test["sessions"], found["sessions"])):
+        for name in (stated or {}).get("rankers", ()):
+            one, other = stated["rankers"][name], now["rankers"][name]
+            figures += [Figure(f"{where}{name}: {key}", one[key], other[key]) for key in one]
     return _some(figures, folder)
 
 

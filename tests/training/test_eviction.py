@@ -15,12 +15,12 @@ from erecap.errors import ConfigError
 from erecap.generation import answer_ends
 from erecap.session import ReplanSession
 from erecap.tokens.learned import LearnedScorer, Pruner
-from erecap.training.eviction import History, Holes, allowed, history, scores_of, stored
+from erecap.training.eviction import Holes, allowed, end_of, scores_of, stored
 from erecap.training.loop import read_log
 from erecap.training.planner import PROGRESS, train_planner
 from erecap.training.planner_settings import PlannerTraining
 from erecap.training.sequences import plan_logits
-from erecap.training.texts import chat_sample
+from erecap.training.texts import Sample, chat_sample
 from tests.context.small_tokenizers import byte_level
 from tests.session import chats
 from tests.training.chatworld import row, save_model, save_rows
@@ -52,11 +52,11 @@ def targets(plans: list[str] = PLANS) -> list[Target]:
     return [Target(2 + 2 * number, plan) for number, plan in enumerate(plans)]
 
 
-def known(labels: list[str] = PLANS) -> History:
+def known(labels: list[str] = PLANS) -> Sample:
     tokenizer, model = byte_level(), chats.model()
     sample = chat_sample("t", chat(), targets(labels), tokenizer, answer_ends(model, tokenizer), 2000)  # type: ignore[arg-type]
     assert sample is not None
-    return history(sample, chat(), targets(labels), tokenizer)  # type: ignore[arg-type]
+    return sample
 
 
 def claimed(messages: list[dict[str, Any]], call: int) -> list[dict[str, Any]]:
@@ -89,16 +89,18 @@ def test_what_is_stored_is_what_a_session_stores() -> None:
     kept = stored(wanted, scores_of(model, None, wanted.sequence), BUDGET)
     assert not kept[0].any() and int(kept[-1].sum()) == BUDGET
     for call in range(len(PLANS) - 1):
-        ids = [*wanted.sequence.ids[wanted.sample.prompt(call) : wanted.end(call)].tolist(), end]
+        ids = [*wanted.sequence.ids[wanted.prompt(call) : end_of(wanted, call)].tolist(), end]
         session.generate(
             claimed(chat()[: 2 + 2 * call], call),  # type: ignore[arg-type]
             max_new_tokens=len(ids),
             # Named twice, it is a choice, which takes a pass; what needs none would be read with the next message.
             allowed_tokens=lambda done, ids=ids: [ids[len(done)]] * 2,  # type: ignore[misc]
         )
-        assert session.token_ids[: wanted.end(call)] == wanted.sequence.ids[: wanted.end(call)].tolist()
+        assert session.token_ids[: end_of(wanted, call)] == wanted.sequence.ids[: end_of(wanted, call)].tolist()
         has = set(session.cache.stored_index().tolist())
-        assert set(kept[call + 1].nonzero().squeeze(1).tolist()) == {place for place in has if place < wanted.end(call)}
+        assert set(kept[call + 1].nonzero().squeeze(1).tolist()) == {
+            place for place in has if place < end_of(wanted, call)
+        }
 
 
 def test_a_call_sees_what_is_stored_and_all_that_is_newer() -> None:
@@ -109,11 +111,11 @@ def test_a_call_sees_what_is_stored_and_all_that_is_newer() -> None:
     may = allowed(wanted, kept)[0, 0]
     [branch] = sequence.branches
     for call in range(1, 5):
-        start, row = wanted.end(call - 1), wanted.sample.prompt(call) - 1
+        start, row = end_of(wanted, call - 1), wanted.prompt(call) - 1
         assert torch.equal(may[row, :start], kept[call, :start]) and bool(may[row, start : row + 1].all())
-    start = wanted.end(2)
+    start = end_of(wanted, 2)
     assert torch.equal(may[branch.start, :start], kept[3, :start]) and bool(may[branch.start, start:].all())
-    assert bool(may[: wanted.end(0)].all())
+    assert bool(may[: end_of(wanted, 0)].all())
 
 
 def test_logits_are_those_of_the_tokens_that_are_left() -> None:
@@ -123,15 +125,15 @@ def test_logits_are_those_of_the_tokens_that_are_left() -> None:
     """
     model, wanted = chats.model(), known()
     sequence = wanted.sequence
-    last = wanted.sample.calls - 1
-    kept = torch.zeros(wanted.sample.calls, sequence.transcript, dtype=torch.bool)
-    for call in range(1, wanted.sample.calls):
-        kept[call, : wanted.end(0)] = True  # all of the first call, and nothing between it and the call
+    last = wanted.calls - 1
+    kept = torch.zeros(wanted.calls, sequence.transcript, dtype=torch.bool)
+    for call in range(1, wanted.calls):
+        kept[call, : end_of(wanted, 0)] = True  # all of the first call, and nothing between it and the call
     rows = sequence.calls == last
     with torch.no_grad():
         got = plan_logits(model, sequence, allowed(wanted, kept))[rows]
-        start = wanted.end(last - 1)
-        places = torch.tensor([*range(wanted.end(0)), *range(start, len(sequence.ids))])
+        start = end_of(wanted, last - 1)
+        places = torch.tensor([*range(end_of(wanted, 0)), *range(start, len(sequence.ids))])
         alone = model(
             sequence.ids[places].unsqueeze(0), position_ids=places.unsqueeze(0), attention_mask=_causal(places)
         )

@@ -282,8 +282,18 @@ def test_the_mean_label_of_an_id_is_learned_by_heart(labels: Path) -> None:
 
 def test_a_whole_history_changes_no_plan(labels: Path, tmp_path: Path) -> None:
     row = read_labels(labels)[1][:1]
-    found = trial(model(), Pruner(32, STAGES), row, budget=1.0)
+    found = trial(model(), Pruner(32, STAGES), row, budget=1.0, kv_tokens=10_000)
     assert all(one == {"kl": pytest.approx(0, abs=1e-6), "agreement": 1.0} for one in found["rankers"].values())
+    assert found["sessions"] is None  # nothing would have been evicted
+
+
+def test_under_a_budget_the_plans_change_by_ranker(labels: Path) -> None:
+    rows = read_labels(labels)[1][:3]
+    sessions = trial(model(), Pruner(32, STAGES), rows, budget=0.9, kv_tokens=50)["sessions"]
+    assert set(sessions["rankers"]) == {"learned", "oracle", "attention", "recency", "random"}
+    assert sessions["samples"] == 3 and 0 < sessions["tokens"] < sum(len(row.sample.sequence.labels) for row in rows)
+    assert all(row["kl"] > 0 for row in sessions["rankers"].values())
+    assert len({row["kl"] for row in sessions["rankers"].values()}) == 5
 
 
 @pytest.mark.parametrize(

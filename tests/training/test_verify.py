@@ -58,7 +58,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         model, tokenizer, known = load_base(str(base), "cpu", str(folder / "planner"))
         labels = SaliencySettings(stages=(1,), cache_tokens=24)
         run_saliency(model, tokenizer, known, [data], folder / "labels", labels)
-        asked = PrunerSettings(task=False, epochs=2, held_out=0.3, test_samples=2)
+        asked = PrunerSettings(task=False, epochs=2, held_out=0.3, test_samples=2, kv_tokens=220)
         pruner = run_pruner(model, known, *read_labels(folder / "labels"), folder / "pruner", asked)
         yield {
             "folder": folder,
@@ -94,7 +94,8 @@ def test_a_pruner_is_tested_as_its_card_says(trained: dict[str, Any]) -> None:
     assert len(card["test"]["names"]) == 2 and card["test"]["names"][0].startswith("data/tiny/")
     assert card["base"]["adapter"] == describe_adapter(str(trained["folder"] / "planner"))["hash"]
     figures = verify_pruner(folder, card, str(trained["folder"] / "planner"), **trained["options"])
-    assert len(figures) == 1 + 2 * 3 and all(f.stated == pytest.approx(f.measured, abs=1e-4) for f in figures)
+    assert card["test"]["sessions"]["samples"] > 0 and len(figures) == 1 + 2 * 4 + 2 * 5
+    assert all(f.stated == pytest.approx(f.measured, abs=1e-4) for f in figures)
 
 
 def test_what_a_model_has_played_cannot_be_played_again(trained: dict[str, Any]) -> None:

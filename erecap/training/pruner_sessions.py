@@ -1,0 +1,86 @@
+"""The pruner's test as sessions use it: what was evicted once stays gone, call after call, under a budget in tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from erecap.protocols import JsonRow
+from erecap.training.eviction import allowed, end_of, stored
+from erecap.training.pruner_task import divergence
+from erecap.training.saliency_attention import Seen
+from erecap.training.saliency_forward import forward_masked
+from erecap.training.texts import Sample
+
+ORACLE = "oracle"  # ranks by the attention that later plans will pay: what no pruner can know
+
+
+class SessionTrial:
+    """Sums over samples; calls whose history fits into the budget do not count, for there nothing is evicted.
+
+    Args:
+        model: attention implementation `sdpa`.
+        kv_tokens: the budget.
+    """
+
+    def __init__(self, model: Any, kv_tokens: int) -> None:
+        self._model, self._budget = model, kv_tokens
+        self._sums: dict[str, list[float]] = {}
+        self._tokens = self._samples = 0
+
+    def add(self, sample: Sample, scores: dict[str, torch.Tensor], seen: Seen, dense: torch.Tensor) -> None:
+        """Measure a sample whose history outgrows the budget; others are passed over.
+
+        Args:
+            scores: by ranker, `(transcript,)`; `attention` is measured as its mode works, from `seen`.
+            dense: logits `(labels, vocabulary)` of the unpruned model.
+        """
+        if sample.spans is None:
+            return
+        sequence = sample.sequence
+        long = torch.tensor([call > 0 and end_of(sample, call - 1) > self._budget for call in range(sample.calls)])
+        counted = long[sequence.calls]
+        if not bool(counted.any()):
+            return
+        self._samples += 1
+        self._tokens += int(counted.sum())
+        ranked = {**scores, "attention": _asked(sample, seen), ORACLE: _paid_later(seen.paid)}
+        for name, values in ranked.items():
+            # As in play: only our mode and its upper bound know what is stale.
+            kept = stored(sample, values, self._budget, stale_first=name in ("learned", ORACLE))
+            with torch.no_grad():
+                pruned = forward_masked(
+                    self._model, sample, rows=sequence.rows[counted], allowed=allowed(sample, kept)
+                ).float()
+            sums = self._sums.setdefault(name, [0.0, 0.0])
+            sums[0] += float(divergence(pruned, dense[counted])) * len(pruned)
+            sums[1] += int((pruned.argmax(-1) == dense[counted].argmax(-1)).sum())
+
+    def result(self) -> JsonRow | None:
+        """`kv_tokens`, `samples`, `tokens` (of plans), `rankers` as in the test of one call; None without samples."""
+        if not self._samples:
+            return None
+        return {
+            "kv_tokens": self._budget,
+            "samples": self._samples,
+            "tokens": self._tokens,
+            "rankers": {
+                name: {"kl": round(kl / self._tokens, 6), "agreement": round(same / self._tokens, 6)}
+                for name, (kl, same) in self._sums.items()
+            },
+        }
+
+
+def _asked(sample: Sample, seen: Seen) -> torch.Tensor:
+    """`(calls, transcript)`: what each prompt's last token pays; what was written since ranks first."""
+    asked = seen.asked.clone()
+    for call in range(sample.calls):
+        asked[call, sample.prompt(call) :] = 1.0
+    return asked
+
+
+def _paid_later(paid: torch.Tensor) -> torch.Tensor:
+    """`(calls, transcript)`: the most that any plan after a call pays each token."""
+    later = paid.flip(0).cummax(0).values.flip(0)
+    return torch.cat([later[1:], torch.zeros_like(later[:1])])

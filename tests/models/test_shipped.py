@@ -1,0 +1,43 @@
+"""What ships loads, belongs together, and stays small."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from erecap.models import fingerprint
+from erecap.models.adapters import WEIGHTS, check_adapter, describe_adapter, locate_adapter
+from erecap.tokens.pruner_files import beats_random, find_pruner, load_pruner, read_card
+
+PLANNER, PRUNER = "smollm2-135m-planner", "smollm2-135m-pruner"
+LARGEST = 25_000_000  # bytes
+
+
+def test_cards_tell_what_was_measured_and_nothing_of_a_machine() -> None:
+    planner, pruner = locate_adapter(PLANNER), find_pruner(PRUNER)
+    card = json.loads((planner / "card.json").read_text())
+    assert card["scores"]["plans"] > 0 and card["held_out"] and card["data"]["sources"]
+    assert read_card(pruner)["test"]["names"] and beats_random(read_card(pruner))
+    assert read_card(pruner)["base"]["adapter"] == describe_adapter(PLANNER)["hash"]
+    for path in (*planner.iterdir(), *pruner.iterdir()):
+        assert path.stat().st_size < LARGEST and path.suffix in (".json", ".md", ".safetensors", ".svg"), path
+        if path.suffix != ".safetensors":
+            assert "/work/" not in path.read_text() and "/home/" not in path.read_text(), path
+
+
+@pytest.mark.integration
+def test_they_fit_the_embedded_model(embedded_model_folder: Path) -> None:
+    planner = locate_adapter(PLANNER)
+    check_adapter(planner, embedded_model_folder)
+    assert (planner / WEIGHTS).stat().st_size > 1_000_000
+    config = json.loads((embedded_model_folder / "config.json").read_text())
+    pruner = load_pruner(
+        PRUNER,
+        hidden_size=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        base=fingerprint(embedded_model_folder),
+        adapter=describe_adapter(PLANNER)["hash"],
+    )
+    assert pruner.session_stage in pruner.stages
