@@ -58,7 +58,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         model, tokenizer, known = load_base(str(base), "cpu", str(folder / "planner"))
         labels = SaliencySettings(stages=(1,), cache_tokens=24)
         run_saliency(model, tokenizer, known, [data], folder / "labels", labels)
-        asked = PrunerSettings(task=False, epochs=2, held_out=0.3, test_samples=2, kv_tokens=220)
+        asked = PrunerSettings(task=False, epochs=2, held_out=0.3, test_samples=2, kv_tokens=180)
         pruner = run_pruner(model, known, *read_labels(folder / "labels"), folder / "pruner", asked)
         yield {
             "folder": folder,
