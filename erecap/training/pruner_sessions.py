@@ -48,7 +48,7 @@ class SessionTrial:
         ranked = {**scores, "attention": _asked(sample, seen), ORACLE: _paid_later(seen.paid)}
         for name, values in ranked.items():
             # As in play: only our mode and its upper bound know what is stale.
-            kept = stored(sample, values, self._budget, stale_first=name in ("learned", ORACLE))
+            kept = stored(sample, values, self._budget, stale_first=name.startswith("learned") or name == ORACLE)
             with torch.no_grad():
                 pruned = forward_masked(
                     self._model, sample, rows=sequence.rows[counted], allowed=allowed(sample, kept)
