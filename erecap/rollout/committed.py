@@ -26,6 +26,7 @@ from erecap.rollout.writer import EPISODES, REPLANS, encode_row
 
 # Taken over from a row of `episodes.jsonl` as they are.
 SAME = ("seed", "success", "progress", "spl", "steps", "path_length", "path_unit", "replans", "invalid_plans", "end")
+OF_CALLS = "of_calls"  # key of an imported row for what was measured over its calls
 ALSO = ("tokens", "overflow", "error", "seconds")
 RowKey = tuple[str, str, int | None, int]  # suite, mode, budget, episode
 
@@ -155,24 +156,29 @@ class CommittedRows:
 
     def _small_row(self, row: JsonRow, calls: Sequence[JsonRow]) -> JsonRow:
         read = [call for call in calls if call["prompt_tokens"]]
+        measured = {
+            "kept_share": round(fmean(c["kept_tokens"] / c["prompt_tokens"] for c in read), 4) if read else None,
+            "tokens": max((call["prompt_tokens"] for call in read), default=0),
+            "dropped": max((call.get("dropped_messages", 0) for call in calls), default=0),
+            "same_as": None,
+        }
         return {
             "suite": row["suite"],
             "mode": row["mode"],
             "budget": budget_of(self._config, row["mode"]),
             "episode": row["episode"],
             **{key: row[key] for key in SAME},
-            "kept_share": round(fmean(c["kept_tokens"] / c["prompt_tokens"] for c in read), 4) if read else None,
-            "tokens": max((call["prompt_tokens"] for call in read), default=0),
-            "dropped": max((call.get("dropped_messages", 0) for call in calls), default=0),
+            **(row.get(OF_CALLS) or measured),
             "overflow": row["overflow"],
             "error": row["error"],
-            "same_as": None,
             "seconds": round(row["wall_s"], 1),
             **self._identities[row["suite"], row["mode"]].fields(),
         }
 
     def _run_row(self, row: JsonRow) -> JsonRow:
         taken = {key: row[key] for key in ("suite", "mode", "episode", *SAME, "overflow", "error")}
+        # Whoever finds the run folder without the rows file gets these back; the calls themselves are gone.
+        taken[OF_CALLS] = {key: row.get(key) for key in ("kept_share", "tokens", "dropped", "same_as")}
         env = self._suites[row["suite"]].env
         return taken | {"env": env, "goal": "", "triggers": {}, "planner_ms": 0.0, "wall_s": row["seconds"]}
 

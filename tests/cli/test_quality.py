@@ -100,6 +100,9 @@ def test_an_episode_within_the_budget_goes_the_same_way_in_every_mode(erecap, em
 
     copied, err = play("copied", ("reuse", *modes))
     assert "reuse: 1 new rows" in err and "recency, attention, mask: 0 new rows" in err
+    again, err = play("again", modes)
+    assert "0 new rows" in err and again == {mode: copied[mode] for mode in modes}, "the run folder knows it, too"
+    shutil.rmtree("runs")
     played, err = play("played", modes)
     assert "3 new rows" in err and {row["same_as"] for row in played.values()} == {None}
     for mode in modes:

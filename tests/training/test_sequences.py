@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_branches_answer_as_if_read_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_in_two_parts_attention_is_the_same_forwards_and_backwards(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = chats.model(name)
+    model = deepcopy(chats.model(name)).requires_grad_(True)  # others may have frozen the shared one
     made = sequence(transcript(["look", PLANS[1], "go to drawer 10"]), targets())
     parts = []
 
