@@ -48,11 +48,15 @@ def quality(
         compare_plans(loaded, agreement, agreement_path(rows), fresh)
         summarise(rows, results, command)
         return
-    results_of = [play_missing(part, rows, fresh) for part in _unpruned_first(loaded)]
+    for part in _unpruned_first(loaded):
+        result = play_missing(part, rows, fresh)
+        if result.status == "interrupted":
+            break
     summarise(rows, results, command)
-    if any(result.status == "interrupted" for result in results_of):
-        done, total = (sum(getattr(result, key) for result in results_of) for key in ("episodes", "total"))
-        typer.echo(f"interrupted after {done} of {total} episodes; call it again to go on", err=True)
+    if result.status == "interrupted":
+        modes = ", ".join(part.modes)
+        done = f"interrupted after {result.episodes} of {result.total} episodes of {modes}"
+        typer.echo(f"{done}; call it again to go on", err=True)
         raise typer.Exit(130)
 
 

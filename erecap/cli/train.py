@@ -75,8 +75,8 @@ def planner(
             raise ConfigError(f"--{name} is {value}; allowed: more than 0")
     settings = PlannerTraining(
         tuple(data), model, init, full, rank, lr, epochs, accumulate, max_tokens, held_out, evaluations, patience,
-        warmup, schedule, weight_decay, clip, amp, gradient_checkpointing, device, seed, kv_tokens, pruner,
-        pruned_share,  # type: ignore[arg-type]
+        warmup, schedule, weight_decay, clip, amp, gradient_checkpointing, device, seed, kv_tokens, pruner,  # type: ignore[arg-type]
+        pruned_share,
     )  # fmt: skip
     trained = train_planner(
         settings, out, limits=Limits(hours, save_minutes), fresh=fresh, say=lambda line: typer.echo(line, err=True)

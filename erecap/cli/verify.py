@@ -16,7 +16,7 @@ def verify(
 ) -> None:
     """Play the held-out episodes of a checkpoint again, score its weights, and compare with its card.
 
-    Exits with 1 if a figure differs by more than a hundredth.
+    Exits with 1 if a figure differs by more than rounding on another processor explains.
     """
     from rich.console import Console
     from rich.table import Table
@@ -29,7 +29,7 @@ def verify(
     from erecap.training.planner import FORMAT as PLANNER
     from erecap.training.verify import verify_planner, verify_pruner
 
-    folder = find_pruner(checkpoint)
+    folder = find_pruner(checkpoint, "checkpoint")
     card = read_json(folder / CARD)
     progress = Console(stderr=True, highlight=False)
     kind = card.get("format")

@@ -37,8 +37,11 @@ def save_pruner(folder: Path, pruner: Pruner, card: dict[str, Any]) -> None:
     write_json(folder / CARD, shape | card)
 
 
-def find_pruner(name: str | Path) -> Path:
+def find_pruner(name: str | Path, what: str = "pruner") -> Path:
     """The folder of a pruner: a path, or the name of one among the checkpoints, where models lie too.
+
+    Args:
+        what: is looked for, for the message.
 
     Raises:
         ConfigError: there is no such folder.
@@ -46,7 +49,7 @@ def find_pruner(name: str | Path) -> Path:
     path = Path(name).expanduser()
     found = [path] if path.is_dir() else [folder for folder in candidates(str(name)) if folder.is_dir()]
     if not found:
-        raise ConfigError(f"pruner {name}: no such folder, and no checkpoint of that name")
+        raise ConfigError(f"{what} {name}: no such folder, and no checkpoint of that name")
     return found[0]
 
 

@@ -57,6 +57,21 @@ def test_another_configuration_is_refused_in_one_line(erecap, walk):
     assert erecap("quality", walk, "planner.max_steps=2", *FILES)[0] == 0
 
 
+def test_an_interrupt_ends_the_whole_of_it(erecap, walk, monkeypatch):
+    from erecap.rollout import run as rollout
+
+    begun = []
+
+    def interrupted(config, folder):
+        begun.append(config.modes)
+        return rollout.RunResult(folder, "interrupted", 1, 3, 1)
+
+    monkeypatch.setattr(rollout, "run", interrupted)
+    monkeypatch.setattr("erecap.rollout.committed.weights_of", lambda config: {})
+    code, _, err = erecap("quality", walk, "modes=expert,erecap", *FILES)
+    assert code == 130 and begun == [["expert"]] and "interrupted after 1 of 3 episodes of expert; call it again" in err
+
+
 def test_a_suite_that_is_not_there(erecap, walk):
     code, _, err = erecap("quality", walk, "--agreement", "homes", *FILES)
     assert code == 2 and "--agreement homes: not a suite of walk; allowed: corridor" in err

@@ -110,9 +110,24 @@ def test_what_a_model_has_played_cannot_be_played_again(trained: dict[str, Any])
         verify_planner(trained["folder"] / "planner", card, **trained["options"])
 
 
-def test_a_hundredth_is_let_pass() -> None:
-    assert Figure("loss", 0.070, 0.079).holds and Figure("plans", 244, 245).holds
-    assert not Figure("loss", 0.070, 0.090).holds and not Figure("plans", 244, 250).holds
+@pytest.mark.parametrize(
+    ("name", "stated", "close", "far"),
+    [
+        ("data: loss", 0.070, 0.0711, 0.074),
+        ("session, learned: kl", 0.030, 0.0305, 0.033),
+        ("data: plan_accuracy", 0.787, 0.777, 0.760),
+        ("spearman_session", 0.80, 0.79, 0.77),
+        ("data: plans", 244, 244, 245),
+    ],
+)
+def test_what_rounding_explains_is_let_pass_and_no_more(name: str, stated: float, close: float, far: float) -> None:
+    assert Figure(name, stated, close).holds and not Figure(name, stated, far).holds
+
+
+def test_a_pruner_without_a_test_cannot_be_verified(trained: dict[str, Any]) -> None:
+    card = {**trained["pruner"], "test": None}
+    with pytest.raises(ConfigError, match="names no samples that it was tested on"):
+        verify_pruner(trained["folder"] / "pruner", card, None, **trained["options"])
 
 
 def test_the_command_refuses_what_is_no_checkpoint(erecap: Any, tmp_path: Path) -> None:
@@ -121,4 +136,4 @@ def test_the_command_refuses_what_is_no_checkpoint(erecap: Any, tmp_path: Path) 
     code, _, err = erecap("verify", "other")
     assert code != 0 and err.count("\n") == 1 and "format: got 'else'; allowed: 'erecap-planner-1'" in err
     code, _, err = erecap("verify", "nowhere")
-    assert code != 0 and err.count("\n") == 1 and "nowhere" in err
+    assert code != 0 and err.count("\n") == 1 and "checkpoint nowhere: no such folder" in err
