@@ -26,7 +26,7 @@ def demo_results(run: Path) -> dict[str, Any]:
         "command": f"erecap compare configs/{head['name']}.yaml",
         "date": head["created"][:10],
         "machine": head["machine"],
-        "model": {key: head["model"][key] for key in ("name", "hash", "dtype")},
+        "model": {key: head["model"].get(key) for key in ("name", "hash", "adapter", "pruner", "dtype")},
         "versions": head["versions"],
         "label": summary["label"],
         "modes": {
@@ -48,8 +48,8 @@ def demo_results(run: Path) -> dict[str, Any]:
 def demo_table(results: dict[str, Any]) -> str:
     """Markdown: one row a mode."""
     lines = [
-        f"`make demo`, {results['date']}, {results['model']['name']} in {results['model']['dtype']} on "
-        f"{results['machine']['threads']} threads. A {results['label']} run: it shows that everything works, and ranks "
+        f"`make demo`, {results['date']}, {results['model']['name']}{_adapted(results['model'])} in "
+        f"{results['model']['dtype']} on {results['machine']['threads']} threads. A {results['label']} run: it shows that everything works, and ranks "
         "nothing. Speed-ups are medians over pairs of calls with prompts of equal length; the ceiling is what the "
         "counted FLOPs allow.",
         "",
@@ -72,6 +72,10 @@ def demo_table(results: dict[str, Any]) -> str:
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
+
+
+def _adapted(model: dict[str, Any]) -> str:
+    return f" with {model['adapter']['name']}" if model["adapter"] else ""
 
 
 def replan_table(results: dict[str, Any]) -> str:

@@ -29,11 +29,20 @@ class _Row(BaseModel):
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
 
+class TrainedPart(_Row):
+    """Trained weights beside the model: an adapter or a pruner."""
+
+    name: str
+    hash: str = ""
+
+
 class ModelFacts(_Row):
     """The planner model as `run.json` states it."""
 
     name: str
     hash: str = ""
+    adapter: TrainedPart | None = None  # merged into it
+    pruner: TrainedPart | None = None
     dtype: str = ""
     parameters: NonNegativeInt = 0
     layers: PositiveInt
@@ -43,6 +52,11 @@ class ModelFacts(_Row):
     kv_heads: PositiveInt
     head_dim: PositiveInt
     vocab_size: PositiveInt
+
+    @property
+    def title(self) -> str:
+        """Its name, with that of the adapter in it."""
+        return f"{self.name} with {self.adapter.name}" if self.adapter else self.name
 
     @property
     def shape(self) -> ModelShape:

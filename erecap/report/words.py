@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from erecap.report.formats import count, interval_points, listing, milliseconds, percent, plural, points, times
 from erecap.report.load import Run
+from erecap.report.rows import ModelFacts
 from erecap.report.summary import RESULT_EPISODES
 
 LOW_SR = 0.3  # below this success rate in every planned mode, the page says whose failure that is
@@ -81,17 +82,17 @@ def _success(run: Run, summary: dict[str, Any]) -> list[Sentence]:
     sentences += _differences(summary)
     planned = [summary["modes"][mode]["sr"]["value"] for mode in rates if mode != "expert"]
     if planned and max(planned) < LOW_SR and run.head.model is not None:
-        sentences.append(Sentence("success", _low_success(run.head.model.name)))
+        sentences.append(Sentence("success", _low_success(run.head.model)))
     return sentences
 
 
-def _low_success(model: str) -> str:
-    if model.startswith(STOCK_MODELS):
+def _low_success(model: ModelFacts) -> str:
+    if model.adapter is None and model.name.startswith(STOCK_MODELS):
         return (
-            f"Success is low in every mode because of the model: {model} as it comes was never trained to plan in "
+            f"Success is low in every mode because of the model: {model.name} as it comes was never trained to plan in "
             "these environments. With so few successes, no mode can lose many."
         )
-    return f"Success is low in every mode, so it is the limit of the planner model ({model}) before any pruning."
+    return f"Success is low in every mode, so it is the limit of the planner model ({model.title}) before any pruning."
 
 
 def _differences(summary: dict[str, Any]) -> list[Sentence]:

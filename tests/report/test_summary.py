@@ -181,6 +181,9 @@ def test_words_claim_no_more_than_the_intervals(tmp_path: Path) -> None:
     text = words_of(write_run(tmp_path / "alike", alike, config={"modes": ["full", PRUNED]}))
     assert "exactly the same episodes" in text
     assert "never trained to plan" in text  # nothing was won, and the model is the stock one
+    adapted = {**MODEL, "adapter": {"name": "plans", "hash": "sha256:1"}}
+    text = words_of(write_run(tmp_path / "adapted", alike, config={"modes": ["full", PRUNED]}, model=adapted))
+    assert "never trained" not in text and f"the planner model ({MODEL['name']} with plans) before" in text
     mixed = [episode_row("s", "full", n, **(won if n % 2 else {})) for n in range(24)]
     mixed += [episode_row("s", PRUNED, n, **(won if n % 3 else {})) for n in range(24)]
     text = words_of(write_run(tmp_path / "mixed", mixed, config={"modes": ["full", PRUNED]}))
