@@ -47,9 +47,10 @@ def demo_results(run: Path) -> dict[str, Any]:
 
 def demo_table(results: dict[str, Any]) -> str:
     """Markdown: one row a mode."""
+    model = results["model"]
     lines = [
-        f"`make demo`, {results['date']}, {results['model']['name']}{_adapted(results['model'])} in "
-        f"{results['model']['dtype']} on {results['machine']['threads']} threads. A {results['label']} run: it shows that everything works, and ranks "
+        f"`make demo`, {results['date']}, {model['name']}{_adapted(model)} in {model['dtype']} on "
+        f"{results['machine']['threads']} threads. A {results['label']} run: it shows that everything works, and ranks "
         "nothing. Speed-ups are medians over pairs of calls with prompts of equal length; the ceiling is what the "
         "counted FLOPs allow.",
         "",
