@@ -83,7 +83,12 @@ class BabyAIEnv(gym.Env[str, str]):
             raise ConfigError(f"episode: got {episode!r}; allowed: 0 to {self.episodes - 1}")
         drawn = self._draw(self.seed if seed is None else seed, episode)
         self._started, self._expert_steps, self._expert_cells = drawn
-        self._movable = [thing for thing in self._body.level.grid.grid if thing and thing.can_pickup()]
+        grid = self._body.level.grid
+        cells = [((i, j), grid.get(i, j)) for j in range(grid.height) for i in range(grid.width)]
+        self._movable = [thing for _, thing in cells if thing and thing.can_pickup()]
+        for cell, thing in cells:
+            if thing and thing.cur_pos is None:
+                thing.cur_pos = cell  # BlockedUnlockPickup puts its ball there without telling it
         return self._report(Outcome(""))
 
     def step(self, action: str) -> tuple[str, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -104,7 +109,7 @@ class BabyAIEnv(gym.Env[str, str]):
     def move_untouched(self, rng: np.random.Generator) -> str | None:
         """Move one object that the agent never picked up to a free place in its room; its kind, or None.
 
-        Never beside a door, and never so that something is walled in. The agent sees it only if it looks.
+        Never beside a door, and never so that something is walled in that was not. The agent sees it only if it looks.
         """
         level = self._body.level
         untouched = [thing for thing in self._movable if thing not in self._body.touched]
@@ -116,7 +121,7 @@ class BabyAIEnv(gym.Env[str, str]):
         origin = (int(thing.cur_pos[0]), int(thing.cur_pos[1]))
         top, size = level.room_from_pos(*origin).top, level.room_size
         cells = [(top[0] + i, top[1] + j) for i in range(1, size - 1) for j in range(1, size - 1)]
-        all_reachable = level.check_objs_reachable(raise_exc=False)
+        walled_in = paths.walled_in(level)
         for index in rng.permutation(len(cells)):
             cell = cells[index]
             beside = [level.grid.get(*other) for other in paths.neighbours(cell)]
@@ -124,7 +129,7 @@ class BabyAIEnv(gym.Env[str, str]):
             if taken or any(content is not None and content.type == "door" for content in beside):
                 continue
             self._place(thing, origin, cell)
-            if level.check_objs_reachable(raise_exc=False) or not all_reachable:
+            if paths.walled_in(level) <= walled_in:
                 level.update_objs_poss()
                 return f"{thing.color} {thing.type}"
             self._place(thing, cell, origin)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from minigrid.core.actions import Actions
 from minigrid.core.constants import DIR_TO_VEC
+from minigrid.core.world_object import WorldObj
+from minigrid.envs.babyai.core.roomgrid_level import RoomGridLevel
 
 from erecap.envs.babyai.memory import Cell, Memory
 
@@ -57,6 +59,21 @@ def nearest(memory: Memory, start: Pose, wanted: Callable[[Cell], bool]) -> tupl
                 came_from[neighbour] = (pose, action)
                 queue.append(neighbour)
     return None
+
+
+def walled_in(level: RoomGridLevel) -> set[WorldObj]:
+    """Objects that the agent cannot get at unless it moves others out of the way. Doors count as open, seen or not."""
+    reached, queue = {tuple(level.agent_pos)}, deque([tuple(level.agent_pos)])
+    faced: set[WorldObj] = set()
+    while queue:
+        for cell in neighbours(queue.popleft()):
+            content = level.grid.get(*cell)
+            if content is not None:
+                faced.add(content)
+            if cell not in reached and (content is None or content.type == "door"):
+                reached.add(cell)
+                queue.append(cell)
+    return {thing for thing in level.grid.grid if thing is not None and thing.type != "wall"} - faced
 
 
 def touchable(memory: Memory, start: Cell, blocked: Cell | None = None) -> set[Cell]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from erecap.envs.babyai import expert
+from erecap.envs.babyai import expert, paths
 from erecap.envs.babyai.env import BabyAIEnv
 from erecap.envs.babyai.options import LEVELS, BabyAIOptions
 from erecap.errors import ConfigError
 from tests.babyai.levels import body, drawn
 
 pytestmark = pytest.mark.integration
-MOVED = ["GoToLocal", "PutNextLocal", "UnlockPickupDist", "SynthS5R2", "GoTo"]
+MOVED = ["BlockedUnlockPickup", "GoToLocal", "PutNextLocal", "UnlockPickupDist", "SynthS5R2", "GoTo"]
 
 
 def made(level: str | list[str], episodes: int = 3, **changes) -> BabyAIEnv:
@@ -136,7 +136,7 @@ def test_moved_objects_stay_in_their_room_and_in_reach(level: str):
     for step in range(12):
         lying = [thing for thing in env._movable if thing is not inside.carrying]
         things = {thing: (thing.cur_pos, inside.room_from_pos(*thing.cur_pos)) for thing in lying}
-        reachable = inside.check_objs_reachable(raise_exc=False)
+        walled_in = paths.walled_in(inside)
         kind = env.move_untouched(rng)
         moved = [thing for thing, (place, _) in things.items() if tuple(place) != tuple(thing.cur_pos)]
         assert len(moved) == (kind is not None)
@@ -144,8 +144,9 @@ def test_moved_objects_stay_in_their_room_and_in_reach(level: str):
             assert f"{thing.color} {thing.type}" == kind and thing not in env._body.touched
             assert inside.room_from_pos(*thing.cur_pos) is things[thing][1]
             assert inside.grid.get(*thing.cur_pos) is thing and inside.grid.get(*things[thing][0]) is None
-        assert inside.check_objs_reachable(raise_exc=False) or not reachable
-        if step % 3 == 2 and not info["success"]:
+        assert paths.walled_in(inside) <= walled_in
+        assert bool(paths.walled_in(inside)) != inside.check_objs_reachable(raise_exc=False)
+        if step % 3 == 2 and info["expert_actions"]:  # none either where it would have to look again all over
             _, _, _, _, info = env.step(info["expert_actions"][0])
 
 
@@ -159,7 +160,7 @@ def test_touched_objects_do_not_move():
     assert env.move_untouched(np.random.default_rng(0)) is None
 
 
-@pytest.mark.parametrize("level", MOVED)
+@pytest.mark.parametrize("level", MOVED[1:])  # in a small room that was seen whole, it does not look a second time
 def test_the_expert_still_wins_while_things_move(level: str):
     env = made(f"BabyAI-{level}-v0")
     rng = np.random.default_rng(2)
