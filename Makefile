@@ -6,7 +6,7 @@
 #                write docs/results/replan.json and the tables of README.md; ARGS=--fresh measures all parts again
 # make bench-llamacpp  the comparison with llama.cpp, which is compiled first (about 10 minutes, once)
 # make quality   success with and without pruning, against the controls, on paired episodes (hours; it goes on from
-#                docs/results/raw), then docs/results/quality.json and its table; ARGS=--workers=2 plays on two processes
+#                docs/results/raw), then docs/results/quality.json and its table; ARGS=--batch=8 plays eight episodes at a time
 # make quality-smoke   a few short episodes of the same (about 10 minutes), into runs/quality-smoke
 # make readme    write the tables of README.md from docs/results
 

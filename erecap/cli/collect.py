@@ -16,6 +16,9 @@ def collect(
     first: Annotated[int, typer.Option(min=0, max=100_000, help="Number of the first episode.")] = 0,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the detours and of who acts.")] = 0,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that play.")] = 1,
+    batch: Annotated[
+        int, typer.Option(min=1, max=256, help="With --planner: episodes that a process plays at a time.")
+    ] = 1,
     perturb: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of episodes with detours.")] = 0.0,
     max_steps: Annotated[int, typer.Option(min=1, max=20, help="Most commands in one plan.")] = 5,
     planner: Annotated[
@@ -55,7 +58,7 @@ def collect(
         max_tokens=max_tokens,
     )
     acting = planner_config(planner) if planner is not None else None
-    result = run(recipe, by_name, out, planner=acting, workers=workers, fresh=fresh)
+    result = run(recipe, by_name, out, planner=acting, workers=workers, batch=batch, fresh=fresh)
     if result.status == "interrupted":
         typer.echo(
             f"interrupted after {result.rows} of {result.total} episodes; the same command goes on from there "

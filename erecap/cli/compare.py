@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from erecap.cli.playing import (
+    BatchOption,
     ConfigArgument,
     FreshOption,
     OutOption,
@@ -18,7 +19,8 @@ def compare(
     overrides: OverrideArguments = None,
     out: OutOption = None,
     workers: WorkersOption = None,
+    batch: BatchOption = None,
     fresh: FreshOption = False,
 ) -> None:
     """Play what is missing of a run, then write its report and print the comparison of its modes."""
-    show(play(config, overrides, out, workers, fresh).folder)
+    show(play(config, overrides, out, workers, batch, fresh).folder)

@@ -25,27 +25,42 @@ WorkersOption = Annotated[
     int | None,
     typer.Option("--workers", min=1, metavar="N", help="Play on N processes; timings are then marked contended."),
 ]
+BatchOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch", min=1, metavar="N", help="Play N episodes at a time, in shared forward calls; marked contended."
+    ),
+]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Delete what the run folder holds of an earlier run.")]
 
 
-def load_config(config: str, overrides: list[str] | None, workers: int | None) -> RunConfig:
+def load_config(config: str, overrides: list[str] | None, workers: int | None, batch: int | None) -> RunConfig:
     """The configuration with its changes. Raises ConfigError as `load_run`."""
     from erecap.config import load_run
 
     changes = list(overrides or [])
     if workers is not None:
         changes += [f"workers={workers}", f"executor={'process' if workers > 1 else 'serial'}"]
+    if batch is not None:
+        changes.append(f"batch={batch}")
     return load_run(config, changes)
 
 
-def play(config: str, overrides: list[str] | None, out: Path | None, workers: int | None, fresh: bool) -> RunResult:
+def play(
+    config: str,
+    overrides: list[str] | None,
+    out: Path | None,
+    workers: int | None,
+    batch: int | None,
+    fresh: bool,
+) -> RunResult:
     """Load a configuration, play what is missing of its run, and say how it ended.
 
     Raises:
         typer.Exit: with code 130 after Ctrl-C.
         ErecapError: as `load_run` and `run`.
     """
-    loaded = load_config(config, overrides, workers)
+    loaded = load_config(config, overrides, workers, batch)
 
     from erecap.rollout.run import run
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from erecap.cli.playing import ConfigArgument, FreshOption, OverrideArguments, WorkersOption, load_config
+from erecap.cli.playing import BatchOption, ConfigArgument, FreshOption, OverrideArguments, WorkersOption, load_config
 
 if TYPE_CHECKING:
     from erecap.config import RunConfig
@@ -35,6 +35,7 @@ def quality(
     rows: RowsOption = ROWS,
     results: ResultsOption = Path("docs/results/quality.json"),
     workers: WorkersOption = None,
+    batch: BatchOption = None,
     agreement: AgreementOption = None,
     fresh: FreshOption = False,
 ) -> None:
@@ -42,7 +43,7 @@ def quality(
 
     Can be stopped at any time, and goes on when called again, also in a clone that has only the file.
     """
-    loaded = load_config(config, overrides, workers)
+    loaded = load_config(config, overrides, workers, batch)
     command = "make quality" if rows == ROWS else f"erecap quality {config} --rows {rows.name}"
     if agreement is not None:
         compare_plans(loaded, agreement, agreement_path(rows), fresh)

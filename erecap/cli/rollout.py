@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from erecap.cli.playing import (
+    BatchOption,
     ConfigArgument,
     FreshOption,
     OutOption,
@@ -19,8 +20,9 @@ def rollout(
     overrides: OverrideArguments = None,
     out: OutOption = None,
     workers: WorkersOption = None,
+    batch: BatchOption = None,
     fresh: FreshOption = False,
 ) -> None:
     """Play the episodes of a run that are still missing. Can be stopped at any time, and goes on when called again."""
-    result = play(config, overrides, out, workers, fresh)
+    result = play(config, overrides, out, workers, batch, fresh)
     typer.echo(f"{result.folder}: {result.episodes} episodes. Report: erecap report {result.folder}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from erecap.config.modes import parse_mode
+from erecap.config.modes import SESSION_MODES, parse_mode
 from erecap.config.suite import Name, Seed
 from erecap.tokens.names import LEARNED, PRESETS
 
@@ -145,6 +145,9 @@ class RunConfig(BaseModel):
         default="serial", description="serial: one episode at a time; process: several, in worker processes."
     )
     workers: int = Field(default=1, ge=1, le=256, description="Worker processes of the process executor.")
+    batch: int = Field(
+        default=1, ge=1, le=256, description="Episodes that one process plays at a time, in shared forward calls."
+    )
     samples: int = Field(
         default=1, ge=0, description="First episodes of each suite and mode that are recorded for reading."
     )
@@ -163,6 +166,21 @@ class RunConfig(BaseModel):
     def _learned_needs_pruner(self) -> RunConfig:
         if self.pruner is None and f"prune[{LEARNED}]" in self.modes:
             raise ValueError(f"mode prune[{LEARNED}] needs a trained pruner; give pruner: FOLDER")
+        return self
+
+    @model_validator(mode="after")
+    def _batch_is_of_sessions(self) -> RunConfig:
+        if self.batch > 1:
+            if self.executor != "serial":
+                raise ValueError(f"batch: got {self.batch} with executor {self.executor}; allowed: 1, or serial")
+            alone = [mode for mode in self.modes if not (parse_mode(mode).session or parse_mode(mode).kind == "expert")]
+            if alone:
+                allowed = ", ".join((*SESSION_MODES, "expert"))
+                raise ValueError(f"batch: got {self.batch} with mode {alone[0]}; allowed with a batch: {allowed}")
+            if self.schedule is not None:
+                raise ValueError(
+                    f"batch: got {self.batch} with a schedule; allowed: 1, since calls wait for each other"
+                )
         return self
 
     @field_validator("suites")

@@ -67,7 +67,7 @@ class CommittedRows:
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits that name the configuration with its weights, for the name of a run folder."""
-        shown = self._config.model_dump(mode="json", exclude={"executor", "workers"})
+        shown = self._config.model_dump(mode="json", exclude={"executor", "workers", "batch"})
         played = [(key, identity) for key, identity in self._identities.items() if key[1] in self._config.modes]
         identities = [[*key, *identity.fields().values()] for key, identity in sorted(played)]
         return digest_of([shown, identities])[:8]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from erecap.language_model import HFLanguageModel
     from erecap.session.episodes import EpisodeSessions
     from erecap.session.masked import MaskedSessions
+    from erecap.session.pool import ReplanPool
     from erecap.tokens.learned import LearnedScorer
     from erecap.tokens.ratings import ReadScorer
     from erecap.tokens.schedule import PruneConfig
@@ -47,6 +48,16 @@ class Components(Protocol):
     def threads(self) -> int | None:
         """Threads of the model's arithmetic; None where no model was loaded."""
 
+    def pool(self) -> ReplanPool | None:
+        """What joins the forward calls of several episodes; None where no model was loaded.
+
+        Raises:
+            ConfigError: the model's calls cannot be joined.
+        """
+
+    def twin(self) -> Components:
+        """The same once more, on the same model, for an episode that is played at the same time. Prepared already."""
+
     def close(self) -> None:
         """Close the environments."""
 
@@ -64,6 +75,7 @@ class RealComponents:
         self._envs: dict[tuple[str, bool], gym.Env[str, str]] = {}
         self._models: dict[Mode, HFLanguageModel | EpisodeSessions | MaskedSessions] = {}
         self._planners: dict[Mode, Planner] = {}
+        self._loaded: tuple[Any, Any] | None = None  # model and tokenizer
         self._facts: dict[str, Any] | None = None
         self._scorer: LearnedScorer | None = None
 
@@ -121,6 +133,23 @@ class RealComponents:
 
         return torch.get_num_threads()
 
+    def pool(self) -> ReplanPool | None:
+        if self._loaded is None:
+            return None
+        from erecap.session.pool import ReplanPool
+
+        try:
+            return ReplanPool(*self._loaded)
+        except ValueError as error:
+            raise ConfigError(f"batch: {error}; play with batch 1") from error
+
+    def twin(self) -> RealComponents:
+        twin = type(self)(self._config, self._suites)
+        twin._loaded, twin._facts, twin._scorer = self._loaded, self._facts, self._scorer
+        twin._open_models(list(self._models))
+        twin._planners = {mode: twin._make_planner(mode) for mode in self._planners}
+        return twin
+
     def close(self) -> None:
         for env in self._envs.values():
             env.close()
@@ -129,23 +158,28 @@ class RealComponents:
     def _load_model(self, modes: list[Mode], say: Say) -> None:
         import torch
 
-        from erecap.language_model import HFLanguageModel
-
         config = self._config
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         say(f"loading model {config.model}")
-        model, tokenizer = load(config.model, config.dtype, config.device, adapter=config.adapter)
-        self._facts = describe_model(config.model, model, config.adapter)
-        for mode in modes:
-            if mode.session:
-                self._models[mode] = self._sessions(mode, model, tokenizer)
-            else:
-                prune = self._prune_config(mode, self._facts["layers"])
-                self._models[mode] = HFLanguageModel(model, tokenizer, prune=prune)
+        self._loaded = load(config.model, config.dtype, config.device, adapter=config.adapter)
+        self._facts = describe_model(config.model, self._loaded[0], config.adapter)
+        self._open_models(modes)
         say("warming up: one call per mode")
         for language_model in self._models.values():
             language_model.generate(_warm_up_chat(), max_new_tokens=8)
+
+    def _open_models(self, modes: list[Mode]) -> None:
+        """A language model for each mode, on the one that was loaded."""
+        from erecap.language_model import HFLanguageModel
+
+        for mode in modes:
+            assert self._loaded is not None and self._facts is not None, "loaded before, as some mode needs it"
+            if mode.session:
+                self._models[mode] = self._sessions(mode, *self._loaded)
+            else:
+                prune = self._prune_config(mode, self._facts["layers"])
+                self._models[mode] = HFLanguageModel(*self._loaded, prune=prune)
 
     def _sessions(self, mode: Mode, model: Any, tokenizer: Any) -> EpisodeSessions | MaskedSessions:
         from erecap.budget import Budget

@@ -16,7 +16,7 @@ from erecap.rollout.lock import LOCK
 from erecap.rollout.writer import EPISODES, HEAD, REPLANS, SAMPLES, encode_row
 
 # How the work is spread changes no row but its timings and `contended`, so a run may go on with another.
-_FREE = {"config.executor", "config.workers"}
+_FREE = {"config.executor", "config.workers", "config.batch"}
 _WRITTEN = (HEAD, EPISODES, REPLANS, "summary.json", "report.html")
 
 

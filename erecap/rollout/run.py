@@ -17,15 +17,15 @@ from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.files import portable
 from erecap.protocols import JsonRow
+from erecap.rollout.batching import executor_of
 from erecap.rollout.components import OpenComponents, RealComponents
-from erecap.rollout.executors import Executor, SerialExecutor
+from erecap.rollout.executors import Executor
 from erecap.rollout.interrupt import Interrupts
 from erecap.rollout.jobs import Job, all_jobs, row_key
 from erecap.rollout.lock import owned
 from erecap.rollout.machine import git_revision, machine, versions
 from erecap.rollout.progress import RunProgress
 from erecap.rollout.resume import erase, read_head, repair, require_same, require_same_model
-from erecap.rollout.workers import ProcessExecutor
 from erecap.rollout.writer import RunWriter
 
 FORMAT = 1
@@ -105,8 +105,7 @@ def _play_missing(
     total = len(done) + len(missing)
     played = 0
     status: Literal["finished", "interrupted"] = "interrupted"
-    kind = SerialExecutor if config.executor == "serial" else ProcessExecutor
-    executor: Executor = kind(config, suites, open_components)
+    executor: Executor = executor_of(config)(config, suites, open_components)
     try:
         with closing(executor), RunProgress(console, config.modes, total, done) as progress:
             writer.save_head(status="running")

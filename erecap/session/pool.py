@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from erecap.decoding.short import PACKED_TOKENS
 from erecap.protocols import Generation, Message
-from erecap.session.rendezvous import Request, rendezvous
+from erecap.session.rendezvous import Request, rendezvous, taking_turns
 from erecap.session.session import ReplanSession
 from erecap.tokens import hooks, probe
 from erecap.tokens.ragged import Part, ragged_problem, read_together
@@ -117,6 +117,21 @@ class ReplanPool:
                     seat.error.add_note(f"in call {number} of {len(seats)} of a ReplanPool")
                     raise seat.error
         return [seat.result if seat.error is None else seat.error for seat in seats]
+
+    def stream(self, jobs: Iterable[Callable[[], Result]], at_once: int) -> Generator[Result, None, None]:
+        """As `run`, with never more than `at_once` functions begun and not ended.
+
+        Yields:
+            What each function returns, as soon as it does.
+
+        Raises:
+            Exception: the first error of a function. It ends all others, and so does closing the iterator.
+        """
+        with self._attention_split(), closing(taking_turns(jobs, at_once, self._serve)) as seats:
+            for seat in seats:
+                if seat.error is not None:
+                    raise seat.error
+                yield seat.result
 
     # Serving requests -------------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,6 +56,7 @@ class Seat:
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = False
+        self.number = number
         self.request: Request | None = None
         self._job = job
         self._dismissed = False
@@ -129,29 +131,52 @@ class Seat:
 
 
 def rendezvous(jobs: Sequence[Callable[[], Any]], serve: Callable[[list[Request]], None]) -> list[Seat]:
-    """Run `jobs` to their ends; `serve` answers the requests of all jobs that wait.
+    """Run all `jobs` at once to their ends; `serve` answers the requests of all jobs that wait.
 
     Returns:
         The seats, in the order of the jobs, each with `result` or `error`.
 
     Raises:
-        BaseException: what is no `Exception` (an interrupt), from `serve`, a job or the waiting itself; all jobs
-            have been ended then.
+        BaseException: as `taking_turns`.
     """
-    seats = [Seat(job, number) for number, job in enumerate(jobs)]
+    return sorted(taking_turns(jobs, len(jobs), serve), key=lambda seat: seat.number)
+
+
+def taking_turns(
+    jobs: Iterable[Callable[[], Any]], at_once: int, serve: Callable[[list[Request]], None]
+) -> Generator[Seat, None, None]:
+    """Run `jobs`, never more than `at_once` of them at a time: when one has ended, the next begins.
+
+    Yields:
+        The seat of each job when it has ended, with `result` or `error`; numbered in the order of the jobs.
+
+    Raises:
+        BaseException: what is no `Exception` (an interrupt), from `serve`, a job or the waiting itself; all jobs
+            have been ended then, as they are when the iterator is closed.
+    """
+    numbered = enumerate(jobs)
+    going: list[Seat] = []  # their turn is now
+    waiting: list[Seat] = []  # for an answer of the model
     try:
-        active = seats
-        while active:
-            for seat in active:
-                seat.step()
-                if seat.error is not None and not isinstance(seat.error, Exception):
-                    raise seat.error
-            active = [seat for seat in active if not seat.done]
-            requests = [seat.request for seat in active if seat.request is not None]
-            if requests:
-                serve(requests)
+        while True:
+            free = max(0, at_once - len(going) - len(waiting))
+            going += [Seat(job, number) for number, job in islice(numbered, free)]
+            if going:
+                for seat in going:
+                    seat.step()
+                    if seat.error is not None and not isinstance(seat.error, Exception):
+                        raise seat.error
+                ended = [seat for seat in going if seat.done]
+                waiting += [seat for seat in going if not seat.done]
+                going = []
+                yield from ended
+                if ended:
+                    continue  # others may begin, and ask in the same forward call
+            if not waiting:
+                return
+            serve([seat.request for seat in waiting if seat.request is not None])
+            going, waiting = waiting, []
     except BaseException:
-        for seat in seats:
+        for seat in (*going, *waiting):
             seat.dismiss()
         raise
-    return seats

@@ -15,14 +15,14 @@ from erecap.config.modes import parse_mode
 from erecap.config.run import PlannerSettings, RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ConfigError
+from erecap.rollout.batching import executor_of
 from erecap.rollout.components import OpenComponents
-from erecap.rollout.executors import Executor, SerialExecutor
+from erecap.rollout.executors import Executor
 from erecap.rollout.interrupt import Interrupts
 from erecap.rollout.jobs import Job, episode_seed
 from erecap.rollout.lock import owned
 from erecap.rollout.progress import RunProgress
 from erecap.rollout.resume import require_same_model
-from erecap.rollout.workers import ProcessExecutor
 from erecap.training.collect_episode import EXPERT, PLANNER, CollectComponents, Recipe, collect_job
 from erecap.training.collect_folder import TrajectoryWriter, erase, new_meta, read_done, read_started
 from erecap.training.collect_rows import ordered_rows, shown, token_counter
@@ -48,6 +48,7 @@ def collect(
     *,
     planner: RunConfig | None = None,
     workers: int = 1,
+    batch: int = 1,
     fresh: bool = False,
     open_components: OpenComponents = CollectComponents,
     console: Console | None = None,
@@ -63,6 +64,7 @@ def collect(
         out: the trajectory folder; made if need be.
         planner: whose model acts, with its `planner` settings; None: the expert acts.
         workers: processes that play.
+        batch: with a model, episodes that one process plays at a time, in shared forward calls.
         fresh: delete the rows of an earlier collection in `out` first.
         open_components: opens environments and planners in each process that plays.
         console: where progress is shown; None: stderr.
@@ -73,6 +75,8 @@ def collect(
         EnvironmentUnavailable, ModelError: what is to be played needs something that is missing.
     """
     _check(recipe, suites, planner)
+    if batch > 1 and workers > 1:
+        raise ConfigError(f"batch: got {batch} with {workers} workers; allowed: one of the two above 1")
     console = console or Console(stderr=True)
     suites = {name: suite.model_copy(update=_episodes(recipe)) for name, suite in suites.items()}
     meta = new_meta(recipe, suites, planner)
@@ -91,9 +95,8 @@ def collect(
             done.append(shown(row))
         if len(done) == len(jobs) and old is not None and old.get("status") == "finished":
             return CollectResult(out, "finished", len(jobs), len(jobs), 0, tally)
-        config = _config(recipe, suites, planner, workers)
-        kind = ProcessExecutor if workers > 1 else SerialExecutor
-        executor: Executor = kind(config, suites, open_components, partial(collect_job, recipe))
+        config = _config(recipe, suites, planner, workers, batch)
+        executor: Executor = executor_of(config)(config, suites, open_components, partial(collect_job, recipe))
         played = 0
         status: Literal["finished", "interrupted"] = "interrupted"
         with closing(TrajectoryWriter(out, meta)) as writer:
@@ -144,7 +147,9 @@ def _jobs(recipe: Recipe, suites: Mapping[str, Suite], mode: str) -> list[Job]:
     ]
 
 
-def _config(recipe: Recipe, suites: Mapping[str, Suite], planner: RunConfig | None, workers: int) -> RunConfig:
+def _config(
+    recipe: Recipe, suites: Mapping[str, Suite], planner: RunConfig | None, workers: int, batch: int
+) -> RunConfig:
     """The run that the executors are told of."""
     base = planner or RunConfig(name="collect", suites=list(suites), modes=[EXPERT])
     settings = base.planner if planner else PlannerSettings()
@@ -156,6 +161,7 @@ def _config(recipe: Recipe, suites: Mapping[str, Suite], planner: RunConfig | No
         "samples": 0,
         "executor": "process" if workers > 1 else "serial",
         "workers": workers,
+        "batch": batch,
         "planner": settings.model_copy(update={"max_steps": recipe.max_steps}),
     }
     return base.model_copy(update=changes)

@@ -129,3 +129,49 @@ def test_together_is_as_alone_on_the_embedded_model(embedded_model) -> None:  # 
     for one, two in zip(together, alone, strict=True):
         assert_same_state(one, two)
     assert pool.counts.forwards < pool.counts.requests / 2
+
+
+def test_a_stream_of_jobs_never_has_more_begun_than_it_may() -> None:
+    pool = ReplanPool(model(), byte_level())
+    begun, ended, most = [], [], [0]
+
+    def work(number: int) -> tuple[int, str]:
+        begun.append(number)
+        most[0] = max(most[0], len(begun) - len(ended))
+        text = pool.session().generate(chats()[number % 3], max_new_tokens=2 + number % 4).text
+        ended.append(number)
+        return number, text
+
+    jobs = (lambda n=n: work(n) for n in range(9))
+    got = dict(pool.stream(jobs, at_once=3))
+    assert most == [3] and begun == list(range(9)) and sorted(got) == begun and ended != begun
+    assert pool.counts.forwards < 0.7 * pool.counts.requests
+    for number, text in got.items():
+        alone = ReplanSession(model(), byte_level())
+        assert text == alone.generate(chats()[number % 3], max_new_tokens=2 + number % 4).text
+    assert list(pool.stream([], at_once=3)) == []
+
+
+def test_a_stream_that_is_closed_or_fails_ends_what_has_begun() -> None:
+    pool = ReplanPool(model(), byte_level())
+    before = hooks_of(model())
+    cleaned: list[int] = []
+
+    def work(number: int, fails: bool) -> int:
+        try:
+            pool.session().generate(chats()[0], max_new_tokens=2 + 4 * number)
+            if fails:
+                raise OSError("no more")
+            return number
+        finally:
+            cleaned.append(number)
+
+    stream = pool.stream([lambda n=n: work(n, False) for n in range(6)], at_once=3)
+    assert next(stream) == 0
+    stream.close()
+    assert sorted(cleaned) == [0, 1, 2] and hooks_of(model()) == before
+    cleaned.clear()
+    with pytest.raises(OSError, match="no more"):
+        list(pool.stream([lambda n=n: work(n, n == 1) for n in range(6)], at_once=3))
+    # 0 made room for 3, which had begun when 1 failed.
+    assert sorted(cleaned) == [0, 1, 2, 3] and hooks_of(model()) == before
