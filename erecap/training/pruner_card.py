@@ -50,12 +50,15 @@ def write_words(folder: Path, card: JsonRow) -> None:
             lines += [
                 "",
                 f"As sessions evict, {sessions['kv_tokens']:,} tokens stored: {sessions['samples']} samples, "
-                f"{sessions['tokens']:,} plan tokens of calls with a longer history. `oracle` knows what later plans "
-                "will attend to.",
+                f"{sessions['plans']} plans with a longer history, {sessions['tokens']:,} tokens. `oracle` knows what "
+                "later plans will attend to.",
                 "",
-                "| ranker | KL to the unpruned model, nats | same most probable token |",
-                "|---|---|---|",
-                *(f"| {name} | {r['kl']:.4f} | {r['agreement']:.1%} |" for name, r in sessions["rankers"].items()),
+                "| ranker | KL to the unpruned model, nats | same most probable token | all tokens of a plan |",
+                "|---|---|---|---|",
+                *(
+                    f"| {name} | {r['kl']:.4f} | {r['agreement']:.1%} | {r['plans_agreement']:.1%} |"
+                    for name, r in sessions["rankers"].items()
+                ),
             ]
     write_atomic(folder / "card.md", "\n".join(lines) + "\n")
 

@@ -27,7 +27,7 @@ class SessionTrial:
     def __init__(self, model: Any, kv_tokens: int) -> None:
         self._model, self._budget = model, kv_tokens
         self._sums: dict[str, list[float]] = {}
-        self._tokens = self._samples = 0
+        self._tokens = self._plans = self._samples = 0
 
     def add(self, sample: Sample, scores: dict[str, torch.Tensor], seen: Seen, dense: torch.Tensor) -> None:
         """Measure a sample whose history outgrows the budget; others are passed over.
@@ -43,7 +43,9 @@ class SessionTrial:
         counted = long[sequence.calls]
         if not bool(counted.any()):
             return
+        plans = sequence.calls[counted].unique()
         self._samples += 1
+        self._plans += len(plans)
         self._tokens += int(counted.sum())
         ranked = {**scores, "attention": _asked(sample, seen), ORACLE: _paid_later(seen.paid)}
         for name, values in ranked.items():
@@ -53,21 +55,33 @@ class SessionTrial:
                 pruned = forward_masked(
                     self._model, sample, rows=sequence.rows[counted], allowed=allowed(sample, kept)
                 ).float()
-            sums = self._sums.setdefault(name, [0.0, 0.0])
+            same = pruned.argmax(-1) == dense[counted].argmax(-1)
+            sums = self._sums.setdefault(name, [0.0, 0.0, 0.0])
             sums[0] += float(divergence(pruned, dense[counted])) * len(pruned)
-            sums[1] += int((pruned.argmax(-1) == dense[counted].argmax(-1)).sum())
+            sums[1] += int(same.sum())
+            sums[2] += sum(bool(same[sequence.calls[counted] == call].all()) for call in plans)
 
     def result(self) -> JsonRow | None:
-        """`kv_tokens`, `samples`, `tokens` (of plans), `rankers` as in the test of one call; None without samples."""
+        """What was measured; None without samples.
+
+        `kv_tokens`, `samples`, `plans`, `tokens` (of the plans); `rankers` as in the test of one call, and the share of
+        plans all of whose tokens have the unpruned model's most probable one, `plans_agreement`. A plan is what a
+        single forgotten fact spoils, and most tokens follow from the tokens just before them.
+        """
         if not self._samples:
             return None
         return {
             "kv_tokens": self._budget,
             "samples": self._samples,
+            "plans": self._plans,
             "tokens": self._tokens,
             "rankers": {
-                name: {"kl": round(kl / self._tokens, 6), "agreement": round(same / self._tokens, 6)}
-                for name, (kl, same) in self._sums.items()
+                name: {
+                    "kl": round(kl / self._tokens, 6),
+                    "agreement": round(same / self._tokens, 6),
+                    "plans_agreement": round(whole / self._plans, 6),
+                }
+                for name, (kl, same, whole) in self._sums.items()
             },
         }
 

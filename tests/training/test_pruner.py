@@ -294,6 +294,8 @@ def test_under_a_budget_the_plans_change_by_ranker(labels: Path) -> None:
     assert sessions["samples"] == 3 and 0 < sessions["tokens"] < sum(len(row.sample.sequence.labels) for row in rows)
     assert all(row["kl"] > 0 for row in sessions["rankers"].values())
     assert len({row["kl"] for row in sessions["rankers"].values()}) == 5
+    assert 0 < sessions["plans"] < sum(row.sample.calls for row in rows)
+    assert all(0 <= row["plans_agreement"] <= row["agreement"] < 1 for row in sessions["rankers"].values())
 
 
 @pytest.mark.parametrize(
