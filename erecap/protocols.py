@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Message(TypedDict):
     """One chat message, in the shape of the OpenAI API, with one optional extra key."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
     # Character spans [start, end) of `content` that pruning must keep. Absent: the default rule of
     # `erecap.context.protection` applies. Chat templates ignore keys that they do not know.

@@ -20,7 +20,7 @@ def protected_spans(messages: Sequence[Message]) -> list[tuple[int, int, int]]:
     first_user = next((i for i, message in enumerate(messages) if message["role"] == "user"), -1)
     spans: list[tuple[int, int, int]] = []
     for index, message in enumerate(messages):
-        size = len(message["content"])
+        size = len(message["content"] or "")  # messages that call tools may have no text
         if "protect" in message:
             for start, end in message["protect"]:
                 if not 0 <= start <= end <= size:

@@ -1,6 +1,82 @@
-"""When shortening the chat of a remote model pays, where cached prompt tokens are cheaper than new ones."""
+"""Prices of remote models; and when shortening a chat pays, where cached prompt tokens are cheaper than new ones."""
 
 from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from erecap.errors import ConfigError
+
+PRICES = Path(__file__).with_name("prices.yaml")
+
+
+class ModelPrices(BaseModel):
+    """What a model's tokens cost, in US dollars for a million."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: float = Field(ge=0, description="Prompt tokens that are not in the cache.")
+    cached_input: float = Field(ge=0, description="Prompt tokens that are.")
+    output: float = Field(ge=0, description="Generated tokens.")
+    cache_write: float | None = Field(
+        default=None, ge=0, description="Prompt tokens that enter the cache; null: the price of input."
+    )
+
+    @model_validator(mode="after")
+    def _cached_is_cheaper(self) -> ModelPrices:
+        if self.cached_input > self.uncached:
+            raise ValueError(f"cached_input {self.cached_input} is above the price of uncached input, {self.uncached}")
+        return self
+
+    @property
+    def uncached(self) -> float:
+        """Of a prompt token that is read anew and stays in the cache for the next call."""
+        return self.input if self.cache_write is None else self.cache_write
+
+    def dollars(self, *, cached: int, uncached: int, output: int, caching: bool = True) -> float:
+        """Cost of calls with so many tokens; without `caching` all prompt tokens cost the price of input."""
+        if not caching:
+            return ((cached + uncached) * self.input + output * self.output) / 1e6
+        return (cached * self.cached_input + uncached * self.uncached + output * self.output) / 1e6
+
+
+def load_prices(path: Path = PRICES) -> dict[str, ModelPrices]:
+    """Prices by model name, from a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, no YAML, or has an entry that is no price.
+    """
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; it should hold prices by model") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or not content:
+        raise ConfigError(f"{path}: no prices; it should map model names to input, cached_input and output")
+    prices = {}
+    for name, values in content.items():
+        try:
+            prices[str(name)] = ModelPrices.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in (name, *first["loc"]))
+            raise ConfigError(f"{path}: {where}: {first['msg']}") from error
+    return prices
+
+
+def prices_of(model: str, path: Path = PRICES) -> ModelPrices:
+    """The prices of one model.
+
+    Raises:
+        ConfigError: as `load_prices`, or the model is not listed.
+    """
+    prices = load_prices(path)
+    if model not in prices:
+        raise ConfigError(f"{path.name}: no prices of {model!r}; listed: {', '.join(sorted(prices))}")
+    return prices[model]
 
 
 def edit_pays(removed: int, after: int, cached_price: float, uncached_price: float, remaining_calls: int) -> bool:

@@ -87,7 +87,9 @@ class CollectingPlanner:
         if self.context is None:
             return [], []
         rendered = render(self.context, max_steps=self._expert.max_steps)
-        messages = [ChatMessage(role=turn["role"], content=turn["content"]) for turn in rendered.messages]
+        messages = [
+            ChatMessage.model_validate({"role": turn["role"], "content": turn["content"]}) for turn in rendered.messages
+        ]
         records = self.context.records
         targets = [
             Target(message=rendered.spans[label.record].message, plan=label.plan)

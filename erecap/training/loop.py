@@ -71,6 +71,7 @@ class Loop:
         self.best_weights: dict[str, torch.Tensor] = {}
         self._worse = 0  # evaluations since the best one
         self._evaluated = -1  # step of the newest evaluation
+        self._evaluating = 0.0  # seconds that evaluations took in this call
         self._interrupts = Interrupts()
         self._trainee, self._data, self._settings = trainee, data, settings
         self._folder, self._identity, self._say, self._holes = folder, identity, say, holes
@@ -110,10 +111,10 @@ class Loop:
                     self._learn(group)
                     self.seconds = before + time.perf_counter() - self._began
                     tokens += sum(sequence.tokens for sequence in group)
-                    enough = self.step - first >= PROJECT_AFTER_STEPS or self.seconds - before > PROJECT_AFTER_S
-                    if enough and not projected:
+                    learning = self.seconds - before - self._evaluating
+                    if not projected and (self.step - first >= PROJECT_AFTER_STEPS or learning > PROJECT_AFTER_S):
                         projected = True
-                        self._project(self.step - first, self.seconds - before, tokens)
+                        self._project(self.step - first, learning, tokens)
             except KeyboardInterrupt:
                 self.save()
                 return "interrupted"
@@ -199,7 +200,9 @@ class Loop:
             more = {"within_budget": within.facts()}
             self._say(f"within the budget: plans right {within.plan_accuracy:.1%}, loss {within.loss:.4f}")
         self._evaluated = self.step
-        self._log(held_out=scores.facts(), **more, seconds=round(time.perf_counter() - started, 3))
+        took = time.perf_counter() - started
+        self._evaluating += took
+        self._log(held_out=scores.facts(), **more, seconds=round(took, 3))
         self._say(
             f"step {self.step}/{self.steps}: held out: loss {scores.loss:.4f}, tokens right "
             f"{scores.token_accuracy:.1%}, plans right {scores.plan_accuracy:.1%} of {scores.plans}"

@@ -1,12 +1,15 @@
-"""The rule for remote models with cached-token prices."""
+"""The rule for remote models with cached-token prices, and the prices."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erecap.cost.prices import edit_pays
+from erecap.cost.prices import ModelPrices, edit_pays, load_prices, prices_of
+from erecap.errors import ConfigError
 
 TOKENS, CALLS = st.integers(0, 20_000), st.integers(0, 50)
 
@@ -32,3 +35,39 @@ def test_examples() -> None:
 def test_wrong_values(wrong: tuple) -> None:
     with pytest.raises(ValueError):
         edit_pays(*wrong)
+
+
+def test_listed_prices() -> None:
+    prices = load_prices()
+    assert len(prices) >= 10 and all(0 < p.cached_input < p.input <= p.uncached < p.output for p in prices.values())
+    assert prices_of("gpt-4.1-mini") == prices["gpt-4.1-mini"]
+    with pytest.raises(ConfigError, match="no prices of 'gpt-0'; listed: claude"):
+        prices_of("gpt-0")
+
+
+def test_dollars() -> None:
+    prices = ModelPrices(input=2.0, cached_input=0.5, output=8.0)
+    assert prices.dollars(cached=1_000_000, uncached=500_000, output=250_000) == pytest.approx(0.5 + 1.0 + 2.0)
+    assert prices.dollars(cached=1_000_000, uncached=500_000, output=0, caching=False) == pytest.approx(3.0)
+    written = ModelPrices(input=2.0, cached_input=0.5, output=8.0, cache_write=2.5)
+    assert written.dollars(cached=0, uncached=1_000_000, output=0) == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no prices"),
+        ("- 1", "no prices"),
+        ("a: {input: 1", "no YAML"),
+        ("a: {input: 1, cached_input: 0.1}", "a.output: Field required"),
+        ("a: {input: 1, cached_input: 2, output: 3}", "cached_input 2.0 is above"),
+        ("a: {input: -1, cached_input: 0, output: 3}", "a.input: Input should be greater"),
+        ("a: {input: 1, cached_input: 0, output: 3, per: day}", "a.per: Extra inputs"),
+    ],
+)
+def test_prices_that_are_none(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "prices.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load_prices(tmp_path / "prices.yaml")
+    with pytest.raises(ConfigError, match="No such file"):
+        load_prices(tmp_path / "other.yaml")

@@ -1,5 +1,18 @@
 """Making a chat shorter as text, without looking inside a model: what remote models can have, too."""
 
+from erecap.context.compaction.compact import Compacted, compact_messages
+from erecap.context.compaction.condense import condense
 from erecap.context.compaction.mask import MARKER, Masked, drop_exchanges, mask_messages
+from erecap.context.compaction.view import CompactView, Shown
 
-__all__ = ["MARKER", "Masked", "drop_exchanges", "mask_messages"]
+__all__ = [
+    "MARKER",
+    "CompactView",
+    "Compacted",
+    "Masked",
+    "Shown",
+    "compact_messages",
+    "condense",
+    "drop_exchanges",
+    "mask_messages",
+]

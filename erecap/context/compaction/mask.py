@@ -10,13 +10,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from erecap.context.compaction.spans import Edit, rewrite
 from erecap.protocols import Message
 
 MARKER = "[removed]"  # stands where an observation was; short, since an episode has hundreds of them
 
 CountTokens = Callable[[Sequence[Message]], int]
 Place = tuple[int, int]  # number of a message, first character of an observation in it
-_Spans = list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ def mask_messages(
     """Blank the oldest observations, as few as needed, until the chat has at most `target_tokens` tokens.
 
     What counts as an observation: the spans of a message's `observations` key; for messages without one, the whole
-    content of every user message between the first and the newest message. Never blanked are the newest observation,
-    one that overlaps a `protect` span, and one that is not longer than the marker.
+    content of every message of the user or of a tool between the first user message and the newest message. Never
+    blanked are the newest observation, one that overlaps a `protect` span, and one that is not longer than the marker.
 
     Args:
         messages: the chat; it is not changed.
@@ -48,15 +48,15 @@ def mask_messages(
         The chat with spans moved to where their text now stands. Masking it again with the same target changes
         nothing.
     """
-    candidates = _candidates(messages)
+    candidates = observations(messages)
     kept = set(already)
     first = [place for place in candidates if place[:2] in kept]
     rest = [place for place in candidates if place[:2] not in kept]
 
     def after(number: int) -> list[Message]:
-        return _blank(messages, [*first, *rest[:number]])
+        return rewrite(messages, [Edit(*place, MARKER) for place in [*first, *rest[:number]]])
 
-    number = _fewest(len(rest), lambda some: count(after(some)) <= target_tokens)
+    number = fewest(len(rest), lambda some: count(after(some)) <= target_tokens)
     result = after(number)
     places = frozenset(place[:2] for place in [*first, *rest[:number]])
     return Masked(result, len(places), count(result), places)
@@ -81,31 +81,31 @@ def drop_exchanges(
         Sorted numbers of all messages left out, `already` included.
     """
     gone = set(already)
-    groups = [group for group in _exchanges(messages)[:-1] if not gone.issuperset(group)]
-    groups = [group for group in groups if not any(_holds_protected(messages[number]) for number in group)]
+    groups = [group for group in exchanges(messages)[:-1] if not gone.issuperset(group)]
+    groups = [group for group in groups if not any(holds_protected(messages[number]) for number in group)]
 
     def without(number: int) -> list[Message]:
         out = gone.union(*groups[:number])
         return [message for index, message in enumerate(messages) if index not in out]
 
-    number = _fewest(len(groups), lambda some: count(without(some)) <= target_tokens)
+    number = fewest(len(groups), lambda some: count(without(some)) <= target_tokens)
     return sorted(gone.union(*groups[:number]))
 
 
-def _fewest(most: int, enough: Callable[[int], bool]) -> int:
+def fewest(most: int, enough: Callable[[int], bool]) -> int:
     """The number from 0 to `most` that is enough while the one before it is not; `most` if none is."""
     return bisect_left(range(most), True, key=enough)
 
 
-def _candidates(messages: Sequence[Message]) -> list[tuple[int, int, int]]:
+def observations(messages: Sequence[Message]) -> list[tuple[int, int, int]]:
     """`(message, start, end)` of the observations that may be blanked, oldest first."""
     users = [number for number, message in enumerate(messages) if message["role"] == "user"]
     found = []
     for number, message in enumerate(messages):
         spans = message.get("observations")
         if spans is None:
-            inside = bool(users) and users[0] < number < len(messages) - 1 and message["role"] == "user"
-            spans = [(0, len(message["content"]))] if inside else []
+            inside = bool(users) and users[0] < number < len(messages) - 1 and message["role"] in ("user", "tool")
+            spans = [(0, len(message["content"]))] if inside and isinstance(message["content"], str) else []
         found += [(number, start, end) for start, end in sorted(spans) if start < end]
     # In a chat whose observations are marked, the newest of them need not stand in the newest message.
     newest = max((place for place in found if "observations" in messages[place[0]]), default=None)
@@ -118,7 +118,8 @@ def _candidates(messages: Sequence[Message]) -> list[tuple[int, int, int]]:
     ]
 
 
-def _exchanges(messages: Sequence[Message]) -> list[list[int]]:
+def exchanges(messages: Sequence[Message]) -> list[list[int]]:
+    """Numbers of the messages of each exchange, oldest first. Calls of tools and their results are in the same one."""
     groups: list[list[int]] = []
     for number, message in enumerate(messages):
         if message["role"] == "assistant" and (not groups or messages[number - 1]["role"] != "assistant"):
@@ -128,37 +129,6 @@ def _exchanges(messages: Sequence[Message]) -> list[list[int]]:
     return groups
 
 
-def _holds_protected(message: Message) -> bool:
+def holds_protected(message: Message) -> bool:
+    """Whether a `protect` span of `message` has any text."""
     return any(start < end for start, end in message.get("protect", ()))
-
-
-def _blank(messages: Sequence[Message], places: Sequence[tuple[int, int, int]]) -> list[Message]:
-    by_message: dict[int, _Spans] = {}
-    for number, start, end in places:
-        by_message.setdefault(number, []).append((start, end))
-    return [
-        _blanked(message, sorted(by_message[number])) if number in by_message else message
-        for number, message in enumerate(messages)
-    ]
-
-
-def _blanked(message: Message, spans: _Spans) -> Message:
-    """`message` with the marker in place of each span; a copy, with its other spans moved along."""
-    content, parts, done = message["content"], [], 0
-    for start, end in spans:
-        parts += [content[done:start], MARKER]
-        done = end
-    # A copy: other keys that a host put on the message stay.
-    result: Message = {**message, "content": "".join([*parts, content[done:]])}
-    for key in ("protect", "stale", "observations"):
-        if key in message:
-            own = [span for span in message[key] if not any(low < span[1] and span[0] < high for low, high in spans)]
-            result[key] = [_moved(span, spans) for span in own]
-    if "observations" not in message:
-        result["observations"] = []  # all of it was one observation, and that is gone
-    return result
-
-
-def _moved(span: tuple[int, int], spans: _Spans) -> tuple[int, int]:
-    shift = sum(len(MARKER) - (end - start) for start, end in spans if end <= span[0])
-    return span[0] + shift, span[1] + shift

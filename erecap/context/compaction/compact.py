@@ -1,0 +1,147 @@
+"""Record-level compaction: a chat is made to fit a target, record by record, the least valuable first.
+
+In four rounds, each from the oldest record to the newest, and no further than the target asks for:
+
+1. what something newer has made worthless (`stale` spans, such as an older sight of a place) goes;
+2. old observations are told in fewer words (`erecap.context.compaction.condense`);
+3. old observations go, a marker stays;
+4. whole exchanges go: a plan with what came of it.
+
+Protected text, the system message, the first user message, the newest observation and the newest exchange stay byte for
+byte, and failures and commands do until the fourth round. Messages keep their roles, calls of tools stay together
+with their results, and content that is JSON stays JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from erecap.context.compaction.condense import condense, is_json
+from erecap.context.compaction.mask import MARKER, CountTokens, exchanges, fewest, observations
+from erecap.context.compaction.spans import Edit, rewrite
+from erecap.context.protection import protected_spans
+from erecap.protocols import Message
+
+Rank = Callable[[str], float]
+_Step = Edit | tuple[int, ...]  # an edit, or the numbers of messages that go
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """A chat that was made shorter, and what that took."""
+
+    messages: list[Message]
+    tokens: int  # of `messages`, as counted
+    before: int  # tokens of the chat that was given
+    edited: int = 0  # records that went or were told in fewer words
+    dropped: tuple[int, ...] = ()  # numbers of the given messages that were left out
+    reason: str = "it fits"
+
+
+def compact_messages(
+    messages: Sequence[Message], target_tokens: int, count: CountTokens, *, rank: Rank | None = None
+) -> Compacted:
+    """Make a chat fit `target_tokens`, with as few records touched as possible: one less would not have been enough.
+
+    A chat that fits is returned as it is; so is the result when it is compacted again with the same target.
+
+    Args:
+        messages: a chat in the shape of the OpenAI API. Spans in `protect`, `stale` and `observations` say what is
+            what; without them the rules of `erecap.context.protection` and `mask_messages` hold. It is not changed.
+        target_tokens: what the result may take. If the rest is protected, the result has more, and `reason` says so.
+        count: tokens of a chat.
+        rank: what an observation is worth, from its text; the least worth goes first, and ties the oldest first. Such
+            as the score of a small local model. None: all are worth the same.
+
+    Raises:
+        ValueError: a target below 1.
+    """
+    if target_tokens < 1:
+        raise ValueError(f"target_tokens: got {target_tokens}; allowed: 1 or more")
+    before = count(messages)
+    if before <= target_tokens:
+        return Compacted(list(messages), before, before)
+    steps = _steps(messages, rank)
+    number = fewest(len(steps), lambda some: count(_after(messages, steps[:some])) <= target_tokens)
+    done = steps[:number]
+    result = _after(messages, done)
+    tokens = count(result)
+    edited = len({step[:3] for step in done if isinstance(step, Edit)})
+    dropped = tuple(sorted(number for step in done if not isinstance(step, Edit) for number in step))
+    met = tokens <= target_tokens
+    reason = f"{edited} records shortened, {len(dropped)} messages left out"
+    return Compacted(result, tokens, before, edited, dropped, reason if met else f"{reason}; the rest is protected")
+
+
+def _steps(messages: Sequence[Message], rank: Rank | None) -> list[_Step]:
+    """Everything that can be done, in the order in which it is."""
+    kept = protected_spans(messages)
+    stale = [Edit(*place, "") for place in _stale(messages) if not _overlaps(place, kept)]
+    gone = [*kept, *(place[:3] for place in stale)]
+    seen = [place for place in observations(messages) if not _overlaps(place, gone)]
+
+    def text(place: tuple[int, int, int]) -> str:
+        return messages[place[0]]["content"][place[1] : place[2]]
+
+    if rank is not None:
+        values = {place: rank(text(place)) for place in seen}
+        seen.sort(key=lambda place: (values[place], place))
+    fewer = [Edit(*place, condense(text(place))) for place in seen]
+    marked = [Edit(*place, f'"{MARKER}"' if is_json(text(place)) else MARKER) for place in seen]
+    holding = {number for number, _, _ in kept}
+    whole = [tuple(group) for group in exchanges(messages)[:-1] if holding.isdisjoint(group)]
+    return [*stale, *(edit for edit in fewer if edit.growth < 0), *(edit for edit in marked if edit.growth < 0), *whole]
+
+
+def _after(messages: Sequence[Message], steps: Sequence[_Step]) -> list[Message]:
+    out = {number for step in steps if not isinstance(step, Edit) for number in step}
+    # Of two edits of one place the later one holds.
+    edits = {step[:3]: step for step in steps if isinstance(step, Edit) and step.message not in out}
+    joined = [edit for edit in edits.values() if edit.text] + _whole_lines(
+        messages, [edit for edit in edits.values() if not edit.text]
+    )
+    changed, touched = rewrite(messages, joined, still_observed=True), {edit.message for edit in joined}
+    return [
+        _never_empty(message) if number in touched else message
+        for number, message in enumerate(changed)
+        if number not in out
+    ]
+
+
+def _stale(messages: Sequence[Message]) -> list[tuple[int, int, int]]:
+    """Stale spans that may go. Answers stay as they are: a model that reads blanked answers of its own writes such."""
+    return [
+        (number, start, end)
+        for number, message in enumerate(messages)
+        if message["role"] in ("user", "tool")
+        for start, end in sorted(message.get("stale", ()))
+        if start < end
+    ]
+
+
+def _whole_lines(messages: Sequence[Message], edits: Sequence[Edit]) -> list[Edit]:
+    """Where all of a line goes, its line break goes, too."""
+    result: list[Edit] = []
+    for edit in sorted(edits):
+        content, start, end = messages[edit.message]["content"], edit.start, edit.end
+        begins = start == 0 or content[start - 1] == "\n"
+        if begins and content[end : end + 1] == "\n":
+            end += 1
+        elif begins and end == len(content) and start > 0:
+            start -= 1
+        if result and result[-1].message == edit.message and start < result[-1].end:
+            start = result[-1].end  # the break between two of them is gone already
+        result.append(Edit(edit.message, start, end, ""))
+    return result
+
+
+def _never_empty(message: Message) -> Message:
+    """Most servers refuse a message without text, unless it calls tools."""
+    if message["content"] == "" and not message.get("tool_calls"):
+        return {**message, "content": MARKER}
+    return message
+
+
+def _overlaps(place: tuple[int, int, int], others: Sequence[tuple[int, int, int]]) -> bool:
+    return any(place[0] == number and start < place[2] and place[1] < end for number, start, end in others)

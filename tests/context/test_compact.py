@@ -1,0 +1,181 @@
+"""Compaction: what stays to the letter, what goes first, and that no more goes than has to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from erecap.context import Context
+from erecap.context.compaction import MARKER, compact_messages, condense
+from erecap.context.compaction.compact import _after, _steps
+from erecap.context.protection import protected_spans
+from erecap.context.render import render
+from erecap.protocols import Message
+
+CONTENTS = (
+    st.lists(
+        st.sampled_from(["You see an apple 1", "the shelf 22 is closed.", "nothing", "\n", "é 3.10", "a", '"the  x"']),
+        min_size=1,
+        max_size=8,
+    )
+    .map(" ".join)
+    .filter(str.strip)
+)
+JSON = st.recursive(
+    st.none() | st.integers() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+).map(lambda value: json.dumps({"result": value}, indent=1))
+
+
+def count(messages: Sequence[Message]) -> int:
+    return sum(3 + len((message["content"] or "").split()) for message in messages)
+
+
+def episode(rows: Sequence[tuple[str, str]]) -> list[Message]:
+    context = Context("cool an apple and put it on the shelf", ("go to {receptacle}",))
+    context.add("observation", "You are in the middle of a room with a fridge 1 and a shelf 22.")
+    for kind, text in rows:
+        context.add(kind, text, "shelf 22" if "shelf" in text else "")  # type: ignore[arg-type]
+    return render(context).messages
+
+
+KINDS = st.sampled_from(["observation", "observation", "action", "failure", "plan", "goal", "constraint"])
+EPISODES = st.lists(st.tuples(KINDS, CONTENTS), max_size=24).map(episode)
+
+
+@st.composite
+def plain_chats(draw) -> list[Message]:  # type: ignore[no-untyped-def]
+    """Chats of any host: no spans, tools with their results, JSON."""
+    chat: list[dict] = [{"role": "system", "content": "You plan."}, {"role": "user", "content": draw(CONTENTS)}]
+    for number in range(draw(st.integers(0, 8))):
+        if draw(st.booleans()):
+            call = {"id": f"call_{number}", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+            chat.append({"role": "assistant", "content": None, "tool_calls": [call]})
+            chat.append({"role": "tool", "tool_call_id": call["id"], "content": draw(JSON | CONTENTS)})
+        else:
+            chat.append({"role": "assistant", "content": draw(CONTENTS)})
+            chat.append({"role": "user", "content": draw(JSON | CONTENTS)})
+    return chat  # type: ignore[return-value]
+
+
+CHATS = EPISODES | plain_chats()
+
+
+@settings(max_examples=200, deadline=None)
+@given(CHATS, st.integers(1, 200))
+def test_what_holds_for_every_chat(messages: list[Message], target: int) -> None:
+    result = compact_messages(messages, target, count)
+    assert result.tokens == count(result.messages) <= result.before == count(messages)
+    # Applied a second time it changes nothing, also where the target is out of reach.
+    assert compact_messages(result.messages, target, count).messages == result.messages
+    # Protected text is there byte for byte, and in order.
+    place = 0
+    said = [message["content"] or "" for message in result.messages]
+    for number, start, end in protected_spans(messages):
+        text = messages[number]["content"][start:end]
+        place = next(i for i in range(place, len(said)) if text in said[i])
+    # What is protected and named by spans still is what they name.
+    for message in result.messages:
+        for key in ("protect", "stale", "observations"):
+            assert all(0 <= a <= b <= len(message["content"]) for a, b in message.get(key, ()))  # type: ignore[attr-defined]
+
+
+@settings(max_examples=200, deadline=None)
+@given(CHATS, st.integers(1, 200))
+def test_the_target_is_met_by_the_fewest_records(messages: list[Message], target: int) -> None:
+    result = compact_messages(messages, target, count)
+    steps = _steps(messages, None)
+    sizes = [count(_after(messages, steps[:number])) for number in range(len(steps) + 1)]
+    assert sizes == sorted(sizes, reverse=True)
+    enough = [size for size in sizes if size <= target]
+    assert result.tokens == (enough[0] if enough else sizes[-1])
+    assert ("the rest is protected" in result.reason) == (not enough)
+
+
+@settings(max_examples=150, deadline=None)
+@given(plain_chats(), st.integers(1, 150))
+def test_json_stays_json_and_tools_stay_with_their_results(messages: list[Message], target: int) -> None:
+    compacted = compact_messages(messages, target, count)
+    result = compacted.messages
+    kept = [message for number, message in enumerate(messages) if number not in compacted.dropped]
+    for before, message in zip(kept, result, strict=True):
+        if before["content"] is not None and before["content"].startswith("{"):
+            assert json.loads(message["content"]) in (json.loads(before["content"]), MARKER)
+    called = [call["id"] for message in result for call in message.get("tool_calls", ())]  # type: ignore[attr-defined]
+    assert called == [message["tool_call_id"] for message in result if message["role"] == "tool"]  # type: ignore[typeddict-item]
+
+
+def test_the_order_in_which_things_go() -> None:
+    rows = [
+        ("plan", "go to shelf 22"), ("action", "go to shelf 22"), ("observation", "On the shelf 22, you see a mug 1."),
+        ("plan", "go to fridge 1"), ("action", "go to fridge 1"), ("failure", "Nothing happens, the way is blocked."),
+        ("plan", "look"), ("action", "look"), ("observation", "You are in the hall. There is a lamp 3 and a sofa 4."),
+        ("plan", "go to shelf 22"), ("action", "go to shelf 22"), ("observation", "The shelf 22 is empty."),
+        ("plan", "look"), ("action", "look"), ("observation", "You see nothing new."),
+    ]  # fmt: skip
+    messages = episode(rows)
+    whole = count(messages)
+
+    def said(target: int) -> str:
+        return "\n".join(message["content"] for message in compact_messages(messages, target, count).messages)
+
+    # The old sight of the shelf goes first, as a line of its own; the command that led there stays.
+    assert "mug 1" in said(whole) and "mug 1" not in said(whole - 1)
+    assert "> go to shelf 22\ngo to fridge 1" in said(whole - 1) and "lamp 3 and a sofa" in said(whole - 1)
+    shorter = said(whole - 20)
+    assert "in hall. lamp 3 and sofa 4." in shorter and "way is blocked" in shorter
+    # Failures last until whole exchanges go; goal, newest plan and newest observation do not go at all.
+    least = compact_messages(messages, 1, count)
+    assert "cool an apple" in said(1) and "You see nothing new." in said(1) and "lamp 3" not in said(1)
+    assert least.dropped and least.reason.endswith("the rest is protected")
+    assert [message["role"] for message in least.messages][:2] == ["system", "user"]
+
+
+def test_the_least_worth_goes_first() -> None:
+    chat = [{"role": "user", "content": "Fetch the mug."}]
+    for number in range(4):
+        chat += [{"role": "assistant", "content": "look"}, {"role": "user", "content": f"thing {number} lies far away"}]
+    chat.append({"role": "assistant", "content": "look"})
+    worth = {"0": 3.0, "1": 1.0, "2": 2.0}
+
+    def kept(target: int) -> str:
+        result = compact_messages(chat, target, count, rank=lambda text: worth.get(text.split()[1], 9.0))  # type: ignore[arg-type]
+        return "".join(n for n in "0123" if any(f"thing {n}" in m["content"] for m in result.messages))
+
+    whole = count(chat)  # type: ignore[arg-type]
+    assert [kept(whole), kept(whole - 1), kept(whole - 5), kept(whole - 9)] == ["0123", "023", "03", "3"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(CONTENTS | JSON)
+def test_condensed_text_keeps_its_names_and_numbers(text: str) -> None:
+    shorter = condense(text)
+    assert len(shorter) <= len(text) and condense(shorter) == shorter
+    digits = [word for word in text.split() if any(c.isdigit() for c in word)]
+    if not text.startswith("{"):
+        assert [word for word in shorter.split() if any(c.isdigit() for c in word)] == digits
+        assert shorter.count('"the  x"') == text.count('"the  x"')
+    else:
+        assert json.loads(shorter) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shorter"),
+    [
+        ("You arrive at shelf 2. On the shelf 2, you see a mug 1.", "arrive at shelf 2. On shelf 2, see mug 1."),
+        ("The box A is not in there.", "box A not in there."),
+        ('{"a": [1.10, 2],\n "b": null}', '{"a":[1.10,2],"b":null}'),
+        ("the the", "the the"),
+    ],
+)
+def test_condensed(text: str, shorter: str) -> None:
+    assert condense(text) == shorter
+
+
+def test_a_target_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="target_tokens: got 0; allowed: 1 or more"):
+        compact_messages([], 0, count)

@@ -1,0 +1,95 @@
+"""What is shown of a growing conversation: appended to while prompt caches hold, compacted when it is due or pays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from erecap.context.compaction import CompactView, compact_messages
+from erecap.cost.prices import ModelPrices, edit_pays
+from erecap.protocols import Message
+
+PRICES = ModelPrices(input=1.0, cached_input=0.1, output=4.0)
+
+
+def count(messages: Sequence[Message]) -> int:
+    return sum(2 + len(message["content"].split()) for message in messages)
+
+
+def talk(sizes: Sequence[int]) -> list[Message]:
+    chat: list[Message] = [{"role": "system", "content": "You plan."}, {"role": "user", "content": "Fetch the mug 1."}]
+    for number, size in enumerate(sizes):
+        chat.append({"role": "assistant", "content": f"go to shelf {number}"})
+        chat.append({"role": "user", "content": f"You see a thing {number}." + " It is there." * size})
+    return chat
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 9), max_size=30), st.integers(60, 200), st.booleans())
+def test_the_budget_holds_and_the_front_stays(sizes: list[int], most: int, priced: bool) -> None:
+    view = CompactView(count, max_tokens=most, prices=PRICES if priced else None, calls_left=20 if priced else None)
+    before: list[Message] = []
+    for calls in range(len(sizes) + 1):
+        chat = talk(sizes[:calls])
+        shown = view.show(chat)
+        assert shown.tokens == count(shown.messages) <= max(most, 60) and shown.before == count(chat)
+        assert shown.messages[0] == chat[0] and shown.messages[1] == chat[1]
+        assert shown.messages[-1]["content"] == chat[-1]["content"]
+        if not shown.compacted:
+            assert shown.messages[: len(before)] == before and shown.same == (count(before) if before else 0)
+            assert shown.reason == "appended"
+        else:
+            wanted = compact_messages(chat, view.target_tokens, count)
+            assert shown.messages == wanted.messages
+            assert shown.tokens <= view.target_tokens or "the rest is protected" in shown.reason
+        assert shown.same <= shown.tokens
+        before = shown.messages
+
+
+def test_between_compactions_nothing_changes_in_front() -> None:
+    view = CompactView(count, max_tokens=400)
+    shown = [view.show(talk([3] * calls)) for calls in range(60)]
+    compactions = [number for number, one in enumerate(shown) if one.compacted]
+    assert 2 <= len(compactions) <= 12 and all(one.before <= 400 for one in shown[: compactions[0]])
+    # A call that only appends finds all but its newest exchange in the cache.
+    assert all(one.tokens - one.same < 30 for number, one in enumerate(shown[1:], 1) if number not in compactions)
+
+
+def test_it_is_compacted_early_where_that_costs_less() -> None:
+    sizes = [9] * 9
+    whole = count(talk(sizes))
+    for calls_left in (1, 5, 30, 300):
+        view = CompactView(count, max_tokens=10 * whole, target_tokens=100, prices=PRICES, calls_left=calls_left)
+        shown = view.show(talk(sizes))
+        shorter = compact_messages(talk(sizes), 100, count)
+        after = shorter.tokens - shown.same if not shown.compacted else shorter.tokens - count(talk([])[:2])
+        if shown.compacted:
+            assert shown.reason.endswith("it pays")
+            assert edit_pays(whole - shorter.tokens, max(0, after), 0.1, 1.0, calls_left)
+    assert shown.compacted
+    assert not CompactView(count, max_tokens=10 * whole, target_tokens=100, calls_left=300).show(talk(sizes)).compacted
+
+
+def test_the_newest_message_may_grow_and_the_past_may_be_rewritten() -> None:
+    view = CompactView(count, max_tokens=120)
+    chat = talk([5] * 9)
+    first = view.show(chat)
+    assert first.compacted
+    grown = [*chat[:-1], {**chat[-1], "content": chat[-1]["content"] + " And a fork."}]
+    second = view.show(grown)
+    assert second.reason == "appended" and second.messages[:-1] == first.messages[:-1]
+    assert second.messages[-1]["content"].endswith("And a fork.")
+    other = talk([5, 5])
+    third = view.show(other)
+    assert third.reason == "the past was rewritten" and third.messages == other
+    view.restart()
+    assert view.show(other).same == 0
+
+
+@pytest.mark.parametrize(("most", "target"), [(0, None), (10, 0), (10, 11)])
+def test_budgets_that_cannot_be_kept_are_refused(most: int, target: int | None) -> None:
+    with pytest.raises(ValueError, match="target_tokens: got"):
+        CompactView(count, max_tokens=most, target_tokens=target)
