@@ -10,6 +10,7 @@ import typer
 from erecap.cli import (
     bench,
     bench_llamacpp,
+    bench_remote,
     calibrate,
     collect,
     compare,
@@ -44,6 +45,7 @@ app.command("calibrate")(calibrate.calibrate)
 app.add_typer(models.app, name="models")
 app.add_typer(games.app, name="games")
 bench.app.command("llamacpp")(bench_llamacpp.llamacpp)
+bench.app.command("remote")(bench_remote.remote)
 app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")
 app.add_typer(tune.app, name="tune")

@@ -1,0 +1,39 @@
+"""Whether a shortened chat still says what the next plan needs to know."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from erecap.protocols import Message
+
+_NAME = re.compile(r"[a-z]+ \d+")
+_TAKE = re.compile(r"take ([a-z]+ \d+) from ([a-z]+ \d+)")
+
+Fact = tuple[str, ...]  # names that one line has to mention together
+
+
+def needed_facts(plan: str) -> set[Fact]:
+    """What an expert's plan in the household rests on: the names in it, and where the things that it takes were seen.
+
+    Args:
+        plan: one command a line.
+    """
+    facts: set[Fact] = {(name,) for name in _NAME.findall(plan)}
+    facts.update(match.groups() for match in _TAKE.finditer(plan))
+    return facts
+
+
+def told(facts: Iterable[Fact], messages: Sequence[Message]) -> set[Fact]:
+    """Those of `facts` that a line of the chat tells, the system message aside."""
+    lines = [
+        _names(line)
+        for message in messages
+        if message["role"] != "system"
+        for line in (message["content"] or "").splitlines()
+    ]
+    return {fact for fact in facts if any(line.issuperset(fact) for line in lines)}
+
+
+def _names(line: str) -> set[str]:
+    return set(_NAME.findall(line))
