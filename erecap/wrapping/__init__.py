@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from erecap.context.lines import LinePatterns
 from erecap.errors import ConfigError
 from erecap.tokens.schedule import PruneConfig
 from erecap.wrapping.log import CallLog
@@ -19,6 +20,8 @@ def wrap(
     prune: PruneConfig | None = None,
     keep_tokens: int | None = None,
     count_tokens: Callable[[str], int] | None = None,
+    patterns: str | LinePatterns | None = None,
+    on_error: str = "raise",
     log: str | Path | None = None,
 ) -> Any:
     """An object with the interface of `target` that prunes each call and otherwise changes nothing.
@@ -26,18 +29,26 @@ def wrap(
     A **Hugging Face causal model** is pruned inside, token by token, while it reads the prompt: `wrap(model)` has
     the same `generate` and everything else of `model`.
 
-    A **callable** `messages -> str` (OpenAI-style dictionaries with `role` and `content`) cannot be looked into, so
-    the oldest whole messages are left out. System messages, the first user message and the last message always
-    stay, and roles go on alternating; no message is cut.
+    A **callable** cannot be looked into, so its text is shortened, record by record (`erecap.context.compaction`). Its
+    first argument is a chat (OpenAI-style dictionaries with `role` and `content`), or a prompt string that grows from
+    call to call. System messages, the first user message and the newest message always stay; of a string, the first
+    prompt and the newest exchange. With `keep_tokens`, what is shown is only appended to until it is full, so that the
+    prompt cache of a server holds; conversations that take turns are told apart by their beginnings.
+
+    The environment variable `ERECAP_MODE=full` switches shortening off.
 
     Args:
         target: the model or callable.
-        keep: for a model, the share of tokens that each pruning stage keeps; for a callable, the share of all
-            tokens of a call. 1.0 keeps everything.
+        keep: for a model, the share of tokens that each pruning stage keeps; for a callable with a chat, the share of
+            all tokens of a call. 1.0 keeps everything.
         scorer: for a model, one of `erecap.tokens.SCORER_NAMES`; for a callable only `recency`.
         prune: for a model, the full configuration instead of `keep` and `scorer`.
-        keep_tokens: for a callable, an absolute budget instead of `keep`, so that calls stop growing.
+        keep_tokens: for a callable, the most tokens of a call instead of `keep`, so that calls stop growing.
         count_tokens: for a callable, tokens of a text; without it a token is taken to be four characters.
+        patterns: for a callable, how lines tell what was seen: a name of `erecap.context.lines.PATTERNS`, or patterns
+            of your own. None: all messages of users and tools were, and all that follows an answer in a string.
+        on_error: for a callable, what happens if shortening fails: `raise`, or `full`, which sends everything and notes
+            the error in the log.
         log: a folder that gets `run.json` and one row a call in `replans.jsonl`.
 
     Returns:
@@ -51,6 +62,8 @@ def wrap(
     if hasattr(target, "generate") and hasattr(target, "config") and hasattr(target, "forward"):
         if keep_tokens is not None or count_tokens is not None:
             raise ConfigError("keep_tokens and count_tokens are for callables; a model is pruned by keep and scorer")
+        if patterns is not None or on_error != "raise":
+            raise ConfigError("patterns and on_error are for callables; a model is pruned by keep and scorer")
         from erecap.wrapping.model import WrappedModel
 
         try:
@@ -64,9 +77,13 @@ def wrap(
         if scorer != "recency":
             raise ConfigError(f"scorer {scorer!r} looks inside a model; for a callable only 'recency' is possible")
         from erecap.wrapping.callables import wrap_callable
+        from erecap.wrapping.calls import TextCalls, TextOptions
 
-        return wrap_callable(target, keep, keep_tokens, count_tokens, CallLog(given_log, "callable", "recency"))
-    raise TypeError(f"wrap takes a Hugging Face model or a callable messages -> str, got {type(target).__name__}")
+        options = TextOptions(keep, keep_tokens, count_tokens, patterns, on_error)  # type: ignore[arg-type]
+        return wrap_callable(target, TextCalls(options, CallLog(given_log, "callable", "compact")))
+    raise TypeError(
+        f"wrap takes a Hugging Face model or a callable messages -> str or prompt -> str, got {type(target).__name__}"
+    )
 
 
 def _name(scorer: Any) -> str:

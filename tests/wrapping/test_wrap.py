@@ -78,7 +78,8 @@ def test_a_callable_is_shown_fewer_old_messages(tmp_path) -> None:  # type: igno
     shown, temperature = seen[0]
     assert temperature == 0.5 and wrapped.__name__ == "planner" and wrapped.__doc__ == "Plan."
     assert shown[:2] == messages[:2] and shown[-1] == messages[-1] and len(shown) < len(messages)
-    assert shown[2:] == messages[-len(shown) + 2 :]
+    shorter = ("see nothing on shelf", "[removed]")
+    assert all(message in messages or message["content"].startswith(shorter) for message in shown)
     assert [m["role"] for m in shown[1:]] == ["user", "assistant"] * ((len(shown) - 2) // 2) + ["user"]
     assert json.dumps(messages) == before  # the caller's history is whole
     row = json.loads((tmp_path / "replans.jsonl").read_text())
@@ -149,7 +150,7 @@ def test_options_a_model_does_not_have(arguments: dict, message: str) -> None:
         erecap.wrap(tiny("llama"), **arguments)
 
 
-@pytest.mark.parametrize("bad", ["a prompt", [{"role": "user"}], [{"content": "x"}], ["x"], 5])
+@pytest.mark.parametrize("bad", [[{"role": "user"}], [{"content": "x"}], ["x"], 5])
 def test_input_that_is_not_messages(bad: object) -> None:
     with pytest.raises(ConfigError, match="message"):
         erecap.wrap(lambda m: "x")(bad)

@@ -1,0 +1,179 @@
+"""Planners that are shown text: prompt strings, conversations that take turns, the switch, and errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import erecap
+from erecap.context.lines import PATTERNS
+from erecap.errors import ConfigError
+from erecap.wrapping.calls import SWITCH
+from erecap.wrapping.prompts import PromptTalk, join_prompt
+
+HEAD = "Here is an example.\n> go to fridge 9\nThe fridge 9 is closed.\n\nYour task: cool a pan, please.\n>"
+LLAMA = (
+    "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n",
+    "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+)
+WORDS = st.lists(st.sampled_from(["go", "shelf 1", "\n", "is closed.", "<|im_end|>", ">", "é"]), max_size=6).map(
+    " ".join
+)
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "replans.jsonl").read_text().splitlines()]
+
+
+@settings(max_examples=150, deadline=None)
+@given(WORDS, st.lists(st.tuples(WORDS, WORDS, st.booleans()), max_size=8), st.sampled_from([None, *sorted(PATTERNS)]))
+def test_a_string_is_its_messages(head: str, calls: list[tuple[str, str, bool]], name: str | None) -> None:
+    talk = PromptTalk(head, PATTERNS[name] if name else None)
+    prompt = head
+    assert join_prompt(talk.read(prompt)) == prompt
+    for answer, below, told in calls:
+        talk.answer = answer if told else ""
+        prompt += f" {answer}\n{below}\n>"
+        assert talk.continues(prompt)
+        messages = talk.read(prompt)
+        assert join_prompt(messages) == prompt
+        for message in messages[1:]:
+            for start, end in message["observations"]:
+                text = message["content"][start:end]
+                # Neither a tag nor the words that ask for the next answer.
+                assert text and (name or "<|" not in text) and end < len(message["content"])
+
+
+def play(llm, steps: int, tags: tuple[str, str] | None = None) -> list[str]:  # type: ignore[no-untyped-def]
+    """The loop of a ReAct agent: what it sends, call by call."""
+    prompt, sent = HEAD, []
+    for number in range(steps):
+        sent.append(prompt)
+        action = llm(prompt, stop=["\n"]).strip()
+        seen = f"On the shelf {number}, you see a mug {number}, and a plate {number}."
+        prompt += f"{action}{tags[0]}{seen}\n{tags[1]}" if tags else f" {action}\n{seen}\n>"
+    return sent
+
+
+@pytest.mark.parametrize("tags", [None, LLAMA], ids=["lines", "llama"])
+def test_a_growing_string_stays_within_its_budget_and_keeps_its_front(tags, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    seen: list[str] = []
+
+    def llm(prompt: str, stop: list[str] | None = None) -> str:
+        assert stop == ["\n"]
+        seen.append(prompt)
+        return f" go to shelf {len(seen) - 1}"
+
+    wrapped = erecap.wrap(llm, keep_tokens=260, log=tmp_path, patterns=None if tags else "alfworld")
+    sent = play(wrapped, 40, tags)
+    assert len(seen) == 40 and seen[0] == HEAD and seen[3] == sent[3]
+    assert max(len(prompt) for prompt in seen) <= 260 * 4 < len(sent[-1])
+    kept_front = 0
+    for before, prompt, whole in zip(seen, seen[1:], sent[1:], strict=False):
+        assert prompt.startswith(HEAD) and prompt.endswith(tags[1] if tags else "\n>")
+        # The newest exchange is there to the letter, and no tag was cut.
+        assert prompt[-60:] == whole[-60:]
+        assert prompt.count("<|") == prompt.count("|>") and "||" not in prompt
+        kept_front += prompt.startswith(before)
+    assert kept_front >= 25  # most calls only append
+    noted = rows(tmp_path)
+    assert noted[-1]["decision"] == "pruned" and noted[0]["decision"] == "passed"
+    assert noted[-1]["prompt_tokens"] > 260 >= noted[-1]["kept_tokens"] and any(row["reused_tokens"] for row in noted)
+
+
+def test_conversations_that_take_turns_are_told_apart() -> None:
+    shown: dict[str, list[str]] = {"a": [], "b": []}
+    prompts = {name: f"Agent {name}.\n>" for name in "ab"}
+
+    def llm(prompt: str) -> str:
+        shown[prompt[6]].append(prompt)
+        return "look"
+
+    wrapped = erecap.wrap(llm, keep_tokens=60)
+    chats = {name: [{"role": "user", "content": f"Agent {name}, find the mug."}] for name in "ab"}
+    wrapped_chat = erecap.wrap(lambda messages: messages[0]["content"], keep_tokens=60)
+    for number in range(20):
+        for name in "ab":
+            wrapped(prompts[name])
+            prompts[name] += f" look\nAgent {name} sees a thing {number} over there.\n>"
+            assert wrapped_chat(chats[name]) == chats[name][0]["content"]
+            seen = {"role": "user", "content": f"You, {name}, see a thing {number} over there."}
+            chats[name] += [{"role": "assistant", "content": "look"}, seen]
+    for name in "ab":
+        assert all(f"Agent {'b' if name == 'a' else 'a'}" not in prompt for prompt in shown[name])
+        assert sum(later.startswith(one) for one, later in zip(shown[name], shown[name][1:], strict=False)) >= 12
+
+
+def test_the_switch_turns_it_off(monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    messages = [{"role": "user", "content": "x" * 400}] + [
+        {"role": role, "content": "y" * 80} for role in ("assistant", "user") * 6
+    ]
+    wrapped = erecap.wrap(lambda m: m, keep_tokens=100, log=tmp_path)
+    assert len(wrapped(messages)) < len(messages)
+    monkeypatch.setenv(SWITCH, "full")
+    assert wrapped(messages) is messages
+    assert [(row["decision"], row["reason"]) for row in rows(tmp_path)][1] == ("passed", "ERECAP_MODE=full")
+
+
+def test_what_an_error_of_the_middleware_does(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    counted = []
+
+    def count(text: str) -> int:
+        counted.append(text)
+        if len(counted) == 4:
+            raise OverflowError("no such number")
+        return len(text)
+
+    messages = [{"role": "user", "content": "abc"}]
+    with pytest.raises(OverflowError):
+        erecap.wrap(lambda m: "ok", keep_tokens=2, count_tokens=count)(messages)
+    counted.clear()
+    wrapped = erecap.wrap(
+        lambda m: "ok" if m is messages else "cut", keep_tokens=2, count_tokens=count, on_error="full", log=tmp_path
+    )
+    assert wrapped(messages) == "ok"
+    assert [(row["decision"], row["reason"]) for row in rows(tmp_path)] == [("failed", "OverflowError: no such number")]
+
+
+def test_tools_keep_their_results_and_spans_stay_inside() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    messages: list[dict] = [{"role": "system", "content": "Plan."}, {"role": "user", "content": "Find it."}]
+    for number in range(8):
+        messages.append({"role": "assistant", "content": None, "tool_calls": [{**call, "id": f"c{number}"}]})
+        messages.append({"role": "tool", "tool_call_id": f"c{number}", "content": json.dumps({"seen": ["mug"] * 30})})
+    shown = erecap.wrap(lambda m: m, keep_tokens=150)(messages)
+    assert [m["tool_call_id"] for m in shown if m["role"] == "tool"] == [
+        m["tool_calls"][0]["id"] for m in shown if m.get("tool_calls")
+    ]
+    assert all(set(m) <= {"role", "content", "tool_calls", "tool_call_id"} for m in shown)
+    assert all(json.loads(m["content"]) is not None for m in shown if m["role"] == "tool")
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "words"),
+    [
+        ([{"role": "user", "content": [{"type": "image_url"}]}], {}, "message 0 has parts \\(image_url\\); only text"),
+        ([{"role": "user"}], {}, "message 0 must have a role and a text content"),
+        (7, {}, "a list of messages or a text, got int"),
+        ("a prompt", {}, "give keep_tokens"),
+    ],
+)
+def test_what_cannot_be_shortened_is_one_clear_line(given, options, words) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ConfigError, match=words):
+        erecap.wrap(lambda m: "x", **options)(given)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"on_error": "pass"}, "on_error: got 'pass'; allowed: raise, full"),
+        ({"patterns": "none"}, "patterns: got 'none'; allowed: erecap, react"),
+    ],
+)
+def test_options_that_are_none(options: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        erecap.wrap(lambda m: "x", **options)
