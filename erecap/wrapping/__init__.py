@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,14 @@ def wrap(
     prompt and the newest exchange. With `keep_tokens`, what is shown is only appended to until it is full, so that the
     prompt cache of a server holds; conversations that take turns are told apart by their beginnings.
 
+    A **client** of the package `openai`, sync or async, is treated likewise in `chat.completions`: streams, tools and
+    all else that a call has go through as they are. A **text-generation pipeline** of transformers gets a wrapped
+    model.
+
     The environment variable `ERECAP_MODE=full` switches shortening off.
 
     Args:
-        target: the model or callable.
+        target: the model, pipeline, client or callable.
         keep: for a model, the share of tokens that each pruning stage keeps; for a callable with a chat, the share of
             all tokens of a call. 1.0 keeps everything.
         scorer: for a model, one of `erecap.tokens.SCORER_NAMES`; for a callable only `recency`.
@@ -59,6 +64,16 @@ def wrap(
         TypeError: a target of another kind.
     """
     given_log = None if log is None else Path(log)
+    if hasattr(target, "model") and hasattr(target, "tokenizer") and hasattr(target, "task"):
+        if target.task not in ("text-generation", ""):  # "" where it was built by hand
+            raise ConfigError(f"a pipeline for {target.task!r} plans nothing; only text-generation can be wrapped")
+        piped = copy.copy(target)
+        piped.model = wrap(
+            target.model, keep=keep, scorer=scorer, prune=prune, keep_tokens=keep_tokens, count_tokens=count_tokens,
+            patterns=patterns, on_error=on_error, log=log,
+        )  # fmt: skip
+        piped.log = piped.model.log
+        return piped
     if hasattr(target, "generate") and hasattr(target, "config") and hasattr(target, "forward"):
         if keep_tokens is not None or count_tokens is not None:
             raise ConfigError("keep_tokens and count_tokens are for callables; a model is pruned by keep and scorer")
@@ -71,18 +86,26 @@ def wrap(
             return WrappedModel(target, config, CallLog(given_log, "model", f"prune[{_name(config.scorer)}]"))
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    if callable(target):
+    client = hasattr(target, "chat") and hasattr(target.chat, "completions")
+    if client or callable(target):
         if prune is not None:
             raise ConfigError("prune is for models; a callable is pruned by keep or keep_tokens")
         if scorer != "recency":
             raise ConfigError(f"scorer {scorer!r} looks inside a model; for a callable only 'recency' is possible")
-        from erecap.wrapping.callables import wrap_callable
         from erecap.wrapping.calls import TextCalls, TextOptions
 
         options = TextOptions(keep, keep_tokens, count_tokens, patterns, on_error)  # type: ignore[arg-type]
-        return wrap_callable(target, TextCalls(options, CallLog(given_log, "callable", "compact")))
+        calls = TextCalls(options, CallLog(given_log, "client" if client else "callable", "compact"))
+        if client:
+            from erecap.wrapping.openai_client import WrappedClient
+
+            return WrappedClient(target, calls)
+        from erecap.wrapping.callables import wrap_callable
+
+        return wrap_callable(target, calls)
     raise TypeError(
-        f"wrap takes a Hugging Face model or a callable messages -> str or prompt -> str, got {type(target).__name__}"
+        "wrap takes a transformers model or pipeline, an openai client, or a callable messages -> str or prompt -> str,"
+        f" got {type(target).__name__}"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from erecap.protocols import Message, Timing, Usage
 from erecap.wrapping.conversations import Conversations
 from erecap.wrapping.log import CallLog
 from erecap.wrapping.prompts import PromptTalk
+from erecap.wrapping.shapes import read_messages, write_messages
 
 CHARACTERS_PER_TOKEN = 4  # of English text in the common vocabularies; used only where nothing better is given
 SWITCH = "ERECAP_MODE"  # environment variable; "full" turns the middleware off
@@ -88,25 +89,25 @@ class TextCalls:
             patterns=options.lines,
         )
 
-    def prepare(self, given: str | Sequence[Message]) -> Call:
+    def prepare(self, given: Any) -> Call:
         """What to send instead of `given`, a chat or a prompt string.
 
         Raises:
-            ConfigError: neither of the two, or messages that hold something else than text.
+            ConfigError: neither of the two, or messages as `read_messages` does not take them.
         """
-        check_messages(given)
-        call = Call(given, self._tokens(given), 0)
+        ours = given if isinstance(given, str) else read_messages(given)
+        before = self._tokens(ours)
+        call = Call(given, before, before)
         try:
             if os.environ.get(SWITCH) == "full":
                 call.reason = f"{SWITCH}=full"
             else:
-                self._shorten(call, given)
+                self._shorten(call, given, ours)
         except Exception as error:  # the host decides what an error in here does
             if self._options.on_error == "raise":
                 raise
-            call.shown, call.decision = given, "failed"
+            call.shown, call.after, call.decision = given, call.before, "failed"
             call.reason, call.talk = f"{type(error).__name__}: {error}", None
-        call.after = self._tokens(call.shown)
         call.prepared = time.perf_counter()
         return call
 
@@ -128,59 +129,28 @@ class TextCalls:
         estimated = self._options.count_tokens is None
         self.log.note(usage, timing, call.decision, call.reason, tokens_estimated=estimated, **extra)
 
-    def _shorten(self, call: Call, given: str | Sequence[Message]) -> None:
+    def _shorten(self, call: Call, given: Any, ours: str | list[Message]) -> None:
         options = self._options
-        if isinstance(given, str):
+        if isinstance(ours, str):
             if options.keep_tokens is None and options.keep < 1.0:
                 raise ConfigError("a prompt string is shortened to a number of tokens; give keep_tokens")
-            call.shown, shown, call.talk = self._talks.show_prompt(given)
-            call.reused = shown.same
+            call.shown, shown, call.talk = self._talks.show_prompt(ours)
+            call.after, call.reused = self._tokens(call.shown), shown.same
+        elif not ours:
+            return
         elif options.keep_tokens is not None:
-            shown = self._talks.show_chat(given)
-            call.shown, call.reused = _plain(shown.messages), shown.same
-            call.left_out = len(given) - len(shown.messages)
+            shown = self._talks.show_chat(ours)
+            call.shown, call.after, call.reused = write_messages(shown.messages, given), shown.tokens, shown.same
+            call.left_out = len(ours) - len(shown.messages)
         else:
-            if not given:
-                return
-            budget = math.ceil(options.keep * call.before)
-            marked = annotate(given, options.lines) if options.lines else given
-            shorter = compact_messages(marked, budget, self._talks.count)
-            call.shown, call.left_out = _plain(shorter.messages), len(shorter.dropped)
-            call.reason = shorter.reason
-        if self._tokens(call.shown) < call.before:
-            call.decision = "pruned"
-            call.reason = f"{call.before - self._tokens(call.shown)} of {call.before} tokens left out"
+            marked = annotate(ours, options.lines) if options.lines else ours
+            shorter = compact_messages(marked, math.ceil(options.keep * call.before), self._talks.count)
+            call.shown, call.after = write_messages(shorter.messages, given), shorter.tokens
+            call.left_out = len(shorter.dropped)
+        if call.after < call.before:
+            call.decision, call.reason = "pruned", f"{call.before - call.after} of {call.before} tokens left out"
 
     def _tokens(self, given: str | Sequence[Message]) -> int:
         if isinstance(given, str):
             return self._options.count(given)
         return self._talks.count(given)
-
-
-def check_messages(given: Any) -> None:
-    """Raises ConfigError unless `given` is a text, or a sequence of messages with a role and text content."""
-    if isinstance(given, str):
-        return
-    if not isinstance(given, Sequence):
-        raise ConfigError(f"a wrapped planner takes a list of messages or a text, got {type(given).__name__}")
-    for number, message in enumerate(given):
-        if not isinstance(message, Mapping) or "role" not in message:
-            raise ConfigError(f"message {number} must have a role and a text content, got {message!r:.80}")
-        content = message.get("content")
-        if isinstance(content, list):
-            kinds = sorted({str(part.get("type")) for part in content if isinstance(part, Mapping)} - {"text"})
-            raise ConfigError(
-                f"message {number} has parts ({', '.join(kinds) or 'text'}); only text can be shortened: give the text "
-                "as one string, or images to a planner that is not wrapped"
-            )
-        if not isinstance(content, str) and not (content is None and message.get("tool_calls")):
-            raise ConfigError(f"message {number} must have a role and a text content, got {message!r:.80}")
-
-
-def _plain(messages: Sequence[Message]) -> list[Message]:
-    """Without the spans, which hosts and servers do not know. Messages that had none are handed on as they are."""
-    keys = ("protect", "stale", "observations")
-    return [
-        {key: value for key, value in message.items() if key not in keys} if set(keys) & set(message) else message  # type: ignore[misc]
-        for message in messages
-    ]

@@ -43,7 +43,7 @@ class Conversations:
         most: int = 64,
     ) -> None:
         def tokens(messages: Sequence[Message]) -> int:
-            return sum(count(message["content"] or "") for message in messages)
+            return sum(count(message["content"]) for message in messages)
 
         self.count: CountTokens = tokens
         self._budgets = {"max_tokens": max_tokens, "target_tokens": target_tokens}
@@ -88,7 +88,7 @@ def _begins(given: Sequence[Message], messages: Sequence[Message]) -> bool:
     if any(_said(a) != _said(b) for a, b in zip(before, messages, strict=False)):
         return False
     now = messages[len(before)]
-    return newest["role"] == now["role"] and (now["content"] or "").startswith(newest["content"] or "")
+    return newest["role"] == now["role"] and now["content"].startswith(newest["content"])
 
 
 def _said(message: Message) -> tuple[object, ...]:

@@ -166,3 +166,22 @@ def test_a_log_without_episodes_is_a_readable_run_folder(tmp_path) -> None:  # t
 
     erecap.wrap(lambda m: "look", log=tmp_path / "mine")(chat(2))
     assert "No episode has finished yet" in build(tmp_path / "mine").read_text("utf-8")
+
+
+def test_a_pipeline_gets_a_wrapped_model(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from transformers import pipeline
+
+    from tests.context.small_tokenizers import byte_level
+    from tests.session.chats import model
+
+    pipe = pipeline("text-generation", model=model("llama"), tokenizer=byte_level())
+    text, options = "You see a mug on the shelf. " * 4, {"max_new_tokens": 6, "do_sample": False}
+    assert erecap.wrap(pipe, keep=1.0)(text, **options) == pipe(text, **options)
+    wrapped = erecap.wrap(pipe, keep=0.5, log=tmp_path)
+    [answer] = wrapped(text, **options)
+    assert answer["generated_text"].startswith(text) and wrapped.log.rows == 1
+    row = json.loads((tmp_path / "replans.jsonl").read_text())
+    assert row["decision"] == "pruned" and min(row["kept_per_layer"]) < row["prompt_tokens"]
+    assert pipe.model is not wrapped.model and pipe(text, **options)
+    with pytest.raises(ConfigError, match="keep_tokens and count_tokens are for callables"):
+        erecap.wrap(pipe, keep_tokens=5)
