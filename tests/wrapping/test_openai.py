@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import openai
 import pytest
@@ -19,7 +20,7 @@ WORDS = ["go to ", "shelf ", "1"]
 class Handler(BaseHTTPRequestHandler):
     """Answers as `/v1/chat/completions` does, and remembers what it was sent."""
 
-    seen: list[dict] = []
+    seen: ClassVar[list[dict]] = []
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
