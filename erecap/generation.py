@@ -40,12 +40,14 @@ class StopWatcher(StoppingCriteria):
         started: float,
         deadline_ms: float | None,
         cancel: Callable[[], bool] | None,
+        on_text: Callable[[str], None] | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._prompt_length = prompt_length
         self._stop = [text for text in stop if text]
         self._deadline = None if deadline_ms is None else started + deadline_ms / 1e3
         self._cancel = cancel
+        self._on_text = on_text  # told the answer as far as it is certain, again and again
         self._reason: FinishReason | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
@@ -55,13 +57,25 @@ class StopWatcher(StoppingCriteria):
 
     def stopped(self, new_ids: list[int]) -> bool:
         """Whether to stop after these generated ids."""
-        if self._stop and self._find(self._decode(new_ids)) is not None:
+        text = self._decode(new_ids) if self._stop or self._on_text else ""
+        if self._stop and self._find(text) is not None:
             self._reason = "stop"
         elif self._cancel is not None and self._cancel():
             self._reason = "cancelled"
         elif self._deadline is not None and time.perf_counter() >= self._deadline:
             self._reason = "deadline"
+        if self._reason is None and self._on_text is not None:
+            self._on_text(self._certain(text))
         return self._reason is not None
+
+    def _certain(self, text: str) -> str:
+        """`text` without an end that may become a stop text, or that is half of a character."""
+        text = text.rstrip("\ufffd")
+        longest = max((len(stop) - 1 for stop in self._stop), default=0)
+        for length in range(min(longest, len(text)), 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self._stop):
+                return text[:-length]
+        return text
 
     def result(self, new_ids: list[int], ends: Sequence[int]) -> tuple[str, FinishReason]:
         """The answer without its stop text, and why it ended."""

@@ -20,6 +20,7 @@ from erecap.cli import (
     quality,
     report,
     rollout,
+    serve,
     train,
     tune,
     verify,
@@ -40,6 +41,7 @@ app.command("collect")(collect.collect)
 app.command("quality")(quality.quality)
 app.command("report")(report.report)
 app.command("verify")(verify.verify)
+app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
 app.add_typer(models.app, name="models")

@@ -118,8 +118,12 @@ class ReplanPool:
                     raise seat.error
         return [seat.result if seat.error is None else seat.error for seat in seats]
 
-    def stream(self, jobs: Iterable[Callable[[], Result]], at_once: int) -> Generator[Result, None, None]:
+    def stream(self, jobs: Iterable[Callable[[], Result] | None], at_once: int) -> Generator[Result, None, None]:
         """As `run`, with never more than `at_once` functions begun and not ended.
+
+        Args:
+            jobs: the functions; None where there is none now, but may be one later (see `taking_turns`).
+            at_once: as said.
 
         Yields:
             What each function returns, as soon as it does.

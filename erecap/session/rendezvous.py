@@ -11,7 +11,6 @@ import contextvars
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -143,9 +142,15 @@ def rendezvous(jobs: Sequence[Callable[[], Any]], serve: Callable[[list[Request]
 
 
 def taking_turns(
-    jobs: Iterable[Callable[[], Any]], at_once: int, serve: Callable[[list[Request]], None]
+    jobs: Iterable[Callable[[], Any] | None], at_once: int, serve: Callable[[list[Request]], None]
 ) -> Generator[Seat, None, None]:
     """Run `jobs`, never more than `at_once` of them at a time: when one has ended, the next begins.
+
+    Args:
+        jobs: may give None where there is no job now, but may be one later; it is asked again before each forward
+            call, and over and over while nothing is going on, so it should then wait.
+        at_once: jobs begun and not ended.
+        serve: answers the requests of all jobs that wait.
 
     Yields:
         The seat of each job when it has ended, with `result` or `error`; numbered in the order of the jobs.
@@ -154,13 +159,21 @@ def taking_turns(
         BaseException: what is no `Exception` (an interrupt), from `serve`, a job or the waiting itself; all jobs
             have been ended then, as they are when the iterator is closed.
     """
-    numbered = enumerate(jobs)
+    coming, number, more = iter(jobs), 0, True
     going: list[Seat] = []  # their turn is now
     waiting: list[Seat] = []  # for an answer of the model
     try:
         while True:
-            free = max(0, at_once - len(going) - len(waiting))
-            going += [Seat(job, number) for number, job in islice(numbered, free)]
+            while more and len(going) + len(waiting) < at_once:
+                try:
+                    job = next(coming)
+                except StopIteration:
+                    more = False
+                    break
+                if job is None:
+                    break
+                going.append(Seat(job, number))
+                number += 1
             if going:
                 for seat in going:
                     seat.step()
@@ -173,7 +186,9 @@ def taking_turns(
                 if ended:
                     continue  # others may begin, and ask in the same forward call
             if not waiting:
-                return
+                if not more:
+                    return
+                continue
             serve([seat.request for seat in waiting if seat.request is not None])
             going, waiting = waiting, []
     except BaseException:

@@ -104,6 +104,11 @@ class ReplanSession(SessionEdits):
         """Ids read so far, generated ones as they were generated; without those let go (`rewind_tokens`)."""
         return list(self._transcript.ids)
 
+    @property
+    def evicted_tokens(self) -> int:
+        """Tokens of what was read that are stored no longer."""
+        return self._reader.evicted
+
     def fork(self) -> ReplanSession:
         """An independent session that has read the same, on the same model. Copies the stored keys and values."""
         twin = copy.copy(self)
@@ -205,6 +210,7 @@ class ReplanSession(SessionEdits):
         draft: str | None = None,
         deadline_ms: float | None = None,
         cancel: Callable[[], bool] | None = None,
+        on_text: Callable[[str], None] | None = None,
         trace: bool = False,
         min_new_tokens: int = 0,
         old_plan: str | None = None,
@@ -220,6 +226,7 @@ class ReplanSession(SessionEdits):
             old_plan: what is left of the plan before, as the answer would write it. It is verified in one pass, as far
                 as the answer repeats it. A scheduler may decide that the answer ends with it (`reuse-plan`, needs
                 `draft`), and put the call off only while some of it is left.
+            on_text: called with the answer so far as more of it becomes certain, without what may begin a stop text.
             trigger: why the call is made, for the scheduler's reasons.
             trace: also return which share of the layers stored each piece of the chat (`Generation.pieces`); only with
                 a whole chat.
@@ -245,7 +252,7 @@ class ReplanSession(SessionEdits):
         matched = time.perf_counter()
         tokens = self._transcript.tokens
         evicted, pruning = self._reader.evicted, self._prune_seconds()
-        watcher = StopWatcher(self.tokenizer, 0, stop or (), started, deadline_ms, cancel)
+        watcher = StopWatcher(self.tokenizer, 0, stop or (), started, deadline_ms, cancel, on_text)
         ends = answer_ends(self.model, self.tokenizer)
         pick = sampler(temperature, top_p, seed, self.model.device) if temperature > 0 else None
         try:

@@ -41,7 +41,8 @@ ALLOWED = {
     "bench": CORE | {"config", "envs"},
     "tuning": CORE | {"bench", "config", "training"},
     "training": CORE | {"config", "envs", "planners", "rollout"},
-    "cli": CORE | {"bench", "config", "doctor", "envs", "planners", "report", "rollout", "training", "tuning"},
+    "cli": CORE
+    | {"bench", "config", "doctor", "envs", "planners", "report", "rollout", "serving", "training", "tuning"},
     "__init__": CORE,
 }
 

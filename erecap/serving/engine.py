@@ -1,0 +1,185 @@
+"""One thread owns the model: it takes requests as they come, and lets those that are there share forward calls."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from erecap.context.tokenize import render_prompt
+from erecap.errors import BudgetError, ModelError
+from erecap.protocols import Generation, Message
+from erecap.serving.failures import ApiFailure, overloaded, too_long
+from erecap.serving.store import SessionStore
+from erecap.session.pool import ReplanPool
+from erecap.session.session import ReplanSession
+
+log = logging.getLogger(__name__)
+_IDLE_S = 0.05  # how long the thread sleeps when there is nothing to do, before it looks whether it is to end
+
+
+@dataclass
+class Ask:
+    """A request on its way to the model."""
+
+    messages: list[Message]
+    options: dict[str, Any]  # of `ReplanSession.generate`
+    on_text: Callable[[str], None] | None = None
+    came: float = field(default_factory=time.perf_counter)
+    given_up: threading.Event = field(default_factory=threading.Event)  # the client is gone
+    answer: Future[Generation] = field(default_factory=Future)
+    waited: float = 0.0  # seconds until the model turned to it
+
+
+class Engine:
+    """Answers chats with sessions that remember what they have read.
+
+    Args:
+        model, tokenizer: as for `ReplanPool`.
+        make_session: a new session on that model.
+        at_once: conversations that are answered together; others wait.
+        most_waiting: requests that may wait; more are refused.
+        sessions: conversations that are remembered.
+        session_bytes: about how much their keys and values may take together; None: no limit.
+        request_s: how long a request may take, waiting included.
+
+    Raises:
+        ValueError: a model whose calls cannot be joined.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        make_session: Callable[[], ReplanSession],
+        *,
+        at_once: int = 8,
+        most_waiting: int = 64,
+        sessions: int = 32,
+        session_bytes: int | None = None,
+        request_s: float = 120.0,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.window = int(model.config.get_text_config(decoder=True).max_position_embeddings)
+        self.store = SessionStore(make_session, max(sessions, at_once), session_bytes)
+        self.running = 0
+        self._pool = ReplanPool(model, tokenizer)
+        self._at_once, self._most_waiting, self._request_s = at_once, most_waiting, request_s
+        self._asks: queue.Queue[Ask] = queue.Queue()
+        self._ending = threading.Event()
+        self.broken: str | None = None  # why the thread ended by itself
+        self._thread = threading.Thread(target=self._run, name="erecap-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that the model has not turned to yet."""
+        return self._asks.qsize()
+
+    def submit(self, ask: Ask) -> None:
+        """Queue a request; `ask.answer` gets its generation, or an `ApiFailure`.
+
+        Raises:
+            ApiFailure: the server is ending, broken, or has too many requests.
+        """
+        if self.broken is not None:
+            raise ApiFailure(500, f"the server cannot answer any more: {self.broken}", "server_error", "broken")
+        if self._ending.is_set():
+            raise overloaded("the server is shutting down")
+        if self.waiting >= self._most_waiting:
+            raise overloaded(f"{self.waiting} requests are waiting already; try again later")
+        self._asks.put(ask)
+
+    def close(self) -> None:
+        """Finish what is running, refuse what waits, and end the thread."""
+        self._ending.set()
+        self._thread.join()
+
+    # In the engine's thread ---------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            for _ in self._pool.stream(self._jobs(), self._at_once):
+                pass
+        except BaseException as error:  # the thread's end: whoever waits must learn of it
+            self.broken = f"{type(error).__name__}: {error}"
+            log.exception("the engine's thread ended")
+        finally:
+            self._refuse_waiting()
+
+    def _jobs(self) -> Iterator[Callable[[], None] | None]:
+        while not self._ending.is_set():
+            try:
+                ask = self._asks.get_nowait() if self.running else self._asks.get(timeout=_IDLE_S)
+            except queue.Empty:
+                yield None
+                continue
+            self.running += 1
+            yield partial(self._work, ask)
+
+    def _refuse_waiting(self) -> None:
+        while True:
+            try:
+                ask = self._asks.get_nowait()
+            except queue.Empty:
+                return
+            ask.answer.set_exception(overloaded("the server is shutting down"))
+
+    def _work(self, ask: Ask) -> None:
+        """Answer one request; every failure is its own."""
+        try:
+            ask.waited = time.perf_counter() - ask.came
+            left = self._request_s - ask.waited
+            if ask.given_up.is_set():
+                raise ApiFailure(499, "the client is gone", "server_error", "cancelled")
+            if left <= 0:
+                raise overloaded(f"the request waited {ask.waited:.0f} s, longer than it may take")
+            ask.answer.set_result(self._answered(ask, left))
+        except ApiFailure as failure:
+            ask.answer.set_exception(failure)
+        except BudgetError as error:
+            ask.answer.set_exception(too_long(str(error)))
+        except (ValueError, ModelError) as error:
+            ask.answer.set_exception(ApiFailure(400, str(error), param="messages"))
+        except Exception as error:  # it is this request's, and the others go on
+            log.exception("a request failed")
+            ask.answer.set_exception(ApiFailure(500, f"{type(error).__name__}: {error}", "server_error", "internal"))
+        finally:
+            self.running -= 1
+
+    def _answered(self, ask: Ask, left: float) -> Generation:
+        options = dict(ask.options)
+        held = self.store.take(ask.messages)
+        if held.session.budget.kv_tokens is None and held.session.budget.kv_ratio is None:
+            tokens = len(render_prompt(ask.messages, self.tokenizer).input_ids)
+            room = self.window - tokens
+            wanted = options["max_new_tokens"]
+            if room < (wanted or 1):
+                self.store.release(held)
+                raise too_long(
+                    f"the messages have {tokens} tokens and the answer may have {wanted or 1}; together at most "
+                    f"{self.window} fit"
+                )
+            options["max_new_tokens"] = wanted or room
+        options["max_new_tokens"] = options["max_new_tokens"] or self.window // 4
+        try:
+            generation = held.session.generate(
+                ask.messages,
+                **options,
+                deadline_ms=1e3 * left,
+                cancel=ask.given_up.is_set,
+                on_text=ask.on_text,
+            )
+        except BaseException:
+            self.store.drop(held)
+            raise
+        self.store.put_back(held, [*ask.messages, {"role": "assistant", "content": generation.text}])
+        if generation.finish_reason == "deadline":
+            raise ApiFailure(504, f"the request took longer than {self._request_s:g} s", "server_error", "timeout")
+        return generation

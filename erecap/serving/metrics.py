@@ -1,0 +1,71 @@
+"""What a server counts, for Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from erecap.protocols import Generation
+from erecap.serving.engine import Engine
+
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
+
+
+class Metrics:
+    """Counters of one server, in a registry of their own.
+
+    Args:
+        engine: whose sessions and queue are shown; None: a proxy, which has none.
+    """
+
+    def __init__(self, engine: Engine | None) -> None:
+        self._registry = CollectorRegistry()
+        self._engine = engine
+        registry = self._registry
+        self._requests = Counter("erecap_requests", "Requests answered.", ["path", "status"], registry=registry)
+        self._tokens = Counter("erecap_tokens", "Tokens by kind.", ["kind"], registry=registry)
+        self._seconds = Histogram(
+            "erecap_seconds", "Seconds of a planning call by phase.", ["phase"], buckets=_SECONDS, registry=registry
+        )
+        self._gauges = {
+            name: Gauge(f"erecap_{name}", about, registry=registry)
+            for name, about in (
+                ("sessions", "Conversations that are remembered."),
+                ("kv_bytes", "Bytes of their keys and values."),
+                ("running", "Requests that the model is answering."),
+                ("waiting", "Requests that wait for it."),
+                ("sessions_evicted", "Conversations that had to go for others."),
+            )
+        }
+
+    def ended(self, path: str, status: int) -> None:
+        """Count a request."""
+        self._requests.labels(path, str(status)).inc()
+
+    def answered(self, generation: Generation, waited: float) -> None:
+        """Count a call of the model."""
+        usage, timing = generation.usage, generation.timing
+        self.counted(usage.prompt_tokens, usage.reused_tokens, usage.completion_tokens)
+        self._seconds.labels("wait").observe(waited)
+        for phase in ("prefill", "decode", "total"):
+            self._seconds.labels(phase).observe(getattr(timing, f"{phase}_ms") / 1e3)
+
+    def counted(self, prompt: int, cached: int, completion: int) -> None:
+        """Count the tokens of a call."""
+        self._tokens.labels("prompt").inc(prompt)
+        self._tokens.labels("cached").inc(cached)
+        self._tokens.labels("completion").inc(completion)
+
+    def page(self) -> bytes:
+        """The text of `/metrics`."""
+        if self._engine is not None:
+            store = self._engine.store
+            values = {
+                "sessions": len(store),
+                "kv_bytes": store.kv_bytes(),
+                "running": self._engine.running,
+                "waiting": self._engine.waiting,
+                "sessions_evicted": store.evicted,
+            }
+            for name, value in values.items():
+                self._gauges[name].set(value)
+        return generate_latest(self._registry)

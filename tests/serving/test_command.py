@@ -1,0 +1,59 @@
+"""`erecap serve` as a person starts it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.training.chatworld import save_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:  # type: ignore[no-untyped-def]
+    return save_model(tmp_path_factory.mktemp("served"))
+
+
+def test_started_asked_and_ended(model: Path) -> None:
+    command = [sys.executable, "-m", "erecap.cli.main", "serve", "--model", str(model), "--name", "mine", "--port", "0"]
+    command += ["--kv-tokens", "200", "--api-key-env", "MY_KEY", "--threads", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "MY_KEY": "secret"})
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if found := re.search(r"serving mine at (\S+);", line):
+                break
+        client = openai.OpenAI(api_key="secret", base_url=found[1], max_retries=0)  # type: ignore[index]
+        talk = [{"role": "user", "content": "Goal: find a mug."}]
+        for number in range(12):
+            answer = client.chat.completions.create(model="mine", messages=talk, max_tokens=8, temperature=0)  # type: ignore[arg-type]
+            talk += [{"role": "assistant", "content": answer.choices[0].message.content or "x"}]
+            talk += [{"role": "user", "content": f"You see a plate {number} on the shelf {number}."}]
+        assert answer.usage.prompt_tokens > 200 and answer.usage.prompt_tokens_details.cached_tokens > 0  # type: ignore[union-attr]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+
+
+def test_what_cannot_be_served(erecap, model: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    def complaint(*arguments: object) -> str:
+        code, out, err = erecap("serve", "--model", model, *arguments)
+        assert code == 2 and out == ""
+        return err.splitlines()[-1]
+
+    monkeypatch.delenv("NO_KEY", raising=False)
+    assert "the environment variable NO_KEY is not set" in complaint("--api-key-env", "NO_KEY")
+    assert "unknown decode weights 'int2'" in complaint("--decode-weights", "int2")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert f"127.0.0.1:{port} cannot be listened on" in complaint("--port", port)

@@ -1,0 +1,84 @@
+"""Which session answers a conversation, and which have to go."""
+
+from __future__ import annotations
+
+from erecap.budget import Budget
+from erecap.serving.store import SessionStore
+from erecap.session.session import ReplanSession
+from tests.context.small_tokenizers import byte_level
+from tests.session.chats import model, start, turn
+
+OPTIONS = {"max_new_tokens": 6}
+
+
+def store(most: int = 4, most_bytes: int | None = None, kv_tokens: int | None = None) -> SessionStore:
+    budget = None if kv_tokens is None else Budget(kv_tokens)
+    return SessionStore(lambda: ReplanSession(model(), byte_level(), budget=budget), most, most_bytes)
+
+
+def answer(sessions: SessionStore, messages: list[dict]) -> tuple[list[dict], int]:
+    """The conversation with its answer, and how much of the prompt was known."""
+    held = sessions.take(messages)  # type: ignore[arg-type]
+    made = held.session.generate(messages, **OPTIONS)  # type: ignore[arg-type]
+    talk = [*messages, {"role": "assistant", "content": made.text}]
+    sessions.put_back(held, talk)  # type: ignore[arg-type]
+    return talk, made.usage.reused_tokens
+
+
+def test_a_conversation_keeps_its_session() -> None:
+    sessions = store()
+    talk, reused = answer(sessions, start())
+    assert reused == 0
+    for number in range(3):
+        talk, reused = answer(sessions, [*talk, turn("", number)[1]])
+        assert reused > 40 and len(sessions) == 1
+
+
+def test_what_two_have_in_common_is_copied_and_both_go_on() -> None:
+    sessions = store()
+    begun = [[*start(), *turn("look", 1)], [*start(), *turn("go to shelf 2", 2)]]
+    talks = [answer(sessions, messages) for messages in begun]
+    assert talks[1][1] > 40 and len(sessions) == 2
+    for messages, (talk, _) in zip(begun, talks, strict=True):
+        more = [*talk, turn("", 5)[1]]
+        held = sessions.take(more)  # type: ignore[arg-type]
+        made = held.session.generate(more, **OPTIONS)  # type: ignore[arg-type]
+        alone = ReplanSession(model(), byte_level())
+        alone.generate(messages, **OPTIONS)  # type: ignore[arg-type]
+        assert made.text == alone.generate(more, **OPTIONS).text  # type: ignore[arg-type]
+        assert made.usage.reused_tokens > 60
+        sessions.put_back(held, more)  # type: ignore[arg-type]
+
+
+def test_a_session_that_is_busy_or_has_evicted_is_not_shared() -> None:
+    sessions = store()
+    held = sessions.take(start())  # type: ignore[arg-type]
+    assert sessions.take(start()) is not held and len(sessions) == 2  # type: ignore[arg-type]
+    small = store(kv_tokens=90)
+    answer(small, [*start(), *turn("look", 1), *turn("look", 2)])
+    _, reused = answer(small, [*start(), *turn("go to shelf 2", 2)])
+    assert reused == 0 and len(small) == 2
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    sessions = store(most=2)
+    talks = [answer(sessions, [{"role": "user", "content": f"Agent {number} asks."}])[0] for number in range(2)]
+    answer(sessions, [*talks[0], {"role": "user", "content": "And now?"}])
+    answer(sessions, [{"role": "user", "content": "Agent 2 asks."}])
+    assert len(sessions) == 2 and sessions.evicted == 1
+    _, reused = answer(sessions, [*talks[1], {"role": "user", "content": "And now?"}])
+    assert reused == 0  # its session was the oldest
+
+
+def test_bytes_are_bounded_too() -> None:
+    one = store()
+    answer(one, start())
+    sessions = store(most=9, most_bytes=int(2.5 * one.kv_bytes()))
+    for number in range(6):
+        answer(sessions, [{"role": "system", "content": f"Robot {number}."}, *start()[1:]])
+        assert sessions.kv_bytes() <= 2.5 * one.kv_bytes()
+    assert len(sessions) == 2 and sessions.evicted == 4
+    # The newest stays, however large it is.
+    tiny = store(most=9, most_bytes=1)
+    answer(tiny, start())
+    assert len(tiny) == 1
