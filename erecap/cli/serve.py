@@ -1,20 +1,35 @@
-"""`erecap serve`: an OpenAI-compatible server on a local model."""
+"""`erecap serve`: an OpenAI-compatible server on a local model, or a proxy before another server."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+MODEL = "smollm2-135m-instruct"
+
 
 def serve(
-    model: Annotated[str, typer.Option(help="Catalog name, folder or hub name.")] = "smollm2-135m-instruct",
+    model: Annotated[str | None, typer.Option(help=f"Catalog name, folder or hub name; else {MODEL}.")] = None,
     adapter: Annotated[str | None, typer.Option(help="LoRA adapter merged into it: a folder or a name.")] = None,
     pruner: Annotated[str | None, typer.Option(help="Trained pruner that ranks what is evicted.")] = None,
     kv_tokens: Annotated[int | None, typer.Option(min=16, help="Tokens that a conversation keeps; else all.")] = None,
     name: Annotated[str | None, typer.Option(help="Name under which it is offered; else the model's.")] = None,
+    upstream: Annotated[
+        str | None, typer.Option(help="URL of another server, with its /v1: be a proxy that shortens what goes there.")
+    ] = None,
+    upstream_key_env: Annotated[
+        str | None, typer.Option(help="Environment variable with that server's key; else clients send it.")
+    ] = None,
+    keep_tokens: Annotated[
+        int | None, typer.Option(min=1, help="With --upstream: tokens of a prompt, a token taken as four characters.")
+    ] = None,
+    patterns: Annotated[
+        str | None, typer.Option(help="With --upstream: how lines tell what was seen: erecap, react or alfworld.")
+    ] = None,
+    log: Annotated[Path | None, typer.Option(help="With --upstream: a folder that gets a row for each call.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free.")] = 8000,
     api_key_env: Annotated[
@@ -33,47 +48,80 @@ def serve(
     decode_weights: Annotated[str, typer.Option(help="Weights while decoding: same, int8 or int4.")] = "same",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; torch's choice if left out.")] = None,
 ) -> None:
-    """Serve a local model at /v1/chat/completions; conversations that grow are read only once.
+    """Serve a local model at /v1/chat/completions, or shorten the chats that go to another server.
 
-    Ends with Ctrl-C, after finishing what is running.
+    Conversations that grow are read only once. Ends with Ctrl-C, after finishing what is running.
     """
     from erecap.errors import ConfigError
 
-    key = None
-    if api_key_env is not None:
-        key = os.environ.get(api_key_env)
-        if not key:
-            raise ConfigError(f"--api-key-env: the environment variable {api_key_env} is not set, or empty")
+    if upstream is not None and (model or adapter or pruner or kv_tokens or name):
+        raise ConfigError(
+            "--upstream: the other server has the model; leave out --model, --adapter, --pruner, --kv-tokens"
+        )
+    if upstream is not None and keep_tokens is None:
+        raise ConfigError("--upstream: give --keep-tokens, the tokens of a prompt beyond which it is shortened")
+    if upstream is None and (keep_tokens or patterns or log or upstream_key_env):
+        raise ConfigError("--keep-tokens, --patterns, --log and --upstream-key-env are for --upstream")
+    key, upstream_key = _secret(api_key_env, "--api-key-env"), _secret(upstream_key_env, "--upstream-key-env")
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401
 
-        from erecap.serving.app import create_app
+        from erecap.serving import app, proxy
     except ImportError as error:
         raise ConfigError(f"serve: {error.name} is not installed; pip install 'erecap[serve]'") from error
+    most_bytes = int(body_mb * (1 << 20))
+    if upstream is not None:
+        from erecap.wrapping.calls import TextCalls, TextOptions
+        from erecap.wrapping.log import CallLog
+
+        calls = TextCalls(TextOptions(keep_tokens=keep_tokens, patterns=patterns), CallLog(log, "proxy", "compact"))
+        made = proxy.create_proxy(
+            upstream, calls, upstream_key=upstream_key, key=key, most_bytes=most_bytes, request_s=timeout
+        )
+        _run(made, f"a proxy before {upstream}", host, port, timeout)
+        return
     from rich.console import Console
 
     from erecap.serving.opening import open_engine
 
-    console = Console(stderr=True)
-    offered = name or Path(model).name
     engine = open_engine(
-        model, adapter=adapter, pruner=pruner, kv_tokens=kv_tokens, dtype=dtype, device=device,
+        model or MODEL, adapter=adapter, pruner=pruner, kv_tokens=kv_tokens, dtype=dtype, device=device,
         decode_weights=decode_weights, threads=threads, at_once=at_once, most_waiting=waiting, sessions=sessions,
-        session_bytes=None if kv_mb is None else kv_mb << 20, request_s=timeout, say=console.print,
+        session_bytes=None if kv_mb is None else kv_mb << 20, request_s=timeout, say=Console(stderr=True).print,
     )  # fmt: skip
-    app = create_app(engine, offered, key=key, most_bytes=int(body_mb * (1 << 20)))
-    config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=int(timeout) + 5)
+    offered = name or Path(model or MODEL).name
+    _run(app.create_app(engine, offered, key=key, most_bytes=most_bytes), offered, host, port, timeout)
+
+
+def _secret(variable: str | None, option: str) -> str | None:
+    from erecap.errors import ConfigError
+
+    if variable is None:
+        return None
+    value = os.environ.get(variable)
+    if not value:
+        raise ConfigError(f"{option}: the environment variable {variable} is not set, or empty")
+    return value
+
+
+def _run(app: Any, what: str, host: str, port: int, timeout: float) -> None:
+    """Serve until a signal."""
+    import uvicorn
+    from rich.console import Console
+
+    from erecap.errors import ConfigError
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list | None = None) -> None:
             await super().startup(sockets)
             if self.started:
                 at = self.servers[0].sockets[0].getsockname()[1]
-                console.print(f"serving {offered} at http://{host}:{at}/v1; Ctrl-C ends it", soft_wrap=True)
+                console.print(f"serving {what} at http://{host}:{at}/v1; Ctrl-C ends it", soft_wrap=True)
 
-    server = Server(config)
+    console = Console(stderr=True)
+    wait = int(timeout) + 5
     try:
-        server.run()
+        Server(uvicorn.Config(app, host, port, log_level="warning", timeout_graceful_shutdown=wait)).run()
     except KeyboardInterrupt:
         pass  # told to end, and has ended as it should
     except SystemExit as ended:  # uvicorn's way to say that it could not start; the reason is in its log

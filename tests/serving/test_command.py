@@ -44,14 +44,20 @@ def test_started_asked_and_ended(model: Path) -> None:
 
 
 def test_what_cannot_be_served(erecap, model: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    def complaint(*arguments: object) -> str:
-        code, out, err = erecap("serve", "--model", model, *arguments)
+    def complaint(*arguments: object, model: Path | None = model) -> str:
+        named = () if model is None else ("--model", model)
+        code, out, err = erecap("serve", *named, *arguments)
         assert code == 2 and out == ""
         return err.splitlines()[-1]
 
     monkeypatch.delenv("NO_KEY", raising=False)
     assert "the environment variable NO_KEY is not set" in complaint("--api-key-env", "NO_KEY")
     assert "unknown decode weights 'int2'" in complaint("--decode-weights", "int2")
+    assert "the other server has the model" in complaint("--upstream", "http://x/v1")
+    assert "give --keep-tokens" in complaint("--upstream", "http://x/v1", model=None)
+    assert "are for --upstream" in complaint("--keep-tokens", "9")
+    proxy = ("--upstream", "http://x/v1", "--keep-tokens", "9")
+    assert "patterns: got 'none'; allowed: erecap" in complaint(*proxy, "--patterns", "none", model=None)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
