@@ -23,6 +23,7 @@ def wrap(
     count_tokens: Callable[[str], int] | None = None,
     patterns: str | LinePatterns | None = None,
     on_error: str = "raise",
+    shadow: float = 0.0,
     log: str | Path | None = None,
 ) -> Any:
     """An object with the interface of `target` that prunes each call and otherwise changes nothing.
@@ -40,6 +41,9 @@ def wrap(
     all else that a call has go through as they are. A **text-generation pipeline** of transformers gets a wrapped
     model.
 
+    An **object with a method `generate`** that takes such a prompt or chat, as of PARTNR, smolagents or BALROG, is
+    shown a shorter one, too.
+
     The environment variable `ERECAP_MODE=full` switches shortening off.
 
     Args:
@@ -54,7 +58,9 @@ def wrap(
             of your own. None: all messages of users and tools were, and all that follows an answer in a string.
         on_error: for a callable, what happens if shortening fails: `raise`, or `full`, which sends everything and notes
             the error in the log.
-        log: a folder that gets `run.json` and one row a call in `replans.jsonl`.
+        shadow: for a callable, the share of the calls that are made once more with everything, in the background, to
+            compare times and answers (`shadow.jsonl` beside the log; not for streams).
+        log: a folder that gets `run.json` and one row a call in `replans.jsonl`; `erecap report` reads it.
 
     Returns:
         The wrapped object; `.log.rows` counts the calls noted.
@@ -70,15 +76,15 @@ def wrap(
         piped = copy.copy(target)
         piped.model = wrap(
             target.model, keep=keep, scorer=scorer, prune=prune, keep_tokens=keep_tokens, count_tokens=count_tokens,
-            patterns=patterns, on_error=on_error, log=log,
+            patterns=patterns, on_error=on_error, shadow=shadow, log=log,
         )  # fmt: skip
         piped.log = piped.model.log
         return piped
     if hasattr(target, "generate") and hasattr(target, "config") and hasattr(target, "forward"):
         if keep_tokens is not None or count_tokens is not None:
             raise ConfigError("keep_tokens and count_tokens are for callables; a model is pruned by keep and scorer")
-        if patterns is not None or on_error != "raise":
-            raise ConfigError("patterns and on_error are for callables; a model is pruned by keep and scorer")
+        if patterns is not None or on_error != "raise" or shadow:
+            raise ConfigError("patterns, on_error and shadow are for callables; a model is pruned by keep and scorer")
         from erecap.wrapping.model import WrappedModel
 
         try:
@@ -87,22 +93,30 @@ def wrap(
         except ValueError as error:
             raise ConfigError(str(error)) from error
     client = hasattr(target, "chat") and hasattr(target.chat, "completions")
-    if client or callable(target):
+    generator = callable(getattr(target, "generate", None))
+    if client or generator or callable(target):
         if prune is not None:
             raise ConfigError("prune is for models; a callable is pruned by keep or keep_tokens")
         if scorer != "recency":
             raise ConfigError(f"scorer {scorer!r} looks inside a model; for a callable only 'recency' is possible")
         from erecap.wrapping.calls import TextCalls, TextOptions
+        from erecap.wrapping.shadow import Shadow
 
         options = TextOptions(keep, keep_tokens, count_tokens, patterns, on_error)  # type: ignore[arg-type]
-        calls = TextCalls(options, CallLog(given_log, "client" if client else "callable", "compact"))
+        kind = "client" if client else "generator" if generator else "callable"
+        calls = TextCalls(options, CallLog(given_log, kind, "compact"))
+        replays = Shadow(shadow, calls.log)
         if client:
             from erecap.wrapping.openai_client import WrappedClient
 
-            return WrappedClient(target, calls)
+            return WrappedClient(target, calls, replays)
+        if generator:
+            from erecap.wrapping.generators import WrappedGenerator
+
+            return WrappedGenerator(target, calls, replays)
         from erecap.wrapping.callables import wrap_callable
 
-        return wrap_callable(target, calls)
+        return wrap_callable(target, calls, replays)
     raise TypeError(
         "wrap takes a transformers model or pipeline, an openai client, or a callable messages -> str or prompt -> str,"
         f" got {type(target).__name__}"

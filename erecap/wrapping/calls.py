@@ -95,10 +95,10 @@ class TextCalls:
         Raises:
             ConfigError: neither of the two, or messages as `read_messages` does not take them.
         """
-        ours = given if isinstance(given, str) else read_messages(given)
-        before = self._tokens(ours)
-        call = Call(given, before, before)
+        call = Call(given, 0, 0)
         try:
+            ours = given if isinstance(given, str) else read_messages(given)
+            call.before = call.after = self._tokens(ours)
             if os.environ.get(SWITCH) == "full":
                 call.reason = f"{SWITCH}=full"
             else:
@@ -111,9 +111,9 @@ class TextCalls:
         call.prepared = time.perf_counter()
         return call
 
-    def note(self, call: Call, answer: Any, **extra: object) -> None:
-        """Note a call that was answered."""
-        said = answer if isinstance(answer, str) else ""
+    def note(self, call: Call, answer: Any, **extra: object) -> int:
+        """Note a call that was answered; the number of its row."""
+        said = said_by(answer)
         if call.talk is not None:
             call.talk.answer = said
         usage = Usage(
@@ -121,13 +121,13 @@ class TextCalls:
             new_tokens=call.after - call.reused,
             reused_tokens=call.reused,
             kept_per_layer=(call.after,),
-            completion_tokens=self._options.count(said),
+            completion_tokens=self._options.count(said) if call.decision != "failed" else 0,
             overflow_messages=call.left_out,
         )
         ended = time.perf_counter()
         timing = Timing(prune_ms=1e3 * (call.prepared - call.started), total_ms=1e3 * (ended - call.started))
         estimated = self._options.count_tokens is None
-        self.log.note(usage, timing, call.decision, call.reason, tokens_estimated=estimated, **extra)
+        return self.log.note(usage, timing, call.decision, call.reason, tokens_estimated=estimated, **extra)
 
     def _shorten(self, call: Call, given: Any, ours: str | list[Message]) -> None:
         options = self._options
@@ -154,3 +154,13 @@ class TextCalls:
         if isinstance(given, str):
             return self._options.count(given)
         return self._talks.count(given)
+
+
+def said_by(answer: Any) -> str:
+    """The text of an answer: a string, or an object that holds one, as hosts have them; "" of anything else."""
+    if isinstance(answer, tuple) and answer:  # AgentGym: text and reasoning
+        answer = answer[0]
+    for name in ("content", "completion", "text"):  # smolagents, BALROG, and others
+        if not isinstance(answer, str) and isinstance(getattr(answer, name, None), str):
+            answer = getattr(answer, name)
+    return answer if isinstance(answer, str) else ""

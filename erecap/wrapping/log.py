@@ -38,15 +38,20 @@ class CallLog:
                 {"format": 1, "name": folder.name, "status": "running", "created": created, "wrapped": target},
             )
 
-    def note(self, usage: Usage, timing: Timing, decision: str, reason: str, **extra: object) -> None:
-        """Append one call. `decision` is what was done (`pruned`, `passed`), `reason` why."""
+    def note(self, usage: Usage, timing: Timing, decision: str, reason: str, **extra: object) -> int:
+        """Append one call; returns its number.
+
+        `decision` is what was done (`pruned`, `passed`, or `failed` where everything was sent after an error), `reason`
+        why.
+        """
         with self._lock:
+            number = self.rows
             row: JsonRow = {
                 "suite": "wrapped",
                 "mode": self._mode,
                 "episode": 0,
-                "replan": self.rows,
-                "step": self.rows,  # a wrapped planner does not tell what was executed between its calls
+                "replan": number,
+                "step": number,  # a wrapped planner does not tell what was executed between its calls
                 "trigger": "call",
                 "prompt_tokens": usage.prompt_tokens,
                 "new_tokens": usage.new_tokens,
@@ -65,6 +70,23 @@ class CallLog:
                 **extra,
             }
             self.rows += 1
-            if self.folder is not None:
-                with (self.folder / "replans.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            self._append("replans.jsonl", row)
+        return number
+
+    def compare(self, number: int, total_ms: float, agrees: bool | None, problem: str | None = None) -> None:
+        """Append to `shadow.jsonl` what the bare target did with the call of row `number`.
+
+        Args:
+            number: as `note` gave it.
+            total_ms: of the bare call.
+            agrees: whether it answered the same; None where it failed.
+            problem: how it failed.
+        """
+        row: JsonRow = {"replan": number, "total_ms": total_ms, "agrees": agrees, "problem": problem}
+        with self._lock:
+            self._append("shadow.jsonl", row)
+
+    def _append(self, name: str, row: JsonRow) -> None:
+        if self.folder is not None:
+            with (self.folder / name).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")

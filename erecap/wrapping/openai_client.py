@@ -6,25 +6,11 @@ import inspect
 from typing import Any
 
 from erecap.wrapping.calls import Call, TextCalls
+from erecap.wrapping.proxies import Proxy
+from erecap.wrapping.shadow import Shadow
 
 
-class _Proxy:
-    """Stands for `target`: what is not defined here is the target's. It passes for one in `isinstance`, too."""
-
-    def __init__(self, target: Any, calls: TextCalls) -> None:
-        self._target, self._calls = target, calls
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("_target", "_calls"):  # not set yet: copying and unpickling ask before __init__ has run
-            raise AttributeError(name)
-        return getattr(self._target, name)
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        return type(self._target)
-
-
-class WrappedClient(_Proxy):
+class WrappedClient(Proxy):
     """The client: `chat.completions` shortens what it sends; everything else is the client's own."""
 
     @property
@@ -33,11 +19,11 @@ class WrappedClient(_Proxy):
 
     @property
     def chat(self) -> Any:
-        return _Chat(self._target.chat, self._calls)
+        return _Chat(self._target.chat, self._calls, self._shadow)
 
     def with_options(self, **options: Any) -> WrappedClient:
         """As the client's own, wrapped."""
-        return WrappedClient(self._target.with_options(**options), self._calls)
+        return WrappedClient(self._target.with_options(**options), self._calls, self._shadow)
 
     copy = with_options
 
@@ -56,13 +42,13 @@ class WrappedClient(_Proxy):
         return await self._target.__aexit__(*error)
 
 
-class _Chat(_Proxy):
+class _Chat(Proxy):
     @property
     def completions(self) -> Any:
-        return _Completions(self._target.completions, self._calls)
+        return _Completions(self._target.completions, self._calls, self._shadow)
 
 
-class _Completions(_Proxy):
+class _Completions(Proxy):
     """`create`, `parse` and `stream`, also behind `with_raw_response` and `with_streaming_response`."""
 
     def create(self, *, messages: Any, **options: Any) -> Any:
@@ -79,40 +65,57 @@ class _Completions(_Proxy):
 
     @property
     def with_raw_response(self) -> Any:
-        return _Completions(self._target.with_raw_response, self._calls)
+        return _Completions(self._target.with_raw_response, self._calls, self._shadow)
 
     @property
     def with_streaming_response(self) -> Any:
-        return _Completions(self._target.with_streaming_response, self._calls)
+        return _Completions(self._target.with_streaming_response, self._calls, self._shadow)
 
     def _ask(self, method: Any, messages: Any, options: dict[str, Any]) -> Any:
-        call = self._calls.prepare(list(messages))
+        given = list(messages)
+        call = self._calls.prepare(given)
         result = method(messages=call.shown, **options)
         if inspect.isawaitable(result):
-            return self._awaited(result, call)
+            return self._awaited(result, call, method, given, options)
+        number = self._noted(result, call)
+        if number is not None:
+            self._shadow.replay(number, _said(result), lambda: _said(method(messages=given, **options)))
         return self._answered(result, call)
 
-    async def _awaited(self, result: Any, call: Call) -> Any:
-        return self._answered(await result, call)
+    async def _awaited(self, result: Any, call: Call, method: Any, given: list, options: dict[str, Any]) -> Any:
+        async def bare() -> str:
+            return _said(await method(messages=given, **options))
+
+        answered = await result
+        number = self._noted(answered, call)
+        if number is not None:
+            self._shadow.replay_async(number, _said(answered), bare)
+        return self._answered(answered, call)
+
+    def _noted(self, result: Any, call: Call) -> int | None:
+        """Note an answer that is whole; the number of its row."""
+        if not hasattr(result, "choices"):
+            return None
+        return self._calls.note(call, _said(result), **_usage(result))
 
     def _answered(self, result: Any, call: Call) -> Any:
         if hasattr(result, "choices"):
-            message = result.choices[0].message if result.choices else None
-            self._calls.note(call, getattr(message, "content", None) or "", **_usage(result))
-        elif hasattr(result, "__aiter__"):
-            return _AsyncStream(result, self._calls, call)
-        elif hasattr(result, "__iter__"):
-            return _Stream(result, self._calls, call)
-        else:  # a raw response, or what opens a stream
-            self._calls.note(call, "")
+            return result
+        if hasattr(result, "__aiter__"):
+            return _AsyncStream(result, self._calls, self._shadow, call)
+        if hasattr(result, "__iter__"):
+            return _Stream(result, self._calls, self._shadow, call)
+        self._calls.note(call, "")  # a raw response, or what opens a stream
         return result
 
 
-class _AnyStream(_Proxy):
+class _AnyStream(Proxy):
     """Hands chunks on, and notes the call when they end or the stream is closed before."""
 
-    def __init__(self, target: Any, calls: TextCalls, call: Call) -> None:
-        super().__init__(target, calls)
+    _OWN = ("_call", "_said", "_usage")
+
+    def __init__(self, target: Any, calls: TextCalls, shadow: Shadow, call: Call) -> None:
+        super().__init__(target, calls, shadow)
         self._call: Call | None = call
         self._said: list[str] = []
         self._usage: dict[str, object] = {}
@@ -184,6 +187,11 @@ class _AsyncStream(_AnyStream):
         """As the stream's own."""
         await self._target.close()
         self._end()
+
+
+def _said(response: Any) -> str:
+    message = response.choices[0].message if response.choices else None
+    return getattr(message, "content", None) or ""
 
 
 def _usage(response: Any) -> dict[str, object]:

@@ -1,0 +1,117 @@
+"""The report of a wrapped planner: calls without episodes, and what the bare planner did with some of them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from erecap.errors import RunError
+from erecap.protocols import JsonRow
+from erecap.report.stats import percentiles
+
+HEAD, CALLS, SHADOW = "run.json", "replans.jsonl", "shadow.jsonl"
+
+
+def is_call_log(folder: Path) -> bool:
+    """Whether the folder was written by a wrapped planner."""
+    try:
+        return "wrapped" in json.loads((folder / HEAD).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False  # the loader of runs says what is wrong with it
+
+
+def summarise_calls(folder: Path) -> JsonRow:
+    """Figures of all calls in the folder.
+
+    `calls`, `pruned`, `failed` (shares), `given`, `shown` (tokens), `total_ms` (percentiles each), `reused` (share of
+    the shown tokens that begin as in the call before), `cached` (share of the prompt that the server says it had),
+    and `shadow`: `calls`, `failed`, `agrees` (share), `ratio` (median of bare over wrapped time), `total_ms`.
+
+    Raises:
+        RunError: no calls, or a damaged row, with file and line.
+    """
+    rows = _rows(folder / CALLS)
+    if not rows:
+        raise RunError(f"{folder / CALLS}: no calls; the planner that was wrapped has not been asked yet")
+    shown = [row["kept_tokens"] for row in rows]
+    prompts = sum(row.get("server_prompt_tokens") or 0 for row in rows)
+    return {
+        "calls": len(rows),
+        "pruned": _share(rows, "pruned"),
+        "failed": _share(rows, "failed"),
+        "given": _figures([row["prompt_tokens"] for row in rows]),
+        "shown": _figures(shown),
+        "reused": sum(row["reused_tokens"] for row in rows) / max(1.0, sum(shown)),
+        "cached": sum(row.get("server_cached_tokens") or 0 for row in rows) / prompts if prompts else None,
+        "total_ms": _figures([row["total_ms"] for row in rows]),
+        "shadow": _shadow(_rows(folder / SHADOW), rows),
+    }
+
+
+def call_table(logs: Sequence[tuple[str, JsonRow]]) -> Table:
+    """Side by side, a column a log."""
+    table = Table("", *(name for name, _ in logs), box=None, padding=(0, 2, 0, 0))
+
+    def line(title: str, text: Any) -> None:
+        cells = [text(figures) for _, figures in logs]
+        if any(cell != "–" for cell in cells):
+            table.add_row(title, *cells)
+
+    line("calls", lambda f: f"{f['calls']:,}")
+    line("of these shortened", lambda f: f"{f['pruned']:.0%}")
+    line("sent whole after an error", lambda f: f"{f['failed']:.1%}" if f["failed"] else "–")
+    for key, title in (("given", "tokens given, P50 / P95"), ("shown", "tokens shown, P50 / P95")):
+        line(title, lambda f, key=key: f"{f[key]['p50']:,.0f} / {f[key]['p95']:,.0f}")
+    line("shown as in the call before", lambda f: f"{f['reused']:.0%}")
+    line("found in the server's cache", lambda f: "–" if f["cached"] is None else f"{f['cached']:.0%}")
+    line("ms a call, P50 / P95 / P99", lambda f: " / ".join(f"{f['total_ms'][k]:,.0f}" for k in ("p50", "p95", "p99")))
+    line("bare calls beside it", lambda f: "–" if f["shadow"] is None else f"{f['shadow']['calls']:,}")
+    line("the same answer", lambda f: "–" if f["shadow"] is None else f"{f['shadow']['agrees']:.0%}")
+    line("bare over wrapped time, median", lambda f: "–" if f["shadow"] is None else f"{f['shadow']['ratio']:.2f}x")
+    return table
+
+
+def _shadow(replays: list[JsonRow], rows: list[JsonRow]) -> JsonRow | None:
+    done = [row for row in replays if row["agrees"] is not None]
+    if not done:
+        return None
+    wrapped = {row["replan"]: row["total_ms"] for row in rows}
+    ratios = [row["total_ms"] / wrapped[row["replan"]] for row in done if wrapped.get(row["replan"])]
+    return {
+        "calls": len(done),
+        "failed": len(replays) - len(done),
+        "agrees": sum(row["agrees"] for row in done) / len(done),
+        "ratio": statistics.median(ratios) if ratios else 0.0,
+        "total_ms": _figures([row["total_ms"] for row in done]),
+    }
+
+
+def _share(rows: Sequence[JsonRow], decision: str) -> float:
+    return sum(row["decision"] == decision for row in rows) / len(rows)
+
+
+def _figures(values: Sequence[float]) -> dict[str, float]:
+    found = percentiles(values)
+    assert found is not None, "there are calls"
+    return {"mean": found.mean, "p50": found.p50, "p95": found.p95, "p99": found.p99, "max": found.max}
+
+
+def _rows(path: Path) -> list[JsonRow]:
+    """Rows of a file that may still be written to: a last line that is cut short is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines) and not line.endswith("\n"):
+                break
+            raise RunError(f"{path}:{number}: no JSON: {error}") from error
+    return rows
