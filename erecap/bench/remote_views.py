@@ -81,6 +81,8 @@ class LiteLLM:
             import litellm
         except ImportError as error:
             raise ConfigError("litellm: the package litellm is not installed; pip install litellm") from error
+        if not hasattr(litellm, "compress"):
+            raise ConfigError("litellm: this version has no `compress`; 1.109 and later have it")
         self._litellm: Any = litellm
         self._budget = budget
 

@@ -19,8 +19,8 @@ PLACE = "erecap_place"  # which of the host's messages one of ours is; taken off
 def read_messages(given: Any) -> list[Message]:
     """The host's chat as our messages, each with its place in it.
 
-    Understood are `role` and `content` (or AgentGym's `from` and `value`) as keys or attributes; content that is a
-    text, None beside calls of tools, or a list of text parts. Several parts are never shortened.
+    Understood are `role` and `content` (AgentGym's `from` and `value`, LangChain's `type`) as keys or attributes, and
+    content that is a text, None beside calls of tools, or a list of text parts. Several parts are never shortened.
 
     Raises:
         ConfigError: something else, such as an image.
@@ -48,6 +48,8 @@ def write_messages(shown: Sequence[Message], given: Sequence[Any]) -> Sequence[A
 
 def _read(message: Any, number: int) -> Message:
     role = _field(message, "role", "from")
+    if role is None and not isinstance(message, Mapping):
+        role = getattr(message, "type", None)  # LangChain
     role = role.value if isinstance(role, Enum) else role
     content = _field(message, "content", "value")
     calls = _field(message, "tool_calls")

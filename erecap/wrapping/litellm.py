@@ -1,0 +1,53 @@
+"""LiteLLM's proxy: a hook that shortens the chats which go through it.
+
+In `config.yaml` of the proxy: `litellm_settings: {callbacks: my_hooks.compact}`, with `compact = CompactHook(4000)` in
+`my_hooks.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from litellm.integrations.custom_logger import CustomLogger
+
+from erecap.wrapping.calls import OnError, TextCalls, TextOptions
+from erecap.wrapping.log import CallLog
+
+_CHATS = ("completion", "acompletion", "anthropic_messages")
+
+
+class CompactHook(CustomLogger):
+    """A `CustomLogger` whose `async_pre_call_hook` shortens `messages`.
+
+    Args:
+        max_tokens: what a chat may take; see `erecap.wrapping.langchain.CompactEdit`.
+        count_tokens, patterns, on_error, log: as there.
+
+    Raises:
+        ConfigError: an unusable value.
+    """
+
+    def __init__(
+        self,
+        max_tokens: int,
+        *,
+        count_tokens: Callable[[str], int] | None = None,
+        patterns: str | None = None,
+        on_error: OnError = "raise",
+        log: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        options = TextOptions(keep_tokens=max_tokens, count_tokens=count_tokens, patterns=patterns, on_error=on_error)
+        self._compact = TextCalls(options, CallLog(None if log is None else Path(log), "litellm", "compact"))
+
+    async def async_pre_call_hook(  # type: ignore[override]
+        self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: str
+    ) -> dict[str, Any]:
+        """`data` with fewer messages; calls that are no chats as they are."""
+        if call_type not in _CHATS or not isinstance(data.get("messages"), list):
+            return data
+        call = self._compact.prepare(data["messages"])
+        self._compact.note(call, "")
+        return {**data, "messages": list(call.shown)}

@@ -1,0 +1,81 @@
+"""Modules for agent frameworks, in the real frameworks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from erecap.errors import ConfigError
+
+
+def test_langchain_shows_the_model_less_and_keeps_the_state_whole(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    langchain = pytest.importorskip("langchain.agents")
+    from langchain.agents.middleware import ContextEditingMiddleware
+    from langchain_core.language_models.chat_models import BaseChatModel
+    from langchain_core.messages import AIMessage
+    from langchain_core.outputs import ChatGeneration, ChatResult
+    from langchain_core.tools import tool
+
+    from erecap.wrapping.langchain import CompactEdit
+
+    seen: list[list] = []
+
+    class Model(BaseChatModel):
+        """Looks at one shelf after the other, by a tool."""
+
+        @property
+        def _llm_type(self) -> str:
+            return "scripted"
+
+        def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+            return self
+
+        def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+            seen.append(list(messages))
+            number = len(seen)
+            calls = [{"name": "look", "args": {"shelf": number}, "id": f"c{number}"}] if number < 15 else []
+            message = AIMessage(content="" if calls else "The mug is there.", tool_calls=calls)
+            return ChatResult(generations=[ChatGeneration(message=message)])
+
+    @tool
+    def look(shelf: int) -> str:
+        """Look at a shelf."""
+        return f"You see that there is a plate {shelf}, and nothing else on the shelf {shelf}."
+
+    edit = CompactEdit(max_tokens=120, log=tmp_path)
+    agent = langchain.create_agent(Model(), [look], middleware=[ContextEditingMiddleware(edits=[edit])])
+    state = agent.invoke({"messages": [{"role": "user", "content": "Find the mug."}]}, {"recursion_limit": 100})
+    assert len(state["messages"]) == 30 and state["messages"][-1].content == "The mug is there."
+    assert all("You see that there is a plate" in m.content for m in state["messages"] if m.type == "tool")
+    assert len(seen) == 15 and len(seen[-1]) <= 29
+    assert max(sum(len(m.content) for m in messages) for messages in seen) <= 120 * 4
+    for messages in seen:
+        called = [call["id"] for m in messages if m.type == "ai" for call in m.tool_calls]
+        assert called == [m.tool_call_id for m in messages if m.type == "tool"]
+    assert edit.log.rows == 15
+    with pytest.raises(ConfigError, match="keep_tokens must be 1"):
+        CompactEdit(0)
+
+
+def test_litellm_shortens_chats_and_nothing_else(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    pytest.importorskip("litellm")
+    from erecap.wrapping.litellm import CompactHook
+
+    hook = CompactHook(60)
+    messages = [{"role": "user", "content": "Find the mug."}]
+    for number in range(12):
+        messages += [
+            {"role": "assistant", "content": "look"},
+            {"role": "user", "content": f"You see a plate {number}."},
+        ]
+    data = {"model": "m", "messages": messages, "temperature": 0}
+
+    def asked(data: dict, kind: str) -> dict:
+        return asyncio.run(hook.async_pre_call_hook(None, None, data, kind))
+
+    shown = asked(data, "acompletion")
+    assert len(shown["messages"]) < 25 and shown["temperature"] == 0 and len(data["messages"]) == 25
+    assert asked(data, "embedding") is data and asked({"input": "x"}, "acompletion") == {"input": "x"}
