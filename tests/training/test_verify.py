@@ -94,7 +94,7 @@ def test_a_pruner_is_tested_as_its_card_says(trained: dict[str, Any]) -> None:
     assert len(card["test"]["names"]) == 2 and card["test"]["names"][0].startswith("data/tiny/")
     assert card["base"]["adapter"] == describe_adapter(str(trained["folder"] / "planner"))["hash"]
     figures = verify_pruner(folder, card, str(trained["folder"] / "planner"), **trained["options"])
-    assert card["test"]["sessions"]["samples"] > 0 and len(figures) == 1 + 2 * 4 + 2 * 5
+    assert card["test"]["sessions"]["samples"] > 0 and len(figures) == 1 + 2 * 4 + 3 * 5
     assert all(f.stated == pytest.approx(f.measured, abs=1e-4) for f in figures)
 
 
