@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from typing import Any
 
 from erecap.config.modes import Mode
 from erecap.config.run import RunConfig
-from erecap.config.suite import Suite
-from erecap.rollout.components import Components, OpenComponents, Say
-from erecap.rollout.executors import PlayOne, SerialExecutor, Watch, play_job
+from erecap.rollout.components import Components, Say
+from erecap.rollout.executors import SerialExecutor, Watch
 from erecap.rollout.jobs import Job, Played
 from erecap.rollout.workers import ProcessExecutor
 
 
-class BatchExecutor:
+class BatchExecutor(SerialExecutor):
     """Plays `config.batch` episodes at a time. Its rows are marked `contended`.
 
     Each episode has a thread, an environment and a session of its own. The threads take turns, and wait for each other
@@ -25,29 +23,14 @@ class BatchExecutor:
     """
 
     contended = True
-
-    def __init__(
-        self,
-        config: RunConfig,
-        suites: Mapping[str, Suite],
-        open_components: OpenComponents,
-        play_one: PlayOne = play_job,
-    ) -> None:
-        self._play_one = play_one
-        self._config = config
-        self._suites = suites
-        self._components = open_components(config, suites)
-        self._free: list[Components] = []
+    _twins: Sequence[Components] = ()
 
     def prepare(self, modes: list[Mode], say: Say) -> None:
         """Load what the modes need, once, and open environments for all episodes that are played together."""
-        self._components.prepare(modes, say)
+        super().prepare(modes, say)
         say(f"playing {self._config.batch} episodes at a time")
-        twins = [self._components.twin() for _ in range(self._config.batch - 1)]
-        self._free = [self._components, *twins]
-
-    def facts(self) -> tuple[dict[str, Any] | None, int | None]:
-        return self._components.model_facts(), self._components.threads()
+        self._twins = [self._components.twin() for _ in range(self._config.batch - 1)]
+        self._free = [self._components, *self._twins]  # what no episode is played with now
 
     def play(self, jobs: Sequence[Job], watch: Watch) -> Iterator[Played]:
         """Raises ConfigError if the model is one whose calls cannot be joined."""
@@ -60,8 +43,9 @@ class BatchExecutor:
             yield from results
 
     def close(self) -> None:
-        for components in {id(c): c for c in (self._components, *self._free)}.values():
-            components.close()
+        super().close()
+        for twin in self._twins:
+            twin.close()
 
     def _play(self, job: Job, watch: Watch) -> Played:
         components = self._free.pop()

@@ -75,8 +75,9 @@ def collect(
         EnvironmentUnavailable, ModelError: what is to be played needs something that is missing.
     """
     _check(recipe, suites, planner)
-    if batch > 1 and workers > 1:
-        raise ConfigError(f"batch: got {batch} with {workers} workers; allowed: one of the two above 1")
+    if batch > 1 and (workers > 1 or planner is None):
+        without = f"{workers} workers" if workers > 1 else "no planner, so that there are no forward calls to share"
+        raise ConfigError(f"batch: got {batch} with {without}; allowed: 1, or a planner and one worker")
     console = console or Console(stderr=True)
     suites = {name: suite.model_copy(update=_episodes(recipe)) for name, suite in suites.items()}
     meta = new_meta(recipe, suites, planner)

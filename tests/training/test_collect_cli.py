@@ -55,6 +55,8 @@ def test_bad_input_is_one_line(collect):
     rest = ("--out", "data", "--episodes", 2)
     assert "nowhere" in complaint("nowhere", *rest)
     assert "two suites have the same name" in complaint("./corridor.yaml", "./corridor.yaml", *rest)
+    assert "batch: got 2 with no planner" in complaint("./corridor.yaml", *rest, "--batch", 2)
+    assert "batch: got 2 with 3 workers" in complaint("./corridor.yaml", *rest, "--batch", 2, "--workers", 3)
     assert "beta: says how often" in complaint("./corridor.yaml", *rest, "--beta", 0.5)
     assert "max_tokens: tokens are counted" in complaint("./corridor.yaml", *rest, "--max-tokens", 5)
     assert "no model 'no/such'" in complaint("./corridor.yaml", *rest, "--planner", "./no/such").replace("./", "")
