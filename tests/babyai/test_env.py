@@ -146,7 +146,9 @@ def test_moved_objects_stay_in_their_room_and_in_reach(level: str):
             assert inside.grid.get(*thing.cur_pos) is thing and inside.grid.get(*things[thing][0]) is None
         assert paths.walled_in(inside) <= walled_in
         assert bool(paths.walled_in(inside)) != inside.check_objs_reachable(raise_exc=False)
-        if step % 3 == 2 and info["expert_actions"]:  # none either where it would have to look again all over
+        # In a small room that was seen whole the expert does not look a second time, and may have no action.
+        stuck = level == "BlockedUnlockPickup" and not info["expert_actions"]
+        if step % 3 == 2 and not info["success"] and not stuck:
             _, _, _, _, info = env.step(info["expert_actions"][0])
 
 
