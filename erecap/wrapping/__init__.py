@@ -44,7 +44,7 @@ def wrap(
     An **object with a method `generate`** that takes such a prompt or chat, as of PARTNR, smolagents or BALROG, is
     shown a shorter one, too.
 
-    The environment variable `ERECAP_MODE=full` switches shortening off.
+    The environment variable `ERECAP_MODE=full` turns all of it off, call by call.
 
     Args:
         target: the model, pipeline, client or callable.
@@ -69,7 +69,6 @@ def wrap(
         ConfigError: an option that the kind of target does not have, or an unusable value.
         TypeError: a target of another kind.
     """
-    given_log = None if log is None else Path(log)
     if hasattr(target, "model") and hasattr(target, "tokenizer") and hasattr(target, "task"):
         if target.task not in ("text-generation", ""):  # "" where it was built by hand
             raise ConfigError(f"a pipeline for {target.task!r} plans nothing; only text-generation can be wrapped")
@@ -89,7 +88,8 @@ def wrap(
 
         try:
             config = prune or PruneConfig(scorer=scorer, keep=keep)
-            return WrappedModel(target, config, CallLog(given_log, "model", f"prune[{_name(config.scorer)}]"))
+            folder = None if log is None else Path(log)
+            return WrappedModel(target, config, CallLog(folder, "model", f"prune[{_name(config.scorer)}]"))
         except ValueError as error:
             raise ConfigError(str(error)) from error
     client = hasattr(target, "chat") and hasattr(target.chat, "completions")
@@ -99,12 +99,13 @@ def wrap(
             raise ConfigError("prune is for models; a callable is pruned by keep or keep_tokens")
         if scorer != "recency":
             raise ConfigError(f"scorer {scorer!r} looks inside a model; for a callable only 'recency' is possible")
-        from erecap.wrapping.calls import TextCalls, TextOptions
+        from erecap.wrapping.calls import TextCalls
         from erecap.wrapping.shadow import Shadow
 
-        options = TextOptions(keep, keep_tokens, count_tokens, patterns, on_error)  # type: ignore[arg-type]
-        kind = "client" if client else "generator" if generator else "callable"
-        calls = TextCalls(options, CallLog(given_log, kind, "compact"))
+        calls = TextCalls.opened(
+            "client" if client else "generator" if generator else "callable", log, keep=keep, keep_tokens=keep_tokens,
+            count_tokens=count_tokens, patterns=patterns, on_error=on_error,
+        )  # fmt: skip
         replays = Shadow(shadow, calls.log)
         if client:
             from erecap.wrapping.openai_client import WrappedClient

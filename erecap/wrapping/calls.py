@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from erecap.context.compaction import compact_messages
@@ -17,9 +17,9 @@ from erecap.wrapping.conversations import Conversations
 from erecap.wrapping.log import CallLog
 from erecap.wrapping.prompts import PromptTalk
 from erecap.wrapping.shapes import read_messages, write_messages
+from erecap.wrapping.switch import SWITCH, switched_off
 
 CHARACTERS_PER_TOKEN = 4  # of English text in the common vocabularies; used only where nothing better is given
-SWITCH = "ERECAP_MODE"  # environment variable; "full" turns the middleware off
 OnError = Literal["raise", "full"]
 
 
@@ -85,9 +85,14 @@ class TextCalls:
         self._options, self.log = options, log
         self._talks = Conversations(
             options.count,
-            max_tokens=options.keep_tokens or 1 << 40,
+            max_tokens=options.keep_tokens or 1 << 40,  # with a share, no conversation fills up
             patterns=options.lines,
         )
+
+    @classmethod
+    def opened(cls, kind: str, log: str | Path | None, **options: Any) -> TextCalls:
+        """Calls of a planner of this kind, noted in the folder `log`; `options` as of `TextOptions`."""
+        return cls(TextOptions(**options), CallLog(None if log is None else Path(log), kind, "compact"))
 
     def prepare(self, given: Any) -> Call:
         """What to send instead of `given`, a chat or a prompt string.
@@ -99,7 +104,7 @@ class TextCalls:
         try:
             ours = given if isinstance(given, str) else read_messages(given)
             call.before = call.after = self._tokens(ours)
-            if os.environ.get(SWITCH) == "full":
+            if switched_off():
                 call.reason = f"{SWITCH}=full"
             else:
                 self._shorten(call, given, ours)
@@ -121,6 +126,7 @@ class TextCalls:
             new_tokens=call.after - call.reused,
             reused_tokens=call.reused,
             kept_per_layer=(call.after,),
+            # What has failed may have been the count.
             completion_tokens=self._options.count(said) if call.decision != "failed" else 0,
             overflow_messages=call.left_out,
         )
@@ -149,6 +155,9 @@ class TextCalls:
             call.left_out = len(shorter.dropped)
         if call.after < call.before:
             call.decision, call.reason = "pruned", f"{call.before - call.after} of {call.before} tokens left out"
+        if options.keep_tokens is not None and call.after > options.keep_tokens:
+            over = f"{call.after} tokens are protected, more than the {options.keep_tokens} of the budget"
+            call.reason = over if call.decision == "passed" else f"{call.reason}; {over}"
 
     def _tokens(self, given: str | Sequence[Message]) -> int:
         if isinstance(given, str):

@@ -10,11 +10,10 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from erecap.wrapping.calls import OnError, TextCalls, TextOptions
+from erecap.wrapping.calls import TextCalls
 from erecap.wrapping.log import CallLog
 
 
@@ -24,25 +23,15 @@ class CompactEdit:
     Args:
         max_tokens: what the messages may take, the system message aside. Until then they are only appended to, so that
             the provider's prompt cache holds; then they are compacted to six tenths of it.
-        count_tokens: tokens of a text; without it a token is taken to be four characters.
-        patterns, on_error: as for `erecap.wrap`.
         log: a folder that gets a row for each call, without answers, which an edit does not see.
+        options: `count_tokens`, `patterns`, `on_error`, as for `erecap.wrap`.
 
     Raises:
         ConfigError: an unusable value.
     """
 
-    def __init__(
-        self,
-        max_tokens: int,
-        *,
-        count_tokens: Callable[[str], int] | None = None,
-        patterns: str | None = None,
-        on_error: OnError = "raise",
-        log: str | Path | None = None,
-    ) -> None:
-        options = TextOptions(keep_tokens=max_tokens, count_tokens=count_tokens, patterns=patterns, on_error=on_error)
-        self._calls = TextCalls(options, CallLog(None if log is None else Path(log), "langchain", "compact"))
+    def __init__(self, max_tokens: int, *, log: str | Path | None = None, **options: Any) -> None:
+        self._calls = TextCalls.opened("langchain", log, keep_tokens=max_tokens, **options)
 
     @property
     def log(self) -> CallLog:

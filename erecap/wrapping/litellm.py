@@ -6,14 +6,12 @@ In `config.yaml` of the proxy: `litellm_settings: {callbacks: my_hooks.compact}`
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from litellm.integrations.custom_logger import CustomLogger
 
-from erecap.wrapping.calls import OnError, TextCalls, TextOptions
-from erecap.wrapping.log import CallLog
+from erecap.wrapping.calls import TextCalls
 
 _CHATS = ("completion", "acompletion", "anthropic_messages")
 
@@ -22,25 +20,15 @@ class CompactHook(CustomLogger):
     """A `CustomLogger` whose `async_pre_call_hook` shortens `messages`.
 
     Args:
-        max_tokens: what a chat may take; see `erecap.wrapping.langchain.CompactEdit`.
-        count_tokens, patterns, on_error, log: as there.
+        max_tokens, log, options: as for `erecap.wrapping.langchain.CompactEdit`.
 
     Raises:
         ConfigError: an unusable value.
     """
 
-    def __init__(
-        self,
-        max_tokens: int,
-        *,
-        count_tokens: Callable[[str], int] | None = None,
-        patterns: str | None = None,
-        on_error: OnError = "raise",
-        log: str | Path | None = None,
-    ) -> None:
+    def __init__(self, max_tokens: int, *, log: str | Path | None = None, **options: Any) -> None:
         super().__init__()
-        options = TextOptions(keep_tokens=max_tokens, count_tokens=count_tokens, patterns=patterns, on_error=on_error)
-        self._compact = TextCalls(options, CallLog(None if log is None else Path(log), "litellm", "compact"))
+        self._compact = TextCalls.opened("litellm", log, keep_tokens=max_tokens, **options)
 
     async def async_pre_call_hook(  # type: ignore[override]
         self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: str

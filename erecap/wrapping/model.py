@@ -13,6 +13,7 @@ from erecap.protocols import Timing, Usage
 from erecap.tokens.pruning import prune
 from erecap.tokens.schedule import PruneConfig
 from erecap.wrapping.log import CallLog
+from erecap.wrapping.switch import SWITCH, switched_off
 
 
 class WrappedModel:
@@ -79,6 +80,8 @@ class WrappedModel:
         return output
 
     def _why_not(self, kwargs: dict[str, Any]) -> str | None:
+        if switched_off():
+            return f"{SWITCH}=full"
         config = kwargs.get("generation_config") or self.wrapped.generation_config
 
         def setting(name: str) -> Any:

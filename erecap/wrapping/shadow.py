@@ -54,7 +54,7 @@ class Shadow:
     def _is_due(self) -> bool:
         with self._lock:
             self._due += self._share
-            if self._due < 1.0:
+            if self._due < 1.0 - 1e-9:  # ten tenths are a little less than one
                 return False
             self._due -= 1.0
             return True

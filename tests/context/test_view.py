@@ -59,18 +59,19 @@ def test_between_compactions_nothing_changes_in_front() -> None:
 
 
 def test_it_is_compacted_early_where_that_costs_less() -> None:
-    sizes = [9] * 9
-    whole = count(talk(sizes))
+    chat = talk([9] * 9)
+    whole, shorter = count(chat), compact_messages(chat, 100, count)
+    same = next(n for n, (a, b) in enumerate(zip(chat, shorter.messages, strict=False)) if a["content"] != b["content"])
+    after = shorter.tokens - count(chat[:same])
+    early = []
     for calls_left in (1, 5, 30, 300):
         view = CompactView(count, max_tokens=10 * whole, target_tokens=100, prices=PRICES, calls_left=calls_left)
-        shown = view.show(talk(sizes))
-        shorter = compact_messages(talk(sizes), 100, count)
-        after = shorter.tokens - shown.same if not shown.compacted else shorter.tokens - count(talk([])[:2])
-        if shown.compacted:
-            assert shown.reason.endswith("it pays")
-            assert edit_pays(whole - shorter.tokens, max(0, after), 0.1, 1.0, calls_left)
-    assert shown.compacted
-    assert not CompactView(count, max_tokens=10 * whole, target_tokens=100, calls_left=300).show(talk(sizes)).compacted
+        shown = view.show(chat)
+        assert shown.compacted == edit_pays(whole - shorter.tokens, after, 0.1, 1.0, calls_left)
+        assert shown.reason.endswith("it pays") == shown.compacted
+        early.append(shown.compacted)
+    assert early[0] is False and early[-1] is True
+    assert not CompactView(count, max_tokens=10 * whole, target_tokens=100, calls_left=300).show(chat).compacted
 
 
 def test_the_newest_message_may_grow_and_the_past_may_be_rewritten() -> None:

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 import erecap
 from erecap.context.lines import PATTERNS
 from erecap.errors import ConfigError
-from erecap.wrapping.calls import SWITCH
 from erecap.wrapping.prompts import PromptTalk, join_prompt
+from erecap.wrapping.switch import SWITCH
+from tests.tokens.models import prompt as model_prompt
+from tests.tokens.models import tiny
 
 HEAD = "Here is an example.\n> go to fridge 9\nThe fridge 9 is closed.\n\nYour task: cool a pan, please.\n>"
 LLAMA = (
@@ -117,6 +119,24 @@ def test_the_switch_turns_it_off(monkeypatch, tmp_path) -> None:  # type: ignore
     monkeypatch.setenv(SWITCH, "full")
     assert wrapped(messages) is messages
     assert [(row["decision"], row["reason"]) for row in rows(tmp_path)][1] == ("passed", "ERECAP_MODE=full")
+    model = erecap.wrap(tiny("llama"), keep=0.5, log=tmp_path / "model")
+    model.generate(**model_prompt(), max_new_tokens=2)
+    assert rows(tmp_path / "model")[0]["reason"] == "ERECAP_MODE=full"
+    monkeypatch.setenv(SWITCH, "ful")
+    for wrong in (lambda: wrapped(messages), lambda: model.generate(**model_prompt(), max_new_tokens=2)):
+        with pytest.raises(ConfigError, match="ERECAP_MODE: got 'ful'; allowed: full"):
+            wrong()
+
+
+def test_what_is_protected_beyond_the_budget_is_said(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    wrapped = erecap.wrap(lambda m: m, keep_tokens=3, log=tmp_path)
+    wrapped([{"role": "user", "content": "Find the mug on one of the shelves."}])
+    chat = [{"role": "user", "content": "Find it."}]
+    chat += [{"role": role, "content": "There is a plate here."} for role in ("assistant", "user") * 3]
+    wrapped(chat)
+    first, second = rows(tmp_path)
+    assert first["decision"] == "passed" and first["reason"] == "9 tokens are protected, more than the 3 of the budget"
+    assert second["decision"] == "pruned" and second["reason"].endswith("are protected, more than the 3 of the budget")
 
 
 def test_what_an_error_of_the_middleware_does(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -88,6 +88,8 @@ class CompactView:
             if shorter.tokens < tokens and (due or self._pays(view, shorter.messages, tokens, shorter.tokens)):
                 view, tokens, compacted = shorter.messages, shorter.tokens, True
                 reason = f"{shorter.reason}; " + ("the budget was full" if due else "it pays")
+        if tokens > self.max_tokens:
+            reason = f"{reason}; what is protected exceeds the budget"
         self._given, self._view = list(messages), view
         held = view[: _alike(before, view)]
         return Shown(view, tokens, whole, self._count(held) if held else 0, compacted, reason)
