@@ -8,11 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-MODEL = "smollm2-135m-instruct"
+from erecap.cli.bench import MODEL
+
+# Parameters that only one of the two kinds of server has.
+OF_MODELS = (
+    "model", "adapter", "pruner", "kv_tokens", "name", "sessions", "kv_mb", "at_once", "waiting", "dtype", "device",
+    "decode_weights", "threads",
+)  # fmt: skip
+OF_PROXIES = ("upstream_key_env", "keep_tokens", "patterns", "log")
 
 
 def serve(
-    model: Annotated[str | None, typer.Option(help=f"Catalog name, folder or hub name; else {MODEL}.")] = None,
+    context: typer.Context,
+    model: Annotated[str, typer.Option(help="Catalog name, folder or hub name.")] = MODEL,
     adapter: Annotated[str | None, typer.Option(help="LoRA adapter merged into it: a folder or a name.")] = None,
     pruner: Annotated[str | None, typer.Option(help="Trained pruner that ranks what is evicted.")] = None,
     kv_tokens: Annotated[int | None, typer.Option(min=16, help="Tokens that a conversation keeps; else all.")] = None,
@@ -54,14 +62,13 @@ def serve(
     """
     from erecap.errors import ConfigError
 
-    if upstream is not None and (model or adapter or pruner or kv_tokens or name):
-        raise ConfigError(
-            "--upstream: the other server has the model; leave out --model, --adapter, --pruner, --kv-tokens"
-        )
+    given = [name for name in (OF_MODELS if upstream else OF_PROXIES) if _was_given(context, name)]
+    if given:
+        option = f"--{given[0].replace('_', '-')}"
+        where = "the server behind a proxy has the model" if upstream else "it is for a proxy, with --upstream"
+        raise ConfigError(f"{option}: {where}; leave it out")
     if upstream is not None and keep_tokens is None:
         raise ConfigError("--upstream: give --keep-tokens, the tokens of a prompt beyond which it is shortened")
-    if upstream is None and (keep_tokens or patterns or log or upstream_key_env):
-        raise ConfigError("--keep-tokens, --patterns, --log and --upstream-key-env are for --upstream")
     key, upstream_key = _secret(api_key_env, "--api-key-env"), _secret(upstream_key_env, "--upstream-key-env")
     try:
         import uvicorn  # noqa: F401
@@ -71,10 +78,9 @@ def serve(
         raise ConfigError(f"serve: {error.name} is not installed; pip install 'erecap[serve]'") from error
     most_bytes = int(body_mb * (1 << 20))
     if upstream is not None:
-        from erecap.wrapping.calls import TextCalls, TextOptions
-        from erecap.wrapping.log import CallLog
+        from erecap.wrapping.calls import TextCalls
 
-        calls = TextCalls(TextOptions(keep_tokens=keep_tokens, patterns=patterns), CallLog(log, "proxy", "compact"))
+        calls = TextCalls.opened("proxy", log, keep_tokens=keep_tokens, patterns=patterns)
         made = proxy.create_proxy(
             upstream, calls, upstream_key=upstream_key, key=key, most_bytes=most_bytes, request_s=timeout
         )
@@ -85,12 +91,17 @@ def serve(
     from erecap.serving.opening import open_engine
 
     engine = open_engine(
-        model or MODEL, adapter=adapter, pruner=pruner, kv_tokens=kv_tokens, dtype=dtype, device=device,
+        model, adapter=adapter, pruner=pruner, kv_tokens=kv_tokens, dtype=dtype, device=device,
         decode_weights=decode_weights, threads=threads, at_once=at_once, most_waiting=waiting, sessions=sessions,
         session_bytes=None if kv_mb is None else kv_mb << 20, request_s=timeout, say=Console(stderr=True).print,
     )  # fmt: skip
-    offered = name or Path(model or MODEL).name
+    offered = name or Path(model).name
     _run(app.create_app(engine, offered, key=key, most_bytes=most_bytes), offered, host, port, timeout)
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _secret(variable: str | None, option: str) -> str | None:

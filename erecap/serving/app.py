@@ -84,6 +84,11 @@ def add_failures(app: FastAPI) -> None:
     async def failed(request: Request, failure: ApiFailure) -> JSONResponse:
         return JSONResponse(failure.body(), failure.status)
 
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+        # It is raised again behind this, and so comes into the server's log.
+        return JSONResponse(ApiFailure(500, f"{type(error).__name__}: {error}", "server_error", "internal").body(), 500)
+
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]

@@ -50,7 +50,7 @@ class Engine:
         request_s: how long a request may take, waiting included.
 
     Raises:
-        ValueError: a model whose calls cannot be joined.
+        ValueError: a model whose calls cannot be joined, or fewer `sessions` than conversations answered at once.
     """
 
     def __init__(
@@ -65,13 +65,17 @@ class Engine:
         session_bytes: int | None = None,
         request_s: float = 120.0,
     ) -> None:
+        if sessions < at_once:
+            raise ValueError(f"sessions: got {sessions} with {at_once} answered at once; allowed: at least as many")
         self.tokenizer = tokenizer
         self.window = int(model.config.get_text_config(decoder=True).max_position_embeddings)
-        self.store = SessionStore(make_session, max(sessions, at_once), session_bytes)
+        self.store = SessionStore(make_session, sessions, session_bytes)
         self.running = 0
         self._pool = ReplanPool(model, tokenizer)
         self._at_once, self._most_waiting, self._request_s = at_once, most_waiting, request_s
         self._asks: queue.Queue[Ask] = queue.Queue()
+        self._door = threading.Lock()  # nothing is queued behind the one who turns away what waits
+        self._closed = False
         self._ending = threading.Event()
         self.broken: str | None = None  # why the thread ended by itself
         self._thread = threading.Thread(target=self._run, name="erecap-engine", daemon=True)
@@ -88,18 +92,23 @@ class Engine:
         Raises:
             ApiFailure: the server is ending, broken, or has too many requests.
         """
-        if self.broken is not None:
-            raise ApiFailure(500, f"the server cannot answer any more: {self.broken}", "server_error", "broken")
-        if self._ending.is_set():
-            raise overloaded("the server is shutting down")
-        if self.waiting >= self._most_waiting:
-            raise overloaded(f"{self.waiting} requests are waiting already; try again later")
-        self._asks.put(ask)
+        with self._door:
+            if self._closed or self._ending.is_set():
+                raise self._no_more()
+            if self.waiting >= self._most_waiting:
+                raise overloaded(f"{self.waiting} requests are waiting already; try again later")
+            self._asks.put(ask)
 
     def close(self) -> None:
         """Finish what is running, refuse what waits, and end the thread."""
         self._ending.set()
         self._thread.join()
+
+    def _no_more(self) -> ApiFailure:
+        """Why nothing is answered any more."""
+        if self.broken is None:
+            return overloaded("the server is shutting down")
+        return ApiFailure(500, f"the server cannot answer any more: {self.broken}", "server_error", "broken")
 
     # In the engine's thread ---------------------------------------------------------------------------------
 
@@ -124,12 +133,10 @@ class Engine:
             yield partial(self._work, ask)
 
     def _refuse_waiting(self) -> None:
-        while True:
-            try:
-                ask = self._asks.get_nowait()
-            except queue.Empty:
-                return
-            ask.answer.set_exception(overloaded("the server is shutting down"))
+        with self._door:
+            self._closed = True
+            while not self._asks.empty():
+                self._asks.get_nowait().answer.set_exception(self._no_more())
 
     def _work(self, ask: Ask) -> None:
         """Answer one request; every failure is its own."""
@@ -151,6 +158,10 @@ class Engine:
             log.exception("a request failed")
             ask.answer.set_exception(ApiFailure(500, f"{type(error).__name__}: {error}", "server_error", "internal"))
         finally:
+            if not ask.answer.done():  # the pool broke, and ended this call from outside
+                ask.answer.set_exception(
+                    ApiFailure(500, "the server broke while it answered", "server_error", "broken")
+                )
             self.running -= 1
 
     def _answered(self, ask: Ask, left: float) -> Generation:
@@ -167,6 +178,7 @@ class Engine:
                     f"{self.window} fit"
                 )
             options["max_new_tokens"] = wanted or room
+        # How long a chat is that a budget keeps small is not counted, so there is no rest of the window to fill.
         options["max_new_tokens"] = options["max_new_tokens"] or self.window // 4
         try:
             generation = held.session.generate(

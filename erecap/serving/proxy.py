@@ -31,7 +31,6 @@ def create_proxy(
     key: str | None = None,
     most_bytes: int = 4 << 20,
     request_s: float = 120.0,
-    transport: httpx.AsyncBaseTransport | None = None,
 ) -> Any:
     """The ASGI application.
 
@@ -42,10 +41,9 @@ def create_proxy(
         key: that clients must send to the proxy; None: none.
         most_bytes: of a request's body.
         request_s: how long the server behind may be silent.
-        transport: of httpx, for tests.
     """
     metrics = Metrics(None)
-    client = httpx.AsyncClient(base_url=upstream.rstrip("/"), timeout=request_s, transport=transport)
+    client = httpx.AsyncClient(base_url=upstream.rstrip("/"), timeout=request_s)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -83,7 +81,7 @@ def create_proxy(
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "DELETE"])
     async def other(path: str, request: Request) -> Response:
         answer = await _sent(client, request, f"/{path}", await request.body(), upstream_key)
-        return StreamingResponse(answer.aiter_raw(), answer.status_code, _passed(answer.headers))
+        return StreamingResponse(_bytes(answer), answer.status_code, _passed(answer.headers))
 
     return Limits(app, key, most_bytes, metrics.ended)
 
@@ -113,6 +111,15 @@ async def _sent(client: httpx.AsyncClient, request: Request, path: str, body: by
 
 def _passed(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name.lower() not in _OWN_HEADERS}
+
+
+async def _bytes(answer: httpx.Response) -> AsyncIterator[bytes]:
+    """The body, no longer compressed: the header that would say so is the connection's."""
+    try:
+        async for chunk in answer.aiter_bytes():
+            yield chunk
+    finally:
+        await answer.aclose()
 
 
 async def _streamed(answer: httpx.Response, calls: TextCalls, metrics: Metrics, call: Call) -> AsyncIterator[bytes]:

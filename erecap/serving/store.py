@@ -1,4 +1,4 @@
-"""The sessions of a server, found by the conversations that they have read: a radix tree over messages.
+"""The sessions of a server, found by the conversations that they have read.
 
 A conversation that goes on belongs to the session that has read the most of it. One that leaves another's way (a
 second agent with the same instructions, an answer asked for anew) gets a copy of what both have in common, where
@@ -78,8 +78,9 @@ class SessionStore:
             found = max(own, key=lambda held: len(held.read))
             self._held.remove(found)
         else:
-            shared = max(idle, key=lambda held: _common(held.read, wanted), default=None)
-            if shared is not None and _common(shared.read, wanted) > 0 and shared.whole:
+            whole = [held for held in idle if held.whole]
+            shared = max(whole, key=lambda held: _common(held.read, wanted), default=None)
+            if shared is not None and _common(shared.read, wanted) > 0:
                 found = Held(shared.session.fork(), list(shared.read))
             else:
                 found = Held(self._make())

@@ -53,9 +53,12 @@ def test_what_cannot_be_served(erecap, model: Path, monkeypatch) -> None:  # typ
     monkeypatch.delenv("NO_KEY", raising=False)
     assert "the environment variable NO_KEY is not set" in complaint("--api-key-env", "NO_KEY")
     assert "unknown decode weights 'int2'" in complaint("--decode-weights", "int2")
-    assert "the other server has the model" in complaint("--upstream", "http://x/v1")
+    assert "--model: the server behind a proxy has the model" in complaint("--upstream", "http://x/v1")
+    for option, value in (("--at-once", 8), ("--dtype", "auto"), ("--kv-mb", 5)):
+        assert f"{option}: the server behind" in complaint("--upstream", "http://x/v1", option, value, model=None)
     assert "give --keep-tokens" in complaint("--upstream", "http://x/v1", model=None)
-    assert "are for --upstream" in complaint("--keep-tokens", "9")
+    assert "--keep-tokens: it is for a proxy" in complaint("--keep-tokens", "9")
+    assert "sessions: got 2 with 8 answered at once" in complaint("--sessions", 2)
     proxy = ("--upstream", "http://x/v1", "--keep-tokens", "9")
     assert "patterns: got 'none'; allowed: erecap" in complaint(*proxy, "--patterns", "none", model=None)
     with socket.socket() as taken:

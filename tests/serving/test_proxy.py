@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -109,6 +111,41 @@ def test_failures_of_the_server_behind_are_passed_on(proxied: Proxy, behind: Ser
     with pytest.raises(openai.AuthenticationError, match="the API key is missing or wrong"):
         nobody.client("other").chat.completions.create(messages=start(), **GREEDY)  # type: ignore[call-overload]
     nobody.stop()
+
+
+class Zipping(BaseHTTPRequestHandler):
+    """Compresses what it sends, as servers do for clients that say they understand it."""
+
+    def do_GET(self) -> None:
+        body = gzip.compress(b'{"object": "list", "data": []}')
+        assert "gzip" in self.headers["Accept-Encoding"]
+        self.send_response(200)
+        for name, value in {"Content-Encoding": "gzip", "Content-Type": "application/json", "X-Own": "1"}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_compressed_answers_arrive_readable() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Zipping)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    proxy = Proxy(f"http://127.0.0.1:{server.server_port}/v1")
+    sent = httpx.get(f"{proxy.url}/models", headers={"Accept-Encoding": "identity"})
+    assert sent.json() == {"object": "list", "data": []} and sent.headers["x-own"] == "1"
+    proxy.stop()
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_error_of_the_proxy_itself_has_the_same_format(proxied: Proxy, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(proxied.calls, "prepare", lambda messages: 1 / 0)
+    with pytest.raises(openai.InternalServerError, match="ZeroDivisionError") as caught:
+        proxied.client().chat.completions.create(messages=start(), **GREEDY)  # type: ignore[call-overload]
+    assert caught.value.code == "internal"
 
 
 @pytest.mark.parametrize(

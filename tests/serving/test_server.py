@@ -12,6 +12,7 @@ import httpx
 import openai
 import pytest
 
+from erecap.serving.engine import Engine
 from erecap.session.session import ReplanSession
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model, start, turn
@@ -220,6 +221,26 @@ def test_too_many_requests_are_turned_away(serve) -> None:  # type: ignore[no-un
     assert caught.value.status_code == 503
     streams[0].close()
     waiting.join(20)
+
+
+def test_a_pool_that_breaks_leaves_nobody_waiting(serve, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    server = serve()
+
+    def broken(requests) -> None:  # type: ignore[no-untyped-def]
+        raise SystemError("no more")
+
+    monkeypatch.setattr(server.engine._pool, "_batches", broken)
+    with pytest.raises(openai.InternalServerError, match="the server broke while it answered"):
+        server.client(timeout=20).chat.completions.create(messages=start(), **GREEDY)
+    server.engine._thread.join(10)
+    with pytest.raises(openai.InternalServerError, match="cannot answer any more: SystemError: no more"):
+        server.client(timeout=20).chat.completions.create(messages=start(), **GREEDY)
+    assert httpx.get(f"{server.url}/health").status_code == 503
+
+
+def test_fewer_sessions_than_are_answered_at_once() -> None:
+    with pytest.raises(ValueError, match="sessions: got 2 with 8 answered at once"):
+        Engine(model(), byte_level(), lambda: None, sessions=2)  # type: ignore[arg-type, return-value]
 
 
 def test_a_shutdown_finishes_what_is_running(serve) -> None:  # type: ignore[no-untyped-def]

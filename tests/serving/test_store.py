@@ -60,6 +60,18 @@ def test_a_session_that_is_busy_or_has_evicted_is_not_shared() -> None:
     assert reused == 0 and len(small) == 2
 
 
+def test_one_that_has_evicted_hides_none_that_has_not() -> None:
+    sessions = store()
+    answer(sessions, start())
+    common = [*start(), *turn("look", 1)]
+    held = sessions.take([{"role": "user", "content": "Another."}])  # type: ignore[arg-type]
+    # It has more in common with what comes next than the first one has, and has let some of it go.
+    sessions.put_back(held, [*common, {"role": "assistant", "content": "go to fridge 1"}])  # type: ignore[arg-type]
+    held.session._reader.evicted = 5
+    _, reused = answer(sessions, [*common, *turn("look", 3)])
+    assert reused > 40 and len(sessions) == 3
+
+
 def test_the_least_recently_used_goes_first() -> None:
     sessions = store(most=2)
     talks = [answer(sessions, [{"role": "user", "content": f"Agent {number} asks."}])[0] for number in range(2)]
