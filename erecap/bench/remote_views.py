@@ -88,6 +88,7 @@ class LiteLLM:
 
     def show(self, messages: Sequence[Message], calls_left: int) -> list[Message]:
         plain = [{"role": message["role"], "content": message["content"]} for message in messages]
+        # The model's name only chooses the tokenizer that LiteLLM counts with.
         done = self._litellm.compress(
             plain, "gpt-4o-mini", compression_trigger=self._budget, compression_target=int(0.6 * self._budget)
         )

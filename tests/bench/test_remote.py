@@ -57,6 +57,18 @@ def test_a_budget_that_holds_all_changes_nothing() -> None:
     assert all(value == values[0] for value in values)
 
 
+def test_litellm_compresses_or_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    litellm = pytest.importorskip("litellm")
+    bench = RemoteBench(views=("none", "litellm"), budget=300)
+    if not hasattr(litellm, "compress"):
+        with pytest.raises(ConfigError, match="litellm: this version has no `compress`; 1.109"):
+            bench.measure([conversation(30)], byte_level(), PRICES)
+        return
+    none, other = bench.measure([conversation(30)], byte_level(), PRICES)["rows"]
+    assert other["prompt_tokens"] != none["prompt_tokens"]
+
+
 def test_facts() -> None:
     plan = "go to shelf 0\ntake mug 1 from shelf 0"
     assert needed_facts(plan) == {("shelf 0",), ("mug 1",), ("mug 1", "shelf 0")}
