@@ -62,7 +62,7 @@ def test_litellm_compresses_or_says_what_it_needs(monkeypatch: pytest.MonkeyPatc
     litellm = pytest.importorskip("litellm")
     bench = RemoteBench(views=("none", "litellm"), budget=300)
     if not hasattr(litellm, "compress"):
-        with pytest.raises(ConfigError, match="litellm: this version has no `compress`; 1.109"):
+        with pytest.raises(ConfigError, match=r"litellm: this version has no `compress`; 1\.109"):
             bench.measure([conversation(30)], byte_level(), PRICES)
         return
     none, other = bench.measure([conversation(30)], byte_level(), PRICES)["rows"]
