@@ -138,7 +138,7 @@ def rendezvous(jobs: Sequence[Callable[[], Any]], serve: Callable[[list[Request]
     Raises:
         BaseException: as `taking_turns`.
     """
-    return sorted(taking_turns(jobs, len(jobs), serve), key=lambda seat: seat.number)
+    return sorted(taking_turns(jobs, max(1, len(jobs)), serve), key=lambda seat: seat.number)
 
 
 def taking_turns(
@@ -149,16 +149,19 @@ def taking_turns(
     Args:
         jobs: may give None where there is no job now, but may be one later; it is asked again before each forward
             call, and over and over while nothing is going on, so it should then wait.
-        at_once: jobs begun and not ended.
+        at_once: jobs begun and not ended; at least 1.
         serve: answers the requests of all jobs that wait.
 
     Yields:
         The seat of each job when it has ended, with `result` or `error`; numbered in the order of the jobs.
 
     Raises:
+        ValueError: `at_once` below 1: no job would ever begin.
         BaseException: what is no `Exception` (an interrupt), from `serve`, a job or the waiting itself; all jobs
             have been ended then, as they are when the iterator is closed.
     """
+    if at_once < 1:
+        raise ValueError(f"at_once must be at least 1, got {at_once}")
     coming, number, more = iter(jobs), 0, True
     going: list[Seat] = []  # their turn is now
     waiting: list[Seat] = []  # for an answer of the model

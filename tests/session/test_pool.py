@@ -88,7 +88,6 @@ def test_planners_around_sessions_share_as_well() -> None:
     jobs = [lambda m=m: work(pool.session(budget=Budget(kv_tokens=100)), m) for m in chats()]
     wanted = [work(ReplanSession(model(), byte_level(), budget=Budget(kv_tokens=100)), m) for m in chats()]
     assert pool.run(jobs) == wanted and pool.counts.forwards < pool.counts.requests / 2
-    assert pool.run([]) == [] and pool.generate([]) == []
 
 
 def test_sessions_on_another_model_are_served_inside_run() -> None:
@@ -129,6 +128,13 @@ def test_together_is_as_alone_on_the_embedded_model(embedded_model) -> None:  # 
     for one, two in zip(together, alone, strict=True):
         assert_same_state(one, two)
     assert pool.counts.forwards < pool.counts.requests / 2
+
+
+def test_no_jobs_and_no_places() -> None:
+    pool = ReplanPool(model(), byte_level())
+    assert pool.run([]) == [] and pool.generate([]) == [] and list(pool.stream([], at_once=2)) == []
+    with pytest.raises(ValueError, match="at_once must be at least 1"):
+        list(pool.stream([lambda: 1], at_once=0))
 
 
 def test_a_stream_of_jobs_never_has_more_begun_than_it_may() -> None:
