@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -79,3 +79,42 @@ def test_litellm_shortens_chats_and_nothing_else(monkeypatch) -> None:  # type: 
     shown = asked(data, "acompletion")
     assert len(shown["messages"]) < 25 and shown["temperature"] == 0 and len(data["messages"]) == 25
     assert asked(data, "embedding") is data and asked({"input": "x"}, "acompletion") == {"input": "x"}
+
+
+def test_smolagents_agents_plan_with_a_wrapped_model(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    smolagents = pytest.importorskip("smolagents")
+    from smolagents.models import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction, MessageRole
+
+    import erecap
+
+    class Planner(smolagents.Model):
+        """Looks at one shelf after the other, then answers; by how often it was asked, whatever it was shown."""
+
+        def __init__(self) -> None:
+            super().__init__(model_id="scripted")
+            self.shown: list[int] = []
+
+        def generate(self, messages, **options) -> ChatMessage:  # type: ignore[no-untyped-def]
+            self.shown.append(sum(len(str(message.content)) for message in messages))
+            number = len(self.shown)
+            name, given = ("look", {"shelf": number}) if number < 12 else ("final_answer", {"answer": "shelf 11"})
+            call = ChatMessageToolCall(ChatMessageToolCallFunction(given, name), f"c{number}", "function")
+            return ChatMessage(MessageRole.ASSISTANT, f"Step {number}.", tool_calls=[call])
+
+    class Look(smolagents.Tool):
+        name, description, output_type = "look", "Look at a shelf.", "string"
+        inputs: ClassVar = {"shelf": {"type": "integer", "description": "its number"}}
+
+        def forward(self, shelf: int) -> str:
+            return f"There is a plate {shelf}, and nothing else on the shelf {shelf}. " * 4
+
+    def played(model: Any) -> Any:
+        agent = smolagents.ToolCallingAgent([Look()], model, max_steps=14, verbosity_level=0)
+        return agent.run("Find the mug.")
+
+    bare, whole, less = Planner(), Planner(), Planner()
+    assert played(bare) == "shelf 11"
+    assert played(erecap.wrap(whole, keep_tokens=100_000)) == "shelf 11" and whole.shown == bare.shown
+    wrapped = erecap.wrap(less, keep_tokens=bare.shown[4] // 4, log=tmp_path)
+    assert played(wrapped) == "shelf 11" and wrapped.log.rows == 12
+    assert less.shown[:3] == bare.shown[:3] and max(less.shown) < bare.shown[-1] // 1.3

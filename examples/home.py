@@ -1,0 +1,60 @@
+"""What the examples plan for: a home of the household suites, told in words that the shipped planner has learned."""
+
+from __future__ import annotations
+
+from erecap.config import load_suite
+from erecap.context.prompt import record_text, system_text
+from erecap.envs import make_env
+
+
+class Home:
+    """One episode. `instructions` and `first` begin a conversation, `follow` tells what came of a plan.
+
+    Args:
+        suite: a suite's name, such as household-unseen.
+        episode: its number there.
+        most: commands that are taken from one plan.
+    """
+
+    def __init__(self, suite: str, episode: int, most: int = 5) -> None:
+        self._env = make_env(load_suite(suite))
+        seen, self._info = self._env.reset(seed=episode, options={"episode": episode})
+        self.goal: str = self._info["goal"]
+        self.instructions = system_text(self._info["templates"], most)
+        self.first = f"{record_text('goal', self.goal)}\n{seen}"
+        self.steps = 0
+        self.over = False
+        self._most = most
+
+    @property
+    def solved(self) -> bool:
+        """Whether all goals are reached."""
+        return bool(self._info["success"])
+
+    def act(self, command: str) -> str:
+        """Execute one command; what is seen then."""
+        seen, _, terminated, truncated, self._info = self._env.step(command)
+        self.steps += 1
+        self.over = terminated or truncated
+        return str(seen)
+
+    def follow(self, plan: str) -> str:
+        """Execute a plan up to its end, to a failure, to a command that is not possible, or to a new goal.
+
+        Returns:
+            The user message that tells of it.
+        """
+        told: list[str] = []
+        for command in map(str.strip, plan.strip().splitlines()[: self._most]):
+            if command not in self._info["skills"]:
+                if not told:
+                    told.append(record_text("failure", f"{command!r} is not possible now"))
+                break
+            told += [record_text("action", command), self.act(command)]
+            if self._info["goal"] != self.goal:
+                self.goal = self._info["goal"]
+                told.append(record_text("goal", self.goal))
+                break
+            if self.over or self._info["failed"]:
+                break
+        return "\n".join(told) or record_text("failure", "the plan was empty")
