@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from erecap.context import Context, Situation
@@ -10,6 +11,7 @@ from erecap.context.render import render
 from erecap.errors import ConfigError
 from erecap.planners.grammar import PlanGrammar
 from erecap.planners.parser import parse_plan
+from erecap.planners.stuck import untried
 from erecap.protocols import AllowedTokens, Generation, LanguageModel, Message, Plan
 
 
@@ -27,9 +29,11 @@ class LLMPlanner:
         top_p: share of probability that is sampled from, at a temperature above 0.
         seed: for sampling.
         deadline_ms: time that a call may take; complete steps that were written by then are the plan.
+        stuck_after: after so many commands in a row that told nothing new, a plan must begin with one that was not
+            tried (see `untried`); None: never. Works where decoding is constrained.
 
     Raises:
-        ConfigError: a limit below 1.
+        ConfigError: a limit below 1, or `stuck_after` without `constrained`.
         ModelError: `constrained`, and the tokenizer cannot write plans.
     """
 
@@ -44,10 +48,14 @@ class LLMPlanner:
         top_p: float = 1.0,
         seed: int | None = None,
         deadline_ms: float | None = None,
+        stuck_after: int | None = None,
     ) -> None:
-        for name, value in (("max_steps", max_steps), ("max_new_tokens", max_new_tokens)):
-            if value < 1:
+        limits = (("max_steps", max_steps), ("max_new_tokens", max_new_tokens), ("stuck_after", stuck_after))
+        for name, value in limits:
+            if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; it must be 1 or more")
+        if stuck_after is not None and not constrained:
+            raise ConfigError("stuck_after limits what is decoded; allowed: with constrained")
         self.model = model
         self.max_steps = max_steps
         self.max_new_tokens = max_new_tokens
@@ -55,6 +63,7 @@ class LLMPlanner:
         self.top_p = top_p
         self.seed = seed
         self.deadline_ms = deadline_ms
+        self.stuck_after = stuck_after
         tokenizer = getattr(model, "tokenizer", None)
         self._grammar = PlanGrammar(tokenizer, max_steps) if constrained and tokenizer is not None else None
 
@@ -82,6 +91,8 @@ class LLMPlanner:
             return Plan((), "", "no command is admissible now")
         allowed: AllowedTokens | None = None
         if self._grammar is not None:
+            if self.stuck_after is not None:
+                situation = replace(situation, skills=untried(context.records, situation.skills, self.stuck_after))
             allowed = self._grammar.allowed(situation, self.max_new_tokens)
             if allowed is None:
                 return Plan((), "", f"no admissible command fits into {self.max_new_tokens} new tokens")

@@ -287,6 +287,7 @@ class RealComponents:
             max_steps=settings.max_steps,
             max_new_tokens=settings.max_new_tokens,
             constrained=settings.constrained,
+            stuck_after=settings.stuck_after,
         )
 
 

@@ -15,7 +15,7 @@ from erecap.models.locating import locate
 
 # What of a run configuration decides a model's plans, beside its weights.
 _SETTINGS = ("model", "adapter", "dtype", "device", "decode_weights")
-_PLANNER_SETTINGS = ("max_new_tokens", "constrained", "period", "max_invalid")
+_PLANNER_SETTINGS = ("max_new_tokens", "constrained", "period", "max_invalid", "stuck_after")
 
 
 def planner_config(name: str) -> RunConfig:
