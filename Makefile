@@ -21,7 +21,7 @@ LLAMACPP_VERSION := 0.3.36
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-slow bench bench-llamacpp quality quality-smoke readme lint model venv clean
+.PHONY: demo test test-fast test-slow bench bench-llamacpp bench-remote quality quality-smoke readme lint model venv clean
 
 demo: model
 	$(BIN)/erecap compare configs/demo.yaml
@@ -46,8 +46,15 @@ bench-llamacpp: model $(LLAMACPP)/.installed
 	$(BIN)/erecap bench llamacpp --python $(LLAMACPP)/bin/python --results docs/results/replan.json $(ARGS)
 	$(BIN)/python -m erecap.report.readme
 
+# No model is asked: recorded chats are counted as a remote planner would have been sent them.
+bench-remote: model
+	$(BIN)/erecap collect household-chains-train --first 80 --episodes 26 --perturb 0.4 --out runs/data/remote
+	$(BIN)/erecap bench remote runs/data/remote --budget 2048 --out docs/results/remote.json $(ARGS)
+	$(BIN)/python -m erecap.report.readme
+
 # Each line adds to the same rows, and goes on where they end; rows of another configuration are refused.
 quality: model
+	$(BIN)/erecap quality quality episodes=40 $(ARGS)
 	$(BIN)/erecap quality quality $(ARGS)
 	$(BIN)/erecap quality quality --agreement household-chains-unseen
 	$(BIN)/erecap quality quality-budgets budget.kv_tokens=512 $(ARGS)

@@ -11,6 +11,7 @@ from erecap.cli import (
     bench,
     bench_llamacpp,
     bench_remote,
+    bench_serve,
     calibrate,
     collect,
     compare,
@@ -48,6 +49,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(games.app, name="games")
 bench.app.command("llamacpp")(bench_llamacpp.llamacpp)
 bench.app.command("remote")(bench_remote.remote)
+bench.app.command("serve")(bench_serve.serve)
 app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")
 app.add_typer(tune.app, name="tune")

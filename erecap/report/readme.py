@@ -15,6 +15,7 @@ from typing import Any
 
 from erecap.files import write_atomic, write_json
 from erecap.report.quality_table import quality_table, together_table
+from erecap.report.remote_table import remote_table
 
 
 def demo_results(run: Path) -> dict[str, Any]:
@@ -134,10 +135,11 @@ def _by_length(results: dict[str, Any], part: dict[str, Any]) -> list[str]:
     return lines
 
 
-QUALITY = "quality.json"
+QUALITY, REMOTE = "quality.json", "remote.json"
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "demo": (("demo.json",), demo_table),
     "quality": ((QUALITY,), quality_table),
+    "remote": ((REMOTE,), remote_table),
     "replan": (("replan.json",), replan_table),
     "together": (("replan.json", QUALITY), together_table),
 }
@@ -153,8 +155,8 @@ def filled(text: str, results: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Results of one file. Before its first measurement the quality comparison has none, and its tables say so."""
-    if path.name == QUALITY and not path.exists():
+    """Results of one file. Before their first measurement some have none, and their tables say so."""
+    if path.name in (QUALITY, REMOTE) and not path.exists():
         return {}
     content: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return content

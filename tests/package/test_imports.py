@@ -38,7 +38,7 @@ ALLOWED = {
     "planners": CORE,
     "report": CORE | {"config"},
     "rollout": CORE | {"config", "envs", "planners"},
-    "bench": CORE | {"config", "envs"},
+    "bench": CORE | {"config", "envs", "serving"},
     "tuning": CORE | {"bench", "config", "training"},
     "training": CORE | {"config", "envs", "planners", "rollout"},
     "cli": CORE

@@ -9,6 +9,7 @@ from typing import Any
 from erecap.bench import results as bench
 from erecap.report.quality_table import together_table
 from erecap.report.readme import filled, replan_table
+from erecap.report.remote_table import remote_table
 
 ABOUT = {"command": "erecap bench all", "machine": {"cpu": "a processor", "threads": 2}, "date": "2026-01-31"}
 
@@ -76,6 +77,16 @@ def test_speed_and_quality_stand_in_one_table() -> None:
         "| `erecap` | – | – | – | – | 60 % | 0.30 |",
     ]
     assert together_table(results(), {}).splitlines()[4:] == ["| `full` | 12.00 | 22.50 | – | – | – | – |"]
+
+
+def test_remote_views_one_a_row() -> None:
+    row = {"view": "mask", "prompt_tokens": 12345, "longest": 1000, "cached_share": 0.5, "dollars": 0.25}
+    row |= {"dollars_without_cache": 0.5, "calls_without_a_fact": 0.031}
+    about = {"conversations": 2, "calls": 9, "budget": 1024, "model": "m", "cache": {"block": 128, "least": 1024}}
+    lines = remote_table({**about, "rows": [row]}).splitlines()
+    assert "2 recorded household chains" in lines[0] and "at most 1,024 tokens" in lines[0]
+    assert lines[-1] == "| `mask` | 12,345 | 1,000 | 50% | 0.250 | 0.500 | 3.1% |"
+    assert "not measured yet" in remote_table({})
 
 
 def test_only_the_marked_blocks_change(tmp_path: Path) -> None:
