@@ -23,6 +23,7 @@ def wrap(
     count_tokens: Callable[[str], int] | None = None,
     patterns: str | LinePatterns | None = None,
     on_error: str = "raise",
+    rank: Callable[[str], float] | None = None,
     shadow: float = 0.0,
     log: str | Path | None = None,
 ) -> Any:
@@ -58,6 +59,8 @@ def wrap(
             of your own. None: all messages of users and tools were, and all that follows an answer in a string.
         on_error: for a callable, what happens if shortening fails: `raise`, or `full`, which sends everything and notes
             the error in the log.
+        rank: for a callable, what an observation is worth, from its text; the least worth goes first. Such as
+            `erecap.wrapping.ranking.SelfInformation` of a small local model. None: the oldest goes first.
         shadow: for a callable, the share of the calls that are made once more with everything, in the background, to
             compare times and answers (`shadow.jsonl` beside the log; not for streams).
         log: a folder that gets `run.json` and one row a call in `replans.jsonl`; `erecap report` reads it.
@@ -75,15 +78,17 @@ def wrap(
         piped = copy.copy(target)
         piped.model = wrap(
             target.model, keep=keep, scorer=scorer, prune=prune, keep_tokens=keep_tokens, count_tokens=count_tokens,
-            patterns=patterns, on_error=on_error, shadow=shadow, log=log,
+            patterns=patterns, on_error=on_error, rank=rank, shadow=shadow, log=log,
         )  # fmt: skip
         piped.log = piped.model.log
         return piped
     if hasattr(target, "generate") and hasattr(target, "config") and hasattr(target, "forward"):
         if keep_tokens is not None or count_tokens is not None:
             raise ConfigError("keep_tokens and count_tokens are for callables; a model is pruned by keep and scorer")
-        if patterns is not None or on_error != "raise" or shadow:
-            raise ConfigError("patterns, on_error and shadow are for callables; a model is pruned by keep and scorer")
+        if patterns is not None or on_error != "raise" or rank is not None or shadow:
+            raise ConfigError(
+                "patterns, on_error, rank and shadow are for callables; a model is pruned by keep and scorer"
+            )
         from erecap.wrapping.model import WrappedModel
 
         try:
@@ -104,7 +109,7 @@ def wrap(
 
         calls = TextCalls.opened(
             "client" if client else "generator" if generator else "callable", log, keep=keep, keep_tokens=keep_tokens,
-            count_tokens=count_tokens, patterns=patterns, on_error=on_error,
+            count_tokens=count_tokens, patterns=patterns, on_error=on_error, rank=rank,
         )  # fmt: skip
         replays = Shadow(shadow, calls.log)
         if client:

@@ -36,6 +36,7 @@ class TextOptions:
     count_tokens: Callable[[str], int] | None = None
     patterns: str | LinePatterns | None = None
     on_error: OnError = "raise"
+    rank: Callable[[str], float] | None = None  # what an observation is worth; None: the oldest goes first
 
     def __post_init__(self) -> None:
         if not 0.0 < self.keep <= 1.0:
@@ -87,6 +88,7 @@ class TextCalls:
             options.count,
             max_tokens=options.keep_tokens or 1 << 40,  # with a share, no conversation fills up
             patterns=options.lines,
+            rank=options.rank,
         )
 
     @classmethod
@@ -150,7 +152,8 @@ class TextCalls:
             call.left_out = len(ours) - len(shown.messages)
         else:
             marked = annotate(ours, options.lines) if options.lines else ours
-            shorter = compact_messages(marked, math.ceil(options.keep * call.before), self._talks.count)
+            target = math.ceil(options.keep * call.before)
+            shorter = compact_messages(marked, target, self._talks.count, rank=options.rank)
             call.shown, call.after = write_messages(shorter.messages, given), shorter.tokens
             call.left_out = len(shorter.dropped)
         if call.after < call.before:

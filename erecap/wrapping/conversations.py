@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from erecap.context.compaction import CompactView, Shown
+from erecap.context.compaction.compact import Rank
 from erecap.context.compaction.mask import CountTokens
 from erecap.context.lines import LinePatterns, annotate
 from erecap.protocols import Message
@@ -30,6 +31,7 @@ class Conversations:
         count: tokens of a text.
         max_tokens, target_tokens: as for `CompactView`.
         patterns: tell what was seen in the host's text, where its messages do not.
+        rank: what an observation is worth, as for `CompactView`.
         most: conversations that are remembered.
     """
 
@@ -40,6 +42,7 @@ class Conversations:
         max_tokens: int,
         target_tokens: int | None = None,
         patterns: LinePatterns | None = None,
+        rank: Rank | None = None,
         most: int = 64,
     ) -> None:
         def tokens(messages: Sequence[Message]) -> int:
@@ -47,7 +50,7 @@ class Conversations:
 
         self.count: CountTokens = tokens
         self._budgets = {"max_tokens": max_tokens, "target_tokens": target_tokens}
-        self._patterns, self._most = patterns, most
+        self._patterns, self._rank, self._most = patterns, rank, most
         self._talks: list[_Talk] = []  # the most recently used last
         self._lock = threading.Lock()
         self._new_view()  # budgets that cannot be are refused here
@@ -77,7 +80,7 @@ class Conversations:
         self._talks = [*(other for other in self._talks if other is not talk), talk][-self._most :]
 
     def _new_view(self) -> CompactView:
-        return CompactView(self.count, **self._budgets)  # type: ignore[arg-type]
+        return CompactView(self.count, **self._budgets, rank=self._rank)  # type: ignore[arg-type]
 
 
 def _begins(given: Sequence[Message], messages: Sequence[Message]) -> bool:

@@ -24,7 +24,7 @@ class CompactEdit:
         max_tokens: what the messages may take, the system message aside. Until then they are only appended to, so that
             the provider's prompt cache holds; then they are compacted to six tenths of it.
         log: a folder that gets a row for each call, without answers, which an edit does not see.
-        options: `count_tokens`, `patterns`, `on_error`, as for `erecap.wrap`.
+        options: `count_tokens`, `patterns`, `on_error`, `rank`, as for `erecap.wrap`.
 
     Raises:
         ConfigError: an unusable value.
