@@ -35,9 +35,8 @@ def main() -> None:
     print(f"{robot} begins: {goal}")
     for _ in range(args.calls):
         answer = shared.generate(messages, max_new_tokens=64)
-        usage = answer.usage
-        plan = ", ".join(answer.text.splitlines())
-        print(f"  {usage.new_tokens:4} tokens read, {usage.kept_tokens:6.0f} stored: {plan}")
+        stored = max(shared.cache.kept_lengths())
+        print(f"  {answer.usage.new_tokens:4} tokens read, {stored:5} stored: {', '.join(answer.text.splitlines())}")
         news = home.follow(answer.text)
         messages += [{"role": "assistant", "content": answer.text}, {"role": "user", "content": news}]
         if home.over:
