@@ -15,6 +15,7 @@ from home import Home
 
 import erecap
 from erecap.models import load
+from erecap.planners.llm import LLMPlanner
 
 
 def main() -> None:
@@ -30,15 +31,14 @@ def main() -> None:
     model, tokenizer = load(args.model, adapter=args.adapter or None)
     shared = erecap.ReplanSession(model, tokenizer, budget=erecap.Budget(kv_tokens=args.kv_tokens))
     home, robots = Home(args.suite, args.episode), cycle(["Red", "Blue"])
-    messages = [{"role": "system", "content": home.instructions}, {"role": "user", "content": home.first}]
+    planner = LLMPlanner(shared, stuck_after=1)
     robot, goal = next(robots), home.goal
     print(f"{robot} begins: {goal}")
     for _ in range(args.calls):
-        answer = shared.generate(messages, max_new_tokens=64)
-        stored = max(shared.cache.kept_lengths())
-        print(f"  {answer.usage.new_tokens:4} tokens read, {stored:5} stored: {', '.join(answer.text.splitlines())}")
-        news = home.follow(answer.text)
-        messages += [{"role": "assistant", "content": answer.text}, {"role": "user", "content": news}]
+        plan = planner.plan(home.context)
+        read, stored = plan.generation.usage.new_tokens, max(shared.cache.kept_lengths())
+        print(f"  {read:4} tokens read, {stored:5} stored: {', '.join(plan.steps)}")
+        home.follow(plan.text)
         if home.over:
             break
         if home.goal != goal:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from erecap.config import load_suite
+from erecap.context import Context, Situation
 from erecap.context.prompt import record_text, system_text
 from erecap.envs import make_env
 
 
 class Home:
     """One episode. `instructions` and `first` begin a conversation, `follow` tells what came of a plan.
+
+    The same is in `context`, for planners of this package.
 
     Args:
         suite: a suite's name, such as household-unseen.
@@ -22,6 +25,8 @@ class Home:
         self.goal: str = self._info["goal"]
         self.instructions = system_text(self._info["templates"], most)
         self.first = f"{record_text('goal', self.goal)}\n{seen}"
+        self.context = Context(self.goal, self._info["templates"], situation=Situation.from_info(self._info))
+        self.context.add("observation", seen)
         self.steps = 0
         self.over = False
         self._most = most
@@ -45,16 +50,27 @@ class Home:
             The user message that tells of it.
         """
         told: list[str] = []
+
+        def tell(kind: str, text: str) -> None:
+            told.append(record_text(kind, text))
+            self.context.add(kind, text)
+
+        self.context.add("plan", plan.strip() or "-")
         for command in map(str.strip, plan.strip().splitlines()[: self._most]):
             if command not in self._info["skills"]:
                 if not told:
-                    told.append(record_text("failure", f"{command!r} is not possible now"))
+                    tell("failure", f"{command!r} is not possible now")
                 break
-            told += [record_text("action", command), self.act(command)]
+            tell("action", command)
+            seen = self.act(command)
+            tell("failure" if self._info["failed"] else "observation", seen)
+            self.context.situation = Situation.from_info(self._info)
             if self._info["goal"] != self.goal:
                 self.goal = self._info["goal"]
-                told.append(record_text("goal", self.goal))
+                tell("goal", self.goal)
                 break
             if self.over or self._info["failed"]:
                 break
-        return "\n".join(told) or record_text("failure", "the plan was empty")
+        if not told:
+            tell("failure", "the plan was empty")
+        return "\n".join(told)
