@@ -91,7 +91,21 @@ def _steps(messages: Sequence[Message], rank: Rank | None) -> list[_Step]:
     marked = [Edit(*place, f'"{MARKER}"' if is_json(text(place)) else MARKER) for place in seen]
     holding = {number for number, _, _ in kept}
     whole = [tuple(group) for group in exchanges(messages)[:-1] if holding.isdisjoint(group)]
-    return [*stale, *(edit for edit in fewer if edit.growth < 0), *(edit for edit in marked if edit.growth < 0), *whole]
+    gone_first = [edit for edit in marked if edit.growth < 0]
+    if rank is None:
+        # By age: an old exchange goes whole before a newer observation is blanked, which is likelier to be needed.
+        return [*stale, *(edit for edit in fewer if edit.growth < 0), *_by_age(gone_first, whole)]
+    return [*stale, *(edit for edit in fewer if edit.growth < 0), *gone_first, *whole]
+
+
+def _by_age(marked: Sequence[Edit], whole: Sequence[tuple[int, ...]]) -> list[_Step]:
+    """Exchange by exchange, the oldest first: what was seen in it, then all of it; what is in none, in its place."""
+    ends = {number: group[-1] for group in whole for number in group}
+    steps: list[tuple[tuple[int, int, int], _Step]] = [
+        ((ends.get(edit.message, edit.message), 0, place), edit) for place, edit in enumerate(marked)
+    ]
+    steps += [((group[-1], 1, 0), group) for group in whole]
+    return [step for _, step in sorted(steps, key=lambda item: item[0])]
 
 
 def _after(messages: Sequence[Message], steps: Sequence[_Step]) -> list[Message]:
