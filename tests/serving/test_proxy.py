@@ -87,11 +87,16 @@ def test_a_long_chat_is_shortened(proxied: Proxy, behind: Server, tmp_path: Path
     )
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == answer.choices[0].message.content
+    wanted = f'erecap_tokens_total{{kind="prompt"}} {2.0 * answer.usage.prompt_tokens}'
+    for _ in range(100):  # a stream is noted when its last part is out, which the client may have before
+        page = httpx.get(proxied.url.replace("/v1", "/metrics")).text
+        if len(rows(tmp_path)) == 2 and wanted in page:
+            break
+        time.sleep(0.05)
     one, two = rows(tmp_path)
     assert one["decision"] == two["decision"] == "pruned"
     assert one["server_prompt_tokens"] == two["server_prompt_tokens"] == answer.usage.prompt_tokens
-    page = httpx.get(proxied.url.replace("/v1", "/metrics")).text
-    assert f'erecap_tokens_total{{kind="prompt"}} {2.0 * answer.usage.prompt_tokens}' in page
+    assert wanted in page
 
 
 def test_failures_of_the_server_behind_are_passed_on(proxied: Proxy, behind: Server) -> None:
