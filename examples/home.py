@@ -55,7 +55,8 @@ class Home:
             told.append(record_text(kind, text))
             self.context.add(kind, text)
 
-        self.context.add("plan", plan.strip() or "-")
+        if plan.strip():
+            self.context.add("plan", plan.strip())
         for command in map(str.strip, plan.strip().splitlines()[: self._most]):
             if command not in self._info["skills"]:
                 if not told:

@@ -30,10 +30,10 @@ class LLMPlanner:
         seed: for sampling.
         deadline_ms: time that a call may take; complete steps that were written by then are the plan.
         stuck_after: after so many commands in a row that told nothing new, a plan must begin with one that was not
-            tried (see `untried`); None: never. Works where decoding is constrained.
+            tried (see `untried`); None: never.
 
     Raises:
-        ConfigError: a limit below 1, or `stuck_after` without `constrained`.
+        ConfigError: a limit below 1, or `stuck_after` where decoding is not constrained.
         ModelError: `constrained`, and the tokenizer cannot write plans.
     """
 
@@ -54,8 +54,6 @@ class LLMPlanner:
         for name, value in limits:
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; it must be 1 or more")
-        if stuck_after is not None and not constrained:
-            raise ConfigError("stuck_after limits what is decoded; allowed: with constrained")
         self.model = model
         self.max_steps = max_steps
         self.max_new_tokens = max_new_tokens
@@ -66,6 +64,9 @@ class LLMPlanner:
         self.stuck_after = stuck_after
         tokenizer = getattr(model, "tokenizer", None)
         self._grammar = PlanGrammar(tokenizer, max_steps) if constrained and tokenizer is not None else None
+        if stuck_after is not None and self._grammar is None:
+            lacks = "a model with a tokenizer" if constrained else "constrained"
+            raise ConfigError(f"stuck_after limits what is decoded; allowed: with {lacks}")
 
     @property
     def constrained(self) -> bool:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -54,6 +52,9 @@ def serve_bench(bench: ServeBench, model: Any, tokenizer: Any, say: Say) -> Json
     """
     try:
         import openai
+
+        from erecap.serving.app import create_app
+        from erecap.serving.background import running
     except ModuleNotFoundError as error:
         raise EnvironmentUnavailable(f"{error.name} is missing: pip install 'erecap[serve]'") from error
 
@@ -63,11 +64,13 @@ def serve_bench(bench: ServeBench, model: Any, tokenizer: Any, say: Say) -> Json
     def count(messages: Any) -> int:
         return len(render_prompt(messages, tokenizer).input_ids)
 
+    from erecap.serving.engine import Engine
+
     rows: list[JsonRow] = []
     messages: list[Message] = []
     direct = make()
-    with Walk(bench.seed) as walk, _server(model, tokenizer, make) as url:
-        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
+    with Walk(bench.seed) as walk, running(create_app(Engine(model, tokenizer, make), "bench")) as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
 
         def served() -> tuple[str, int]:
             sent: Any = [{"role": message["role"], "content": message["content"]} for message in messages]
@@ -118,29 +121,3 @@ def serve_summary(rows: list[JsonRow], kv_tokens: int) -> JsonRow:
         "late_over_early": round(late / early, 4),
         "same_answers": sum(row["same"] for row in full) / len(full),
     }
-
-
-@contextmanager
-def _server(model: Any, tokenizer: Any, make: Callable[[], ReplanSession]) -> Iterator[str]:
-    """A server on a free port of this machine, in threads of this process; its URL."""
-    try:
-        import uvicorn
-
-        from erecap.serving.app import create_app
-    except ModuleNotFoundError as error:
-        raise EnvironmentUnavailable(f"{error.name} is missing: pip install 'erecap[serve]'") from error
-    from erecap.serving.engine import Engine
-
-    engine = Engine(model, tokenizer, make)
-    server = uvicorn.Server(uvicorn.Config(create_app(engine, "bench"), port=0, log_level="warning", lifespan="on"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        while not server.started:
-            if not thread.is_alive():
-                raise EnvironmentUnavailable("the server did not start; its log says why")
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
-    finally:
-        server.should_exit = True
-        thread.join()

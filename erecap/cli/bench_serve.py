@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,5 +35,5 @@ def serve(
     typer.echo(f"  the later half over the earlier: {summary['late_over_early']:.3f}")
     typer.echo(f"  same answers: {summary['same_answers']:.0%}")
     if out is not None:
-        write_json(Path(out), found)
+        write_json(out, found)
         typer.echo(f"results: {out}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -66,12 +66,12 @@ CHATS = EPISODES | plain_chats()
 
 
 @settings(max_examples=200, deadline=None)
-@given(CHATS, st.integers(1, 200))
-def test_what_holds_for_every_chat(messages: list[Message], target: int) -> None:
-    result = compact_messages(messages, target, count)
+@given(CHATS, st.integers(1, 200), st.sampled_from([None, len]))
+def test_what_holds_for_every_chat(messages: list[Message], target: int, rank: Callable[[str], float] | None) -> None:
+    result = compact_messages(messages, target, count, rank=rank)
     assert result.tokens == count(result.messages) <= result.before == count(messages)
     # Applied a second time it changes nothing, also where the target is out of reach.
-    assert compact_messages(result.messages, target, count).messages == result.messages
+    assert compact_messages(result.messages, target, count, rank=rank).messages == result.messages
     # Protected text is there byte for byte, and in order.
     place = 0
     said = [message["content"] or "" for message in result.messages]
@@ -147,7 +147,9 @@ def test_the_least_worth_goes_first() -> None:
         return "".join(n for n in "0123" if any(f"thing {n}" in m["content"] for m in result.messages))
 
     whole = count(chat)  # type: ignore[arg-type]
-    assert [kept(whole), kept(whole - 1), kept(whole - 5), kept(whole - 9)] == ["0123", "023", "03", "3"]
+    assert kept(whole) == "0123" and kept(whole - 1) == "023"
+    order = [kept(target) for target in range(whole, 0, -1)]  # whatever the target, the least worth is what is missing
+    assert list(dict.fromkeys(order)) == ["0123", "023", "03", "3", ""]
 
 
 @settings(max_examples=200, deadline=None)
@@ -179,3 +181,18 @@ def test_condensed(text: str, shorter: str) -> None:
 def test_a_target_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="target_tokens: got 0; allowed: 1 or more"):
         compact_messages([], 0, count)
+
+
+def test_an_old_exchange_goes_whole_before_a_newer_observation() -> None:
+    messages: list[Message] = [{"role": "system", "content": "You plan."}, {"role": "user", "content": "Find the mug."}]
+    seen = [f"egg {number} cup {number} fork {number} plate {number}" for number in range(6)]
+    for number, text in enumerate(seen):
+        messages.append({"role": "assistant", "content": f"go to shelf {number}"})
+        messages.append({"role": "user", "content": text})
+    for target in range(30, count(messages)):
+        said = [message["content"] for message in compact_messages(messages, target, count).messages]
+        shown = [text for text in said if "egg" in text]
+        assert said.count(MARKER) <= 1 and shown == seen[-len(shown) :]
+    # Ranked, the exchange with the best of them goes last.
+    kept = compact_messages(messages, 50, count, rank=lambda text: float("egg 2" in text)).messages
+    assert [message["content"] for message in kept[2:]] == ["go to shelf 2", seen[2], "go to shelf 5", seen[5]]

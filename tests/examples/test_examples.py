@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.conftest import Server, serve  # noqa: F401 (a fixture)
+from tests.serving.conftest import Server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.integration
@@ -32,7 +32,7 @@ def example(monkeypatch, capsys) -> Iterator[Callable[..., str]]:  # type: ignor
     sys.modules.pop("home", None)
 
 
-def test_openai_client(example, serve: Callable[..., Server]) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
+def test_openai_client(example, serve: Callable[..., Server]) -> None:  # type: ignore[no-untyped-def]
     out = example("openai_client", "--url", serve().url + "/v1", "--calls", "3")
     counts = [(int(tokens), int(cached)) for tokens, cached in re.findall(r"(\d+) tokens, +(\d+) of them", out)]
     assert len(counts) == 3 and counts[0][1] == 0
@@ -41,7 +41,7 @@ def test_openai_client(example, serve: Callable[..., Server]) -> None:  # type: 
     assert "goal: " in out and "solved after" in out
 
 
-def test_langchain_agent(example, serve: Callable[..., Server], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
+def test_langchain_agent(example, serve: Callable[..., Server], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     pytest.importorskip("langchain_openai")
     options = ("--url", serve().url + "/v1", "--model", "tiny", "--calls", "6", "--keep-tokens", "700")
     out = example("langchain_agent", *options, "--log", str(tmp_path))

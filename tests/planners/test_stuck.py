@@ -74,5 +74,7 @@ def test_the_planner_decodes_nothing_else_first() -> None:
 def test_limits() -> None:
     with pytest.raises(ConfigError, match="stuck_after is 0"):
         LLMPlanner(ScriptedModel([""]), stuck_after=0)
+    with pytest.raises(ConfigError, match="with a model with a tokenizer"):
+        LLMPlanner(ScriptedModel([""]), stuck_after=2)
     with pytest.raises(ConfigError, match="with constrained"):
         LLMPlanner(ScriptedModel([""]), constrained=False, stuck_after=2)

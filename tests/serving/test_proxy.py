@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-import uvicorn
 
+from erecap.serving.background import running
 from erecap.serving.proxy import create_proxy
 from erecap.wrapping.calls import TextCalls, TextOptions
 from erecap.wrapping.log import CallLog
@@ -30,19 +30,14 @@ class Proxy:
     def __init__(self, upstream: str, log: Path | None = None, keep_tokens: int = 60, **options: object) -> None:
         self.calls = TextCalls(TextOptions(keep_tokens=keep_tokens), CallLog(log, "proxy", "compact"))
         app = create_proxy(upstream, self.calls, **options)  # type: ignore[arg-type]
-        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.01)
-        self.url = f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}/v1"
+        self._running = running(app)
+        self.url = f"{self._running.__enter__()}/v1"
 
     def client(self, key: str = "none") -> openai.OpenAI:
         return openai.OpenAI(api_key=key, base_url=self.url, max_retries=0)
 
     def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(30)
+        self._running.__exit__(None, None, None)
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,20 @@
 """Record-level compaction: a chat is made to fit a target, record by record, the least valuable first.
 
-In four rounds, each from the oldest record to the newest, and no further than the target asks for:
+In three rounds, each from the oldest record to the newest, and no further than the target asks for:
 
 1. what something newer has made worthless (`stale` spans, such as an older sight of a place) goes;
 2. old observations are told in fewer words (`erecap.context.compaction.condense`);
-3. old observations go, a marker stays;
-4. whole exchanges go: a plan with what came of it.
+3. exchange by exchange (a plan with what came of it): its observations go, a marker stays, and then all of it goes,
+   before a newer observation does.
 
 Protected text, the system message, the first user message, the newest observation and the newest exchange stay byte for
-byte, and failures and commands do until the fourth round. Messages keep their roles, calls of tools stay together
+byte, and failures and commands do as long as their exchange. Messages keep their roles, calls of tools stay together
 with their results, and content that is JSON stays JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from erecap.context.compaction.condense import condense, is_json
@@ -52,7 +52,8 @@ def compact_messages(
         target_tokens: what the result may take. If the rest is protected, the result has more, and `reason` says so.
         count: tokens of a chat.
         rank: what an observation is worth, from its text; the least worth goes first, and ties the oldest first. Such
-            as the score of a small local model. None: all are worth the same.
+            as the score of a small local model. An exchange is worth what the best observation in it is. None: all
+            are worth the same.
 
     Raises:
         ValueError: a target below 1.
@@ -84,28 +85,33 @@ def _steps(messages: Sequence[Message], rank: Rank | None) -> list[_Step]:
     def text(place: tuple[int, int, int]) -> str:
         return messages[place[0]]["content"][place[1] : place[2]]
 
-    if rank is not None:
-        values = {place: rank(text(place)) for place in seen}
-        seen.sort(key=lambda place: (values[place], place))
+    worth = {place: rank(text(place)) if rank else 0.0 for place in seen}
+    seen.sort(key=lambda place: (worth[place], place))
     fewer = [Edit(*place, condense(text(place))) for place in seen]
     marked = [Edit(*place, f'"{MARKER}"' if is_json(text(place)) else MARKER) for place in seen]
     holding = {number for number, _, _ in kept}
     whole = [tuple(group) for group in exchanges(messages)[:-1] if holding.isdisjoint(group)]
-    gone_first = [edit for edit in marked if edit.growth < 0]
-    if rank is None:
-        # By age: an old exchange goes whole before a newer observation is blanked, which is likelier to be needed.
-        return [*stale, *(edit for edit in fewer if edit.growth < 0), *_by_age(gone_first, whole)]
-    return [*stale, *(edit for edit in fewer if edit.growth < 0), *gone_first, *whole]
+    shorter = [edit for edit in marked if edit.growth < 0]
+    return [*stale, *(edit for edit in fewer if edit.growth < 0), *_by_exchange(shorter, whole, worth)]
 
 
-def _by_age(marked: Sequence[Edit], whole: Sequence[tuple[int, ...]]) -> list[_Step]:
-    """Exchange by exchange, the oldest first: what was seen in it, then all of it; what is in none, in its place."""
-    ends = {number: group[-1] for group in whole for number in group}
-    steps: list[tuple[tuple[int, int, int], _Step]] = [
-        ((ends.get(edit.message, edit.message), 0, place), edit) for place, edit in enumerate(marked)
-    ]
-    steps += [((group[-1], 1, 0), group) for group in whole]
-    return [step for _, step in sorted(steps, key=lambda item: item[0])]
+def _by_exchange(
+    marked: Sequence[Edit], whole: Sequence[tuple[int, ...]], worth: Mapping[tuple[int, int, int], float]
+) -> list[_Step]:
+    """Exchange by exchange: what was seen in it, then all of it. What was seen outside of them is one by itself."""
+    least = min(worth.values(), default=0.0)
+    owner = {number: group for group in whole for number in group}
+    # Where nothing that was seen is left, nothing is worth more.
+    best: dict[tuple[int, ...], float] = dict.fromkeys(whole, least)
+    for (number, _, _), value in worth.items():
+        group = owner.get(number, (number,))
+        best[group] = max(best.get(group, least), value)
+    parts: dict[tuple[int, ...], list[_Step]] = {group: [] for group in best}
+    for edit in marked:
+        parts[owner.get(edit.message, (edit.message,))].append(edit)
+    for group in whole:
+        parts[group].append(group)
+    return [step for group in sorted(best, key=lambda group: (best[group], group)) for step in parts[group]]
 
 
 def _after(messages: Sequence[Message], steps: Sequence[_Step]) -> list[Message]:
