@@ -11,7 +11,7 @@ from erecap.context.render import render
 from erecap.errors import ConfigError
 from erecap.planners.grammar import PlanGrammar
 from erecap.planners.parser import parse_plan
-from erecap.planners.stuck import untried
+from erecap.planners.stuck import least_tried
 from erecap.protocols import AllowedTokens, Generation, LanguageModel, Message, Plan
 
 
@@ -29,8 +29,8 @@ class LLMPlanner:
         top_p: share of probability that is sampled from, at a temperature above 0.
         seed: for sampling.
         deadline_ms: time that a call may take; complete steps that were written by then are the plan.
-        stuck_after: after so many commands in a row that told nothing new, a plan must begin with one that was not
-            tried (see `untried`); None: never.
+        stuck_after: after so many commands in a row that told nothing new, a plan must begin with one of those that
+            were tried least (see `least_tried`); None: never.
 
     Raises:
         ConfigError: a limit below 1, or `stuck_after` where decoding is not constrained.
@@ -93,7 +93,7 @@ class LLMPlanner:
         allowed: AllowedTokens | None = None
         if self._grammar is not None:
             if self.stuck_after is not None:
-                situation = replace(situation, skills=untried(context.records, situation.skills, self.stuck_after))
+                situation = replace(situation, skills=least_tried(context.records, situation.skills, self.stuck_after))
             allowed = self._grammar.allowed(situation, self.max_new_tokens)
             if allowed is None:
                 return Plan((), "", f"no admissible command fits into {self.max_new_tokens} new tokens")

@@ -37,6 +37,9 @@ def planner(
     lr: Annotated[float | None, typer.Option(help="Highest learning rate; else 5e-4, or 5e-5 with --full.")] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the transcripts.")] = 2,
     accumulate: Annotated[int, typer.Option(help="Transcripts a step.")] = 8,
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Read so many tokens of transcripts at once, with padding; else one transcript.")
+    ] = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens of a transcript; the rest is cut after a plan.")] = 4096,
     held_out: Annotated[float, typer.Option(help="Share of the episodes that are scored, not learned.")] = 0.05,
     evaluations: Annotated[int, typer.Option(help="Evaluations on them in an epoch.")] = 2,
@@ -74,8 +77,8 @@ def planner(
         if value is not None and not 0 < value < float("inf"):
             raise ConfigError(f"--{name} is {value}; allowed: more than 0")
     settings = PlannerTraining(
-        tuple(data), model, init, full, rank, lr, epochs, accumulate, max_tokens, held_out, evaluations, patience,
-        warmup, schedule, weight_decay, clip, amp, gradient_checkpointing, device, seed, kv_tokens, pruner,  # type: ignore[arg-type]
+        tuple(data), model, init, full, rank, lr, epochs, accumulate, batch_tokens, max_tokens, held_out, evaluations,
+        patience, warmup, schedule, weight_decay, clip, amp, gradient_checkpointing, device, seed, kv_tokens, pruner,  # type: ignore[arg-type]
         pruned_share,
     )  # fmt: skip
     trained = train_planner(

@@ -94,7 +94,7 @@ class PlannerSettings(BaseModel):
     period: int | None = Field(default=None, ge=1, description="Replan after this many commands at the latest.")
     max_invalid: int = Field(default=3, ge=1, description="Invalid plans in a row that end an episode.")
     stuck_after: int | None = Field(
-        default=None, ge=1, description="After this many commands without news, begin with one that was not tried."
+        default=None, ge=1, description="After this many commands without news, begin with one of those tried least."
     )
 
 

@@ -41,7 +41,7 @@ def grouped_attention(
     kv_heads = key.shape[1]
     if count == 1:
         rows = query.view(1, kv_heads, heads // kv_heads, dim)
-        return F.scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scale).view(1, heads * dim)
+        return F.scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scale).reshape(1, heads * dim)
     by_head = query.transpose(0, 1)
     if mask is None:
         out = F.scaled_dot_product_attention(

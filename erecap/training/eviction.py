@@ -51,30 +51,39 @@ def stored(sample: Sample, scores: torch.Tensor, budget: int, *, stale_first: bo
     scores = scores.expand(calls, -1)
     kept = torch.zeros(calls, total, dtype=torch.bool)
     held = torch.zeros(0, dtype=torch.long)
+    tiers = _Tiers(sample, stale_first)
     for call in range(calls - 1):
         start = end_of(sample, call - 1) if call else 0
         index = torch.cat([held, torch.arange(start, end_of(sample, call))])
-        tier = _tiers(sample, call, index, stale_first)
-        held = index[stay(index, tier, scores[call, index], budget)]
+        held = index[stay(index, tiers.after(call)[index], scores[call, index], budget)]
         kept[call + 1, held] = True
     return kept
 
 
-def _tiers(sample: Sample, call: int, index: torch.Tensor, stale_first: bool) -> torch.Tensor:
-    """`(n,)` tiers of the tokens at places `index` when `call` has been answered."""
-    tier, spans = torch.full(index.shape, OPEN), _spans(sample)
+class _Tiers:
+    """The tiers of a transcript's tokens, call after call."""
 
-    def put(spans: Iterable[Span], level: float) -> None:
-        for low, high in spans:
-            tier[(index >= low) & (index < high)] = level
+    def __init__(self, sample: Sample, stale_first: bool) -> None:
+        self._spans, self._stale_first = _spans(sample), stale_first
+        self._prompts = [sample.prompt(call) for call in range(sample.calls)]
+        self._lasting = torch.full((sample.sequence.transcript,), OPEN)  # what is stale once stays so
 
-    goals = [goal for goal in spans.goals if goal[1] <= sample.prompt(call)]
-    if stale_first:
-        put([*spans.plans[: max(0, call - 1)], *goals[:-1]], STALE)
-    put(spans.plans[max(0, call - 1) : call], PROTECTED)
-    put([spans.seen[call]], NEWEST)
-    put([(0, SINKS), *spans.system, *goals[-1:]], HEAD)
-    return tier
+    def after(self, call: int) -> torch.Tensor:
+        """`(transcript,)` tiers when `call` has been answered; asked for each call in turn."""
+        spans, prompt = self._spans, self._prompts[call]
+        goals = [goal for goal in spans.goals if goal[1] <= prompt]
+        if self._stale_first:
+            _put(self._lasting, [*spans.plans[max(0, call - 2) : max(0, call - 1)], *goals[:-1]], STALE)
+        tier = self._lasting.clone()
+        _put(tier, spans.plans[max(0, call - 1) : call], PROTECTED)
+        _put(tier, [spans.seen[call]], NEWEST)
+        _put(tier, [(0, SINKS), *spans.system, *goals[-1:]], HEAD)
+        return tier
+
+
+def _put(tier: torch.Tensor, spans: Iterable[Span], level: float) -> None:
+    for low, high in spans:
+        tier[low:high] = level
 
 
 def _spans(sample: Sample) -> ChatSpans:
@@ -91,12 +100,13 @@ def allowed(sample: Sample, kept: torch.Tensor) -> torch.Tensor:
     """
     sequence = sample.sequence
     may = torch.ones(sequence.tokens, sequence.tokens, dtype=torch.bool)
+    branches = {branch.prompt: branch for branch in sequence.branches}
     for call in range(1, sample.calls):
         start = end_of(sample, call - 1)
         may[start : end_of(sample, call), :start] = kept[call, :start]
-        for branch in sequence.branches:
-            if branch.prompt == sample.prompt(call):
-                may[branch.start : branch.end, :start] = kept[call, :start]
+        branch = branches.get(sample.prompt(call))
+        if branch is not None:
+            may[branch.start : branch.end, :start] = kept[call, :start]
     return may[None, None]
 
 

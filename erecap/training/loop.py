@@ -1,4 +1,4 @@
-"""The training loop: batches of one transcript, gradients accumulated, stopped in time, resumed to the same result."""
+"""The training loop: gradients accumulated over transcripts, stopped in time, resumed to the same result."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ import torch
 from erecap.errors import RunError
 from erecap.files import write_atomic
 from erecap.rollout.interrupt import Interrupts
+from erecap.training.batches import batches
 from erecap.training.checkpointing import read_facts, restore, save_state
 from erecap.training.eviction import Holes
 from erecap.training.planner_data import PlannerData, order
 from erecap.training.planner_model import Trainee
-from erecap.training.planner_scores import Scores, plan_loss, score
+from erecap.training.planner_scores import Scores, batch_loss, holes_of, score
 from erecap.training.planner_settings import PlannerTraining
 from erecap.training.sequences import PlanSequence
 
@@ -122,6 +123,19 @@ class Loop:
             self.save()
         return self.end
 
+    def choose(self) -> int:
+        """Give the model the weights to ship, and return their step: the best ones that were evaluated.
+
+        Where the time was up between two evaluations, the present weights are evaluated for this, and shipped if they
+        are better. The checkpoint knows nothing of it: a resumed training ends as an uninterrupted one.
+        """
+        if not self.best_weights:
+            return self.step
+        if self.step != self._evaluated and self.end is None and _together(*self._score()).better_than(self.best):
+            return self.step
+        self._trainee.set_state(self.best_weights)
+        return self.best_step
+
     def save(self) -> None:
         """Write the checkpoint."""
         facts = {
@@ -154,13 +168,13 @@ class Loop:
         torch.manual_seed(self._settings.seed + 1_000_003 * self.step)
         self._trainee.model.train()
         total = 0.0
-        for sequence in group:
-            loss, _ = plan_loss(self._trainee, sequence, self._may(sequence))
-            total += self._finite(float(loss.detach()), "the loss", sequence)
+        for batch in batches(group, self._settings.batch_tokens):
+            loss = batch_loss(self._trainee, batch, [self._may(sequence) for sequence in batch])
+            total += self._finite(float(loss.detach()), "the loss", batch)
             (loss / labels).backward()
             gradients = [tensor.grad for tensor in trainable if tensor.grad is not None]
             # A sum of norms is not finite if one value is not, and costs one look at the gradients.
-            self._finite(float(torch.stack(torch._foreach_norm(gradients)).sum()), "the gradient", sequence)
+            self._finite(float(torch.stack(torch._foreach_norm(gradients)).sum()), "the gradient", batch)
         norm = float(torch.nn.utils.clip_grad_norm_(trainable, self._settings.clip))
         rate = self._settings.learning_rate(self.step, self.steps)
         for options in self._optimizer.param_groups:
@@ -181,22 +195,22 @@ class Loop:
         """What tokens may attend to in this step."""
         if self._holes is None or not self._holes.drawn(self.step, sequence):
             return None
-        return self._holes.of(self._trainee.model, sequence)
+        return holes_of(self._trainee, sequence, self._holes)
 
-    def _finite(self, value: float, what: str, sequence: PlanSequence) -> float:
+    def _finite(self, value: float, what: str, batch: list[PlanSequence]) -> float:
         if not math.isfinite(value):
+            names = ", ".join(sequence.name for sequence in batch)
             raise RunError(
-                f"{what} is {value} at step {self.step + 1} of {self.steps}, transcript {sequence.name}: stopped; "
+                f"{what} is {value} at step {self.step + 1} of {self.steps}, transcript {names}: stopped; "
                 "a lower --lr or --amp none may help, and the last checkpoint is kept"
             )
         return value
 
     def _evaluate(self) -> None:
         started = time.perf_counter()
-        scores = score(self._trainee, self._data.held_out)
+        scores, within = self._score()
         more: dict[str, Any] = {}
-        if self._holes is not None:
-            within = score(self._trainee, self._data.held_out, self._holes)
+        if within is not None:
             more = {"within_budget": within.facts()}
             self._say(f"within the budget: plans right {within.plan_accuracy:.1%}, loss {within.loss:.4f}")
         self._evaluated = self.step
@@ -207,8 +221,7 @@ class Loop:
             f"step {self.step}/{self.steps}: held out: loss {scores.loss:.4f}, tokens right "
             f"{scores.token_accuracy:.1%}, plans right {scores.plan_accuracy:.1%} of {scores.plans}"
         )
-        # Both ways of planning count alike where both are trained.
-        scores = scores if self._holes is None else scores.mean_with(within)
+        scores = _together(scores, within)
         if scores.better_than(self.best):
             self.best, self.best_step, self._worse = scores, self.step, 0
             self.best_weights = dict(self._trainee.state())
@@ -216,6 +229,11 @@ class Loop:
         self._worse += 1
         if self._worse >= self._settings.patience and self.step < self.steps:
             self.end = "early"
+
+    def _score(self) -> tuple[Scores, Scores | None]:
+        """Of the held-out episodes, read whole; and under the budget, where there is one."""
+        scores = score(self._trainee, self._data.held_out)
+        return scores, None if self._holes is None else score(self._trainee, self._data.held_out, self._holes)
 
     def _project(self, steps: int, seconds: float, tokens: int) -> None:
         total = self._settings.epochs * sum(sequence.tokens for sequence in self._data.train)
@@ -260,6 +278,11 @@ class Loop:
         ]
         write_atomic(self._folder / LOG, "".join(json.dumps(row) + "\n" for row in rows))
         self._say(f"going on from step {self.step} of {self.steps}")
+
+
+def _together(scores: Scores, within: Scores | None) -> Scores:
+    """Both ways of planning count alike where both are trained."""
+    return scores if within is None else scores.mean_with(within)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -134,8 +134,7 @@ def _finish(
     """Ship the best weights, scored as they are in the file."""
     from erecap.models.wheels import sha256
 
-    if loop.best_weights:
-        trainee.set_state(loop.best_weights)
+    chosen = loop.choose()
     trainee.round_to_shipped()
     within = score(trainee, data.held_out, holes) if data.held_out and holes is not None else None
     scores, by_folder = score_by_folder(trainee, data.held_out) if data.held_out else (None, {})
@@ -155,7 +154,7 @@ def _finish(
             "end": end,
             "steps": loop.step,
             "planned_steps": loop.steps,
-            "chosen_step": loop.best_step if loop.best_weights else loop.step,
+            "chosen_step": chosen,
             "seconds": round(loop.seconds, 1),
             "bf16": trainee.bf16,
             "device": str(trainee.model.device),

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from erecap.errors import RunError
+from erecap.training.batches import batch_logits
 from erecap.training.eviction import Holes
 from erecap.training.planner_model import Trainee
 from erecap.training.sequences import PlanSequence, plan_logits
@@ -58,6 +59,27 @@ def plan_loss(
     return cross_entropy(logits.float(), labels, reduction="sum"), right
 
 
+def holes_of(trainee: Trainee, sequence: PlanSequence, holes: Holes | None) -> torch.Tensor | None:
+    """`Holes.of` with the trainee's present weights, in its precision; None without holes."""
+    if holes is None:
+        return None
+    with trainee.precision():
+        return holes.of(trainee.model, sequence)
+
+
+def batch_loss(
+    trainee: Trainee, sequences: Sequence[PlanSequence], mays: Sequence[torch.Tensor | None]
+) -> torch.Tensor:
+    """Summed cross-entropy of the labels of several sequences, read in one forward pass; see `plan_loss`."""
+    with trainee.precision():
+        each = batch_logits(trainee.model, sequences, mays)
+    losses = [
+        cross_entropy(logits.float(), sequence.labels.to(logits.device), reduction="sum")
+        for logits, sequence in zip(each, sequences, strict=True)
+    ]
+    return torch.stack(losses).sum()
+
+
 def score(trainee: Trainee, sequences: Iterable[PlanSequence], holes: Holes | None = None) -> Scores:
     """Score all plans of `sequences`, at least one; with `holes`, as they are planned under that budget.
 
@@ -68,7 +90,7 @@ def score(trainee: Trainee, sequences: Iterable[PlanSequence], holes: Holes | No
     trainee.model.eval()
     with torch.no_grad():
         for sequence in sequences:
-            may = holes.of(trainee.model, sequence) if holes is not None else None
+            may = holes_of(trainee, sequence, holes)
             summed, right = plan_loss(trainee, sequence, may)
             if not math.isfinite(float(summed)):
                 raise RunError(f"the loss of held-out transcript {sequence.name} is {float(summed)}: not scored")

@@ -31,6 +31,7 @@ class PlannerTraining:
     lr: float | None = None  # highest learning rate; None: ADAPTER_LR or FULL_LR
     epochs: int = 2
     accumulate: int = 8  # transcripts a step
+    batch_tokens: int | None = None  # of transcripts read in one forward pass, with padding; None: one transcript
     max_tokens: int = 4096  # of one transcript; the rest is cut at the end of a plan
     held_out: float = 0.05  # share of the episodes that are scored and not learned
     evaluations: int = 2  # of the held-out episodes, an epoch
@@ -62,6 +63,7 @@ class PlannerTraining:
             ("lr", 1e-8, 1.0),
             ("epochs", 1, 1000),
             ("accumulate", 1, 4096),
+            ("batch_tokens", 32, 1 << 24),
             ("max_tokens", 32, 1 << 20),
             ("held_out", 0.0, 0.5),
             ("evaluations", 1, 1000),

@@ -8,7 +8,7 @@ that prompt and themselves only. So one forward pass gives the logits of all pla
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -72,15 +72,15 @@ class PlanSequence:
             positions[branch.start : branch.end] += branch.prompt - branch.start
         return positions
 
-    def visible(self, window: int | None) -> torch.Tensor:
-        """`(1, 1, tokens, tokens)` bool: which token (last axis) each token may attend to.
+    def visible(self, window: int | None, device: torch.device | str = "cpu") -> torch.Tensor:
+        """`(1, 1, tokens, tokens)` bool on `device`: which token (last axis) each token may attend to.
 
         Args:
             window: the layer's sliding window in positions, or None.
         """
         count, transcript = len(self.ids), self.transcript
-        number = torch.arange(count)
-        owner = torch.zeros(count, dtype=torch.long)
+        number = torch.arange(count, device=device)
+        owner = torch.zeros(count, dtype=torch.long, device=device)
         known = number + 1  # tokens of the transcript that each token may see
         for index, branch in enumerate(self.branches, start=1):
             owner[branch.start : branch.end] = index
@@ -89,7 +89,7 @@ class PlanSequence:
         allowed = (column < transcript) & (column < known.unsqueeze(1))
         allowed |= (owner.unsqueeze(0) == owner.unsqueeze(1)) & (column <= number.unsqueeze(1))
         if window is not None:
-            positions = self.positions()
+            positions = self.positions().to(device)
             allowed &= positions.unsqueeze(0) > positions.unsqueeze(1) - window
         return allowed[None, None]
 
@@ -240,10 +240,16 @@ def plan_logits(model: Any, sequence: PlanSequence, may: torch.Tensor | None = N
 
 
 def _masks(sequence: PlanSequence, config: Any, device: Any, may: torch.Tensor | None) -> Any:
-    """One mask for all layers; or, where layers differ, one for each kind, as transformers takes them."""
+    masks = {window: sequence.visible(window, device) for window in set(layer_windows(config))}
+    if may is not None:
+        may = may.to(device)
+        masks = {window: mask & may for window, mask in masks.items()}
+    return by_layer(config, masks)
+
+
+def by_layer(config: Any, masks: Mapping[int | None, torch.Tensor]) -> Any:
+    """Masks by sliding window as transformers takes them: one for all layers; or, where layers differ, one a kind."""
     windows = layer_windows(config)
-    masks = {window: sequence.visible(window) for window in set(windows)}
-    masks = {window: (mask if may is None else mask & may).to(device) for window, mask in masks.items()}
     if len(masks) == 1:
         return masks[windows[0]]
     return {kind: masks[window] for kind, window in zip(config.layer_types, windows, strict=False)}

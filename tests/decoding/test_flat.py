@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -141,6 +142,22 @@ def test_grouped_attention_is_attention(queries: int, heads: int) -> None:
     )[0]
     found = grouped_attention(query, key, value, fold_mask(mask, heads // 2, torch.float32), 0.3)
     torch.testing.assert_close(found.view(queries, heads, 8).transpose(0, 1), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("queries", [1, 40])
+def test_kernels_may_return_heads_inside_tokens(queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA what attention returns is laid out as (batch, rows, heads, dim), and no view of the other order."""
+    query = torch.randn(queries, 6, 8, generator=torch.Generator().manual_seed(6))
+    key, value = torch.randn(2, 1, 2, 50, 8, generator=torch.Generator().manual_seed(7))
+    mask = fold_mask(torch.ones(1, 1, queries, 50, dtype=torch.bool).tril(50 - queries), 3, torch.float32)
+    wanted = grouped_attention(query, key, value, mask, 0.3)
+    real = nn.functional.scaled_dot_product_attention
+
+    def laid_out(*args: Any, **options: Any) -> torch.Tensor:
+        return real(*args, **options).transpose(1, 2).contiguous().transpose(1, 2)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", laid_out)
+    assert torch.equal(grouped_attention(query, key, value, mask, 0.3), wanted)
 
 
 @pytest.mark.parametrize("where", ["layer", "head"])

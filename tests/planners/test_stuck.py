@@ -8,7 +8,7 @@ from erecap.context import Context, Situation
 from erecap.errors import ConfigError
 from erecap.models.scripted import ScriptedModel
 from erecap.planners.llm import LLMPlanner
-from erecap.planners.stuck import untried
+from erecap.planners.stuck import least_tried
 from tests.context.small_tokenizers import byte_level
 
 ROOMS = ("go to room 1", "go to room 2", "go to room 3", "take the mug")
@@ -27,37 +27,45 @@ def searched() -> Context:
 
 
 def test_free_as_long_as_there_is_news() -> None:
-    assert untried(searched().records, ROOMS, 1) == ROOMS
+    assert least_tried(searched().records, ROOMS, 1) == ROOMS
 
 
 def test_a_loop_leads_to_what_was_not_tried() -> None:
     context = searched()
     went(context, "go to room 1", "room 1 is empty")
-    assert untried(context.records, ROOMS, 2) == ROOMS
-    assert untried(context.records, ROOMS, 1) == ("go to room 3", "take the mug")
+    assert least_tried(context.records, ROOMS, 2) == ROOMS
+    assert least_tried(context.records, ROOMS, 1) == ("go to room 3", "take the mug")
     went(context, "go to room 2", "room 2 is empty")
-    assert untried(context.records, ROOMS, 2) == ("go to room 3", "take the mug")
+    assert least_tried(context.records, ROOMS, 2) == ("go to room 3", "take the mug")
     went(context, "go to room 3", "a mug is in room 3")
-    assert untried(context.records, ROOMS, 1) == ROOMS
+    assert least_tried(context.records, ROOMS, 1) == ROOMS
 
 
 def test_what_failed_may_be_tried_again_and_is_no_news() -> None:
     context = searched()
     went(context, "go to room 1", "room 1 is empty")
     went(context, "take the mug", "the action slipped", failed=True)
-    assert untried(context.records, ROOMS, 1) == ("go to room 3", "take the mug")
+    assert least_tried(context.records, ROOMS, 1) == ("go to room 3", "take the mug")
     went(context, "go to room 3", "a mug is in room 3")
     went(context, "take the mug", "the action slipped", failed=True)
-    assert untried(context.records, ROOMS, 1) == ROOMS
+    assert least_tried(context.records, ROOMS, 1) == ROOMS
 
 
-def test_a_new_goal_begins_anew_and_a_known_world_stays_open() -> None:
+def test_where_all_was_tried_the_rarest_is_left() -> None:
     context = searched()
     went(context, "go to room 1", "room 1 is empty")
-    assert untried(context.records, ROOMS[:2], 1) == ROOMS[:2]  # all of it was tried
+    assert least_tried(context.records, ROOMS[:2], 1) == ROOMS[1:2]
+    went(context, "go to room 2", "room 2 is empty")
+    assert least_tried(context.records, ROOMS[:2], 1) == ROOMS[:2]
+    assert least_tried(context.records, (), 1) == ()
+
+
+def test_a_new_goal_begins_anew() -> None:
+    context = searched()
+    went(context, "go to room 1", "room 1 is empty")
     context.add("goal", "find the cup")
     went(context, "go to room 1", "room 1 is empty")
-    assert untried(context.records, ROOMS, 1) == ROOMS
+    assert least_tried(context.records, ROOMS, 1) == ROOMS
 
 
 def test_the_planner_decodes_nothing_else_first() -> None:

@@ -107,6 +107,18 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert rows[0] == rows[1]
 
 
+def test_stopped_in_time_the_present_weights_are_shipped_if_they_are_better(
+    world: dict[str, Path], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"epochs": 30, "held_out": 0.25, "accumulate": 1, "evaluations": 1}
+    part = train(world, tmp_path / "part", Limits(stop_after=2), lr=0.02, **options)
+    assert part.card is not None and part.card["curve"][-1]["step"] == 0, "nothing was evaluated since"
+    assert part.end == "time" and part.card["training"]["chosen_step"] == 2
+    assert part.card["scores"]["loss"] < part.card["curve"][0]["loss"]
+    worse = train(world, tmp_path / "worse", Limits(stop_after=2), lr=1.0, clip=1e6, warmup=0.0, **options)
+    assert worse.card is not None and worse.card["training"]["chosen_step"] == 0
+
+
 def test_an_interrupt_keeps_the_last_step(
     world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
