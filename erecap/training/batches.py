@@ -56,8 +56,7 @@ def batch_logits(
     rows = torch.cat([sequence.rows for sequence in sequences]).unique()
     logits = model(input_ids=ids.to(device), use_cache=False, logits_to_keep=rows.to(device), **extra).logits
     return [
-        logits[number, torch.searchsorted(rows, sequence.rows).to(device)]
-        for number, sequence in enumerate(sequences)
+        logits[number, torch.searchsorted(rows, sequence.rows).to(device)] for number, sequence in enumerate(sequences)
     ]
 
 

@@ -16,11 +16,12 @@ from erecap.errors import RunError
 from erecap.files import write_atomic
 from erecap.rollout.interrupt import Interrupts
 from erecap.training.batches import batches
+from erecap.training.best import Best
 from erecap.training.checkpointing import read_facts, restore, save_state
 from erecap.training.eviction import Holes
 from erecap.training.planner_data import PlannerData, order
 from erecap.training.planner_model import Trainee
-from erecap.training.planner_scores import Scores, batch_loss, holes_of, score
+from erecap.training.planner_scores import batch_loss, holes_of
 from erecap.training.planner_settings import PlannerTraining
 from erecap.training.sequences import PlanSequence
 
@@ -66,13 +67,8 @@ class Loop:
     ) -> None:
         self.step = 0
         self.seconds = 0.0  # of all calls together
-        self.best: Scores | None = None
-        self.best_step = 0
         self.end: End | None = None
-        self.best_weights: dict[str, torch.Tensor] = {}
-        self._worse = 0  # evaluations since the best one
-        self._evaluated = -1  # step of the newest evaluation
-        self._evaluating = 0.0  # seconds that evaluations took in this call
+        self.best = Best(trainee, data.held_out, holes, say)
         self._interrupts = Interrupts()
         self._trainee, self._data, self._settings = trainee, data, settings
         self._folder, self._identity, self._say, self._holes = folder, identity, say, holes
@@ -99,7 +95,7 @@ class Loop:
         with Interrupts() as self._interrupts:
             try:
                 while True:
-                    if self._data.held_out and self._evaluated != self.step in self._evaluate_at:
+                    if self._data.held_out and self.best.evaluated != self.step in self._evaluate_at:
                         self._evaluate()
                     if self.end is not None or self.step == self.steps:
                         break
@@ -112,7 +108,7 @@ class Loop:
                     self._learn(group)
                     self.seconds = before + time.perf_counter() - self._began
                     tokens += sum(sequence.tokens for sequence in group)
-                    learning = self.seconds - before - self._evaluating
+                    learning = self.seconds - before - self.best.seconds
                     if not projected and (self.step - first >= PROJECT_AFTER_STEPS or learning > PROJECT_AFTER_S):
                         projected = True
                         self._project(self.step - first, learning, tokens)
@@ -124,17 +120,8 @@ class Loop:
         return self.end
 
     def choose(self) -> int:
-        """Give the model the weights to ship, and return their step: the best ones that were evaluated.
-
-        Where the time was up between two evaluations, the present weights are evaluated for this, and shipped if they
-        are better. The checkpoint knows nothing of it: a resumed training ends as an uninterrupted one.
-        """
-        if not self.best_weights:
-            return self.step
-        if self.step != self._evaluated and self.end is None and _together(*self._score()).better_than(self.best):
-            return self.step
-        self._trainee.set_state(self.best_weights)
-        return self.best_step
+        """Give the model the weights to ship; returns their step. See `Best.choose`."""
+        return self.best.choose(self.step, ended=self.end is not None)
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -142,14 +129,11 @@ class Loop:
             "identity": self._identity,
             "step": self.step,
             "seconds": self.seconds,
-            "best": self.best.facts() if self.best else None,
-            "best_step": self.best_step,
-            "worse": self._worse,
-            "evaluated": self._evaluated,
             "end": self.end,
+            **self.best.facts(),
         }
         with self._interrupts.held():
-            save_state(self._folder, facts, self._trainee.trainable, self.best_weights, self._optimizer)
+            save_state(self._folder, facts, self._trainee.trainable, self.best.weights, self._optimizer)
         self._saved = time.perf_counter()
 
     def _group(self) -> list[PlanSequence]:
@@ -207,33 +191,9 @@ class Loop:
         return value
 
     def _evaluate(self) -> None:
-        started = time.perf_counter()
-        scores, within = self._score()
-        more: dict[str, Any] = {}
-        if within is not None:
-            more = {"within_budget": within.facts()}
-            self._say(f"within the budget: plans right {within.plan_accuracy:.1%}, loss {within.loss:.4f}")
-        self._evaluated = self.step
-        took = time.perf_counter() - started
-        self._evaluating += took
-        self._log(held_out=scores.facts(), **more, seconds=round(took, 3))
-        self._say(
-            f"step {self.step}/{self.steps}: held out: loss {scores.loss:.4f}, tokens right "
-            f"{scores.token_accuracy:.1%}, plans right {scores.plan_accuracy:.1%} of {scores.plans}"
-        )
-        scores = _together(scores, within)
-        if scores.better_than(self.best):
-            self.best, self.best_step, self._worse = scores, self.step, 0
-            self.best_weights = dict(self._trainee.state())
-            return
-        self._worse += 1
-        if self._worse >= self._settings.patience and self.step < self.steps:
+        self._log(**self.best.evaluate(self.step, self.steps))
+        if self.best.worse >= self._settings.patience and self.step < self.steps:
             self.end = "early"
-
-    def _score(self) -> tuple[Scores, Scores | None]:
-        """Of the held-out episodes, read whole; and under the budget, where there is one."""
-        scores = score(self._trainee, self._data.held_out)
-        return scores, None if self._holes is None else score(self._trainee, self._data.held_out, self._holes)
 
     def _project(self, steps: int, seconds: float, tokens: int) -> None:
         total = self._settings.epochs * sum(sequence.tokens for sequence in self._data.train)
@@ -266,23 +226,16 @@ class Loop:
                     f"{self._folder}: holds a training with {key} {before!r}, now it is {value!r}; "
                     "--fresh starts anew, --out FOLDER keeps both"
                 )
-        self.best_weights = restore(self._folder, self._trainee.trainable, self._optimizer)
-        self.step, self.seconds, self.best_step = facts["step"], facts["seconds"], facts["best_step"]
-        self.best = Scores(**facts["best"]) if facts["best"] else None
-        self._worse, self._evaluated, self.end = facts["worse"], facts["evaluated"], facts["end"]
+        self.best.restore(facts, restore(self._folder, self._trainee.trainable, self._optimizer))
+        self.step, self.seconds, self.end = facts["step"], facts["seconds"], facts["end"]
         # What was logged after the checkpoint will be logged again.
         rows = [
             row
             for row in read_log(self._folder)
-            if row["step"] <= (self._evaluated if "held_out" in row else self.step)
+            if row["step"] <= (self.best.evaluated if "held_out" in row else self.step)
         ]
         write_atomic(self._folder / LOG, "".join(json.dumps(row) + "\n" for row in rows))
         self._say(f"going on from step {self.step} of {self.steps}")
-
-
-def _together(scores: Scores, within: Scores | None) -> Scores:
-    """Both ways of planning count alike where both are trained."""
-    return scores if within is None else scores.mean_with(within)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -125,7 +125,7 @@ def test_an_interrupt_keeps_the_last_step(
     from erecap.training import loop
 
     whole = train(world, tmp_path / "whole")
-    real, calls = loop.plan_loss, []
+    real, calls = loop.batch_loss, []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(1)
@@ -133,7 +133,7 @@ def test_an_interrupt_keeps_the_last_step(
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(loop, "plan_loss", interrupted)
+    monkeypatch.setattr(loop, "batch_loss", interrupted)
     part = train(world, tmp_path / "parts")
     assert part.end == "interrupted" and part.card is None
     rest = train(world, tmp_path / "parts")
@@ -204,13 +204,13 @@ def test_a_loss_that_is_not_finite_names_transcript_and_step(
 ) -> None:
     from erecap.training import loop
 
-    real = loop.plan_loss
+    real = loop.batch_loss
 
-    def planted(trainee: Any, sequence: Any, may: Any) -> Any:
-        loss, right = real(trainee, sequence, may)
-        return (loss * float("nan") if sequence.name == "data/tiny/2" else loss), right
+    def planted(trainee: Any, batch: Any, mays: Any) -> Any:
+        loss = real(trainee, batch, mays)
+        return loss * float("nan") if batch[0].name == "data/tiny/2" else loss
 
-    monkeypatch.setattr(loop, "plan_loss", planted)
+    monkeypatch.setattr(loop, "batch_loss", planted)
     with pytest.raises(RunError, match=r"^the loss is nan at step [12] of 8, transcript data/tiny/2: stopped"):
         train(world, tmp_path / "out")
 
@@ -220,15 +220,15 @@ def test_a_gradient_that_is_not_finite_names_transcript_and_step(
 ) -> None:
     from erecap.training import loop
 
-    real = loop.plan_loss
+    real = loop.batch_loss
 
-    def planted(trainee: Any, sequence: Any, may: Any) -> Any:
-        loss, right = real(trainee, sequence, may)
-        if sequence.name == "data/tiny/3":
+    def planted(trainee: Any, batch: Any, mays: Any) -> Any:
+        loss = real(trainee, batch, mays)
+        if batch[0].name == "data/tiny/3":
             loss.register_hook(lambda gradient: gradient * float("inf"))
-        return loss, right
+        return loss
 
-    monkeypatch.setattr(loop, "plan_loss", planted)
+    monkeypatch.setattr(loop, "batch_loss", planted)
     with pytest.raises(RunError, match=r"^the gradient is (nan|inf) at step [12] of 8, transcript data/tiny/3"):
         train(world, tmp_path / "out")
 

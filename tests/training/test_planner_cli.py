@@ -27,12 +27,14 @@ def test_a_training_and_what_it_says(
     model = save_model(tmp_path / "base")
     typed = [str(data), "--model", str(model), "--out", str(tmp_path / "out"), "--max-tokens", "512"]
     typed += ["--device", "cpu", "--amp", "none", "--accumulate", "1", "--held-out", "0.25", "--seed", "2"]
+    typed += ["--batch-tokens", "900"]
     assert call(monkeypatch, *typed) == 0
     said = capsys.readouterr()
     assert "finished after 6 steps; plans right" in said.out
     assert "ms a token; 6 steps" in said.err and "3 transcripts, 6 plans" in said.err
     settings = json.loads((tmp_path / "out" / "card.json").read_text())["settings"]
     assert settings["seed"] == 2 and settings["accumulate"] == 1 and settings["max_tokens"] == 512
+    assert settings["batch_tokens"] == 900
     assert call(monkeypatch, *typed, "--lr", "0.1") == 1
     assert "--fresh starts anew" in capsys.readouterr().err
     assert call(monkeypatch, *typed, "--lr", "0.1", "--fresh", "--epochs", "1") == 0
