@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from erecap.tokens.masks import layer_windows
-from erecap.training.sequences import PlanSequence, by_layer, plan_logits
+from erecap.training.sequences import PlanSequence, by_layer, plan_logits, require_sdpa
 
 ALIGNED = 8  # attention kernels copy masks whose rows are no multiple of this
 
@@ -63,8 +63,7 @@ def batch_logits(
 def _masked(
     config: Any, sequences: Sequence[PlanSequence], mays: Sequence[torch.Tensor | None], length: int, device: Any
 ) -> dict[str, Any]:
-    if config._attn_implementation != "sdpa":
-        raise ValueError(f"masks need the attention implementation sdpa, not {config._attn_implementation!r}")
+    require_sdpa(config)
     positions = torch.arange(length).repeat(len(sequences), 1)
     for row, sequence in zip(positions, sequences, strict=True):
         row[: sequence.tokens] = sequence.positions()

@@ -220,8 +220,7 @@ def plan_logits(model: Any, sequence: PlanSequence, may: torch.Tensor | None = N
     attention: AbstractContextManager[None] = nullcontext()
     if sequence.branches or may is not None:
         config = model.config.get_text_config(decoder=True)
-        if config._attn_implementation != "sdpa":
-            raise ValueError(f"masks need the attention implementation sdpa, not {config._attn_implementation!r}")
+        require_sdpa(config)
         extra["position_ids"] = sequence.positions().unsqueeze(0).to(device)
         extra["attention_mask"] = mask = _masks(sequence, config, device, may)
         # Checkpointing runs the layers once more after this context has ended.
@@ -245,6 +244,12 @@ def _masks(sequence: PlanSequence, config: Any, device: Any, may: torch.Tensor |
         may = may.to(device)
         masks = {window: mask & may for window, mask in masks.items()}
     return by_layer(config, masks)
+
+
+def require_sdpa(config: Any) -> None:
+    """Raises ValueError where explicit masks of booleans would not be understood."""
+    if config._attn_implementation != "sdpa":
+        raise ValueError(f"masks need the attention implementation sdpa, not {config._attn_implementation!r}")
 
 
 def by_layer(config: Any, masks: Mapping[int | None, torch.Tensor]) -> Any:

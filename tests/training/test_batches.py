@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from erecap.training import loop
 from erecap.training.batches import batch_logits, batches
 from erecap.training.loop import read_log
 from erecap.training.planner import PROGRESS, train_planner
@@ -43,7 +45,16 @@ def test_a_batch_answers_as_each_alone(name: str, masked: bool) -> None:
 
 
 @pytest.mark.parametrize("budget", [None, 28])
-def test_a_training_in_batches_takes_the_same_steps(tmp_path: Path, budget: int | None) -> None:
+def test_a_training_in_batches_takes_the_same_steps(
+    tmp_path: Path, budget: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, sizes = loop.batch_loss, []
+
+    def counted(trainee: Any, batch: Any, mays: Any) -> Any:
+        sizes.append(len(batch))
+        return real(trainee, batch, mays)
+
+    monkeypatch.setattr(loop, "batch_loss", counted)
     base = save_model(tmp_path / "base")
     data = save_rows(tmp_path / "data", [row(number, branch=number % 2 == 1) for number in range(6)])
     losses = []
@@ -55,7 +66,8 @@ def test_a_training_in_batches_takes_the_same_steps(tmp_path: Path, budget: int 
         out = tmp_path / f"out-{tokens}"
         train_planner(settings, out, say=lambda line: None)
         losses.append([entry["loss"] for entry in read_log(out / PROGRESS) if "loss" in entry])
-    assert len(losses[0]) > 2
+    episodes = sum(sizes) // 4  # of two epochs of two trainings
+    assert sizes[: 2 * episodes] == [1] * (2 * episodes) and max(sizes[2 * episodes :]) == 3
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     card = json.loads((tmp_path / "out-4000" / "card.json").read_text(encoding="utf-8"))
     assert "--batch-tokens 4000" in card["command"]
