@@ -8,6 +8,7 @@ from erecap.cli.playing import (
     FreshOption,
     OutOption,
     OverrideArguments,
+    RayOption,
     WorkersOption,
     play,
 )
@@ -20,7 +21,8 @@ def compare(
     out: OutOption = None,
     workers: WorkersOption = None,
     batch: BatchOption = None,
+    ray: RayOption = False,
     fresh: FreshOption = False,
 ) -> None:
     """Play what is missing of a run, then write its report and print the comparison of its modes."""
-    show(play(config, overrides, out, workers, batch, fresh).folder)
+    show(play(config, overrides, out, workers, batch, ray, fresh).folder)

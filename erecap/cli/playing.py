@@ -25,6 +25,10 @@ WorkersOption = Annotated[
     int | None,
     typer.Option("--workers", min=1, metavar="N", help="Play on N processes; timings are then marked contended."),
 ]
+RayOption = Annotated[
+    bool,
+    typer.Option("--ray", help="Have the --workers on a Ray cluster: RAY_ADDRESS, one running here, or a new one."),
+]
 BatchOption = Annotated[
     int | None,
     typer.Option(
@@ -34,13 +38,17 @@ BatchOption = Annotated[
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Delete what the run folder holds of an earlier run.")]
 
 
-def load_config(config: str, overrides: list[str] | None, workers: int | None, batch: int | None) -> RunConfig:
+def load_config(
+    config: str, overrides: list[str] | None, workers: int | None, batch: int | None, ray: bool = False
+) -> RunConfig:
     """The configuration with its changes. Raises ConfigError as `load_run`."""
     from erecap.config import load_run
 
     changes = list(overrides or [])
     if workers is not None:
         changes += [f"workers={workers}", f"executor={'process' if workers > 1 else 'serial'}"]
+    if ray:
+        changes.append("executor=ray")
     if batch is not None:
         changes.append(f"batch={batch}")
     return load_run(config, changes)
@@ -52,6 +60,7 @@ def play(
     out: Path | None,
     workers: int | None,
     batch: int | None,
+    ray: bool,
     fresh: bool,
 ) -> RunResult:
     """Load a configuration, play what is missing of its run, and say how it ended.
@@ -60,7 +69,7 @@ def play(
         typer.Exit: with code 130 after Ctrl-C.
         ErecapError: as `load_run` and `run`.
     """
-    loaded = load_config(config, overrides, workers, batch)
+    loaded = load_config(config, overrides, workers, batch, ray)
 
     from erecap.rollout.run import run
 

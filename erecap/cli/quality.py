@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from erecap.cli.playing import BatchOption, ConfigArgument, FreshOption, OverrideArguments, WorkersOption, load_config
+from erecap.cli.playing import (
+    BatchOption,
+    ConfigArgument,
+    FreshOption,
+    OverrideArguments,
+    RayOption,
+    WorkersOption,
+    load_config,
+)
 
 if TYPE_CHECKING:
     from erecap.config import RunConfig
@@ -36,6 +44,7 @@ def quality(
     results: ResultsOption = Path("docs/results/quality.json"),
     workers: WorkersOption = None,
     batch: BatchOption = None,
+    ray: RayOption = False,
     agreement: AgreementOption = None,
     fresh: FreshOption = False,
 ) -> None:
@@ -43,7 +52,7 @@ def quality(
 
     Can be stopped at any time, and goes on when called again, also in a clone that has only the file.
     """
-    loaded = load_config(config, overrides, workers, batch)
+    loaded = load_config(config, overrides, workers, batch, ray)
     command = "make quality" if rows == ROWS else f"erecap quality {config} --rows {rows.name}"
     if agreement is not None:
         compare_plans(loaded, agreement, agreement_path(rows), fresh)

@@ -10,6 +10,7 @@ from erecap.cli.playing import (
     FreshOption,
     OutOption,
     OverrideArguments,
+    RayOption,
     WorkersOption,
     play,
 )
@@ -21,8 +22,9 @@ def rollout(
     out: OutOption = None,
     workers: WorkersOption = None,
     batch: BatchOption = None,
+    ray: RayOption = False,
     fresh: FreshOption = False,
 ) -> None:
     """Play the episodes of a run that are still missing. Can be stopped at any time, and goes on when called again."""
-    result = play(config, overrides, out, workers, batch, fresh)
+    result = play(config, overrides, out, workers, batch, ray, fresh)
     typer.echo(f"{result.folder}: {result.episodes} episodes. Report: erecap report {result.folder}")

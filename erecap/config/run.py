@@ -144,10 +144,11 @@ class RunConfig(BaseModel):
         default=None, ge=1, le=100_000, description="Commands per episode; null: what the suite says."
     )
     seed: Seed = Field(default=0, description="Seed of what the run itself draws: the random scorer.")
-    executor: Literal["serial", "process"] = Field(
-        default="serial", description="serial: one episode at a time; process: several, in worker processes."
+    executor: Literal["serial", "process", "ray"] = Field(
+        default="serial",
+        description="serial: one episode at a time; process: in worker processes; ray: on workers of a Ray cluster.",
     )
-    workers: int = Field(default=1, ge=1, le=256, description="Worker processes of the process executor.")
+    workers: int = Field(default=1, ge=1, le=256, description="Workers of the executors process and ray.")
     batch: int = Field(
         default=1, ge=1, le=256, description="Episodes that one process plays at a time, in shared forward calls."
     )
@@ -184,6 +185,12 @@ class RunConfig(BaseModel):
                 raise ValueError(
                     f"batch: got {self.batch} with a schedule; allowed: 1, since calls wait for each other"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _cluster_hands_out_gpus(self) -> RunConfig:
+        if self.executor == "ray" and ":" in self.device:
+            raise ValueError(f"device: got {self.device} with executor ray; allowed: auto, cpu, cuda")
         return self
 
     @field_validator("suites")

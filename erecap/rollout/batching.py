@@ -8,6 +8,7 @@ from functools import partial
 
 from erecap.config.modes import Mode
 from erecap.config.run import RunConfig
+from erecap.rollout.cluster import RayExecutor
 from erecap.rollout.components import Components, Say
 from erecap.rollout.executors import SerialExecutor, Watch
 from erecap.rollout.jobs import Job, Played
@@ -56,8 +57,10 @@ class BatchExecutor(SerialExecutor):
             self._free.append(components)
 
 
-def executor_of(config: RunConfig) -> type[SerialExecutor] | type[ProcessExecutor] | type[BatchExecutor]:
+def executor_of(
+    config: RunConfig,
+) -> type[SerialExecutor] | type[ProcessExecutor] | type[BatchExecutor] | type[RayExecutor]:
     """Which executor plays `config`."""
     if config.batch > 1:
         return BatchExecutor
-    return SerialExecutor if config.executor == "serial" else ProcessExecutor
+    return {"serial": SerialExecutor, "process": ProcessExecutor, "ray": RayExecutor}[config.executor]  # type: ignore[return-value]

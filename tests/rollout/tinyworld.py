@@ -39,6 +39,7 @@ class TinyOptions(BaseModel):
     goalless: list[int] = []  # episodes with an empty goal
     padding: int = 0  # words added to each observation
     garbled: bool = False  # half a surrogate pair in each observation
+    meeting: str = ""  # file in which each process signs; an episode waits until two have
 
 
 class TinyEnv(gym.Env[str, str]):
@@ -58,11 +59,21 @@ class TinyEnv(gym.Env[str, str]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         self.episode = (options or {})["episode"]
+        if self.options.meeting:
+            self._await_another(Path(self.options.meeting))
         if self.episode in self.options.broken:
             raise GameError(f"game {self.episode} is corrupt")
         self.place = int(np.random.default_rng(seed).integers(2, self.options.rooms + 1))
         self.room, self.path, self.taken, self.seen, self.steps = 1, 0.0, False, False, 0
         return self._text(), self._info("")
+
+    def _await_another(self, book: Path) -> None:
+        with book.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        deadline = time.monotonic() + 60
+        while len(set(book.read_text().split())) < 2:
+            assert time.monotonic() < deadline, "nobody else came"
+            time.sleep(0.02)
 
     def step(self, action: str):
         self.steps += 1
@@ -189,6 +200,13 @@ class FailingComponents(TinyComponents):
         raise GameError("nothing to play with")
 
 
+class UnequalComponents(TinyComponents):
+    """Says that its process has weights of its own."""
+
+    def model_facts(self) -> dict[str, Any] | None:
+        return {"hash": str(os.getpid())}
+
+
 def tiny_suite(**changes: Any) -> Suite:
     values = {"name": "tiny", "env": "tiny", "episodes": 4, "seed": 5, "horizon": 10, **changes}
     return Suite.model_validate(values)
@@ -200,6 +218,9 @@ def tiny_run(**changes: Any) -> RunConfig:
 
 
 def main() -> None:
+    # By its module's name, which workers can import; that of a program would travel as a copy.
+    from tinyworld import TinyComponents
+
     from erecap.rollout.run import run
 
     parser = argparse.ArgumentParser()
