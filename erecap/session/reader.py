@@ -286,7 +286,7 @@ class SessionReader:
 
     def _scores(self, index: torch.Tensor) -> torch.Tensor:
         if self.cache.ratings is not None:
-            return self.cache.ratings.of(index)
+            return self.cache.ratings.of(index, self.cache.get_seq_length())
         if self.evict_by == "random":
             row = index.unsqueeze(0)
             context = ScoreContext(row, row, torch.ones_like(row, dtype=torch.bool), self.seed, None)

@@ -38,6 +38,10 @@ class Pruner(nn.Module):
         stages: layers whose input is scored, rising.
         session_stage: the one whose scores rank what a session evicts; None: the last.
 
+    Attributes:
+        age_weight: by how much a session counts a token less for its age; see `ReadScorer`. Of `session_stage`'s
+            scores; fitted after training, 0 before. It lies among the weights, and so in their hash.
+
     Raises:
         ValueError: no stages, stages that do not rise from 1 on, or a `session_stage` that is none of them.
     """
@@ -53,6 +57,7 @@ class Pruner(nn.Module):
         self.stages = stages
         self.session_stage = stages[-1] if session_stage is None else session_stage
         self.heads = nn.ModuleDict({str(stage): StageHead(hidden_size) for stage in stages})
+        self.register_buffer("age_weight", torch.zeros(()))
 
     def forward(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
         """Scores `(...)` of `hidden` `(..., hidden_size)`, the input of `layer`.
@@ -79,6 +84,11 @@ class LearnedScorer:
     def layer(self) -> int:
         """The layer whose input a session scores when it reads a token."""
         return self.pruner.session_stage
+
+    @property
+    def age_weight(self) -> float:
+        """What a session takes off a token's score, for each natural logarithm of its age."""
+        return float(self.pruner.age_weight)
 
     def score(self, layer: int, hidden: torch.Tensor, ctx: ScoreContext) -> torch.Tensor:
         """Scores `(batch, tokens)` float32 from the input of `layer`, `(batch, tokens, hidden_size)`."""

@@ -15,7 +15,7 @@ from erecap.models.folders import candidates
 from erecap.models.wheels import sha256
 from erecap.tokens.learned import Pruner
 
-FORMAT = "erecap-pruner-1"
+FORMAT = "erecap-pruner-2"
 WEIGHTS = "pruner.safetensors"
 CARD = "card.json"
 
@@ -33,6 +33,7 @@ def save_pruner(folder: Path, pruner: Pruner, card: dict[str, Any]) -> None:
         "hidden_size": pruner.hidden_size,
         "stages": list(pruner.stages),
         "session_stage": pruner.session_stage,
+        "age_weight": round(float(pruner.age_weight), 6),  # for reading; what counts is among the weights
     }
     write_json(folder / CARD, shape | card)
 

@@ -18,7 +18,12 @@ PLACES, SCORES = "ratings.places", "ratings.scores"  # names of the tensors in a
 
 
 class ReadScorer(Protocol):
-    """Scores tokens when they are read."""
+    """Scores tokens when they are read.
+
+    A scorer may also have an attribute `age_weight`, 0 where it has none: a session ranks tokens by
+    `score - age_weight * log(age)`, the age counted in tokens read since. What a token says, a score can tell when it
+    is read; how long ago that was, only the session knows.
+    """
 
     @property
     def layer(self) -> int:
@@ -69,11 +74,17 @@ class Ratings:
         row, known = self._rows(live.index[0].cpu())
         self._scores[row[known]] = scores[0][known]
 
-    def of(self, index: torch.Tensor) -> torch.Tensor:
-        """Finite scores `(n,)` of the tokens at places `index` `(n,)`; those never scored come below all others."""
+    def of(self, index: torch.Tensor, end: int | None = None) -> torch.Tensor:
+        """Finite scores `(n,)` of the tokens at places `index` `(n,)`; those never scored come below all others.
+
+        Args:
+            end: the place behind the newest token, to count ages from; None: scores as they were taken.
+        """
         row, known = self._rows(index.cpu())
         scores = torch.full(row.shape, -torch.inf)
         scores[known] = self._scores[row[known]]
+        if end is not None and (weight := getattr(self.scorer, "age_weight", 0.0)):
+            scores -= weight * (end - index.cpu()).clamp(min=1).to(scores.dtype).log()
         scored = torch.isfinite(scores)
         lowest = float(scores[scored].min()) if bool(scored.any()) else 0.0
         return scores.masked_fill(~scored, lowest - 1.0)

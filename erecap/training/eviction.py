@@ -26,7 +26,9 @@ def end_of(sample: Sample, call: int) -> int:
     return min(_spans(sample).plans[call][1], sample.sequence.transcript)
 
 
-def stored(sample: Sample, scores: torch.Tensor, budget: int, *, stale_first: bool = True) -> torch.Tensor:
+def stored(
+    sample: Sample, scores: torch.Tensor, budget: int, *, stale_first: bool = True, age_weight: float = 0.0
+) -> torch.Tensor:
     """Which tokens a session has when it begins to read for each call.
 
     Tiers are those of `erecap.session.ranking`, as an episode's context graph would set them: sinks, system message and
@@ -40,6 +42,7 @@ def stored(sample: Sample, scores: torch.Tensor, budget: int, *, stale_first: bo
             longer.
         budget: tokens stored when a call returns.
         stale_first: older goals and plans go before anything else; False: they are ranked like the rest.
+        age_weight: of the scorer, see `ReadScorer`.
 
     Returns:
         `(calls, transcript)` bool. Row c is what is left after call c-1; row 0 is empty.
@@ -54,8 +57,12 @@ def stored(sample: Sample, scores: torch.Tensor, budget: int, *, stale_first: bo
     tiers = _Tiers(sample, stale_first)
     for call in range(calls - 1):
         start = end_of(sample, call - 1) if call else 0
-        index = torch.cat([held, torch.arange(start, end_of(sample, call))])
-        held = index[stay(index, tiers.after(call)[index], scores[call, index], budget)]
+        end = end_of(sample, call)
+        index = torch.cat([held, torch.arange(start, end)])
+        values = scores[call, index]
+        if age_weight:
+            values = values - age_weight * (end - index).to(values.dtype).log()
+        held = index[stay(index, tiers.after(call)[index], values, budget)]
         kept[call + 1, held] = True
     return kept
 
@@ -167,4 +174,6 @@ class Holes:
         sample = self._samples[sequence.name]
         if end_of(sample, sample.calls - 1) <= self._budget:
             return None
-        return allowed(sample, stored(sample, scores_of(model, self._scorer, sequence), self._budget))
+        age_weight = self._scorer.age_weight if self._scorer is not None else 0.0
+        kept = stored(sample, scores_of(model, self._scorer, sequence), self._budget, age_weight=age_weight)
+        return allowed(sample, kept)

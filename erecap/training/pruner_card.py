@@ -19,7 +19,7 @@ def write_words(folder: Path, card: JsonRow) -> None:
         f"For `{base['name']}` ({base['hash'][:23]}), "
         + (f"with the adapter {base['adapter'][:23]}." if base["adapter"] else "without an adapter."),
         f"Stages before layers {', '.join(map(str, card['stages']))}; sessions rank by the scores of layer "
-        f"{card['session_stage']}.",
+        f"{card['session_stage']}, less {card['age_weight']:.2f} for each logarithm of a token's age.",
         "",
         "## Made from",
         f"Labels `{made['settings']['kind']}` of {made['samples']} samples ({made['tokens']:,} tokens) from "

@@ -64,6 +64,7 @@ def run_pruner(
         "base": base,
         "stages": list(pruner.stages),
         "session_stage": pruner.session_stage,
+        "age_weight": round(float(pruner.age_weight), 6),
         "labels": {name: meta[name] for name in ("settings", "data", "samples", "tokens")},
         "settings": asdict(settings),
         "epochs": len(log),

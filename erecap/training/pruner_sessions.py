@@ -14,6 +14,7 @@ from erecap.training.saliency_forward import forward_masked
 from erecap.training.texts import Sample
 
 ORACLE = "oracle"  # ranks by the attention that later plans will pay: what no pruner can know
+AGELESS = "learned, without age"
 
 
 class SessionTrial:
@@ -29,12 +30,15 @@ class SessionTrial:
         self._sums: dict[str, list[float]] = {}
         self._tokens = self._plans = self._samples = 0
 
-    def add(self, sample: Sample, scores: dict[str, torch.Tensor], seen: Seen, dense: torch.Tensor) -> None:
+    def add(
+        self, sample: Sample, scores: dict[str, torch.Tensor], seen: Seen, dense: torch.Tensor, age_weight: float
+    ) -> None:
         """Measure a sample whose history outgrows the budget; others are passed over.
 
         Args:
             scores: by ranker, `(transcript,)`; `attention` is measured as its mode works, from `seen`.
             dense: logits `(labels, vocabulary)` of the unpruned model.
+            age_weight: of the scorer whose scores are `learned`; with another than 0 they are also measured without it.
         """
         if sample.spans is None:
             return
@@ -48,9 +52,13 @@ class SessionTrial:
         self._plans += len(plans)
         self._tokens += int(counted.sum())
         ranked = {**scores, "attention": _asked(sample, seen), ORACLE: _paid_later(seen.paid)}
+        if age_weight:
+            ranked[AGELESS] = scores["learned"]
         for name, values in ranked.items():
             # As in play: only our mode and its upper bound know what is stale.
-            kept = stored(sample, values, self._budget, stale_first=name.startswith("learned") or name == ORACLE)
+            ours = name in ("learned", AGELESS, ORACLE)
+            weight = age_weight if name == "learned" else 0.0
+            kept = stored(sample, values, self._budget, stale_first=ours, age_weight=weight)
             with torch.no_grad():
                 pruned = forward_masked(
                     self._model, sample, rows=sequence.rows[counted], allowed=allowed(sample, kept)

@@ -19,6 +19,7 @@ from erecap.protocols import JsonRow
 from erecap.tokens.learned import Pruner
 from erecap.training.checkpointing import read_facts, restore, save_state
 from erecap.training.planner_data import order
+from erecap.training.pruner_age import fit_age
 from erecap.training.pruner_loss import ranking, regression, targets
 from erecap.training.pruner_settings import PrunerSettings
 from erecap.training.pruner_task import SoftPruning, dense_logits, divergence
@@ -89,8 +90,8 @@ def train_pruner(
         model: the frozen model in float32; only needed for the task term.
 
     Returns:
-        The pruner of the best epoch, with the stage of the highest rank correlation for sessions; the log, one row an
-        epoch; and the held-out samples.
+        The pruner of the best epoch, with the stage of the highest rank correlation for sessions and the weight of age
+        for it; the log, one row an epoch; and the held-out samples.
 
     Raises:
         ConfigError: too few samples, or `out` holds a training of other labels or settings.
@@ -131,7 +132,9 @@ def train_pruner(
     write_atomic(out / "log.jsonl", "".join(_line(row) for row in log))
     by_stage = log[facts["best_epoch"]]["by_stage"]
     chosen = Pruner(meta["hidden_size"], stages, max(stages, key=lambda stage: by_stage[str(stage)]))
-    chosen.load_state_dict(best)
+    chosen.load_state_dict(best, strict=False)  # all but the age, which comes now
+    chosen.age_weight.fill_(fit_age(chosen, train))
+    say(f"weight of a token's age: {float(chosen.age_weight):.3f} for each logarithm of it")
     return chosen.eval().requires_grad_(False), log, held
 
 

@@ -111,7 +111,7 @@ def trial(
                 ).float()
             sums[name][0] += float(divergence(pruned, dense)) * len(dense)
             sums[name][1] += int((pruned.argmax(-1) == dense.argmax(-1)).sum())
-        sessions.add(sample, one_for_all, seen, dense)
+        sessions.add(sample, one_for_all, seen, dense, scorer.age_weight)
         tokens, calls = tokens + len(dense), calls + sample.calls
         say(f"tested sample {number + 1} of {len(rows)}")
     return {

@@ -77,6 +77,20 @@ def test_under_a_budget_a_session_is_its_masked_oracle_and_keeps_the_best(name: 
     assert len(ratings._scores) == len(ratings._places) < session.cache.get_seq_length()
 
 
+def test_the_older_of_two_tokens_counts_less() -> None:
+    scorer = LearnedScorer(random_pruner())
+    session = ReplanSession(model(), byte_level(), evict_by=scorer)
+    session.read(start())
+    ratings, end = session.cache.ratings, session.cache.get_seq_length()
+    assert ratings is not None
+    place = torch.arange(end)
+    plain = ratings.of(place)
+    assert torch.equal(ratings.of(place, end), plain)
+    scorer.pruner.age_weight.fill_(0.7)
+    assert torch.allclose(ratings.of(place, end), plain - 0.7 * (end - place).float().log())
+    assert torch.equal(ratings.of(place), plain)
+
+
 def test_tokens_with_higher_scores_stay() -> None:
     class Even:
         """Even places are worth more; the oldest odd ones must go although recency would keep none of these."""
@@ -130,8 +144,11 @@ def test_a_score_that_is_not_finite_names_the_layer() -> None:
 
 
 def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
-    save_pruner(tmp_path, random_pruner(), GOOD)
+    pruner = random_pruner()
+    pruner.age_weight.fill_(1.25)
+    save_pruner(tmp_path, pruner, GOOD)
     loaded = load_pruner(tmp_path, **FITS)
+    assert LearnedScorer(loaded).age_weight == 1.25 == json.loads((tmp_path / CARD).read_text())["age_weight"]
     hidden = torch.randn(1, 5, 32)
     assert loaded.stages == (1, 2, 3, 4, 6) and loaded.session_stage == 6
     assert torch.equal(loaded(3, hidden), random_pruner()(3, hidden))

@@ -81,12 +81,23 @@ def claimed(messages: list[dict[str, Any]], call: int) -> list[dict[str, Any]]:
     return marked
 
 
-def test_what_is_stored_is_what_a_session_stores() -> None:
+def learned(age_weight: float) -> LearnedScorer:
+    torch.manual_seed(0)
+    pruner = Pruner(chats.model().config.hidden_size, (2, 4), 2)
+    pruner.age_weight.fill_(age_weight)
+    return LearnedScorer(pruner)
+
+
+@pytest.mark.parametrize("age_weight", [None, 0.0, 0.1])
+def test_what_is_stored_is_what_a_session_stores(age_weight: float | None) -> None:
     tokenizer, model = byte_level(), chats.model()
     end = tokenizer.eos_token_id
-    session = ReplanSession(model, tokenizer, budget=Budget(kv_tokens=BUDGET), evict_by="recency", stale_first=True)
+    scorer = None if age_weight is None else learned(age_weight)
+    session = ReplanSession(
+        model, tokenizer, budget=Budget(kv_tokens=BUDGET), evict_by=scorer or "recency", stale_first=True
+    )
     wanted = known()
-    kept = stored(wanted, scores_of(model, None, wanted.sequence), BUDGET)
+    kept = stored(wanted, scores_of(model, scorer, wanted.sequence), BUDGET, age_weight=age_weight or 0.0)
     assert not kept[0].any() and int(kept[-1].sum()) == BUDGET
     for call in range(len(PLANS) - 1):
         ids = [*wanted.sequence.ids[wanted.prompt(call) : end_of(wanted, call)].tolist(), end]
@@ -146,14 +157,26 @@ def _causal(places: torch.Tensor) -> torch.Tensor:
 
 def test_learned_scores_are_read_at_the_pruners_layer() -> None:
     model, wanted = chats.model(), known()
-    torch.manual_seed(0)
-    scorer = LearnedScorer(Pruner(model.config.hidden_size, (2, 4), 2))
+    scorer = learned(0.0)
     scores = scores_of(model, scorer, wanted.sequence)
     with torch.no_grad():
         hidden = model(wanted.sequence.ids[: wanted.sequence.transcript].unsqueeze(0), output_hidden_states=True)
         expected = scorer.pruner(2, hidden.hidden_states[2][0])
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-4)
     assert not model.model.layers[2]._forward_pre_hooks
+
+
+def test_age_takes_what_it_weighs_off_a_score() -> None:
+    model, wanted = chats.model(), known()
+    scores = scores_of(model, learned(0.0), wanted.sequence)
+    by_age, by_place = (
+        stored(wanted, values, BUDGET, age_weight=weight)
+        for values, weight in ((scores, 1e6), (torch.arange(len(scores)).float(), 0.0))
+    )
+    assert torch.equal(by_age, by_place) and not torch.equal(by_age, stored(wanted, scores, BUDGET))
+    sequence = wanted.sequence
+    with_age, without = (Holes({"t": wanted}, learned(w), BUDGET, 1.0, 0).of(model, sequence) for w in (1e6, 0.0))
+    assert torch.equal(with_age, allowed(wanted, by_age)) and not torch.equal(with_age, without)
 
 
 def test_short_transcripts_have_no_holes_and_the_draw_is_of_the_step() -> None:

@@ -13,6 +13,7 @@ from erecap.errors import ConfigError, ModelError, RunError
 from erecap.tokens.learned import LearnedScorer, Pruner
 from erecap.tokens.pruner_files import load_pruner, read_card
 from erecap.training import saliency_run
+from erecap.training.pruner_age import FLOOR, fit_age
 from erecap.training.pruner_loss import ranking, spearman, targets
 from erecap.training.pruner_run import run_pruner
 from erecap.training.pruner_settings import PrunerSettings
@@ -256,6 +257,7 @@ def test_a_pruner_is_trained_tested_written_and_used(labels: Path, tmp_path: Pat
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == card["epochs"]
     pruner = load_pruner(tmp_path, hidden_size=32, layers=8, base=BASE["hash"], allow_untested=True)
     assert LearnedScorer(pruner).layer in STAGES
+    assert LearnedScorer(pruner).age_weight == pytest.approx(card["age_weight"], abs=1e-6)
     with pytest.raises(ConfigError, match="with hash sha256:0, the model is tiny with sha256:9"):
         run_pruner(frozen, BASE | {"hash": "sha256:9"}, meta, rows, tmp_path / "b", QUICK)
     # A verdict is read from the figures, not from a flag that says so.
@@ -264,6 +266,29 @@ def test_a_pruner_is_trained_tested_written_and_used(labels: Path, tmp_path: Pat
     (tmp_path / "card.json").write_text(json.dumps(worse))
     with pytest.raises(ModelError, match="beats random"):
         load_pruner(tmp_path, hidden_size=32, layers=8)
+
+
+@pytest.mark.parametrize(("slope", "decay"), [(0.5, 0.8), (1.0, 0.0), (-0.5, 0.8), (0.5, -0.8)])
+def test_the_weight_of_age_is_that_of_the_attention_still_to_come(labels: Path, slope: float, decay: float) -> None:
+    torch.manual_seed(1)
+    pruner = Pruner(32, STAGES, STAGES[1]).requires_grad_(False)
+    made = []
+    for row in read_labels(labels)[1]:
+        assert row.sample.calls == 3 and row.sample.newest[0] <= row.sample.head < row.sample.newest[1]
+        scores = torch.zeros(row.by_call.shape[1])
+        scores[row.columns] = pruner(STAGES[1], row.hidden[1])
+        # Of three calls, the second is the only one with open tokens before it and a plan after it.
+        age = (row.sample.prompt(1) - torch.arange(len(scores))).clamp(min=1)
+        by_call = torch.zeros_like(row.by_call)
+        by_call[2] = (slope * scores - decay * age.log()).exp() - FLOOR
+        made.append(replace(row, by_call=by_call))
+    expected = max(0.0, decay / slope) if slope > 0 else 0.0
+    assert fit_age(pruner, made) == pytest.approx(expected, abs=1e-3)
+
+
+def test_gradient_labels_know_no_age(tmp_path: Path) -> None:
+    rows = read_labels(make_labels(tmp_path, kind="plan-loss"))[1]
+    assert fit_age(Pruner(32, STAGES).requires_grad_(False), rows) == 0
 
 
 def test_the_mean_label_of_an_id_is_learned_by_heart(labels: Path) -> None:
@@ -289,11 +314,16 @@ def test_a_whole_history_changes_no_plan(labels: Path, tmp_path: Path) -> None:
 
 def test_under_a_budget_the_plans_change_by_ranker(labels: Path) -> None:
     rows = read_labels(labels)[1][:3]
-    sessions = trial(model(), Pruner(32, STAGES), rows, budget=0.9, kv_tokens=50)["sessions"]
-    assert set(sessions["rankers"]) == {"learned", "oracle", "attention", "recency", "random"}
+    pruner = Pruner(32, STAGES)
+    assert "learned, without age" not in trial(model(), pruner, rows, budget=0.9, kv_tokens=50)["sessions"]["rankers"]
+    pruner.age_weight.fill_(0.3)
+    sessions = trial(model(), pruner, rows, budget=0.9, kv_tokens=50)["sessions"]
+    assert set(sessions["rankers"]) == {
+        "learned", "learned, without age", "oracle", "attention", "recency", "random"
+    }  # fmt: skip
     assert sessions["samples"] == 3 and 0 < sessions["tokens"] < sum(len(row.sample.sequence.labels) for row in rows)
     assert all(row["kl"] > 0 for row in sessions["rankers"].values())
-    assert len({row["kl"] for row in sessions["rankers"].values()}) == 5
+    assert len({row["kl"] for row in sessions["rankers"].values()}) == 6
     assert 0 < sessions["plans"] < sum(row.sample.calls for row in rows)
     assert all(0 <= row["plans_agreement"] <= row["agreement"] < 1 for row in sessions["rankers"].values())
 
