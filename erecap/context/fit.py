@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +16,7 @@ CountTokens = Callable[[Sequence[Message]], int]
 
 # Trimming stops when what was kept is within this share of what would just fit; counting tokens is not free.
 _SLACK = 0.02
+_STEPS = 8  # of the limit: old messages are dropped by that share of it
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ def fit_messages(messages: Sequence[Message], count_tokens: CountTokens, limit: 
 
     1. The oldest messages after the head are dropped. The head is everything up to the first user message;
        system messages are never dropped. Where roles alternate they still do, since many chat templates
-       demand it: so an assistant message goes together with the user message after it.
+       demand it: so an assistant message goes together with the user message after it. They go by the eighth of
+       the limit: a chat that grows from call to call then loses the same messages for several calls, and what was
+       read or cached of it stays good, where dropping just enough would change its beginning at every call.
     2. If that is not enough, the newest message is trimmed in the middle, down to a quarter of the window;
        then the first user message, but not its goal (a `protect` span that starts at 0); then the other
        messages that are left; then the newest again, down to nothing.
@@ -48,7 +52,7 @@ def fit_messages(messages: Sequence[Message], count_tokens: CountTokens, limit: 
     total = count_tokens(messages)
     if total <= limit:
         return Fitted(list(messages))
-    kept, total = drop_oldest(messages, count_tokens, limit, total)
+    kept, total = _drop_by_steps(messages, count_tokens, limit, total)
     dropped = len(messages) - len(kept)
     before = total
     for index, floor_tokens in _stages(kept, limit):
@@ -60,6 +64,16 @@ def fit_messages(messages: Sequence[Message], count_tokens: CountTokens, limit: 
             f"system and goal alone take {total} tokens; at most {limit} fit. Shorten them or raise the limit"
         )
     return Fitted(kept, dropped, max(0, before - total))
+
+
+def _drop_by_steps(
+    messages: Sequence[Message], count_tokens: CountTokens, limit: int, total: int
+) -> tuple[list[Message], int]:
+    """`drop_oldest`, of which a whole number of steps goes if there is that much."""
+    step = max(1, limit // _STEPS)
+    goal = total - math.ceil((total - limit) / step) * step
+    kept, left = drop_oldest(messages, count_tokens, goal, total)
+    return (kept, left) if left <= goal else drop_oldest(messages, count_tokens, limit, total)
 
 
 def _head(messages: Sequence[Message]) -> int:

@@ -43,8 +43,27 @@ def test_oldest_pairs_go_first() -> None:
     messages = episode(6)
     fitted = fit_messages(messages, words, words(messages) - 1)
     assert fitted.messages == messages[:2] + messages[4:] and fitted.dropped == 2
+    # Where just enough would be two pairs, a whole step goes.
     fitted = fit_messages(messages, words, words(messages[:2] + messages[-4:]))
-    assert fitted.messages == messages[:2] + messages[-4:] and fitted.truncated_tokens == 0
+    assert fitted.messages == messages[:2] + messages[-2:] and fitted.truncated_tokens == 0
+    # Where so much cannot go, just enough goes.
+    fitted = fit_messages(messages, words, words(messages[:2] + messages[-2:]))
+    assert fitted.messages == messages[:2] + messages[-2:] and fitted.truncated_tokens == 0
+
+
+def test_a_chat_that_grows_loses_the_same_for_several_calls() -> None:
+    messages, limit = episode(200, size=9), 800
+    begins = []
+    for turns in range(10, 200):
+        chat = messages[: 2 + 2 * turns]
+        fitted = fit_messages(chat, words, limit)
+        assert words(fitted.messages) <= limit and fitted.messages[:2] == messages[:2]
+        assert fitted.messages[2:] == chat[2 + fitted.dropped :] and fitted.truncated_tokens == 0
+        # No more than a step and a turn is left unused.
+        assert not fitted.dropped or words(fitted.messages) > limit * 7 / 8 - words(messages[2:4])
+        begins.append(fitted.dropped)
+    changes = sum(a != b for a, b in pairwise(begins))
+    assert begins == sorted(begins) and 0 < changes <= words(messages) / (limit / 8)
 
 
 def test_newest_is_trimmed_in_the_middle() -> None:
