@@ -13,11 +13,11 @@ Played = dict[int, QualityRow]  # by episode
 
 class Episodes:
     """Episodes by suite, mode and budget. Those that count: no error, and none whose history outgrew the model's
-    window in any mode, for there the modes did not read the same."""
+    window in any mode, for there the modes did not read the same; unless these are `also_apart`."""
 
-    def __init__(self, rows: Sequence[QualityRow]) -> None:
+    def __init__(self, rows: Sequence[QualityRow], *, also_apart: bool = False) -> None:
         self.rows = rows
-        self.apart = {(row.suite, row.episode) for row in rows if row.overflow}
+        self.apart = set() if also_apart else {(row.suite, row.episode) for row in rows if row.overflow}
 
     def counted(self, suite: str, mode: str, budget: int | None) -> Played:
         """The episodes that count, by their numbers."""

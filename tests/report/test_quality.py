@@ -123,6 +123,9 @@ def test_episodes_that_outgrew_the_window_stand_apart_in_every_mode() -> None:
     content = summarise_quality([*over, *broken], [], ABOUT)
     found = {row["id"]: row for row in content["rows"]}
     assert found["Q1b"]["n"] == 99 and found["Q2-chain-SR"]["n"] == 98
+    # What leaving it out changes is said beside each figure.
+    assert found["Q1b"]["measured"] == 49.49 and found["Q1b"]["note"].startswith("50 (40.38 to 59.62) of all 100, with")
+    assert "0 (0 to 0) of all 99, with those that outgrew the window" in found["Q2-chain-SR"]["note"]
     modes = {mode["mode"]: mode for mode in content["apart"][0]["modes"]}
     assert content["apart"][0]["episodes"] == 1
     assert (modes["reuse"]["overflowed"], modes["erecap"]["overflowed"], modes["erecap"]["sr"]) == (1, 0, 1.0)
