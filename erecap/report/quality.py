@@ -63,10 +63,9 @@ def summarise_quality(
     """
     require_one_planner(rows, agreement)
     episodes = Episodes(rows)
-    # A planner that searches in vain outgrows the window, so leaving these episodes out flatters it: the same over all.
-    every = [figure for part in _FIGURES for figure in part(Episodes(rows, also_apart=True), seed)]
+    within = [figure for part in _FIGURES for figure in part(Episodes(rows, within_window=True), seed)]
     figures = [figure for part in _FIGURES for figure in part(episodes, seed)]
-    figures = [_beside(figure, every) for figure in figures] + _agreement(agreement, seed)
+    figures = [_beside(figure, within) for figure in figures] + _agreement(agreement, seed)
     groups = sorted({(row.suite, row.mode, row.budget) for row in rows}, key=lambda g: (g[0], g[1], g[2] or 0))
     return {
         "rows": [{**figure, **about} for figure in figures],
@@ -95,13 +94,13 @@ def figure_row(name: str, interval: Interval, n: int, note: str, *, holds: bool 
     }
 
 
-def _beside(figure: JsonRow, every: Sequence[JsonRow]) -> JsonRow:
-    """`figure`, and in its note what it is over all episodes where that is another number of them."""
-    same = next(other for other in every if other["id"] == figure["id"])
-    if same["n"] == figure["n"]:
+def _beside(figure: JsonRow, within: Sequence[JsonRow]) -> JsonRow:
+    """`figure`, and in its note what it is without the episodes that outgrew the window, if there are any."""
+    same = next((other for other in within if other["id"] == figure["id"]), None)
+    if same is None or same["n"] == figure["n"]:
         return figure
     interval = f"{same['measured']:g} ({same['low']:g} to {same['high']:g})"
-    also = f"{interval} of all {same['n']}, with those that outgrew the window"
+    also = f"{interval} in the {same['n']} that stayed within the model's window"
     return {**figure, "note": "; ".join(filter(None, (figure["note"], also)))}
 
 

@@ -12,12 +12,19 @@ Played = dict[int, QualityRow]  # by episode
 
 
 class Episodes:
-    """Episodes by suite, mode and budget. Those that count: no error, and none whose history outgrew the model's
-    window in any mode, for there the modes did not read the same; unless these are `also_apart`."""
+    """Episodes by suite, mode and budget. Those that ended with an error do not count.
 
-    def __init__(self, rows: Sequence[QualityRow], *, also_apart: bool = False) -> None:
+    Args:
+        rows: all that were played.
+        within_window: nor do those whose history outgrew the model's window in any mode, where modes without a budget
+            lost old messages. They count otherwise: a planner that searches in vain outgrows its window, so that
+            leaving them out would choose episodes by how they ended.
+    """
+
+    def __init__(self, rows: Sequence[QualityRow], *, within_window: bool = False) -> None:
         self.rows = rows
-        self.apart = set() if also_apart else {(row.suite, row.episode) for row in rows if row.overflow}
+        self.apart = {(row.suite, row.episode) for row in rows if row.overflow}
+        self._left_out = self.apart if within_window else set()
 
     def counted(self, suite: str, mode: str, budget: int | None) -> Played:
         """The episodes that count, by their numbers."""
@@ -26,7 +33,7 @@ class Episodes:
             for row in self.rows
             if (row.suite, row.mode, row.budget) == (suite, mode, budget)
             and row.end != "error"
-            and (row.suite, row.episode) not in self.apart
+            and (row.suite, row.episode) not in self._left_out
         }
 
 

@@ -46,7 +46,8 @@ def quality_table(results: dict[str, Any]) -> str:
         modes = ", ".join(f"`{m['mode']}` {percent(m['sr'], 0)} of {m['n']}" for m in apart["modes"])
         lines += [
             "",
-            f"Apart, {apart['suite']}: {apart['episodes']} outgrew the model's window in some mode ({modes}).",
+            f"In {apart['suite']} {apart['episodes']} episodes outgrew the model's window in some mode ({modes}). "
+            "They count above.",
         ]
     return "\n".join(lines)
 

@@ -125,8 +125,8 @@ class RayExecutor:
             if task.job is not None:
                 lost = 0
                 yield answer
-            elif answer[0] != self._facts[0]:
-                raise RunError("two nodes of the cluster have different weights of the model, adapter or pruner")
+            else:
+                _require_same_model(self._facts[0] or {}, answer[0] or {})
             if waiting:
                 job = waiting.popleft()
                 self._tasks[task.worker.play.remote(job)] = _Task(task.worker, job)
@@ -188,6 +188,15 @@ def _import_ray() -> Any:
     except ModuleNotFoundError as error:
         raise ConfigError(f"executor ray: {error.name} is not installed; pip install 'erecap[ray]'") from error
     return ray
+
+
+def _require_same_model(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    differ = sorted(key for key in {**one, **other} if one.get(key) != other.get(key))
+    if differ:
+        raise RunError(
+            f"two workers of the cluster have loaded different models: {', '.join(differ)}; allowed: the same files on "
+            "all nodes, and one number format (dtype)"
+        )
 
 
 def _knock(address: str) -> None:

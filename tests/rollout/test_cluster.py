@@ -92,7 +92,7 @@ def test_what_a_worker_complains_about_reaches_the_caller(tmp_path, play):
 
 
 def test_nodes_with_different_weights_are_refused(tmp_path, play):
-    with pytest.raises(RunError, match="two nodes of the cluster have different weights"):
+    with pytest.raises(RunError, match="two workers of the cluster have loaded different models: hash; allowed"):
         play(tmp_path, components=UnequalComponents)
 
 
