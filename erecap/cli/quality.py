@@ -52,9 +52,15 @@ def quality(
 
     Can be stopped at any time, and goes on when called again, also in a clone that has only the file.
     """
+    from erecap.errors import ConfigError
+
     loaded = load_config(config, overrides, workers, batch, ray)
     command = "make quality" if rows == ROWS else f"erecap quality {config} --rows {rows.name}"
     if agreement is not None:
+        if workers is not None or batch is not None or ray:
+            raise ConfigError(
+                "--agreement: one episode at a time, in this process; --workers, --batch, --ray are not allowed"
+            )
         compare_plans(loaded, agreement, agreement_path(rows), fresh)
         summarise(rows, results, command)
         return

@@ -80,9 +80,10 @@ def together_table(replan: Mapping[str, Any], quality: Mapping[str, Any]) -> str
         for suite in (SINGLE, CHAIN):
             group = groups.get((suite, UNPRUNED if mode == "full" else mode))
             share = group["sr"] if group else None
-            cells += [percent(None if share is None else share["value"]), decimal(group["spl"] if group else None)]
+            success = f"{percent(share['value'])} of {group['counted']}" if group and share else percent(None)
+            cells += [success, decimal(group["spl"] if group else None)]
         lines.append("| " + " | ".join([f"`{mode}`", *map(str, cells)]) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_uneven(list(groups.values()))])
 
 
 def _measured(row: Mapping[str, Any] | None) -> str:
@@ -112,7 +113,18 @@ def _modes(groups: Sequence[Mapping[str, Any]]) -> list[str]:
             percent(group["kept_share"], 0),
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return lines
+    return [*lines, *_uneven(groups)]
+
+
+def _uneven(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning where some mode has not played all episodes of a suite: rows of a table look as if they compared."""
+    if len({group["suite"] for group in groups}) == len({(group["suite"], group["counted"]) for group in groups}):
+        return []
+    return [
+        "",
+        "Not all modes have played as many episodes of a suite yet: success over different episodes does not compare, "
+        "and only the paired differences do.",
+    ]
 
 
 def _place(mode: str) -> tuple[int, str]:

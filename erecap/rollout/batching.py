@@ -29,8 +29,8 @@ class BatchExecutor(SerialExecutor):
     def prepare(self, modes: list[Mode], say: Say) -> None:
         """Load what the modes need, once, and open environments for all episodes that are played together."""
         super().prepare(modes, say)
-        say(f"playing {self._config.batch} episodes at a time")
-        self._twins = [self._components.twin() for _ in range(self._config.batch - 1)]
+        say(f"playing {self.config.batch} episodes at a time")
+        self._twins = [self._components.twin() for _ in range(self.config.batch - 1)]
         self._free = [self._components, *self._twins]  # what no episode is played with now
 
     def play(self, jobs: Sequence[Job], watch: Watch) -> Iterator[Played]:
@@ -40,7 +40,7 @@ class BatchExecutor(SerialExecutor):
         if pool is None:  # nobody asks a model
             yield from (task() for task in tasks)
             return
-        with closing(pool.stream(tasks, at_once=self._config.batch)) as results:
+        with closing(pool.stream(tasks, at_once=self.config.batch)) as results:
             yield from results
 
     def close(self) -> None:
@@ -52,15 +52,15 @@ class BatchExecutor(SerialExecutor):
         components = self._free.pop()
         try:
             tick = partial(watch, job)
-            return self._play_one(job, self._config, self._suites, components, contended=True, tick=tick)
+            return self.play_one(job, self.config, self.suites, components, contended=True, tick=tick)
         finally:
             self._free.append(components)
 
 
-def executor_of(
-    config: RunConfig,
-) -> type[SerialExecutor] | type[ProcessExecutor] | type[BatchExecutor] | type[RayExecutor]:
+AnyExecutor = SerialExecutor | ProcessExecutor | RayExecutor
+EXECUTORS: dict[str, type[AnyExecutor]] = {"serial": SerialExecutor, "process": ProcessExecutor, "ray": RayExecutor}
+
+
+def executor_of(config: RunConfig) -> type[AnyExecutor]:
     """Which executor plays `config`."""
-    if config.batch > 1:
-        return BatchExecutor
-    return {"serial": SerialExecutor, "process": ProcessExecutor, "ray": RayExecutor}[config.executor]  # type: ignore[return-value]
+    return BatchExecutor if config.batch > 1 else EXECUTORS[config.executor]

@@ -18,12 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from erecap.config.modes import Mode
-from erecap.config.run import RunConfig
-from erecap.config.suite import Suite
 from erecap.errors import ConfigError, ErecapError, RunError
 from erecap.rollout.cluster_worker import ClusterWorker
-from erecap.rollout.components import OpenComponents, Say
-from erecap.rollout.executors import PlayOne, Watch, play_job
+from erecap.rollout.components import Say
+from erecap.rollout.executors import Setting, Watch
 from erecap.rollout.jobs import Job, Played
 from erecap.rollout.rows import lost_episode
 from erecap.rollout.workers import DEATHS_ALLOWED
@@ -39,7 +37,8 @@ class _Task:
     job: Job | None
 
 
-class RayExecutor:
+@dataclass(eq=False)
+class RayExecutor(Setting):
     """Plays on up to `config.workers` workers of a Ray cluster. Its rows are marked `contended`.
 
     The cluster is the one that this process is connected to already, or else the one that RAY_ADDRESS names or that
@@ -56,17 +55,7 @@ class RayExecutor:
 
     contended = True
 
-    def __init__(
-        self,
-        config: RunConfig,
-        suites: Mapping[str, Suite],
-        open_components: OpenComponents,
-        play_one: PlayOne = play_job,
-    ) -> None:
-        self._config = config
-        self._suites = dict(suites)
-        self._open = open_components
-        self._play_one = play_one
+    def __post_init__(self) -> None:
         self._modes: list[Mode] = []
         self._tasks: dict[Any, _Task] = {}  # by what Ray returns for a call
         self._facts: tuple[dict[str, Any] | None, int | None] = (None, None)
@@ -82,12 +71,12 @@ class RayExecutor:
             self._connect(say)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         cpus = [int(node.get("CPU", 0)) for node in nodes]
-        self._threads = self._config.threads or threads_of(cpus, self._config.workers)
+        self._threads = self.config.threads or threads_of(cpus, self.config.workers)
         gpus = any(node.get("GPU") for node in nodes)
-        self._gpus = 1 if self._config.device == "cuda" or (self._config.device == "auto" and gpus) else 0
+        self._gpus = 1 if self.config.device == "cuda" or (self.config.device == "auto" and gpus) else 0
         needs = f"{self._threads} CPU{'s' if self._threads > 1 else ''}" + (" and a GPU" if self._gpus else "")
-        say(f"starting {self._config.workers} workers on a Ray cluster (nodes: {len(nodes)}), each with {needs}")
-        for _ in range(self._config.workers):
+        say(f"starting {self.config.workers} workers on a Ray cluster (nodes: {len(nodes)}), each with {needs}")
+        for _ in range(self.config.workers):
             self._start()
         while True:
             done, _ = ray.wait(list(self._tasks), timeout=WAIT_SECONDS)
@@ -116,7 +105,7 @@ class RayExecutor:
             if answer is None:
                 lost += 1
                 if task.job is not None:
-                    yield lost_episode(task.job, self._suites[task.job.suite], "the cluster lost the worker", True)
+                    yield lost_episode(task.job, self.suites[task.job.suite], "the cluster lost the worker", True)
                 if lost >= DEATHS_ALLOWED:
                     raise RunError(f"the cluster lost {lost} workers in a row")
                 if waiting:
@@ -159,9 +148,9 @@ class RayExecutor:
         kind = self._ray.remote(ClusterWorker)
         # Ray sets the number of threads of a worker by num_cpus, and hides the GPUs that it was not given.
         options = {"num_cpus": self._threads, "num_gpus": self._gpus, "scheduling_strategy": "SPREAD"}
-        config = self._config.model_copy(update={"threads": self._threads})
+        config = self.config.model_copy(update={"threads": self._threads})
         worker = kind.options(**options).remote(
-            str(Path.cwd()), self._open, self._play_one, config, self._suites, self._modes
+            str(Path.cwd()), self.open_components, self.play_one, config, self.suites, self._modes
         )
         self._tasks[worker.ready.remote()] = _Task(worker, None)
 

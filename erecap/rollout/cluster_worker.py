@@ -12,7 +12,7 @@ from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ErecapError
 from erecap.rollout.components import OpenComponents
-from erecap.rollout.executors import PlayOne
+from erecap.rollout.executors import PlayOne, to_travel
 from erecap.rollout.jobs import Job, Played
 
 
@@ -45,12 +45,11 @@ class ClusterWorker:
             self._components.prepare(self._modes, lambda line: None)
             return self._components.model_facts(), self._components.threads()
         except ErecapError as error:
-            # With its class and text only: a cause may hold things that cannot travel.
-            return type(error)(str(error))
+            return to_travel(error)
 
     def play(self, job: Job) -> Played | ErecapError:
         """Play one job."""
         try:
             return self._play_one(job, self._config, self._suites, self._components, contended=True)
         except ErecapError as error:
-            return type(error)(str(error))
+            return to_travel(error)

@@ -1,15 +1,16 @@
-"""Who plays the episodes: this process, one after the other, or worker processes."""
+"""Who plays the episodes: what all executors share, and the one that plays in this process, one after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 from erecap.config.modes import Mode, parse_mode
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
-from erecap.errors import GameError
+from erecap.errors import ErecapError, GameError
 from erecap.rollout.components import Components, OpenComponents, Say
 from erecap.rollout.episode import Tick, play
 from erecap.rollout.jobs import Job, Played
@@ -68,22 +69,29 @@ class PlayOne(Protocol):
     ) -> Played: ...
 
 
-class SerialExecutor:
+def to_travel(error: ErecapError) -> ErecapError:
+    """An error as a worker sends it: with its class and text only, for a cause may hold things that cannot travel."""
+    return type(error)(str(error))
+
+
+@dataclass(eq=False)
+class Setting:
+    """What every executor is made of."""
+
+    config: RunConfig
+    suites: Mapping[str, Suite]
+    open_components: OpenComponents
+    play_one: PlayOne = play_job
+
+
+@dataclass(eq=False)
+class SerialExecutor(Setting):
     """Plays in this process. The executor for timings."""
 
     contended = False
 
-    def __init__(
-        self,
-        config: RunConfig,
-        suites: Mapping[str, Suite],
-        open_components: OpenComponents,
-        play_one: PlayOne = play_job,
-    ) -> None:
-        self._play_one = play_one
-        self._config = config
-        self._suites = suites
-        self._components = open_components(config, suites)
+    def __post_init__(self) -> None:
+        self._components = self.open_components(self.config, self.suites)
 
     def prepare(self, modes: list[Mode], say: Say) -> None:
         self._components.prepare(modes, say)
@@ -94,7 +102,7 @@ class SerialExecutor:
     def play(self, jobs: Sequence[Job], watch: Watch) -> Iterator[Played]:
         for job in jobs:
             tick = partial(watch, job)
-            yield self._play_one(job, self._config, self._suites, self._components, contended=False, tick=tick)
+            yield self.play_one(job, self.config, self.suites, self._components, contended=False, tick=tick)
 
     def close(self) -> None:
         self._components.close()

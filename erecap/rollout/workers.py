@@ -21,7 +21,7 @@ from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ErecapError, RunError
 from erecap.rollout.components import OpenComponents, Say
-from erecap.rollout.executors import PlayOne, Watch, play_job
+from erecap.rollout.executors import PlayOne, Setting, Watch, to_travel
 from erecap.rollout.jobs import Job, Played
 from erecap.rollout.machine import cores
 from erecap.rollout.rows import lost_episode
@@ -44,7 +44,8 @@ class _Worker:
         return f"the worker process ended with {how}"
 
 
-class ProcessExecutor:
+@dataclass(eq=False)
+class ProcessExecutor(Setting):
     """Plays on `config.workers` processes. Its rows are marked `contended` if there is more than one.
 
     A worker that dies in an episode costs that episode, which becomes an error row, and is replaced.
@@ -54,20 +55,11 @@ class ProcessExecutor:
         ErecapError: what a worker raised, such as a ModelError. From `prepare` and `play`.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        suites: Mapping[str, Suite],
-        open_components: OpenComponents,
-        play_one: PlayOne = play_job,
-    ) -> None:
-        self._play_one = play_one
-        self.contended = config.workers > 1
+    def __post_init__(self) -> None:
+        self.contended = self.config.workers > 1
         # Without a limit each worker would start a thread per core.
-        threads = config.threads or max(1, cores() // config.workers)
-        self._config = config.model_copy(update={"threads": threads})
-        self._suites = dict(suites)
-        self._open = open_components
+        threads = self.config.threads or max(1, cores() // self.config.workers)
+        self.config = self.config.model_copy(update={"threads": threads})
         self._modes: list[Mode] = []
         self._workers: list[_Worker] = []
         self._facts: tuple[dict[str, Any] | None, int | None] = (None, None)
@@ -75,8 +67,8 @@ class ProcessExecutor:
     def prepare(self, modes: list[Mode], say: Say) -> None:
         """Start the workers and wait until each has loaded what it needs."""
         self._modes = modes
-        say(f"starting {self._config.workers} worker processes, each loads its own model")
-        self._workers = [self._start() for _ in range(self._config.workers)]
+        say(f"starting {self.config.workers} worker processes, each loads its own model")
+        self._workers = [self._start() for _ in range(self.config.workers)]
         for worker in self._workers:
             self._await_ready(worker)
 
@@ -98,7 +90,7 @@ class ProcessExecutor:
                 except (EOFError, ConnectionResetError):
                     deaths += 1
                     death = worker.describe_death()
-                    yield lost_episode(job, self._suites[job.suite], death, self.contended)
+                    yield lost_episode(job, self.suites[job.suite], death, self.contended)
                     if deaths >= DEATHS_ALLOWED:
                         raise RunError(f"{deaths} workers in a row died; the last: {death}") from None
                     worker = self._replace(worker)
@@ -128,7 +120,7 @@ class ProcessExecutor:
         ours, theirs = context.Pipe()
         process = context.Process(
             target=_work,
-            args=(theirs, self._open, self._play_one, self._config, self._suites, self._modes, self.contended),
+            args=(theirs, self.open_components, self.play_one, self.config, self.suites, self._modes, self.contended),
             daemon=True,
         )
         with _signals_blocked():
@@ -198,8 +190,7 @@ def _work(
             while True:
                 pipe.send(play_one(pipe.recv(), config, suites, components, contended=contended))
         except ErecapError as error:
-            # With its class and text only: a cause may hold things that cannot travel.
-            pipe.send(type(error)(str(error)))
+            pipe.send(to_travel(error))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the parent has no more jobs, or is gone
     finally:

@@ -74,17 +74,18 @@ class Ratings:
         row, known = self._rows(live.index[0].cpu())
         self._scores[row[known]] = scores[0][known]
 
-    def of(self, index: torch.Tensor, end: int | None = None) -> torch.Tensor:
-        """Finite scores `(n,)` of the tokens at places `index` `(n,)`; those never scored come below all others.
+    def of(self, index: torch.Tensor, end: int) -> torch.Tensor:
+        """Finite scores `(n,)` of the tokens at places `index` `(n,)`, less what age takes off them.
+
+        Those never scored come below all others.
 
         Args:
-            end: the place behind the newest token, to count ages from; None: scores as they were taken.
+            end: the place behind the newest token, to count ages from.
         """
         row, known = self._rows(index.cpu())
         scores = torch.full(row.shape, -torch.inf)
         scores[known] = self._scores[row[known]]
-        if end is not None and (weight := getattr(self.scorer, "age_weight", 0.0)):
-            scores -= weight * (end - index.cpu()).clamp(min=1).to(scores.dtype).log()
+        scores -= getattr(self.scorer, "age_weight", 0.0) * (end - index.cpu()).to(scores.dtype).log()
         scored = torch.isfinite(scores)
         lowest = float(scores[scored].min()) if bool(scored.any()) else 0.0
         return scores.masked_fill(~scored, lowest - 1.0)

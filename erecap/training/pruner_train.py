@@ -132,7 +132,7 @@ def train_pruner(
     write_atomic(out / "log.jsonl", "".join(_line(row) for row in log))
     by_stage = log[facts["best_epoch"]]["by_stage"]
     chosen = Pruner(meta["hidden_size"], stages, max(stages, key=lambda stage: by_stage[str(stage)]))
-    chosen.load_state_dict(best, strict=False)  # all but the age, which comes now
+    chosen.load_state_dict(best | {"age_weight": chosen.age_weight})
     chosen.age_weight.fill_(fit_age(chosen, train))
     say(f"weight of a token's age: {float(chosen.age_weight):.3f} for each logarithm of it")
     return chosen.eval().requires_grad_(False), log, held

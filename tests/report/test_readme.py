@@ -63,8 +63,10 @@ def test_seconds_by_length_in_all_rows() -> None:
 
 
 def test_speed_and_quality_stand_in_one_table() -> None:
-    def group(suite: str, mode: str, budget: int | None, sr: float) -> dict[str, Any]:
-        return {"suite": suite, "mode": mode, "budget": budget, "sr": {"value": sr}, "spl": sr / 2}
+    def group(suite: str, mode: str, budget: int | None, sr: float, counted: int = 120) -> dict[str, Any]:
+        return {
+            "suite": suite, "mode": mode, "budget": budget, "sr": {"value": sr}, "spl": sr / 2, "counted": counted
+        }  # fmt: skip
 
     chains, single = "household-chains-unseen", "household-unseen"
     modes = [group(single, "reuse", None, 0.9), group(chains, "reuse", None, 0.7), group(chains, "erecap", 1024, 0.6)]
@@ -72,10 +74,14 @@ def test_speed_and_quality_stand_in_one_table() -> None:
     lines = together_table(results(), {"modes": [*modes, *ignored]}).splitlines()
     assert lines[2] == "| mode | 4,000 | 7,500 | SR single | SPL | SR chains | SPL |"
     assert lines[4:] == [
-        "| `full` | 12.00 | 22.50 | 90 % | 0.45 | 70 % | 0.35 |",
-        "| `reuse` | – | – | 90 % | 0.45 | 70 % | 0.35 |",
-        "| `erecap` | – | – | – | – | 60 % | 0.30 |",
+        "| `full` | 12.00 | 22.50 | 90 % of 120 | 0.45 | 70 % of 120 | 0.35 |",
+        "| `reuse` | – | – | 90 % of 120 | 0.45 | 70 % of 120 | 0.35 |",
+        "| `erecap` | – | – | – | – | 60 % of 120 | 0.30 |",
     ]
+    modes[2]["counted"] = 12
+    lines = together_table(results(), {"modes": modes}).splitlines()
+    assert lines[6].startswith("| `erecap` | – | – | – | – | 60 % of 12 |")
+    assert lines[-1].startswith("Not all modes have played as many episodes of a suite yet")
     assert together_table(results(), {}).splitlines()[4:] == ["| `full` | 12.00 | 22.50 | – | – | – | – |"]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,6 +60,17 @@ def test_rows_equal_serial_rows(tmp_path, play, quiet, rows_of):
     assert {json.loads(line)["contended"] for line in lines} == {True}
     assert signal.getsignal(signal.SIGTERM) is before
     assert "starting 2 workers on a Ray cluster (nodes: 2), each with 1 CPU" in quiet.file.getvalue()
+
+
+def test_who_waits_is_told_what_for(tmp_path, play, quiet, monkeypatch):
+    monkeypatch.setattr(cluster, "WAIT_SECONDS", 0.01)
+    play(tmp_path, modes=["expert"], workers=1)
+    assert re.search(r"no worker is ready yet; each needs 1 CPU; free: \d CPUs, 0 GPUs", quiet.file.getvalue())
+
+
+def test_a_gpu_is_chosen_by_ray():
+    with pytest.raises(ValueError, match="device: got cuda:1 with executor ray; allowed: auto, cpu, cuda"):
+        tiny_run(executor="ray", device="cuda:1")
 
 
 def test_more_workers_than_fit(tmp_path, play):

@@ -52,7 +52,7 @@ def test_a_session_scores_every_token_once_in_whatever_chunks_it_is_read(name: s
     assert ratings is not None
     ids = session.token_ids
     expected = direct(name, ids, 6, pruner)
-    got = ratings.of(torch.arange(len(ids)))
+    got = ratings.of(torch.arange(len(ids)), len(ids))
     assert (got - expected).abs().max() <= 1e-3 * expected.abs().max()
 
 
@@ -84,11 +84,9 @@ def test_the_older_of_two_tokens_counts_less() -> None:
     ratings, end = session.cache.ratings, session.cache.get_seq_length()
     assert ratings is not None
     place = torch.arange(end)
-    plain = ratings.of(place)
-    assert torch.equal(ratings.of(place, end), plain)
+    plain = ratings.of(place, end)
     scorer.pruner.age_weight.fill_(0.7)
     assert torch.allclose(ratings.of(place, end), plain - 0.7 * (end - place).float().log())
-    assert torch.equal(ratings.of(place), plain)
 
 
 def test_tokens_with_higher_scores_stay() -> None:
