@@ -60,7 +60,7 @@ def test_another_configuration_is_refused_in_one_line(erecap, walk):
 @pytest.mark.parametrize("more", [("--workers", 2), ("--batch", 8), ("--ray",)])
 def test_agreement_takes_no_part_in_how_episodes_are_played(erecap, walk, more):
     code, _, err = erecap("quality", walk, *FILES, "--agreement", "corridor", *more)
-    assert code == 1 and err.count("\n") == 1 and "--agreement: one episode at a time" in err
+    assert code == 2 and err.count("\n") == 1 and "--agreement: one episode at a time" in err
     assert not Path("raw").exists()
 
 
