@@ -7,16 +7,21 @@ fewer operations, on a `PrunedCache`, without hooks. Layers it does not know are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from erecap.decoding.attention import fold_mask, grouped_attention
 from erecap.decoding.linear import Product, Weights, make_head, make_product
+from erecap.decoding.padded import PaddedAttention, fits
 from erecap.tokens.cache import PrunedCache
 from erecap.tokens.masks import layer_windows
+from erecap.tokens.probe import current, last_query_mass
 from erecap.tokens.ragged import Part, kept_rows
 from erecap.tokens.ropes import CHANGING, angles, layer_type, rope_kinds
 
@@ -67,6 +72,7 @@ class FlatDecoder:
         if weights != "same" and model.device.type != "cpu":
             raise ValueError(f"decode weights {weights!r} need the model on a CPU, it is on {model.device.type}")
         self.weights = weights
+        self.pads = model.device.type != "cpu"  # several short reads share one call of attention
         self._decoder = model.get_decoder()
         self._device = model.device
         self._modules = [*self._decoder.modules(), model.lm_head]
@@ -79,6 +85,7 @@ class FlatDecoder:
             ]
             self._norm = _norm(self._decoder.norm)
             self._head = make_head(model.lm_head.weight, model.lm_head.bias, weights)
+        self._whole = all(window is None for window in windows)
 
     def bypasses(self) -> bool:
         """Whether a hook of somebody else is on a module now; reading flat would go past it."""
@@ -98,12 +105,13 @@ class FlatDecoder:
         Returns:
             Logits `(keep or len(ids), vocab)`.
         """
-        return self.read_together([Part(cache, ids, start, keep)])[0]
+        return self.read_together([Part(cache, ids, start, keep, current.collect)])[0]
 
     def read_together(self, parts: Sequence[Part]) -> list[torch.Tensor]:
-        """As `read`, for several caches in one pass (see `erecap.tokens.ragged`): logits of each.
+        """As `read`, for several caches in one pass (see `erecap.tokens.ragged`): logits of each, on the CPU.
 
-        An exception leaves every cache as it was before.
+        There tokens are chosen from them: one copy is better than a question to the device for each token. An exception
+        leaves every cache as it was before.
         """
         with torch.no_grad():
             try:
@@ -116,14 +124,17 @@ class FlatDecoder:
                 hidden = hidden[0]
                 masks: dict[int, torch.Tensor] = {}
                 rated = [part.cache.ratings is not None for part in parts]
+                padded = self._padded(parts, hidden)
                 for block in self._blocks:
                     if any(rated):
                         _rate(block.number, hidden, parts)
-                    hidden = block(hidden, ropes[block.rope], parts, masks)
+                    hidden = block(hidden, ropes[block.rope], parts, masks, padded)
+                if padded is not None:
+                    padded.attention.store()
                 rows = kept_rows(parts)
                 if len(rows) < len(ids):
                     hidden = hidden[-len(rows) :] if len(parts) == 1 else hidden[rows]
-                logits: torch.Tensor = self._head(self._norm(hidden))
+                logits: torch.Tensor = self._head(self._norm(hidden)).cpu()
             except BaseException:  # also an interrupt: what layers have stored so far must not stay
                 for part in parts:
                     part.cache.rollback()
@@ -131,6 +142,22 @@ class FlatDecoder:
             for part in parts:
                 part.cache.finish()
             return list(logits.split([part.kept for part in parts]))
+
+    def _padded(self, parts: Sequence[Part], hidden: torch.Tensor) -> Padded | None:
+        """The parts whose attention is shared, where that is worth it."""
+        if not self.pads or not self._whole:
+            return None
+        begins = [0, *accumulate(len(part.ids) for part in parts)]
+        shared = [number for number, part in enumerate(parts) if fits(part)]
+        if len(shared) < 2:
+            return None
+        block = self._blocks[0]
+        like = hidden.new_empty(block.kv_heads, 0, block.dim)
+        rows = [begins[number] for number in shared]
+        attention = PaddedAttention(
+            [parts[number] for number in shared], rows, (block.heads, block.kv_heads), block.scale, like
+        )
+        return Padded(attention, frozenset(shared))
 
     def _ropes(self, hidden: torch.Tensor, positions: torch.Tensor) -> dict[str | None, tuple]:
         kinds = {block.rope for block in self._blocks}
@@ -144,13 +171,21 @@ class FlatDecoder:
         return ropes
 
 
+@dataclass(frozen=True)
+class Padded:
+    """Which parts of a forward call share their attention."""
+
+    attention: PaddedAttention
+    shared: frozenset[int]
+
+
 class _Block:
     """One decoder layer; hidden states are `(tokens, hidden_size)`."""
 
     def __init__(self, layer: Any, number: int, window: int | None, rope: str | None, weights: Weights) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.number, self.window, self.rope = number, window, rope
-        self._dim, self._scale = attention.head_dim, attention.scaling
+        self.dim, self.scale = attention.head_dim, attention.scaling
         self._groups = attention.num_key_value_groups
         self._norms = (_norm(getattr(attention, "q_norm", None)), _norm(getattr(attention, "k_norm", None)))
         self._qkv = _product(attention, ("qkv_proj",), ("q_proj", "k_proj", "v_proj"), weights)
@@ -162,22 +197,34 @@ class _Block:
         # Gemma3 norms what comes out of attention and MLP; the others only what goes in.
         self._mlp_before = _norm(getattr(layer, "pre_feedforward_layernorm", None))
         self._mlp_after = _norm(getattr(layer, "post_feedforward_layernorm", None))
-        values = attention.o_proj.in_features // self._dim
-        self._heads, self._kv_heads = values, values // self._groups
+        values = attention.o_proj.in_features // self.dim
+        self.heads, self.kv_heads = values, values // self._groups
 
     def __call__(
-        self, hidden: torch.Tensor, rope: tuple, parts: Sequence[Part], masks: dict[int, torch.Tensor]
+        self,
+        hidden: torch.Tensor,
+        rope: tuple,
+        parts: Sequence[Part],
+        masks: dict[int, torch.Tensor],
+        padded: Padded | None,
     ) -> torch.Tensor:
-        mixed = self._mix(self._before(hidden), rope, parts, masks)
+        mixed = self._mix(self._before(hidden), rope, parts, masks, padded)
         if self._mlp_before is None or self._mlp_after is None:
             hidden = hidden + mixed
             return hidden + self._transform(self._after(hidden))
         hidden = hidden + self._after(mixed)
         return hidden + self._mlp_after(self._transform(self._mlp_before(hidden)))
 
-    def _mix(self, x: torch.Tensor, rope: tuple, parts: Sequence[Part], masks: dict[int, torch.Tensor]) -> torch.Tensor:
-        heads, kv_heads = self._heads, self._kv_heads
-        mixed = self._qkv(x).view(x.shape[0], heads + 2 * kv_heads, self._dim)
+    def _mix(
+        self,
+        x: torch.Tensor,
+        rope: tuple,
+        parts: Sequence[Part],
+        masks: dict[int, torch.Tensor],
+        padded: Padded | None,
+    ) -> torch.Tensor:
+        heads, kv_heads = self.heads, self.kv_heads
+        mixed = self._qkv(x).view(x.shape[0], heads + 2 * kv_heads, self.dim)
         turned, values = mixed.split((heads + kv_heads, kv_heads), 1)
         q_norm, k_norm = self._norms
         if q_norm is not None and k_norm is not None:
@@ -186,32 +233,45 @@ class _Block:
         query, keys = _turn(turned, *rope).split((heads, kv_heads), 1)
         key, value = keys.transpose(0, 1).unsqueeze(0), values.transpose(0, 1).unsqueeze(0)
         if len(parts) == 1:
-            return self._out(self._attend(parts[0].cache, query, key, value, masks))
+            return self._out(self._attend(parts[0], query, key, value, masks))
+        sizes = [len(part.ids) for part in parts]
+        if padded is None:
+            answers: Iterator[torch.Tensor] = iter(())
+        else:
+            together = padded.attention(self.number, query, key[0], value[0])
+            if len(padded.shared) == len(parts):
+                return self._out(together)
+            answers = iter(together.split([sizes[number] for number in sorted(padded.shared)]))
         outputs, begin = [], 0
-        for part in parts:
-            size = len(part.ids)
-            own = (query.narrow(0, begin, size), key.narrow(2, begin, size), value.narrow(2, begin, size))
-            outputs.append(self._attend(part.cache, *own, masks))
+        for number, (part, size) in enumerate(zip(parts, sizes, strict=True)):
+            if padded is not None and number in padded.shared:
+                outputs.append(next(answers))
+            else:
+                own = (query.narrow(0, begin, size), key.narrow(2, begin, size), value.narrow(2, begin, size))
+                outputs.append(self._attend(part, *own, masks))
             begin += size
         return self._out(torch.cat(outputs))
 
     def _attend(
         self,
-        cache: PrunedCache,
+        part: Part,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
         masks: dict[int, torch.Tensor],
     ) -> torch.Tensor:
+        cache = part.cache
         assert cache.reading is not None, "read_together begins a reading for every cache"
-        mask = cache.reading.mask(self.number, self.window, "sdpa", query.dtype)
+        mask = seen = cache.reading.mask(self.number, self.window, "sdpa", query.dtype)
         if mask is not None:
             # The same mask object serves many layers; so does what is made of it.
             if id(mask) not in masks:
                 masks[id(mask)] = fold_mask(mask, self._groups, query.dtype)
             mask = masks[id(mask)]
         keys, values = cache.update(key, value, self.number)
-        return grouped_attention(query, keys, values, mask, self._scale)
+        if part.collect is not None:
+            part.collect[self.number] = last_query_mass(query.transpose(0, 1)[None], keys, seen, self.scale, None)
+        return grouped_attention(query, keys, values, mask, self.scale)
 
     def _transform(self, x: torch.Tensor) -> torch.Tensor:
         gate, up = self._up(x).chunk(2, -1)
@@ -244,14 +304,23 @@ def _norm(module: Any) -> Any:
         return module
     # Gemma3 stores how much its weights differ from one.
     weight = 1.0 + module.weight if type(module).__name__ == "Gemma3RMSNorm" else module.weight
-    share = 1 / weight.shape[0]
-    eps = torch.tensor(module.eps if hasattr(module, "eps") else module.variance_epsilon, device=weight.device)
+    make = _norm_of_few if weight.device.type == "cpu" else _norm_in_one
+    return make(weight, module.eps if hasattr(module, "eps") else module.variance_epsilon)
+
+
+def _norm_of_few(weight: torch.Tensor, epsilon: float) -> Product:
+    share, eps = 1 / weight.shape[0], torch.tensor(epsilon, device=weight.device)
 
     def norm(x: torch.Tensor) -> torch.Tensor:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return x * torch.addcmul(eps, length, length, value=share).rsqrt_() * weight
 
     return norm
+
+
+def _norm_in_one(weight: torch.Tensor, epsilon: float) -> Product:
+    """One operation on an accelerator; on a CPU it is made of more than those above."""
+    return lambda x: F.rms_norm(x, weight.shape, weight, epsilon)
 
 
 def _product(module: nn.Module, joined: tuple[str, ...], apart: tuple[str, ...], weights: Weights) -> Product:

@@ -11,6 +11,7 @@ from erecap.decoding.flat import FlatDecoder, flat_problem
 from erecap.decoding.linear import Weights, known_weights
 
 FLAT_TOKENS = 128  # up to here the flat layers save more than they cost
+FLAT_TOKENS_ELSEWHERE = 512  # on accelerators, where starting an operation is what costs
 PACKED_TOKENS = 16  # beyond, the kernels of packed weights are slower than a product in float32
 
 _lock = threading.Lock()
@@ -30,7 +31,8 @@ class ShortReads:
             return None
         if decode and self.packed is not None and tokens <= PACKED_TOKENS:
             return self.packed
-        return self.same if tokens <= FLAT_TOKENS else None
+        limit = FLAT_TOKENS_ELSEWHERE if self.same.pads else FLAT_TOKENS
+        return self.same if tokens <= limit else None
 
 
 def short_reads(model: Any, weights: Weights = "same") -> ShortReads:

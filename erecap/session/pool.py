@@ -158,7 +158,7 @@ class ReplanPool:
                 continue
             alone = (
                 reader.model is not self.model
-                or request.collect is not None
+                or (request.collect is not None and request.flat is None)
                 or reader.cache.prunes_next(len(request.ids))
                 or (reader.cache.ratings is not None and request.flat is None)
                 or (reader.decode_weights != "same" and not _packed(request))
@@ -176,7 +176,7 @@ class ReplanPool:
 
     def _serve_together(self, batch: list[Request]) -> bool:
         """Whether it went well. If not, nothing has changed."""
-        parts = [Part(r.reader.cache, r.ids, r.reader.next_position, r.keep) for r in batch]
+        parts = [Part(r.reader.cache, r.ids, r.reader.next_position, r.keep, r.collect) for r in batch]
         flat = batch[0].flat
         try:
             self.counts.forwards += 1

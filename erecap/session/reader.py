@@ -210,7 +210,7 @@ class SessionReader:
 
     def flat(self, tokens: int, decode: bool) -> FlatDecoder | None:
         """What reads the next `tokens` tokens; None: the model. `decode`: they are generated or drafted ones."""
-        if self.cache.prunes_next(tokens) or probe.current.collect is not None:
+        if self.cache.prunes_next(tokens):
             return None
         return self._short.decoder(tokens, decode)
 
@@ -220,7 +220,7 @@ class SessionReader:
         return self.forward(ids, keep, decode)
 
     def forward(self, ids: Sequence[int], keep: int, decode: bool) -> torch.Tensor:
-        """Read `ids` in a forward call of their own; logits `(keep or len(ids), vocab)`."""
+        """Read `ids` in a forward call of their own; logits `(keep or len(ids), vocab)`, on the CPU."""
         start = self.next_position
         flat = self.flat(len(ids), decode)
         if flat is not None:
@@ -235,7 +235,7 @@ class SessionReader:
                 logits_to_keep=keep,
             )
         logits: torch.Tensor = output.logits[0]
-        return logits
+        return logits.cpu()
 
     def _mass(self, masses: dict[int, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Places `(n,)` of stored tokens, and the mean over layers of what the newest token paid each `(n,)`."""

@@ -14,7 +14,7 @@ from erecap.tokens.ratings import Ratings
 from erecap.tokens.reading import Reading
 from erecap.tokens.schedule import PruneConfig
 from erecap.tokens.scorers import make_scorer
-from erecap.tokens.storage import KVLayer
+from erecap.tokens.storage import KVLayer, join, select_together
 
 Spans = Sequence[tuple[int, int]]
 
@@ -71,6 +71,13 @@ class PrunedCache(DynamicCache):
     def layouts(self) -> list[Layout]:
         """The layouts of all layers that have read something."""
         return [layout for layout in self._layouts if layout is not None]
+
+    @property
+    def shares_layout(self) -> bool:
+        """Whether all layers store the same tokens, none of them padding."""
+        first = self._layouts[0]
+        same = all(layout is first for layout in self._layouts)
+        return same and (first is None or (first.all_valid and first.index.shape[0] == 1))
 
     def kv_bytes(self) -> int:
         """Bytes of keys and values held by all layers."""
@@ -177,6 +184,7 @@ class PrunedCache(DynamicCache):
             Tokens evicted, of the layer that lost most.
         """
         most = 0
+        together = False
         done: dict[int, tuple[Layout, Layout, torch.Tensor | None]] = {}
         for number, layout in enumerate(self._layouts):
             if layout is None:
@@ -190,7 +198,10 @@ class PrunedCache(DynamicCache):
                 done[id(layout)] = (layout, new, columns)
             _, new, columns = done[id(layout)]
             if columns is not None:
-                self.layers[number].select(columns)
+                if number == 0:
+                    together = self.shares_layout and select_together(self.layers, columns)
+                if not together:
+                    self.layers[number].select(columns)
                 self._layouts[number] = new
                 most = max(most, layout.width - new.width)
         if most:
@@ -222,6 +233,26 @@ class PrunedCache(DynamicCache):
         self._layouts[layer] = layout
         self._armed = False
 
+    def joined(self, tokens: int, like: torch.Tensor) -> torch.Tensor:
+        """Keys and values of all layers as one tensor with room for `tokens` more, where `shares_layout`.
+
+        Args:
+            like: `(kv_heads, *, head_dim)`, of the wanted kind, for a cache that stores nothing yet.
+
+        Returns:
+            As `erecap.tokens.storage.join`. What is written behind the stored tokens counts once `appended` says so.
+        """
+        while len(self.layers) < self.layer_count:
+            self.layers.append(KVLayer())
+        return join(self.layers, tokens, like)
+
+    def appended(self) -> None:
+        """All layers now store the tokens that are being read: they stand in the tensor that `joined` gave."""
+        assert self.reading is not None, "tokens are appended during a read"
+        for number, layer in enumerate(self.layers):
+            self.reading.store(number)
+            layer.length += self.reading.live.width
+
     def fork(self) -> PrunedCache:
         """A cache with copies of the same keys and values, to go on independently. Not during a read."""
         twin = PrunedCache(self.config, self.layer_count)
@@ -244,6 +275,8 @@ class PrunedCache(DynamicCache):
         distinct = {id(layout): layout.index[0] for layout in self._layouts if layout is not None}
         if not distinct:
             return torch.empty(0, dtype=torch.long)
+        if len(distinct) == 1:
+            return next(iter(distinct.values()))
         return torch.cat(list(distinct.values())).unique()
 
     def move(
@@ -326,7 +359,8 @@ class PrunedCache(DynamicCache):
             if id(layout) not in done:
                 # Fillers of padded batches share their columns with real tokens, so rows are cut at one width.
                 width = int((layout.index < length).sum(1).max())
-                if bool((layout.index[:, :width] >= length).logical_and(layout.valid[:, :width]).any()):
+                padded = not layout.all_valid or layout.index.shape[0] > 1
+                if padded and bool((layout.index[:, :width] >= length).logical_and(layout.valid[:, :width]).any()):
                     raise ValueError("a padded batch whose rows kept different tokens cannot be cropped")
                 done[id(layout)] = (layout, layout.first(width))
             self._layouts[number] = new = done[id(layout)][1]

@@ -31,6 +31,7 @@ class Part:
     ids: Sequence[int]
     start: int  # position of the first of them
     keep: int = 0  # logits of this many newest tokens; 0: of all
+    collect: dict[int, torch.Tensor] | None = None  # gets what the newest token pays the stored keys, by layer
 
     @property
     def kept(self) -> int:
@@ -106,7 +107,7 @@ def read_together(model: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
     No part may be about to prune (`PrunedCache.prunes_next`). An exception leaves every cache as it was before.
 
     Returns:
-        Logits `(keep or len(ids), vocab)` of each part.
+        Logits `(keep or len(ids), vocab)` of each part, on the CPU.
     """
     config = find_decoder(model).config
     device = model.device
@@ -133,7 +134,7 @@ def read_together(model: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
         probe.current.attend = None
     for part in parts:
         part.cache.finish()
-    return list(output.logits[0].split([part.kept for part in parts]))
+    return list(output.logits[0].cpu().split([part.kept for part in parts]))
 
 
 def ragged_problem(model: Any) -> str | None:

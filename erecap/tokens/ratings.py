@@ -55,6 +55,7 @@ class Ratings:
 
     def begin(self, first: int, tokens: int) -> None:
         """Tokens are about to be read at `tokens` places from `first` on; what was known of these is forgotten."""
+        self._settle()
         before = int(torch.searchsorted(self._places, first))
         self._places = torch.cat([self._places[:before], torch.arange(first, first + tokens)])
         self._scores = torch.cat([self._scores[:before], torch.full((tokens,), -torch.inf)])
@@ -62,17 +63,29 @@ class Ratings:
     def take(self, live: Layout, hidden: torch.Tensor) -> None:
         """Score the tokens `live` from `hidden` `(1, tokens, hidden_size)`, the input of `layer`.
 
+        On an accelerator the scores are looked at when somebody asks for them, or the next tokens are read: waiting for
+        them in the middle of the model would cost more than scoring.
+
         Raises:
-            FloatingPointError: a score is not finite.
+            FloatingPointError: a score is not finite (there: raised later, by whatever looks at them).
         """
         context = ScoreContext(live.index, live.positions, live.valid, self.seed, None)
-        scores = self.scorer.score(self.layer, hidden, context).detach().to("cpu", torch.float32)
+        self._taken.append((live.index[0], self.scorer.score(self.layer, hidden, context).detach()[0]))
+        if hidden.device.type == "cpu":
+            self._settle()
+
+    def _settle(self) -> None:
+        while self._taken:
+            index, scores = self._taken.pop(0)
+            self._note(index.cpu(), scores.to("cpu", torch.float32))
+
+    def _note(self, index: torch.Tensor, scores: torch.Tensor) -> None:
         if not bool(torch.isfinite(scores).all()):
             raise FloatingPointError(
                 f"scorer {type(self.scorer).__name__} gave a non-finite score at layer {self.layer}"
             )
-        row, known = self._rows(live.index[0].cpu())
-        self._scores[row[known]] = scores[0][known]
+        row, known = self._rows(index)
+        self._scores[row[known]] = scores[known]
 
     def of(self, index: torch.Tensor, end: int) -> torch.Tensor:
         """Finite scores `(n,)` of the tokens at places `index` `(n,)`, less what age takes off them.
@@ -82,6 +95,7 @@ class Ratings:
         Args:
             end: the place behind the newest token, to count ages from.
         """
+        self._settle()
         row, known = self._rows(index.cpu())
         scores = torch.full(row.shape, -torch.inf)
         scores[known] = self._scores[row[known]]
@@ -92,22 +106,26 @@ class Ratings:
 
     def keep(self, index: torch.Tensor) -> None:
         """Forget all scores but those at places `index` `(n,)`: of what is stored no longer nobody will ask."""
+        self._settle()
         stay = torch.isin(self._places, index.cpu())
         self._places, self._scores = self._places[stay], self._scores[stay]
 
     def clear(self) -> None:
         """Forget all scores."""
+        self._taken: list[tuple[torch.Tensor, torch.Tensor]] = []  # places and scores, maybe still being computed
         self._places = torch.empty(0, dtype=torch.long)  # sorted
         self._scores = torch.empty(0)  # -inf: read, but dropped before the scorer's layer
 
     def copy(self) -> Ratings:
         """An independent copy, with the same scorer."""
+        self._settle()
         twin = Ratings(self.scorer, self.seed)
         twin._places, twin._scores = self._places.clone(), self._scores.clone()
         return twin
 
     def tensors(self, tokens: int) -> dict[str, torch.Tensor]:
         """Places and scores below place `tokens`, by names that `restore` knows."""
+        self._settle()
         end = int(torch.searchsorted(self._places, tokens))
         return {PLACES: self._places[:end].clone(), SCORES: self._scores[:end].clone()}
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from erecap.decoding import linear
 from erecap.decoding.attention import fold_mask, grouped_attention
-from erecap.decoding.flat import FlatDecoder, flat_problem
+from erecap.decoding.flat import FlatDecoder, _norm_in_one, _norm_of_few, flat_problem
 from erecap.decoding.linear import make_head, make_product
 from erecap.decoding.short import short_reads
 from erecap.tokens import PruneConfig, attach
@@ -128,6 +129,16 @@ def test_the_head_keeps_more_digits_than_eight_bits_of_activations() -> None:
     bias = torch.randn(256, generator=generator)
     wanted = x @ rounded.T + bias
     assert (make_head(weight, bias, "int8")(x) - wanted).abs().max() < 2e-3 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("make", [_norm_of_few, _norm_in_one])
+def test_norms_are_those_of_transformers(make: Any) -> None:
+    wanted = LlamaRMSNorm(12, eps=1e-3)
+    generator = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        wanted.weight.copy_(torch.randn(12, generator=generator))
+        x = torch.randn(5, 12, generator=generator)
+        torch.testing.assert_close(make(wanted.weight, 1e-3)(x), wanted(x), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("queries", [1, 3, 40])

@@ -1,0 +1,118 @@
+"""Attention of several short reads in one call per layer, for accelerators.
+
+There, a small operation costs what it takes to start it, so attention of one part after the other, with its keys and
+values written layer by layer, is most of the time of a shared forward call. Here the stored keys of all parts are
+gathered side by side, padded to the longest, and asked in one call; what was read is written once, when the last layer
+has run, for all layers together (`PrunedCache.joined`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from erecap.tokens.probe import last_query_mass
+from erecap.tokens.ragged import Part
+
+FEW_TOKENS = 64  # longer reads would make the others pay for their padding
+ALIGNED = 16  # columns of a mask that fused kernels take without copying it
+
+
+def fits(part: Part) -> bool:
+    """Whether this part can be padded together with others: few tokens, and all layers store the same."""
+    return len(part.ids) <= FEW_TOKENS and part.cache.shares_layout
+
+
+class PaddedAttention:
+    """One forward call's attention over `parts`, each of which `fits`; their reading has begun.
+
+    Args:
+        parts: at least one.
+        rows: for each part, where its tokens begin among those that run through the layers.
+        heads: query heads, and key heads.
+        scale: of the products before the softmax.
+    """
+
+    def __init__(
+        self, parts: Sequence[Part], rows: Sequence[int], heads: tuple[int, int], scale: float, like: torch.Tensor
+    ) -> None:
+        self._parts, self._rows = parts, rows
+        self._heads, self._kv_heads = heads
+        self._scale = scale
+        self._counts = [len(part.ids) for part in parts]
+        self._olds = [part.cache.layers[0].length if part.cache.layers else 0 for part in parts]
+        self._blocks = [part.cache.joined(count, like) for part, count in zip(parts, self._counts, strict=True)]
+        # (2, kv_heads, stored, head_dim) of each layer and part
+        stored = [
+            block.unflatten(0, (-1, 2)).narrow(3, 0, old).unbind(0)
+            for block, old in zip(self._blocks, self._olds, strict=True)
+        ]
+        self._stored = list(zip(*stored, strict=True))
+        self._new: list[torch.Tensor] = []
+        longest = max(old + count for old, count in zip(self._olds, self._counts, strict=True))
+        self._keys = -(-longest // ALIGNED) * ALIGNED
+        self._queries = max(self._counts)
+        self._place(like)
+
+    def _place(self, like: torch.Tensor) -> None:
+        """Make the indices and the mask that all layers share."""
+        size, groups, device = len(self._parts), self._heads // self._kv_heads, like.device
+        old, count, row = torch.tensor([self._olds, self._counts, self._rows], device=device).unsqueeze(2)
+        key = torch.arange(self._keys, device=device)
+        query = torch.arange(self._queries, device=device)
+        # Columns stand in the order: stored ones of all parts, then all that is read.
+        column = torch.where(key < old, old.cumsum(0) - old + key, sum(self._olds) + row + key - old)
+        self._column = torch.where(key < old + count, column, 0).view(-1)
+        # A row of padding sees the first column alone, so that no row sees nothing.
+        real = (query < count).unsqueeze(2)
+        sees = torch.where(real, key <= (old + query).unsqueeze(2), key == 0)
+        bias = torch.zeros(sees.shape, dtype=like.dtype, device=device).masked_fill_(~sees, float("-inf"))
+        self._bias = bias.repeat(1, groups, 1).unsqueeze(1).expand(-1, self._kv_heads, -1, -1)
+        # Rows of (tokens * heads, head_dim), in the order (part, key head, head of its group, query).
+        token = torch.where(query < count, row + query, row).view(size, 1, -1)
+        head = torch.arange(self._heads, device=device).view(1, -1, 1)
+        self._asked = (token * self._heads + head).view(-1)
+        # And back: rows of the answer in the order (token, head). Chosen here, because a device would make us wait.
+        places = torch.arange(size * self._heads * self._queries).view(size, self._heads, self._queries)
+        answered = [places[number, :, :tokens].T.reshape(-1) for number, tokens in enumerate(self._counts)]
+        self._answered = torch.cat(answered).to(device)
+
+    def __call__(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Attention of `layer`.
+
+        Args:
+            query: `(tokens, heads, head_dim)`; `key`, `value`: `(kv_heads, tokens, head_dim)`, of all that is read,
+                also of parts that are not here.
+
+        Returns:
+            `(tokens of the parts here, heads * head_dim)`, in the order of the parts.
+        """
+        new = torch.stack((key, value))
+        self._new.append(new)
+        dim = query.shape[-1]
+        both = torch.cat([*self._stored[layer], new], 2).index_select(2, self._column)
+        both = both.view(2, self._kv_heads, len(self._parts), self._keys, dim).transpose(1, 2)
+        keys, values = both.unbind(0)
+        rows = query.reshape(-1, dim).index_select(0, self._asked)
+        rows = rows.view(len(self._parts), self._kv_heads, -1, dim)
+        out = F.scaled_dot_product_attention(rows, keys, values, attn_mask=self._bias, scale=self._scale)
+        for number, part in enumerate(self._parts):
+            if part.collect is not None:
+                self._collect(part, number, layer, query, keys)
+        return out.reshape(-1, dim).index_select(0, self._answered).view(-1, self._heads * dim)
+
+    def _collect(self, part: Part, number: int, layer: int, query: torch.Tensor, keys: torch.Tensor) -> None:
+        last = query[self._rows[number] + self._counts[number] - 1].view(1, self._heads, 1, -1)
+        own = keys[number : number + 1, :, : self._olds[number] + self._counts[number]]
+        part.collect[layer] = last_query_mass(last, own, None, self._scale, None)  # type: ignore[index]
+
+    def store(self) -> None:
+        """Write what was read behind what is stored. All layers have run."""
+        read = torch.stack(self._new).flatten(0, 1)  # (2 * layers, kv_heads, tokens, head_dim)
+        for part, block, old, count, row in zip(
+            self._parts, self._blocks, self._olds, self._counts, self._rows, strict=True
+        ):
+            block[:, :, old : old + count] = read[:, :, row : row + count]
+            part.cache.appended()
