@@ -39,7 +39,7 @@ class ReplanPool:
     reads, evicts, drafts and decodes as it would alone, and gets the logits that it would get alone, up to
     the rounding of larger matrix products.
 
-    Reads that prune tokens on their way, and the last chunk of a prompt where `evict_by="attention"` looks at its
+    Reads that prune tokens on their way, and long last chunks of a prompt where `evict_by="attention"` looks at their
     attention, are made alone, in turn; the decoding of these sessions is shared. So are prompts of sessions with packed
     `decode_weights`: those round activations to bfloat16, which would make the rounding of a larger product in the
     prompt a visible one. Their shared decoding is the same to the bit. Requests are also kept apart where

@@ -81,7 +81,7 @@ def test_long_reads_stand_beside_short_ones() -> None:
 _round = st.tuples(st.integers(0, 3), st.integers(1, 9))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from([0, 1, 16, 17, 40]), st.integers(0, 5)), min_size=2, max_size=4),
     st.lists(st.lists(_round, min_size=4, max_size=4), min_size=1, max_size=4),

@@ -57,7 +57,7 @@ def chats() -> list[list[dict]]:
 
 
 def close(got: torch.Tensor, wanted: torch.Tensor) -> bool:
-    return bool((got - wanted).abs().max() <= 1e-4 * wanted.abs().max())
+    return bool((got.cpu() - wanted).abs().max() <= 1e-4 * wanted.abs().max())
 
 
 def assert_same_state(got: ReplanSession, wanted: ReplanSession) -> None:
@@ -65,7 +65,7 @@ def assert_same_state(got: ReplanSession, wanted: ReplanSession) -> None:
     assert got.cache.kept_lengths() == wanted.cache.kept_lengths()
     for layer in range(len(wanted.cache.layers)):
         one, two = got.cache.layout(layer), wanted.cache.layout(layer)
-        assert torch.equal(one.index, two.index) and torch.equal(one.positions, two.positions)
+        assert torch.equal(one.index.cpu(), two.index) and torch.equal(one.positions.cpu(), two.positions)
         assert close(got.cache.layers[layer].keys, wanted.cache.layers[layer].keys)
         assert close(got.cache.layers[layer].values, wanted.cache.layers[layer].values)
 

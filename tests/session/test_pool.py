@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from erecap.budget import Budget
+from erecap.decoding.short import short_reads
 from erecap.session import ReplanPool, ReplanSession
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model, start, turn
@@ -13,11 +14,13 @@ from tests.session.pooling import AGENTS, assert_same_state, chats, close, hooks
 from tests.tokens.models import ARCHITECTURES
 
 
-@pytest.mark.parametrize("flat", [True, False], ids=["flat", "model"])
+@pytest.mark.parametrize("way", ["flat", "model", "padded"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_together_is_as_alone(name: str, flat: bool, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    if not flat:
+def test_together_is_as_alone(name: str, way: str, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    if way == "model":
         monkeypatch.setattr("erecap.decoding.short.FLAT_TOKENS", 0)
+    if way == "padded":  # as on an accelerator
+        monkeypatch.setattr(short_reads(model(name)).same, "pads", True)
     before = hooks_of(model(name))
     pool = ReplanPool(model(name), byte_level())
     alone = [ReplanSession(model(name), byte_level(), **agent["session"]) for agent in AGENTS]
