@@ -135,7 +135,10 @@ def select_together(layers: Sequence[KVLayer], columns: torch.Tensor) -> bool:
         return False
     if block.shape[0] != 2 * len(layers):
         return False
-    _house(layers, block.index_select(2, columns), len(columns))
+    kept = len(columns)
+    smaller = block.new_empty(*block.shape[:2], kept + MIN_GROWTH, block.shape[3])
+    smaller[:, :, :kept] = block.index_select(2, columns)
+    _house(layers, smaller, kept)
     return True
 
 
