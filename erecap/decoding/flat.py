@@ -8,8 +8,6 @@ fewer operations, on a `PrunedCache`, without hooks. Layers it does not know are
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -130,7 +128,7 @@ class FlatDecoder:
                         _rate(block.number, hidden, parts)
                     hidden = block(hidden, ropes[block.rope], parts, masks, padded)
                 if padded is not None:
-                    padded.attention.store()
+                    padded.store()
                 rows = kept_rows(parts)
                 if len(rows) < len(ids):
                     hidden = hidden[-len(rows) :] if len(parts) == 1 else hidden[rows]
@@ -143,21 +141,16 @@ class FlatDecoder:
                 part.cache.finish()
             return list(logits.split([part.kept for part in parts]))
 
-    def _padded(self, parts: Sequence[Part], hidden: torch.Tensor) -> Padded | None:
-        """The parts whose attention is shared, where that is worth it."""
+    def _padded(self, parts: Sequence[Part], hidden: torch.Tensor) -> PaddedAttention | None:
+        """Shared attention for the short parts, where that is worth it."""
         if not self.pads or not self._whole:
             return None
-        begins = [0, *accumulate(len(part.ids) for part in parts)]
         shared = [number for number, part in enumerate(parts) if fits(part)]
         if len(shared) < 2:
             return None
         block = self._blocks[0]
         like = hidden.new_empty(block.kv_heads, 0, block.dim)
-        rows = [begins[number] for number in shared]
-        attention = PaddedAttention(
-            [parts[number] for number in shared], rows, (block.heads, block.kv_heads), block.scale, like
-        )
-        return Padded(attention, frozenset(shared))
+        return PaddedAttention(parts, shared, (block.heads, block.kv_heads), block.scale, like)
 
     def _ropes(self, hidden: torch.Tensor, positions: torch.Tensor) -> dict[str | None, tuple]:
         kinds = {block.rope for block in self._blocks}
@@ -169,14 +162,6 @@ class FlatDecoder:
             sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)
             ropes[kind] = (cos[0].unsqueeze(1), sin[0].unsqueeze(1), half)
         return ropes
-
-
-@dataclass(frozen=True)
-class Padded:
-    """Which parts of a forward call share their attention."""
-
-    attention: PaddedAttention
-    shared: frozenset[int]
 
 
 class _Block:
@@ -206,7 +191,7 @@ class _Block:
         rope: tuple,
         parts: Sequence[Part],
         masks: dict[int, torch.Tensor],
-        padded: Padded | None,
+        padded: PaddedAttention | None,
     ) -> torch.Tensor:
         mixed = self._mix(self._before(hidden), rope, parts, masks, padded)
         if self._mlp_before is None or self._mlp_after is None:
@@ -221,7 +206,7 @@ class _Block:
         rope: tuple,
         parts: Sequence[Part],
         masks: dict[int, torch.Tensor],
-        padded: Padded | None,
+        padded: PaddedAttention | None,
     ) -> torch.Tensor:
         heads, kv_heads = self.heads, self.kv_heads
         mixed = self._qkv(x).view(x.shape[0], heads + 2 * kv_heads, self.dim)
@@ -238,7 +223,7 @@ class _Block:
         if padded is None:
             answers: Iterator[torch.Tensor] = iter(())
         else:
-            together = padded.attention(self.number, query, key[0], value[0])
+            together = padded(self.number, query, key[0], value[0])
             if len(padded.shared) == len(parts):
                 return self._out(together)
             answers = iter(together.split([sizes[number] for number in sorted(padded.shared)]))

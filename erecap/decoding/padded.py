@@ -9,6 +9,7 @@ has run, for all layers together (`PrunedCache.joined`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -26,19 +27,26 @@ def fits(part: Part) -> bool:
 
 
 class PaddedAttention:
-    """One forward call's attention over `parts`, each of which `fits`; their reading has begun.
+    """One forward call's attention over those of its parts that fit; their reading has begun.
 
     Args:
-        parts: at least one.
-        rows: for each part, where its tokens begin among those that run through the layers.
+        parts: all parts of the call.
+        shared: numbers of those that `fits` says yes to, in order; at least one.
         heads: query heads, and key heads.
         scale: of the products before the softmax.
+        like: `(kv_heads, *, head_dim)`, of the kind that is stored.
+
+    Attributes:
+        shared: as given.
     """
 
     def __init__(
-        self, parts: Sequence[Part], rows: Sequence[int], heads: tuple[int, int], scale: float, like: torch.Tensor
+        self, parts: Sequence[Part], shared: Sequence[int], heads: tuple[int, int], scale: float, like: torch.Tensor
     ) -> None:
-        self._parts, self._rows = parts, rows
+        begins = [0, *accumulate(len(part.ids) for part in parts)]
+        self.shared = frozenset(shared)
+        self._rows = [begins[number] for number in shared]  # where the tokens of each begin among all
+        self._parts = parts = [parts[number] for number in shared]
         self._heads, self._kv_heads = heads
         self._scale = scale
         self._counts = [len(part.ids) for part in parts]

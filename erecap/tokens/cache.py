@@ -14,9 +14,8 @@ from erecap.tokens.ratings import Ratings
 from erecap.tokens.reading import Reading
 from erecap.tokens.schedule import PruneConfig
 from erecap.tokens.scorers import make_scorer
+from erecap.tokens.select import Spans, protected_columns
 from erecap.tokens.storage import KVLayer, join, select_together
-
-Spans = Sequence[tuple[int, int]]
 
 
 class PrunedCache(DynamicCache):
@@ -127,7 +126,7 @@ class PrunedCache(DynamicCache):
             self.ratings.begin(self._logical, tokens)
         self.reading = Reading(live, list(self._layouts), self._armed and tokens > 1)
         if self.reading.armed:
-            self.reading.protect = self._protect_columns(batch, tokens, device)
+            self.reading.protect = protected_columns(self._protect, batch, self._logical, tokens, device)
             self.stage_log = []
         return self.reading
 
@@ -153,22 +152,6 @@ class PrunedCache(DynamicCache):
             layer.truncate(length)
         self.reading, self._saved = None, []
 
-    def _protect_columns(self, batch: int, tokens: int, device: torch.device) -> torch.Tensor | None:
-        if not self._protect:
-            return None
-        first = self._protect[0]
-        per_row = not (len(first) == 2 and isinstance(first[0], int))
-        rows = list(self._protect) if per_row else [self._protect] * batch
-        if len(rows) != batch:
-            raise ValueError(f"protect has spans for {len(rows)} rows, the batch has {batch}")
-        mask = torch.zeros(batch, tokens, dtype=torch.bool)
-        for row, spans in enumerate(rows):
-            for start, end in spans:
-                if not 0 <= start <= end:
-                    raise ValueError(f"protected span ({start}, {end}) does not rise from 0")
-                mask[row, max(0, start - self._logical) : max(0, end - self._logical)] = True
-        return mask.to(device)
-
     # Edits between reads ----------------------------------------------------------------------------------
 
     def drop(self, gone: Callable[[Layout], torch.Tensor]) -> int:
@@ -184,26 +167,24 @@ class PrunedCache(DynamicCache):
             Tokens evicted, of the layer that lost most.
         """
         most = 0
-        together = False
-        done: dict[int, tuple[Layout, Layout, torch.Tensor | None]] = {}
+        sharing: dict[int, list[int]] = {}  # layers by the layout that they share
         for number, layout in enumerate(self._layouts):
-            if layout is None:
+            if layout is not None:
+                sharing.setdefault(id(layout), []).append(number)
+        for numbers in sharing.values():
+            layout = self._layouts[numbers[0]]
+            assert layout is not None
+            stay = ~gone(layout)
+            if bool(stay.all()):
                 continue
-            if id(layout) not in done:
-                stay = ~gone(layout)
-                columns = None if bool(stay.all()) else stay.nonzero().squeeze(1)
-                new = layout
-                if columns is not None:
-                    new = layout.take(columns.unsqueeze(0), layout.valid[:, columns])
-                done[id(layout)] = (layout, new, columns)
-            _, new, columns = done[id(layout)]
-            if columns is not None:
-                if number == 0:
-                    together = self.shares_layout and select_together(self.layers, columns)
+            columns = stay.nonzero().squeeze(1)
+            new = layout.take(columns.unsqueeze(0), layout.valid[:, columns])
+            together = select_together([self.layers[number] for number in numbers], columns)
+            for number in numbers:
                 if not together:
                     self.layers[number].select(columns)
                 self._layouts[number] = new
-                most = max(most, layout.width - new.width)
+            most = max(most, layout.width - new.width)
         if most:
             self.parking.keep(self._still_stored)
             if self.ratings is not None:

@@ -17,6 +17,11 @@ from erecap.tokens.scorers import ScoreContext
 PLACES, SCORES = "ratings.places", "ratings.scores"  # names of the tensors in a saved session
 
 
+def late(hidden: torch.Tensor) -> bool:
+    """Whether scores of `hidden` are looked at later than they are taken."""
+    return hidden.device.type != "cpu"
+
+
 class ReadScorer(Protocol):
     """Scores tokens when they are read.
 
@@ -71,13 +76,14 @@ class Ratings:
         """
         context = ScoreContext(live.index, live.positions, live.valid, self.seed, None)
         self._taken.append((live.index[0], self.scorer.score(self.layer, hidden, context).detach()[0]))
-        if hidden.device.type == "cpu":
+        if not late(hidden):
             self._settle()
 
     def _settle(self) -> None:
         while self._taken:
-            index, scores = self._taken.pop(0)
+            index, scores = self._taken[0]
             self._note(index.cpu(), scores.to("cpu", torch.float32))
+            del self._taken[0]  # not before: one that is not finite is an error whenever somebody looks
 
     def _note(self, index: torch.Tensor, scores: torch.Tensor) -> None:
         if not bool(torch.isfinite(scores).all()):

@@ -3,10 +3,46 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from erecap.tokens.schedule import stage_count
+
+Spans = Sequence[tuple[int, int]]
+
+
+def protected_columns(
+    protect: Spans | Sequence[Spans] | None, batch: int, start: int, tokens: int, device: torch.device
+) -> torch.Tensor | None:
+    """Which tokens of a read the caller's spans protect.
+
+    Args:
+        protect: spans `(start, end)` of token columns, one list for all rows or one per row.
+        batch: number of rows.
+        start: column of the first token of the read.
+        tokens: tokens of the read.
+
+    Returns:
+        `(batch, tokens)` bool; None where nothing is protected.
+
+    Raises:
+        ValueError: spans for another number of rows, or one that does not rise from 0.
+    """
+    if not protect:
+        return None
+    first = protect[0]
+    per_row = not (len(first) == 2 and isinstance(first[0], int))
+    rows = list(protect) if per_row else [protect] * batch
+    if len(rows) != batch:
+        raise ValueError(f"protect has spans for {len(rows)} rows, the batch has {batch}")
+    mask = torch.zeros(batch, tokens, dtype=torch.bool)
+    for row, spans in enumerate(rows):
+        for begin, end in spans:
+            if not 0 <= begin <= end:
+                raise ValueError(f"protected span ({begin}, {end}) does not rise from 0")
+            mask[row, max(0, begin - start) : max(0, end - start)] = True
+    return mask.to(device)
 
 
 def protected_mask(

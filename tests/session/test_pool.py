@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -13,16 +15,19 @@ from tests.session.chats import model, start, turn
 from tests.session.pooling import AGENTS, assert_same_state, chats, close, hooks_of, options, recorded
 from tests.tokens.models import ARCHITECTURES
 
+CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator"))
 
-@pytest.mark.parametrize("way", ["flat", "model", "padded"])
+
+@pytest.mark.parametrize("way", ["flat", "model", "padded", CUDA])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_together_is_as_alone(name: str, way: str, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     if way == "model":
         monkeypatch.setattr("erecap.decoding.short.FLAT_TOKENS", 0)
     if way == "padded":  # as on an accelerator
         monkeypatch.setattr(short_reads(model(name)).same, "pads", True)
-    before = hooks_of(model(name))
-    pool = ReplanPool(model(name), byte_level())
+    shared = copy.deepcopy(model(name)).to("cuda") if way == "cuda" else model(name)
+    before = hooks_of(shared)
+    pool = ReplanPool(shared, byte_level())
     alone = [ReplanSession(model(name), byte_level(), **agent["session"]) for agent in AGENTS]
     together = [pool.session(**agent["session"]) for agent in AGENTS]
     rows = [(recorded(one), recorded(two)) for one, two in zip(together, alone, strict=True)]
@@ -40,7 +45,7 @@ def test_together_is_as_alone(name: str, way: str, monkeypatch) -> None:  # type
     # Most of the forward calls were shared, and none was tried in vain.
     assert pool.counts.requests == sum(len(one) for one, _ in rows)
     assert pool.counts.forwards < 0.45 * pool.counts.requests and pool.counts.retries == 0
-    assert hooks_of(model(name)) == before
+    assert hooks_of(shared) == before
 
 
 def test_eager_attention(monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -12,7 +12,7 @@ from erecap.budget import Budget
 from erecap.config.modes import parse_mode
 from erecap.config.run import RunConfig
 from erecap.errors import ConfigError, ModelError, RunError
-from erecap.session import ReplanSession
+from erecap.session import ReplanPool, ReplanSession
 from erecap.tokens import PruneConfig
 from erecap.tokens.learned import LearnedScorer, Pruner
 from erecap.tokens.pruner_files import CARD, WEIGHTS, beats_random, load_pruner, save_pruner
@@ -77,6 +77,25 @@ def test_under_a_budget_a_session_is_its_masked_oracle_and_keeps_the_best(name: 
     assert len(ratings._scores) == len(ratings._places) < session.cache.get_seq_length()
 
 
+def test_scores_that_are_looked_at_late_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an accelerator nobody waits for scores while the model runs."""
+    sessions = []
+    for is_late in (False, True):
+        monkeypatch.setattr("erecap.tokens.ratings.late", lambda hidden, is_late=is_late: is_late)
+        session = ReplanSession(
+            model(), byte_level(), budget=Budget(kv_tokens=110), evict_by=LearnedScorer(random_pruner())
+        )
+        messages = start()
+        for number in range(5):
+            messages += turn(session.generate(messages, max_new_tokens=6).text, number)
+        sessions.append(session)
+    now, then = (session.cache for session in sessions)
+    assert now.stored_index().tolist() == then.stored_index().tolist()
+    assert now.kept_lengths()[0] < now.get_seq_length()
+    places = now.stored_index()
+    assert torch.equal(now.ratings.of(places, 400), then.ratings.of(places, 400))  # type: ignore[union-attr]
+
+
 def test_the_older_of_two_tokens_counts_less() -> None:
     scorer = LearnedScorer(random_pruner())
     session = ReplanSession(model(), byte_level(), evict_by=scorer)
@@ -136,6 +155,23 @@ def test_a_score_that_is_not_finite_names_the_layer() -> None:
     session = ReplanSession(model(), byte_level(), evict_by=LearnedScorer(pruner))
     with pytest.raises(FloatingPointError, match="layer 6"):
         session.read(start())
+
+
+def test_one_that_is_looked_at_late_is_an_error_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a second try nor a pool that serves its calls one by one may go on as if nothing had been."""
+    monkeypatch.setattr("erecap.tokens.ratings.late", lambda hidden: True)
+    pruner = random_pruner()
+    with torch.no_grad():
+        pruner.heads["6"].outer.bias.fill_(torch.nan)
+    pool = ReplanPool(model(), byte_level())
+    broken, whole = pool.session(evict_by=LearnedScorer(pruner)), pool.session()
+    for session in (broken, whole):
+        session.read(start())
+    given = {"max_new_tokens": 3}
+    for _ in range(2):
+        results = pool.generate([(broken, start(), given), (whole, start(), given)], return_exceptions=True)
+        assert isinstance(results[0], FloatingPointError) and "layer 6" in str(results[0])
+        assert results[1].text == ReplanSession(model(), byte_level()).generate(start(), **given).text
 
 
 # Files ----------------------------------------------------------------------------------------------------
