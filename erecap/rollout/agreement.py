@@ -16,6 +16,7 @@ from erecap.context import Context
 from erecap.context.prompt import NOTHING_DONE
 from erecap.context.render import render
 from erecap.errors import ConfigError, RunError
+from erecap.files import write_atomic
 from erecap.planners.expert import ExpertPlanner
 from erecap.protocols import JsonRow, Plan
 from erecap.rollout.committed import CommittedRows
@@ -99,8 +100,7 @@ def measure_agreement(
     jobs = [job for job in all_jobs({suite.name: suite}, ["reuse"], 0) if job.episode not in done]
     if not jobs:
         return 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(map(encode_row, kept)))
+    write_atomic(path, b"".join(map(encode_row, kept)))
     components = RealComponents(config, {suite.name: suite})
     try:
         components.prepare([parse_mode(mode) for mode in MODES], say)

@@ -19,7 +19,7 @@ from erecap.files import write_atomic
 from erecap.protocols import JsonRow
 from erecap.rollout.identity import IDENTITY, budget_of, digest_of, identity_of, weights_of
 from erecap.rollout.jobs import EpisodeKey, all_jobs, row_key
-from erecap.rollout.lock import owned
+from erecap.rollout.lock import owned, writing
 from erecap.rollout.resume import erase, repair
 from erecap.rollout.unpressed import UNPRUNED, unpressed_rows
 from erecap.rollout.writer import EPISODES, REPLANS, encode_row
@@ -33,6 +33,8 @@ RowKey = tuple[str, str, int | None, int]  # suite, mode, budget, episode
 
 class CommittedRows:
     """The rows file of a configuration's modes and suites, beside rows of others that stay as they are.
+
+    Several processes may add rows to one file: each write keeps what others have written since it was read.
 
     Args:
         path: the file; it need not exist.
@@ -54,15 +56,22 @@ class CommittedRows:
             for suite in suites.values()
             for mode in {*config.modes, *([UNPRUNED] if weights else [])}
         }
-        wanted = {(suite, mode, budget_of(config, mode)) for suite in suites for mode in config.modes}
+        self._own = {(suite, mode, budget_of(config, mode)) for suite in suites for mode in config.modes}
+        self._dropping = fresh  # until the first write
         self._rows: dict[RowKey, JsonRow] = {}
-        for number, row in enumerate(read_rows(path), start=1):
+        self._take_in()
+
+    def _take_in(self) -> None:
+        """Rows as the file has them now, and of this configuration's episodes those that it does not have yet."""
+        rows = {key: row for key, row in self._rows.items() if key[:3] in self._own}
+        for number, row in enumerate(read_rows(self.path), start=1):
             key = committed_key(row)
-            if key[:3] in wanted:
-                if fresh:
-                    continue
+            if key[:3] not in self._own:
+                rows[key] = row
+            elif not self._dropping:
                 self._check(number, row)
-            self._rows[key] = row
+                rows.setdefault(key, row)
+        self._rows = rows
 
     @property
     def digest(self) -> str:
@@ -137,10 +146,13 @@ class CommittedRows:
         return new
 
     def _write(self) -> None:
-        if not self._rows:
-            return  # nothing was played yet, so there is no file to write
-        ordered = sorted(self._rows.items(), key=lambda item: (*item[0][:2], item[0][2] or 0, item[0][3]))
-        write_atomic(self.path, b"".join(encode_row(row) for _, row in ordered))
+        with writing(self.path.parent):
+            self._take_in()
+            if not self._rows:
+                return  # nothing was played yet, so there is no file to write
+            ordered = sorted(self._rows.items(), key=lambda item: (*item[0][:2], item[0][2] or 0, item[0][3]))
+            write_atomic(self.path, b"".join(encode_row(row) for _, row in ordered))
+            self._dropping = False
 
     def _jobs(self) -> Sequence[Any]:
         return all_jobs(self._suites, self._config.modes, 0)

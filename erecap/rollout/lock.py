@@ -1,8 +1,9 @@
-"""One process at a time owns a run folder."""
+"""One process at a time owns a run folder, or writes the files of one."""
 
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,3 +33,25 @@ def owned(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise RunError(f"{folder}: another process is playing this run; wait for it, or choose --out") from error
         yield
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Wait until no other process is within this for `folder`, which is made if need be. Leaves no file behind.
+
+    Raises:
+        RunError: the folder cannot be made or locked.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be locked: {error.strerror}") from error
+        yield
+    finally:
+        os.close(handle)

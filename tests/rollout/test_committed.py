@@ -113,6 +113,33 @@ def test_fresh_replaces_the_rows_of_the_configuration_and_no_others(whole, tmp_p
     CommittedRows(whole, only, SUITES)
 
 
+def test_processes_that_share_the_file_keep_each_others_rows(whole, tmp_path, quiet):
+    every = without_times(read_rows(whole))
+    lines = whole.read_text().splitlines(keepends=True)
+    modes = sorted({row["mode"] for row in every})
+    whole.write_text(lines[0])
+    states = [(CommittedRows(whole, tiny_run(modes=[mode]), SUITES), mode) for mode in modes]
+    for state, mode in states:  # each has read the file when it had one row
+        play(tiny_run(modes=[mode]), tmp_path / mode, quiet)
+        state.export_from(tmp_path / mode)
+    assert without_times(read_rows(whole)) == every
+    anew = CommittedRows(whole, tiny_run(modes=modes[:1]), SUITES, fresh=True)
+    whole.write_text("".join(lines[:9]))  # another process has dropped some of its own
+    anew.export_from(tmp_path / modes[0])
+    assert without_times(read_rows(whole)) == every[:9]
+
+
+def test_a_row_that_another_configuration_has_written_meanwhile_is_refused(whole, tmp_path, quiet):
+    before = whole.read_bytes()
+    whole.unlink()
+    state = CommittedRows(whole, tiny_run(), SUITES)
+    whole.write_bytes(before.replace(b'"aaaa"', b'"bbbb"'))
+    there = whole.read_bytes()
+    with pytest.raises(RunError, match="model bbbb, now it is aaaa"):
+        state.export_from(tmp_path / "whole")
+    assert whole.read_bytes() == there
+
+
 def test_a_pruner_concerns_the_modes_that_rank_by_it(weights, monkeypatch):
     def identities(pruner):
         weights["pruner"] = pruner
