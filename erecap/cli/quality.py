@@ -61,7 +61,11 @@ def quality(
             raise ConfigError(
                 "--agreement: one episode at a time, in this process; --workers, --batch, --ray are not allowed"
             )
-        compare_plans(loaded, agreement, agreement_path(rows), fresh)
+        try:
+            compare_plans(loaded, agreement, agreement_path(rows), fresh)
+        except KeyboardInterrupt:
+            summarise(rows, results, command)  # what was measured counts
+            raise
         summarise(rows, results, command)
         return
     for part in _unpruned_first(loaded):

@@ -22,6 +22,7 @@ from erecap.protocols import JsonRow, Plan
 from erecap.rollout.committed import CommittedRows
 from erecap.rollout.components import RealComponents
 from erecap.rollout.episode import play
+from erecap.rollout.interrupt import Interrupts
 from erecap.rollout.jobs import all_jobs
 from erecap.rollout.writer import encode_row
 
@@ -90,6 +91,7 @@ def measure_agreement(
     Raises:
         RunError: a damaged row, or one of this suite and budget that was measured with something else.
         ConfigError: the run has no budget in tokens.
+        KeyboardInterrupt: after SIGINT or SIGTERM; every finished episode has its row.
     """
     budget = config.budget.kv_tokens
     if budget is None:
@@ -103,9 +105,10 @@ def measure_agreement(
     write_atomic(path, b"".join(map(encode_row, kept)))
     components = RealComponents(config, {suite.name: suite})
     try:
-        components.prepare([parse_mode(mode) for mode in MODES], say)
-        env = components.env(suite, expert=True)
-        with open(path, "ab") as file:
+        # Also where signals were ignored when the process began, as by `nohup ... &`.
+        with Interrupts() as interrupts, open(path, "ab") as file:
+            components.prepare([parse_mode(mode) for mode in MODES], say)
+            env = components.env(suite, expert=True)
             for job in jobs:
                 unpruned, pruned = (_session(components, mode) for mode in MODES)
                 planner = ComparingPlanner(unpruned, pruned, config.planner.max_steps)
@@ -113,9 +116,10 @@ def measure_agreement(
                 counts = planner.counts
                 row = {"suite": suite.name, "budget": budget, "episode": job.episode, **vars(counts), **identity}
                 row["end"] = played.episode["end"]
-                file.write(encode_row(row))
-                file.flush()
-                os.fsync(file.fileno())
+                with interrupts.held():
+                    file.write(encode_row(row))
+                    file.flush()
+                    os.fsync(file.fileno())
                 share = 100 * counts.agreed / max(1, counts.plan_tokens)
                 say(f"agreement, episode {job.episode} of {suite.name}: {share:.1f} % of {counts.plan_tokens} tokens")
     finally:

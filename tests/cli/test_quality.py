@@ -2,10 +2,13 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 import yaml
+
+from erecap.rollout import agreement
 
 SUITE = {"name": "corridor", "env": "tiny", "episodes": 3, "seed": 5, "horizon": 9}
 RUN = {"name": "walk", "suites": ["./corridor.yaml"], "modes": ["expert"]}
@@ -85,7 +88,7 @@ def test_a_suite_that_is_not_there(erecap, walk):
 
 
 @pytest.mark.integration
-def test_with_the_embedded_model(erecap, embedded_model_folder):
+def test_with_the_embedded_model(erecap, embedded_model_folder, monkeypatch):
     changes = [
         "suites=household-demo",
         "modes=reuse,mask",
@@ -100,6 +103,11 @@ def test_with_the_embedded_model(erecap, embedded_model_folder):
     assert rows["reuse"]["kept_share"] == 1.0 and rows["mask"]["kept_share"] < 1.0
     assert rows["reuse"]["model"] == rows["mask"]["model"] and rows["mask"]["model"]
     assert rows["mask"]["overflow"] == 0 and rows["mask"]["end"] == "horizon"
+    with monkeypatch.context() as patch:
+        patch.setattr(agreement, "play", lambda *args: signal.raise_signal(signal.SIGTERM))
+        code, out, err = erecap("quality", "demo", *changes, "--agreement", "household-demo", *FILES)
+    assert code == 130 and "figures: quality.json" in out
+    assert Path("raw/agreement.jsonl").read_text() == ""
     code, _, err = erecap("quality", "demo", *changes, "--agreement", "household-demo", *FILES)
     assert code == 0 and "1 new rows" in err
     row = json.loads(Path("raw/agreement.jsonl").read_text())
