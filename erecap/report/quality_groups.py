@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 
 from erecap.protocols import JsonRow
 from erecap.report.quality_rows import QualityRow
 from erecap.report.stats import Interval, mean, rate
 
+Group = tuple[str, str, int | None]  # suite, mode, budget
 Played = dict[int, QualityRow]  # by episode
 
 
 class Episodes:
     """Episodes by suite, mode and budget. Those that ended with an error do not count.
+
+    Nor, while a mode is not through with a suite, do those after the first one that it lacks. Short episodes, mostly
+    won, are the first to end where several are played at a time, and those that fit into the budget have rows before
+    any other is played; so what a run has at first is easier than what it lacks.
 
     Args:
         rows: all that were played.
@@ -22,8 +29,13 @@ class Episodes:
     """
 
     def __init__(self, rows: Sequence[QualityRow], *, within_window: bool = False) -> None:
-        self.rows = rows
-        self.apart = {(row.suite, row.episode) for row in rows if row.overflow}
+        played: dict[Group, set[int]] = {}
+        for row in rows:
+            played.setdefault(_group(row), set()).add(row.episode)
+        firsts = {group: next(n for n in count() if n not in numbers) for group, numbers in played.items()}
+        self.rows = [row for row in rows if row.episode < firsts[_group(row)]]
+        self.waiting = Counter(_group(row) for row in rows if row.episode > firsts[_group(row)])
+        self.apart = {(row.suite, row.episode) for row in self.rows if row.overflow}
         self._left_out = self.apart if within_window else set()
 
     def counted(self, suite: str, mode: str, budget: int | None) -> Played:
@@ -31,7 +43,7 @@ class Episodes:
         return {
             row.episode: row
             for row in self.rows
-            if (row.suite, row.mode, row.budget) == (suite, mode, budget)
+            if _group(row) == (suite, mode, budget)
             and row.end != "error"
             and (row.suite, row.episode) not in self._left_out
         }
@@ -39,7 +51,7 @@ class Episodes:
 
 def group_figures(episodes: Episodes, suite: str, mode: str, budget: int | None) -> JsonRow:
     """Success and costs of a suite in a mode, over the episodes that count."""
-    every = [row for row in episodes.rows if (row.suite, row.mode, row.budget) == (suite, mode, budget)]
+    every = [row for row in episodes.rows if _group(row) == (suite, mode, budget)]
     rows = list(episodes.counted(suite, mode, budget).values())
     share = rate(sum(row.success for row in rows), len(rows))
     return {
@@ -50,6 +62,7 @@ def group_figures(episodes: Episodes, suite: str, mode: str, budget: int | None)
         "errors": sum(row.end == "error" for row in every),
         "within_budget": sum(row.same_as is not None for row in every),
         "counted": len(rows),
+        "waiting": episodes.waiting[suite, mode, budget],  # played, but after one that is missing
         "sr": None if share is None else _interval(share),
         "spl": _rounded(mean([row.spl for row in rows])),
         "steps": _rounded(mean([row.steps for row in rows])),
@@ -80,6 +93,10 @@ def budget_figures(episodes: Episodes, suite: str, unpruned: str) -> list[JsonRo
         if share is not None:
             found.append({"mode": mode, "budget": budget, "n": len(common), "sr": _interval(share)})
     return found
+
+
+def _group(row: QualityRow) -> Group:
+    return row.suite, row.mode, row.budget
 
 
 def _interval(share: Interval) -> JsonRow:

@@ -118,13 +118,16 @@ def _modes(groups: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _uneven(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     """A warning where some mode has not played all episodes of a suite: rows of a table look as if they compared."""
-    if len({group["suite"] for group in groups}) == len({(group["suite"], group["counted"]) for group in groups}):
+    waiting = sum(group["waiting"] for group in groups)
+    if not waiting and len({group["suite"] for group in groups}) == len({(g["suite"], g["counted"]) for g in groups}):
         return []
-    return [
-        "",
+    said = (
         "Not all modes have played as many episodes of a suite yet: success over different episodes does not compare, "
-        "and only the paired differences do.",
-    ]
+        "and only the paired differences do."
+    )
+    if waiting:
+        said += f" A mode's episodes count up to the first one that it lacks; {waiting} rows of later ones wait."
+    return ["", said]
 
 
 def _place(mode: str) -> tuple[int, str]:

@@ -82,6 +82,20 @@ def test_a_few_episodes_judge_nothing() -> None:
     assert found["Q2-single-SR"]["note"].startswith("too few episodes to call it non-inferior")
 
 
+def test_what_comes_after_a_missing_episode_waits() -> None:
+    ours = rows(SINGLE, "erecap", [1, 0, *won(118, 118)])
+    gap = [row for row in ours if row.episode != 101]
+    parts = rows(SINGLE, "reuse", won(120)), gap
+    assert figures(*parts)["Q2-single-SR"]["n"] == 101
+    # Episodes within the budget have rows before the others are played: nothing is said of them before that.
+    early = [row for row in ours if row.success]
+    content = summarise_quality([*parts[0], *early], [], ABOUT)
+    assert "Q2-single-SR" not in {row["id"] for row in content["rows"] if row["n"] > 1}
+    group = next(group for group in content["modes"] if group["mode"] == "erecap")
+    assert (group["counted"], group["waiting"], group["sr"]["value"]) == (1, 118, 1.0)
+    assert "first one that it lacks; 118 rows of later ones wait" in quality_table(content)
+
+
 def test_three_of_a_hundred_lost_is_short_but_their_interval_is_known() -> None:
     found = figures(rows(CHAIN, "reuse", won(100, 100)), rows(CHAIN, "erecap", won(97, 100), spl=0.9))
     figure = found["Q2-chain-SR"]
