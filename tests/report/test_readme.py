@@ -65,7 +65,8 @@ def test_seconds_by_length_in_all_rows() -> None:
 def test_speed_and_quality_stand_in_one_table() -> None:
     def group(suite: str, mode: str, budget: int | None, sr: float, counted: int = 120) -> dict[str, Any]:
         return {
-            "suite": suite, "mode": mode, "budget": budget, "sr": {"value": sr}, "spl": sr / 2, "counted": counted, "waiting": 0
+            "suite": suite, "mode": mode, "budget": budget, "sr": {"value": sr}, "spl": sr / 2, "counted": counted,
+            "waiting": 0,
         }  # fmt: skip
 
     chains, single = "household-chains-unseen", "household-unseen"
