@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,12 @@ from erecap.errors import ConfigError, RunError
 from erecap.files import write_atomic
 from erecap.planners.expert import ExpertPlanner
 from erecap.protocols import JsonRow, Plan
-from erecap.rollout.committed import CommittedRows
 from erecap.rollout.components import RealComponents
 from erecap.rollout.episode import play
+from erecap.rollout.identity import identity_of, weights_of
 from erecap.rollout.interrupt import Interrupts
 from erecap.rollout.jobs import all_jobs
+from erecap.rollout.lock import writing
 from erecap.rollout.writer import encode_row
 
 MODES = ("reuse", "erecap")
@@ -78,7 +78,9 @@ class ComparingPlanner:
 def measure_agreement(
     path: Path, config: RunConfig, suite: Suite, say: Callable[[str], None] = lambda _: None, *, fresh: bool = False
 ) -> int:
-    """Compare the plans of every episode of `suite` that the file `path` lacks, and append a row for each.
+    """Compare the plans of every episode of `suite` that the file `path` lacks, and add a row for each.
+
+    Several processes may add to one file.
 
     Args:
         config: its model, adapter, pruner and budget are compared with its model and adapter unpruned.
@@ -97,16 +99,18 @@ def measure_agreement(
     if budget is None:
         raise ConfigError("budget.kv_tokens: agreement is measured at a budget in tokens; got null")
     config = config.model_copy(update={"modes": list(MODES), "samples": 0})
-    identity = CommittedRows(path.with_name("none"), config, {suite.name: suite}).identity(suite.name, "erecap")
-    kept, done = _done(path, suite.name, budget, identity, fresh)
+    identity = identity_of(config, suite, parse_mode("erecap"), weights_of(config)).fields()
+    with writing(path.parent):
+        kept, done = _done(path, suite.name, budget, identity, fresh)
+        if fresh:
+            write_atomic(path, b"".join(map(encode_row, kept)))
     jobs = [job for job in all_jobs({suite.name: suite}, ["reuse"], 0) if job.episode not in done]
     if not jobs:
         return 0
-    write_atomic(path, b"".join(map(encode_row, kept)))
     components = RealComponents(config, {suite.name: suite})
     try:
         # Also where signals were ignored when the process began, as by `nohup ... &`.
-        with Interrupts() as interrupts, open(path, "ab") as file:
+        with Interrupts() as interrupts:
             components.prepare([parse_mode(mode) for mode in MODES], say)
             env = components.env(suite, expert=True)
             for job in jobs:
@@ -117,14 +121,20 @@ def measure_agreement(
                 row = {"suite": suite.name, "budget": budget, "episode": job.episode, **vars(counts), **identity}
                 row["end"] = played.episode["end"]
                 with interrupts.held():
-                    file.write(encode_row(row))
-                    file.flush()
-                    os.fsync(file.fileno())
+                    _add(path, row, identity)
                 share = 100 * counts.agreed / max(1, counts.plan_tokens)
                 say(f"agreement, episode {job.episode} of {suite.name}: {share:.1f} % of {counts.plan_tokens} tokens")
     finally:
         components.close()
     return len(jobs)
+
+
+def _add(path: Path, row: JsonRow, identity: JsonRow) -> None:
+    """Add a row to those that the file has now, unless another process has measured the same episode meanwhile."""
+    with writing(path.parent):
+        kept, done = _done(path, row["suite"], row["budget"], identity, False)
+        if row["episode"] not in done:
+            write_atomic(path, b"".join(map(encode_row, [*kept, row])))
 
 
 def _session(components: RealComponents, mode: str) -> ReplanSession:
@@ -135,8 +145,8 @@ def _session(components: RealComponents, mode: str) -> ReplanSession:
 
 
 def _done(path: Path, suite: str, budget: int, identity: JsonRow, fresh: bool) -> tuple[list[JsonRow], set[int]]:
-    """Rows to keep, and the episodes of this suite and budget among them. A last row cut short by a kill goes."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    """Rows to keep, and the episodes of this suite and budget among them."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
     kept, done = [], set()
     for number, line in enumerate(lines, start=1):
         try:

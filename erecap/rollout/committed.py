@@ -81,10 +81,6 @@ class CommittedRows:
         identities = [[*key, *identity.fields().values()] for key, identity in sorted(played)]
         return digest_of([shown, identities])[:8]
 
-    def identity(self, suite: str, mode: str) -> JsonRow:
-        """What rows of that suite and mode say they were played with."""
-        return self._identities[suite, mode].fields()
-
     def prepare(self, folder: Path, *, fresh: bool = False) -> None:
         """Make `folder` ready to be played in: with all rows that there are, and without those of a killed call lost.
 

@@ -107,7 +107,7 @@ def test_with_the_embedded_model(erecap, embedded_model_folder, monkeypatch):
         patch.setattr(agreement, "play", lambda *args: signal.raise_signal(signal.SIGTERM))
         code, out, err = erecap("quality", "demo", *changes, "--agreement", "household-demo", *FILES)
     assert code == 130 and "figures: quality.json" in out
-    assert Path("raw/agreement.jsonl").read_text() == ""
+    assert not Path("raw/agreement.jsonl").exists()
     code, _, err = erecap("quality", "demo", *changes, "--agreement", "household-demo", *FILES)
     assert code == 0 and "1 new rows" in err
     row = json.loads(Path("raw/agreement.jsonl").read_text())
