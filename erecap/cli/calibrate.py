@@ -28,7 +28,7 @@ def calibrate(
     from erecap.cost.store import save_cost_model
     from erecap.cost.words import disturbance, error_table, in_words
     from erecap.decoding.linear import known_weights
-    from erecap.models import load
+    from erecap.models import fingerprint, load, locate
 
     try:
         weights = known_weights(decode_weights)
@@ -45,5 +45,5 @@ def calibrate(
     warning = disturbance(found)
     if warning is not None:
         progress.print(f"warning: {warning}", style="yellow")
-    path = save_cost_model(cost_key(loaded, weights), found)
+    path = save_cost_model(cost_key(loaded, weights, weights=fingerprint(locate(model))), found)
     typer.echo(f"{found.rounds} rounds in {found.seconds:.0f} s; stored in {path}")

@@ -34,7 +34,7 @@ class CostKey:
     cores: int  # that this process may use
     threads: int  # of torch's arithmetic
     device: str
-    weights: str  # fingerprint of the model
+    weights: str  # fingerprint of the folder that the model was loaded from
     dtype: str
     decode_weights: str  # "same", "int8" or "int4"
 
@@ -43,18 +43,14 @@ class CostKey:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def cost_key(model: Any, decode_weights: str = "same", *, weights: str | None = None) -> CostKey:
+def cost_key(model: Any, decode_weights: str = "same", *, weights: str) -> CostKey:
     """The key of a loaded model on this machine.
 
     Args:
-        weights: the model's fingerprint where it is known; else it is computed, which reads all weights once.
-
-    Raises:
-        ModelError: the weights have no fingerprint.
+        weights: `fingerprint` of the folder that the model was loaded from. Not of the loaded model: another dtype than
+            the folder's, or an adapter merged into it, changes every bit, and not what a call costs beyond `dtype`.
     """
     import torch
-
-    from erecap.models import fingerprint
 
     capabilities = torch.cpu.get_capabilities()
     name = str(capabilities.get("cpu_name") or platform.processor() or platform.machine())
@@ -66,7 +62,7 @@ def cost_key(model: Any, decode_weights: str = "same", *, weights: str | None = 
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         device=str(model.device),
-        weights=weights if weights is not None else fingerprint(model),
+        weights=weights,
         dtype=str(model.dtype).removeprefix("torch."),
         decode_weights=decode_weights,
     )

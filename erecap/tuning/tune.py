@@ -79,7 +79,7 @@ def tune(
         folder: where the answers are kept, row by row; those that lie there already are not asked for again.
         histories: a trajectory folder; None: walks through generated household games.
         scorer: a trained pruner, where `settings.scorer` is `learned`; only its layers are tried.
-        base: fingerprint of the weights that an adapter was merged into; a calibration for them holds as well.
+        base: fingerprint of the folder that the model was loaded from, which a calibration is found by; None: its own.
         fresh: forget what lies in `folder`.
 
     Returns:
@@ -121,9 +121,7 @@ def tune(
         say(f"{len(record)} answers are there already, and are kept")
     lengths = [len(call.prompt) for call in calls]
     ranking = settings.scorer if scorer is None else scorer
-    cost = load_cost_model(cost_key(model, weights=hashed))
-    if cost is None and base is not None:
-        cost = load_cost_model(cost_key(model, weights=base))
+    cost = load_cost_model(cost_key(model, weights=base or hashed))
     speed = SpeedModel(shape_of(model), settings.scorer, cost)
     trial = Trial(record, "search", Judge(model, calls, settings.keep, ranking, settings.seed), speed, lengths, say)
     sets = settings.candidates

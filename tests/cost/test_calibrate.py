@@ -18,6 +18,7 @@ from erecap.cost.store import load_cost_model
 from erecap.cost.words import BUSY, disturbance, in_words
 from erecap.cost.workload import Workload, chat_of
 from erecap.errors import ConfigError
+from erecap.models import fingerprint
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model
 
@@ -125,19 +126,21 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_the_command_stores_what_it_prints(
-    saved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_command_stores_what_it_prints_where_runs_look_for_it(
+    dtype: str, saved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("erecap.cost.calibrate.Grid", lambda: SHORT)
     threads = torch.get_num_threads()
-    monkeypatch.setattr(sys, "argv", ["erecap", "calibrate", str(saved), "--dtype", "float32", "--threads", "1"])
+    monkeypatch.setattr(sys, "argv", ["erecap", "calibrate", str(saved), "--dtype", dtype, "--threads", "1"])
     try:
         with pytest.raises(SystemExit) as left:
             command_line.main()
         assert not left.value.code
         out = capsys.readouterr().out
         assert "per pass of decoding" in out and "median error" in out and "stored in" in out
-        stored = load_cost_model(cost_key(model("llama", 1024)))
+        in_use = model("llama", 1024).to(getattr(torch, dtype))
+        stored = load_cost_model(cost_key(in_use, weights=fingerprint(saved)))
         assert stored is not None and f"{next(in_words(stored))}\n" in out
     finally:
         torch.set_num_threads(threads)

@@ -81,9 +81,9 @@ def test_a_damaged_file_is_one_line(change: str) -> None:
     assert path.name in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_the_key_of_a_model_knows_its_weights() -> None:
-    first = cost_key(tiny("llama"))
-    assert first.weights.startswith("sha256:") and first.dtype == "float32" and first.device == "cpu"
-    assert first == cost_key(tiny("llama")) and first.digest() == cost_key(tiny("llama")).digest()
-    assert cost_key(tiny("qwen2")).digest() != first.digest()
-    assert cost_key(tiny("llama"), weights="sha256:known").weights == "sha256:known"
+def test_the_key_of_a_model_knows_its_weights_and_its_dtype() -> None:
+    first = cost_key(tiny("llama"), weights="sha256:a")
+    assert first.weights == "sha256:a" and first.dtype == "float32" and first.device == "cpu"
+    assert first.digest() == cost_key(tiny("llama"), weights="sha256:a").digest()
+    assert first.digest() != cost_key(tiny("llama"), weights="sha256:b").digest()
+    assert first.digest() != cost_key(tiny("llama").bfloat16(), weights="sha256:a").digest()

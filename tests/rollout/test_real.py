@@ -76,11 +76,11 @@ def test_the_model_is_described_without_paths(played, embedded_model_folder):
 
 def test_a_scheduled_run_says_what_it_decided_and_predicted(tmp_path, monkeypatch, embedded_model_folder):
     from erecap.cost.machine import cost_key
-    from erecap.models import load
+    from erecap.models import fingerprint, load
 
     monkeypatch.setenv("ERECAP_CACHE", str(tmp_path / "cache"))
     model, _ = load(str(embedded_model_folder), "auto", "auto")
-    store_cost_model(cost_key(model, "int8"))
+    store_cost_model(cost_key(model, "int8", weights=fingerprint(embedded_model_folder)))
     changes = [
         "modes=full,erecap",
         "suites=household-demo",
