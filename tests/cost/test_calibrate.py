@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ def test_the_command_stores_what_it_prints_where_runs_look_for_it(
         assert not left.value.code
         out = capsys.readouterr().out
         assert "per pass of decoding" in out and "median error" in out and "stored in" in out
-        in_use = model("llama", 1024).to(getattr(torch, dtype))
+        in_use = deepcopy(model("llama", 1024)).to(getattr(torch, dtype))  # other tests share the model
         stored = load_cost_model(cost_key(in_use, weights=fingerprint(saved)))
         assert stored is not None and f"{next(in_words(stored))}\n" in out
     finally:
