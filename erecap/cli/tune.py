@@ -93,7 +93,7 @@ def stages(
     if pruner is not None:
         ranking = _learned(pruner, loaded, base, adapter, allow_untested_pruner)
     result = tune(
-        settings, loaded, tokenizer, out, histories=histories, scorer=ranking, base=base, fresh=fresh, say=say
+        settings, loaded, tokenizer, out, base=base, histories=histories, scorer=ranking, fresh=fresh, say=say
     )
     chosen = result["chosen"]
     lines = None if chosen is None else yaml_lines(keep, settings.scorer, chosen["stages"], adapter, pruner)

@@ -67,9 +67,9 @@ def tune(
     tokenizer: Any,
     folder: Path,
     *,
+    base: str,
     histories: Path | None = None,
     scorer: LearnedScorer | None = None,
-    base: str | None = None,
     fresh: bool = False,
     say: Say = lambda text: None,
 ) -> JsonRow:
@@ -77,9 +77,9 @@ def tune(
 
     Args:
         folder: where the answers are kept, row by row; those that lie there already are not asked for again.
+        base: `fingerprint` of the folder that the model was loaded from, which a calibration is found by.
         histories: a trajectory folder; None: walks through generated household games.
         scorer: a trained pruner, where `settings.scorer` is `learned`; only its layers are tried.
-        base: fingerprint of the folder that the model was loaded from, which a calibration is found by; None: its own.
         fresh: forget what lies in `folder`.
 
     Returns:
@@ -103,9 +103,8 @@ def tune(
     calls, others = found[: settings.samples], found[settings.samples :]
     if len(calls) < settings.samples:
         say(f"only {len(calls)} of {settings.samples} planning calls are long enough")
-    hashed = fingerprint(model)
     head = {
-        "weights": hashed,
+        "weights": fingerprint(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
         "keep": settings.keep,
@@ -121,7 +120,7 @@ def tune(
         say(f"{len(record)} answers are there already, and are kept")
     lengths = [len(call.prompt) for call in calls]
     ranking = settings.scorer if scorer is None else scorer
-    cost = load_cost_model(cost_key(model, weights=base or hashed))
+    cost = load_cost_model(cost_key(model, weights=base))
     speed = SpeedModel(shape_of(model), settings.scorer, cost)
     trial = Trial(record, "search", Judge(model, calls, settings.keep, ranking, settings.seed), speed, lengths, say)
     sets = settings.candidates

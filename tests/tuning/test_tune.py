@@ -38,7 +38,7 @@ def nobody_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def play(settings: Tune, folder: Path, histories: Path, **options: Any) -> dict[str, Any]:
-    return tune(settings, model(), byte_level(), folder, histories=histories, **options)
+    return tune(settings, model(), byte_level(), folder, base="sha256:folder", histories=histories, **options)
 
 
 def test_from_start_to_end(histories: Path, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_calibration_is_used_where_there_is_one(
 
     plain = play(replace(SMALL, budget=3), tmp_path, histories)
     fitted = CostModel(prefill=(0.0, 1.0, 0.0, 0.0, 0.0), decode=(0.0,) * 8)  # time goes by tokens alone
-    monkeypatch.setattr(module, "load_cost_model", lambda key: fitted)
+    monkeypatch.setattr(module, "load_cost_model", lambda key: fitted if key.weights == "sha256:folder" else None)
     result = play(replace(SMALL, budget=3), tmp_path, histories)
     assert result["speed_up_from"] == "calibration" != plain["speed_up_from"]
     row = result["candidates"][0]
