@@ -64,6 +64,12 @@ def group_figures(episodes: Episodes, suite: str, mode: str, budget: int | None)
         "counted": len(rows),
         "waiting": episodes.waiting[suite, mode, budget],  # played, but after one that is missing
         "sr": None if share is None else _interval(share),
+        **_costs(rows),
+    }
+
+
+def _costs(rows: Sequence[QualityRow]) -> JsonRow:
+    return {
         "spl": _rounded(mean([row.spl for row in rows])),
         "steps": _rounded(mean([row.steps for row in rows])),
         "replans": _rounded(mean([row.replans for row in rows])),
@@ -73,7 +79,7 @@ def group_figures(episodes: Episodes, suite: str, mode: str, budget: int | None)
 
 
 def budget_figures(episodes: Episodes, suite: str, unpruned: str) -> list[JsonRow]:
-    """Success of the modes that were played at several budgets, and of the mode `unpruned`, on the same episodes."""
+    """Success and costs of the modes played at several budgets, and of the mode `unpruned`, on the same episodes."""
     budgets: dict[str, set[int]] = {}
     for row in episodes.rows:
         if row.suite == suite and row.budget is not None:
@@ -89,9 +95,10 @@ def budget_figures(episodes: Episodes, suite: str, unpruned: str) -> list[JsonRo
     common = set.intersection(*(set(rows) for rows in played.values()))
     found = []
     for (mode, budget), rows in played.items():
-        share = rate(sum(rows[number].success for number in common), len(common))
+        same = [rows[number] for number in sorted(common)]
+        share = rate(sum(row.success for row in same), len(same))
         if share is not None:
-            found.append({"mode": mode, "budget": budget, "n": len(common), "sr": _interval(share)})
+            found.append({"mode": mode, "budget": budget, "n": len(same), "sr": _interval(share), **_costs(same)})
     return found
 
 

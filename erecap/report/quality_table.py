@@ -9,7 +9,7 @@ from typing import Any
 from erecap.files import write_atomic
 from erecap.report.benchmarks import standalone
 from erecap.report.formats import count, decimal, interval_percent, percent
-from erecap.report.quality import BUDGET, CHAIN, SINGLE, TARGETS, UNPRUNED
+from erecap.report.quality import BUDGET, CHAIN, TARGETS
 from erecap.report.svg import FAINT, INK, inline, new_axes, series_of
 
 PLOT = "quality-budgets.svg"
@@ -36,12 +36,13 @@ def quality_table(results: dict[str, Any]) -> str:
     notes = [f"- {row['id']}: {row['note']}." for row in found.values() if row["note"]]
     if notes:
         lines += ["", *notes]
-    if results.get("modes"):
-        lines += ["", *_modes(results["modes"])]
-    if results.get("budgets"):
-        number = results["budgets"][0]["n"]
-        what = f"Success on {number} chains against the tokens stored"
-        lines += ["", f"![{what}](docs/results/{PLOT})"]
+    budgets = results.get("budgets", [])
+    # Other budgets are played on fewer episodes, so they stand beside the same episodes of the first one only.
+    others = {(CHAIN, row["mode"], row["budget"]) for row in budgets if row["budget"] not in (None, BUDGET)}
+    if modes := [g for g in results.get("modes", []) if (g["suite"], g["mode"], g["budget"]) not in others]:
+        lines += ["", *_modes(modes)]
+    if budgets:
+        lines += ["", *_budgets(budgets)]
     for apart in results.get("apart", []):
         modes = ", ".join(f"`{m['mode']}` {percent(m['sr'], 0)} of {m['n']}" for m in apart["modes"])
         lines += [
@@ -50,40 +51,6 @@ def quality_table(results: dict[str, Any]) -> str:
             "They count above.",
         ]
     return "\n".join(lines)
-
-
-def together_table(replan: Mapping[str, Any], quality: Mapping[str, Any]) -> str:
-    """Markdown: what a replanning call takes, and what success is left, mode by mode.
-
-    Args:
-        replan: the content of `replan.json`; its row *algorithm* counts, for quality is played in that precision, too.
-        quality: the content of `quality.json`; an empty dictionary where nothing was measured.
-    """
-    calls = [call for call in replan["parts"]["replan"]["summary"]["calls"] if call["row"] == "algorithm"]
-    seconds = {(call["mode"], call["length"]): call["total_ms"] / 1e3 for call in calls}
-    lengths = sorted({call["length"] for call in calls})
-    groups = {
-        (group["suite"], group["mode"]): group
-        for group in quality.get("modes", [])
-        if group["budget"] in (None, BUDGET) and group["suite"] in (SINGLE, CHAIN)
-    }
-    measured = {mode for mode, _ in seconds} & set(ORDER) | {mode for _, mode in groups}
-    lines = [
-        "Speed and quality side by side: seconds of a replanning call (`make bench`, row *algorithm*) after a history "
-        f"of so many tokens, and success (`make quality`) at {BUDGET:,} tokens. `full` gives the answers of `reuse`.",
-        "",
-        "| mode | " + " | ".join(f"{length:,}" for length in lengths) + " | SR single | SPL | SR chains | SPL |",
-        "|---|" + "---|" * (len(lengths) + 4),
-    ]
-    for mode in sorted(measured, key=_place):
-        cells = [decimal(seconds.get((mode, length))) for length in lengths]
-        for suite in (SINGLE, CHAIN):
-            group = groups.get((suite, UNPRUNED if mode == "full" else mode))
-            share = group["sr"] if group else None
-            success = f"{percent(share['value'])} of {group['counted']}" if group and share else percent(None)
-            cells += [success, decimal(group["spl"] if group else None)]
-        lines.append("| " + " | ".join([f"`{mode}`", *map(str, cells)]) + " |")
-    return "\n".join([*lines, *_uneven(list(groups.values()))])
 
 
 def _measured(row: Mapping[str, Any] | None) -> str:
@@ -98,7 +65,7 @@ def _modes(groups: Sequence[Mapping[str, Any]]) -> list[str]:
         "| suite | mode | KV tokens | episodes | SR | 95 % | SPL | steps | tokens at the end | kept |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for group in sorted(groups, key=lambda g: (g["suite"], _place(g["mode"]), g["budget"] or 0)):
+    for group in sorted(groups, key=lambda g: (g["suite"], place(g["mode"]), g["budget"] or 0)):
         share = group["sr"]
         cells = [
             group["suite"],
@@ -113,10 +80,36 @@ def _modes(groups: Sequence[Mapping[str, Any]]) -> list[str]:
             percent(group["kept_share"], 0),
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return [*lines, *_uneven(groups)]
+    return [*lines, *uneven(groups)]
 
 
-def _uneven(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+def _budgets(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    number = groups[0]["n"]
+    what = f"Success on {number} chains against the tokens stored"
+    lines = [
+        f"The first {number} chains of {CHAIN} again, at several budgets, the same ones in each row:",
+        "",
+        f"![{what}](docs/results/{PLOT})",
+        "",
+        "| mode | KV tokens | SR | 95 % | SPL | steps | kept |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for group in sorted(groups, key=lambda g: (place(g["mode"]), g["budget"] or 0)):
+        share = group["sr"]
+        cells = [
+            f"`{group['mode']}`",
+            count(group["budget"]),
+            percent(share["value"]),
+            interval_percent(share),
+            decimal(group["spl"]),
+            decimal(group["steps"], 1),
+            percent(group["kept_share"], 0),
+        ]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
+
+
+def uneven(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     """A warning where some mode has not played all episodes of a suite: rows of a table look as if they compared."""
     waiting = sum(group["waiting"] for group in groups)
     if not waiting and len({group["suite"] for group in groups}) == len({(g["suite"], g["counted"]) for g in groups}):
@@ -130,7 +123,8 @@ def _uneven(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["", said]
 
 
-def _place(mode: str) -> tuple[int, str]:
+def place(mode: str) -> tuple[int, str]:
+    """Key to sort modes by: first what bounds the others, then ours, then the controls."""
     return (ORDER.index(mode) if mode in ORDER else len(ORDER), mode)
 
 
@@ -145,7 +139,7 @@ def budget_plot(results: Mapping[str, Any], suite: str = CHAIN) -> str | None:
     if not within:
         return None
     figure, axes = new_axes(3.1)
-    looks = series_of(sorted({group["mode"] for group in within}, key=_place))
+    looks = series_of(sorted({group["mode"] for group in within}, key=place))
     for mode, look in looks.items():
         own = sorted((group for group in within if group["mode"] == mode), key=lambda group: group["budget"])
         middle = [100 * group["sr"]["value"] for group in own]

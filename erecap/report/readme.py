@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from erecap.files import write_atomic, write_json
-from erecap.report.quality_table import quality_table, together_table
+from erecap.report.quality_table import quality_table
 from erecap.report.remote_table import remote_table
+from erecap.report.together_table import together_table
 
 
 def demo_results(run: Path) -> dict[str, Any]:
