@@ -44,7 +44,8 @@ def quality_table(results: dict[str, Any]) -> str:
     if budgets:
         lines += ["", *_budgets(budgets)]
     for apart in results.get("apart", []):
-        modes = ", ".join(f"`{m['mode']}` {percent(m['sr'], 0)} of {m['n']}" for m in apart["modes"])
+        listed = [m for m in apart["modes"] if (apart["suite"], m["mode"], m["budget"]) not in others]
+        modes = ", ".join(f"`{m['mode']}` {percent(m['sr'], 0)} of {m['n']}" for m in listed)
         lines += [
             "",
             f"In {apart['suite']} {apart['episodes']} episodes outgrew the model's window in some mode ({modes}). "
@@ -89,7 +90,7 @@ def _budgets(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         f"The first {number} chains of {CHAIN} again, at several budgets, the same ones in each row:",
         "",
-        f"![{what}](docs/results/{PLOT})",
+        f'<img src="docs/results/{PLOT}" alt="{what}" width="480">',
         "",
         "| mode | KV tokens | SR | 95 % | SPL | steps | kept |",
         "|---|---|---|---|---|---|---|",
@@ -139,19 +140,22 @@ def budget_plot(results: Mapping[str, Any], suite: str = CHAIN) -> str | None:
     if not within:
         return None
     figure, axes = new_axes(3.1)
-    looks = series_of(sorted({group["mode"] for group in within}, key=place))
-    for mode, look in looks.items():
+    modes = sorted({group["mode"] for group in within}, key=place)
+    looks = series_of(["full", *modes])  # the unpruned planner is neutral
+    for nth, mode in enumerate(modes):
+        look = looks[mode]
         own = sorted((group for group in within if group["mode"] == mode), key=lambda group: group["budget"])
         middle = [100 * group["sr"]["value"] for group in own]
         below = [100 * (group["sr"]["value"] - group["sr"]["low"]) for group in own]
         above = [100 * (group["sr"]["high"] - group["sr"]["value"]) for group in own]
-        across = [group["budget"] for group in own]
+        across = [group["budget"] * 1.03**nth for group in own]  # beside each other, so that no interval hides one
         axes.errorbar(
-            across, middle, [below, above], fmt=look.marker + "-", color=look.colour, lw=1.8, ms=4.5, label=mode
-        )
+            across, middle, [below, above], fmt=look.marker + "-", color=look.colour, lw=1.6, ms=4.5, elinewidth=1.1,
+            capsize=2.5, label=mode,
+        )  # fmt: skip
     for group in groups:
         if group["budget"] is None:
-            axes.axhline(100 * group["sr"]["value"], ls="--", color=INK, lw=1.2, label="unpruned")
+            axes.axhline(100 * group["sr"]["value"], ls="--", color=looks["full"].colour, lw=1.2, label="unpruned")
     axes.axhline(0, color=FAINT, lw=0.8)
     axes.set(xlabel="tokens stored", ylabel="success, %", ylim=(-3, 103), xscale="log")
     budgets = sorted({group["budget"] for group in within})
