@@ -10,6 +10,7 @@ from erecap.files import write_atomic
 from erecap.report.benchmarks import standalone
 from erecap.report.formats import count, decimal, interval_percent, percent
 from erecap.report.quality import BUDGET, CHAIN, TARGETS
+from erecap.report.summary import RESULT_EPISODES
 from erecap.report.svg import FAINT, INK, inline, new_axes, series_of
 
 PLOT = "quality-budgets.svg"
@@ -87,8 +88,9 @@ def _modes(groups: Sequence[Mapping[str, Any]]) -> list[str]:
 def _budgets(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     number = groups[0]["n"]
     what = f"Success on {number} chains against the tokens stored"
+    few = "" if number >= RESULT_EPISODES else "; a smoke test"
     lines = [
-        f"The first {number} chains of {CHAIN} again, at several budgets, the same ones in each row:",
+        f"{number} chains of {CHAIN} again, the same ones at each budget{few}:",
         "",
         f'<img src="docs/results/{PLOT}" alt="{what}" width="480">',
         "",

@@ -208,7 +208,7 @@ def test_the_plot_shows_two_budgets_or_nothing(tmp_path: Path) -> None:
     assert write_budget_plot(tmp_path / "p.svg", content) and "<svg" in (tmp_path / "p.svg").read_text()
     assert "<img" not in quality_table({})
     table = quality_table(content)
-    assert 'alt="Success on 40 chains' in table
+    assert 'alt="Success on 40 chains' in table and "at each budget; a smoke test:" in table
     assert "| `erecap` | 512 | 50 % | 35–65 % | 0.50 | 10.0 | 50 % |" in table
     # A budget stands beside the same episodes at other budgets, not beside all of them.
     assert "| household-chains-unseen | `erecap` | 512 |" not in table
