@@ -195,7 +195,9 @@ def test_the_plot_shows_two_budgets_or_nothing(tmp_path: Path) -> None:
     one = rows(CHAIN, "erecap", won(30, 40))
     assert not write_budget_plot(tmp_path / "p.svg", summarise_quality(one, [], ABOUT))
     assert not (tmp_path / "p.svg").exists()
-    two = [*one, *rows(CHAIN, "erecap", won(20, 40), budget=512), *rows(CHAIN, "reuse", won(60, 120))]
+    unpruned = rows(CHAIN, "reuse", won(60, 120))
+    unpruned[0] = unpruned[0].model_copy(update={"overflow": 2})
+    two = [*one, *rows(CHAIN, "erecap", won(20, 40), budget=512), *unpruned]
     content = summarise_quality(two, [], ABOUT)
     # On the 40 episodes that all have in common, of which the unpruned planner wins each.
     assert [(entry["mode"], entry["budget"], entry["n"], entry["sr"]["value"]) for entry in content["budgets"]] == [
@@ -214,3 +216,4 @@ def test_the_plot_shows_two_budgets_or_nothing(tmp_path: Path) -> None:
     assert "| household-chains-unseen | `erecap` | 512 |" not in table
     assert "| household-chains-unseen | `reuse` | – | 120 |" in table
     assert "| `reuse` | – | 100 % |" in table
+    assert "1 episodes outgrew the model's window in some mode (`erecap` 100 % of 1, `reuse` 100 % of 1)" in table
