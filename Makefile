@@ -39,18 +39,18 @@ test-slow: model
 # The tables are written although a figure lies above its ceiling: then the target fails, and they show which.
 bench: model
 	status=0; $(BIN)/erecap bench all $(ARGS) || status=$$?; \
-	  $(BIN)/python -m erecap.report.readme; exit $$status
+	  $(BIN)/python -m tools.readme.write; exit $$status
 
 # Only this target needs llama.cpp, which is compiled for this processor, in an environment of its own.
 bench-llamacpp: model $(LLAMACPP)/.installed
 	$(BIN)/erecap bench llamacpp --python $(LLAMACPP)/bin/python --results docs/results/replan.json $(ARGS)
-	$(BIN)/python -m erecap.report.readme
+	$(BIN)/python -m tools.readme.write
 
 # No model is asked: recorded chats are counted as a remote planner would have been sent them.
 bench-remote: model
 	$(BIN)/erecap collect household-chains-train --first 80 --episodes 26 --perturb 0.4 --out runs/data/remote
 	$(BIN)/erecap bench remote runs/data/remote --budget 2048 --out docs/results/remote.json $(ARGS)
-	$(BIN)/python -m erecap.report.readme
+	$(BIN)/python -m tools.readme.write
 
 # Each line adds to the same rows, and goes on where they end; rows of another configuration are refused.
 quality: model
@@ -59,7 +59,7 @@ quality: model
 	$(BIN)/erecap quality quality --agreement household-chains-unseen
 	$(BIN)/erecap quality quality-budgets budget.kv_tokens=512 $(ARGS)
 	$(BIN)/erecap quality quality-budgets budget.kv_tokens=2048 $(ARGS)
-	$(BIN)/python -m erecap.report.readme
+	$(BIN)/python -m tools.readme.write
 
 SMOKE := --rows runs/quality-smoke/episodes-small.jsonl --results runs/quality-smoke/quality.json
 quality-smoke: model
@@ -67,7 +67,7 @@ quality-smoke: model
 	$(BIN)/erecap quality quality-smoke $(SMOKE) --agreement household-chains-unseen
 
 readme: $(STAMP)
-	$(BIN)/python -m erecap.report.readme
+	$(BIN)/python -m tools.readme.write
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

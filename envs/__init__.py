@@ -109,7 +109,7 @@ def _load(path: str) -> Any:
 
 
 def _validated(suite: str, model: type[BaseModel], options: Any) -> BaseModel:
-    from erecap.config.messages import one_line  # here, for the config room asks this one for option classes
+    from erecap.validation import one_line  # here, for the config room asks this one for option classes
 
     try:
         return model.model_validate(options)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from erecap.budget import Budget
     from erecap.context import Context
     from erecap.errors import ErecapError
-    from erecap.session.pool import ReplanPool
+    from erecap.session.pool.pool import ReplanPool
     from erecap.session.session import ReplanSession
     from erecap.tokens import PruneConfig, PrunedCache, prune
     from erecap.wrapping import wrap

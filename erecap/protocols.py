@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from erecap.context import Context
-    from erecap.tokens.scorers import ScoreContext
+    from erecap.tokens.scoring.scorers import ScoreContext
 
 
 class Message(TypedDict):

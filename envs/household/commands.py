@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from erecap.envs.household.world import World, number_key
+from erecap.envs.household.engine.world import World, number_key
 
 # The engine's actions in the order in which a reader would want them -> its placeholders -> our slots.
 _SLOTS: dict[str, dict[str, str]] = {

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from erecap.bench.callers import answer, steady
-from erecap.bench.history import cut, next_turn, wander
-from erecap.bench.repeated import repeated_plans
+from erecap.bench.drafted_replans import repeated_plans
+from erecap.bench.replan.calls import answer, steady
+from erecap.bench.replan.history import cut, next_turn, wander
 from erecap.context.tokenize import render_prompt
 from erecap.decoding.linear import WEIGHTS, known_weights
 from erecap.errors import ConfigError

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from erecap.bench.callers import answer, floor_message, steady
-from erecap.bench.history import Count, wander
+from erecap.bench.replan.calls import answer, floor_message, steady
+from erecap.bench.replan.history import Count, wander
 from erecap.budget import Budget
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from erecap.bench.ceilings import ratio, ratio_apart
 from erecap.bench.episode import BEFORE, BEYOND, EARLY, LATE, STRETCHES, EpisodeBench
+from erecap.bench.replan.ceilings import ratio, ratio_apart
 from erecap.bench.results import TARGETS, Figure, result_row
 from erecap.protocols import JsonRow
 

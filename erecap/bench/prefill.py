@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from erecap.bench.callers import steady, synchronise
-from erecap.bench.ceilings import attention_share, bounded, ratio, shape_of
-from erecap.bench.history import wander
+from erecap.bench.replan.calls import steady, synchronise
+from erecap.bench.replan.ceilings import attention_share, bounded, ratio, shape_of
+from erecap.bench.replan.history import wander
 from erecap.bench.results import TARGETS, Figure, result_row
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError

@@ -67,7 +67,7 @@ def result_row(
     Args:
         name: an id of `TARGETS`.
         figure: in the unit of the target.
-        about: `command`, `machine` (as `erecap.rollout.machine.machine` gives it) and `date` of the measurement.
+        about: `command`, `machine` (see `erecap.rollout.run_folder.machine`) and `date` of the measurement.
         row: `algorithm` or `product`.
         holds: instead of the comparison with the target, where more than this figure must hold.
     """

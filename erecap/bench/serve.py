@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from erecap.bench.history import Walk
+from erecap.bench.replan.history import Walk
 from erecap.budget import Budget
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError, EnvironmentUnavailable

@@ -97,7 +97,7 @@ def seconds(milliseconds: float | None) -> str:
 
 
 def tables_of(part: JsonRow) -> list[Table]:
-    """The tables of one part (see `erecap.bench.parts.play`), its result rows last."""
+    """The tables of one part (see `erecap.bench.suite.play`), its result rows last."""
     summary, tables = part["summary"], []
     if part["part"] == "replan":
         kinds = dict.fromkeys(row["row"] for row in summary["calls"])

@@ -48,7 +48,7 @@ def replan(
     out: Out = None,
 ) -> None:
     """Time one replanning call after histories of several lengths, mode by mode, beside its floor and its ceiling."""
-    from erecap.bench.replan import ReplanBench
+    from erecap.bench.replan.replan import ReplanBench
 
     counts = numbers_in(lengths, "--lengths", 1)
     bench = ReplanBench(
@@ -64,7 +64,7 @@ def replan(
     )
     part = measure(bench, model, dtype, threads, out)
     if plots is not None:
-        from erecap.report.benchmarks import write_plots
+        from erecap.bench.plots import write_plots
 
         for path in write_plots(plots, part):
             typer.echo(f"plot: {path}")
@@ -162,7 +162,7 @@ def everything(
     threads: Threads = None,
 ) -> None:
     """Measure everything with the published settings; a run that was stopped goes on with the part it was at."""
-    from erecap.bench.parts import PUBLISHED, play_all, publish
+    from erecap.bench.suite import PUBLISHED, play_all, publish
     from erecap.errors import ConfigError
 
     chosen_names = names_in(parts)

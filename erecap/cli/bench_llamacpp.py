@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from erecap.bench.llamacpp_client import BUILT
+from erecap.bench.llamacpp.client import BUILT
 from erecap.cli.bench import MODEL, Dtype, KvTokens, NewTokens, PlanTokens, Repetitions, Threads, Weights
 from erecap.cli.benching import names_in, numbers_in, setting
 
@@ -40,10 +40,10 @@ def llamacpp(
 
     from rich.console import Console
 
-    from erecap.bench.llamacpp import LlamaBench, Place, llama_bench
-    from erecap.bench.llamacpp_client import require
-    from erecap.bench.llamacpp_summary import llama_rows, llama_summary, llama_tables, publish_llama
-    from erecap.bench.parts import write_part
+    from erecap.bench.llamacpp.bench import LlamaBench, Place, llama_bench
+    from erecap.bench.llamacpp.client import require
+    from erecap.bench.llamacpp.summary import llama_rows, llama_summary, llama_tables, publish_llama
+    from erecap.bench.suite import write_part
     from erecap.bench.tables import result_table
 
     require(python)  # before minutes are spent on anything else

@@ -32,13 +32,13 @@ def remote(
     from rich.console import Console
     from rich.table import Table
 
-    from erecap.bench.remote import RemoteBench, Talk
+    from erecap.bench.remote.bench import RemoteBench, Talk
     from erecap.cost.prices import PRICES, prices_of
     from erecap.files import write_json
     from erecap.models import locate
     from erecap.models.loading import load_tokenizer
-    from erecap.training.planner_data import chat_of
-    from erecap.training.trajectories import read_trajectories, source_facts
+    from erecap.training.collect.trajectories import read_trajectories, source_facts
+    from erecap.training.planner.data import chat_of
 
     bench = RemoteBench(names_in(views), budget, cache_block, cache_least)
     paid = prices_of(prices, price_list or PRICES)

@@ -11,12 +11,12 @@ import typer
 from erecap.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
-    from erecap.bench.parts import Load, Settings
+    from erecap.bench.suite import Load, Settings
 
 
 def measure(bench: Settings, model: str, dtype: str, threads: int | None, out: Path | None) -> dict[str, Any]:
     """Measure one part, show it, and write it to `out` if that is given."""
-    from erecap.bench.parts import part_of, play, write_part
+    from erecap.bench.suite import part_of, play, write_part
 
     about, load, say = setting(model, dtype, threads, f"erecap bench {part_of(bench)}")
     part = play(bench, *load(), about, say, source=model)
@@ -38,7 +38,7 @@ def setting(
 
     from erecap.models import load
     from erecap.models.loading import resolve_device, resolve_dtype
-    from erecap.rollout.machine import machine, versions
+    from erecap.rollout.run_folder.machine import machine, versions
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -23,10 +23,10 @@ def calibrate(
         import torch
 
         torch.set_num_threads(threads)
-    from erecap.cost.calibrate import calibrate as run
+    from erecap.calibration.calibrate import calibrate as run
+    from erecap.calibration.report import disturbance, error_table, in_words
     from erecap.cost.machine import cost_key
     from erecap.cost.store import save_cost_model
-    from erecap.cost.words import disturbance, error_table, in_words
     from erecap.decoding.linear import known_weights
     from erecap.models import fingerprint, load, locate
 

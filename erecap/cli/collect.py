@@ -39,9 +39,9 @@ def collect(
 
     from erecap.config import load_suite
     from erecap.errors import ConfigError
-    from erecap.training.collect import collect as run
-    from erecap.training.collect_episode import Recipe
-    from erecap.training.collect_model import planner_config
+    from erecap.training.collect.acting_model import planner_config
+    from erecap.training.collect.collect import collect as run
+    from erecap.training.collect.episode import Recipe
 
     loaded = [load_suite(suite) for suite in suites]
     by_name = {suite.name: suite for suite in loaded}

@@ -29,7 +29,7 @@ def household(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from erecap.envs.household.generate import generate
+    from erecap.envs.household.games.generate import generate
     from erecap.envs.household.options import TASK_TYPES
 
     console = Console(stderr=True)

@@ -82,7 +82,7 @@ def quality(
 
 def _unpruned_first(config: RunConfig) -> list[RunConfig]:
     """The configuration in two: modes without a budget, then the others, of whose episodes some need no playing."""
-    from erecap.rollout.identity import budget_of
+    from erecap.rollout.run_folder.identity import budget_of
 
     free = [mode for mode in config.modes if budget_of(config, mode) is None]
     within = [mode for mode in config.modes if mode not in free]
@@ -92,7 +92,7 @@ def _unpruned_first(config: RunConfig) -> list[RunConfig]:
 def play_missing(config: RunConfig, rows: Path, fresh: bool) -> RunResult:
     """Play the episodes that the file `rows` lacks, and add them to it, whatever ends the playing."""
     from erecap.config import load_suites
-    from erecap.rollout.committed import CommittedRows
+    from erecap.evaluation.results_file import CommittedRows
     from erecap.rollout.run import run
 
     committed = CommittedRows(rows, config, load_suites(config), fresh=fresh)
@@ -122,7 +122,7 @@ def compare_plans(config: RunConfig, suite: str, path: Path, fresh: bool) -> Non
 
     from erecap.config import load_suites
     from erecap.errors import ConfigError
-    from erecap.rollout.agreement import measure_agreement
+    from erecap.evaluation.plan_agreement import measure_agreement
 
     suites = load_suites(config)
     if suite not in suites:
@@ -137,11 +137,11 @@ def summarise(rows: Path, results: Path, command: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from erecap.evaluation.figures import summarise_quality
+    from erecap.evaluation.rows import AgreementRow, QualityRow, read_quality
+    from erecap.evaluation.table import PLOT, write_budget_plot
     from erecap.files import write_json
-    from erecap.report.quality import summarise_quality
-    from erecap.report.quality_rows import AgreementRow, QualityRow, read_quality
-    from erecap.report.quality_table import PLOT, write_budget_plot
-    from erecap.rollout.machine import machine
+    from erecap.rollout.run_folder.machine import machine
 
     about = {
         "command": command,

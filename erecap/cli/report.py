@@ -21,7 +21,7 @@ def report(
     The log of a wrapped planner has calls and no episodes: its figures are printed and written to summary.json.
     """
     from erecap.errors import ConfigError
-    from erecap.report.calls import is_call_log
+    from erecap.report.page.calls import is_call_log
 
     if is_call_log(run):
         show_calls([run, *([] if against is None else [against])])
@@ -38,7 +38,7 @@ def show_calls(folders: list[Path]) -> None:
     from rich.console import Console
 
     from erecap.files import write_json
-    from erecap.report.calls import call_table, summarise_calls
+    from erecap.report.page.calls import call_table, summarise_calls
 
     logs = [(folder.name, summarise_calls(folder)) for folder in folders]
     write_json(folders[0] / "summary.json", logs[0][1])

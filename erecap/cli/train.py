@@ -69,9 +69,9 @@ def planner(
 ) -> None:
     """Teach a model the expert's plans: supervised, on whole transcripts, with the loss on the plans alone."""
     from erecap.errors import ConfigError
-    from erecap.training.loop import Limits
-    from erecap.training.planner import train_planner
-    from erecap.training.planner_settings import PlannerTraining
+    from erecap.training.planner.loop import Limits
+    from erecap.training.planner.settings import PlannerTraining
+    from erecap.training.planner.train import train_planner
 
     for name, value in (("hours", hours), ("save-minutes", save_minutes)):
         if value is not None and not 0 < value < float("inf"):

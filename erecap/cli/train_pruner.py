@@ -34,9 +34,9 @@ def saliency(
     from rich.console import Console
     from rich.table import Table
 
-    from erecap.training.pruner_model import load_base
-    from erecap.training.saliency_run import SaliencySettings, run_saliency
-    from erecap.training.texts import sources_hash
+    from erecap.training.pruner.base_model import load_base
+    from erecap.training.saliency.run import SaliencySettings, run_saliency
+    from erecap.training.saliency.samples import sources_hash
 
     settings = SaliencySettings(kind, _layers(stages), max_tokens, limit, cache_tokens, discount, seed)
     sources_hash(data)  # what is missing is told before anything slow begins
@@ -105,10 +105,10 @@ def pruner(
     """Stage 2: train a pruner on the labels, test it beside random, recency and attention, and write its card."""
     from rich.console import Console
 
-    from erecap.training.pruner_model import load_base
-    from erecap.training.pruner_run import run_pruner
-    from erecap.training.pruner_settings import PrunerSettings
-    from erecap.training.saliency_files import read_labels
+    from erecap.training.pruner.base_model import load_base
+    from erecap.training.pruner.run import run_pruner
+    from erecap.training.pruner.settings import PrunerSettings
+    from erecap.training.saliency.files import read_labels
 
     settings = PrunerSettings(
         task,

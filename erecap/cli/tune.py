@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from erecap.tokens.learned import LearnedScorer
+    from erecap.tokens.scoring.learned import LearnedScorer
 
 app = typer.Typer(help="Find settings of pruning by trying them.", no_args_is_help=True)
 
@@ -124,8 +124,8 @@ def stages(
 def _learned(name: str, model: Any, base: str, adapter: str | None, allow_untested: bool) -> LearnedScorer:
     """The scorer of a trained pruner, checked against the model."""
     from erecap.models import describe_adapter
-    from erecap.tokens.learned import LearnedScorer
-    from erecap.tokens.pruner_files import load_pruner
+    from erecap.tokens.scoring.learned import LearnedScorer
+    from erecap.tokens.scoring.pruner_files import load_pruner
 
     shape = model.config.get_text_config(decoder=True)
     return LearnedScorer(

@@ -24,9 +24,9 @@ def verify(
     from erecap.errors import ConfigError
     from erecap.models.adapters import CARD, adapter_with
     from erecap.models.inspection import read_json
-    from erecap.tokens.pruner_files import FORMAT as PRUNER
-    from erecap.tokens.pruner_files import find_pruner
-    from erecap.training.planner import FORMAT as PLANNER
+    from erecap.tokens.scoring.pruner_files import FORMAT as PRUNER
+    from erecap.tokens.scoring.pruner_files import find_pruner
+    from erecap.training.planner.train import FORMAT as PLANNER
     from erecap.training.verify import verify_planner, verify_pruner
 
     folder = find_pruner(checkpoint, "checkpoint")

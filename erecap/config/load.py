@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from erecap.config.messages import one_line
 from erecap.config.overrides import apply_overrides
 from erecap.config.run import RunConfig
 from erecap.config.source import is_path, read_named
 from erecap.config.suite import Suite
 from erecap.errors import ConfigError
+from erecap.validation import one_line
 
 RUNS = "erecap.configs"
 SUITES = "erecap.tasks"

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from erecap.tokens.names import MODE_SCORERS
+from erecap.tokens.scoring.names import MODE_SCORERS
 
 # Modes that keep keys and values between calls. `reuse` keeps all of them; the others evict down to the budget:
 # `erecap` by the context graph and then recency, the controls by the one criterion that they are named after. `mask`

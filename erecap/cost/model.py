@@ -65,7 +65,9 @@ def edit_features(kv: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Predicted milliseconds of what a session does. Fitted by `erecap.cost.calibrate`, kept by `erecap.cost.store`.
+    """Predicted milliseconds of what a session does.
+
+    Fitted by `erecap.calibration.calibrate`, kept by `erecap.cost.store`.
 
     Counts are tokens; `kv` is what each layer stores when the step begins. Holds for reads that are not pruned on
     their way through the layers (`prune=None`).

@@ -15,7 +15,7 @@ from erecap.errors import ConfigError
 from erecap.files import cache_dir, write_json
 
 if TYPE_CHECKING:
-    from erecap.cost.calibrate import Calibration
+    from erecap.calibration.calibrate import Calibration
 
 FORMAT = 1  # raised when the meaning of a coefficient changes; older files are then refused
 

@@ -14,8 +14,8 @@ from itertools import accumulate
 import torch
 import torch.nn.functional as F
 
-from erecap.tokens.probe import last_query_mass
 from erecap.tokens.ragged import Part
+from erecap.tokens.scoring.probe import last_query_mass
 
 FEW_TOKENS = 64  # longer reads would make the others pay for their padding
 ALIGNED = 16  # columns of a mask that fused kernels take without copying it

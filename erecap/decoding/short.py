@@ -7,7 +7,7 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
-from erecap.decoding.flat import FlatDecoder, flat_problem
+from erecap.decoding.fused import FlatDecoder, flat_problem
 from erecap.decoding.linear import Weights, known_weights
 
 FLAT_TOKENS = 128  # up to here the flat layers save more than they cost

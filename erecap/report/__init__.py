@@ -20,9 +20,9 @@ def build(run_dir: Path) -> Path:
     Raises RunError if the folder is not a run or a row of it is damaged.
     """
     from erecap.files import write_atomic, write_json
-    from erecap.report.html import render_page
     from erecap.report.load import load_run_folder
-    from erecap.report.summary import summarise
+    from erecap.report.page.html import render_page
+    from erecap.report.page.summary import summarise
 
     run = load_run_folder(run_dir)
     summary = summarise(run)
@@ -38,9 +38,9 @@ def table(run_dir: Path) -> RenderableType:
     Raises RunError if the folder is not a run or a row of it is damaged.
     """
     from erecap.report.load import load_run_folder
-    from erecap.report.summary import summarise
-    from erecap.report.terminal import make_table
-    from erecap.report.words import headline
+    from erecap.report.page.headline import headline
+    from erecap.report.page.summary import summarise
+    from erecap.report.page.terminal import make_table
 
     run = load_run_folder(run_dir)
     summary = summarise(run)

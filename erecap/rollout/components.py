@@ -13,19 +13,19 @@ from erecap.config.suite import Suite
 from erecap.errors import ConfigError, GameError
 from erecap.models import describe_adapter, fingerprint, load, locate, locate_adapter
 from erecap.protocols import Message, Planner
-from erecap.tokens.names import LEARNED
+from erecap.tokens.scoring.names import LEARNED
 
 if TYPE_CHECKING:
     import gymnasium as gym
 
-    from erecap.cost.scheduler import Scheduler
-    from erecap.language_model import HFLanguageModel
-    from erecap.session.episodes import EpisodeSessions
-    from erecap.session.masked import MaskedSessions
-    from erecap.session.pool import ReplanPool
-    from erecap.tokens.learned import LearnedScorer
-    from erecap.tokens.ratings import ReadScorer
-    from erecap.tokens.schedule import PruneConfig
+    from erecap.language_models.masked import MaskedSessions
+    from erecap.language_models.per_episode import EpisodeSessions
+    from erecap.language_models.transformers import HFLanguageModel
+    from erecap.scheduling.rules import Scheduler
+    from erecap.session.pool.pool import ReplanPool
+    from erecap.tokens.cache.read_scores import ReadScorer
+    from erecap.tokens.scoring.learned import LearnedScorer
+    from erecap.tokens.scoring.schedule import PruneConfig
 
 Say = Callable[[str], None]
 
@@ -136,7 +136,7 @@ class RealComponents:
     def pool(self) -> ReplanPool | None:
         if self._loaded is None:
             return None
-        from erecap.session.pool import ReplanPool
+        from erecap.session.pool.pool import ReplanPool
 
         try:
             return ReplanPool(*self._loaded)
@@ -171,7 +171,7 @@ class RealComponents:
 
     def _open_models(self, modes: list[Mode]) -> None:
         """A language model for each mode, on the one that was loaded."""
-        from erecap.language_model import HFLanguageModel
+        from erecap.language_models.transformers import HFLanguageModel
 
         for mode in modes:
             assert self._loaded is not None and self._facts is not None, "loaded before, as some mode needs it"
@@ -183,8 +183,8 @@ class RealComponents:
 
     def _sessions(self, mode: Mode, model: Any, tokenizer: Any) -> EpisodeSessions | MaskedSessions:
         from erecap.budget import Budget
-        from erecap.session.episodes import EpisodeSessions
-        from erecap.session.masked import MaskedSessions
+        from erecap.language_models.masked import MaskedSessions
+        from erecap.language_models.per_episode import EpisodeSessions
 
         settings = self._config.budget
         budget = None if mode.kind == "reuse" else Budget(settings.kv_tokens, settings.kv_ratio)
@@ -214,8 +214,8 @@ class RealComponents:
 
     def _learned(self) -> LearnedScorer:
         """The run's trained pruner, loaded once."""
-        from erecap.tokens.learned import LearnedScorer
-        from erecap.tokens.pruner_files import describe_pruner, load_pruner
+        from erecap.tokens.scoring.learned import LearnedScorer
+        from erecap.tokens.scoring.pruner_files import describe_pruner, load_pruner
 
         if self._scorer is None:
             facts, name = self._facts, self._config.pruner
@@ -238,8 +238,8 @@ class RealComponents:
         if settings is None:
             return None
         from erecap.cost.machine import cost_key
-        from erecap.cost.scheduler import Scheduler
         from erecap.cost.store import load_cost_model
+        from erecap.scheduling.rules import Scheduler
 
         assert self._facts is not None, "the model is described before its sessions are made"
         key = cost_key(model, self._config.decode_weights, weights=self._facts["hash"])
@@ -255,7 +255,7 @@ class RealComponents:
         return lambda: Scheduler(cost, budget_tokens=None, window=window, **options)
 
     def _prune_config(self, mode: Mode, layers: int) -> PruneConfig | None:
-        from erecap.tokens.schedule import PruneConfig
+        from erecap.tokens.scoring.schedule import PruneConfig
 
         if mode.scorer is None:
             return None

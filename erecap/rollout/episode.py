@@ -16,8 +16,8 @@ from erecap.planners.triggers import Triggers
 from erecap.protocols import JsonRow, Plan, Planner
 from erecap.rollout.jobs import Job, Played
 from erecap.rollout.observed import Observed, clean
-from erecap.rollout.rows import episode_row, replan_row
-from erecap.rollout.samples import SampleRecorder
+from erecap.rollout.run_folder.rows import episode_row, replan_row
+from erecap.rollout.run_folder.samples import SampleRecorder
 
 if TYPE_CHECKING:
     import gymnasium as gym

@@ -17,16 +17,16 @@ from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.files import portable
 from erecap.protocols import JsonRow
-from erecap.rollout.batching import executor_of
 from erecap.rollout.components import OpenComponents, RealComponents
-from erecap.rollout.executors import Executor
-from erecap.rollout.interrupt import Interrupts
+from erecap.rollout.executors.serial import Executor
+from erecap.rollout.executors.shared_model import executor_of
 from erecap.rollout.jobs import Job, all_jobs, row_key
-from erecap.rollout.lock import owned
-from erecap.rollout.machine import git_revision, machine, versions
 from erecap.rollout.progress import RunProgress
-from erecap.rollout.resume import erase, read_head, repair, require_same, require_same_model
-from erecap.rollout.writer import RunWriter
+from erecap.rollout.run_folder.interrupt import Interrupts
+from erecap.rollout.run_folder.lock import owned
+from erecap.rollout.run_folder.machine import git_revision, machine, versions
+from erecap.rollout.run_folder.resume import erase, read_head, repair, require_same, require_same_model
+from erecap.rollout.run_folder.writer import RunWriter
 
 FORMAT = 1
 

@@ -17,7 +17,7 @@ from erecap.errors import BudgetError, ModelError
 from erecap.protocols import Generation, Message
 from erecap.serving.failures import ApiFailure, overloaded, too_long
 from erecap.serving.store import SessionStore
-from erecap.session.pool import ReplanPool
+from erecap.session.pool.pool import ReplanPool
 from erecap.session.session import ReplanSession
 
 log = logging.getLogger(__name__)

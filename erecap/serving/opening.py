@@ -45,8 +45,8 @@ def open_engine(
     loaded, tokenizer = load(model, dtype, device, adapter=adapter)
     ranks: Any = "recency"
     if pruner is not None:
-        from erecap.tokens.learned import LearnedScorer
-        from erecap.tokens.pruner_files import load_pruner
+        from erecap.tokens.scoring.learned import LearnedScorer
+        from erecap.tokens.scoring.pruner_files import load_pruner
 
         shape = loaded.config.get_text_config(decoder=True)
         ranks = LearnedScorer(

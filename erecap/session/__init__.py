@@ -14,7 +14,7 @@ def __getattr__(name: str) -> Any:
 
         return ReplanSession
     if name == "ReplanPool":
-        from erecap.session.pool import ReplanPool
+        from erecap.session.pool.pool import ReplanPool
 
         return ReplanPool
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from erecap.errors import BudgetError
-from erecap.session.parts import SessionParts
+from erecap.session.steps import SessionParts
 from erecap.tokens.revival import revive
 
 

@@ -12,9 +12,9 @@ from safetensors.torch import save
 
 from erecap.errors import RunError
 from erecap.files import write_atomic
-from erecap.session.transcript import Mark, Transcript
-from erecap.tokens.cache import PrunedCache
-from erecap.tokens.layout import Layout
+from erecap.session.conversation.transcript import Mark, Transcript
+from erecap.tokens.cache.layout import Layout
+from erecap.tokens.cache.pruned_cache import PrunedCache
 
 FORMAT = "erecap-session-2"
 

@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from erecap.budget import Budget
-from erecap.cost.scheduler import Scheduler
 from erecap.decoding.linear import Weights
 from erecap.decoding.loop import decode
+from erecap.decoding.stopping import StopWatcher, answer_ends, sampler
+from erecap.engines.transformers import SessionReader
 from erecap.errors import RunError
-from erecap.generation import StopWatcher, answer_ends, sampler
 from erecap.protocols import AllowedTokens, Decision, Generation, Message, Timing, Usage
-from erecap.session.chat import ChatPart, SessionChat, whole_part
-from erecap.session.claims import Span
+from erecap.scheduling.rules import Scheduler
+from erecap.session.conversation.chat import ChatPart, SessionChat, whole_part
+from erecap.session.conversation.protection_spans import Span
+from erecap.session.conversation.transcript import Mark, Transcript
 from erecap.session.edits import SessionEdits
 from erecap.session.persist import load_session, save_session
-from erecap.session.reader import SessionReader
-from erecap.session.scheduling import PlanDraft, apply, decide, look, put_off, stops_with_plan
-from erecap.session.transcript import Mark, Transcript
-from erecap.tokens.ratings import ReadScorer
-from erecap.tokens.schedule import PruneConfig
+from erecap.session.schedule_call import PlanDraft, apply, decide, look, put_off, stops_with_plan
+from erecap.tokens.cache.read_scores import ReadScorer
+from erecap.tokens.scoring.schedule import PruneConfig
 
 
 class ReplanSession(SessionEdits):

@@ -8,8 +8,8 @@ import torch
 
 from erecap.context.tokenize import ChatText
 from erecap.protocols import PromptPiece
-from erecap.session.transcript import Mark
-from erecap.tokens.cache import PrunedCache
+from erecap.session.conversation.transcript import Mark
+from erecap.tokens.cache.pruned_cache import PrunedCache
 
 
 def trace_pieces(

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from erecap.tokens.names import PRESETS, SCORER_NAMES
-from erecap.tokens.schedule import PruneConfig, scheduled_counts, stage_count
+from erecap.tokens.scoring.names import PRESETS, SCORER_NAMES
+from erecap.tokens.scoring.schedule import PruneConfig, scheduled_counts, stage_count
 
 _LAZY = {
-    "LearnedScorer": "erecap.tokens.learned",
-    "Pruner": "erecap.tokens.learned",
-    "PrunedCache": "erecap.tokens.cache",
-    "ScoreContext": "erecap.tokens.scorers",
-    "SCORERS": "erecap.tokens.scorers",
+    "LearnedScorer": "erecap.tokens.scoring.learned",
+    "Pruner": "erecap.tokens.scoring.learned",
+    "PrunedCache": "erecap.tokens.cache.pruned_cache",
+    "ScoreContext": "erecap.tokens.scoring.scorers",
+    "SCORERS": "erecap.tokens.scoring.scorers",
     "attach": "erecap.tokens.pruning",
-    "load_pruner": "erecap.tokens.pruner_files",
+    "load_pruner": "erecap.tokens.scoring.pruner_files",
     "prune": "erecap.tokens.pruning",
 }
 

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from erecap.tokens import probe
-from erecap.tokens.cache import PrunedCache
-from erecap.tokens.masks import layer_windows
-from erecap.tokens.reading import take_tokens
-from erecap.tokens.scorers import ScoreContext
-from erecap.tokens.select import choose, protected_mask
+from erecap.tokens.cache.masks import layer_windows
+from erecap.tokens.cache.pruned_cache import PrunedCache
+from erecap.tokens.cache.read_transaction import take_tokens
+from erecap.tokens.scoring import probe
+from erecap.tokens.scoring.scorers import ScoreContext
+from erecap.tokens.scoring.select import choose, protected_mask
 
 _lock = threading.Lock()
 _installed: weakref.WeakKeyDictionary[nn.Module, _HookSet] = weakref.WeakKeyDictionary()

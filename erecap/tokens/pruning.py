@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from erecap.tokens import hooks, probe
-from erecap.tokens.cache import PrunedCache, Spans
-from erecap.tokens.schedule import PruneConfig
+from erecap.tokens import hooks
+from erecap.tokens.cache.pruned_cache import PrunedCache, Spans
+from erecap.tokens.scoring import probe
+from erecap.tokens.scoring.schedule import PruneConfig
 
 if TYPE_CHECKING:
     from torch import nn

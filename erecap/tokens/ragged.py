@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from transformers import Cache
 
-from erecap.tokens import probe
-from erecap.tokens.cache import PrunedCache
+from erecap.tokens.cache.masks import layer_windows
+from erecap.tokens.cache.pruned_cache import PrunedCache
+from erecap.tokens.cache.ropes import CHANGING, rope_kinds
 from erecap.tokens.hooks import find_decoder
-from erecap.tokens.masks import layer_windows
-from erecap.tokens.ropes import CHANGING, rope_kinds
+from erecap.tokens.scoring import probe
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from erecap.errors import RunError
-from erecap.tokens import probe
-from erecap.tokens.cache import PrunedCache
+from erecap.tokens.cache.layout import Layout
+from erecap.tokens.cache.masks import as_attention_mask, layer_windows
+from erecap.tokens.cache.parking import Parked
+from erecap.tokens.cache.pruned_cache import PrunedCache
+from erecap.tokens.cache.ropes import angles, layer_type
 from erecap.tokens.hooks import find_decoder
-from erecap.tokens.layout import Layout
-from erecap.tokens.masks import as_attention_mask, layer_windows
-from erecap.tokens.parking import Parked
-from erecap.tokens.ropes import angles, layer_type
+from erecap.tokens.scoring import probe
 
 
 def revive(model: nn.Module, cache: PrunedCache, span: tuple[int, int] | None = None) -> int:

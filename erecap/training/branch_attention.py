@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from erecap.tokens import probe
+from erecap.tokens.scoring import probe
 
 
 @contextmanager

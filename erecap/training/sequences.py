@@ -18,7 +18,7 @@ import torch
 from erecap.context.tokenize import encode_from, render_chat, render_text
 from erecap.errors import ModelError
 from erecap.protocols import Message
-from erecap.tokens.masks import layer_windows
+from erecap.tokens.cache.masks import layer_windows
 from erecap.training.branch_attention import split_attention
 
 
@@ -109,7 +109,7 @@ def plan_sequence(
         messages: the whole chat.
         targets: in order of their messages, one per planning call.
         tokenizer: a fast tokenizer with a chat template.
-        ends: ids that end an answer (`erecap.generation.answer_ends`); the first after a plan is its last label.
+        ends: ids that end an answer (`erecap.decoding.stopping.answer_ends`); the first after a plan is its last label.
         max_tokens: most tokens of the sequence, branches included. Later planning calls are left out and counted.
 
     Raises:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from erecap.decoding.stopping import answer_ends
 from erecap.errors import ConfigError
-from erecap.generation import answer_ends
-from erecap.training.planner_data import chat_of
-from erecap.training.replay import Place, recipe_of, replay
-from erecap.training.trajectories import Trajectory, transcript_name, transcript_place
+from erecap.training.collect.replay import Place, recipe_of, replay
+from erecap.training.collect.trajectories import Trajectory, transcript_name, transcript_place
+from erecap.training.planner.data import chat_of
 
 Say = Callable[[str], None]
 Play = Callable[..., list[Trajectory]]
@@ -56,9 +56,9 @@ def verify_planner(
     """
     from erecap.models import load, locate
     from erecap.models.adapters import check_adapter
-    from erecap.training.planner_model import Trainee
-    from erecap.training.planner_scores import score
-    from erecap.training.planner_settings import PlannerTraining
+    from erecap.training.planner.model import Trainee
+    from erecap.training.planner.scores import score
+    from erecap.training.planner.settings import PlannerTraining
     from erecap.training.sequences import plan_sequence
 
     full = card["kind"] == "full"
@@ -104,12 +104,12 @@ def verify_pruner(
         ConfigError: nothing that was tested can be played again.
         ModelError: model, adapter or pruner cannot be loaded, or do not belong together.
     """
-    from erecap.tokens.pruner_files import load_pruner
-    from erecap.training.pruner_model import load_base
-    from erecap.training.pruner_trial import trial
-    from erecap.training.saliency import label
-    from erecap.training.saliency_files import Labelled, labelled
-    from erecap.training.texts import chat_sample
+    from erecap.tokens.scoring.pruner_files import load_pruner
+    from erecap.training.pruner.base_model import load_base
+    from erecap.training.pruner.test import trial
+    from erecap.training.saliency.files import Labelled, labelled
+    from erecap.training.saliency.labels import label
+    from erecap.training.saliency.samples import chat_sample
 
     if not (card.get("test") or {}).get("names"):
         raise ConfigError(f"{folder}: its card names no samples that it was tested on")

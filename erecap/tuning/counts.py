@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from erecap.tokens.schedule import PruneConfig, stage_count
+from erecap.tokens.scoring.schedule import PruneConfig, stage_count
 from erecap.tuning.candidates import Stages
 from erecap.tuning.samples import Sample
 

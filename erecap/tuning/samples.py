@@ -12,8 +12,8 @@ from typing import Any
 from erecap.context.prompt import record_text
 from erecap.context.protection import protected_spans
 from erecap.context.tokenize import encode_from, render_prompt
+from erecap.decoding.stopping import answer_ends
 from erecap.errors import ConfigError
-from erecap.generation import answer_ends
 from erecap.protocols import Message
 
 SHORTEST = 16  # tokens of a prompt
@@ -45,7 +45,7 @@ def built_in(length: int, tokenizer: Any, seed: int) -> Iterator[Transcript]:
     Raises:
         EnvironmentUnavailable: the household simulator is missing.
     """
-    from erecap.bench.history import Walk
+    from erecap.bench.replan.history import Walk
 
     def count(messages: Sequence[Message]) -> int:
         return len(render_prompt(messages, tokenizer).input_ids)
@@ -68,7 +68,7 @@ def recorded(folder: Path, seed: int) -> Iterator[Transcript]:
     Raises:
         ConfigError: no trajectories in `folder`, or a damaged row.
     """
-    from erecap.training.trajectories import read_trajectories
+    from erecap.training.collect.trajectories import read_trajectories
 
     found = [
         Transcript(

@@ -54,7 +54,7 @@ class SpeedModel:
             return attention_scorer_flops(self.shape, counts)
         if self.scorer != "learned":
             return 0.0
-        inner = self.shape.hidden_size // 4  # as in erecap.tokens.learned.StageHead
+        inner = self.shape.hidden_size // 4  # as in erecap.tokens.scoring.learned.StageHead
         scored = sum(before for before, after in itertools.pairwise(counts) if after < before)
         return 2.0 * (self.shape.hidden_size * inner + inner) * scored
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from erecap.bench.callers import steady, synchronise
-from erecap.bench.ceilings import ratio
+from erecap.bench.replan.calls import steady, synchronise
+from erecap.bench.replan.ceilings import ratio
 from erecap.protocols import JsonRow
 from erecap.tokens import PruneConfig, prune
 from erecap.tuning.candidates import Stages

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erecap.bench.ceilings import shape_of
+from erecap.bench.replan.ceilings import shape_of
 from erecap.cost.machine import cost_key
 from erecap.cost.store import load_cost_model
 from erecap.errors import ConfigError
 from erecap.models import fingerprint
 from erecap.protocols import JsonRow
-from erecap.tokens.learned import LearnedScorer
-from erecap.tokens.names import LEARNED, MODE_SCORERS
+from erecap.tokens.scoring.learned import LearnedScorer
+from erecap.tokens.scoring.names import LEARNED, MODE_SCORERS
 from erecap.tuning.agreement import Judge
 from erecap.tuning.candidates import Stages, check_sets, published
 from erecap.tuning.counts import Counts
@@ -38,7 +38,7 @@ class Tune:
     """
 
     keep: float = 0.7  # share of its tokens that a stage keeps
-    scorer: str = "attention"  # a name of erecap.tokens.names.MODE_SCORERS
+    scorer: str = "attention"  # a name of erecap.tokens.scoring.names.MODE_SCORERS
     length: int = 2000  # tokens of a prompt, at least
     samples: int = 8  # planning calls that every set is tried on, and as many others for the best few
     budget: int = 40  # stage sets that are tried at most

@@ -9,7 +9,7 @@ from typing import Any
 
 from erecap.context.lines import LinePatterns
 from erecap.errors import ConfigError
-from erecap.tokens.schedule import PruneConfig
+from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.wrapping.log import CallLog
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from transformers import LogitsProcessorList
 
-from erecap.generation import PrefillClock
+from erecap.decoding.stopping import PrefillClock
 from erecap.protocols import Timing, Usage
 from erecap.tokens.pruning import prune
-from erecap.tokens.schedule import PruneConfig
+from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.wrapping.log import CallLog
 from erecap.wrapping.switch import SWITCH, switched_off
 

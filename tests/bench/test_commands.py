@@ -48,7 +48,7 @@ def test_bad_options_give_one_line(arguments: tuple[str, ...], message: str) -> 
 @pytest.mark.integration  # for the seconds that a process takes to import torch
 def test_prefill_with_its_memory(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("alfworld")
-    monkeypatch.setattr("erecap.bench.parts.MODES", ("prune",))
+    monkeypatch.setattr("erecap.bench.suite.MODES", ("prune",))
     out = tmp_path / "prefill.json"
     said = bench("prefill", "--tokens", "600", "--repetitions", "2", "--model", str(folder), "--out", str(out))
     assert "FLOP ceiling" in said and "keep 1.0" in said and "…" not in said
@@ -63,7 +63,7 @@ def test_prefill_with_its_memory(folder: Path, tmp_path: Path, monkeypatch: pyte
 def test_a_fault_ends_with_an_error_after_the_results_were_written(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from erecap.bench import parts as module
+    from erecap.bench import suite as module
     from erecap.bench.prefill import PrefillBench
 
     def play(settings: Any, loaded: Any, tokenizer: Any, about: Any, say: Any, *, source: str) -> dict[str, Any]:
@@ -100,9 +100,9 @@ def test_all_parts_on_the_embedded_model(
 ) -> None:
     """Reduced: it shows that everything runs and that the product row decodes what it should, not how fast."""
     from erecap.bench.decode import DecodeBench
-    from erecap.bench.parts import play
     from erecap.bench.prefill import prefill_call
-    from erecap.bench.replan import ReplanBench
+    from erecap.bench.replan.replan import ReplanBench
+    from erecap.bench.suite import play
 
     pytest.importorskip("alfworld")
     about = {

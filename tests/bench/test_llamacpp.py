@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from erecap.bench.gguf import gguf_file
-from erecap.bench.history import next_turn, wander
-from erecap.bench.llamacpp import LlamaBench, Place, llama_bench
-from erecap.bench.llamacpp_client import LlamaCpp
-from erecap.bench.llamacpp_ids import token_ids
-from erecap.bench.llamacpp_summary import fastest, llama_rows, llama_summary, llama_tables, publish_llama
-from erecap.bench.llamacpp_worker import decode
+from erecap.bench.llamacpp.bench import LlamaBench, Place, llama_bench
+from erecap.bench.llamacpp.client import LlamaCpp
+from erecap.bench.llamacpp.gguf import gguf_file
+from erecap.bench.llamacpp.ids import token_ids
+from erecap.bench.llamacpp.summary import fastest, llama_rows, llama_summary, llama_tables, publish_llama
+from erecap.bench.llamacpp.worker import decode
+from erecap.bench.replan.history import next_turn, wander
 from erecap.cli.main import app
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError, RunError
@@ -60,8 +60,8 @@ def count(messages) -> int:  # type: ignore[no-untyped-def]
 
 def test_both_sides_are_asked_for_the_same_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("alfworld")
-    monkeypatch.setattr("erecap.bench.llamacpp.gguf_file", lambda name, say: tmp_path / "model.gguf")
-    monkeypatch.setattr("erecap.bench.llamacpp.weight_loss", lambda *a, **k: {"weights": "same"})
+    monkeypatch.setattr("erecap.bench.llamacpp.bench.gguf_file", lambda name, say: tmp_path / "model.gguf")
+    monkeypatch.setattr("erecap.bench.llamacpp.bench.weight_loss", lambda *a, **k: {"weights": "same"})
     log = tmp_path / "log"
     place = Place(PYTHON, worker(tmp_path, FAKE.format(log=str(log))), threads=1)
     bench = LlamaBench(lengths=(500,), variants=("plain", "generate"), new_tokens=60, plan_tokens=4, repetitions=2,
@@ -124,7 +124,7 @@ def test_lookup_changes_no_token_of_the_answer(text: list[int], accepted: int, m
         at = ids.index(ids[-1])
         return ids[at + 1 : at + 1 + most] if at + 1 < len(ids) else []
 
-    monkeypatch.setattr("erecap.bench.llamacpp_worker._lookup", lookup)
+    monkeypatch.setattr("erecap.bench.llamacpp.worker._lookup", lookup)
     results = []
     for draft in (0, 3):
         reader = Scripted()

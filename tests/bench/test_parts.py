@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from erecap.bench.ceilings import attention_share, bounded, ratio, ratio_apart, shape_of
 from erecap.bench.decode import DecodeBench, decode_bench
+from erecap.bench.drafted_replans import repeats
 from erecap.bench.episode import EpisodeBench, episode_bench, fresh_agreement
-from erecap.bench.parts import PUBLISHED, play, play_all, publish
 from erecap.bench.prefill import MODES, PrefillBench, prefill_bench, prefill_call
-from erecap.bench.repeated import repeats
-from erecap.bench.replan import ReplanBench
-from erecap.bench.replan_summary import below_floor, ceilings, replan_rows
+from erecap.bench.replan.ceilings import attention_share, bounded, ratio, ratio_apart, shape_of
+from erecap.bench.replan.replan import ReplanBench
+from erecap.bench.replan.summary import below_floor, ceilings, replan_rows
 from erecap.bench.results import Figure
+from erecap.bench.suite import PUBLISHED, play, play_all, publish
 from erecap.bench.tables import tables_of
 from erecap.errors import ConfigError, RunError
 from tests.bench.test_replan import byte_level, model, shown
@@ -32,7 +32,7 @@ ABOUT: dict[str, Any] = {
 
 
 def test_decode(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("erecap.bench.repeated.PART", 0.0)  # a random model repeats nothing
+    monkeypatch.setattr("erecap.bench.drafted_replans.PART", 0.0)  # a random model repeats nothing
     bench = DecodeBench((0, 200), 4, ("same", "int8"), True, "int8", points=2, history=50, kv_tokens=350, repetitions=2)
     pytest.importorskip("alfworld")
     made = play(bench, model(), byte_level(), ABOUT, lambda text: None, source="tiny")
@@ -153,7 +153,7 @@ def test_a_figure_above_its_ceiling_is_a_fault_and_fails(tmp_path: Path) -> None
     from erecap.cli.benching import end
 
     end([{"faults": []}])
-    from erecap.bench.parts import fault_line
+    from erecap.bench.suite import fault_line
 
     with pytest.raises(
         RunError, match=r"prune\[recency\] at 400 tokens is 2.98 times faster than full .* above its ceiling"
@@ -235,7 +235,7 @@ def test_parts_go_on_where_they_were_stopped(tmp_path: Path, monkeypatch: pytest
 
         return {"part": name, "settings": asdict(settings), **about, "summary": {}, "raw": [], "rows": [], "faults": []}
 
-    monkeypatch.setattr("erecap.bench.parts.play", fake)
+    monkeypatch.setattr("erecap.bench.suite.play", fake)
     some = {name: PUBLISHED[name] for name in ("replan", "prefill", "decode")}
 
     def run(parts: Any = some, about: Any = ABOUT, fresh: bool = False) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from erecap.bench.facts import needed_facts, told
-from erecap.bench.remote import RemoteBench, Talk
+from erecap.bench.remote.bench import RemoteBench, Talk
+from erecap.bench.remote.kept_facts import needed_facts, told
 from erecap.cost.prices import ModelPrices
 from erecap.errors import ConfigError
 from tests.context.small_tokenizers import byte_level

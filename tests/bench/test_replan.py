@@ -9,15 +9,15 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-from erecap.bench.callers import answer, floor_message, product_call
-from erecap.bench.history import Walk, cut, next_turn, wander
-from erecap.bench.replan import FLOOR, ReplanBench, measure, replan_bench
-from erecap.bench.replan_summary import ceilings, summarise
+from erecap.bench.replan.calls import answer, floor_message, product_call
+from erecap.bench.replan.history import Walk, cut, next_turn, wander
+from erecap.bench.replan.replan import FLOOR, ReplanBench, measure, replan_bench
+from erecap.bench.replan.summary import ceilings, summarise
 from erecap.bench.tables import ceiling_table, replan_table
 from erecap.config.modes import Mode
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError
-from erecap.language_model import HFLanguageModel
+from erecap.language_models.transformers import HFLanguageModel
 from erecap.session.session import ReplanSession
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from erecap.rollout import agreement
+from erecap.evaluation import plan_agreement
 
 SUITE = {"name": "corridor", "env": "tiny", "episodes": 3, "seed": 5, "horizon": 9}
 RUN = {"name": "walk", "suites": ["./corridor.yaml"], "modes": ["expert"]}
@@ -77,7 +77,7 @@ def test_an_interrupt_ends_the_whole_of_it(erecap, walk, monkeypatch):
         return rollout.RunResult(folder, "interrupted", 1, 3, 1)
 
     monkeypatch.setattr(rollout, "run", interrupted)
-    monkeypatch.setattr("erecap.rollout.committed.weights_of", lambda config: {})
+    monkeypatch.setattr("erecap.evaluation.results_file.weights_of", lambda config: {})
     code, _, err = erecap("quality", walk, "modes=expert,erecap", *FILES)
     assert code == 130 and begun == [["expert"]] and "interrupted after 1 of 3 episodes of expert; call it again" in err
 
@@ -104,7 +104,7 @@ def test_with_the_embedded_model(erecap, embedded_model_folder, monkeypatch):
     assert rows["reuse"]["model"] == rows["mask"]["model"] and rows["mask"]["model"]
     assert rows["mask"]["overflow"] == 0 and rows["mask"]["end"] == "horizon"
     with monkeypatch.context() as patch:
-        patch.setattr(agreement, "play", lambda *args: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(plan_agreement, "play", lambda *args: signal.raise_signal(signal.SIGTERM))
         code, out, err = erecap("quality", "demo", *changes, "--agreement", "household-demo", *FILES)
     assert code == 130 and "figures: quality.json" in out
     assert not Path("raw/agreement.jsonl").exists()

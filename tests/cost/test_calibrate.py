@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from erecap.calibration.calibrate import Calibration, Grid, Point, calibrate, fit, held_out_errors
+from erecap.calibration.report import BUSY, disturbance, in_words
+from erecap.calibration.workload import Workload, chat_of
 from erecap.cli import main as command_line
-from erecap.cost.calibrate import Calibration, Grid, Point, calibrate, fit, held_out_errors
 from erecap.cost.machine import cost_key
 from erecap.cost.model import CostModel
 from erecap.cost.store import load_cost_model
-from erecap.cost.words import BUSY, disturbance, in_words
-from erecap.cost.workload import Workload, chat_of
 from erecap.errors import ConfigError
 from erecap.models import fingerprint
 from tests.context.small_tokenizers import byte_level
@@ -131,7 +131,7 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_command_stores_what_it_prints_where_runs_look_for_it(
     dtype: str, saved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("erecap.cost.calibrate.Grid", lambda: SHORT)
+    monkeypatch.setattr("erecap.calibration.calibrate.Grid", lambda: SHORT)
     threads = torch.get_num_threads()
     monkeypatch.setattr(sys, "argv", ["erecap", "calibrate", str(saved), "--dtype", dtype, "--threads", "1"])
     try:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erecap.cost.call import State
 from erecap.cost.model import CostModel
-from erecap.cost.scheduler import FASTEST, SLOWEST, Scheduler
 from erecap.protocols import Decision
+from erecap.scheduling.call import State
+from erecap.scheduling.rules import FASTEST, SLOWEST, Scheduler
 
 COST = CostModel((40, 1.2, 0.3, 0.01, 2e-4), (15, 0.004, 0.003, 0, 0, 1.1, 1.1, 1e-4), (1, 0.01), (2, 0.06), chunk=512)
 CALM = State(kv=500, new=100, positions=2000, protected=60)

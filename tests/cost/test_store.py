@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from erecap.cost.calibrate import Calibration, KindError, Point
+from erecap.calibration.calibrate import Calibration, KindError, Point
 from erecap.cost.machine import CostKey, cost_key
 from erecap.cost.model import CostModel
 from erecap.cost.store import cost_path, load_cost_model, save_cost_model

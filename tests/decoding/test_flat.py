@@ -12,11 +12,11 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from erecap.decoding import linear
 from erecap.decoding.attention import fold_mask, grouped_attention
-from erecap.decoding.flat import FlatDecoder, _norm_in_one, _norm_of_few, flat_problem
+from erecap.decoding.fused import FlatDecoder, _norm_in_one, _norm_of_few, flat_problem
 from erecap.decoding.linear import make_head, make_product
 from erecap.decoding.short import short_reads
 from erecap.tokens import PruneConfig, attach
-from erecap.tokens.cache import PrunedCache
+from erecap.tokens.cache.pruned_cache import PrunedCache
 from tests.tokens.models import ARCHITECTURES, LAYERS, tiny
 
 CHUNKS = (1, 1, 5, 1, 12, 20)

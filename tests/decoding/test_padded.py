@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erecap.decoding.flat import FlatDecoder
+from erecap.decoding.fused import FlatDecoder
 from erecap.decoding.padded import FEW_TOKENS
 from erecap.tokens import PruneConfig, attach
-from erecap.tokens.cache import PrunedCache
+from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.ragged import Part
 from tests.tokens.models import ARCHITECTURES, LAYERS, tiny
 

@@ -68,7 +68,7 @@ def test_merging_gives_what_the_adapter_gives(tiny: Path, adapter: Path) -> None
 
 
 def test_the_flat_decoder_takes_a_merged_model(tiny: Path, adapter: Path) -> None:
-    from erecap.decoding.flat import flat_problem
+    from erecap.decoding.fused import flat_problem
 
     merged, _ = load(str(tiny), "float32", "cpu", adapter=str(adapter))
     assert flat_problem(merged) is None

@@ -9,7 +9,7 @@ import pytest
 
 from erecap.models import fingerprint
 from erecap.models.adapters import WEIGHTS, check_adapter, describe_adapter, locate_adapter
-from erecap.tokens.pruner_files import beats_random, find_pruner, load_pruner, read_card
+from erecap.tokens.scoring.pruner_files import beats_random, find_pruner, load_pruner, read_card
 
 PLANNER, PRUNER = "smollm2-135m-planner", "smollm2-135m-pruner"
 LARGEST = 25_000_000  # bytes

@@ -60,7 +60,7 @@ def test_the_readme_example_runs(embedded_model_folder: Path, tmp_path: Path, mo
 
 
 def test_the_tables_of_the_readme_are_those_of_the_results() -> None:
-    from erecap.report.readme import TABLES, filled
+    from tools.readme.write import TABLES, filled
 
     assert filled(README, ROOT / "docs" / "results") == README
     for name in TABLES:

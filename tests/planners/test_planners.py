@@ -9,7 +9,7 @@ import pytest
 
 from erecap.context import Context, Situation
 from erecap.errors import ConfigError, ModelError
-from erecap.models.scripted import ScriptedModel
+from erecap.language_models.scripted import ScriptedModel
 from erecap.planners.expert import ExpertPlanner
 from erecap.planners.llm import LLMPlanner
 from erecap.planners.triggers import REASONS, Triggers

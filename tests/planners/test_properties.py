@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erecap.context import Situation
-from erecap.planners.command_tokens import CommandTokens
-from erecap.planners.grammar import PlanGrammar
+from erecap.planners.grammar.command_tokens import CommandTokens
+from erecap.planners.grammar.grammar import PlanGrammar
 from erecap.planners.parser import is_command, parse_plan
 from erecap.planners.templates import fill_templates
 from tests.context.small_tokenizers import CHATML, byte_level, llama_like

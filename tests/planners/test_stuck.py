@@ -6,7 +6,7 @@ import pytest
 
 from erecap.context import Context, Situation
 from erecap.errors import ConfigError
-from erecap.models.scripted import ScriptedModel
+from erecap.language_models.scripted import ScriptedModel
 from erecap.planners.llm import LLMPlanner
 from erecap.planners.stuck import least_tried
 from tests.context.small_tokenizers import byte_level

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from erecap.report.benchmarks import latency, write_plots
+from erecap.bench.plots import latency, write_plots
 
 CALLS = [
     {

@@ -16,7 +16,7 @@ from rich.console import Console
 
 import erecap.report
 from erecap.report.load import load_run_folder
-from erecap.report.samples import MAX_CALLS, sample_views, shade_of
+from erecap.report.page.samples import MAX_CALLS, sample_views, shade_of
 from tests.report.synthetic import (
     MODES,
     episode_row,

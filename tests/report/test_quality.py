@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from erecap.errors import RunError
-from erecap.report.quality import CHAIN, SINGLE, TARGETS, summarise_quality
-from erecap.report.quality_rows import AgreementRow, QualityRow, read_quality
-from erecap.report.quality_table import budget_plot, quality_table, write_budget_plot
+from erecap.evaluation.figures import CHAIN, SINGLE, TARGETS, summarise_quality
+from erecap.evaluation.rows import AgreementRow, QualityRow, read_quality
+from erecap.evaluation.table import budget_plot, quality_table, write_budget_plot
 
 ABOUT = {"command": "make quality", "machine": "a processor", "date": "2026-01-31"}
 

@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from erecap.bench import results as bench
-from erecap.report.readme import filled, replan_table
-from erecap.report.remote_table import remote_table
-from erecap.report.together_table import together_table
+from tools.readme.remote_table import remote_table
+from tools.readme.together_table import together_table
+from tools.readme.write import filled, replan_table
 
 ABOUT = {"command": "erecap bench all", "machine": {"cpu": "a processor", "threads": 2}, "date": "2026-01-31"}
 

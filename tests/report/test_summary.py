@@ -10,10 +10,10 @@ import pytest
 
 from erecap.cost.flops import schedule_ceiling
 from erecap.report.load import load_run_folder
+from erecap.report.page.headline import headline
+from erecap.report.page.summary import baseline_of, summarise
+from erecap.report.page.timing import pair_by_length, phase_ms
 from erecap.report.rows import ModelFacts, ReplanRow
-from erecap.report.summary import baseline_of, summarise
-from erecap.report.timing import pair_by_length, phase_ms
-from erecap.report.words import headline
 from tests.report.synthetic import LAYERS, MODEL, episode_row, kept_per_layer, make_run, replan_row, write_run
 
 PRUNED = "prune[recency]"

@@ -7,7 +7,7 @@ import pytest
 from erecap.budget import Budget
 from erecap.context import Context, Situation
 from erecap.errors import RunError
-from erecap.rollout.agreement import ComparingPlanner, _add, _done
+from erecap.evaluation.plan_agreement import ComparingPlanner, _add, _done
 from erecap.session.session import ReplanSession
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model

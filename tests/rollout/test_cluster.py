@@ -13,7 +13,7 @@ import pytest
 from tinyworld import DyingComponents, FailingComponents, TinyComponents, UnequalComponents, tiny_run, tiny_suite
 
 from erecap.errors import ConfigError, GameError, RunError
-from erecap.rollout import cluster
+from erecap.rollout.executors import cluster
 from erecap.rollout.run import run
 
 HERE = Path(__file__).parent

@@ -1,4 +1,4 @@
-"""A run goes on from rows that were committed, and refuses those of another configuration."""
+"""A run goes on from rows that were results_file, and refuses those of another configuration."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,10 @@ import pytest
 from tinyworld import FailingComponents, TinyComponents, tiny_run, tiny_suite
 
 from erecap.errors import RunError
-from erecap.rollout import committed
-from erecap.rollout.committed import CommittedRows, read_rows
-from erecap.rollout.identity import budget_of
+from erecap.evaluation import results_file
+from erecap.evaluation.results_file import CommittedRows, read_rows
 from erecap.rollout.run import run
+from erecap.rollout.run_folder.identity import budget_of
 
 SUITES = {"tiny": tiny_suite()}
 
@@ -19,7 +19,7 @@ SUITES = {"tiny": tiny_suite()}
 def weights(monkeypatch):
     """The scripted planner has no weights; a test may say which it has."""
     known = {"model": "aaaa", "adapter": None, "pruner": None}
-    monkeypatch.setattr(committed, "weights_of", lambda config: known)
+    monkeypatch.setattr(results_file, "weights_of", lambda config: known)
     return known
 
 
@@ -69,7 +69,7 @@ def test_nothing_is_loaded_where_nothing_is_missing(whole, tmp_path, quiet):
 
 def test_imported_rows_can_be_reported(whole, tmp_path, quiet):
     from erecap.report.load import load_run_folder
-    from erecap.report.summary import summarise
+    from erecap.report.page.summary import summarise
 
     CommittedRows(whole, tiny_run(), SUITES).import_into(tmp_path / "clone")
     run(tiny_run(), tmp_path / "clone", suites=SUITES, open_components=FailingComponents, console=quiet)

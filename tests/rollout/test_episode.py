@@ -8,15 +8,15 @@ from tinyworld import TinyComponents, TinyEnv, TinyOptions, tiny_run, tiny_suite
 
 from erecap.config import PlannerSettings
 from erecap.errors import BudgetError, ModelError
-from erecap.models.scripted import ScriptedModel
+from erecap.language_models.scripted import ScriptedModel
 from erecap.planners.llm import LLMPlanner
 from erecap.report.load import load_run_folder
 from erecap.report.rows import EpisodeRow, ReplanRow, Sample
 from erecap.rollout.episode import play
 from erecap.rollout.jobs import Job, all_jobs, episode_seed
-from erecap.rollout.rows import spl
 from erecap.rollout.run import run
-from erecap.rollout.writer import encode_row
+from erecap.rollout.run_folder.rows import spl
+from erecap.rollout.run_folder.writer import encode_row
 
 JOB = Job("tiny", "full", 0, episode_seed(5, 0), sample=True)
 

@@ -14,8 +14,8 @@ from tinyworld import FailingComponents, TinyComponents, tiny_run, tiny_suite
 
 from erecap.errors import GameError, RunError
 from erecap.report.load import load_run_folder
-from erecap.rollout.lock import owned
 from erecap.rollout.run import run
+from erecap.rollout.run_folder.lock import owned
 
 PROGRAM = Path(__file__).parent / "tinyworld.py"
 SUITES = {"tiny": tiny_suite()}
@@ -173,7 +173,7 @@ def test_a_run_that_could_not_start_can_start_later(tmp_path, quiet):
 
 @pytest.mark.parametrize("part", ["model", "adapter", "pruner"])
 def test_episodes_of_other_weights_are_not_mixed(part: str, tmp_path: Path) -> None:
-    from erecap.rollout.resume import require_same_model
+    from erecap.rollout.run_folder.resume import require_same_model
 
     facts = {"name": "tiny", "hash": "sha256:11", "adapter": {"name": "plans", "hash": "sha256:22"}, "pruner": None}
     changed = facts | ({"hash": "sha256:33"} if part == "model" else {part: {"name": "plans", "hash": "sha256:44"}})

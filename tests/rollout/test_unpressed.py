@@ -4,8 +4,8 @@ import pytest
 from tinyworld import tiny_run, tiny_suite
 
 from erecap.config.modes import parse_mode
-from erecap.rollout.identity import identity_of
-from erecap.rollout.unpressed import unpressed_rows
+from erecap.evaluation.shared_episodes import unpressed_rows
+from erecap.rollout.run_folder.identity import identity_of
 
 SUITE = tiny_suite()
 WEIGHTS = {"model": "aaaa", "adapter": "bbbb", "pruner": "cccc"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from erecap.session import ReplanSession
-from erecap.tokens.masks import layer_windows
+from erecap.tokens.cache.masks import layer_windows
 
 
 class Watch:

@@ -12,7 +12,7 @@ import torch
 from erecap.budget import Budget
 from erecap.errors import ConfigError, ModelError, RunError
 from erecap.session import ReplanSession
-from erecap.session.template import ChatEnds, growth_of
+from erecap.session.conversation.incremental_render import ChatEnds, growth_of
 from erecap.tokens import PruneConfig
 from tests.context.small_tokenizers import INST, MOVING, byte_level, llama_like, metaspace
 from tests.session.chats import model, start, turn

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from erecap.budget import Budget
+from erecap.engines import transformers as transformers_engine
+from erecap.engines.transformers import EVICT_BY
 from erecap.errors import BudgetError
-from erecap.session import ReplanSession, reader
-from erecap.session.marking import answer_starts
-from erecap.session.ranking import HEAD, NEWEST, OPEN, PROTECTED, STALE, stay, tiers
-from erecap.session.reader import EVICT_BY
-from erecap.session.transcript import Mark
+from erecap.session import ReplanSession
+from erecap.session.conversation.marks import answer_starts
+from erecap.session.conversation.transcript import Mark
+from erecap.session.eviction import HEAD, NEWEST, OPEN, PROTECTED, STALE, stay, tiers
 from erecap.tokens import PruneConfig
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model, start, turn
@@ -23,7 +24,7 @@ NEW = 6
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "CHUNK", 24)
+    monkeypatch.setattr(transformers_engine, "CHUNK", 24)
 
 
 @pytest.mark.parametrize("evict_by", EVICT_BY)

@@ -7,8 +7,8 @@ import torch
 
 from erecap.budget import Budget
 from erecap.context.tokenize import render_prompt
-from erecap.session.choices import plan_choices
 from erecap.session.session import ReplanSession
+from erecap.session.teacher_forcing import plan_choices
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model, start, turn
 

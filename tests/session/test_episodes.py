@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from erecap.budget import Budget
 from erecap.context.tokenize import render_chat
+from erecap.language_models.per_episode import EpisodeSessions
 from erecap.protocols import LanguageModel
-from erecap.session.episodes import EpisodeSessions
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model, start, turn
 

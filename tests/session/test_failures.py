@@ -10,9 +10,9 @@ import pytest
 
 from erecap.budget import Budget
 from erecap.session import ReplanSession
-from erecap.session.rotary import KeyRotator
+from erecap.session.rotate_keys import KeyRotator
 from erecap.tokens import PruneConfig
-from erecap.tokens.storage import KVLayer
+from erecap.tokens.cache.storage import KVLayer
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model, start
 from tests.session.test_append import SETTINGS, observation

@@ -8,9 +8,9 @@ from erecap.budget import Budget
 from erecap.context.compaction import MARKER
 from erecap.context.tokenize import render_prompt
 from erecap.errors import BudgetError
-from erecap.language_model import HFLanguageModel
+from erecap.language_models.masked import MaskedSessions
+from erecap.language_models.transformers import HFLanguageModel
 from erecap.protocols import LanguageModel, Message
-from erecap.session.masked import MaskedSessions
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model
 

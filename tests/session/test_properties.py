@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from erecap.budget import Budget
-from erecap.session import ReplanSession, reader
+from erecap.engines import transformers as transformers_engine
+from erecap.session import ReplanSession
 from erecap.tokens import PruneConfig
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model, start, turn
@@ -74,7 +75,7 @@ def check(session: ReplanSession, budget: int | None, called: bool) -> None:
 def test_any_sequence(
     name: str, steps: list, budget: int | None, pruned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "CHUNK", 32)
+    monkeypatch.setattr(transformers_engine, "CHUNK", 32)
     prune = PruneConfig("random", 0.8, (3, 5)) if pruned else None
     session = ReplanSession(model(name), byte_level(), prune=prune, budget=Budget(kv_tokens=budget))
     messages = start()

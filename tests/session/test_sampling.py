@@ -11,7 +11,7 @@ import torch
 
 from erecap.decoding.draft import LookupDraft
 from erecap.decoding.loop import Decoded, decode
-from erecap.generation import sampler
+from erecap.decoding.stopping import sampler
 from erecap.session import ReplanSession
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model, start, turn

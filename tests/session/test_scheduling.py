@@ -6,7 +6,7 @@ import pytest
 
 from erecap import Budget, ReplanSession
 from erecap.cost.model import DECODE_TERMS, CostModel
-from erecap.cost.scheduler import Scheduler
+from erecap.scheduling.rules import Scheduler
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model, start, turn
 from tests.session.oracle import Watch

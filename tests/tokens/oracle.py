@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from erecap.tokens.cache import PrunedCache
-from erecap.tokens.masks import layer_windows
+from erecap.tokens.cache.masks import layer_windows
+from erecap.tokens.cache.pruned_cache import PrunedCache
 
 
 def oracle_logits(

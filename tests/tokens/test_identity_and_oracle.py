@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from erecap.tokens import PruneConfig, prune
-from erecap.tokens.names import MODE_SCORERS
+from erecap.tokens.scoring.names import MODE_SCORERS
 from tests.tokens.models import ARCHITECTURES, padded, prompt, scorer_of, tiny
 from tests.tokens.oracle import oracle_logits
 

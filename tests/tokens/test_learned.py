@@ -14,8 +14,8 @@ from erecap.config.run import RunConfig
 from erecap.errors import ConfigError, ModelError, RunError
 from erecap.session import ReplanPool, ReplanSession
 from erecap.tokens import PruneConfig
-from erecap.tokens.learned import LearnedScorer, Pruner
-from erecap.tokens.pruner_files import CARD, WEIGHTS, beats_random, load_pruner, save_pruner
+from erecap.tokens.scoring.learned import LearnedScorer, Pruner
+from erecap.tokens.scoring.pruner_files import CARD, WEIGHTS, beats_random, load_pruner, save_pruner
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model, start, turn
 from tests.session.oracle import Watch
@@ -81,7 +81,7 @@ def test_scores_that_are_looked_at_late_are_the_same(monkeypatch: pytest.MonkeyP
     """On an accelerator nobody waits for scores while the model runs."""
     sessions = []
     for is_late in (False, True):
-        monkeypatch.setattr("erecap.tokens.ratings.late", lambda hidden, is_late=is_late: is_late)
+        monkeypatch.setattr("erecap.tokens.cache.read_scores.late", lambda hidden, is_late=is_late: is_late)
         session = ReplanSession(
             model(), byte_level(), budget=Budget(kv_tokens=110), evict_by=LearnedScorer(random_pruner())
         )
@@ -159,7 +159,7 @@ def test_a_score_that_is_not_finite_names_the_layer() -> None:
 
 def test_one_that_is_looked_at_late_is_an_error_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a second try nor a pool that serves its calls one by one may go on as if nothing had been."""
-    monkeypatch.setattr("erecap.tokens.ratings.late", lambda hidden: True)
+    monkeypatch.setattr("erecap.tokens.cache.read_scores.late", lambda hidden: True)
     pruner = random_pruner()
     with torch.no_grad():
         pruner.heads["6"].outer.bias.fill_(torch.nan)

@@ -9,7 +9,7 @@ import torch
 
 import erecap
 from erecap.tokens import SCORER_NAMES
-from erecap.tokens.scorers import SCORERS
+from erecap.tokens.scoring.scorers import SCORERS
 from tests.tokens.models import prompt, tiny
 
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from erecap.errors import RunError
 from erecap.tokens import PruneConfig, PrunedCache, attach, prune
-from erecap.tokens.masks import layer_windows
+from erecap.tokens.cache.masks import layer_windows
 from erecap.tokens.revival import revive
 from tests.tokens.models import ARCHITECTURES, LAYERS, padded, prompt, tiny
 from tests.tokens.test_traps import _longrope

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erecap.tokens import PruneConfig, prune, scheduled_counts, stage_count
-from erecap.tokens.scorers import RandomScorer, ScoreContext
-from erecap.tokens.select import choose, protected_mask
+from erecap.tokens.scoring.scorers import RandomScorer, ScoreContext
+from erecap.tokens.scoring.select import choose, protected_mask
 from tests.tokens.models import LAYERS, padded, prompt, tiny
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.cache_utils import DynamicLayer
 
-from erecap.tokens.storage import KVLayer, plain_cache
+from erecap.tokens.cache.storage import KVLayer, plain_cache
 from tests.tokens.models import ARCHITECTURES, prompt, tiny
 
 STEPS = st.lists(

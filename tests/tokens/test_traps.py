@@ -7,8 +7,8 @@ import torch
 from transformers import DynamicCache, Phi3Config, Phi3ForCausalLM
 
 from erecap.tokens import PruneConfig, attach, prune
-from erecap.tokens.layout import Layout
-from erecap.tokens.masks import as_attention_mask, layer_windows, visible
+from erecap.tokens.cache.layout import Layout
+from erecap.tokens.cache.masks import as_attention_mask, layer_windows, visible
 from tests.tokens.models import ARCHITECTURES, WINDOW, prompt, tiny
 from tests.tokens.oracle import oracle_logits
 

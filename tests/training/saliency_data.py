@@ -7,8 +7,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from erecap.generation import answer_ends
-from erecap.training.texts import Sample, load_samples
+from erecap.decoding.stopping import answer_ends
+from erecap.training.saliency.samples import Sample, load_samples
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model
 

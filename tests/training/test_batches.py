@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from erecap.training import loop
-from erecap.training.batches import batch_logits, batches
-from erecap.training.loop import read_log
-from erecap.training.planner import PROGRESS, train_planner
-from erecap.training.planner_settings import PlannerTraining
+from erecap.training.planner import loop
+from erecap.training.planner.batches import batch_logits, batches
+from erecap.training.planner.loop import read_log
+from erecap.training.planner.settings import PlannerTraining
+from erecap.training.planner.train import PROGRESS, train_planner
 from erecap.training.sequences import PlanSequence, plan_logits
 from tests.session import chats
 from tests.tokens import models

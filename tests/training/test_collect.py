@@ -16,12 +16,12 @@ from tinyworld import ENTRY, TinyComponents, tiny_run, tiny_suite
 from erecap.context import Situation
 from erecap.envs import ENVIRONMENTS
 from erecap.errors import ConfigError
-from erecap.models.scripted import ScriptedModel
+from erecap.language_models.scripted import ScriptedModel
 from erecap.planners.llm import LLMPlanner
-from erecap.training.collect import collect
-from erecap.training.collect_episode import Recipe
-from erecap.training.collect_planner import detour
-from erecap.training.trajectories import read_meta, read_trajectories
+from erecap.training.collect.collect import collect
+from erecap.training.collect.episode import Recipe
+from erecap.training.collect.planner import detour
+from erecap.training.collect.trajectories import read_meta, read_trajectories
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,8 +13,8 @@ from tinyworld import ENTRY
 
 from erecap.envs import ENVIRONMENTS
 from erecap.errors import ConfigError, ModelError
-from erecap.training.collect_model import describe_planner, planner_config
-from erecap.training.trajectories import read_meta, read_trajectories
+from erecap.training.collect.acting_model import describe_planner, planner_config
+from erecap.training.collect.trajectories import read_meta, read_trajectories
 
 SUITE = {"name": "corridor", "env": "tiny", "episodes": 2, "seed": 5, "horizon": 9}
 

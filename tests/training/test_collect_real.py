@@ -8,15 +8,15 @@ from rich.console import Console
 from erecap.config import load_suite
 from erecap.config.run import PlannerSettings
 from erecap.envs import make_env
-from erecap.models.scripted import ScriptedModel
+from erecap.language_models.scripted import ScriptedModel
 from erecap.planners.expert import ExpertPlanner
 from erecap.planners.llm import LLMPlanner
 from erecap.rollout.episode import play
 from erecap.rollout.jobs import Job
-from erecap.training.collect import collect
-from erecap.training.collect_episode import Recipe
-from erecap.training.collect_model import planner_config
-from erecap.training.trajectories import read_meta, read_trajectories
+from erecap.training.collect.acting_model import planner_config
+from erecap.training.collect.collect import collect
+from erecap.training.collect.episode import Recipe
+from erecap.training.collect.trajectories import read_meta, read_trajectories
 
 pytestmark = pytest.mark.integration
 

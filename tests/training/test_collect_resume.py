@@ -21,9 +21,9 @@ from tinyworld import ENTRY, FailingComponents, TinyComponents, tiny_run, tiny_s
 
 from erecap.envs import ENVIRONMENTS
 from erecap.errors import ConfigError, GameError, RunError
-from erecap.training.collect import collect
-from erecap.training.collect_episode import Recipe
-from erecap.training.trajectories import read_meta
+from erecap.training.collect.collect import collect
+from erecap.training.collect.episode import Recipe
+from erecap.training.collect.trajectories import read_meta
 
 EPISODES = 12
 SUITE = tiny_suite(disturbances={"slip": 0.3})

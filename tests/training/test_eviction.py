@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from erecap.budget import Budget
+from erecap.decoding.stopping import answer_ends
 from erecap.errors import ConfigError
-from erecap.generation import answer_ends
 from erecap.session import ReplanSession
-from erecap.tokens.learned import LearnedScorer, Pruner
-from erecap.training.eviction import Holes, allowed, end_of, scores_of, stored
-from erecap.training.loop import read_log
-from erecap.training.planner import PROGRESS, train_planner
-from erecap.training.planner_settings import PlannerTraining
+from erecap.tokens.scoring.learned import LearnedScorer, Pruner
+from erecap.training.planner.loop import read_log
+from erecap.training.planner.settings import PlannerTraining
+from erecap.training.planner.train import PROGRESS, train_planner
+from erecap.training.planner.under_budget import Holes, allowed, end_of, scores_of, stored
+from erecap.training.saliency.samples import Sample, chat_sample
 from erecap.training.sequences import plan_logits
-from erecap.training.texts import Sample, chat_sample
 from tests.context.small_tokenizers import byte_level
 from tests.session import chats
 from tests.training.chatworld import row, save_model, save_rows

@@ -12,10 +12,10 @@ import torch
 
 from erecap.errors import ConfigError, ModelError, RunError
 from erecap.models import load
-from erecap.training.loop import Limits, read_log
-from erecap.training.planner import PROGRESS, Trained, train_planner
-from erecap.training.planner_data import held_out_episodes, load_data, order
-from erecap.training.planner_settings import PlannerTraining
+from erecap.training.planner.data import held_out_episodes, load_data, order
+from erecap.training.planner.loop import Limits, read_log
+from erecap.training.planner.settings import PlannerTraining
+from erecap.training.planner.train import PROGRESS, Trained, train_planner
 from tests.training.chatworld import row, save_model, save_rows
 
 
@@ -45,9 +45,9 @@ def learned(world: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_it_learns_a_few_transcripts_by_heart(world: dict[str, Path], learned: Trained) -> None:
-    from erecap.generation import answer_ends
-    from erecap.training.planner_model import Trainee
-    from erecap.training.planner_scores import score
+    from erecap.decoding.stopping import answer_ends
+    from erecap.training.planner.model import Trainee
+    from erecap.training.planner.scores import score
 
     losses = [r["loss"] for r in read_log(learned.folder / PROGRESS)]
     assert losses[-1] < 0.05 < 1 < losses[0]
@@ -122,7 +122,7 @@ def test_stopped_in_time_the_present_weights_are_shipped_if_they_are_better(
 def test_an_interrupt_keeps_the_last_step(
     world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from erecap.training import loop
+    from erecap.training.planner import loop
 
     whole = train(world, tmp_path / "whole")
     real, calls = loop.batch_loss, []
@@ -202,7 +202,7 @@ def test_the_card_says_what_was_done(world: dict[str, Path], tmp_path: Path) -> 
 def test_a_loss_that_is_not_finite_names_transcript_and_step(
     world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from erecap.training import loop
+    from erecap.training.planner import loop
 
     real = loop.batch_loss
 
@@ -218,7 +218,7 @@ def test_a_loss_that_is_not_finite_names_transcript_and_step(
 def test_a_gradient_that_is_not_finite_names_transcript_and_step(
     world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from erecap.training import loop
+    from erecap.training.planner import loop
 
     real = loop.batch_loss
 

@@ -68,9 +68,9 @@ def test_the_embedded_model_can_be_trained(tmp_path: Path) -> None:
     import torch
 
     from erecap.models import load
-    from erecap.training.loop import read_log
-    from erecap.training.planner import PROGRESS, train_planner
-    from erecap.training.planner_settings import PlannerTraining
+    from erecap.training.planner.loop import read_log
+    from erecap.training.planner.settings import PlannerTraining
+    from erecap.training.planner.train import PROGRESS, train_planner
 
     data = save_rows(tmp_path / "data", [row(n, branch=n == 1) for n in range(2)])
     settings = PlannerTraining((str(data),), rank=4, lr=2e-3, epochs=3, accumulate=2, held_out=0.0, device="cpu")

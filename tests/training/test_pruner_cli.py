@@ -75,7 +75,7 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path, tiny_folder: Path, argu
 
 
 def test_a_run_refuses_a_pruner_of_another_model(tiny_folder: Path, tmp_path: Path) -> None:
-    from erecap.tokens.pruner_files import save_pruner
+    from erecap.tokens.scoring.pruner_files import save_pruner
     from tests.tokens.models import random_pruner
 
     save_pruner(tmp_path, random_pruner(), {"base": {"hash": "sha256:other"}})

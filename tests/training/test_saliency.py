@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from erecap.decoding.stopping import answer_ends
 from erecap.errors import ConfigError, RunError
-from erecap.generation import answer_ends
-from erecap.training.saliency import gradient_saliency, label, later_maximum
-from erecap.training.saliency_attention import plan_attention
+from erecap.training.saliency.attention import plan_attention
+from erecap.training.saliency.labels import gradient_saliency, label, later_maximum
+from erecap.training.saliency.samples import Sample, load_samples, sources_hash
 from erecap.training.sequences import PlanSequence
-from erecap.training.texts import Sample, load_samples, sources_hash
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model
 from tests.tokens.models import ARCHITECTURES

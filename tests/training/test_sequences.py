@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from erecap.context.tokenize import render_prompt
+from erecap.decoding.stopping import answer_ends
 from erecap.errors import ModelError
-from erecap.generation import answer_ends
 from erecap.training import sequences
 from erecap.training.sequences import PlanSequence, plan_logits, plan_sequence
 from tests.context import small_tokenizers

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from erecap.errors import ConfigError
-from erecap.training.trajectories import FORMAT, read_meta, read_trajectories
+from erecap.training.collect.trajectories import FORMAT, read_meta, read_trajectories
 
 CHAT = [
     {"role": "system", "content": "You plan."},

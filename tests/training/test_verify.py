@@ -18,17 +18,17 @@ from tinyworld import ENTRY, tiny_suite
 from erecap.envs import ENVIRONMENTS
 from erecap.errors import ConfigError
 from erecap.models.adapters import describe_adapter
-from erecap.training.collect import collect
-from erecap.training.collect_episode import Recipe
-from erecap.training.planner import train_planner
-from erecap.training.planner_settings import PlannerTraining
-from erecap.training.pruner_model import load_base
-from erecap.training.pruner_run import run_pruner
-from erecap.training.pruner_settings import PrunerSettings
-from erecap.training.replay import recipe_of, replay
-from erecap.training.saliency_files import read_labels
-from erecap.training.saliency_run import SaliencySettings, run_saliency
-from erecap.training.trajectories import read_trajectories, source_facts
+from erecap.training.collect.collect import collect
+from erecap.training.collect.episode import Recipe
+from erecap.training.collect.replay import recipe_of, replay
+from erecap.training.collect.trajectories import read_trajectories, source_facts
+from erecap.training.planner.settings import PlannerTraining
+from erecap.training.planner.train import train_planner
+from erecap.training.pruner.base_model import load_base
+from erecap.training.pruner.run import run_pruner
+from erecap.training.pruner.settings import PrunerSettings
+from erecap.training.saliency.files import read_labels
+from erecap.training.saliency.run import SaliencySettings, run_saliency
 from erecap.training.verify import Figure, verify_planner, verify_pruner
 from tests.training.chatworld import save_model
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from erecap.training.trajectories import EPISODES, FORMAT, META
+from erecap.training.collect.trajectories import EPISODES, FORMAT, META
 
 
 def episode(number: int, turns: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 
 from erecap.context.tokenize import render_prompt
 from erecap.errors import RunError
-from erecap.language_model import HFLanguageModel
+from erecap.language_models.transformers import HFLanguageModel
 from erecap.tokens import SCORERS, PruneConfig, scheduled_counts
 from erecap.tuning.agreement import Judge
 from erecap.tuning.samples import Sample

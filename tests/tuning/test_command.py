@@ -61,8 +61,8 @@ def test_a_wish_that_cannot_be_met_ends_with_an_error_after_the_results_were_wri
 
 def test_a_trained_pruner_is_tried_at_its_own_layers(setting: list[str], tmp_path: Path) -> None:
     from erecap.models import fingerprint
-    from erecap.tokens.learned import Pruner
-    from erecap.tokens.pruner_files import save_pruner
+    from erecap.tokens.scoring.learned import Pruner
+    from erecap.tokens.scoring.pruner_files import save_pruner
 
     folder, out = tmp_path / "pruner", str(tmp_path / "out")
     tested = {"rankers": {"learned": {"kl": 0.1}, "random": {"kl": 0.2}}}

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erecap.cost.flops import ModelShape
-from erecap.tokens.schedule import scheduled_counts
+from erecap.tokens.scoring.schedule import scheduled_counts
 from erecap.tuning.candidates import Stages, grids, published
 from erecap.tuning.front import Candidate, eligible, pareto, ranked
 from erecap.tuning.search import Search

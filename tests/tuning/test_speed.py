@@ -6,7 +6,7 @@ import pytest
 
 from erecap.cost.flops import ModelShape
 from erecap.cost.model import CostModel
-from erecap.tokens.schedule import scheduled_counts
+from erecap.tokens.scoring.schedule import scheduled_counts
 from erecap.tuning.speed import SpeedModel
 
 # 4 layers; projections 2 * 8 * (2 * 8 + 2 * 4) = 384 FLOPs a token, MLP 2 * 3 * 8 * 16 = 768; attention 4 * 8 a pair.

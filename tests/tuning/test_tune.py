@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from erecap.bench.ceilings import shape_of
+from erecap.bench.replan.ceilings import shape_of
 from erecap.config.load import load_run
 from erecap.cost.flops import prefill_flops
 from erecap.errors import ConfigError, RunError

@@ -1,0 +1,1 @@
+"""The ALFWorld engine: worlds, states and a fast grammar for their texts."""

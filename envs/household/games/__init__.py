@@ -1,0 +1,1 @@
+"""Household games: generated from real floor plans, read from files, chained, and checked."""

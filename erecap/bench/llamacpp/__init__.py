@@ -1,0 +1,1 @@
+"""The comparison with llama.cpp, which runs in an interpreter of its own."""

@@ -1,0 +1,1 @@
+"""Recorded chats counted as a remote planner would have been sent them."""

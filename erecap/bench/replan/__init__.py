@@ -1,0 +1,1 @@
+"""Time of a replanning call against the length of the history."""

@@ -1,0 +1,173 @@
+"""The replanning calls that are compared, each as a function without arguments that does the same work every time."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from erecap.bench.replan.history import Count, shortened
+from erecap.budget import Budget
+from erecap.config.modes import Mode
+from erecap.context.tokenize import render_chat
+from erecap.decoding.linear import known_weights
+from erecap.protocols import Generation, Message, Timing, Usage
+from erecap.session.session import ReplanSession
+from erecap.tokens.scoring.schedule import PruneConfig
+
+if TYPE_CHECKING:
+    from erecap.bench.replan.replan import ReplanBench
+
+Call = Callable[[], Generation]
+WHOLE = 10**9  # a prefill chunk beyond every prompt: the chat is read in one causal pass
+
+
+def answer(session: ReplanSession, messages: Sequence[Message], tokens: int, draft: str | None = None) -> Generation:
+    """Exactly `tokens` tokens, so that calls of different modes do the same work."""
+    return session.generate(messages, max_new_tokens=tokens, min_new_tokens=tokens, draft=draft)
+
+
+def algorithm_call(
+    mode: Mode, bench: ReplanBench, model: Any, tokenizer: Any, history: Sequence[Message], new: Message
+) -> Call:
+    """The model's own precision and plain decoding, with the same decode steps on every side.
+
+    `full` and `prune[...]` are sessions that are thrown away after each call: they read the whole chat in one pass, and
+    decode as the others do, which is faster than the model's own modules do it (`hf` shows those).
+    """
+    messages, count = [*history, new], bench.plan_tokens
+    if mode.session:
+        session = ReplanSession(model, tokenizer, draft=False, **_keeping(mode, bench))
+        session.read(history)
+        return lambda: answer(session.fork(), messages, count)
+    prune = PruneConfig(scorer=mode.scorer, keep=bench.keep) if mode.scorer else None
+
+    def call() -> Generation:
+        return answer(ReplanSession(model, tokenizer, prune=prune, prefill_chunk=WHOLE, draft=False), messages, count)
+
+    return call
+
+
+def product_call(
+    mode: Mode, bench: ReplanBench, model: Any, tokenizer: Any, history: Sequence[Message], new: Message
+) -> Call:
+    """Drafts from the last plan and what is new, and `bench.decode_weights`, on every side.
+
+    `full` and `prune[...]` are sessions that are thrown away after each call, so that they read the whole chat in one
+    pass, and decode as the others do.
+    """
+    messages, count, plan = [*history, new], bench.plan_tokens, history[-1]["content"]
+    if mode.session:
+        session = ReplanSession(
+            model, tokenizer, draft=True, decode_weights=known_weights(bench.decode_weights), **_keeping(mode, bench)
+        )
+        session.read(history)
+        return lambda: answer(session.fork(), messages, count, plan)
+    prune = PruneConfig(scorer=mode.scorer, keep=bench.keep) if mode.scorer else None
+
+    def call() -> Generation:
+        fresh = ReplanSession(
+            model,
+            tokenizer,
+            prune=prune,
+            prefill_chunk=WHOLE,
+            draft=True,
+            decode_weights=known_weights(bench.decode_weights),
+        )
+        return answer(fresh, messages, count, plan)
+
+    return call
+
+
+def stock_call(bench: ReplanBench, model: Any, tokenizer: Any, history: Sequence[Message], new: Message) -> Call:
+    """`model.generate` as its documentation shows it; its phases are not told apart."""
+    messages, count = [*history, new], bench.plan_tokens
+
+    def call() -> Generation:
+        started = time.perf_counter()
+        chat = [{"role": message["role"], "content": message["content"]} for message in messages]
+        inputs = tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        ).to(model.device)
+        output = model.generate(
+            **inputs,
+            do_sample=False,
+            max_new_tokens=count,
+            min_new_tokens=count,
+            pad_token_id=tokenizer.eos_token_id,
+            return_dict_in_generate=True,
+        )
+        read = inputs["input_ids"].shape[1]
+        ids = output.sequences[0, read:]
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        total = 1e3 * (time.perf_counter() - started)
+        stored = (tensor for layer in output.past_key_values.layers for tensor in (layer.keys, layer.values))
+        usage = Usage(
+            prompt_tokens=read,
+            new_tokens=read,
+            completion_tokens=len(ids),
+            kv_bytes=sum(tensor.numel() * tensor.element_size() for tensor in stored),
+        )
+        return Generation(text, "length", usage, Timing(total_ms=total))
+
+    return call
+
+
+def floor_call(bench: ReplanBench, model: Any, tokenizer: Any, new: Message, product: bool, plan: str) -> Call:
+    """`new` alone on an empty cache, with the precision and the decoding of the row that it stands in."""
+    count = bench.plan_tokens
+
+    def call() -> Generation:
+        if not product:
+            session = ReplanSession(model, tokenizer, draft=False)
+            return answer(session, [new], count)
+        session = ReplanSession(model, tokenizer, draft=True, decode_weights=known_weights(bench.decode_weights))
+        return answer(session, [new], count, plan)
+
+    return call
+
+
+def floor_message(tokenizer: Any, history: Sequence[Message], new: Message, count: Count) -> Message:
+    """`new`, shortened so that alone it has as many tokens as a session reads for it after `history`.
+
+    A chat of one message brings the template's own text, such as a default system message, which is not new.
+    """
+    whole = render_chat([*history, new], tokenizer)
+    rest = whole.text[whole.spans[len(history) - 1][1] :]
+    tokens = len(tokenizer(rest, add_special_tokens=False)["input_ids"])
+    return shortened(new, tokens, count)
+
+
+@contextmanager
+def steady() -> Iterator[Callable[[], object]]:
+    """Garbage is collected only where the yielded function is called, and then only what has come up within.
+
+    Otherwise a collection of everything that was ever imported would fall into some of the timed calls.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield gc.collect
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+def synchronise(model: Any) -> None:
+    """Wait until the model's device has done what it was given."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+
+
+def _keeping(mode: Mode, bench: ReplanBench) -> dict[str, Any]:
+    return {
+        "budget": None if mode.kind == "reuse" else Budget(kv_tokens=bench.kv_tokens),
+        "evict_by": "recency" if mode.kind in ("reuse", "erecap") else mode.kind,
+        "stale_first": mode.kind == "erecap",
+        "seed": bench.seed,
+    }

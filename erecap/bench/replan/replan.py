@@ -1,0 +1,165 @@
+"""The time of one replanning call after histories of several lengths, mode by mode, beside its floor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from erecap.bench.packed_weights import QUALITY_TOKENS, weight_loss
+from erecap.bench.replan.calls import Call, algorithm_call, floor_call, floor_message, product_call, steady, stock_call
+from erecap.bench.replan.ceilings import attention_share, shape_of
+from erecap.bench.replan.history import Count, check_lengths, cut, next_turn, wander
+from erecap.config.modes import Mode, parse_mode
+from erecap.context.tokenize import render_prompt
+from erecap.decoding.linear import WEIGHTS
+from erecap.errors import ConfigError
+from erecap.protocols import Generation, JsonRow, Message
+
+FLOOR = "floor"
+STOCK = "hf"
+ROW_NAMES = ("algorithm", "product", STOCK)
+
+
+@dataclass(frozen=True)
+class ReplanBench:
+    """What is measured."""
+
+    lengths: tuple[int, ...] = (1000, 2000, 4000, 7500)  # tokens of history
+    modes: tuple[str, ...] = ("full", "reuse", "erecap", "prune[recency]")
+    rows: tuple[str, ...] = ("algorithm",)  # of `ROW_NAMES`
+    new_tokens: int = 100  # of the turn that is new
+    plan_tokens: int = 32  # generated in every call, no more and no fewer
+    repetitions: int = 5
+    kv_tokens: int = 1024
+    keep: float = 0.7
+    decode_weights: str = "int4"  # in the product row
+    stock_lengths: tuple[int, ...] = (4000, 7500)  # of these, the lengths at which the stock `generate` is timed
+    seed: int = 0
+
+
+def replan_bench(
+    bench: ReplanBench, model: Any, tokenizer: Any, say: Callable[[str], None] = lambda text: None
+) -> JsonRow:
+    """Everything that the benchmark finds out: `raw` rows, `attention_shares`, `quality`, `shape` of the model.
+
+    Raises:
+        ConfigError: as `measure` does.
+    """
+    found: JsonRow = {"raw": measure(bench, model, tokenizer, say), "shape": vars(shape_of(model))}
+    found["attention_shares"] = {}
+    if "algorithm" in bench.rows and any(mode.startswith("prune") for mode in bench.modes):
+        count = _counter(tokenizer)
+        longest = _longest(bench, count)
+        for length in bench.lengths:
+            say(f"history of {length} tokens: where the time of the full prefill goes")
+            ids = render_prompt(cut(longest, length, count), tokenizer).input_ids
+            found["attention_shares"][str(length)] = attention_share(model, ids)
+    if "product" in bench.rows:
+        say("what the product's decode weights cost in accuracy")
+        tokens = min(QUALITY_TOKENS, max(bench.lengths))
+        found["quality"] = weight_loss(model, tokenizer, bench.decode_weights, tokens=tokens, seed=bench.seed)
+    return found
+
+
+def measure(
+    bench: ReplanBench, model: Any, tokenizer: Any, say: Callable[[str], None] = lambda text: None
+) -> list[JsonRow]:
+    """Raw rows, one per timed call; modes are interleaved, and every call of every mode was warmed up once.
+
+    Sessions have read the history before; each repetition goes on from a copy of that state, so that all of them do
+    the same work. The floor is the new turn alone, on an empty cache, with the same number of decode steps.
+
+    Raises:
+        ConfigError: an unknown mode or row, one without a model; lengths that do not fit the model's window.
+    """
+    modes = _checked(bench, model)
+    count = _counter(tokenizer)
+    longest = _longest(bench, count)
+    new = next_turn(bench.new_tokens, count, seed=bench.seed)
+    raw: list[JsonRow] = []
+    for length in bench.lengths:
+        calls = _calls(bench, modes, model, tokenizer, cut(longest, length, count), new, count)
+        if STOCK in bench.rows and length not in bench.stock_lengths:
+            calls.pop((STOCK, STOCK), None)
+        say(f"history of {length} tokens: warming up")
+        for call in calls.values():
+            call()
+        with steady() as collect:
+            for repetition in range(bench.repetitions):
+                for (row, mode), call in calls.items():
+                    collect()
+                    head = {"row": row, "length": length, "mode": mode, "repetition": repetition}
+                    raw.append({**head, **_raw(call(), layers=row == "algorithm" and not repetition)})
+                say(f"history of {length} tokens: {repetition + 1} of {bench.repetitions} repetitions")
+        del calls
+    return raw
+
+
+def _calls(
+    bench: ReplanBench,
+    modes: Sequence[Mode],
+    model: Any,
+    tokenizer: Any,
+    history: list[Message],
+    new: Message,
+    count: Count,
+) -> dict[tuple[str, str], Call]:
+    plan = history[-1]["content"]
+    alone = floor_message(tokenizer, history, new, count)
+    calls: dict[tuple[str, str], Call] = {}
+    for row, make in (("algorithm", algorithm_call), ("product", product_call)):
+        if row in bench.rows:
+            for mode in modes:
+                if row == "algorithm" or mode.scorer is None:  # pruning beside reuse says all in the plain row
+                    calls[row, str(mode)] = make(mode, bench, model, tokenizer, history, new)
+            calls[row, FLOOR] = floor_call(bench, model, tokenizer, alone, row == "product", plan)
+    if STOCK in bench.rows:
+        calls[STOCK, STOCK] = stock_call(bench, model, tokenizer, history, new)
+    return calls
+
+
+def _counter(tokenizer: Any) -> Count:
+    return lambda messages: len(render_prompt(messages, tokenizer).input_ids)
+
+
+def _longest(bench: ReplanBench, count: Count) -> list[Message]:
+    return wander(max(bench.lengths), count, turn_tokens=bench.new_tokens, seed=bench.seed)
+
+
+def _checked(bench: ReplanBench, model: Any) -> list[Mode]:
+    try:
+        modes = [parse_mode(name) for name in bench.modes]
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if any(not mode.needs_model for mode in modes):
+        raise ConfigError("the expert calls no model, so there is nothing to measure")
+    unknown = [row for row in bench.rows if row not in ROW_NAMES]
+    if unknown or not bench.rows:
+        raise ConfigError(f"unknown row {', '.join(unknown) or 'none'}; allowed: {', '.join(ROW_NAMES)}")
+    if bench.decode_weights not in WEIGHTS:
+        raise ConfigError(f"unknown decode weights {bench.decode_weights!r}; allowed: {', '.join(WEIGHTS)}")
+    check_lengths(bench.lengths, bench.new_tokens, bench.plan_tokens, model)
+    return modes
+
+
+def _raw(generation: Generation, layers: bool) -> JsonRow:
+    usage, timing = generation.usage, generation.timing
+    told = timing.prefill_ms > 0  # the stock `generate` does not tell its phases apart
+    row: JsonRow = {
+        "total_ms": timing.total_ms,
+        "prefill_ms": timing.prefill_ms if told else None,
+        "decode_ms": timing.decode_ms if told else None,
+        "prune_ms": timing.prune_ms,
+        "prompt_tokens": usage.prompt_tokens,
+        "new_tokens": usage.new_tokens,
+        "plan_tokens": usage.completion_tokens,
+        # The first token comes from the prefill; every accepted draft saves a pass.
+        "passes": usage.completion_tokens - 1 - usage.accepted_tokens if told else None,
+        "kept_tokens": usage.kept_tokens,
+        "kv_bytes": usage.kv_bytes,
+        "drafted_tokens": usage.drafted_tokens,
+        "accepted_tokens": usage.accepted_tokens,
+    }
+    # The same in every repetition, and long.
+    return {**row, "kept_per_layer": list(usage.kept_per_layer)} if layers else row

@@ -1,0 +1,1 @@
+"""Calibration: measuring on this machine what calls cost, for the cost model."""

@@ -1,0 +1,315 @@
+"""The decoder layers of known architectures written out flat, for reads of few tokens.
+
+A decode step of a small model on a CPU spends more time between the matrix products than in them: module calls, three
+products where one would do, keys copied for grouped heads. `FlatDecoder` does the same arithmetic with
+fewer operations, on a `PrunedCache`, without hooks. Layers it does not know are read by the model itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from erecap.decoding.attention import fold_mask, grouped_attention
+from erecap.decoding.linear import Product, Weights, make_head, make_product
+from erecap.decoding.padded import PaddedAttention, fits
+from erecap.tokens import hooks
+from erecap.tokens.cache.masks import layer_windows
+from erecap.tokens.cache.pruned_cache import PrunedCache
+from erecap.tokens.cache.ropes import CHANGING, angles, layer_type, rope_kinds
+from erecap.tokens.ragged import Part, kept_rows
+from erecap.tokens.scoring.probe import current, last_query_mass
+
+LAYERS = frozenset(f"{name}DecoderLayer" for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma3", "Phi3"))
+OWN_HOOKS = hooks.__name__  # hooks of ours do not stand in the way
+
+
+def flat_problem(model: nn.Module) -> str | None:
+    """Why `FlatDecoder` cannot read for `model`; None if it can."""
+    if any(hasattr(module, "_hf_hook") for module in model.modules()):
+        return "its weights are placed by accelerate"
+    if not hasattr(model, "get_decoder") or not isinstance(getattr(model, "lm_head", None), nn.Linear):
+        return "it is no causal language model with a linear head"
+    config = model.config.get_text_config(decoder=True)
+    decoder = model.get_decoder()
+    if not getattr(decoder, "layers", None):
+        return "it has no list of decoder layers"
+    for layer in decoder.layers:
+        if type(layer).__name__ not in LAYERS:
+            return f"its layers are {type(layer).__name__}"
+        for name, module in layer.named_modules():
+            if "proj" in name.rsplit(".", 1)[-1] and type(module) is not nn.Linear:
+                return f"{name} is {type(module).__name__}, not a plain linear layer"
+    if rope_kinds(config) & CHANGING:
+        return "its rotary embedding changes with the length of the sequence"
+    if getattr(config, "attn_logit_softcapping", None) or getattr(config, "final_logit_softcapping", None):
+        return "it caps attention scores or logits"
+    if len({parameter.device for parameter in model.parameters()}) > 1:
+        return "it is spread over several devices"
+    return None
+
+
+class FlatDecoder:
+    """Reads a few tokens for `model`, unpruned.
+
+    Args:
+        model: a causal language model of one of the known architectures, in eval mode.
+        weights: precision of the matrix products; other than `same` only on a CPU.
+
+    Raises:
+        ValueError: a model it cannot read for, or packed weights on another device.
+    """
+
+    def __init__(self, model: Any, weights: Weights = "same") -> None:
+        problem = flat_problem(model)
+        if problem is not None:
+            raise ValueError(f"{type(model).__name__} cannot be read with weights={weights!r}: {problem}")
+        if weights != "same" and model.device.type != "cpu":
+            raise ValueError(f"decode weights {weights!r} need the model on a CPU, it is on {model.device.type}")
+        self.weights = weights
+        self.pads = model.device.type != "cpu"  # several short reads share one call of attention
+        self._decoder = model.get_decoder()
+        self._device = model.device
+        self._modules = [*self._decoder.modules(), model.lm_head]
+        config = model.config.get_text_config(decoder=True)
+        windows = layer_windows(config)
+        with torch.no_grad():
+            self._blocks = [
+                _Block(layer, n, windows[n], layer_type(config, n), weights)
+                for n, layer in enumerate(self._decoder.layers)
+            ]
+            self._norm = _norm(self._decoder.norm)
+            self._head = make_head(model.lm_head.weight, model.lm_head.bias, weights)
+        self._whole = all(window is None for window in windows)
+
+    def bypasses(self) -> bool:
+        """Whether a hook of somebody else is on a module now; reading flat would go past it."""
+        return any(
+            getattr(hook, "__module__", "") != OWN_HOOKS
+            for module in self._modules
+            if module._forward_pre_hooks or module._forward_hooks
+            for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        )
+
+    def read(self, cache: PrunedCache, ids: Sequence[int], start: int, keep: int = 0) -> torch.Tensor:
+        """Read `ids` at positions from `start` on, storing their keys and values in `cache`.
+
+        Args:
+            keep: logits of this many newest tokens; 0: of all.
+
+        Returns:
+            Logits `(keep or len(ids), vocab)`.
+        """
+        return self.read_together([Part(cache, ids, start, keep, current.collect)])[0]
+
+    def read_together(self, parts: Sequence[Part]) -> list[torch.Tensor]:
+        """As `read`, for several caches in one pass (see `erecap.tokens.ragged`): logits of each, on the CPU.
+
+        There tokens are chosen from them: one copy is better than a question to the device for each token. An exception
+        leaves every cache as it was before.
+        """
+        with torch.no_grad():
+            try:
+                each = [part.positions(self._device) for part in parts]
+                for part, positions in zip(parts, each, strict=True):
+                    part.cache.begin(positions, None, 1)
+                ids = [token for part in parts for token in part.ids]
+                hidden = self._decoder.embed_tokens(torch.tensor([ids], device=self._device))
+                ropes = self._ropes(hidden, torch.cat(each, 1))
+                hidden = hidden[0]
+                masks: dict[int, torch.Tensor] = {}
+                rated = [part.cache.ratings is not None for part in parts]
+                padded = self._padded(parts, hidden)
+                for block in self._blocks:
+                    if any(rated):
+                        _rate(block.number, hidden, parts)
+                    hidden = block(hidden, ropes[block.rope], parts, masks, padded)
+                if padded is not None:
+                    padded.store()
+                rows = kept_rows(parts)
+                if len(rows) < len(ids):
+                    hidden = hidden[-len(rows) :] if len(parts) == 1 else hidden[rows]
+                logits: torch.Tensor = self._head(self._norm(hidden)).cpu()
+            except BaseException:  # also an interrupt: what layers have stored so far must not stay
+                for part in parts:
+                    part.cache.rollback()
+                raise
+            for part in parts:
+                part.cache.finish()
+            return list(logits.split([part.kept for part in parts]))
+
+    def _padded(self, parts: Sequence[Part], hidden: torch.Tensor) -> PaddedAttention | None:
+        """Shared attention for the short parts, where that is worth it."""
+        if not self.pads or not self._whole:
+            return None
+        shared = [number for number, part in enumerate(parts) if fits(part)]
+        if len(shared) < 2:
+            return None
+        block = self._blocks[0]
+        like = hidden.new_empty(block.kv_heads, 0, block.dim)
+        return PaddedAttention(parts, shared, (block.heads, block.kv_heads), block.scale, like)
+
+    def _ropes(self, hidden: torch.Tensor, positions: torch.Tensor) -> dict[str | None, tuple]:
+        kinds = {block.rope for block in self._blocks}
+        ropes: dict[str | None, tuple] = {}
+        for kind in kinds:
+            cos, sin = angles(self._decoder.rotary_emb, hidden, positions, kind)
+            half = sin.shape[-1] // 2
+            # The minus sign of the rotated half goes into the sine, so that turning is a roll.
+            sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)
+            ropes[kind] = (cos[0].unsqueeze(1), sin[0].unsqueeze(1), half)
+        return ropes
+
+
+class _Block:
+    """One decoder layer; hidden states are `(tokens, hidden_size)`."""
+
+    def __init__(self, layer: Any, number: int, window: int | None, rope: str | None, weights: Weights) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.number, self.window, self.rope = number, window, rope
+        self.dim, self.scale = attention.head_dim, attention.scaling
+        self._groups = attention.num_key_value_groups
+        self._norms = (_norm(getattr(attention, "q_norm", None)), _norm(getattr(attention, "k_norm", None)))
+        self._qkv = _product(attention, ("qkv_proj",), ("q_proj", "k_proj", "v_proj"), weights)
+        self._out = _product(attention, ("o_proj",), (), weights)
+        self._up = _product(mlp, ("gate_up_proj",), ("gate_proj", "up_proj"), weights)
+        self._down = _product(mlp, ("down_proj",), (), weights)
+        self._act = mlp.act_fn if hasattr(mlp, "act_fn") else mlp.activation_fn
+        self._before, self._after = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
+        # Gemma3 norms what comes out of attention and MLP; the others only what goes in.
+        self._mlp_before = _norm(getattr(layer, "pre_feedforward_layernorm", None))
+        self._mlp_after = _norm(getattr(layer, "post_feedforward_layernorm", None))
+        values = attention.o_proj.in_features // self.dim
+        self.heads, self.kv_heads = values, values // self._groups
+
+    def __call__(
+        self,
+        hidden: torch.Tensor,
+        rope: tuple,
+        parts: Sequence[Part],
+        masks: dict[int, torch.Tensor],
+        padded: PaddedAttention | None,
+    ) -> torch.Tensor:
+        mixed = self._mix(self._before(hidden), rope, parts, masks, padded)
+        if self._mlp_before is None or self._mlp_after is None:
+            hidden = hidden + mixed
+            return hidden + self._transform(self._after(hidden))
+        hidden = hidden + self._after(mixed)
+        return hidden + self._mlp_after(self._transform(self._mlp_before(hidden)))
+
+    def _mix(
+        self,
+        x: torch.Tensor,
+        rope: tuple,
+        parts: Sequence[Part],
+        masks: dict[int, torch.Tensor],
+        padded: PaddedAttention | None,
+    ) -> torch.Tensor:
+        heads, kv_heads = self.heads, self.kv_heads
+        mixed = self._qkv(x).view(x.shape[0], heads + 2 * kv_heads, self.dim)
+        turned, values = mixed.split((heads + kv_heads, kv_heads), 1)
+        q_norm, k_norm = self._norms
+        if q_norm is not None and k_norm is not None:
+            query, keys = turned.split((heads, kv_heads), 1)
+            turned = torch.cat([q_norm(query), k_norm(keys)], 1)
+        query, keys = _turn(turned, *rope).split((heads, kv_heads), 1)
+        key, value = keys.transpose(0, 1).unsqueeze(0), values.transpose(0, 1).unsqueeze(0)
+        if len(parts) == 1:
+            return self._out(self._attend(parts[0], query, key, value, masks))
+        sizes = [len(part.ids) for part in parts]
+        if padded is None:
+            answers: Iterator[torch.Tensor] = iter(())
+        else:
+            together = padded(self.number, query, key[0], value[0])
+            if len(padded.shared) == len(parts):
+                return self._out(together)
+            answers = iter(together.split([sizes[number] for number in sorted(padded.shared)]))
+        outputs, begin = [], 0
+        for number, (part, size) in enumerate(zip(parts, sizes, strict=True)):
+            if padded is not None and number in padded.shared:
+                outputs.append(next(answers))
+            else:
+                own = (query.narrow(0, begin, size), key.narrow(2, begin, size), value.narrow(2, begin, size))
+                outputs.append(self._attend(part, *own, masks))
+            begin += size
+        return self._out(torch.cat(outputs))
+
+    def _attend(
+        self,
+        part: Part,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        masks: dict[int, torch.Tensor],
+    ) -> torch.Tensor:
+        cache = part.cache
+        assert cache.reading is not None, "read_together begins a reading for every cache"
+        mask = seen = cache.reading.mask(self.number, self.window, "sdpa", query.dtype)
+        if mask is not None:
+            # The same mask object serves many layers; so does what is made of it.
+            if id(mask) not in masks:
+                masks[id(mask)] = fold_mask(mask, self._groups, query.dtype)
+            mask = masks[id(mask)]
+        keys, values = cache.update(key, value, self.number)
+        if part.collect is not None:
+            part.collect[self.number] = last_query_mass(query.transpose(0, 1)[None], keys, seen, self.scale, None)
+        return grouped_attention(query, keys, values, mask, self.scale)
+
+    def _transform(self, x: torch.Tensor) -> torch.Tensor:
+        gate, up = self._up(x).chunk(2, -1)
+        return self._down(self._act(gate) * up)
+
+
+def _rate(layer: int, hidden: torch.Tensor, parts: Sequence[Part]) -> None:
+    """Let the caches that score what they read see the input of `layer`, `(tokens, hidden_size)`."""
+    begin = 0
+    for part in parts:
+        own = hidden[begin : begin + len(part.ids)]
+        begin += len(part.ids)
+        ratings, reading = part.cache.ratings, part.cache.reading
+        if ratings is not None and reading is not None and ratings.layer == layer:
+            ratings.take(reading.live, own.unsqueeze(0))
+
+
+def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, half: int) -> torch.Tensor:
+    """Rotary embedding of `x` `(tokens, heads, head_dim)`; the first `2 * half` dimensions turn, the rest pass."""
+    width = 2 * half
+    if width == x.shape[-1]:
+        return torch.addcmul(x * cos, x.roll(half, -1), sin)
+    part = x[..., :width]
+    return torch.cat([torch.addcmul(part * cos, part.roll(half, -1), sin), x[..., width:]], -1)
+
+
+def _norm(module: Any) -> Any:
+    """The module's root mean square norm in fewer operations; the module itself where it may round differently."""
+    if module is None or module.weight.dtype != torch.float32:
+        return module
+    # Gemma3 stores how much its weights differ from one.
+    weight = 1.0 + module.weight if type(module).__name__ == "Gemma3RMSNorm" else module.weight
+    make = _norm_of_few if weight.device.type == "cpu" else _norm_in_one
+    return make(weight, module.eps if hasattr(module, "eps") else module.variance_epsilon)
+
+
+def _norm_of_few(weight: torch.Tensor, epsilon: float) -> Product:
+    share, eps = 1 / weight.shape[0], torch.tensor(epsilon, device=weight.device)
+
+    def norm(x: torch.Tensor) -> torch.Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x * torch.addcmul(eps, length, length, value=share).rsqrt_() * weight
+
+    return norm
+
+
+def _norm_in_one(weight: torch.Tensor, epsilon: float) -> Product:
+    """One operation on an accelerator; on a CPU it is made of more than those above."""
+    return lambda x: F.rms_norm(x, weight.shape, weight, epsilon)
+
+
+def _product(module: nn.Module, joined: tuple[str, ...], apart: tuple[str, ...], weights: Weights) -> Product:
+    names = joined if hasattr(module, joined[0]) else apart
+    layers = [getattr(module, name) for name in names]
+    return make_product([layer.weight for layer in layers], [layer.bias for layer in layers], weights)

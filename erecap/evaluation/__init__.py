@@ -1,0 +1,1 @@
+"""Quality: paired episodes, plan agreement, and the figures and tables that are made of them."""

@@ -1,0 +1,48 @@
+"""Episodes that never filled the budget: they go the same way in every mode, so one playing stands for all.
+
+A session evicts, and `mask` blanks, only where a chat and its answer exceed the budget. Until then all modes do the
+same arithmetic in the same order. An unpruned episode whose longest chat fits has been played for them, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from erecap.config.modes import parse_mode
+from erecap.config.run import RunConfig
+from erecap.protocols import JsonRow
+from erecap.rollout.run_folder.identity import UNBUDGETED, Identity
+
+UNPRUNED = "reuse"
+
+
+def unpressed_rows(
+    rows: Iterable[JsonRow], config: RunConfig, identities: Mapping[tuple[str, str], Identity]
+) -> list[JsonRow]:
+    """Rows for the budgeted modes, taken from unpruned episodes that never filled the budget.
+
+    Args:
+        rows: committed rows of any modes.
+        config: its budget and the longest answer decide what fits.
+        identities: by suite and mode, `reuse` included; unpruned rows of other weights or settings are passed over.
+
+    Returns:
+        Copies with the other mode's name, budget and identity, and with `same_as`. None where the budget is a share
+        of the chat, or where a scheduler may decide otherwise.
+    """
+    limit = config.budget.kv_tokens
+    if limit is None or config.budget.kv_ratio is not None or config.schedule is not None:
+        return []
+    modes = [mode for mode in config.modes if parse_mode(mode).kind not in UNBUDGETED]
+    found = []
+    for row in rows:
+        identity = identities.get((row["suite"], UNPRUNED))
+        if row["mode"] != UNPRUNED or identity is None or any(row[k] != v for k, v in identity.fields().items()):
+            continue
+        fits = 0 < row["tokens"] <= limit - config.planner.max_new_tokens
+        if row["error"] is not None or row["overflow"] or not fits:
+            continue
+        for mode in modes:
+            own = identities[row["suite"], mode].fields()
+            found.append({**row, "mode": mode, "budget": limit, "same_as": UNPRUNED, **own})
+    return found

@@ -1,0 +1,1 @@
+"""Language models: chat messages in, plan text out, in every mode."""

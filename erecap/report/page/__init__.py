@@ -1,0 +1,1 @@
+"""The page of a run: tables, plots and samples in one self-contained HTML file."""

@@ -1,0 +1,97 @@
+"""The comparison as rich tables for the terminal; fits 80 columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from erecap.report.formats import (
+    at,
+    count,
+    decimal,
+    interval_percent,
+    interval_points,
+    milliseconds,
+    percent,
+    points,
+    times,
+)
+from erecap.report.page.headline import Sentence
+
+# What the tables below the headline cannot say; sentences of the other kinds would repeat them.
+STYLES = {"fault": "bold red", "label": "bold", "note": "dim"}
+
+
+def make_table(summary: dict[str, Any], sentences: list[Sentence]) -> RenderableType:
+    """The headline, the table of success and the table of cost, one below the other."""
+    parts: list[RenderableType] = [Text()]
+    # Modes are called prune[...]: plain Text, because markup would swallow the brackets.
+    for sentence in sentences:
+        if sentence.kind not in STYLES:
+            continue
+        parts.append(Padding(Text(sentence.text, style=STYLES[sentence.kind]), (0, 1)))
+    if any(figures["episodes"] for figures in summary["modes"].values()):
+        parts += [Text(), _success(summary)]
+        if any(figures["latency"]["total_ms"] for figures in summary["modes"].values()):
+            parts += [Text(), _cost(summary)]
+    return Group(*parts)
+
+
+def _success(summary: dict[str, Any]) -> Table:
+    base = summary["baseline"]
+    table = _table(f"Success ({summary['label']}), with 95 % intervals; ΔSR is against {base}, paired, in points")
+    table.add_column("mode", overflow="fold", min_width=16)
+    for name in ("n", "SR", "interval", "SPL", "ΔSR", "interval", "err"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for mode, figures in summary["modes"].items():
+        paired = summary["paired"].get(mode, {}).get("success")
+        table.add_row(
+            Text(mode),
+            count(figures["counted"]),
+            percent(at(figures["sr"], "value")),
+            interval_percent(figures["sr"]),
+            decimal(figures["spl"]),
+            points(at(paired, "value"), unit=False),
+            interval_points(paired),
+            count(figures["errors"]),
+        )
+    return table
+
+
+def _cost(summary: dict[str, Any]) -> Table:
+    table = _table(f"Replanning calls; prefill = its speed-up over {summary['baseline']} at equal prompt length")
+    table.add_column("mode", overflow="fold", min_width=16)
+    for name in ("calls", "prompt", "kept", "P50", "P95", "P99", "prefill", "ceiling"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for mode, figures in summary["modes"].items():
+        total, ceiling = figures["latency"]["total_ms"], summary["ceiling"].get(mode)
+        if not figures["model_calls"]:
+            continue
+        table.add_row(
+            Text(mode),
+            count(figures["model_calls"]),
+            count(at(figures["tokens"]["prompt"], "p50")),
+            percent(figures["tokens"]["kept_share"], 0),
+            milliseconds(at(total, "p50")),
+            milliseconds(at(total, "p95")),
+            milliseconds(at(total, "p99")),
+            times(at(ceiling, "prefill_speed_up")),
+            times(at(ceiling, "total")),
+            style="red" if mode in summary["faults"] else None,
+        )
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="italic",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0),  # the box puts a space between columns; more would not leave room at 80 columns
+    )

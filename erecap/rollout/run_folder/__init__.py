@@ -1,0 +1,1 @@
+"""The run folder: rows, writer, lock, resuming."""

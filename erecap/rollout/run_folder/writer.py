@@ -1,0 +1,69 @@
+"""The only thing that writes into a run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from erecap.files import write_atomic, write_json
+from erecap.protocols import JsonRow
+from erecap.rollout.jobs import Job, Played
+
+EPISODES = "episodes.jsonl"
+REPLANS = "replans.jsonl"
+HEAD = "run.json"
+SAMPLES = "samples"
+
+
+def encode_row(row: JsonRow) -> bytes:
+    """A row as one line of UTF-8. Raises ValueError if a number in it is not finite."""
+    text = json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
+    return text.encode("utf-8", errors="replace") + b"\n"
+
+
+def sample_path(folder: Path, job: Job) -> Path:
+    """Where the recorded episode of a job lies."""
+    return folder / SAMPLES / f"{job.suite}--{job.mode}--{job.episode}.json"
+
+
+class RunWriter:
+    """Appends to the row files of a run, and rewrites its head.
+
+    Opened by the process that owns the run, after `erecap.rollout.run_folder.resume.repair`.
+    """
+
+    def __init__(self, folder: Path, head: dict[str, Any]) -> None:
+        self.folder = folder
+        self.head = head
+        (folder / SAMPLES).mkdir(parents=True, exist_ok=True)
+        self._episodes = open(folder / EPISODES, "ab", buffering=0)
+        self._replans = open(folder / REPLANS, "ab", buffering=0)
+
+    def save_head(self, **changes: Any) -> None:
+        """Set keys of `run.json` and write it."""
+        self.head.update(changes)
+        write_json(self.folder / HEAD, self.head)
+
+    def append(self, played: Played) -> None:
+        """Write what came of one job. The episode's row goes last: it is what makes the episode count."""
+        if played.sample is not None:
+            text = json.dumps(played.sample, ensure_ascii=False, allow_nan=False, indent=1)
+            write_atomic(sample_path(self.folder, played.job), text.encode("utf-8", errors="replace"))
+        _append(self._replans.fileno(), map(encode_row, played.replans))
+        _append(self._episodes.fileno(), [encode_row(played.episode)])
+
+    def close(self) -> None:
+        """Close the row files."""
+        self._episodes.close()
+        self._replans.close()
+
+
+def _append(descriptor: int, lines: Iterable[bytes]) -> None:
+    data = memoryview(b"".join(lines))
+    while data:
+        # A write may be short, on a full disk for one, where the next one then says so.
+        data = data[os.write(descriptor, data) :]
+    os.fsync(descriptor)

@@ -1,0 +1,1 @@
+"""Scheduling: what to do in a replanning call, decided from predicted costs."""

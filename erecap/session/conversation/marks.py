@@ -1,0 +1,113 @@
+"""Tokens of what is new in a chat, and the marks at the ends of its messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from erecap.context.tokenize import Continuation, Prompt, encode_from
+from erecap.errors import RunError
+from erecap.session.conversation.chat import ChatPart
+from erecap.session.conversation.digest import RunningDigest
+from erecap.session.conversation.transcript import Mark, Transcript
+
+
+def encode_behind(tokenizer: Any, part: ChatPart, base: Mark | None) -> Continuation:
+    """Tokens of `part` after the mark `base`; None: from the beginning of the chat.
+
+    Raises:
+        RunError: the part begins later, so that what lies between is not at hand any more.
+    """
+    start = (base.characters if base else 0) - part.offset
+    if start < 0:
+        raise RunError(
+            "the end of the session's own chat is no longer among what it has read (a failed edit or another chat took "
+            "its place); give the whole chat to generate or read"
+        )
+    return encode_from(tokenizer, part.text, start)
+
+
+def mark_messages(
+    part: ChatPart, base: Mark | None, encoded: Continuation, first: int, known: Sequence[Mark]
+) -> list[Mark]:
+    """A mark for each message of `part` that ends after `base`.
+
+    Args:
+        encoded: the tokens after `base`.
+        first: place of the first of them.
+        known: marks read earlier; those in the text before `part.before` are looked up here.
+    """
+    start = (base.characters if base else 0) - part.offset
+    rest = part.text[start:]
+    places = [(max(0, begin - start), max(0, end - start)) for begin, end in part.spans]
+    prompt = Prompt(rest, encoded.ids, places, encoded.offsets, part.skipped)
+    digests = _digests(part, known)
+    done = base.message + 1 if base else 0
+    marks = []
+    for row in range(max(0, done - part.first), len(places)):
+        begin, end = part.spans[row]
+        skipped = part.skipped[row]
+        low, high = prompt.token_span(row, skipped, skipped + end - begin)
+        starts = tuple(encoded.offsets[n][0] - places[row][0] + skipped for n in range(low, high))
+        aligned = high == 0 or encoded.offsets[high - 1][1] <= places[row][1]
+        message = part.first + row
+        marks.append(Mark(message, part.offset + end, digests[row], first + high, aligned, first + low, starts))
+    return marks
+
+
+def answer_starts(tokenizer: Any, ids: Sequence[int], text: str) -> tuple[int, ...]:
+    """The character of `text` at which each of the tokens `ids`, that it was generated in, begins."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    if list(encoded["input_ids"]) == list(ids):
+        return tuple(int(low) for low, _ in encoded["offset_mapping"])
+    # Other tokens than the text's own. Half a character decodes to one character, too, so that starts still rise.
+    written = [len(tokenizer.decode(ids[:count], skip_special_tokens=True)) for count in range(len(ids))]
+    return tuple(min(start, len(text)) for start in written)
+
+
+def _digests(part: ChatPart, known: Sequence[Mark]) -> list[bytes]:
+    """Digest of the chat up to the end of each message of `part`."""
+    found = [b""] * len(part.spans)
+    running = part.before.copy() if part.offset else RunningDigest()
+    begin = running.characters
+    for row in sorted(range(len(part.spans)), key=lambda row: part.spans[row][1]):
+        end = part.spans[row][1] + part.offset
+        if end < begin:
+            found[row] = next((mark.digest for mark in known if mark.characters == end), b"")
+            continue
+        found[row] = running.update(part.text[running.characters - part.offset : end - part.offset]).digest()
+    return found
+
+
+def agreement(
+    tokenizer: Any, part: ChatPart, transcript: Transcript, known: int
+) -> tuple[int, int, Continuation] | None:
+    """Up to where what was read has the tokens that the chat's own text has; None where that cannot be told.
+
+    The messages before the newest two are taken to agree: they were looked at when these were new.
+
+    Args:
+        known: marks of the transcript that lie in the chat.
+
+    Returns:
+        Marks to go back to, tokens after them that agree, and the tokens of the text after those marks.
+    """
+    for number in range(known - 1, -1, -1):
+        base = transcript.marks[number - 1] if number else None
+        if base is None and (part.offset or transcript.older):
+            return None
+        if base is not None:
+            if base.characters < part.offset or base.tokens < transcript.forgotten:
+                return None
+            if base.generated or not base.aligned:
+                continue
+        encoded = encode_from(tokenizer, part.text, base.characters - part.offset if base else 0)
+        if not encoded.exact:
+            continue
+        place = base.tokens if base else 0
+        read = transcript.since(place)[: transcript.marks[known - 1].tokens - place]
+        if any(at >= place for at, _ in transcript.overlays):
+            read = []  # tokens that no text stands for are in between
+        same = next((n for n, (a, b) in enumerate(zip(read, encoded.ids, strict=False)) if a != b), None)
+        return number, min(len(read), len(encoded.ids)) if same is None else same, encoded
+    return None

@@ -1,0 +1,179 @@
+"""What a session has read: token ids, and where in them each message of the chat ends.
+
+A call brings the whole chat again. What was read is found by the text that the chat template makes of it, not by the
+messages: a template that rewrites the past (strips reasoning, adds a date) is then seen at once. Texts are not
+kept, only hashes of everything up to the end of each message.
+"""
+
+from __future__ import annotations
+
+import copy
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from erecap.session.conversation.digest import RunningDigest
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The end of a message's content within what was read."""
+
+    message: int  # number of the message in the chat
+    characters: int  # of the rendered chat up to here
+    digest: bytes  # of those characters
+    tokens: int  # read up to here, corrections included
+    # False where a token reaches across the end, so that reading cannot go on from here.
+    aligned: bool = True
+    # Where this message's tokens stand and the character of its content at which each begins. Needed to turn
+    # `protect` spans, which change from call to call, into tokens.
+    first: int = 0
+    starts: tuple[int, ...] = ()
+    generated: bool = False  # an answer, in the tokens that it was generated in
+
+    def places(self, start: int, end: int) -> tuple[int, int]:
+        """Places `[low, high)` of the tokens that hold characters `[start, end)` of the content; empty where none do.
+
+        A token holds what lies between its start and that of the next that starts elsewhere: the bytes of one character
+        may be several tokens with one start.
+        """
+        if not self.starts or start >= end:
+            return self.first, self.first
+        low = bisect_right(self.starts, start)
+        low = bisect_left(self.starts, self.starts[low - 1]) if low else 0
+        return self.first + low, self.first + max(low, bisect_left(self.starts, end))
+
+
+class Transcript:
+    """Grows at the end, is cut at the end when the chat was rewritten, and forgets its beginning.
+
+    Args:
+        rewind_tokens: ids, marks and overlays of at least this many newest tokens are kept; older ones may be let go,
+            and a chat that was rewritten further back is read anew, without its overlays. None keeps all.
+    """
+
+    def __init__(self, rewind_tokens: int | None = None) -> None:
+        self.rewind_tokens = rewind_tokens
+        self.ids: list[int] = []
+        self.forgotten = 0  # ids let go at the beginning
+        self.marks: list[Mark] = []
+        # Marks that reading can no longer go back to, of messages of which something may still be stored: they say
+        # which stored tokens are the system text, the goal, and what else is protected or stale.
+        self.older: list[Mark] = []
+        self._tidy_at = 32
+        self.overlays: list[tuple[int, list[int]]] = []  # (place, ids) of what no message stands for
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read, those let go included."""
+        return self.forgotten + len(self.ids)
+
+    @property
+    def known_marks(self) -> list[Mark]:
+        """All marks, oldest first; only `marks`, the newest of them, can be gone back to."""
+        return [*self.older, *self.marks]
+
+    def matched(self, text: str, before: RunningDigest | None = None) -> int:
+        """How many of `marks` lie in a chat, with the same characters up to there.
+
+        The last of them is aligned: reading can go on from it.
+
+        Args:
+            text: the rendered chat from where `before` ends.
+            before: digest of what comes before `text`, whose marks are known to lie in the chat; None: nothing.
+        """
+        running = RunningDigest() if before is None else before.copy()
+        begin = place = running.characters
+        low = len(self.marks)
+        while low and self.marks[low - 1].characters > begin:
+            low -= 1
+        found = next((n for n in range(low, 0, -1) if self.marks[n - 1].aligned), 0)
+        for number in range(low, len(self.marks)):
+            mark = self.marks[number]
+            if mark.characters - begin > len(text) or mark.characters < place:
+                break
+            running.update(text[place - begin : mark.characters - begin])
+            place = mark.characters
+            if running.digest() != mark.digest:
+                break
+            if mark.aligned:
+                found = number + 1
+        return found
+
+    def ends_with_mark(self, stored: int) -> bool:
+        """Whether nothing was read after the last mark, `stored` tokens being in the cache."""
+        last = self.marks[-1].tokens if self.marks else 0
+        return last == self.tokens == stored
+
+    def cut(self, marks: int, tokens: int | None = None) -> list[int]:
+        """Go back to the end of the first `marks` marks; returns the ids of overlays that are lost with the rest.
+
+        Args:
+            tokens: keep ids up to this place, behind the last of those marks; None: up to that mark.
+        """
+        del self.marks[marks:]
+        left = self.marks[-1].tokens if self.marks else 0
+        lost = [token for place, ids in self.overlays if place >= left for token in ids]
+        self.overlays = [(place, ids) for place, ids in self.overlays if place < left]
+        left = max(left, tokens or 0)
+        if not left:
+            self.older = []
+        # Where ids up to the mark were let go, nothing is known of what is left.
+        del self.ids[max(0, left - self.forgotten) :]
+        self.forgotten = min(self.forgotten, left)
+        return lost
+
+    def since(self, token: int) -> list[int]:
+        """Ids from place `token` on. Raises ValueError where they were let go."""
+        if token < self.forgotten:
+            raise ValueError(f"tokens before {self.forgotten} were let go (rewind_tokens={self.rewind_tokens})")
+        return self.ids[token - self.forgotten :]
+
+    def extend(self, ids: Sequence[int], marks: Sequence[Mark] = ()) -> None:
+        """Add `ids` read at the end, in which the `marks` lie."""
+        self.ids.extend(ids)
+        self.marks.extend(marks)
+        if self.rewind_tokens is not None and len(self.ids) > 2 * self.rewind_tokens:
+            gone = len(self.ids) - self.rewind_tokens
+            del self.ids[:gone]
+            self.forgotten += gone
+            # The two newest marks stay whatever their age: they say where the chat ends, before its answer and after.
+            rewindable = self.marks[:-2]
+            self.older += [mark for mark in rewindable if mark.tokens < self.forgotten]
+            self.marks = [mark for mark in rewindable if mark.tokens >= self.forgotten] + self.marks[-2:]
+            self.overlays = [(place, ids) for place, ids in self.overlays if place >= self.forgotten]
+
+    @property
+    def wants_tidying(self) -> bool:
+        """Whether enough marks were let go since the last `tidy` to make another worth its while."""
+        return len(self.older) > self._tidy_at
+
+    def tidy(self, stored: Sequence[int]) -> None:
+        """Forget older marks of messages of which nothing is stored; `stored`: sorted places of stored tokens."""
+
+        def alive(mark: Mark) -> bool:
+            at = bisect_left(stored, mark.first)
+            return at < len(stored) and stored[at] < mark.tokens
+
+        self.older = [mark for mark in self.older if mark.starts and alive(mark)]
+        self._tidy_at = 32 + 2 * len(self.older)
+
+    def settle(self, tokens: int) -> None:
+        """Move the last mark to `tokens`: the rest of its message has been read."""
+        if self.marks:
+            self.marks[-1] = replace(self.marks[-1], tokens=tokens)
+
+    def overlay(self, ids: Sequence[int]) -> None:
+        """Add `ids` that no message stands for: they belong to the last mark, and matching skips them."""
+        self.overlays.append((self.tokens, list(ids)))
+        self.ids.extend(ids)
+        if self.marks:
+            last = self.marks[-1]
+            self.marks[-1] = replace(last, tokens=self.tokens)
+
+    def copy(self) -> Transcript:
+        """An independent copy."""
+        twin = copy.copy(self)
+        twin.ids, twin.marks, twin.older = list(self.ids), list(self.marks), list(self.older)
+        twin.overlays = list(self.overlays)
+        return twin

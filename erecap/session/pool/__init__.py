@@ -1,0 +1,1 @@
+"""The pool: sessions on one model that share forward passes."""

@@ -1,0 +1,386 @@
+"""A KV cache whose layers may store different tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from erecap.tokens.cache.layout import Layout
+from erecap.tokens.cache.parking import Parked, Parking
+from erecap.tokens.cache.read_scores import Ratings
+from erecap.tokens.cache.read_transaction import Reading
+from erecap.tokens.cache.storage import KVLayer, join, select_together
+from erecap.tokens.scoring.schedule import PruneConfig
+from erecap.tokens.scoring.scorers import make_scorer
+from erecap.tokens.scoring.select import Spans, protected_columns
+
+
+class PrunedCache(DynamicCache):
+    """Keys and values after token pruning; also the home of all pruning state.
+
+    The *logical* length is what was read, and what `generate` and positions go by; the *physical* length is what
+    a layer stores. The two differ once tokens are dropped, and the latter differs between layers. Sliding-window
+    layers are stored whole as well, because windows count tokens of the sequence, not stored ones.
+
+    The cache works only while the hooks of `erecap.tokens.hooks` are on the model, that is inside
+    `erecap.prune(...)` or `erecap.tokens.attach(...)`.
+
+    Args:
+        config: how to prune.
+        layers: number of decoder layers of the model.
+        protect: spans `(start, end)` of token columns of the prompt that are kept by every stage; one list for all
+            batch rows, or one list per row.
+
+    Raises:
+        ValueError: stages that do not fit `layers` (see `PruneConfig.resolve_stages`).
+    """
+
+    def __init__(self, config: PruneConfig, layers: int, protect: Spans | Sequence[Spans] | None = None) -> None:
+        super().__init__()
+        self.layer_class_to_replicate = KVLayer
+        self.config = config
+        self.stages = config.resolve_stages(layers)
+        self.scorer = make_scorer(config.scorer)
+        self.prune_seconds = 0.0  # time spent scoring and dropping, all reads together
+        self.prompt_kept: list[int] = []  # tokens stored by each layer when the last pruned read ended
+        self.stage_log: list[tuple[int, list[int]]] = []  # (layer, real tokens left per row), in order
+        self.reading: Reading | None = None  # the read in progress
+        self.parking = Parking(config.park_tokens)  # dropped tokens that can be revived
+        self.ratings: Ratings | None = None  # scores taken when tokens are read, for sessions that rank by them
+        self._layouts: list[Layout | None] = [None] * layers
+        self._logical = 0
+        self._armed = True
+        self._protect = protect
+        self._saved: list[int] = []  # tokens stored by each layer when the read in progress began
+
+    # What is stored ---------------------------------------------------------------------------------------
+
+    def kept_lengths(self, row: int | None = None) -> list[int]:
+        """Real tokens that each layer stores now, of batch row `row`, or of the fullest row."""
+        lengths = [layout.lengths() if layout is not None else [0] for layout in self._layouts]
+        return [per_row[row] if row is not None else max(per_row) for per_row in lengths]
+
+    def layout(self, layer: int) -> Layout | None:
+        """Which tokens `layer` stores; None before the first read."""
+        return self._layouts[layer]
+
+    def layouts(self) -> list[Layout]:
+        """The layouts of all layers that have read something."""
+        return [layout for layout in self._layouts if layout is not None]
+
+    @property
+    def shares_layout(self) -> bool:
+        """Whether all layers store the same tokens, none of them padding."""
+        first = self._layouts[0]
+        same = all(layout is first for layout in self._layouts)
+        return same and (first is None or (first.all_valid and first.index.shape[0] == 1))
+
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values held by all layers."""
+        return sum(
+            tensor.numel() * tensor.element_size()
+            for layer in self.layers
+            if layer.is_initialized
+            for tensor in (layer.keys, layer.values)
+        )
+
+    # Arming -----------------------------------------------------------------------------------------------
+
+    def arm(self, protect: Spans | Sequence[Spans] | None = None) -> None:
+        """Prune during the next read (one forward call), with the given protected spans.
+
+        A new cache is armed. Reads that are not armed store all their tokens, however long they are: a chunk of
+        drafted tokens under verification is as long as a short prompt, and must not be pruned.
+        """
+        self._armed, self._protect = True, protect
+
+    def prunes_next(self, tokens: int) -> bool:
+        """Whether a read of `tokens` tokens now would drop some of them on its way."""
+        return self._armed and tokens > 1 and bool(self.stages)
+
+    # The read in progress (called by the hooks) -----------------------------------------------------------
+
+    def begin(self, positions: torch.Tensor, attention_mask: torch.Tensor | None, batch: int) -> Reading:
+        """Start a read of `positions` `(1 or batch, tokens)`; undoes a read that was cut off before.
+
+        Raises:
+            ValueError: protected spans that do not fit, or several rows where dropped tokens are parked.
+        """
+        self.rollback()
+        if batch > 1 and self.parking.room:
+            raise ValueError(f"dropped tokens are parked for one row only (park_tokens), the batch has {batch}")
+        tokens = positions.shape[1]
+        self._saved = [layer.length for layer in self.layers]
+        device = positions.device
+        index = torch.arange(self._logical, self._logical + tokens, device=device).unsqueeze(0).expand(batch, -1)
+        if attention_mask is None:
+            valid, all_valid = torch.ones(batch, tokens, dtype=torch.bool, device=device), True
+        else:
+            valid = attention_mask[:, -tokens:].to(device=device, dtype=torch.bool)
+            all_valid = bool(valid.all())
+        live = Layout(index, positions.expand(batch, -1), valid, all_valid)
+        if self.ratings is not None:
+            self.ratings.begin(self._logical, tokens)
+        self.reading = Reading(live, list(self._layouts), self._armed and tokens > 1)
+        if self.reading.armed:
+            self.reading.protect = protected_columns(self._protect, batch, self._logical, tokens, device)
+            self.stage_log = []
+        return self.reading
+
+    def finish(self) -> None:
+        """Make the read in progress part of the cache."""
+        reading = self.reading
+        if reading is None:
+            return
+        self._layouts = reading.layouts
+        self._logical += reading.tokens
+        self.reading, self._saved = None, []
+        self.parking.add(reading.parked)
+        if self._armed:
+            self._armed, self._protect = False, None
+            self.prompt_kept = self.kept_lengths()
+
+    def rollback(self) -> None:
+        """Undo the read in progress: the cache is again as before it. Without one, does nothing."""
+        if self.reading is None:
+            return
+        del self.layers[len(self._saved) :]
+        for layer, length in zip(self.layers, self._saved, strict=True):
+            layer.truncate(length)
+        self.reading, self._saved = None, []
+
+    # Edits between reads ----------------------------------------------------------------------------------
+
+    def drop(self, gone: Callable[[Layout], torch.Tensor]) -> int:
+        """Evict stored tokens, layer by layer. Positions stay as they are. For caches of one row.
+
+        A parked token that is evicted from the deepest layer it reached is parked no longer: what a session lets go is
+        let go whole.
+
+        Args:
+            gone: maps a layout to `(width,)` bool, True where the token is to go; asked once per distinct layout.
+
+        Returns:
+            Tokens evicted, of the layer that lost most.
+        """
+        most = 0
+        sharing: dict[int, list[int]] = {}  # layers by the layout that they share
+        for number, layout in enumerate(self._layouts):
+            if layout is not None:
+                sharing.setdefault(id(layout), []).append(number)
+        for numbers in sharing.values():
+            layout = self._layouts[numbers[0]]
+            assert layout is not None
+            stay = ~gone(layout)
+            if bool(stay.all()):
+                continue
+            columns = stay.nonzero().squeeze(1)
+            new = layout.take(columns.unsqueeze(0), layout.valid[:, columns])
+            together = select_together([self.layers[number] for number in numbers], columns)
+            for number in numbers:
+                if not together:
+                    self.layers[number].select(columns)
+                self._layouts[number] = new
+            most = max(most, layout.width - new.width)
+        if most:
+            self.parking.keep(self._still_stored)
+            if self.ratings is not None:
+                self.ratings.keep(self.stored_index())
+        return most
+
+    def _still_stored(self, parked: Parked) -> torch.Tensor:
+        """`(n,)` bool: which parked tokens the deepest layer that they ran through, and that stores keys, stores."""
+        deepest = [layout.index[0] for layout in self._layouts[: parked.layer] if layout is not None][-1]
+        return torch.isin(parked.places, deepest.to(parked.places.device))
+
+    def replace(self, layer: int, keys: torch.Tensor, values: torch.Tensor, layout: Layout) -> None:
+        """Let `layer` store these keys and values `(1, kv_heads, n, head_dim)` of the tokens in `layout`, sorted."""
+        self.layers[layer].keys, self.layers[layer].values = keys, values
+        self._layouts[layer] = layout
+
+    @property
+    def layer_count(self) -> int:
+        """Decoder layers of the model."""
+        return len(self._layouts)
+
+    def restore(self, layer: int, keys: torch.Tensor, values: torch.Tensor, layout: Layout) -> None:
+        """Put saved keys and values `(1, kv_heads, n, head_dim)` into `layer`; layers in order, into a new cache."""
+        while len(self.layers) <= layer:
+            self.layers.append(KVLayer())
+        self.layers[layer].update(keys, values)
+        self._layouts[layer] = layout
+        self._armed = False
+
+    def joined(self, tokens: int, like: torch.Tensor) -> torch.Tensor:
+        """Keys and values of all layers as one tensor with room for `tokens` more, where `shares_layout`.
+
+        Args:
+            like: `(kv_heads, *, head_dim)`, of the wanted kind, for a cache that stores nothing yet.
+
+        Returns:
+            As `storage.join`. What is written behind the stored tokens counts once `appended` says so.
+        """
+        while len(self.layers) < self.layer_count:
+            self.layers.append(KVLayer())
+        return join(self.layers, tokens, like)
+
+    def appended(self) -> None:
+        """All layers now store the tokens that are being read: they stand in the tensor that `joined` gave."""
+        assert self.reading is not None, "tokens are appended during a read"
+        for number, layer in enumerate(self.layers):
+            self.reading.store(number)
+            layer.length += self.reading.live.width
+
+    def fork(self) -> PrunedCache:
+        """A cache with copies of the same keys and values, to go on independently. Not during a read."""
+        twin = PrunedCache(self.config, self.layer_count)
+        for number, layer in enumerate(self.layers):
+            layout = self._layouts[number]
+            if layout is not None:
+                twin.restore(number, layer.keys, layer.values, layout)
+        twin._logical, twin._armed, twin._protect = self._logical, self._armed, self._protect
+        twin.prompt_kept, twin.stage_log = list(self.prompt_kept), list(self.stage_log)
+        twin.parking = self.parking.copy()
+        twin.ratings = None if self.ratings is None else self.ratings.copy()
+        return twin
+
+    def skip(self, tokens: int) -> None:
+        """Count `tokens` as read without storing them: places and positions go on behind them."""
+        self._logical += tokens
+
+    def stored_index(self) -> torch.Tensor:
+        """Sorted places `(n,)` of the tokens that at least one layer stores. For caches of one row."""
+        distinct = {id(layout): layout.index[0] for layout in self._layouts if layout is not None}
+        if not distinct:
+            return torch.empty(0, dtype=torch.long)
+        if len(distinct) == 1:
+            return next(iter(distinct.values()))
+        return torch.cat(list(distinct.values())).unique()
+
+    def move(
+        self,
+        rotate: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor],
+        index: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> None:
+        """Give stored tokens new positions. For caches of one row. An error on the way leaves everything as it was.
+
+        Args:
+            rotate: maps `(layer, keys (1, kv_heads, n, head_dim), shift (n,))` to the keys turned by `shift` positions.
+            index: `(n,)` sorted places, those of all stored tokens among them (see `stored_index`).
+            positions: `(n,)` the new position of each.
+        """
+        done: dict[int, tuple[Layout, Layout]] = {}
+        turned: list[tuple[int, Layout, torch.Tensor]] = []
+        for number, layout in enumerate(self._layouts):
+            if layout is None:
+                continue
+            if id(layout) not in done:
+                column = torch.searchsorted(index.to(layout.index.device), layout.index[0])
+                moved = positions.to(layout.index.device)[column]
+                done[id(layout)] = (layout, layout.moved(moved.unsqueeze(0)))
+            new = done[id(layout)][1]
+            turned.append(
+                (number, new, rotate(number, self.layers[number].keys, (new.positions - layout.positions)[0]))
+            )
+        for number, new, keys in turned:
+            self.layers[number].replace_keys(keys)
+            self._layouts[number] = new
+        self.parking.move(index, positions)
+
+    # What transformers asks -------------------------------------------------------------------------------
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append keys and values `(batch, kv_heads, live tokens, head_dim)` to a layer; returns all it stores.
+
+        Raises:
+            RuntimeError: called without the pruning hooks, where positions and masks would be wrong.
+        """
+        reading = self.reading
+        if reading is None:
+            raise RuntimeError(
+                "a PrunedCache works only with the pruning hooks on the model: "
+                "call inside `with erecap.prune(...)` or `with erecap.tokens.attach(model, cache)`"
+            )
+        if key_states.shape[-2] != reading.live.width:
+            raise RuntimeError(
+                f"layer {layer_idx} stores {key_states.shape[-2]} tokens, {reading.live.width} are being read"
+            )
+        reading.store(layer_idx)
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Logical length: tokens read, pads included. Never the number stored."""
+        return self._logical
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Sizes of the mask that transformers would build; ours are built per layer by the hooks."""
+        return self._logical + query_length, 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Where the next token stands in the sequence."""
+        return self._logical
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the newest `-tokens_to_remove` tokens (the argument is zero or negative, as in transformers)."""
+        if tokens_to_remove > 0:
+            raise ValueError(f"crop takes minus the number of tokens to remove, got {tokens_to_remove}")
+        length = self._logical + tokens_to_remove
+        if length < 0:
+            raise ValueError(f"cannot remove {-tokens_to_remove} tokens, only {self._logical} were read")
+        done: dict[int, tuple[Layout, Layout]] = {}  # layers that stored the same go on sharing one layout
+        for number, layout in enumerate(self._layouts):
+            if layout is None:
+                continue
+            if id(layout) not in done:
+                # Fillers of padded batches share their columns with real tokens, so rows are cut at one width.
+                width = int((layout.index < length).sum(1).max())
+                padded = not layout.all_valid or layout.index.shape[0] > 1
+                if padded and bool((layout.index[:, :width] >= length).logical_and(layout.valid[:, :width]).any()):
+                    raise ValueError("a padded batch whose rows kept different tokens cannot be cropped")
+                done[id(layout)] = (layout, layout.first(width))
+            self._layouts[number] = new = done[id(layout)][1]
+            self.layers[number].truncate(new.width)
+        self._logical = length
+        self.parking.keep(lambda parked: parked.places < length)
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Reorder batch rows for beam search."""
+        super().reorder_cache(beam_idx)
+        self._map_rows(beam_idx)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep only the batch rows `indices`."""
+        super().batch_select_indices(indices)
+        self._map_rows(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every batch row `repeats` times."""
+        super().batch_repeat_interleave(repeats)
+        layout = next((layout for layout in self._layouts if layout is not None), None)
+        if layout is not None:
+            self._map_rows(torch.arange(layout.index.shape[0]).repeat_interleave(repeats))
+
+    def reset(self) -> None:
+        """Forget everything read and arm for the next read."""
+        super().reset()
+        self._layouts = [None] * len(self._layouts)
+        self._logical, self.reading, self._saved = 0, None, []
+        self.prompt_kept, self.stage_log, self.prune_seconds = [], [], 0.0
+        self.parking.clear()
+        if self.ratings is not None:
+            self.ratings.clear()
+        self._armed = True
+
+    def _map_rows(self, rows: torch.Tensor) -> None:
+        if len(rows) != 1:
+            self.parking.clear()  # what is parked belongs to a single row
+        mapped: dict[int, Layout] = {}
+        for number, layout in enumerate(self._layouts):
+            if layout is not None:
+                self._layouts[number] = mapped.setdefault(id(layout), layout.rows(rows))

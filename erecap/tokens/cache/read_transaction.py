@@ -1,0 +1,104 @@
+"""One forward call of the model over a pruned cache: which tokens are still in flight, layer by layer."""
+
+from __future__ import annotations
+
+import torch
+
+from erecap.tokens.cache.layout import Layout
+from erecap.tokens.cache.masks import as_attention_mask, visible
+from erecap.tokens.cache.parking import Parked
+
+
+class Reading:
+    """State of a read in progress; lives on its `PrunedCache` from the first layer to the last.
+
+    Args:
+        live: all tokens of the chunk that is being read.
+        layouts: what each layer stored before, replaced entry by entry as layers run.
+        armed: whether stages drop tokens during this read.
+    """
+
+    def __init__(self, live: Layout, layouts: list[Layout | None], armed: bool) -> None:
+        self.live = live  # tokens that reach the layer now running
+        self.tokens = live.width  # tokens of the whole chunk
+        self.real_tokens = live.valid.sum(1, keepdim=True)  # (batch, 1), of the whole chunk
+        self.layouts = layouts
+        self.armed = armed
+        self.protect: torch.Tensor | None = None  # (batch, live tokens) bool: protected by the caller
+        self.attention_mass: torch.Tensor | None = None  # (batch, live tokens), set before a stage that asks
+        self.parked: list[Parked] = []  # dropped by the stages so far, if the cache parks
+        self._columns: torch.Tensor | None = None  # (batch, live tokens): columns of the chunk; None = all
+        self._memo: dict[tuple, object] = {}
+
+    def to(self, device: torch.device) -> None:
+        """Follow the hidden states to the device of the next layers (models spread over several)."""
+        if self.live.index.device == device:
+            return
+        self.live = self.live.to(device)
+        self.real_tokens = self.real_tokens.to(device)
+        self._columns = None if self._columns is None else self._columns.to(device)
+        self.protect = None if self.protect is None else self.protect.to(device)
+        self.attention_mass = None if self.attention_mass is None else self.attention_mass.to(device)
+
+    def park(self, layer: int, hidden: torch.Tensor, select: torch.Tensor, room: int) -> None:
+        """Keep the newest `room` tokens that are about to be dropped before `layer`. One row.
+
+        Args:
+            hidden: `(1, live tokens, hidden_size)`, the input of `layer`.
+            select: `(1, kept)` columns of the live tokens that go on.
+        """
+        gone = self.live.valid[0].clone()
+        gone[select[0]] = False
+        parked = Parked(layer, self.live, hidden.detach()).where(gone)
+        if parked.tokens.width:
+            self.parked.append(parked.newest(room))
+
+    def drop(self, select: torch.Tensor, valid: torch.Tensor) -> None:
+        """Continue with the live tokens `select` `(batch, kept)`, of which `valid` are real."""
+        self.live = self.live.take(select, valid)
+        self._columns = select if self._columns is None else self._columns.gather(1, select)
+        if self.protect is not None:
+            self.protect = self.protect.gather(1, select)
+        self.attention_mass = None
+
+    def stored(self, layer: int) -> Layout:
+        """What `layer` stores once the live tokens are appended."""
+        before = self.layouts[layer]
+        if before is None:
+            return self.live
+        key = ("stored", id(before), id(self.live))
+        if key not in self._memo:
+            # Both parents are kept beside the result: an id is only unique while its object lives.
+            self._memo[key] = (before, self.live, before.extended(self.live))
+        return self._memo[key][2]  # type: ignore[index]
+
+    def store(self, layer: int) -> None:
+        """Note that `layer` has stored the live tokens."""
+        self.layouts[layer] = self.stored(layer)
+
+    def mask(self, layer: int, window: int | None, implementation: str, dtype: torch.dtype) -> torch.Tensor | None:
+        """Attention mask for `layer`, in the form `implementation` takes (see `as_attention_mask`)."""
+        stored = self.stored(layer)
+        key = ("mask", id(stored), id(self.live), window, implementation, dtype)
+        if key not in self._memo:
+            allowed = visible(stored, self.live, window)
+            mask = as_attention_mask(allowed, implementation, stored, self.live, window, dtype)
+            self._memo[key] = (stored, self.live, mask)
+        return self._memo[key][2]  # type: ignore[index]
+
+    def rope(self, embeddings: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines `(1 or batch, chunk, dim)` of the live tokens: their original positions."""
+        if self._columns is None:
+            return embeddings
+        key = ("rope", id(embeddings[0]), id(self.live))
+        if key not in self._memo:
+            gathered = tuple(take_tokens(part.to(self._columns.device), self._columns) for part in embeddings)
+            self._memo[key] = (embeddings, self.live, gathered)
+        return self._memo[key][2]  # type: ignore[index]
+
+
+def take_tokens(tensor: torch.Tensor, select: torch.Tensor) -> torch.Tensor:
+    """Columns `select` `(batch, kept)` of `tensor` `(1 or batch, tokens, dim)`: `(batch, kept, dim)`."""
+    if select.shape[0] == 1:
+        return tensor.index_select(1, select[0])
+    return tensor.expand(select.shape[0], -1, -1).gather(1, select.unsqueeze(-1).expand(-1, -1, tensor.shape[-1]))

@@ -1,0 +1,1 @@
+"""Scorers: what gives tokens their importance, fixed rules and learned pruners."""

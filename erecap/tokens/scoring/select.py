@@ -1,0 +1,108 @@
+"""Choosing the tokens that a stage keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from erecap.tokens.scoring.schedule import stage_count
+
+Spans = Sequence[tuple[int, int]]
+
+
+def protected_columns(
+    protect: Spans | Sequence[Spans] | None, batch: int, start: int, tokens: int, device: torch.device
+) -> torch.Tensor | None:
+    """Which tokens of a read the caller's spans protect.
+
+    Args:
+        protect: spans `(start, end)` of token columns, one list for all rows or one per row.
+        batch: number of rows.
+        start: column of the first token of the read.
+        tokens: tokens of the read.
+
+    Returns:
+        `(batch, tokens)` bool; None where nothing is protected.
+
+    Raises:
+        ValueError: spans for another number of rows, or one that does not rise from 0.
+    """
+    if not protect:
+        return None
+    first = protect[0]
+    per_row = not (len(first) == 2 and isinstance(first[0], int))
+    rows = list(protect) if per_row else [protect] * batch
+    if len(rows) != batch:
+        raise ValueError(f"protect has spans for {len(rows)} rows, the batch has {batch}")
+    mask = torch.zeros(batch, tokens, dtype=torch.bool)
+    for row, spans in enumerate(rows):
+        for begin, end in spans:
+            if not 0 <= begin <= end:
+                raise ValueError(f"protected span ({begin}, {end}) does not rise from 0")
+            mask[row, max(0, begin - start) : max(0, end - start)] = True
+    return mask.to(device)
+
+
+def protected_mask(
+    index: torch.Tensor,
+    valid: torch.Tensor,
+    first: torch.Tensor,
+    sinks: int,
+    local: float,
+    spans: torch.Tensor | None,
+) -> torch.Tensor:
+    """Tokens that no score may drop.
+
+    Args:
+        index: `(batch, tokens)` place of each token in the sequence, rising along a row.
+        valid: `(batch, tokens)` False for padding.
+        first: `(batch, 1)` index of each row's first real token.
+        sinks: number of first real tokens that are kept.
+        local: share of a row's real tokens, the newest, that is kept; at least the newest one always is, because
+            generation continues from it.
+        spans: `(batch, tokens)` tokens protected by the caller, or None.
+
+    Returns:
+        `(batch, tokens)` bool; False for padding.
+    """
+    counts = valid.sum(dim=1, keepdim=True)
+    newest = torch.clamp(torch.ceil(counts * local - 1e-9), min=1)
+    # Rank from the newest real token, 1 for the newest itself.
+    rank = valid.flip(1).cumsum(1).flip(1)
+    keep = (index < first + sinks) | (rank <= newest)
+    if spans is not None:
+        keep = keep | spans
+    return keep & valid
+
+
+def choose(
+    scores: torch.Tensor, valid: torch.Tensor, protected: torch.Tensor, keep: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tokens to keep, in their old order.
+
+    Rows of a padded batch keep different numbers of real tokens. The result is as wide as the largest of them;
+    narrower rows are filled with tokens marked invalid, which every mask hides.
+
+    Args:
+        scores: `(batch, tokens)` float32, finite. Ties go to the newer token.
+        valid, protected: `(batch, tokens)` bool.
+        keep: share to keep of each row's real tokens.
+
+    Returns:
+        `(select, valid)`, each `(batch, kept)`: column numbers into `scores`, rising, and whether each is real.
+    """
+    tokens = scores.shape[1]
+    real = valid.sum(1).tolist()
+    held = protected.sum(1).tolist()
+    wanted = [stage_count(n, keep, p) if n else 0 for n, p in zip(real, held, strict=True)]
+    width = max(wanted)
+    ranked = scores.masked_fill(protected, math.inf).masked_fill(~valid, -math.inf)
+    # Flip before a stable sort: equal scores are then taken newest first, on every device.
+    order = ranked.flip(1).argsort(dim=1, descending=True, stable=True)[:, :width]
+    select = tokens - 1 - order
+    real_width = torch.tensor(wanted, device=scores.device).unsqueeze(1)
+    chosen = torch.arange(width, device=scores.device).unsqueeze(0) < real_width
+    select, position = select.sort(dim=1)
+    return select, chosen.gather(1, position)

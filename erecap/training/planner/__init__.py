@@ -1,0 +1,1 @@
+"""Training a planner: fine-tuning on collected chats."""

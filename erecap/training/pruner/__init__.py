@@ -1,0 +1,1 @@
+"""Training a pruner: heads that predict saliency, and the test that one has to pass."""

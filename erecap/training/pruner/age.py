@@ -1,0 +1,43 @@
+"""What a token's age takes off its worth: fitted on which tokens later plans attend to, once the scores are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from erecap.tokens.scoring.learned import Pruner
+from erecap.training.saliency.files import Labelled
+
+FLOOR = 1e-4  # attention below which tokens are all the same: the logarithm levels off there
+
+
+def fit_age(pruner: Pruner, rows: Sequence[Labelled]) -> float:
+    """The weight of age for a trained pruner's session scores.
+
+    A label is the most attention that any later plan pays; what counts when a session evicts is the most that any plan
+    pays from then on, and that falls with the time since the token was read. So, over all tokens and all calls after
+    them, the logarithm of the attention still to come is fitted by least squares as a + b * score - c * log(age); then
+    score - (c / b) * log(age) ranks as the fit does.
+
+    Args:
+        rows: samples that the scores were trained on, with their hidden states.
+
+    Returns:
+        c / b; 0 where scores or age explain nothing, or the labels do not say when attention is paid (gradients).
+    """
+    known, wanted = [], []
+    with torch.no_grad():
+        for row in rows:
+            scores = pruner(pruner.session_stage, row.hidden[pruner.stages.index(pruner.session_stage)])
+            ahead = row.by_call.flip(0).cummax(0).values.flip(0)
+            for call in range(len(row.by_call) - 1):
+                # Goal and newest message are protected: nobody ranks them.
+                open_ = (row.columns >= row.sample.head) & (row.columns < row.sample.newest[call])
+                age = (row.sample.prompt(call) - row.columns[open_]).double()
+                known.append(torch.stack([scores[open_].double(), age.log(), torch.ones_like(age)], 1))
+                wanted.append((ahead[call + 1, row.columns[open_]].double() + FLOOR).log())
+    if not known or sum(map(len, wanted)) < 3:
+        return 0.0
+    slope, decay, _ = torch.linalg.lstsq(torch.cat(known), torch.cat(wanted), driver="gelsd").solution.tolist()
+    return max(0.0, -decay / slope) if slope > 0 else 0.0

@@ -1,0 +1,1 @@
+"""Saliency: labels of how much later plans need each token."""

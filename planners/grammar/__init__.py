@@ -1,0 +1,1 @@
+"""Grammar: which texts are admissible commands, as tokens."""

@@ -1,0 +1,182 @@
+"""The tables of README.md, generated from the measured results in docs/results.
+
+python -m tools.readme.write --demo runs/demo     # keep the figures of a run as docs/results/demo.json
+python -m tools.readme.write                      # write the tables anew
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from erecap.evaluation.table import quality_table
+from erecap.files import write_atomic, write_json
+from tools.readme.remote_table import remote_table
+from tools.readme.together_table import together_table
+
+
+def demo_results(run: Path) -> dict[str, Any]:
+    """The figures of a finished run that are worth keeping: small, without rows or paths."""
+    summary = json.loads((run / "summary.json").read_text("utf-8"))
+    head = json.loads((run / "run.json").read_text("utf-8"))
+    return {
+        "what": "success and latency of a replanning call, mode by mode, on the same episodes",
+        "command": f"erecap compare configs/{head['name']}.yaml",
+        "date": head["created"][:10],
+        "machine": head["machine"],
+        "model": {key: head["model"].get(key) for key in ("name", "hash", "adapter", "pruner", "dtype")},
+        "versions": head["versions"],
+        "label": summary["label"],
+        "modes": {
+            mode: {
+                "episodes": figures["counted"],
+                "success_rate": figures["sr"]["value"],
+                "calls": figures["model_calls"],
+                "prompt_tokens_p50": figures["tokens"]["prompt"]["p50"],
+                "total_ms": figures["latency"]["total_ms"],
+                "prefill_speed_up": summary["ceiling"].get(mode, {}).get("prefill_speed_up"),
+                "prefill_ceiling": summary["ceiling"].get(mode, {}).get("total"),
+                "replan_speed_up": summary["ceiling"].get(mode, {}).get("replan_speed_up"),
+            }
+            for mode, figures in summary["modes"].items()
+        },
+    }
+
+
+def demo_table(results: dict[str, Any]) -> str:
+    """Markdown: one row a mode."""
+    model = results["model"]
+    lines = [
+        f"`make demo`, {results['date']}, {model['name']}{_adapted(model)} in {model['dtype']} on "
+        f"{results['machine']['threads']} threads. A {results['label']} run: it shows that everything works, and ranks "
+        "nothing. Speed-ups are medians over pairs of calls with prompts of equal length; the ceiling is what the "
+        "counted FLOPs allow.",
+        "",
+        "| mode | episodes | success | calls | replan P50 | replan P95 | prefill against `full` | ceiling | "
+        "whole call against `full` |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for mode, row in results["modes"].items():
+        total = row["total_ms"] or {}
+        cells = [
+            f"`{mode}`",
+            row["episodes"],
+            f"{100 * row['success_rate']:.0f} %",
+            row["calls"],
+            _ms(total.get("p50")),
+            _ms(total.get("p95")),
+            _times(row["prefill_speed_up"]),
+            _times(row["prefill_ceiling"]),
+            _times(row["replan_speed_up"]),
+        ]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def _adapted(model: dict[str, Any]) -> str:
+    return f" with {model['adapter']['name']}" if model["adapter"] else ""
+
+
+def replan_table(results: dict[str, Any]) -> str:
+    """Markdown: targets beside what was measured, then seconds by length of history and mode, a table a row."""
+    lines = [
+        "Each figure is a ratio of two sides that were measured in turn in one run (`make bench`; "
+        "[how](docs/benchmarks.md)). *algorithm*: one precision and plain decoding on both sides. *product*: each side "
+        "at its best settings. In brackets the range of the repetitions.",
+        "",
+        "| | target | algorithm | product |",
+        "|---|---|---|---|",
+    ]
+    found = {(row["id"], row["row"]): row for row in results["rows"]}
+    for name, target in results["targets"].items():
+        cells = [_measured(found.get((name, row)), target["row"] == row) for row in ("algorithm", "product")]
+        lines.append("| " + " | ".join([f"{name} {target['what']}", target["target"], *cells]) + " |")
+    notes = [f"- {row['id']}, {row['row']}: {row['note']}." for row in results["rows"] if row.get("note")]
+    if notes:
+        lines += ["", *notes]
+    part = results.get("parts", {}).get("replan")
+    if part is not None:
+        lines += ["", *_by_length(results, part)]
+    return "\n".join(lines)
+
+
+def _measured(row: dict[str, Any] | None, judged: bool) -> str:
+    """One cell: the figure with its range, and a plain word where it falls short of the target."""
+    if row is None:
+        return "not measured" if judged else "–"
+    text = f"{row['measured']:.4g} ({row['low']:.4g} to {row['high']:.4g})"
+    return text if row["holds"] else f"{text} **short**"
+
+
+def _by_length(results: dict[str, Any], part: dict[str, Any]) -> list[str]:
+    settings, calls = part["settings"], part["summary"]["calls"]
+    columns = list(dict.fromkeys((call["row"], call["mode"]) for call in calls))
+
+    def head(row: str, mode: str) -> str:
+        name = "stock `generate`" if row == "hf" else mode if mode == "floor" else f"`{mode}`"
+        return f"{name}, product" if row == "product" else name
+
+    lines = [
+        f"Seconds of one replanning call ({settings['new_tokens']} new tokens, {settings['plan_tokens']} plan tokens, "
+        f"median of {settings['repetitions']}) after histories of household text, {part['date']}, "
+        f"{part['model']['name']} in {part['model']['dtype']} on {results['machine']['threads']} threads. "
+        f"`erecap` keeps {settings['kv_tokens']:,} tokens. The floor is the new turn alone on an empty cache.",
+        "",
+        "| history | " + " | ".join(head(*column) for column in columns) + " |",
+        "|---|" + "---|" * len(columns),
+    ]
+    for length in sorted({call["length"] for call in calls}):
+        own = {(call["row"], call["mode"]): call["total_ms"] for call in calls if call["length"] == length}
+        cells = [f"{own[column] / 1e3:.2f}" if column in own else "–" for column in columns]
+        lines.append(f"| {length:,} | " + " | ".join(cells) + " |")
+    return lines
+
+
+QUALITY, REMOTE = "quality.json", "remote.json"
+TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
+    "demo": (("demo.json",), demo_table),
+    "quality": ((QUALITY,), quality_table),
+    "remote": ((REMOTE,), remote_table),
+    "replan": (("replan.json",), replan_table),
+    "together": (("replan.json", QUALITY), together_table),
+}
+
+
+def filled(text: str, results: Path) -> str:
+    """`text` with every block `<!-- results:NAME -->` holding the table of its files in `results`."""
+    for name, (files, table) in TABLES.items():
+        block = re.compile(rf"(<!-- results:{name} -->\n).*?(<!-- /results:{name} -->)", re.S)
+        content = table(*(_read(results / file) for file in files))
+        text = block.sub(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text)  # type: ignore[misc]
+    return text
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Results of one file. Before their first measurement some have none, and their tables say so."""
+    if path.name in (QUALITY, REMOTE) and not path.exists():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return content
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value / 1e3:.2f} s"
+
+
+def _times(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}×"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write the tables of README.md from docs/results.")
+    parser.add_argument("--demo", type=Path, help="a finished run whose figures become docs/results/demo.json")
+    given = parser.parse_args()
+    folder = Path("docs/results")
+    if given.demo is not None:
+        write_json(folder / "demo.json", demo_results(given.demo))
+    readme = Path("README.md")
+    write_atomic(readme, filled(readme.read_text("utf-8"), folder))
