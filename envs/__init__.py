@@ -5,13 +5,15 @@ Nothing heavy is imported here. A simulator's package is imported when its envir
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
 from erecap.errors import ConfigError, EnvironmentUnavailable
+from erecap.registries import ENVIRONMENTS, EnvEntry, env_entry, load_attribute
+from erecap.validation import one_line
+
+__all__ = ["ENVIRONMENTS", "EnvEntry", "env_class", "env_entry", "make_env", "options_class", "register"]
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -19,34 +21,7 @@ if TYPE_CHECKING:
     from erecap.config import Suite
 
 
-@dataclass(frozen=True)
-class EnvEntry:
-    """Where an environment lives. Strings of the form `module:Name`, imported when asked for."""
-
-    options: str  # pydantic model of the suite's `options`; its module imports no simulator
-    factory: str  # gymnasium.Env, called as factory(options, seed=, episodes=, expert=, render_mode=)
-    requires: str  # the extra to install: pip install 'erecap[requires]'
-
-
-ENVIRONMENTS: dict[str, EnvEntry] = {
-    "babyai": EnvEntry(
-        options="erecap.envs.babyai.options:BabyAIOptions",
-        factory="erecap.envs.babyai.env:BabyAIEnv",
-        requires="babyai",
-    ),
-    "household": EnvEntry(
-        options="erecap.envs.household.options:HouseholdOptions",
-        factory="erecap.envs.household.env:HouseholdEnv",
-        requires="household",
-    ),
-}
-
-
-def entry(name: str) -> EnvEntry:
-    """The registry's entry of environment `name`. Raises ConfigError with the names that exist."""
-    if name not in ENVIRONMENTS:
-        raise ConfigError(f"env: {name!r} is not an environment; allowed: {', '.join(sorted(ENVIRONMENTS))}")
-    return ENVIRONMENTS[name]
+register = ENVIRONMENTS.register  # (name, EnvEntry): adds an environment from another package
 
 
 def options_class(name: str) -> type[BaseModel]:
@@ -54,7 +29,7 @@ def options_class(name: str) -> type[BaseModel]:
 
     Raises: ConfigError if there is no such environment.
     """
-    return _load(entry(name).options)
+    return load_attribute(env_entry(name).options)
 
 
 def env_class(name: str) -> type[gym.Env[str, str]]:
@@ -62,16 +37,16 @@ def env_class(name: str) -> type[gym.Env[str, str]]:
 
     Raises: ConfigError if there is no such environment, EnvironmentUnavailable if a package is missing.
     """
-    found = entry(name)
+    found = env_entry(name)
     try:
-        return _load(found.factory)
+        return load_attribute(found.factory)
     except ModuleNotFoundError as error:
         # A missing module of ours is a fault of this package, not of the installation.
         if error.name is None or error.name.split(".")[0] == "erecap":
             raise
         raise EnvironmentUnavailable(
             f"environment {name!r} needs the package {error.name!r}, which is not installed: "
-            f"pip install 'erecap[{found.requires}]'"
+            f"pip install '{found.requires}'"
         ) from error
 
 
@@ -103,14 +78,7 @@ def make_env(suite: Suite, *, expert: bool = False, render_mode: str | None = No
     return TimeLimit(disturbed, max_episode_steps=suite.horizon)
 
 
-def _load(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
-
-
 def _validated(suite: str, model: type[BaseModel], options: Any) -> BaseModel:
-    from erecap.validation import one_line  # here, for the config room asks this one for option classes
-
     try:
         return model.model_validate(options)
     except ValidationError as error:

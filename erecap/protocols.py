@@ -1,111 +1,19 @@
-"""The types that meet at the joints: messages, generations, and the four protocols.
+"""The protocols at the joints: language model, planner, environment info, scorer; and the types that they exchange.
 
-Classes need not inherit from any of these; having the methods is enough.
+Classes need not inherit from any of these; having the methods is enough. `erecap.generation` has the types of a call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, runtime_checkable
+
+from erecap.context import Context
+from erecap.generation import AllowedTokens, Generation, Message
 
 if TYPE_CHECKING:
     import torch
-
-    from erecap.context import Context
-    from erecap.tokens.scoring.scorers import ScoreContext
-
-
-class Message(TypedDict):
-    """One chat message, in the shape of the OpenAI API, with one optional extra key."""
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str
-    # Character spans [start, end) of `content` that pruning must keep. Absent: the default rule of
-    # `erecap.context.protection` applies. Chat templates ignore keys that they do not know.
-    protect: NotRequired[list[tuple[int, int]]]
-    # Spans that something newer has made worthless, such as an old look at the same place: evicted first.
-    stale: NotRequired[list[tuple[int, int]]]
-    # Spans that tell what was seen, which `erecap.context.compaction` may blank. Absent: its default rule applies.
-    observations: NotRequired[list[tuple[int, int]]]
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Token counts of one call."""
-
-    prompt_tokens: int = 0  # tokens of the rendered prompt that the model was shown
-    new_tokens: int = 0  # of these, read (prefilled) in this call
-    reused_tokens: int = 0  # of these, found in a KV cache of an earlier call
-    completion_tokens: int = 0  # tokens generated
-    kept_per_layer: tuple[int, ...] = ()  # prompt tokens whose keys each layer stores after prefill
-    kv_bytes: int = 0  # bytes of keys and values stored when the call returned
-    overflow_messages: int = 0  # oldest whole messages left out to fit the model's window
-    truncated_tokens: int = 0  # tokens cut out of the middle of the newest message to fit
-    evicted_tokens: int = 0  # stored tokens dropped in this call to stay within the budget
-    rewritten_tokens: int = 0  # tokens read earlier and given up because the chat before them was rewritten
-    drafted_tokens: int = 0  # tokens proposed to be verified
-    accepted_tokens: int = 0  # of these, kept
-    masked_observations: int = 0  # blanked in the chat before it was read
-    dropped_messages: int = 0  # left out of the chat, beyond the blanked observations, to stay within a token budget
-
-    @property
-    def kept_tokens(self) -> float:
-        """Stored prompt tokens, mean over layers; `prompt_tokens` where nothing was counted."""
-        if not self.kept_per_layer:
-            return float(self.prompt_tokens)
-        return sum(self.kept_per_layer) / len(self.kept_per_layer)
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Wall-clock milliseconds of one call, by phase."""
-
-    tokenize_ms: float = 0.0  # chat template, tokenizer, spans
-    prefill_ms: float = 0.0  # reading the prompt, pruning included
-    prune_ms: float = 0.0  # the share of prefill spent on scoring and dropping tokens
-    decode_ms: float = 0.0  # generating the tokens after the first
-    total_ms: float = 0.0
-
-
-FinishReason = Literal["stop", "length", "deadline", "cancelled", "deferred"]
-
-
-@dataclass(frozen=True)
-class PromptPiece:
-    """A run of prompt text whose tokens were kept by the same share of layers."""
-
-    message: int  # number of the message in the chat as it was given; -1 for template text between them
-    text: str
-    kept: float  # share of layers that store it, 0..1
-
-
-Action = Literal["append", "evict", "splice", "re-read", "reuse-plan", "defer"]
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What the scheduler chose to do in one replanning call, and why."""
-
-    action: Action
-    reason: str  # one plain sentence, with the figures that decided
-    predicted_ms: float | None = None  # of the whole call; None where no calibrated model was at hand
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What a language model returns."""
-
-    text: str
-    finish_reason: FinishReason = "stop"
-    usage: Usage = field(default_factory=Usage)
-    timing: Timing = field(default_factory=Timing)
-    pieces: tuple[PromptPiece, ...] = ()  # only when the model was asked to trace its prompt
-    decision: Decision | None = None  # only where a scheduler decided
-
-
-AllowedTokens = Callable[[Sequence[int]], Sequence[int]]
-"""Maps the ids generated so far (prompt excluded) to the ids allowed next. Never empty."""
 
 
 @runtime_checkable
@@ -164,6 +72,17 @@ class StepInfo(TypedDict, total=False):
     expert_actions: list[str]  # the expert's next commands from here; only if asked for (`expert=True`)
 
 
+@dataclass(frozen=True)
+class ScoreContext:
+    """What a scorer may know besides the hidden states. All tensors are on the hidden states' device."""
+
+    index: torch.Tensor  # (batch, tokens) int64: place of each token in the sequence read so far, pads included
+    positions: torch.Tensor  # (batch, tokens) int64: its position id (RoPE)
+    valid: torch.Tensor  # (batch, tokens) bool: False for padding
+    seed: int  # from the pruning configuration
+    attention_mass: torch.Tensor | None  # (batch, tokens) float32, mean over heads; only if the scorer asks
+
+
 class TokenScorer(Protocol):
     """Ranks tokens for pruning; higher is kept longer."""
 
@@ -172,6 +91,3 @@ class TokenScorer(Protocol):
     def score(self, layer: int, hidden: torch.Tensor, ctx: ScoreContext) -> torch.Tensor:
         """Scores `(batch, tokens)` float32 from `hidden` `(batch, tokens, hidden_size)`."""
         ...
-
-
-JsonRow = dict[str, Any]

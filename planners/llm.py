@@ -9,10 +9,11 @@ from erecap.context import Context, Situation
 from erecap.context.prompt import NOTHING_DONE
 from erecap.context.render import render
 from erecap.errors import ConfigError
+from erecap.generation import AllowedTokens, Generation, Message
 from erecap.planners.grammar.grammar import PlanGrammar
 from erecap.planners.parser import parse_plan
 from erecap.planners.stuck import least_tried
-from erecap.protocols import AllowedTokens, Generation, LanguageModel, Message, Plan
+from erecap.protocols import LanguageModel, Plan
 
 
 class LLMPlanner:

@@ -9,13 +9,13 @@ from typing import Any
 import gymnasium as gym
 
 from erecap.envs.household.commands import command_templates, fill_slots, names_in
+from erecap.envs.household.data.gamefile import GameData, Goal, Task
+from erecap.envs.household.engine.opening import open_engine
 from erecap.envs.household.experts.goals import GoalList
 from erecap.envs.household.experts.memory import Memory
 from erecap.envs.household.experts.oracle import best_way
 from erecap.envs.household.experts.search import search_plan
 from erecap.envs.household.experts.travel import floor_plan
-from erecap.envs.household.games.alfworld_data import open_engine
-from erecap.envs.household.games.gamefile import GameData, Goal, Task
 from erecap.envs.household.games.games import Games
 from erecap.envs.household.options import HouseholdOptions
 from erecap.errors import ConfigError, GameError

@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from erecap.bench.decode_settings import DecodeBench
 from erecap.bench.drafted_replans import repeated_plans
 from erecap.bench.replan.calls import answer, steady
 from erecap.bench.replan.history import cut, next_turn, wander
 from erecap.context.tokenize import render_prompt
 from erecap.decoding.linear import WEIGHTS, known_weights
 from erecap.errors import ConfigError
-from erecap.protocols import Generation, JsonRow, Message
+from erecap.generation import Generation, JsonRow, Message
 from erecap.session.session import ReplanSession
 
 NEW_TOKENS = 40  # of the turn that is read before decoding; with the template's own text
-
-
-@dataclass(frozen=True)
-class DecodeBench:
-    """What is measured."""
-
-    kv: tuple[int, ...] = (0, 1024, 4096)  # tokens of history stored while decoding
-    tokens: int = 32  # generated in every call, no more and no fewer
-    weights: tuple[str, ...] = ("same", "int8", "int4")
-    drafted: bool = True  # also decode replans that repeat part of the plan before, drafted and plainly
-    product_weights: str = "int4"  # with which those are decoded beside `same`
-    points: int = 8  # replans that follow one another in the household
-    history: int = 1000  # tokens of chat before the first of them
-    kv_tokens: int = 1024  # budget of their sessions
-    repetitions: int = 5
-    seed: int = 0
 
 
 def decode_bench(

@@ -6,19 +6,17 @@ import difflib
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from erecap.bench.decode_settings import DecodeBench
 from erecap.bench.replan.calls import answer, steady
 from erecap.bench.replan.ceilings import ratio
 from erecap.bench.replan.history import Count, Walk
 from erecap.bench.results import Figure, result_row
 from erecap.budget import Budget
 from erecap.decoding.linear import known_weights
-from erecap.protocols import Generation, JsonRow, Message
+from erecap.generation import Generation, JsonRow, Message
 from erecap.session.session import ReplanSession
-
-if TYPE_CHECKING:
-    from erecap.bench.decode import DecodeBench
 
 WAYS = ("plain", "drafted")
 RUN = 3  # tokens in a row that make a repetition

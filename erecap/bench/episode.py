@@ -13,7 +13,7 @@ from erecap.bench.replan.history import Count, wander
 from erecap.budget import Budget
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError
-from erecap.protocols import JsonRow, Message
+from erecap.generation import JsonRow, Message
 from erecap.session.session import ReplanSession
 
 EARLY, BEFORE, BEYOND, LATE = STRETCHES = ("early", "before", "beyond", "late")

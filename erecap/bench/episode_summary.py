@@ -10,7 +10,7 @@ import numpy as np
 from erecap.bench.episode import BEFORE, BEYOND, EARLY, LATE, STRETCHES, EpisodeBench
 from erecap.bench.replan.ceilings import ratio, ratio_apart
 from erecap.bench.results import TARGETS, Figure, result_row
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 
 RESAMPLES = 10_000
 

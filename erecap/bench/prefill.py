@@ -17,7 +17,7 @@ from erecap.bench.replan.history import wander
 from erecap.bench.results import TARGETS, Figure, result_row
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 from erecap.tokens import SCORER_NAMES, PruneConfig, prune
 
 FULL, PRUNED, WHOLE = "full", "prune", "keep 1.0"

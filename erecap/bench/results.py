@@ -11,7 +11,7 @@ from typing import Any
 
 from erecap.errors import RunError
 from erecap.files import write_json
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 
 
 @dataclass(frozen=True)

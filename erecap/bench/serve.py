@@ -12,7 +12,7 @@ from erecap.bench.replan.history import Walk
 from erecap.budget import Budget
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError, EnvironmentUnavailable
-from erecap.protocols import JsonRow, Message
+from erecap.generation import JsonRow, Message
 from erecap.session.session import ReplanSession
 
 Say = Callable[[str], None]

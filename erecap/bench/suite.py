@@ -8,18 +8,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from erecap.bench.decode import DecodeBench, decode_bench, decode_summary
+from erecap.bench.decode import decode_bench, decode_summary
+from erecap.bench.decode_settings import DecodeBench
 from erecap.bench.drafted_replans import repeated_rows, repeated_summary
 from erecap.bench.episode import EpisodeBench, episode_bench
 from erecap.bench.episode_summary import episode_rows, episode_summary
 from erecap.bench.memory import peak_growth
 from erecap.bench.prefill import MODES, PrefillBench, prefill_bench, prefill_rows, prefill_summary
-from erecap.bench.replan.replan import ROW_NAMES, ReplanBench, replan_bench
+from erecap.bench.replan.replan import replan_bench
+from erecap.bench.replan.settings import ROW_NAMES, ReplanBench
 from erecap.bench.replan.summary import below_floor, ceilings, replan_rows, summarise
 from erecap.bench.results import merge_rows, read_results, rounded
 from erecap.errors import RunError
 from erecap.files import write_json
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 
 Settings = ReplanBench | PrefillBench | DecodeBench | EpisodeBench
 Say = Callable[[str], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 
 if TYPE_CHECKING:
     from rich.table import Table

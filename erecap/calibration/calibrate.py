@@ -13,7 +13,7 @@ from erecap.calibration.workload import Workload
 from erecap.cost.fitting import fit_non_negative, relative_errors
 from erecap.cost.model import CostModel, decode_features, edit_features, prefill_features
 from erecap.decoding.linear import Weights
-from erecap.decoding.short import FLAT_TOKENS
+from erecap.decoding.short import FUSED_TOKENS
 from erecap.errors import ConfigError
 
 Kind = Literal["prefill", "decode", "evict", "splice"]
@@ -170,7 +170,7 @@ def calibrate(
     )
 
 
-def fit(points: Sequence[Point], chunk: int = CostModel.chunk, short: int = FLAT_TOKENS) -> CostModel:
+def fit(points: Sequence[Point], chunk: int = CostModel.chunk, short: int = FUSED_TOKENS) -> CostModel:
     """The cost model of the points that are not held out.
 
     Args:

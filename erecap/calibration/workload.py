@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from erecap.budget import Budget
-from erecap.protocols import Message
+from erecap.generation import Message
 from erecap.session.session import ReplanSession
 
 _THINGS = ("mug", "plate", "apple", "knife", "kettle", "towel", "book", "lamp", "bowl", "spoon", "bottle", "pan")

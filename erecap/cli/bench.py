@@ -48,7 +48,7 @@ def replan(
     out: Out = None,
 ) -> None:
     """Time one replanning call after histories of several lengths, mode by mode, beside its floor and its ceiling."""
-    from erecap.bench.replan.replan import ReplanBench
+    from erecap.bench.replan.settings import ReplanBench
 
     counts = numbers_in(lengths, "--lengths", 1)
     bench = ReplanBench(
@@ -106,7 +106,7 @@ def decode(
     out: Out = None,
 ) -> None:
     """Time decoding, token by token on several lengths of stored text, and drafted where a plan repeats the last."""
-    from erecap.bench.decode import DecodeBench
+    from erecap.bench.decode_settings import DecodeBench
 
     bench = DecodeBench(
         kv=numbers_in(kv, "--kv", 0),

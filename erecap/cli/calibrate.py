@@ -25,8 +25,8 @@ def calibrate(
         torch.set_num_threads(threads)
     from erecap.calibration.calibrate import calibrate as run
     from erecap.calibration.report import disturbance, error_table, in_words
+    from erecap.calibration.store import save_cost_model
     from erecap.cost.machine import cost_key
-    from erecap.cost.store import save_cost_model
     from erecap.decoding.linear import known_weights
     from erecap.models import fingerprint, load, locate
 

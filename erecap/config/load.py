@@ -13,6 +13,7 @@ from erecap.config.run import RunConfig
 from erecap.config.source import is_path, read_named
 from erecap.config.suite import Suite
 from erecap.errors import ConfigError
+from erecap.registries import env_entry, load_attribute
 from erecap.validation import one_line
 
 RUNS = "erecap.configs"
@@ -54,12 +55,10 @@ def load_suite(name_or_path: str | Path) -> Suite:
     Raises:
         ConfigError: one line that names file, key, what was got and what is allowed.
     """
-    from erecap.envs import options_class
-
     source, values = read_named("suite", str(name_or_path), SUITES)
     suite = _checked(source, Suite, values)
     try:
-        model = options_class(suite.env)
+        model = load_attribute(env_entry(suite.env).options)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
     options = _checked(source, model, suite.options, "options.")

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from erecap.tokens.scoring.names import MODE_SCORERS
+from erecap.registries import mode_scorers
 
 # Modes that keep keys and values between calls. `reuse` keeps all of them; the others evict down to the budget:
 # `erecap` by the context graph and then recency, the controls by the one criterion that they are named after. `mask`
@@ -39,7 +39,7 @@ class Mode:
 
 def mode_names() -> list[str]:
     """Every mode that a run can play."""
-    return ["full", "expert", *SESSION_MODES, *(f"prune[{scorer}]" for scorer in MODE_SCORERS)]
+    return ["full", "expert", *SESSION_MODES, *(f"prune[{scorer}]" for scorer in mode_scorers())]
 
 
 def parse_mode(text: str) -> Mode:
@@ -56,8 +56,8 @@ def parse_mode(text: str) -> Mode:
     if kind == "prune":
         if scorer is None:
             raise ValueError(f"mode 'prune' names no scorer; {allowed}")
-        if scorer not in MODE_SCORERS:
-            scorers = ", ".join(MODE_SCORERS)
+        if scorer not in mode_scorers():
+            scorers = ", ".join(mode_scorers())
             raise ValueError(f"unknown scorer {scorer!r} in mode {text!r}; allowed: {scorers}")
         return Mode("prune", scorer)
     if scorer is not None or kind not in ("full", "expert", *SESSION_MODES):

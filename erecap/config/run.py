@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from erecap.config.modes import SESSION_MODES, parse_mode
 from erecap.config.suite import Name, Seed
-from erecap.tokens.scoring.names import LEARNED, PRESETS
+from erecap.registries import LEARNED, PRESETS
 
 
 def _split(value: Any) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from erecap.errors import BudgetError
-from erecap.protocols import Message
+from erecap.generation import Message
 
 MARKER = " [...] "  # stands where text was cut out
 

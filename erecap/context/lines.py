@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from erecap.errors import ConfigError
-from erecap.protocols import Message
+from erecap.generation import Message
 
 PieceKind = Literal["goal", "action", "observation", "failure", "thought", "other"]
 _KINDS = ("goal", "action", "observation", "failure", "thought", "other")

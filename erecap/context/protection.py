@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from erecap.errors import ConfigError
-from erecap.protocols import Message
+from erecap.generation import Message
 
 
 def protected_spans(messages: Sequence[Message]) -> list[tuple[int, int, int]]:

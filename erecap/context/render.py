@@ -13,7 +13,7 @@ from typing import Any, Literal
 from erecap.context.prompt import NOTHING_DONE, record_text, system_text
 from erecap.context.records import Context
 from erecap.context.tokenize import render_prompt
-from erecap.protocols import Message
+from erecap.generation import Message
 
 Role = Literal["system", "user", "assistant"]
 

@@ -15,7 +15,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from erecap.errors import ModelError
-from erecap.protocols import Message
+from erecap.generation import Message
 
 # Private-use characters: no template tests for them, no tokenizer normalises them away.
 _MARK = "\ue0f0{index}\ue0f1"

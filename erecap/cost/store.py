@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from erecap.cost.machine import CostKey
 from erecap.cost.model import CostModel
 from erecap.errors import ConfigError
-from erecap.files import cache_dir, write_json
-
-if TYPE_CHECKING:
-    from erecap.calibration.calibrate import Calibration
+from erecap.files import cache_dir
 
 FORMAT = 1  # raised when the meaning of a coefficient changes; older files are then refused
 
@@ -23,33 +19,6 @@ FORMAT = 1  # raised when the meaning of a coefficient changes; older files are 
 def cost_path(key: CostKey) -> Path:
     """Where the cost model of `key` lies: `cost/` in `$ERECAP_CACHE`, else in `~/.cache/erecap`."""
     return cache_dir() / "cost" / f"{key.digest()}.json"
-
-
-def save_cost_model(key: CostKey, calibration: Calibration, path: Path | None = None) -> Path:
-    """Write what a calibration found, and what it holds for; returns the file.
-
-    Args:
-        path: None: `cost_path(key)`, which an earlier calibration of the same key gives way to.
-    """
-    import torch
-
-    target = path or cost_path(key)
-    write_json(
-        target,
-        {
-            "what": "a cost model of replanning calls, in ms; made by `erecap calibrate`",
-            "format": FORMAT,
-            "date": datetime.now(UTC).date().isoformat(),
-            "torch": torch.__version__,
-            "key": asdict(key),
-            "model": asdict(calibration.cost),
-            "errors": {kind: asdict(error) for kind, error in calibration.errors.items()},
-            "noise": calibration.noise,
-            "rounds": calibration.rounds,
-            "points": [asdict(point) for point in calibration.points],
-        },
-    )
-    return target
 
 
 def load_cost_model(key: CostKey, path: Path | None = None) -> CostModel | None:

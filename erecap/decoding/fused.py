@@ -1,7 +1,7 @@
 """The decoder layers of known architectures written out flat, for reads of few tokens.
 
 A decode step of a small model on a CPU spends more time between the matrix products than in them: module calls, three
-products where one would do, keys copied for grouped heads. `FlatDecoder` does the same arithmetic with
+products where one would do, keys copied for grouped heads. `FusedDecoder` does the same arithmetic with
 fewer operations, on a `PrunedCache`, without hooks. Layers it does not know are read by the model itself.
 """
 
@@ -28,8 +28,8 @@ LAYERS = frozenset(f"{name}DecoderLayer" for name in ("Llama", "Mistral", "Qwen2
 OWN_HOOKS = hooks.__name__  # hooks of ours do not stand in the way
 
 
-def flat_problem(model: nn.Module) -> str | None:
-    """Why `FlatDecoder` cannot read for `model`; None if it can."""
+def fused_problem(model: nn.Module) -> str | None:
+    """Why `FusedDecoder` cannot read for `model`; None if it can."""
     if any(hasattr(module, "_hf_hook") for module in model.modules()):
         return "its weights are placed by accelerate"
     if not hasattr(model, "get_decoder") or not isinstance(getattr(model, "lm_head", None), nn.Linear):
@@ -53,7 +53,7 @@ def flat_problem(model: nn.Module) -> str | None:
     return None
 
 
-class FlatDecoder:
+class FusedDecoder:
     """Reads a few tokens for `model`, unpruned.
 
     Args:
@@ -65,7 +65,7 @@ class FlatDecoder:
     """
 
     def __init__(self, model: Any, weights: Weights = "same") -> None:
-        problem = flat_problem(model)
+        problem = fused_problem(model)
         if problem is not None:
             raise ValueError(f"{type(model).__name__} cannot be read with weights={weights!r}: {problem}")
         if weights != "same" and model.device.type != "cpu":
@@ -122,7 +122,7 @@ class FlatDecoder:
                 ropes = self._ropes(hidden, torch.cat(each, 1))
                 hidden = hidden[0]
                 masks: dict[int, torch.Tensor] = {}
-                rated = [part.cache.ratings is not None for part in parts]
+                rated = [part.cache.read_scores is not None for part in parts]
                 padded = self._padded(parts, hidden)
                 for block in self._blocks:
                     if any(rated):
@@ -270,9 +270,9 @@ def _rate(layer: int, hidden: torch.Tensor, parts: Sequence[Part]) -> None:
     for part in parts:
         own = hidden[begin : begin + len(part.ids)]
         begin += len(part.ids)
-        ratings, reading = part.cache.ratings, part.cache.reading
-        if ratings is not None and reading is not None and ratings.layer == layer:
-            ratings.take(reading.live, own.unsqueeze(0))
+        scores, reading = part.cache.read_scores, part.cache.reading
+        if scores is not None and reading is not None and scores.layer == layer:
+            scores.take(reading.live, own.unsqueeze(0))
 
 
 def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, half: int) -> torch.Tensor:

@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 
 from erecap.decoding.draft import LookupDraft
-from erecap.protocols import AllowedTokens
+from erecap.generation import AllowedTokens
 
 Ended = Callable[[list[int]], bool]
 

@@ -7,31 +7,31 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
-from erecap.decoding.fused import FlatDecoder, flat_problem
+from erecap.decoding.fused import FusedDecoder, fused_problem
 from erecap.decoding.linear import Weights, known_weights
 
-FLAT_TOKENS = 128  # up to here the flat layers save more than they cost
+FUSED_TOKENS = 128  # up to here the flat layers save more than they cost
 FLAT_TOKENS_ELSEWHERE = 512  # on accelerators, where starting an operation is what costs
 PACKED_TOKENS = 16  # beyond, the kernels of packed weights are slower than a product in float32
 
 _lock = threading.Lock()
-_made: weakref.WeakKeyDictionary[Any, tuple[Any, dict[str, FlatDecoder]]] = weakref.WeakKeyDictionary()
+_made: weakref.WeakKeyDictionary[Any, tuple[Any, dict[str, FusedDecoder]]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class ShortReads:
     """The flat decoders of one model; None where its architecture is not known, and the model reads everything."""
 
-    same: FlatDecoder | None
-    packed: FlatDecoder | None
+    same: FusedDecoder | None
+    packed: FusedDecoder | None
 
-    def decoder(self, tokens: int, decode: bool) -> FlatDecoder | None:
+    def decoder(self, tokens: int, decode: bool) -> FusedDecoder | None:
         """What should read `tokens` tokens; None: the model itself. `decode`: they are generated or drafted ones."""
         if self.same is None or self.same.bypasses():
             return None
         if decode and self.packed is not None and tokens <= PACKED_TOKENS:
             return self.packed
-        limit = FLAT_TOKENS_ELSEWHERE if self.same.pads else FLAT_TOKENS
+        limit = FLAT_TOKENS_ELSEWHERE if self.same.pads else FUSED_TOKENS
         return self.same if tokens <= limit else None
 
 
@@ -44,7 +44,7 @@ def short_reads(model: Any, weights: Weights = "same") -> ShortReads:
         ValueError: unknown `weights`, or packed ones for a model that cannot have them.
     """
     weights = known_weights(weights)
-    if weights == "same" and flat_problem(model) is not None:
+    if weights == "same" and fused_problem(model) is not None:
         return ShortReads(None, None)
     with _lock:
         state = tuple((tensor.data_ptr(), tensor._version) for tensor in model.parameters())
@@ -54,5 +54,5 @@ def short_reads(model: Any, weights: Weights = "same") -> ShortReads:
             _made[model] = (state, decoders)
         for kind in (weights, "same"):
             if kind not in decoders:
-                decoders[kind] = FlatDecoder(model, kind)  # type: ignore[arg-type]
+                decoders[kind] = FusedDecoder(model, kind)  # type: ignore[arg-type]
         return ShortReads(decoders["same"], decoders[weights] if weights != "same" else None)

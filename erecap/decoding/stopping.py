@@ -10,7 +10,7 @@ import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
 from erecap.errors import ModelError
-from erecap.protocols import FinishReason
+from erecap.generation import FinishReason
 
 
 class PrefillClock(LogitsProcessor):

@@ -10,20 +10,22 @@ from typing import Any
 import torch
 
 from erecap.budget import Budget
-from erecap.decoding.fused import FlatDecoder
+from erecap.decoding.fused import FusedDecoder
 from erecap.decoding.linear import Weights
 from erecap.decoding.short import short_reads
+from erecap.engines.forwarder import current
+from erecap.engines.rotate_keys import KeyRotator
 from erecap.errors import BudgetError
+from erecap.protocols import ScoreContext
+from erecap.session.conversation.protection_spans import Claims, numbered
 from erecap.session.conversation.transcript import Mark, Transcript
-from erecap.session.eviction import Claims, numbered, stay, tiers
-from erecap.session.pool.turns import current
-from erecap.session.rotate_keys import KeyRotator
+from erecap.session.eviction import stay, tiers
 from erecap.tokens.cache.pruned_cache import PrunedCache
-from erecap.tokens.cache.read_scores import Ratings, ReadScorer
+from erecap.tokens.cache.read_scores import ReadScorer, ReadScores
 from erecap.tokens.pruning import attach
 from erecap.tokens.scoring import probe
 from erecap.tokens.scoring.schedule import PruneConfig
-from erecap.tokens.scoring.scorers import RandomScorer, ScoreContext
+from erecap.tokens.scoring.scorers import RandomScorer
 
 EVICT_BY = ("recency", "random", "attention")
 CHUNK = 512  # tokens read at once; eviction happens between chunks
@@ -31,7 +33,7 @@ CHUNK = 512  # tokens read at once; eviction happens between chunks
 Spans = Sequence[tuple[int, int, int]]
 
 
-class SessionReader:
+class TransformersEngine:
     """A model on top of one session's cache; see `ReplanSession` for the arguments.
 
     Raises:
@@ -66,15 +68,15 @@ class SessionReader:
         self._config = model.config.get_text_config(decoder=True)
         self.cache = PrunedCache(prune or PruneConfig(keep=1.0, stages=()), self._config.num_hidden_layers)
         if not isinstance(evict_by, str):
-            self.cache.ratings = Ratings(evict_by, seed)
+            self.cache.read_scores = ReadScores(evict_by, seed)
         # (n,) places of tokens and what the newest prompt token paid each.
         self._attention: tuple[torch.Tensor, torch.Tensor] | None = None
         self.shift = 0  # place minus position of the next token; above 0 once positions were closed up
         self._rotator: KeyRotator | None = None
 
-    def fork(self) -> SessionReader:
+    def fork(self) -> TransformersEngine:
         """An independent reader with a copy of the cache, on the same model."""
-        twin = SessionReader(
+        twin = TransformersEngine(
             self.model,
             self.prune,
             self.budget,
@@ -208,7 +210,7 @@ class SessionReader:
         """Position of the next token read."""
         return self.cache.get_seq_length() - self.shift
 
-    def flat(self, tokens: int, decode: bool) -> FlatDecoder | None:
+    def fused(self, tokens: int, decode: bool) -> FusedDecoder | None:
         """What reads the next `tokens` tokens; None: the model. `decode`: they are generated or drafted ones."""
         if self.cache.prunes_next(tokens):
             return None
@@ -222,9 +224,9 @@ class SessionReader:
     def forward(self, ids: Sequence[int], keep: int, decode: bool) -> torch.Tensor:
         """Read `ids` in a forward call of their own; logits `(keep or len(ids), vocab)`, on the CPU."""
         start = self.next_position
-        flat = self.flat(len(ids), decode)
-        if flat is not None:
-            return flat.read(self.cache, ids, start, keep)
+        fused = self.fused(len(ids), decode)
+        if fused is not None:
+            return fused.read(self.cache, ids, start, keep)
         device = self.model.device
         with torch.no_grad():
             output = self.model(
@@ -285,8 +287,8 @@ class SessionReader:
         self.evict_seconds += time.perf_counter() - started
 
     def _scores(self, index: torch.Tensor) -> torch.Tensor:
-        if self.cache.ratings is not None:
-            return self.cache.ratings.of(index, self.cache.get_seq_length())
+        if self.cache.read_scores is not None:
+            return self.cache.read_scores.of(index, self.cache.get_seq_length())
         if self.evict_by == "random":
             row = index.unsqueeze(0)
             context = ScoreContext(row, row, torch.ones_like(row, dtype=torch.bool), self.seed, None)

@@ -10,7 +10,7 @@ import numpy as np
 
 from erecap.evaluation.groups import Episodes, Played, apart_figures, budget_figures, group_figures
 from erecap.evaluation.rows import AgreementRow, QualityRow, require_one_planner
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 from erecap.report.page.summary import RESULT_EPISODES
 from erecap.report.stats import RESAMPLES, Interval, bootstrap_mean, mean, rate
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import count
 
 from erecap.evaluation.rows import QualityRow
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 from erecap.report.stats import Interval, mean, rate
 
 Group = tuple[str, str, int | None]  # suite, mode, budget

@@ -16,8 +16,9 @@ from erecap.context.prompt import NOTHING_DONE
 from erecap.context.render import render
 from erecap.errors import ConfigError, RunError
 from erecap.files import write_atomic
+from erecap.generation import JsonRow
 from erecap.planners.expert import ExpertPlanner
-from erecap.protocols import JsonRow, Plan
+from erecap.protocols import Plan
 from erecap.rollout.components import RealComponents
 from erecap.rollout.episode import play
 from erecap.rollout.jobs import all_jobs

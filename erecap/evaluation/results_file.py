@@ -17,7 +17,7 @@ from erecap.config.suite import Suite
 from erecap.errors import RunError
 from erecap.evaluation.shared_episodes import UNPRUNED, unpressed_rows
 from erecap.files import write_atomic
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 from erecap.rollout.jobs import EpisodeKey, all_jobs, row_key
 from erecap.rollout.run_folder.identity import IDENTITY, budget_of, digest_of, identity_of, weights_of
 from erecap.rollout.run_folder.lock import owned, writing

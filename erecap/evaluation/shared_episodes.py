@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from erecap.config.modes import parse_mode
 from erecap.config.run import RunConfig
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 from erecap.rollout.run_folder.identity import UNBUDGETED, Identity
 
 UNPRUNED = "reuse"

@@ -11,8 +11,8 @@ from erecap.budget import Budget
 from erecap.context.compaction.mask import Place, drop_exchanges, mask_messages
 from erecap.context.fit import Fitted, fit_messages
 from erecap.context.tokenize import render_prompt
+from erecap.generation import Generation, Message, PromptPiece, Usage
 from erecap.language_models.per_episode import EpisodeSessions
-from erecap.protocols import Generation, Message, PromptPiece, Usage
 
 LOW_WATERMARK = 0.9  # share of the budget that masking leaves, so that the next calls only append
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from erecap.budget import Budget
 from erecap.decoding.linear import Weights
-from erecap.protocols import Generation, Message
+from erecap.generation import Generation, Message
 from erecap.scheduling.rules import Scheduler
 from erecap.session.session import ReplanSession
 from erecap.tokens.cache.read_scores import ReadScorer

@@ -9,7 +9,7 @@ from typing import Any
 
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError, ModelError
-from erecap.protocols import AllowedTokens, FinishReason, Generation, Message, Timing, Usage
+from erecap.generation import AllowedTokens, FinishReason, Generation, Message, Timing, Usage
 
 # A token is a word with the white space before it, so that the tokens of a text join up to the text.
 _TOKEN = re.compile(r"\s*\S+|\s+")

@@ -14,14 +14,14 @@ from erecap.context.fit import Fitted, fit_messages
 from erecap.context.protection import protected_spans
 from erecap.context.tokenize import Prompt, render_prompt
 from erecap.decoding.stopping import PrefillClock, StopWatcher, answer_ends
-from erecap.protocols import AllowedTokens, Generation, Message, PromptPiece, Timing, Usage
+from erecap.generation import AllowedTokens, Generation, Message, PromptPiece, Timing, Usage
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.storage import plain_cache
 from erecap.tokens.pruning import prune as pruning
 from erecap.tokens.scoring.schedule import PruneConfig
 
 
-class HFLanguageModel:
+class TransformersLanguageModel:
     """Reads the whole prompt at every call: the mode `full`, or `prune[scorer]` where `prune` is given.
 
     Args:

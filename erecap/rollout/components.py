@@ -11,16 +11,17 @@ from erecap.config.modes import Mode
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ConfigError, GameError
+from erecap.generation import Message
 from erecap.models import describe_adapter, fingerprint, load, locate, locate_adapter
-from erecap.protocols import Message, Planner
-from erecap.tokens.scoring.names import LEARNED
+from erecap.protocols import Planner
+from erecap.registries import LEARNED
 
 if TYPE_CHECKING:
     import gymnasium as gym
 
     from erecap.language_models.masked import MaskedSessions
     from erecap.language_models.per_episode import EpisodeSessions
-    from erecap.language_models.transformers import HFLanguageModel
+    from erecap.language_models.transformers import TransformersLanguageModel
     from erecap.scheduling.rules import Scheduler
     from erecap.session.pool.pool import ReplanPool
     from erecap.tokens.cache.read_scores import ReadScorer
@@ -73,7 +74,7 @@ class RealComponents:
         self._config = config
         self._suites = suites
         self._envs: dict[tuple[str, bool], gym.Env[str, str]] = {}
-        self._models: dict[Mode, HFLanguageModel | EpisodeSessions | MaskedSessions] = {}
+        self._models: dict[Mode, TransformersLanguageModel | EpisodeSessions | MaskedSessions] = {}
         self._planners: dict[Mode, Planner] = {}
         self._loaded: tuple[Any, Any] | None = None  # model and tokenizer
         self._facts: dict[str, Any] | None = None
@@ -171,7 +172,7 @@ class RealComponents:
 
     def _open_models(self, modes: list[Mode]) -> None:
         """A language model for each mode, on the one that was loaded."""
-        from erecap.language_models.transformers import HFLanguageModel
+        from erecap.language_models.transformers import TransformersLanguageModel
 
         for mode in modes:
             assert self._loaded is not None and self._facts is not None, "loaded before, as some mode needs it"
@@ -179,7 +180,7 @@ class RealComponents:
                 self._models[mode] = self._sessions(mode, *self._loaded)
             else:
                 prune = self._prune_config(mode, self._facts["layers"])
-                self._models[mode] = HFLanguageModel(*self._loaded, prune=prune)
+                self._models[mode] = TransformersLanguageModel(*self._loaded, prune=prune)
 
     def _sessions(self, mode: Mode, model: Any, tokenizer: Any) -> EpisodeSessions | MaskedSessions:
         from erecap.budget import Budget

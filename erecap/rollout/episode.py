@@ -12,8 +12,9 @@ from erecap.config.suite import Suite
 from erecap.context.records import Context
 from erecap.context.render import render
 from erecap.errors import BudgetError, GameError
+from erecap.generation import JsonRow
 from erecap.planners.triggers import Triggers
-from erecap.protocols import JsonRow, Plan, Planner
+from erecap.protocols import Plan, Planner
 from erecap.rollout.jobs import Job, Played
 from erecap.rollout.observed import Observed, clean
 from erecap.rollout.run_folder.rows import episode_row, replan_row

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from erecap.config.suite import Suite
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 
 EpisodeKey = tuple[str, str, int]  # suite, mode, episode
 

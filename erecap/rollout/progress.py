@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 from erecap.rollout.jobs import Job
 
 _LINE_SECONDS = 10.0

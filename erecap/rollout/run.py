@@ -16,7 +16,7 @@ from erecap.config.modes import parse_mode
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.files import portable
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 from erecap.rollout.components import OpenComponents, RealComponents
 from erecap.rollout.executors.serial import Executor
 from erecap.rollout.executors.shared_model import executor_of

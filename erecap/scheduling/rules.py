@@ -10,7 +10,7 @@ import math
 from typing import Literal
 
 from erecap.cost.model import CostModel
-from erecap.protocols import Action, Decision
+from erecap.generation import Action, Decision
 from erecap.scheduling.call import CallCost, State
 
 SLOWEST, FASTEST = 4.0, 0.25  # bounds of the ratio of actual to predicted times

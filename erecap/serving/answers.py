@@ -7,7 +7,7 @@ import time
 import uuid
 from typing import Any
 
-from erecap.protocols import Generation
+from erecap.generation import Generation
 from erecap.serving.tools import calls_in
 
 _REASONS = {"stop": "stop", "length": "length", "cancelled": "stop", "deadline": "length"}

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from erecap.errors import ConfigError
-from erecap.protocols import Generation, Message
+from erecap.generation import Generation, Message
 from erecap.serving.answers import Answer
 from erecap.serving.engine import Ask, Engine
 from erecap.serving.failures import ApiFailure

@@ -14,7 +14,7 @@ from typing import Any
 
 from erecap.context.tokenize import render_prompt
 from erecap.errors import BudgetError, ModelError
-from erecap.protocols import Generation, Message
+from erecap.generation import Generation, Message
 from erecap.serving.failures import ApiFailure, overloaded, too_long
 from erecap.serving.store import SessionStore
 from erecap.session.pool.pool import ReplanPool

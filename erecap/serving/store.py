@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from erecap.protocols import Message
+from erecap.generation import Message
 from erecap.session.session import ReplanSession
 
 Key = bytes  # of a conversation up to some message: a digest of all messages to there

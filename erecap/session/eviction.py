@@ -6,23 +6,15 @@ What is protected comes first, in tiers; what the context graph calls stale goes
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from erecap.errors import BudgetError
-from erecap.protocols import Message
+from erecap.session.conversation.protection_spans import Claims, numbered
 from erecap.session.conversation.transcript import Mark
 
-# The messages of a chat; or by their numbers those that claim anything, the first user message and the newest included.
-Claims = Sequence[Message] | Mapping[int, Message]
-
 HEAD, PROTECTED, NEWEST, OPEN, STALE = 4.0, 3.0, 2.0, 1.0, 0.0
-
-
-def numbered(messages: Claims) -> Mapping[int, Message]:
-    """`messages` by their numbers in the chat."""
-    return messages if isinstance(messages, Mapping) else dict(enumerate(messages))
 
 
 def tiers(

@@ -34,8 +34,8 @@ def save_session(path: Path, cache: PrunedCache, transcript: Transcript, state: 
             f"positions.{number}": layout.positions.clone(memory_format=torch.contiguous_format),
         }
     tensors |= cache.parking.tensors()
-    if cache.ratings is not None:
-        tensors |= cache.ratings.tensors(cache.get_seq_length())
+    if cache.read_scores is not None:
+        tensors |= cache.read_scores.tensors(cache.get_seq_length())
     known = {
         "forgotten": transcript.forgotten,
         "overlays": transcript.overlays,
@@ -77,9 +77,9 @@ def load_session(path: Path, cache: PrunedCache, transcript: Transcript) -> dict
         cache.restore(number, tensors[f"keys.{number}"], tensors[f"values.{number}"], shared[key])
     cache.skip(known["logical"])
     cache.parking.restore(tensors)
-    if cache.ratings is not None:
+    if cache.read_scores is not None:
         try:
-            cache.ratings.restore(tensors)
+            cache.read_scores.restore(tensors)
         except ValueError as error:
             raise RunError(f"{path.name}: {error}") from error
     transcript.ids = tensors["ids"].tolist()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from erecap.decoding.draft import LookupDraft
-from erecap.engines.transformers import SessionReader
-from erecap.protocols import Decision, FinishReason, Generation, Timing, Usage
+from erecap.engines.transformers import TransformersEngine
+from erecap.generation import Decision, FinishReason, Generation, Timing, Usage
 from erecap.scheduling.rules import Scheduler, State
 from erecap.session.conversation.chat import ChatPart
 from erecap.session.conversation.transcript import Mark, Transcript
@@ -16,7 +16,7 @@ DEFERRED: FinishReason = "deferred"
 
 
 def look(
-    reader: SessionReader,
+    reader: TransformersEngine,
     transcript: Transcript,
     part: ChatPart,
     *,
@@ -52,7 +52,7 @@ def look(
     )
 
 
-def decide(scheduler: Scheduler, reader: SessionReader, transcript: Transcript, state: State) -> Decision:
+def decide(scheduler: Scheduler, reader: TransformersEngine, transcript: Transcript, state: State) -> Decision:
     """The scheduler's decision under the session's budget of now (a share of all tokens grows with them)."""
     scheduler.budget_tokens = reader.budget.tokens(transcript.tokens + state.new)
     return scheduler.decide(state)
@@ -72,7 +72,7 @@ def apply(
     decision: Decision,
     scheduler: Scheduler,
     state: State,
-    reader: SessionReader,
+    reader: TransformersEngine,
     transcript: Transcript,
     part: ChatPart,
     coming: Sequence[Mark],
@@ -87,7 +87,7 @@ def apply(
         reader.close_up()
 
 
-def put_off(decision: Decision, reader: SessionReader, matched_ms: float, total_ms: float) -> Generation:
+def put_off(decision: Decision, reader: TransformersEngine, matched_ms: float, total_ms: float) -> Generation:
     """The answer to a call that was put off: none, and nothing was read."""
     usage = Usage(kv_bytes=reader.cache.kv_bytes())
     timing = Timing(tokenize_ms=matched_ms, total_ms=total_ms)

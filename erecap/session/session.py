@@ -12,9 +12,9 @@ from erecap.budget import Budget
 from erecap.decoding.linear import Weights
 from erecap.decoding.loop import decode
 from erecap.decoding.stopping import StopWatcher, answer_ends, sampler
-from erecap.engines.transformers import SessionReader
+from erecap.engines.transformers import TransformersEngine
 from erecap.errors import RunError
-from erecap.protocols import AllowedTokens, Decision, Generation, Message, Timing, Usage
+from erecap.generation import AllowedTokens, Decision, Generation, Message, Timing, Usage
 from erecap.scheduling.rules import Scheduler
 from erecap.session.conversation.chat import ChatPart, SessionChat, whole_part
 from erecap.session.conversation.protection_spans import Span
@@ -56,7 +56,7 @@ class ReplanSession(SessionEdits):
             whenever an answer begins. An answer whose own tokens are not the tokens of its text is then read again from
             where they differ. Without it answers stay as they were generated.
         decode_weights: precision of the weights while decoding: `same` as the model's, or packed copies in `int8` or
-            `int4` (a CPU reads fewer bytes per token then; answers may differ a little; see `FlatDecoder`).
+            `int4` (a CPU reads fewer bytes per token then; answers may differ a little; see `FusedDecoder`).
         prefill_chunk: tokens read at once (None: 512); more need more memory, fewer take longer.
         scheduler: decides call by call whether to evict, close up, read anew, or put the call off; None: the session
             evicts down to its budget when a call ends, and closes up when the window is full.
@@ -87,7 +87,7 @@ class ReplanSession(SessionEdits):
         self.tokenizer = tokenizer
         self.draft = draft
         self.budget = budget or Budget()
-        self._reader = SessionReader(
+        self._reader = TransformersEngine(
             model, prune, self.budget, evict_by, seed, stale_first, decode_weights, prefill_chunk
         )
         self._transcript = Transcript(rewind_tokens)
@@ -216,7 +216,9 @@ class ReplanSession(SessionEdits):
         old_plan: str | None = None,
         trigger: str | None = None,
     ) -> Generation:
-        """Answer `messages`, reading only what was not read before; arguments as for `HFLanguageModel.generate`.
+        """Answer `messages`, reading only what was not read before.
+
+        Arguments that are not described here are those of `TransformersLanguageModel.generate`.
 
         Args:
             messages: the whole chat; None: the session's own, see `append`. Asked again without anything appended, it

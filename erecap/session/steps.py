@@ -8,12 +8,12 @@ from typing import Any
 from erecap.budget import Budget
 from erecap.context.fit import fit_messages
 from erecap.context.tokenize import ChatText, encode_from, render_prompt
-from erecap.engines.transformers import SessionReader
-from erecap.protocols import Message, PromptPiece
+from erecap.engines.transformers import TransformersEngine
+from erecap.generation import Message, PromptPiece
 from erecap.session.conversation.chat import ChatPart, SessionChat, whole_part
 from erecap.session.conversation.marks import agreement, answer_starts, encode_behind, mark_messages
+from erecap.session.conversation.protection_spans import numbered
 from erecap.session.conversation.transcript import Mark, Transcript
-from erecap.session.eviction import numbered
 from erecap.session.trace import trace_pieces
 
 
@@ -23,7 +23,7 @@ class SessionParts:
     model: Any
     tokenizer: Any
     budget: Budget
-    _reader: SessionReader
+    _reader: TransformersEngine
     _transcript: Transcript
     _chat: SessionChat
     _retokenize: bool

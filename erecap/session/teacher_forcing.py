@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from erecap.protocols import Message
+from erecap.generation import Message
 from erecap.session.session import ReplanSession
 
 

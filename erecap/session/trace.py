@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from erecap.context.tokenize import ChatText
-from erecap.protocols import PromptPiece
+from erecap.generation import PromptPiece
 from erecap.session.conversation.transcript import Mark
 from erecap.tokens.cache.pruned_cache import PrunedCache
 

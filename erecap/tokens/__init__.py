@@ -8,24 +8,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from erecap.tokens.scoring.names import PRESETS, SCORER_NAMES
+from erecap.registries import PRESETS, SCORERS
 from erecap.tokens.scoring.schedule import PruneConfig, scheduled_counts, stage_count
 
 _LAZY = {
     "LearnedScorer": "erecap.tokens.scoring.learned",
     "Pruner": "erecap.tokens.scoring.learned",
     "PrunedCache": "erecap.tokens.cache.pruned_cache",
-    "ScoreContext": "erecap.tokens.scoring.scorers",
-    "SCORERS": "erecap.tokens.scoring.scorers",
+    "ScoreContext": "erecap.protocols",
     "attach": "erecap.tokens.pruning",
     "load_pruner": "erecap.tokens.scoring.pruner_files",
     "prune": "erecap.tokens.pruning",
 }
 
-__all__ = ["PRESETS", "SCORER_NAMES", "PruneConfig", "scheduled_counts", "stage_count", *_LAZY]
+register = SCORERS.register  # (name, class): adds a scorer from another package
+
+__all__ = [
+    "PRESETS", "SCORERS", "SCORER_NAMES", "PruneConfig", "register", "scheduled_counts", "stage_count", *_LAZY,
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
+    if name == "SCORER_NAMES":
+        return tuple(SCORERS)
     if name in _LAZY:
         from importlib import import_module
 

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from erecap.protocols import ScoreContext
 from erecap.tokens.cache.masks import layer_windows
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.read_transaction import take_tokens
 from erecap.tokens.scoring import probe
-from erecap.tokens.scoring.scorers import ScoreContext
 from erecap.tokens.scoring.select import choose, protected_mask
 
 _lock = threading.Lock()
@@ -132,8 +132,8 @@ class _HookSet:
             reading = cache.reading
             hidden = args[0] if args else kwargs["hidden_states"]
             reading.to(hidden.device)
-            if cache.ratings is not None and number == cache.ratings.layer:
-                cache.ratings.take(reading.live, hidden)
+            if cache.read_scores is not None and number == cache.read_scores.layer:
+                cache.read_scores.take(reading.live, hidden)
             if reading.armed and number in cache.stages:
                 hidden = _drop(cache, number, hidden)
             changed = kwargs | {

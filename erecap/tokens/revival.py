@@ -63,8 +63,8 @@ def revive(model: nn.Module, cache: PrunedCache, span: tuple[int, int] | None = 
                 newcomers = waking.pop(0)
                 live = newcomers if live is None else live.joined(_to(newcomers, live.hidden.device))
             assert live is not None
-            if cache.ratings is not None and number == cache.ratings.layer:
-                cache.ratings.take(live.tokens, live.hidden)
+            if cache.read_scores is not None and number == cache.read_scores.layer:
+                cache.read_scores.take(live.tokens, live.hidden)
             # A layer without attention stores nothing; what its mask would be does not matter then.
             before = cache.layout(number)
             live = _to(live, live.hidden.device if before is None else cache.layers[number].keys.device)

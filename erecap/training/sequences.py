@@ -17,7 +17,7 @@ import torch
 
 from erecap.context.tokenize import encode_from, render_chat, render_text
 from erecap.errors import ModelError
-from erecap.protocols import Message
+from erecap.generation import Message
 from erecap.tokens.cache.masks import layer_windows
 from erecap.training.branch_attention import split_attention
 

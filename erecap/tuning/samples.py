@@ -14,7 +14,7 @@ from erecap.context.protection import protected_spans
 from erecap.context.tokenize import encode_from, render_prompt
 from erecap.decoding.stopping import answer_ends
 from erecap.errors import ConfigError
-from erecap.protocols import Message
+from erecap.generation import Message
 
 SHORTEST = 16  # tokens of a prompt
 TURN_TOKENS = 100  # of an observation in the built-in walks

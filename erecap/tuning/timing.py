@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from erecap.bench.replan.calls import steady, synchronise
 from erecap.bench.replan.ceilings import ratio
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 from erecap.tokens import PruneConfig, prune
 from erecap.tuning.candidates import Stages
 from erecap.tuning.samples import Sample

@@ -12,10 +12,10 @@ from erecap.bench.replan.ceilings import shape_of
 from erecap.cost.machine import cost_key
 from erecap.cost.store import load_cost_model
 from erecap.errors import ConfigError
+from erecap.generation import JsonRow
 from erecap.models import fingerprint
-from erecap.protocols import JsonRow
+from erecap.registries import LEARNED, mode_scorers
 from erecap.tokens.scoring.learned import LearnedScorer
-from erecap.tokens.scoring.names import LEARNED, MODE_SCORERS
 from erecap.tuning.agreement import Judge
 from erecap.tuning.candidates import Stages, check_sets, published
 from erecap.tuning.counts import Counts
@@ -38,7 +38,7 @@ class Tune:
     """
 
     keep: float = 0.7  # share of its tokens that a stage keeps
-    scorer: str = "attention"  # a name of erecap.tokens.scoring.names.MODE_SCORERS
+    scorer: str = "attention"  # a name of `erecap.registries.mode_scorers`
     length: int = 2000  # tokens of a prompt, at least
     samples: int = 8  # planning calls that every set is tried on, and as many others for the best few
     budget: int = 40  # stage sets that are tried at most
@@ -51,8 +51,8 @@ class Tune:
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:
             raise ConfigError(f"--keep: got {self.keep:g}; allowed: above 0 and at most 1")
-        if self.scorer not in MODE_SCORERS:
-            raise ConfigError(f"--scorer: got {self.scorer!r}; allowed: {', '.join(MODE_SCORERS)}")
+        if self.scorer not in mode_scorers():
+            raise ConfigError(f"--scorer: got {self.scorer!r}; allowed: {', '.join(mode_scorers())}")
         if not 0 <= self.least_agreement <= 1:
             raise ConfigError(f"--least-agreement: got {self.least_agreement:g}; allowed: 0 to 1")
         for name, least in (("samples", 1), ("budget", 1), ("confirm", 1), ("repetitions", 0), ("seed", 0)):

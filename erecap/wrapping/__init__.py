@@ -51,7 +51,7 @@ def wrap(
         target: the model, pipeline, client or callable.
         keep: for a model, the share of tokens that each pruning stage keeps; for a callable with a chat, the share of
             all tokens of a call. 1.0 keeps everything.
-        scorer: for a model, one of `erecap.tokens.SCORER_NAMES`; for a callable only `recency`.
+        scorer: for a model, a name of `erecap.registries.SCORERS`; for a callable only `recency`.
         prune: for a model, the full configuration instead of `keep` and `scorer`.
         keep_tokens: for a callable, the most tokens of a call instead of `keep`, so that calls stop growing.
         count_tokens: for a callable, tokens of a text; without it a token is taken to be four characters.

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from erecap.context.compaction import compact_messages
 from erecap.context.lines import PATTERNS, LinePatterns, annotate
 from erecap.errors import ConfigError
-from erecap.protocols import Message, Timing, Usage
+from erecap.generation import Message, Timing, Usage
 from erecap.wrapping.conversations import Conversations
 from erecap.wrapping.log import CallLog
 from erecap.wrapping.prompts import PromptTalk

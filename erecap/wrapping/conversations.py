@@ -10,7 +10,7 @@ from erecap.context.compaction import CompactView, Shown
 from erecap.context.compaction.compact import Rank
 from erecap.context.compaction.mask import CountTokens
 from erecap.context.lines import LinePatterns, annotate
-from erecap.protocols import Message
+from erecap.generation import Message
 from erecap.wrapping.prompts import PromptTalk, join_prompt
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from erecap.files import write_json
-from erecap.protocols import JsonRow, Timing, Usage
+from erecap.generation import JsonRow, Timing, Usage
 
 
 class CallLog:

@@ -9,7 +9,7 @@ import torch
 from transformers import LogitsProcessorList
 
 from erecap.decoding.stopping import PrefillClock
-from erecap.protocols import Timing, Usage
+from erecap.generation import Timing, Usage
 from erecap.tokens.pruning import prune
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.wrapping.log import CallLog

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from erecap.context.lines import LinePatterns, pieces
-from erecap.protocols import Message
+from erecap.generation import Message
 
 # Tags of Llama 3, ChatML and Zephyr, which some hosts write into their strings themselves.
 _TAG = re.compile(

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 
 from erecap.errors import ConfigError
-from erecap.protocols import Message
+from erecap.generation import Message
 
 _ROLES = {"human": "user", "gpt": "assistant", "ai": "assistant", "developer": "system", "function": "tool"}
 _TOOLS = {"tool-call": "assistant", "tool-response": "tool"}  # smolagents

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from erecap.context import Situation
+from erecap.generation import AllowedTokens
 from erecap.planners.grammar.command_tokens import CommandTokens
 from erecap.planners.grammar.trie import Node, Trie
 from erecap.planners.templates import fill_templates
-from erecap.protocols import AllowedTokens
 
 
 class PlanGrammar:

@@ -99,9 +99,9 @@ def test_all_parts_on_the_embedded_model(
     embedded_model: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reduced: it shows that everything runs and that the product row decodes what it should, not how fast."""
-    from erecap.bench.decode import DecodeBench
+    from erecap.bench.decode_settings import DecodeBench
     from erecap.bench.prefill import prefill_call
-    from erecap.bench.replan.replan import ReplanBench
+    from erecap.bench.replan.settings import ReplanBench
     from erecap.bench.suite import play
 
     pytest.importorskip("alfworld")

@@ -11,13 +11,14 @@ from rich.console import Console
 
 from erecap.bench.replan.calls import answer, floor_message, product_call
 from erecap.bench.replan.history import Walk, cut, next_turn, wander
-from erecap.bench.replan.replan import FLOOR, ReplanBench, measure, replan_bench
+from erecap.bench.replan.replan import measure, replan_bench
+from erecap.bench.replan.settings import FLOOR, ReplanBench
 from erecap.bench.replan.summary import ceilings, summarise
 from erecap.bench.tables import ceiling_table, replan_table
 from erecap.config.modes import Mode
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError
-from erecap.language_models.transformers import HFLanguageModel
+from erecap.language_models.transformers import TransformersLanguageModel
 from erecap.session.session import ReplanSession
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model
@@ -88,7 +89,8 @@ def test_the_product_row_of_full_gives_the_plan_of_full() -> None:
     new = next_turn(60, count)
     bench = replace(SMALL, plan_tokens=24)
     ours = product_call(Mode("full"), bench, model(), byte_level(), history, new)()
-    plain = HFLanguageModel(model(), byte_level()).generate([*history, new], max_new_tokens=24, min_new_tokens=24)
+    bare = TransformersLanguageModel(model(), byte_level())
+    plain = bare.generate([*history, new], max_new_tokens=24, min_new_tokens=24)
     assert ours.text == plain.text and ours.usage.prompt_tokens == plain.usage.prompt_tokens
     assert ours.usage.new_tokens == plain.usage.new_tokens and ours.usage.reused_tokens == 0
 

@@ -14,7 +14,7 @@ from erecap.context.compaction import MARKER, compact_messages, condense
 from erecap.context.compaction.compact import _after, _steps
 from erecap.context.protection import protected_spans
 from erecap.context.render import render
-from erecap.protocols import Message
+from erecap.generation import Message
 
 CONTENTS = (
     st.lists(

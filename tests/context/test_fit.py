@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from erecap.context.fit import MARKER, fit_messages
 from erecap.context.protection import protected_spans
 from erecap.errors import BudgetError
-from erecap.protocols import Message
+from erecap.generation import Message
 from tests.context.small_tokenizers import INST, byte_level, llama_like
 
 OVERHEAD = 3  # tokens around a message

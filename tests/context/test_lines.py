@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from erecap.context.lines import PATTERNS, LinePatterns, annotate, pieces
 from erecap.context.prompt import record_text
 from erecap.errors import ConfigError
-from erecap.protocols import Message
+from erecap.generation import Message
 
 LINES = st.lists(
     st.sampled_from(

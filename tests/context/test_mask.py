@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from erecap.context import Context
 from erecap.context.compaction import MARKER, drop_exchanges, mask_messages
 from erecap.context.render import render
-from erecap.protocols import Message
+from erecap.generation import Message
 
 TEMPLATES = ("go to {receptacle}",)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from erecap.context.protection import protected_spans
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError, ModelError
-from erecap.protocols import Message
+from erecap.generation import Message
 from tests.context.small_tokenizers import INST, MOVING, WRITERS, byte_level, llama_like
 
 

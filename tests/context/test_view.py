@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from erecap.context.compaction import CompactView, compact_messages
 from erecap.cost.prices import ModelPrices, edit_pays
-from erecap.protocols import Message
+from erecap.generation import Message
 
 PRICES = ModelPrices(input=1.0, cached_input=0.1, output=4.0)
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from erecap.calibration.calibrate import Calibration, KindError, Point
+from erecap.calibration.store import save_cost_model
 from erecap.cost.machine import CostKey, cost_key
 from erecap.cost.model import CostModel
-from erecap.cost.store import cost_path, load_cost_model, save_cost_model
+from erecap.cost.store import cost_path, load_cost_model
 from erecap.errors import ConfigError
 from tests.tokens.models import tiny
 

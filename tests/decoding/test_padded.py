@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erecap.decoding.fused import FlatDecoder
+from erecap.decoding.fused import FusedDecoder
 from erecap.decoding.padded import FEW_TOKENS
 from erecap.tokens import PruneConfig, attach
 from erecap.tokens.cache.pruned_cache import PrunedCache
@@ -33,7 +33,7 @@ def _cache(model: torch.nn.Module, stored: int, dropped: int, seed: int) -> Prun
 def _read(name: str, reads: list[list[Read]], pads: bool) -> tuple[list[torch.Tensor], list[PrunedCache]]:
     """Logits and caches after several rounds of shared calls; `reads` says what is there before the first."""
     model = tiny(name)
-    flat = FlatDecoder(model)
+    flat = FusedDecoder(model)
     flat.pads = pads
     caches = [_cache(model, stored, dropped, seed) for seed, (stored, dropped, _) in enumerate(reads[0])]
     found = []
@@ -94,7 +94,7 @@ def test_any_history(begins: list[tuple[int, int]], rounds: list[list[tuple[int,
 
 def test_a_call_that_fails_leaves_the_caches_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
-    flat = FlatDecoder(model)
+    flat = FusedDecoder(model)
     flat.pads = True
     caches = [_cache(model, stored, 0, stored) for stored in (6, 0, 11)]
     before = [[layer.keys.clone() for layer in cache.layers] for cache in caches]

@@ -92,7 +92,7 @@ def test_bad_options_are_one_line(name: str):
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch):
-    entry = EnvEntry("erecap.envs.babyai.options:BabyAIOptions", "no_such_simulator:Env", "babyai")
+    entry = EnvEntry("erecap.envs.babyai.options:BabyAIOptions", "no_such_simulator:Env", "erecap[babyai]")
     monkeypatch.setitem(envs.ENVIRONMENTS, "babyai", entry)
     with pytest.raises(EnvironmentUnavailable, match=r"'no_such_simulator'.*pip install 'erecap\[babyai\]'"):
         make_env(small("babyai"))

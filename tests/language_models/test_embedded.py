@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from erecap.context.tokenize import render_prompt
-from erecap.language_models.transformers import HFLanguageModel
+from erecap.language_models.transformers import TransformersLanguageModel
 from erecap.models import load
 from erecap.tokens import SCORER_NAMES, PruneConfig, prune
 from tests.tokens.oracle import oracle_logits
@@ -33,14 +33,14 @@ def loaded():  # type: ignore[no-untyped-def]
 
 
 def test_it_answers_and_stops(loaded) -> None:  # type: ignore[no-untyped-def]
-    generation = HFLanguageModel(*loaded).generate(CHAT, max_new_tokens=30)
+    generation = TransformersLanguageModel(*loaded).generate(CHAT, max_new_tokens=30)
     assert "Paris" in generation.text and generation.finish_reason == "stop"
 
 
 @pytest.mark.parametrize("scorer", SCORER_NAMES)
 def test_keep_one_gives_the_same_tokens(loaded, scorer: str) -> None:  # type: ignore[no-untyped-def]
-    full = HFLanguageModel(*loaded).generate(CHAT, max_new_tokens=16)
-    ours = HFLanguageModel(*loaded, prune=PruneConfig(scorer, keep=1.0)).generate(CHAT, max_new_tokens=16)
+    full = TransformersLanguageModel(*loaded).generate(CHAT, max_new_tokens=16)
+    ours = TransformersLanguageModel(*loaded, prune=PruneConfig(scorer, keep=1.0)).generate(CHAT, max_new_tokens=16)
     assert ours.text == full.text and ours.usage.kept_per_layer == full.usage.kept_per_layer
 
 

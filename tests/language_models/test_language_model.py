@@ -1,4 +1,4 @@
-"""`HFLanguageModel`: the modes `full` and `prune[scorer]` behind one protocol."""
+"""`TransformersLanguageModel`: the modes `full` and `prune[scorer]` behind one protocol."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from erecap.context.tokenize import render_prompt
 from erecap.errors import BudgetError
-from erecap.language_models.transformers import HFLanguageModel
+from erecap.language_models.transformers import TransformersLanguageModel
 from erecap.protocols import LanguageModel
 from erecap.tokens import SCORER_NAMES, PruneConfig
 from tests.context.small_tokenizers import byte_level
@@ -36,8 +36,8 @@ def model() -> LlamaForCausalLM:
     return made
 
 
-def language_model(prune: PruneConfig | None = None, trace: bool = False) -> HFLanguageModel:
-    return HFLanguageModel(model(), byte_level(), prune=prune, trace=trace)
+def language_model(prune: PruneConfig | None = None, trace: bool = False) -> TransformersLanguageModel:
+    return TransformersLanguageModel(model(), byte_level(), prune=prune, trace=trace)
 
 
 def chat(turns: int = 3) -> list:

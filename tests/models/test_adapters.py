@@ -68,12 +68,12 @@ def test_merging_gives_what_the_adapter_gives(tiny: Path, adapter: Path) -> None
 
 
 def test_the_flat_decoder_takes_a_merged_model(tiny: Path, adapter: Path) -> None:
-    from erecap.decoding.fused import flat_problem
+    from erecap.decoding.fused import fused_problem
 
     merged, _ = load(str(tiny), "float32", "cpu", adapter=str(adapter))
-    assert flat_problem(merged) is None
+    assert fused_problem(merged) is None
     beside, _ = load(str(tiny), "float32", "cpu")
-    assert flat_problem(attach_adapter(beside, adapter)) is not None, "unmerged, it would decode without the adapter"
+    assert fused_problem(attach_adapter(beside, adapter)) is not None, "unmerged, it would decode without the adapter"
 
 
 def test_weights_are_merged_before_they_are_rounded(tiny: Path, adapter: Path) -> None:

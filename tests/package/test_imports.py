@@ -8,6 +8,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,62 +16,114 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MAPPED = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
 
-CORE = {
-    "budget",
-    "context",
-    "cost",
-    "decoding",
-    "errors",
-    "files",
-    "generation",
-    "language_model",
-    "models",
-    "protocols",
-    "session",
-    "tokens",
-    "wrapping",
-}
-# What each room may import besides itself. A room that is missing here may import core only.
-ALLOWED = {
-    **dict.fromkeys(CORE, CORE),
-    "envs": CORE | {"config"},
-    "config": CORE | {"envs"},
-    "planners": CORE,
-    "report": CORE | {"config"},
-    "rollout": CORE | {"config", "envs", "planners"},
-    "bench": CORE | {"config", "envs", "serving"},
-    "tuning": CORE | {"bench", "config", "training"},
-    "training": CORE | {"config", "envs", "planners", "rollout"},
-    "cli": CORE
-    | {"bench", "config", "doctor", "envs", "planners", "report", "rollout", "serving", "training", "tuning"},
-    "__init__": CORE,
-}
+# Every room may import itself and the rooms after it, type-only imports included.
+ORDER = (
+    "cli", "doctor", "evaluation", "tuning", "training", "bench", "rollout", "report", "serving", "wrapping",
+    "calibration", "language_models", "planners", "envs", "session", "engines", "decoding", "tokens", "models",
+    "scheduling", "protocols", "context", "cost", "config", "validation", "registries", "budget", "generation",
+    "errors", "files", "__version__",
+)  # fmt: skip
+# The front door imports what it offers when it is asked for; the data folders hold no code.
+UNORDERED = {"__init__", "checkpoints", "configs", "tasks"}
+# Rooms with folders inside: their folders and files are ordered as well, and may not import each other in a circle.
+INSIDE = ("erecap.session", "erecap.engines", "erecap.tokens", "erecap.training", "erecap.bench", "erecap.report",
+          "erecap.rollout", "erecap.evaluation", "erecap.envs.household", "erecap.planners", "erecap.language_models",
+          "erecap.wrapping", "erecap.serving")  # fmt: skip
 
 
-def imports() -> Iterator[tuple[Path, str, str]]:
-    """(file, its room, the room that it imports) for every import of ours, wherever in the file it stands."""
+def modules() -> Iterator[tuple[Path, tuple[str, ...], ast.Module]]:
+    """(file, its dotted name, its syntax) of every module of ours."""
     for package, folder in {"erecap": "erecap", **MAPPED}.items():
         for file in sorted((ROOT / folder).rglob("*.py")):
             dotted = (*package.split("."), *file.relative_to(ROOT / folder).with_suffix("").parts)
-            for node in ast.walk(ast.parse(file.read_text())):
-                names: list[str] = []
-                if isinstance(node, ast.Import):
-                    names = [alias.name for alias in node.names]
-                elif isinstance(node, ast.ImportFrom):
-                    assert node.level == 0, f"{file}: imports are written in full"
-                    module = node.module or ""
-                    names = [f"{module}.{a.name}" for a in node.names] if module == "erecap" else [module]
-                for name in names:
-                    if name.startswith("erecap."):
-                        yield file, dotted[1], name.split(".")[1]
+            if dotted[-1] == "__init__" and len(dotted) > 2:
+                dotted = dotted[:-1]
+            yield file, dotted, ast.parse(file.read_text())
 
 
-def test_imports_point_one_way() -> None:
-    wrong = [
-        f"{file.relative_to(ROOT)} imports erecap.{target}"
-        for file, room, target in imports()
-        if target not in {room, "__version__"} and target not in ALLOWED.get(room, CORE)
-    ]
+def imported(file: Path, tree: ast.Module) -> Iterator[str]:
+    """Every name `erecap...` that the file imports, wherever in it."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are written in full"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        yield from (name for name in names if name.startswith("erecap."))
+
+
+def test_rooms_are_in_one_total_order() -> None:
+    rank = {room: number for number, room in enumerate(ORDER)}
+    wrong = []
+    for file, dotted, tree in modules():
+        room = dotted[1]
+        if room in UNORDERED:
+            continue
+        for name in imported(file, tree):
+            target = name.split(".")[1]
+            if target != room and not (target in rank and room in rank and rank[target] > rank[room]):
+                wrong.append(f"{file.relative_to(ROOT)} ({room}) imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("room", INSIDE)
+def test_the_parts_of_a_room_do_not_import_each_other_in_a_circle(room: str) -> None:
+    depth = len(room.split("."))
+    edges: dict[str, set[str]] = {}
+    parts = {dotted[depth] for _, dotted, _ in modules() if ".".join(dotted[:depth]) == room and len(dotted) > depth}
+    for file, dotted, tree in modules():
+        if ".".join(dotted[:depth]) == room and len(dotted) > depth:
+            for name in imported(file, tree):
+                pieces = name.split(".")
+                if name.startswith(f"{room}.") and pieces[depth] in parts and pieces[depth] != dotted[depth]:
+                    edges.setdefault(dotted[depth], set()).add(pieces[depth])
+    try:
+        tuple(TopologicalSorter(edges).static_order())
+    except CycleError as error:
+        pytest.fail(f"{room}: {' -> '.join(error.args[1])}")
+
+
+def private_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Lines and names `thing._name` of things that are not `self`, `cls` or another object of the same class."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            yield node.lineno, node.attr
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("erecap"):
+            for alias in node.names:
+                if alias.name.startswith("_") and not alias.name.startswith("__"):
+                    yield node.lineno, alias.name
+
+
+def defined_privates(tree: ast.Module) -> set[str]:
+    """Private names that a file defines: functions, classes, attributes assigned to, slots of dataclasses."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
+                found.add(node.attr)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return {name for name in found if name.startswith("_")}
+
+
+def test_no_private_is_used_from_outside_its_room() -> None:
+    owners: dict[str, set[str]] = {}
+    for _, dotted, tree in modules():
+        for name in defined_privates(tree):
+            owners.setdefault(name, set()).add(dotted[1])
+    users = [(file, dotted[1], tree) for file, dotted, tree in modules()]
+    for file in sorted((ROOT / "tests").rglob("*.py")):
+        tree = ast.parse(file.read_text())
+        users.append((file, f"tests of {file.relative_to(ROOT / 'tests').parts[0]}", tree))
+    wrong = []
+    for file, room, tree in users:
+        own = defined_privates(tree)
+        for line, name in private_names(tree):
+            if name in owners and room not in owners[name] and name not in own:
+                wrong.append(f"{file.relative_to(ROOT)}:{line} uses {name} of {', '.join(sorted(owners[name]))}")
     assert not wrong, "\n".join(wrong)
 
 

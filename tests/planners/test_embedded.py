@@ -10,13 +10,13 @@ import pytest
 from erecap.context import Context, Situation
 from erecap.context.fit import fit_messages
 from erecap.context.tokenize import render_prompt
+from erecap.generation import Message
 from erecap.language_models.scripted import ScriptedModel
 from erecap.planners.grammar.command_tokens import CommandTokens
 from erecap.planners.grammar.grammar import PlanGrammar
 from erecap.planners.llm import LLMPlanner
 from erecap.planners.parser import parse_plan
 from erecap.planners.templates import fill_templates
-from erecap.protocols import Message
 from tests.planners.situations import KITCHEN, TEMPLATES, kitchen
 
 pytestmark = pytest.mark.integration
@@ -80,10 +80,10 @@ def test_the_model_plans(tokenizer) -> None:  # type: ignore[no-untyped-def]
     import torch
     from transformers import AutoModelForCausalLM
 
-    from erecap.language_models.transformers import HFLanguageModel
+    from erecap.language_models.transformers import TransformersLanguageModel
 
     model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).eval()
-    planner = LLMPlanner(HFLanguageModel(model, tokenizer), max_steps=3, max_new_tokens=40)
+    planner = LLMPlanner(TransformersLanguageModel(model, tokenizer), max_steps=3, max_new_tokens=40)
     context = kitchen()
     for _ in range(2):
         plan = planner.plan(context)

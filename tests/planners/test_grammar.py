@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from erecap.context import Situation
 from erecap.errors import ModelError
+from erecap.generation import AllowedTokens
 from erecap.planners.grammar.command_tokens import CommandTokens
 from erecap.planners.grammar.grammar import PlanGrammar
 from erecap.planners.grammar.trie import Trie
 from erecap.planners.parser import parse_plan
 from erecap.planners.templates import fill_templates
-from erecap.protocols import AllowedTokens
 from tests.context.small_tokenizers import CHATML, MOVING, WRITERS, byte_level, llama_like, word_piece
 from tests.planners.situations import KITCHEN, TEMPLATES
 

@@ -9,11 +9,12 @@ import pytest
 
 from erecap.context import Context, Situation
 from erecap.errors import ConfigError, ModelError
+from erecap.generation import Message
 from erecap.language_models.scripted import ScriptedModel
 from erecap.planners.expert import ExpertPlanner
 from erecap.planners.llm import LLMPlanner
 from erecap.planners.triggers import REASONS, Triggers
-from erecap.protocols import LanguageModel, Message, Planner
+from erecap.protocols import LanguageModel, Planner
 from tests.context.small_tokenizers import byte_level
 from tests.planners.situations import KITCHEN, kitchen
 

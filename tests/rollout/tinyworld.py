@@ -22,10 +22,11 @@ from pydantic import BaseModel, ConfigDict
 from erecap.config import Mode, RunConfig, Suite
 from erecap.envs import ENVIRONMENTS, EnvEntry, make_env
 from erecap.errors import GameError
+from erecap.generation import Message
 from erecap.language_models.scripted import ScriptedModel
 from erecap.planners.expert import ExpertPlanner
 from erecap.planners.llm import LLMPlanner
-from erecap.protocols import Message, Planner
+from erecap.protocols import Planner
 
 
 class TinyOptions(BaseModel):

@@ -185,7 +185,7 @@ def test_an_episode_outlives_the_window() -> None:
 
 @pytest.mark.parametrize("name", ["phi3"])
 def test_a_rope_that_depends_on_length_cannot_be_spliced(name: str) -> None:
-    from erecap.session.rotate_keys import KeyRotator
+    from erecap.engines.rotate_keys import KeyRotator
     from tests.tokens.test_traps import _longrope
 
     with pytest.raises(ValueError, match="longrope RoPE cannot be moved"):

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from erecap.budget import Budget
+from erecap.engines.rotate_keys import KeyRotator
 from erecap.session import ReplanSession
-from erecap.session.rotate_keys import KeyRotator
 from erecap.tokens import PruneConfig
 from erecap.tokens.cache.storage import KVLayer
 from tests.context.small_tokenizers import byte_level

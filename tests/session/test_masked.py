@@ -8,9 +8,10 @@ from erecap.budget import Budget
 from erecap.context.compaction import MARKER
 from erecap.context.tokenize import render_prompt
 from erecap.errors import BudgetError
+from erecap.generation import Message
 from erecap.language_models.masked import MaskedSessions
-from erecap.language_models.transformers import HFLanguageModel
-from erecap.protocols import LanguageModel, Message
+from erecap.language_models.transformers import TransformersLanguageModel
+from erecap.protocols import LanguageModel
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model
 
@@ -47,7 +48,7 @@ def chat(turns: int) -> list[Message]:
 def test_answers_are_the_models_own_within_the_budget() -> None:
     masked = MaskedSessions(model(), byte_level(), budget=Budget(kv_tokens=260))
     assert isinstance(masked, LanguageModel)
-    plain = HFLanguageModel(model(), byte_level())
+    plain = TransformersLanguageModel(model(), byte_level())
     reused, masks = [], []
     for turns in range(9):
         messages = chat(turns)

@@ -22,7 +22,7 @@ CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_together_is_as_alone(name: str, way: str, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     if way == "model":
-        monkeypatch.setattr("erecap.decoding.short.FLAT_TOKENS", 0)
+        monkeypatch.setattr("erecap.decoding.short.FUSED_TOKENS", 0)
     if way == "padded":  # as on an accelerator
         monkeypatch.setattr(short_reads(model(name)).same, "pads", True)
     shared = copy.deepcopy(model(name)).to("cuda") if way == "cuda" else model(name)
@@ -49,7 +49,7 @@ def test_together_is_as_alone(name: str, way: str, monkeypatch) -> None:  # type
 
 
 def test_eager_attention(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("erecap.decoding.short.FLAT_TOKENS", 0)
+    monkeypatch.setattr("erecap.decoding.short.FUSED_TOKENS", 0)
     monkeypatch.setattr(model("mistral").config, "_attn_implementation", "eager")
     pool = ReplanPool(model("mistral"), byte_level())
     calls = [(pool.session(**a["session"]), m, options(a)) for a, m in zip(AGENTS, chats(), strict=True)]

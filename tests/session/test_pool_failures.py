@@ -48,7 +48,7 @@ def test_a_shared_call_that_fails_leaves_all_caches_as_they_were(flat: bool, mon
 @pytest.fixture
 def fragile(monkeypatch):  # type: ignore[no-untyped-def]
     """A model that fails when it is to embed the token of `~`; the list holds what it raises."""
-    monkeypatch.setattr("erecap.decoding.short.FLAT_TOKENS", 0)
+    monkeypatch.setattr("erecap.decoding.short.FUSED_TOKENS", 0)
     made, errors = model("qwen3"), [MemoryError("no room")]
     [bad] = byte_level()("~", add_special_tokens=False)["input_ids"]
 

@@ -21,8 +21,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from erecap.registries import LEARNED
 from erecap.tokens.scoring.learned import LearnedScorer, Pruner
-from erecap.tokens.scoring.names import LEARNED
 
 LAYERS = 8
 WINDOW = 12  # shorter than the test prompts, so that windows matter

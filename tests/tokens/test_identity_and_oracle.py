@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from erecap.registries import mode_scorers
 from erecap.tokens import PruneConfig, prune
-from erecap.tokens.scoring.names import MODE_SCORERS
 from tests.tokens.models import ARCHITECTURES, padded, prompt, scorer_of, tiny
 from tests.tokens.oracle import oracle_logits
 
@@ -20,7 +20,7 @@ INPUTS = {"one": prompt(), "padded": padded()}
 def test_keep_one_is_the_unmodified_model(name: str, inputs: str, attention: str) -> None:
     model = tiny(name, attention)
     plain = model.generate(**INPUTS[inputs], max_new_tokens=NEW, do_sample=False)
-    for scorer in MODE_SCORERS:
+    for scorer in mode_scorers():
         with prune(model, PruneConfig(scorer=scorer_of(scorer), keep=1.0, stages=(1, 3, 4, 6))) as cache:
             ours = model.generate(**INPUTS[inputs], max_new_tokens=NEW, do_sample=False, past_key_values=cache)
         assert torch.equal(plain, ours), scorer
@@ -29,7 +29,7 @@ def test_keep_one_is_the_unmodified_model(name: str, inputs: str, attention: str
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("inputs", INPUTS)
-@pytest.mark.parametrize("scorer", MODE_SCORERS)
+@pytest.mark.parametrize("scorer", mode_scorers())
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_pruned_generation_is_its_masked_oracle(name: str, scorer: str, inputs: str, attention: str) -> None:
     model = tiny(name, attention)

@@ -48,7 +48,7 @@ def test_a_session_scores_every_token_once_in_whatever_chunks_it_is_read(name: s
         answer = session.generate(messages, max_new_tokens=6).text
         messages += turn(answer, number)
     session.read(messages)
-    ratings = session.cache.ratings
+    ratings = session.cache.read_scores
     assert ratings is not None
     ids = session.token_ids
     expected = direct(name, ids, 6, pruner)
@@ -71,7 +71,7 @@ def test_under_a_budget_a_session_is_its_masked_oracle_and_keeps_the_best(name: 
     assert watch.worst_error() <= 1e-4
     assert session._reader.evicted > 0
     # Scores of what was evicted are gone with it: there are no more than tokens that some layer stores.
-    ratings = session.cache.ratings
+    ratings = session.cache.read_scores
     assert ratings is not None
     assert set(ratings._places.tolist()) == set(session.cache.stored_index().tolist())
     assert len(ratings._scores) == len(ratings._places) < session.cache.get_seq_length()
@@ -93,14 +93,14 @@ def test_scores_that_are_looked_at_late_are_the_same(monkeypatch: pytest.MonkeyP
     assert now.stored_index().tolist() == then.stored_index().tolist()
     assert now.kept_lengths()[0] < now.get_seq_length()
     places = now.stored_index()
-    assert torch.equal(now.ratings.of(places, 400), then.ratings.of(places, 400))  # type: ignore[union-attr]
+    assert torch.equal(now.read_scores.of(places, 400), then.read_scores.of(places, 400))  # type: ignore[union-attr]
 
 
 def test_the_older_of_two_tokens_counts_less() -> None:
     scorer = LearnedScorer(random_pruner())
     session = ReplanSession(model(), byte_level(), evict_by=scorer)
     session.read(start())
-    ratings, end = session.cache.ratings, session.cache.get_seq_length()
+    ratings, end = session.cache.read_scores, session.cache.get_seq_length()
     assert ratings is not None
     place = torch.arange(end)
     plain = ratings.of(place, end)

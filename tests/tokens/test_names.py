@@ -8,13 +8,16 @@ from pathlib import Path
 import torch
 
 import erecap
+from erecap.registries import SCORERS
 from erecap.tokens import SCORER_NAMES
-from erecap.tokens.scoring.scorers import SCORERS
+from erecap.tokens.scoring.scorers import make_scorer
 from tests.tokens.models import prompt, tiny
 
 
-def test_names_and_classes_agree() -> None:
-    assert tuple(sorted(SCORERS)) == SCORER_NAMES
+def test_every_registered_scorer_can_be_made() -> None:
+    assert set(SCORERS) == set(SCORER_NAMES) >= {"attention", "random", "recency"}
+    for name in SCORERS:
+        assert callable(make_scorer(name).score)
 
 
 def test_the_scorer_of_the_documentation_works() -> None:

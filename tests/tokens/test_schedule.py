@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from erecap.protocols import ScoreContext
 from erecap.tokens import PruneConfig, prune, scheduled_counts, stage_count
-from erecap.tokens.scoring.scorers import RandomScorer, ScoreContext
+from erecap.tokens.scoring.scorers import RandomScorer
 from erecap.tokens.scoring.select import choose, protected_mask
 from tests.tokens.models import LAYERS, padded, prompt, tiny
 

@@ -13,12 +13,13 @@ from erecap.errors import ConfigError, ModelError, RunError
 from erecap.tokens.scoring.learned import LearnedScorer, Pruner
 from erecap.tokens.scoring.pruner_files import load_pruner, read_card
 from erecap.training.pruner.age import FLOOR, fit_age
-from erecap.training.pruner.loss import ranking, spearman, targets
+from erecap.training.pruner.loss import ranking, targets
 from erecap.training.pruner.run import run_pruner
 from erecap.training.pruner.settings import PrunerSettings
 from erecap.training.pruner.soft_pruning import SoftPruning, dense_logits, divergence
 from erecap.training.pruner.test import identity_correlation, trial
 from erecap.training.pruner.train import split, terms_of, train_pruner
+from erecap.training.rank_correlation import spearman
 from erecap.training.saliency import run as saliency_run
 from erecap.training.saliency.files import Labelled, read_labels, shard_path
 from erecap.training.saliency.run import SaliencySettings, run_saliency

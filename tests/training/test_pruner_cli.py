@@ -55,7 +55,7 @@ def test_both_stages_and_a_session_with_the_pruner(tiny_folder: Path, tmp_path: 
     for language_model in components._models.values():
         assert language_model.generate(start(), max_new_tokens=3).usage.completion_tokens == 3
     session = components._models[parse_mode("erecap")].session  # type: ignore[union-attr]
-    assert session.cache.ratings is not None and session.cache.ratings.layer in (2, 5)
+    assert session.cache.read_scores is not None and session.cache.read_scores.layer in (2, 5)
 
 
 @pytest.mark.parametrize(

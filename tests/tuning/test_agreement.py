@@ -9,7 +9,7 @@ import torch
 
 from erecap.context.tokenize import render_prompt
 from erecap.errors import RunError
-from erecap.language_models.transformers import HFLanguageModel
+from erecap.language_models.transformers import TransformersLanguageModel
 from erecap.tokens import SCORERS, PruneConfig, scheduled_counts
 from erecap.tuning.agreement import Judge
 from erecap.tuning.samples import Sample
@@ -34,7 +34,7 @@ def generated(prune: PruneConfig | None, count: int = 12) -> list[int]:
         ids[:] = list(so_far)
         return list(range(len(byte_level())))
 
-    HFLanguageModel(model(), byte_level(), prune=prune).generate(
+    TransformersLanguageModel(model(), byte_level(), prune=prune).generate(
         messages, max_new_tokens=count + 1, min_new_tokens=count + 1, allowed_tokens=noted
     )
     return ids[:count]

@@ -24,10 +24,10 @@ from tatsu.exceptions import ParseException
 from textworld.envs.pddl.textgen import CSGUnknownSymbolError
 from textworld.generator.game import EntityInfo
 
+from erecap.envs.household.data.gamefile import GameData
 from erecap.envs.household.engine.fast_grammar import quick_grammar
 from erecap.envs.household.engine.state import ParseError, TranslatedState, parse_logic, translate
 from erecap.envs.household.engine.world import World, read_world
-from erecap.envs.household.games.gamefile import GameData
 from erecap.errors import GameError
 
 NOTHING = "Nothing happens."

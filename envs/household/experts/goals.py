@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from erecap.envs.household.data.gamefile import Goal, Task
 from erecap.envs.household.engine.world import World
 from erecap.envs.household.experts.progress import conditions, progress
-from erecap.envs.household.games.gamefile import Goal, Task
 
 
 class GoalList:

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 
+from erecap.envs.household.data.gamefile import Task
+from erecap.envs.household.data.placement import LOOK, PICK_TWO
 from erecap.envs.household.engine.world import Holder, Thing, World, number_key
 from erecap.envs.household.experts.progress import TREATED, conditions
 from erecap.envs.household.experts.travel import FloorPlan
-from erecap.envs.household.games.gamefile import Task
-from erecap.envs.household.games.placement import LOOK, PICK_TWO
 
 # Task type -> (receptacle that treats the object, the engine's action).
 _TOOLS = {

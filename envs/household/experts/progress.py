@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from erecap.envs.household.data.gamefile import Task
+from erecap.envs.household.data.placement import LOOK, PICK_TWO
 from erecap.envs.household.engine.world import World
-from erecap.envs.household.games.gamefile import Task
-from erecap.envs.household.games.placement import LOOK, PICK_TWO
 
 # The trait that an object must have before it is put away.
 TREATED = {

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from erecap.envs.household.data.gamefile import Task
+from erecap.envs.household.data.placement import LOOK, PICK_TWO
+from erecap.envs.household.data.search_order import can_hold, openable_kinds, search_kinds
 from erecap.envs.household.experts.memory import Memory, kind_of, number_of
-from erecap.envs.household.games.gamefile import Task
-from erecap.envs.household.games.placement import LOOK, PICK_TWO
-from erecap.envs.household.games.search_order import can_hold, openable_kinds, search_kinds
 
 LONGEST = 5
 """Commands of a plan at most."""

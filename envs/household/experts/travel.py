@@ -13,7 +13,7 @@ from functools import cache
 
 import networkx as nx
 
-from erecap.envs.household.games.rooms import STEP, Point, load_points
+from erecap.envs.household.data.rooms import STEP, Point, load_points
 from erecap.errors import GameError
 
 _LOCATION = re.compile(r"loc_bar_(?P<x>(?:_minus_)?\d+)_bar_(?P<z>(?:_minus_)?\d+)_bar_")

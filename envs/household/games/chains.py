@@ -13,16 +13,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from erecap.envs.household.data.gamefile import GameData, Goal, Task, game_json
+from erecap.envs.household.data.placement import Placement, fitting_rooms
+from erecap.envs.household.data.rooms import load_room
 from erecap.envs.household.experts.goals import holds
 from erecap.envs.household.experts.memory import Memory
 from erecap.envs.household.experts.oracle import best_way
 from erecap.envs.household.experts.search import search_plan
 from erecap.envs.household.experts.travel import floor_plan
 from erecap.envs.household.games.furnish import furnish
-from erecap.envs.household.games.gamefile import GameData, Goal, Task, game_json
 from erecap.envs.household.games.next_goal import Wish, draw_wish
-from erecap.envs.household.games.placement import Placement, fitting_rooms
-from erecap.envs.household.games.rooms import load_room
 
 if TYPE_CHECKING:
     from erecap.envs.household.engine.engine import Engine, Turn

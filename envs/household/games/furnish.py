@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from erecap.envs.household.games import alfworld_data
-from erecap.envs.household.games.placement import (
+from erecap.envs.household.data import alfworld_data
+from erecap.envs.household.data.placement import (
     Item,
     Placement,
     add_item,
@@ -16,7 +16,7 @@ from erecap.envs.household.games.placement import (
     pick_start,
     space,
 )
-from erecap.envs.household.games.rooms import LAMP_KIND, Room
+from erecap.envs.household.data.rooms import LAMP_KIND, Room
 
 _BEHIND_DOORS = 3.0
 """How much likelier an object lies in furniture with doors than on an open surface."""

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from erecap.envs.household.games.gamefile import GAME_FILE, GameData, read_game
+from erecap.envs.household.data.gamefile import GAME_FILE, GameData, read_game
 from erecap.envs.household.games.generate import Recipe, ensure_game
 from erecap.envs.household.options import HouseholdOptions
 from erecap.errors import ConfigError, GameError

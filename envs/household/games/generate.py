@@ -23,9 +23,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from erecap.envs.household.games.alfworld_data import need, open_engine
-from erecap.envs.household.games.gamefile import GAME_FILE, TASK_FILE, GameData, Task, game_json, task_json
-from erecap.envs.household.games.placement import LOOK, Placement, draw
+from erecap.envs.household.data.alfworld_data import need
+from erecap.envs.household.data.gamefile import GAME_FILE, TASK_FILE, GameData, Task, game_json, task_json
+from erecap.envs.household.data.placement import LOOK, Placement, draw
+from erecap.envs.household.engine.opening import open_engine
 from erecap.envs.household.options import SPLITS, TASK_TYPES
 from erecap.errors import ConfigError, GameError
 from erecap.files import cache_dir, write_json

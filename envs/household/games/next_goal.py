@@ -6,14 +6,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from erecap.envs.household.data import alfworld_data
+from erecap.envs.household.data.gamefile import Task
+from erecap.envs.household.data.placement import LOOK, PICK_TWO, Placement, goals_of
+from erecap.envs.household.data.search_order import openable_kinds
 from erecap.envs.household.engine.world import World
 from erecap.envs.household.experts.memory import Memory, kind_of
 from erecap.envs.household.experts.progress import progress
 from erecap.envs.household.experts.search import next_search
-from erecap.envs.household.games import alfworld_data
-from erecap.envs.household.games.gamefile import Task
-from erecap.envs.household.games.placement import LOOK, PICK_TWO, Placement, goals_of
-from erecap.envs.household.games.search_order import openable_kinds
 
 # Which kind of object a later goal asks for, and how often: seen, but not lately; the one of an earlier goal; any.
 _ABOUT = (("seen", 0.65), ("again", 0.1), ("any", 0.25))

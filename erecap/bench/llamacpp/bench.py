@@ -11,17 +11,17 @@ from typing import Any
 from erecap.bench.llamacpp.client import BUILT, WORKER, LlamaCpp
 from erecap.bench.llamacpp.gguf import gguf_file
 from erecap.bench.llamacpp.ids import compare, token_ids
-from erecap.bench.packed_weights import QUALITY_TOKENS, weight_loss
 from erecap.bench.replan.calls import Call, algorithm_call, floor_call, floor_message, product_call, steady
 from erecap.bench.replan.history import check_lengths, cut, next_turn, wander
-from erecap.bench.replan.replan import ReplanBench
+from erecap.bench.replan.packed_weights import QUALITY_TOKENS, weight_loss
+from erecap.bench.replan.settings import ReplanBench
 from erecap.bench.results import ROWS
 from erecap.config.modes import parse_mode
 from erecap.context.tokenize import render_prompt
 from erecap.decoding.linear import WEIGHTS
 from erecap.decoding.stopping import answer_ends
 from erecap.errors import ConfigError, RunError
-from erecap.protocols import JsonRow, Message
+from erecap.generation import JsonRow, Message
 
 OURS, OUR_FLOOR, THEIR_FLOOR = "erecap", "erecap floor", "llama.cpp floor"
 VARIANTS = ("plain", "lookup-2", "lookup-10", "generate", "generate-lookup-10")

@@ -10,7 +10,7 @@ import torch
 from erecap.bench.llamacpp.client import LlamaCpp
 from erecap.context.tokenize import render_chat
 from erecap.errors import RunError
-from erecap.protocols import JsonRow, Message
+from erecap.generation import JsonRow, Message
 
 
 def token_ids(history: Sequence[Message], new: Message, tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -11,7 +11,7 @@ from erecap.bench.llamacpp.bench import OUR_FLOOR, OURS, THEIR_FLOOR, THEIRS
 from erecap.bench.replan.ceilings import ratio
 from erecap.bench.results import merge_rows, read_results, result_row
 from erecap.bench.tables import seconds, table_of
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 
 if TYPE_CHECKING:
     from rich.table import Table

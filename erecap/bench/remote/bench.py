@@ -15,7 +15,7 @@ from erecap.bench.remote.views import VIEWS
 from erecap.context.tokenize import render_prompt
 from erecap.cost.prices import ModelPrices
 from erecap.errors import ConfigError
-from erecap.protocols import JsonRow, Message
+from erecap.generation import JsonRow, Message
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from erecap.protocols import Message
+from erecap.generation import Message
 
 _NAME = re.compile(r"[a-z]+ \d+")
 _TAKE = re.compile(r"take ([a-z]+ \d+) from ([a-z]+ \d+)")

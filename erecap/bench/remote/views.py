@@ -11,7 +11,7 @@ from erecap.context.fit import drop_oldest
 from erecap.context.lines import PATTERNS, annotate
 from erecap.cost.prices import ModelPrices
 from erecap.errors import ConfigError
-from erecap.protocols import Message
+from erecap.generation import Message
 
 LOW_WATERMARK = 0.9  # share of the budget that masking leaves, as in the mode `mask`
 

@@ -15,12 +15,12 @@ from erecap.budget import Budget
 from erecap.config.modes import Mode
 from erecap.context.tokenize import render_chat
 from erecap.decoding.linear import known_weights
-from erecap.protocols import Generation, Message, Timing, Usage
+from erecap.generation import Generation, Message, Timing, Usage
 from erecap.session.session import ReplanSession
 from erecap.tokens.scoring.schedule import PruneConfig
 
 if TYPE_CHECKING:
-    from erecap.bench.replan.replan import ReplanBench
+    from erecap.bench.replan.settings import ReplanBench
 
 Call = Callable[[], Generation]
 WHOLE = 10**9  # a prefill chunk beyond every prompt: the chat is read in one causal pass

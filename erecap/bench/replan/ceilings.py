@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from erecap.bench.results import Figure
 from erecap.cost.flops import ModelShape, attention_scorer_flops, schedule_ceiling, time_weighted_ceiling
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 
 SHARE_RUNS = 1  # prefills that are timed for attention's share, which scatters little
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from erecap.context.prompt import record_text, system_text
 from erecap.errors import ConfigError
-from erecap.protocols import Message
+from erecap.generation import Message
 
 Count = Callable[[Sequence[Message]], int]
 GAMES = 8  # one after the other, then again from the first

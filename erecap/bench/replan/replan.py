@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from erecap.bench.packed_weights import QUALITY_TOKENS, weight_loss
 from erecap.bench.replan.calls import Call, algorithm_call, floor_call, floor_message, product_call, steady, stock_call
 from erecap.bench.replan.ceilings import attention_share, shape_of
 from erecap.bench.replan.history import Count, check_lengths, cut, next_turn, wander
+from erecap.bench.replan.packed_weights import QUALITY_TOKENS, weight_loss
+from erecap.bench.replan.settings import FLOOR, ROW_NAMES, STOCK, ReplanBench
 from erecap.config.modes import Mode, parse_mode
 from erecap.context.tokenize import render_prompt
 from erecap.decoding.linear import WEIGHTS
 from erecap.errors import ConfigError
-from erecap.protocols import Generation, JsonRow, Message
-
-FLOOR = "floor"
-STOCK = "hf"
-ROW_NAMES = ("algorithm", "product", STOCK)
-
-
-@dataclass(frozen=True)
-class ReplanBench:
-    """What is measured."""
-
-    lengths: tuple[int, ...] = (1000, 2000, 4000, 7500)  # tokens of history
-    modes: tuple[str, ...] = ("full", "reuse", "erecap", "prune[recency]")
-    rows: tuple[str, ...] = ("algorithm",)  # of `ROW_NAMES`
-    new_tokens: int = 100  # of the turn that is new
-    plan_tokens: int = 32  # generated in every call, no more and no fewer
-    repetitions: int = 5
-    kv_tokens: int = 1024
-    keep: float = 0.7
-    decode_weights: str = "int4"  # in the product row
-    stock_lengths: tuple[int, ...] = (4000, 7500)  # of these, the lengths at which the stock `generate` is timed
-    seed: int = 0
+from erecap.generation import Generation, JsonRow, Message
 
 
 def replan_bench(

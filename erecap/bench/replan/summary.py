@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from erecap.bench.replan.ceilings import FAULT_REPETITIONS, Bounded, bounded, ratio, ratio_apart
-from erecap.bench.replan.replan import FLOOR, STOCK
+from erecap.bench.replan.settings import FLOOR, STOCK
 from erecap.bench.results import Figure, result_row
 from erecap.cost.flops import ModelShape
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 
 LATENCY_ROWS = {4000: "R1a", 7500: "R1b"}  # length of history, and the id of the figure measured there
 FLOOR_LENGTHS = (1000, 2000, 4000, 7500)

@@ -21,7 +21,7 @@ from erecap.context.compaction.condense import condense, is_json
 from erecap.context.compaction.mask import MARKER, CountTokens, exchanges, fewest, observations
 from erecap.context.compaction.spans import Edit, rewrite
 from erecap.context.protection import protected_spans
-from erecap.protocols import Message
+from erecap.generation import Message
 
 Rank = Callable[[str], float]
 _Step = Edit | tuple[int, ...]  # an edit, or the numbers of messages that go

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from erecap.context.compaction.spans import Edit, rewrite
-from erecap.protocols import Message
+from erecap.generation import Message
 
 MARKER = "[removed]"  # stands where an observation was; short, since an episode has hundreds of them
 

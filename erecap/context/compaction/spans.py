@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from erecap.protocols import Message
+from erecap.generation import Message
 
 Span = tuple[int, int]
 _KEYS = ("protect", "stale", "observations")

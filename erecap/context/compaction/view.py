@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from erecap.context.compaction.compact import Rank, compact_messages
 from erecap.context.compaction.mask import CountTokens
 from erecap.cost.prices import ModelPrices, edit_pays
-from erecap.protocols import Message
+from erecap.generation import Message
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from erecap.errors import RunError
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 from erecap.report.stats import percentiles
 
 HEAD, CALLS, SHADOW = "run.json", "replans.jsonl", "shadow.jsonl"

@@ -10,7 +10,7 @@ from typing import Any
 
 from erecap.errors import RunError
 from erecap.files import write_atomic
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 from erecap.rollout.jobs import EpisodeKey, row_key
 from erecap.rollout.run_folder.lock import LOCK
 from erecap.rollout.run_folder.writer import EPISODES, HEAD, REPLANS, SAMPLES, encode_row

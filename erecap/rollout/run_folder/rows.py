@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from erecap.config.modes import parse_mode
 from erecap.config.suite import Suite
-from erecap.protocols import Generation, JsonRow, Plan, Timing, Usage
+from erecap.generation import Generation, JsonRow, Timing, Usage
+from erecap.protocols import Plan
 from erecap.rollout.jobs import Job, Played
 from erecap.rollout.observed import Observed, clean
 

@@ -7,7 +7,8 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from erecap.protocols import JsonRow, Message, Plan
+from erecap.generation import JsonRow, Message
+from erecap.protocols import Plan
 from erecap.rollout.jobs import Job
 from erecap.rollout.observed import Observed, clean
 

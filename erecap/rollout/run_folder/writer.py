@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from erecap.files import write_atomic, write_json
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 from erecap.rollout.jobs import Job, Played
 
 EPISODES = "episodes.jsonl"

@@ -10,11 +10,10 @@ from typing import Any
 from erecap.context.protection import protected_spans
 from erecap.context.tokenize import render_chat, render_text
 from erecap.errors import ModelError
-from erecap.protocols import Message
+from erecap.generation import Message
 from erecap.session.conversation.digest import RunningDigest
 from erecap.session.conversation.incremental_render import ChatEnds, growth_of
-from erecap.session.conversation.protection_spans import ChatClaims, Span
-from erecap.session.eviction import Claims
+from erecap.session.conversation.protection_spans import ChatClaims, Claims, Span
 
 _log = logging.getLogger(__name__)
 

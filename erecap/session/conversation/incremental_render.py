@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from erecap.context.tokenize import render_chat, render_text
 from erecap.errors import ModelError
-from erecap.protocols import Message
+from erecap.generation import Message
 
 HEAD = 4  # at most so many first messages are kept, as a rule up to the first user message
 TAIL = 3  # newest messages kept

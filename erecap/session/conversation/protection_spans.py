@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from erecap.errors import ConfigError
-from erecap.protocols import Message
+from erecap.generation import Message
 
 Span = tuple[int, int, int]
+# The messages of a chat; or by their numbers those that claim anything, the first user message and the newest included.
+Claims = Sequence[Message] | Mapping[int, Message]
+
+
+def numbered(messages: Claims) -> Mapping[int, Message]:
+    """`messages` by their numbers in the chat."""
+    return messages if isinstance(messages, Mapping) else dict(enumerate(messages))
 
 
 class ChatClaims:

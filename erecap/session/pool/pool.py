@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from erecap.decoding.short import PACKED_TOKENS
-from erecap.protocols import Generation, Message
+from erecap.generation import Generation, Message
 from erecap.session.pool.turns import Request, rendezvous, taking_turns
 from erecap.session.session import ReplanSession
 from erecap.tokens import hooks
@@ -159,12 +159,12 @@ class ReplanPool:
                 continue
             alone = (
                 reader.model is not self.model
-                or (request.collect is not None and request.flat is None)
+                or (request.collect is not None and request.fused is None)
                 or reader.cache.prunes_next(len(request.ids))
-                or (reader.cache.ratings is not None and request.flat is None)
+                or (reader.cache.read_scores is not None and request.fused is None)
                 or (reader.decode_weights != "same" and not _packed(request))
             )
-            groups.setdefault(id(request) if alone else id(request.flat), []).append(request)
+            groups.setdefault(id(request) if alone else id(request.fused), []).append(request)
         for group in groups.values():
             limit = min(self.max_tokens, PACKED_TOKENS) if _packed(group[0]) else self.max_tokens
             batch: list[Request] = []
@@ -178,10 +178,10 @@ class ReplanPool:
     def _serve_together(self, batch: list[Request]) -> bool:
         """Whether it went well. If not, nothing has changed."""
         parts = [Part(r.reader.cache, r.ids, r.reader.next_position, r.keep, r.collect) for r in batch]
-        flat = batch[0].flat
+        fused = batch[0].fused
         try:
             self.counts.forwards += 1
-            logits = read_together(self.model, parts) if flat is None else flat.read_together(parts)
+            logits = read_together(self.model, parts) if fused is None else fused.read_together(parts)
         except Exception as error:  # noqa: BLE001 (its cause shows again when the requests are served alone)
             log.warning("a shared forward call of %d failed (%s); they are made one by one", len(batch), error)
             self.counts.retries += 1
@@ -212,4 +212,4 @@ class ReplanPool:
 
 def _packed(request: Request) -> bool:
     """Whether it is read with packed weights."""
-    return request.flat is not None and request.flat.weights != "same"
+    return request.fused is not None and request.fused.weights != "same"

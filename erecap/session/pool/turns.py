@@ -15,37 +15,30 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from erecap.engines.forwarder import current
 from erecap.tokens.scoring import probe
 
 if TYPE_CHECKING:
-    from erecap.decoding.fused import FlatDecoder
-    from erecap.engines.transformers import SessionReader
+    from erecap.decoding.fused import FusedDecoder
+    from erecap.engines.transformers import TransformersEngine
 
 
 @dataclass
 class Request:
     """A forward call that a job waits for; `logits` or `error` is the answer."""
 
-    reader: SessionReader
+    reader: TransformersEngine
     ids: list[int]
     keep: int  # logits of this many newest tokens; 0: of all
     decode: bool  # generated or drafted tokens
     collect: dict[int, torch.Tensor] | None  # attention mass is wanted, by layer
-    flat: FlatDecoder | None  # reads it, if it is read alone; None: the model
+    fused: FusedDecoder | None  # reads it, if it is read alone; None: the model
     logits: torch.Tensor | None = None
     error: Exception | None = None
 
 
 class Dismissed(BaseException):
     """Raised inside a job whose forward call will not be made, because the others were ended."""
-
-
-class _Current(threading.local):
-    def __init__(self) -> None:
-        self.seat: Seat | None = None
-
-
-current = _Current()  # the seat of the job that runs in this thread
 
 
 class Seat:
@@ -97,10 +90,10 @@ class Seat:
 
     # Called by the job --------------------------------------------------------------------------------------
 
-    def forward(self, reader: SessionReader, ids: Sequence[int], keep: int, decode: bool) -> torch.Tensor:
+    def forward(self, reader: TransformersEngine, ids: Sequence[int], keep: int, decode: bool) -> torch.Tensor:
         """Logits of a forward call, made together with those of the other jobs."""
-        flat = reader.flat(len(ids), decode)
-        self.request = request = Request(reader, list(ids), keep, decode, probe.current.collect, flat)
+        fused = reader.fused(len(ids), decode)
+        self.request = request = Request(reader, list(ids), keep, decode, probe.current.collect, fused)
         if not self._dismissed:
             self._hand_over()
         self.request = None

@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.parking import Parked, Parking
-from erecap.tokens.cache.read_scores import Ratings
+from erecap.tokens.cache.read_scores import ReadScores
 from erecap.tokens.cache.read_transaction import Reading
 from erecap.tokens.cache.storage import KVLayer, join, select_together
 from erecap.tokens.scoring.schedule import PruneConfig
@@ -49,7 +49,7 @@ class PrunedCache(DynamicCache):
         self.stage_log: list[tuple[int, list[int]]] = []  # (layer, real tokens left per row), in order
         self.reading: Reading | None = None  # the read in progress
         self.parking = Parking(config.park_tokens)  # dropped tokens that can be revived
-        self.ratings: Ratings | None = None  # scores taken when tokens are read, for sessions that rank by them
+        self.read_scores: ReadScores | None = None  # scores taken when tokens are read, for sessions that rank by them
         self._layouts: list[Layout | None] = [None] * layers
         self._logical = 0
         self._armed = True
@@ -122,8 +122,8 @@ class PrunedCache(DynamicCache):
             valid = attention_mask[:, -tokens:].to(device=device, dtype=torch.bool)
             all_valid = bool(valid.all())
         live = Layout(index, positions.expand(batch, -1), valid, all_valid)
-        if self.ratings is not None:
-            self.ratings.begin(self._logical, tokens)
+        if self.read_scores is not None:
+            self.read_scores.begin(self._logical, tokens)
         self.reading = Reading(live, list(self._layouts), self._armed and tokens > 1)
         if self.reading.armed:
             self.reading.protect = protected_columns(self._protect, batch, self._logical, tokens, device)
@@ -187,8 +187,8 @@ class PrunedCache(DynamicCache):
             most = max(most, layout.width - new.width)
         if most:
             self.parking.keep(self._still_stored)
-            if self.ratings is not None:
-                self.ratings.keep(self.stored_index())
+            if self.read_scores is not None:
+                self.read_scores.keep(self.stored_index())
         return most
 
     def _still_stored(self, parked: Parked) -> torch.Tensor:
@@ -244,7 +244,7 @@ class PrunedCache(DynamicCache):
         twin._logical, twin._armed, twin._protect = self._logical, self._armed, self._protect
         twin.prompt_kept, twin.stage_log = list(self.prompt_kept), list(self.stage_log)
         twin.parking = self.parking.copy()
-        twin.ratings = None if self.ratings is None else self.ratings.copy()
+        twin.read_scores = None if self.read_scores is None else self.read_scores.copy()
         return twin
 
     def skip(self, tokens: int) -> None:
@@ -373,8 +373,8 @@ class PrunedCache(DynamicCache):
         self._logical, self.reading, self._saved = 0, None, []
         self.prompt_kept, self.stage_log, self.prune_seconds = [], [], 0.0
         self.parking.clear()
-        if self.ratings is not None:
-            self.ratings.clear()
+        if self.read_scores is not None:
+            self.read_scores.clear()
         self._armed = True
 
     def _map_rows(self, rows: torch.Tensor) -> None:

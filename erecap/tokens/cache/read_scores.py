@@ -11,8 +11,8 @@ from typing import Protocol
 
 import torch
 
+from erecap.protocols import ScoreContext
 from erecap.tokens.cache.layout import Layout
-from erecap.tokens.scoring.scorers import ScoreContext
 
 PLACES, SCORES = "ratings.places", "ratings.scores"  # names of the tensors in a saved session
 
@@ -40,7 +40,7 @@ class ReadScorer(Protocol):
         ...
 
 
-class Ratings:
+class ReadScores:
     """The scores of the tokens that are stored, by their places. One sequence.
 
     Args:
@@ -122,10 +122,10 @@ class Ratings:
         self._places = torch.empty(0, dtype=torch.long)  # sorted
         self._scores = torch.empty(0)  # -inf: read, but dropped before the scorer's layer
 
-    def copy(self) -> Ratings:
+    def copy(self) -> ReadScores:
         """An independent copy, with the same scorer."""
         self._settle()
-        twin = Ratings(self.scorer, self.seed)
+        twin = ReadScores(self.scorer, self.seed)
         twin._places, twin._scores = self._places.clone(), self._scores.clone()
         return twin
 

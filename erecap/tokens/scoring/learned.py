@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from erecap.tokens.scoring.scorers import ScoreContext
+from erecap.protocols import ScoreContext
 
 
 class StageHead(nn.Module):

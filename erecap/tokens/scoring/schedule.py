@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from erecap.tokens.scoring.names import LEARNED, PRESETS, SCORER_NAMES
+from erecap.registries import LEARNED, PRESETS, SCORERS
 
 if TYPE_CHECKING:
     from erecap.protocols import TokenScorer
@@ -25,7 +25,7 @@ class PruneConfig:
             stages that do not rise, or an unknown scorer name.
     """
 
-    scorer: str | TokenScorer = "recency"  # a name from `SCORER_NAMES`, or any object with `score`
+    scorer: str | TokenScorer = "recency"  # a name of `erecap.registries.SCORERS`, or any object with `score`
     keep: float = 0.7  # share of the current tokens that each stage keeps
     stages: tuple[int, ...] | None = None  # layers before which tokens are dropped; None: range(4, L-2, 3)
     sinks: int = 4  # first tokens of the sequence that are always kept (attention sinks)
@@ -44,8 +44,8 @@ class PruneConfig:
             raise ValueError(f"park_tokens must be 0 or more, got {self.park_tokens}")
         if self.scorer == LEARNED:
             raise ValueError("the scorer learned comes from a checkpoint; give LearnedScorer(load_pruner(folder, ...))")
-        if isinstance(self.scorer, str) and self.scorer not in SCORER_NAMES:
-            raise ValueError(f"unknown scorer {self.scorer!r}; known: {', '.join(SCORER_NAMES)}")
+        if isinstance(self.scorer, str) and self.scorer not in SCORERS:
+            raise ValueError(f"unknown scorer {self.scorer!r}; known: {', '.join(SCORERS)}")
         if self.stages is not None:
             object.__setattr__(self, "stages", tuple(int(layer) for layer in self.stages))
             if any(layer < 1 for layer in self.stages):

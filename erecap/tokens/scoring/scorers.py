@@ -6,22 +6,10 @@ and in whatever chunks; `attention`, which asks the newest token, is the excepti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-from erecap.protocols import TokenScorer
-
-
-@dataclass(frozen=True)
-class ScoreContext:
-    """What a scorer may know besides the hidden states. All tensors are on the hidden states' device."""
-
-    index: torch.Tensor  # (batch, tokens) int64: place of each token in the sequence read so far, pads included
-    positions: torch.Tensor  # (batch, tokens) int64: its position id (RoPE)
-    valid: torch.Tensor  # (batch, tokens) bool: False for padding
-    seed: int  # from the pruning configuration
-    attention_mass: torch.Tensor | None  # (batch, tokens) float32, mean over heads; only if the scorer asks
+from erecap.protocols import ScoreContext, TokenScorer
+from erecap.registries import SCORERS
 
 
 class RandomScorer:
@@ -63,13 +51,6 @@ class AttentionScorer:
         if ctx.attention_mass is None:
             raise RuntimeError(f"attention mass was not taken before layer {layer}; this is a bug in the hooks")
         return ctx.attention_mass
-
-
-SCORERS: dict[str, type[TokenScorer]] = {
-    "attention": AttentionScorer,
-    "random": RandomScorer,
-    "recency": RecencyScorer,
-}
 
 
 def make_scorer(scorer: str | TokenScorer) -> TokenScorer:

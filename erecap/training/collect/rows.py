@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from erecap.protocols import JsonRow, Message
+from erecap.generation import JsonRow, Message
 from erecap.rollout.jobs import Job, Played
 from erecap.training.collect.episode import Collected, Recipe
 from erecap.training.collect.trajectories import Trajectory

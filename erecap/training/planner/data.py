@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from erecap.errors import ConfigError
-from erecap.protocols import Message
+from erecap.generation import Message
 from erecap.training.collect.trajectories import Trajectory, read_trajectories, source_facts, transcript_name
 from erecap.training.planner.settings import PlannerTraining
 from erecap.training.saliency.samples import Sample, chat_sample

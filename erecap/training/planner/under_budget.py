@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from erecap.protocols import ScoreContext
 from erecap.session.eviction import HEAD, NEWEST, OPEN, PROTECTED, STALE, stay
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.scoring.learned import LearnedScorer
-from erecap.tokens.scoring.scorers import ScoreContext
 from erecap.training.saliency.labels import SINKS
 from erecap.training.saliency.samples import ChatSpans, Sample, Span
 from erecap.training.sequences import PlanSequence
@@ -31,7 +31,8 @@ def stored(
 ) -> torch.Tensor:
     """Which tokens a session has when it begins to read for each call.
 
-    Tiers are those of `erecap.session.eviction`, as an episode's context graph would set them: sinks, system message, goal; the plan before the one just written; the newest command and what came of it; the rest by score; older goals
+    Tiers are those of `erecap.session.eviction`, as an episode's context graph would set them: sinks, system message,
+    goal; the plan before the one just written; the newest command and what came of it; the rest by score; older goals
     and plans go first. What else the graph would call stale (an older sight of the same place) is not in a transcript,
     and left to the scores.
 

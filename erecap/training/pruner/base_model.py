@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from erecap.generation import JsonRow
 from erecap.models import fingerprint, load, locate
 from erecap.models.adapters import describe_adapter
-from erecap.protocols import JsonRow
 
 
 def load_base(name: str, device: str = "auto", adapter: str | None = None) -> tuple[Any, Any, JsonRow]:

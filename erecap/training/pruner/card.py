@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from erecap.files import write_atomic
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 from erecap.tokens.scoring.pruner_files import beats_random
 
 

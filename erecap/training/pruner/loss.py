@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from erecap.training.rank_correlation import standardised
+
 PAIRS = 512  # pairs of tokens drawn for the ranking term of one sample and stage
 
 
@@ -16,12 +18,6 @@ def targets(saliency: torch.Tensor) -> torch.Tensor:
     """
     scale = saliency.mean(-1, keepdim=True).clamp(min=torch.finfo(saliency.dtype).tiny)
     return standardised((saliency / scale + 1e-3).log())
-
-
-def standardised(values: torch.Tensor) -> torch.Tensor:
-    """`values` `(..., tokens)` with mean 0 and deviation 1 over the tokens; 0 where all are equal."""
-    centred = values - values.mean(-1, keepdim=True)
-    return centred / (centred.square().mean(-1, keepdim=True) + 1e-8).sqrt()
 
 
 def regression(scores: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -36,16 +32,3 @@ def ranking(scores: torch.Tensor, wanted: torch.Tensor, generator: torch.Generat
     terms = functional.softplus(-(scores[pairs[0]] - scores[pairs[1]]) * signs)
     # Pairs of equal saliency have no order to learn.
     return (terms * signs.abs()).sum() / signs.abs().sum().clamp(min=1)
-
-
-def spearman(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Spearman's rank correlation of two vectors `(n,)`; ties share their mean rank; 0 where one is constant."""
-    a, b = standardised(_ranks(one)), standardised(_ranks(other))
-    return float((a * b).mean()) if len(a) > 1 else 0.0
-
-
-def _ranks(values: torch.Tensor) -> torch.Tensor:
-    """Ranks `(n,)` float64, ties sharing their mean."""
-    _, inverse, counts = values.double().unique(return_inverse=True, return_counts=True)
-    ends = counts.cumsum(0).double()
-    return (ends - (counts.double() - 1) / 2)[inverse]

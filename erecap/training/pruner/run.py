@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from erecap.errors import ConfigError
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 from erecap.tokens.scoring.pruner_files import beats_random, save_pruner
 from erecap.training.pruner.card import draw_curves, write_words
 from erecap.training.pruner.settings import PrunerSettings

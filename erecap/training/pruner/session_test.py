@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 from erecap.training.planner.under_budget import allowed, end_of, stored
 from erecap.training.pruner.soft_pruning import divergence
 from erecap.training.saliency.attention import Seen

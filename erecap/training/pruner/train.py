@@ -15,7 +15,7 @@ import torch
 
 from erecap.errors import ConfigError, RunError
 from erecap.files import write_atomic
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 from erecap.tokens.scoring.learned import Pruner
 from erecap.training.checkpointing import read_facts, restore, save_state
 from erecap.training.planner.data import order

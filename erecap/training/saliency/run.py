@@ -13,8 +13,8 @@ import torch
 from erecap.decoding.stopping import answer_ends
 from erecap.errors import ConfigError, RunError
 from erecap.files import write_json
-from erecap.protocols import JsonRow
-from erecap.training.pruner.loss import spearman
+from erecap.generation import JsonRow
+from erecap.training.rank_correlation import spearman
 from erecap.training.saliency.files import (
     FORMAT,
     META,

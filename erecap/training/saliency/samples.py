@@ -18,7 +18,7 @@ import torch
 from erecap.context.prompt import record_text
 from erecap.context.tokenize import Prompt, render_prompt
 from erecap.errors import ConfigError, ModelError
-from erecap.protocols import Message
+from erecap.generation import Message
 from erecap.training.collect.trajectories import EPISODES, META, read_trajectories, source_facts, transcript_name
 from erecap.training.sequences import PlanSequence, PlanTarget, plan_sequence
 

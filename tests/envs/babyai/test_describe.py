@@ -13,7 +13,7 @@ from minigrid.core.world_object import Ball, Box, Door, Key
 
 import erecap.envs.babyai.describe as module
 from erecap.envs.babyai.describe import describe
-from tests.babyai.levels import DOWN, LEFT, RIGHT, UP, body, drawn, room, two_rooms
+from tests.envs.babyai.levels import DOWN, LEFT, RIGHT, UP, body, drawn, room, two_rooms
 
 pytestmark = pytest.mark.integration
 

@@ -9,7 +9,7 @@ from erecap.envs.babyai import expert, paths
 from erecap.envs.babyai.env import BabyAIEnv
 from erecap.envs.babyai.options import LEVELS, BabyAIOptions
 from erecap.errors import ConfigError
-from tests.babyai.levels import body, drawn
+from tests.envs.babyai.levels import body, drawn
 
 pytestmark = pytest.mark.integration
 MOVED = ["BlockedUnlockPickup", "GoToLocal", "PutNextLocal", "UnlockPickupDist", "SynthS5R2", "GoTo"]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from minigrid.core.world_object import Ball, Box, Door, Key
 
 from erecap.envs.babyai import paths
-from tests.babyai.levels import RIGHT, UP, body, drawn, room, two_rooms
-from tests.babyai.test_describe import LEVEL_NAMES
+from tests.envs.babyai.levels import RIGHT, UP, body, drawn, room, two_rooms
+from tests.envs.babyai.test_describe import LEVEL_NAMES
 
 pytestmark = pytest.mark.integration
 

@@ -19,7 +19,7 @@ from erecap.planners.expert import ExpertPlanner
 from erecap.protocols import Plan
 from erecap.rollout.episode import play as play_episode
 from erecap.rollout.jobs import Job
-from tests.household.conftest import SEED
+from tests.envs.household.conftest import SEED
 
 pytestmark = pytest.mark.integration
 

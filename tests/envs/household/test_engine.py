@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from erecap.envs.household.games.alfworld_data import open_engine
-from erecap.envs.household.games.gamefile import read_game
+from erecap.envs.household.data.gamefile import read_game
+from erecap.envs.household.engine.opening import open_engine
 
 pytestmark = pytest.mark.integration
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from erecap.envs.household.options import TASK_TYPES
-from tests.household.test_env import walk
+from tests.envs.household.test_env import walk
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("made")]
 

@@ -8,7 +8,7 @@ import pytest
 from erecap.envs.household.env import HouseholdEnv
 from erecap.envs.household.options import HouseholdOptions
 from erecap.errors import ConfigError, EnvironmentUnavailable, GameError
-from tests.household.conftest import SEED, edit_json
+from tests.envs.household.conftest import SEED, edit_json
 
 pytestmark = pytest.mark.integration
 

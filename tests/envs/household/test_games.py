@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from erecap.envs.household.games.check import check_split, signature
-from erecap.envs.household.games.gamefile import TASK_FILE, read_game
+from erecap.envs.household.check_games import check_split, signature
+from erecap.envs.household.data.gamefile import TASK_FILE, read_game
 from erecap.envs.household.games.generate import generate
 from erecap.envs.household.options import SPLITS, TASK_TYPES
-from tests.household.conftest import COUNT, SEED
+from tests.envs.household.conftest import COUNT, SEED
 
 pytestmark = pytest.mark.integration
 

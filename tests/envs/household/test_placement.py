@@ -5,10 +5,10 @@ import random
 
 import pytest
 
+from erecap.envs.household.data.gamefile import problem_text
+from erecap.envs.household.data.placement import LOOK, PICK_TWO, TREATMENTS, can_hold, draw, goals_of
+from erecap.envs.household.data.rooms import load_room, room_numbers
 from erecap.envs.household.games import generate as generation
-from erecap.envs.household.games.gamefile import problem_text
-from erecap.envs.household.games.placement import LOOK, PICK_TWO, TREATMENTS, can_hold, draw, goals_of
-from erecap.envs.household.games.rooms import load_room, room_numbers
 from erecap.envs.household.options import SPLITS, TASK_TYPES
 from erecap.errors import GameError
 

@@ -4,10 +4,10 @@ import random
 
 import pytest
 
+from erecap.envs.household.data.gamefile import Task
+from erecap.envs.household.data.search_order import can_hold, openable_kinds, search_kinds
 from erecap.envs.household.experts.memory import Memory, kind_of
 from erecap.envs.household.experts.search import next_search, search_plan
-from erecap.envs.household.games.gamefile import Task
-from erecap.envs.household.games.search_order import can_hold, openable_kinds, search_kinds
 
 VERBS = {
     "gotolocation": "go to {r}",

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from erecap.envs.household.data.rooms import load_room, room_numbers
 from erecap.envs.household.experts.travel import FloorPlan, floor_plan, location_point
-from erecap.envs.household.games.rooms import load_room, room_numbers
 from erecap.errors import GameError
 
 

@@ -12,7 +12,7 @@ from erecap.bench.replan.history import wander
 from erecap.context.tokenize import render_prompt
 from erecap.decoding.short import short_reads
 from erecap.errors import ConfigError
-from erecap.protocols import JsonRow
+from erecap.generation import JsonRow
 from erecap.tokens import PruneConfig, attach
 from erecap.tokens.cache.pruned_cache import PrunedCache
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from erecap.envs.household.games import alfworld_data
-from erecap.envs.household.games.rooms import LAMP_KIND, LAMP_SURFACES, Receptacle, Room, Spot, load_room, room_numbers
+from erecap.envs.household.data import alfworld_data
+from erecap.envs.household.data.rooms import LAMP_KIND, LAMP_SURFACES, Receptacle, Room, Spot, load_room, room_numbers
 
 # Which action a task type asks for before the object is put away: (property of the object, receptacle to use).
 TREATMENTS = {

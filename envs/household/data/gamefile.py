@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erecap.envs.household.games import alfworld_data
-from erecap.envs.household.games.placement import LOOK, Placement, can_hold, kinds_of
+from erecap.envs.household.data import alfworld_data
+from erecap.envs.household.data.placement import LOOK, Placement, can_hold, kinds_of
 from erecap.envs.household.options import TASK_TYPES
 from erecap.errors import GameError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from functools import cache
 
-from erecap.envs.household.games import alfworld_data
-from erecap.envs.household.games.rooms import LAMP_KIND, LAMP_SURFACES, load_room, room_numbers
+from erecap.envs.household.data import alfworld_data
+from erecap.envs.household.data.rooms import LAMP_KIND, LAMP_SURFACES, load_room, room_numbers
 
 
 @cache

@@ -1,6 +1,6 @@
 """Checks generated games split by split: they load, differ, come out the same again, and the expert wins each.
 
-    python -m erecap.envs.household.games.check --count 100 --out docs/results/household-games.json
+    python -m erecap.envs.household.check_games --count 100 --out docs/results/household-games.json
 
 Games are made twice, in two empty cache folders, and compared byte for byte.
 """
@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from erecap.envs.household.data.gamefile import TASK_FILE, read_game
 from erecap.envs.household.env import HouseholdEnv
-from erecap.envs.household.games.gamefile import TASK_FILE, read_game
 from erecap.envs.household.games.generate import GenerationReport, generate
 from erecap.envs.household.options import SPLITS, HouseholdOptions
 from erecap.errors import ErecapError
@@ -107,7 +107,7 @@ def main() -> int:
         print(split, rows[split], file=sys.stderr, flush=True)
     result = {
         "what": "generated household games: each differs, comes out the same again, and is won by the expert",
-        "command": f"python -m erecap.envs.household.games.check --count {arguments.count} --seed {arguments.seed} "
+        "command": f"python -m erecap.envs.household.check_games --count {arguments.count} --seed {arguments.seed} "
         f"--workers {arguments.workers}",
         "date": date.today().isoformat(),
         "versions": {

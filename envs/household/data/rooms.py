@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from erecap.envs.household.games import alfworld_data
+from erecap.envs.household.data import alfworld_data
 from erecap.errors import GameError
 
 STEP = 0.25

@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from erecap.decoding import linear
 from erecap.decoding.attention import fold_mask, grouped_attention
-from erecap.decoding.fused import FlatDecoder, _norm_in_one, _norm_of_few, flat_problem
+from erecap.decoding.fused import FusedDecoder, _norm_in_one, _norm_of_few, fused_problem
 from erecap.decoding.linear import make_head, make_product
 from erecap.decoding.short import short_reads
 from erecap.tokens import PruneConfig, attach
@@ -40,7 +40,7 @@ def _logits(name: str, weights: str | None, chunks: tuple[int, ...] = CHUNKS) ->
             if weights is None:
                 rows.append(model(input_ids=torch.tensor([part]), past_key_values=cache, use_cache=True).logits[0])
             else:
-                rows.append(FlatDecoder(model, weights).read(cache, part, place))  # type: ignore[arg-type]
+                rows.append(FusedDecoder(model, weights).read(cache, part, place))  # type: ignore[arg-type]
             place += count
     return torch.cat(rows), cache
 
@@ -72,7 +72,7 @@ def test_models_in_half_precision(name: str, dtype: torch.dtype) -> None:
     found = []
     for weights in (None, "same", "int8", "int4"):
         cache = PrunedCache(PruneConfig(keep=1.0, stages=()), LAYERS)
-        flat = FlatDecoder(model, weights) if weights else None  # type: ignore[arg-type]
+        flat = FusedDecoder(model, weights) if weights else None  # type: ignore[arg-type]
         rows = []
         with torch.no_grad(), attach(model, cache):
             model(input_ids=torch.tensor([_ids(20)]), past_key_values=cache, use_cache=True)
@@ -174,7 +174,7 @@ def test_kernels_may_return_heads_inside_tokens(queries: int, monkeypatch: pytes
 @pytest.mark.parametrize("where", ["layer", "head"])
 def test_a_read_that_fails_leaves_the_cache_as_it_was(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, cache = _logits("llama", "same", (1,))
-    flat = FlatDecoder(tiny("llama"))
+    flat = FusedDecoder(tiny("llama"))
     part, name = (flat._blocks[3], "_down") if where == "layer" else (flat, "_head")
     monkeypatch.setattr(part, name, lambda x: (_ for _ in ()).throw(MemoryError("planted")))
     before = [layer.keys.clone() for layer in cache.layers]
@@ -207,7 +207,7 @@ def test_models_it_does_not_know_are_read_by_themselves() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     other = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=32))
-    assert flat_problem(other) is not None
+    assert fused_problem(other) is not None
     assert short_reads(other).decoder(1, decode=True) is None
     with pytest.raises(ValueError, match="GPT2LMHeadModel cannot be read with weights='int8'"):
         short_reads(other, "int8")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erecap.cost.model import CostModel
-from erecap.protocols import Decision
+from erecap.generation import Decision
 from erecap.scheduling.call import State
 from erecap.scheduling.rules import FASTEST, SLOWEST, Scheduler
 

@@ -8,13 +8,9 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from erecap.errors import EnvironmentUnavailable
 from erecap.files import cache_dir
-
-if TYPE_CHECKING:
-    from erecap.envs.household.engine.engine import Engine
 
 
 def need(module: str) -> ModuleType:
@@ -71,12 +67,3 @@ def domain_text() -> str:
 def grammar_text() -> str:
     """Command templates and feedback sentences, with `UNKNOWN GOAL` where the task sentence goes."""
     return (data_root() / "data" / "alfred.twl2").read_text(encoding="utf-8")
-
-
-def open_engine() -> Engine:
-    """A new engine. Raises EnvironmentUnavailable where a package of the simulator is missing."""
-    for module in ("textworld.envs.pddl", "fast_downward", "tatsu", "networkx", "alfworld.agents.utils.misc"):
-        need(module)
-    from erecap.envs.household.engine.engine import Engine
-
-    return Engine()

@@ -1,0 +1,25 @@
+"""The forwarder of this thread: where an engine's forward passes go while a pool shares them between sessions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+
+
+class Forwarder(Protocol):
+    """Makes the forward passes of the engines that run in one thread."""
+
+    def forward(self, engine: Any, ids: Sequence[int], keep: int, decode: bool) -> torch.Tensor:
+        """Prefill or decode `ids` for `engine`; logits `(keep or len(ids), vocab)` on the CPU."""
+        ...
+
+
+class _Current(threading.local):
+    def __init__(self) -> None:
+        self.seat: Forwarder | None = None
+
+
+current = _Current()  # its `seat` is None outside of a pool: engines then make their own passes

@@ -1,0 +1,148 @@
+"""Registries of what can be named in a configuration: environments, planners, scorers, engines.
+
+A registry knows its built-in entries by strings, so that a name can be checked without importing what it stands for.
+Other packages add entries in one of two ways:
+
+- at run time: `erecap.registries.SCORERS.register("norm", NormScorer)`, in every process that uses the name;
+- by an entry point of their distribution, which every process finds:
+  `[project.entry-points."erecap.scorers"]` with `norm = "mine:NormScorer"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from erecap.errors import ConfigError
+
+
+class Registry(MutableMapping[str, Any]):
+    """Entries of one kind by name; a mapping whose values are imported when they are asked for.
+
+    Args:
+        kind: word for one entry, for messages.
+        group: the entry-point group that other packages use.
+        builtin: the entries of this package: objects, or strings `module:attribute` that are imported when asked for.
+    """
+
+    def __init__(self, kind: str, group: str, builtin: Mapping[str, Any]) -> None:
+        self.kind = kind
+        self.group = group
+        self._entries: dict[str, Any] = dict(builtin)
+
+    def register(self, name: str, entry: Any) -> None:
+        """Add an entry: an object, or a string `module:attribute` that is imported when it is asked for.
+
+        Raises:
+            ConfigError: the name is taken, or cannot be written in a mode such as `prune[name]`.
+        """
+        if not name or not all(character.isalnum() or character in "-_." for character in name):
+            raise ConfigError(f"{self.kind} name {name!r}: allowed are letters, digits, '-', '_' and '.'")
+        if name in self:
+            raise ConfigError(f"{self.kind} {name!r} is registered already")
+        self._entries[name] = entry
+
+    def __getitem__(self, name: str) -> Any:
+        """The entry, imported if need be.
+
+        Raises:
+            KeyError: no entry of that name (see `get_or_refuse` for a message to a user).
+        """
+        if name in self._entries:
+            entry = self._entries[name]
+            return load_attribute(entry) if isinstance(entry, str) else entry
+        return self._plugins()[name].load()
+
+    def get_or_refuse(self, name: str, where: str) -> Any:
+        """The entry, or ConfigError with the names that exist.
+
+        Args:
+            where: the setting that holds the name, for the message.
+        """
+        if name not in self:
+            raise ConfigError(f"{where}: {name!r} is not a {self.kind}; allowed: {', '.join(self)}")
+        return self[name]
+
+    def __setitem__(self, name: str, entry: Any) -> None:
+        self._entries[name] = entry
+
+    def __delitem__(self, name: str) -> None:
+        del self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries or name in self._plugins()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted({*self._entries, *self._plugins()}))
+
+    def __len__(self) -> int:
+        return len({*self._entries, *self._plugins()})
+
+    def _plugins(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=self.group)}
+
+
+@dataclass(frozen=True)
+class EnvEntry:
+    """Where an environment lives: strings of the form `module:Name`, imported when asked for."""
+
+    options: str  # pydantic model of the suite's `options`; its module imports no simulator
+    factory: str  # gymnasium.Env, called as factory(options, seed=, episodes=, expert=, render_mode=)
+    requires: str  # what to install, as in: pip install 'erecap[household]'
+
+
+ENVIRONMENTS = Registry(
+    "environment",
+    "erecap.environments",
+    {
+        "babyai": EnvEntry(
+            options="erecap.envs.babyai.options:BabyAIOptions",
+            factory="erecap.envs.babyai.env:BabyAIEnv",
+            requires="erecap[babyai]",
+        ),
+        "household": EnvEntry(
+            options="erecap.envs.household.options:HouseholdOptions",
+            factory="erecap.envs.household.env:HouseholdEnv",
+            requires="erecap[household]",
+        ),
+    },
+)
+
+# Called as factory(settings, model): `PlannerSettings` of the run, and the mode's language model (None for `expert`).
+PLANNERS = Registry(
+    "planner",
+    "erecap.planners",
+    {"expert": "erecap.planners.expert:make_expert_planner", "llm": "erecap.planners.llm:make_llm_planner"},
+)
+
+# Classes without arguments, see `erecap.protocols.TokenScorer`.
+SCORERS = Registry(
+    "scorer",
+    "erecap.scorers",
+    {
+        "attention": "erecap.tokens.scoring.scorers:AttentionScorer",
+        "random": "erecap.tokens.scoring.scorers:RandomScorer",
+        "recency": "erecap.tokens.scoring.scorers:RecencyScorer",
+    },
+)
+LEARNED = "learned"  # the scorer that comes from a trained checkpoint, and so cannot be made from its name alone
+PRESETS: dict[str, float] = {"keep09": 0.9, "keep08": 0.8, "keep07": 0.7}  # published keep ratios by name
+
+
+def mode_scorers() -> list[str]:
+    """Names that a mode `prune[...]` may have; `learned` needs `pruner: FOLDER` besides."""
+    return [*SCORERS, LEARNED]
+
+
+def env_entry(name: str) -> EnvEntry:
+    """The registry's entry of environment `name`. Raises ConfigError with the names that exist."""
+    return ENVIRONMENTS.get_or_refuse(name, "env")
+
+
+def load_attribute(path: str) -> Any:
+    """Import `module:attribute`."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,20 @@
+"""The small text world of tests/rollout, for commands that play."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "rollout"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_environment():
+    """The environment `tiny` is registered while a module of these tests runs, and for no other test."""
+    from tinyworld import ENTRY
+
+    from erecap.envs import ENVIRONMENTS
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENVIRONMENTS, "tiny", ENTRY)
+        yield
