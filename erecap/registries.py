@@ -128,6 +128,13 @@ SCORERS = Registry(
         "recency": "erecap.tokens.scoring.scorers:RecencyScorer",
     },
 )
+# Called as factory(model, settings): the model of the session, and `erecap.engines.protocol.EngineSettings`; gives a
+# `SessionEngine` that has read nothing, or raises ValueError for settings that engine or model cannot serve.
+ENGINES = Registry(
+    "engine",
+    "erecap.engines",
+    {"tiny": "erecap.engines.tiny:TinyEngine", "transformers": "erecap.engines.transformers:TransformersEngine"},
+)
 LEARNED = "learned"  # the scorer that comes from a trained checkpoint, and so cannot be made from its name alone
 PRESETS: dict[str, float] = {"keep09": 0.9, "keep08": 0.8, "keep07": 0.7}  # published keep ratios by name
 

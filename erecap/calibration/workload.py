@@ -57,49 +57,49 @@ class Workload:
             self._ends.append(self._full.cache.get_seq_length())
             if self._ends[-1] >= most:
                 break
-        self._session = self._full
+        self.session = self._full
         self._chat: Sequence[Message] = ()
         self.kv = 0  # tokens stored at the moment
 
     def restart(self) -> None:
         """Back to the filled session; its keys and values are copied, and the copy is touched once."""
-        self._session = self._full.fork()
+        self.session = self._full.fork()
         self.kv = self._ends[-1]
         self.read(1)
 
     def go_to(self, kv: int) -> None:
         """Store about `kv` tokens, no more than now: the nearest end of a message, or nothing for 0."""
         if kv <= 0:
-            self._session.close()
+            self.session.close()
             self.kv, self._chat = 0, ()
             return
         nearest = min(range(len(self._ends)), key=lambda n: abs(self._ends[n] - kv))
         self._chat = self._messages[: 2 * (nearest + 1)]
-        self._session.read(self._chat)
+        self.session.read(self._chat)
         self.kv = self._ends[nearest]
 
     def prefill(self, new: int) -> float:
-        """Reading `new` tokens as prefill does; they are taken back."""
-        reader, ids = self._session._reader, self._take(new)
-        elapsed = self._timed(lambda: reader.read_overlay(ids))
-        reader.take_back(new)
+        """Reading `new` tokens as prefill does; they are rolled back."""
+        engine, ids = self.session.engine, self._take(new)
+        elapsed = self._timed(lambda: engine.read(ids))
+        engine.rollback(engine.tokens - new)
         return elapsed
 
     def read(self, tokens: int) -> float:
-        """One pass of decoding over `tokens` tokens; they are taken back."""
-        reader, ids = self._session._reader, self._take(tokens)
-        with reader.attached():
-            elapsed = self._timed(lambda: reader.read(ids))
-        reader.take_back(tokens)
+        """One pass of decoding over `tokens` tokens; they are rolled back."""
+        engine, ids = self.session.engine, self._take(tokens)
+        with engine.attached():
+            elapsed = self._timed(lambda: engine.verify(ids))
+        engine.rollback(engine.tokens - tokens)
         return elapsed
 
     def evict(self) -> float:
         """Evicting a quarter of what is stored, on a copy."""
-        twin = self._session.fork()
-        twin._reader.budget = Budget(kv_tokens=max(16, self.kv * 3 // 4))
-        before = twin._reader.evict_seconds
+        twin = self.session.fork()
+        twin.policy.budget = Budget(kv_tokens=max(16, self.kv * 3 // 4))
+        before = twin.policy.seconds
         twin.read(self._chat)
-        return 1e3 * (twin._reader.evict_seconds - before)
+        return 1e3 * (twin.policy.seconds - before)
 
     def splice(self) -> float:
         """Turning all stored keys, on a copy.
@@ -107,7 +107,7 @@ class Workload:
         Raises:
             ValueError: a model whose keys cannot be moved.
         """
-        twin = self._session.fork()
+        twin = self.session.fork()
         return self._timed(lambda: twin.splice((0, 0)))
 
     def _take(self, count: int) -> list[int]:

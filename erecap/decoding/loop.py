@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-import torch
+import numpy as np
 
 from erecap.decoding.draft import LookupDraft
 from erecap.generation import AllowedTokens
@@ -26,14 +26,19 @@ Ended = Callable[[list[int]], bool]
 
 
 class Reader(Protocol):
-    """The model on top of its cache."""
+    """What the loop needs of an engine."""
 
-    def read(self, ids: Sequence[int]) -> torch.Tensor:
-        """Reads `ids`, storing their keys; logits `(len(ids), vocab)` after each of them."""
+    @property
+    def tokens(self) -> int:
+        """Tokens read so far."""
         ...
 
-    def take_back(self, tokens: int) -> None:
-        """Forgets the newest `tokens` tokens read."""
+    def verify(self, ids: Sequence[int]) -> Any:
+        """Read `ids`, storing their keys; logits `(len(ids), vocab)` after each of them, as an array."""
+        ...
+
+    def rollback(self, to: int) -> None:
+        """Forget everything read after the first `to` tokens."""
         ...
 
 
@@ -50,11 +55,11 @@ class Decoded:
 
 def decode(
     reader: Reader,
-    logits: torch.Tensor,
+    logits: Any,
     *,
     max_new_tokens: int,
     ended: Ended,
-    pick: Callable[[torch.Tensor], int] | None = None,
+    pick: Callable[[np.ndarray], int] | None = None,
     allowed: AllowedTokens | None = None,
     draft: LookupDraft | None = None,
     not_before: tuple[int, Sequence[int]] = (0, ()),
@@ -75,19 +80,20 @@ def decode(
     greedy = pick is None
     pending: list[int] = []  # generated, not read
 
-    def choose(row: torch.Tensor) -> int:
+    def choose(row: np.ndarray) -> int:
         if allowed is not None:
             ids = list(allowed(out.ids))
             if len(ids) == 1:
                 return ids[0]
-            index = torch.tensor(ids, device=row.device)
             if greedy:
                 # argmax over the allowed ones in order of id, so that ties fall as in the full vocabulary.
-                index = index.sort().values
+                index = np.sort(ids)
                 return int(index[row[index].argmax()])
-            row = torch.full_like(row, float("-inf")).index_copy(0, index, row[index])
+            whole, row = row, np.full_like(row, -np.inf)
+            row[ids] = whole[ids]
         elif len(out.ids) < not_before[0]:
-            row = row.index_fill(0, torch.tensor(list(not_before[1]), device=row.device), float("-inf"))
+            row = row.copy()
+            row[list(not_before[1])] = -np.inf
         return int(row.argmax()) if pick is None else pick(row)
 
     def add(token: int) -> bool:
@@ -105,14 +111,14 @@ def decode(
                 return True
         return False
 
-    token = choose(logits)
+    token = choose(np.asarray(logits))
     while True:
         pending.append(token)
         if add(token) or add_forced():
             break
         room = max_new_tokens - len(out.ids) - 1
         proposal = draft.propose(out.ids)[:room] if draft is not None and room > 0 else []
-        rows = reader.read(pending + proposal)[-1 - len(proposal) :]
+        rows = np.asarray(reader.verify(pending + proposal))[-1 - len(proposal) :]
         out.passes += 1
         out.drafted += len(proposal)
         pending.clear()
@@ -131,7 +137,7 @@ def decode(
         if draft is not None and proposal:
             draft.learn(len(proposal), accepted)
         if accepted < len(proposal):
-            reader.take_back(len(proposal) - accepted)
+            reader.rollback(reader.tokens - (len(proposal) - accepted))
         if done:
             break
     out.unread = len(pending)

@@ -1,228 +1,221 @@
-"""The model side of a session: reading chunks, evicting down to the budget, closing up positions."""
+"""The engine over a causal model of transformers: a pruned cache, hooks, and a fused decoder for short reads."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from erecap.budget import Budget
 from erecap.decoding.fused import FusedDecoder
 from erecap.decoding.linear import Weights
-from erecap.decoding.short import short_reads
+from erecap.decoding.short import ShortReads, short_reads
+from erecap.engines.cache_files import load_cache, save_cache
+from erecap.engines.chunks import in_chunks
 from erecap.engines.forwarder import current
+from erecap.engines.protocol import BetweenChunks, EngineSettings, Stored
 from erecap.engines.rotate_keys import KeyRotator
-from erecap.errors import BudgetError
-from erecap.protocols import ScoreContext
-from erecap.session.conversation.protection_spans import Claims, numbered
-from erecap.session.conversation.transcript import Mark, Transcript
-from erecap.session.eviction import stay, tiers
+from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.pruned_cache import PrunedCache
-from erecap.tokens.cache.read_scores import ReadScorer, ReadScores
+from erecap.tokens.cache.read_scores import ReadScores
 from erecap.tokens.pruning import attach
+from erecap.tokens.revival import revive
 from erecap.tokens.scoring import probe
 from erecap.tokens.scoring.schedule import PruneConfig
-from erecap.tokens.scoring.scorers import RandomScorer
 
-EVICT_BY = ("recency", "random", "attention")
-CHUNK = 512  # tokens read at once; eviction happens between chunks
-
-Spans = Sequence[tuple[int, int, int]]
+CHUNK = 512  # tokens of one prefill chunk
+SUPPORTS = frozenset(
+    {
+        "reposition",
+        "newest",
+        "attention scores",
+        "read scores",
+        "prune at prefill",
+        "revive",
+        "packed weights",
+        "share forward passes",
+    }
+)
 
 
 class TransformersEngine:
-    """A model on top of one session's cache; see `ReplanSession` for the arguments.
+    """Keys and values of one conversation in a `PrunedCache`, on a model that engines may share.
+
+    Args:
+        model: a causal language model of transformers, in eval mode.
+        settings: see `EngineSettings`.
 
     Raises:
-        ValueError: `prune` does not fit the model, or an unknown `evict_by`.
+        ValueError: `prune` does not fit the model, or `decode_weights` that it cannot have.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        prune: PruneConfig | None,
-        budget: Budget,
-        evict_by: str | ReadScorer,
-        seed: int,
-        stale_first: bool = True,
-        decode_weights: Weights = "same",
-        chunk: int | None = None,
-    ) -> None:
-        if isinstance(evict_by, str) and evict_by not in EVICT_BY:
-            raise ValueError(f"unknown evict_by {evict_by!r}; known: {', '.join(EVICT_BY)}")
+    name = "transformers"
+    supports: frozenset[str] = SUPPORTS
+
+    def __init__(self, model: Any, settings: EngineSettings | None = None) -> None:
         self.model = model
-        self.budget = budget
-        self.evict_by = evict_by
-        self.seed = seed
-        self.stale_first = stale_first
-        self.prune = prune
-        self.decode_weights: Weights = decode_weights
-        self.chunk = chunk or CHUNK
-        self._short = short_reads(model, decode_weights)
-        self.pending: list[int] = []  # ids of the last answer that were generated but not read
-        self.evicted = 0  # tokens evicted so far
-        self.evict_seconds = 0.0
+        self.settings = settings = settings or EngineSettings()
+        self.chunk = settings.prefill_chunk or CHUNK
+        self.short: ShortReads = short_reads(model, settings.decode_weights)
         self._config = model.config.get_text_config(decoder=True)
-        self.cache = PrunedCache(prune or PruneConfig(keep=1.0, stages=()), self._config.num_hidden_layers)
-        if not isinstance(evict_by, str):
-            self.cache.read_scores = ReadScores(evict_by, seed)
-        # (n,) places of tokens and what the newest prompt token paid each.
-        self._attention: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.shift = 0  # place minus position of the next token; above 0 once positions were closed up
+        self.cache = PrunedCache(settings.prune or PruneConfig(keep=1.0, stages=()), self._config.num_hidden_layers)
+        if not isinstance(settings.evict_by, str):
+            self.cache.read_scores = ReadScores(settings.evict_by, settings.seed)
+        # (n,) stored token indices and the attention weight that the newest prompt token gave each.
+        self._attention: tuple[np.ndarray, np.ndarray] | None = None
+        self.shift = 0  # token index minus position of the next token; above 0 once stored tokens were repositioned
         self._rotator: KeyRotator | None = None
 
     def fork(self) -> TransformersEngine:
-        """An independent reader with a copy of the cache, on the same model."""
-        twin = TransformersEngine(
-            self.model,
-            self.prune,
-            self.budget,
-            self.evict_by,
-            self.seed,
-            self.stale_first,
-            self.decode_weights,
-            self.chunk,
-        )
+        """An independent engine that has read the same, on the same model."""
+        twin = TransformersEngine(self.model, self.settings)
+        twin.chunk = self.chunk
         twin.cache = self.cache.fork()
-        twin.pending, twin.evicted = list(self.pending), self.evicted
         twin._attention, twin.shift, twin._rotator = self._attention, self.shift, self._rotator
         return twin
+
+    def reset(self) -> None:
+        """Free all keys and values; nothing has been read."""
+        self.cache.rollback()
+        self.cache.reset()
+        self._attention, self.shift = None, 0
+
+    # What is known ----------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> str:
+        """What must agree for saved keys to fit: enough to tell models apart without hashing their weights."""
+        config = self._config
+        heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+        return f"{config.model_type}-{config.num_hidden_layers}x{config.hidden_size}-{heads}-{config.vocab_size}"
 
     @property
     def window(self) -> int:
         """Positions that the model can take."""
         return int(self._config.max_position_embeddings)
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """The hooks are on the model within."""
-        with attach(self.model, self.cache, attention=self.evict_by == "attention"):
-            yield
+    @property
+    def decode_weights(self) -> Weights:
+        """Precision of the weights while decoding."""
+        return self.settings.decode_weights
 
-    # Reading ----------------------------------------------------------------------------------------------
-
-    def prefill(
-        self,
-        ids: Sequence[int],
-        marks: Sequence[Mark],
-        transcript: Transcript,
-        messages: Claims,
-        spans: Spans,
-        room: int,
-    ) -> torch.Tensor:
-        """Read `ids` in chunks, evicting between them; extends `transcript`.
-
-        Args:
-            room: tokens that will be generated afterwards and must find positions.
-
-        Returns:
-            Logits `(vocab,)` after the last token.
-        """
-        marks = list(marks)
-        logits = None
-        # The rest of the last answer comes first; once read, it belongs to that answer's mark.
-        settled = transcript.tokens + len(self.pending)
-        for start in range(0, len(ids), self.chunk):
-            chunk = list(ids[start : start + self.chunk])
-            last = start + self.chunk >= len(ids)
-            self._make_room(len(chunk) + (room if last else 0))
-            if self.prune is not None:
-                everything = [*transcript.known_marks, *marks]
-                self.cache.arm(protect=_token_spans(everything, spans))
-            collect = last and self.evict_by == "attention"
-            with _collecting(self._config.num_hidden_layers if collect else 0) as masses:
-                logits = self._forward(chunk, keep=1)
-            if collect:
-                self._attention = self._mass(masses)
-            transcript.extend(chunk)
-            if self.pending and transcript.tokens >= settled:
-                transcript.settle(settled)
-                self.pending = []
-            while marks and marks[0].tokens <= transcript.tokens:
-                transcript.extend((), [marks.pop(0)])
-            if not last:
-                self.enforce(transcript, messages, spans, coming=marks)
-        assert logits is not None, "a chat always ends with the header of the answer"
-        return logits[-1]
-
-    def read(self, ids: Sequence[int]) -> torch.Tensor:
-        """Read `ids` unpruned; logits `(len(ids), vocab)`."""
-        return self._forward(ids, keep=0, decode=True)
-
-    def probe(self, ids: Sequence[int]) -> torch.Tensor:
-        """As `read`, for tokens that will be taken back; makes room for them if need be."""
-        self._make_room(len(ids))
-        return self._forward(ids, keep=0, decode=True)
-
-    def take_back(self, tokens: int) -> None:
-        """Forget the newest `tokens` tokens read."""
-        self.cache.crop(-tokens)
-
-    def read_overlay(self, ids: Sequence[int]) -> None:
-        """Read `ids`, unpruned, outside of any call; `pending` is among them."""
-        with self.attached():
-            for start in range(0, len(ids), self.chunk):
-                chunk = ids[start : start + self.chunk]
-                self._make_room(len(chunk))
-                self._forward(chunk, keep=1)
-        self.pending = []
-
-    def read_again(self, start: int, end: int, ids: Sequence[int]) -> None:
-        """Forget everything from place `start` on, then read `ids` from place `end` on, unpruned.
-
-        The positions are the old ones. Where they have been closed up there are no old ones: reading then goes on
-        right behind what is stored before `start`.
-
-        Raises:
-            BudgetError: `ids` do not fit the window behind what is stored before; nothing has changed then.
-        """
-        before = int((self.cache.stored_index() < start).sum())
-        if before + len(ids) > self.window:
-            raise BudgetError(
-                f"reading {len(ids)} tokens anew behind {before} stored ones exceeds the window of {self.window}"
-            )
-        pending = self.pending
-        self.cache.crop(start - self.cache.get_seq_length())
-        self.cache.skip(end - start)
-        self.shift = end - (self._last_position() + 1) if self.shift else 0
-        self.read_overlay(ids)
-        self.pending = pending
-
-    def back_to(self, tokens: int) -> None:
-        """Forget everything read after the first `tokens` tokens."""
-        self.cache.rollback()
-        self.pending = []
-        self._attention = None
-        self.cache.crop(tokens - self.cache.get_seq_length())
-        if self.shift:
-            # Positions were closed up once; go on right behind the last token that is still stored.
-            self.shift = tokens - (self._last_position() + 1)
-
-    def _last_position(self) -> int:
-        """The highest position of a stored token; -1 where none is stored."""
-        return max((int(layout.positions.max()) for layout in self.cache.layouts() if layout.width), default=-1)
+    @property
+    def tokens(self) -> int:
+        """Tokens read."""
+        return self.cache.get_seq_length()
 
     @property
     def next_position(self) -> int:
         """Position of the next token read."""
         return self.cache.get_seq_length() - self.shift
 
+    @property
+    def prune_seconds(self) -> float:
+        """Seconds spent pruning at prefill so far."""
+        return self.cache.prune_seconds
+
+    def stored(self) -> Stored:
+        """The tokens stored now, by groups of layers that share a layout."""
+        groups, layers = self._groups()
+        return Stored(tuple(_indices(layout) for layout in groups), layers)
+
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values of all layers."""
+        return self.cache.kv_bytes()
+
+    def _groups(self) -> tuple[list[Layout | None], tuple[int, ...]]:
+        """Distinct layouts, None for layers that have stored nothing yet; and the number of each layer's."""
+        numbers: dict[int, int] = {}
+        groups: list[Layout | None] = []
+        layers = []
+        for number in range(self.cache.layer_count):
+            layout = self.cache.layout(number)
+            if id(layout) not in numbers:
+                numbers[id(layout)] = len(groups)
+                groups.append(layout)
+            layers.append(numbers[id(layout)])
+        return groups, tuple(layers)
+
+    # Reading ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """The hooks are on the model within."""
+        with attach(self.model, self.cache, attention=self.settings.evict_by == "attention"):
+            yield
+
+    def read(
+        self,
+        ids: Sequence[int],
+        between_chunks: BetweenChunks | None = None,
+        *,
+        protected: Sequence[tuple[int, int]] | None = None,
+        scores: bool = False,
+    ) -> np.ndarray:
+        """Prefill `ids` in chunks, see `SessionEngine.read`; logits `(vocab,)` after the last token."""
+        rows, done = None, 0
+        with self.attached():
+            for chunk in in_chunks(ids, self.chunk, between_chunks):
+                done += len(chunk)
+                if protected is not None:
+                    self.cache.arm(protect=protected)
+                collect = scores and done == len(ids) and self.settings.evict_by == "attention"
+                with _collecting(self._config.num_hidden_layers if collect else 0) as masses:
+                    rows = self.forward(chunk, keep=1)
+                if collect:
+                    self._attention = self._mass(masses)
+        assert rows is not None, "a read has at least one token"
+        return _array(rows)[-1]
+
+    def verify(self, ids: Sequence[int]) -> np.ndarray:
+        """Read `ids` unpruned in one pass; logits `(len(ids), vocab)`. Within `attached`."""
+        return _array(self.forward(ids, keep=0, decode=True))
+
+    def rollback(self, to: int) -> None:
+        """Forget everything read after the first `to` tokens."""
+        self.cache.rollback()
+        self.cache.crop(to - self.cache.get_seq_length())
+        if self._attention is not None and to <= int(self._attention[0][-1]):
+            self._attention = None
+        if self.shift:
+            # Positions were closed up once; go on right behind the last token that is still stored.
+            self.shift = to - (self._last_position() + 1)
+
+    def skip(self, tokens: int, gap: bool) -> None:
+        """Count `tokens` tokens as read without storing them."""
+        self.cache.skip(tokens)
+        self.shift += 0 if gap else tokens
+
+    def _last_position(self) -> int:
+        """The highest position of a stored token; -1 where none is stored."""
+        groups = [layout for layout in self._groups()[0] if layout is not None and layout.width]
+        return max((int(layout.positions[0, -1]) for layout in groups), default=-1)
+
     def fused(self, tokens: int, decode: bool) -> FusedDecoder | None:
         """What reads the next `tokens` tokens; None: the model. `decode`: they are generated or drafted ones."""
         if self.cache.prunes_next(tokens):
             return None
-        return self._short.decoder(tokens, decode)
+        return self.short.decoder(tokens, decode)
 
-    def _forward(self, ids: Sequence[int], keep: int, decode: bool = False) -> torch.Tensor:
+    def forward(self, ids: Sequence[int], keep: int, decode: bool = False) -> torch.Tensor:
+        """Read `ids` in one pass, shared with other engines where this thread belongs to a pool.
+
+        Args:
+            keep: logits of this many newest tokens; 0: of all.
+            decode: they are generated or drafted tokens.
+
+        Returns:
+            Logits `(keep or len(ids), vocab)`, on the CPU.
+        """
         if current.seat is not None:  # the session is used by a job of a pool
             return current.seat.forward(self, ids, keep, decode)
-        return self.forward(ids, keep, decode)
+        return self.forward_alone(ids, keep, decode)
 
-    def forward(self, ids: Sequence[int], keep: int, decode: bool) -> torch.Tensor:
-        """Read `ids` in a forward call of their own; logits `(keep or len(ids), vocab)`, on the CPU."""
+    def forward_alone(self, ids: Sequence[int], keep: int, decode: bool) -> torch.Tensor:
+        """As `forward`, in a pass of their own."""
         start = self.next_position
         fused = self.fused(len(ids), decode)
         if fused is not None:
@@ -239,93 +232,84 @@ class TransformersEngine:
         logits: torch.Tensor = output.logits[0]
         return logits.cpu()
 
-    def _mass(self, masses: dict[int, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Places `(n,)` of stored tokens, and the mean over layers of what the newest token paid each `(n,)`."""
-        index = self.cache.stored_index().cpu()
-        total = torch.zeros(len(index))
-        for layer, mass in masses.items():
-            layout = self.cache.layout(layer)
-            column = torch.searchsorted(index, layout.index[0].cpu())  # type: ignore[union-attr]
-            total.index_add_(0, column, mass[0].cpu() / len(masses))
-        return index, total
+    # Edits ------------------------------------------------------------------------------------------------
 
-    # Evicting ---------------------------------------------------------------------------------------------
+    def scores(self, indices: np.ndarray) -> np.ndarray | None:
+        """Scores `(n,)` float32 of stored tokens: those taken when they were read, or the newest attention weights."""
+        if self.cache.read_scores is not None:
+            return self.cache.read_scores.of(torch.from_numpy(indices), self.cache.get_seq_length()).numpy()
+        if self._attention is None:
+            return None
+        # Tokens generated since have not been asked about; they are the newest, and rank first.
+        scores = np.ones(len(indices), np.float32)
+        asked, weights = self._attention
+        column = np.searchsorted(asked, indices).clip(max=len(asked) - 1)
+        # What was not stored then, and was read anew since, got nothing.
+        scores[indices <= asked[-1]] = 0.0
+        known = asked[column] == indices
+        scores[known] = weights[column[known]]
+        return scores
 
-    def enforce(
-        self,
-        transcript: Transcript,
-        messages: Claims,
-        spans: Spans,
-        coming: Sequence[Mark] = (),
-        limit: int | None = None,
-    ) -> None:
-        """Evict until every layer stores at most what the budget says.
+    def evict(self, gone: Sequence[Sequence[int] | np.ndarray]) -> int:
+        """Drop keys and values, see `SessionEngine.evict`."""
+        masks: dict[int, torch.Tensor] = {}
+        for layout, indices in zip(self._groups()[0], gone, strict=True):
+            if layout is not None:
+                mask = np.zeros(layout.width, bool)
+                mask[np.searchsorted(_indices(layout), indices)] = True
+                masks[id(layout)] = torch.from_numpy(mask).to(layout.index.device)
+        return self.cache.drop(lambda layout: masks[id(layout)])
 
-        Args:
-            coming: marks of messages that are not read to their end yet.
-            limit: tokens to leave stored, instead of the budget.
+    def reposition(self) -> None:
+        """Give the stored tokens consecutive positions from 0, by rotating their keys.
+
+        Exact for rotary embeddings that do not depend on the length (default, linear, llama3, yarn).
 
         Raises:
-            BudgetError: system and goal alone exceed it.
+            ValueError: another kind of position embedding.
         """
-        budget = self.budget.tokens(transcript.tokens) if limit is None else limit
-        if budget is None or max(self.cache.kept_lengths()) <= budget:
-            return
-        started = time.perf_counter()
-        index = self.cache.stored_index().cpu()
-        if not self.stale_first:
-            messages = {number: {**message, "stale": []} for number, message in numbered(messages).items()}
-        tier = tiers(index, [*transcript.known_marks, *coming], messages, spans, self.cache.config.sinks)
-        scores = self._scores(index)
-
-        def gone(layout: Any) -> torch.Tensor:
-            own = layout.index[0].cpu()
-            place = torch.searchsorted(index, own)
-            return ~stay(own, tier[place], scores[place], budget).to(layout.index.device)
-
-        self.evicted += self.cache.drop(gone)
-        self.evict_seconds += time.perf_counter() - started
-
-    def _scores(self, index: torch.Tensor) -> torch.Tensor:
-        if self.cache.read_scores is not None:
-            return self.cache.read_scores.of(index, self.cache.get_seq_length())
-        if self.evict_by == "random":
-            row = index.unsqueeze(0)
-            context = ScoreContext(row, row, torch.ones_like(row, dtype=torch.bool), self.seed, None)
-            return RandomScorer().score(0, row.unsqueeze(-1), context)[0]
-        if self.evict_by == "attention" and self._attention is not None:
-            # Tokens generated since have not been asked about; they are the newest, and rank first.
-            scores = torch.ones(len(index))
-            places, mass = self._attention
-            column = torch.searchsorted(places, index).clamp(max=len(places) - 1)
-            # What was not stored then, and was read anew since, got nothing.
-            scores[index <= places[-1]] = 0.0
-            asked = places[column] == index
-            scores[asked] = mass[column[asked]]
-            return scores
-        return index.to(torch.float64)
-
-    # Positions --------------------------------------------------------------------------------------------
-
-    def _make_room(self, tokens: int) -> None:
-        """Close up positions if `tokens` more would leave the model's window."""
-        if self.next_position + tokens <= self.window:
-            return
-        self.close_up()
-        if self.next_position + tokens > self.window:
-            raise BudgetError(
-                f"{self.next_position} stored tokens and {tokens} more exceed the model's window of {self.window}; "
-                "lower kv_tokens"
-            )
-
-    def close_up(self) -> None:
-        """Give the stored tokens consecutive positions from 0, turning their keys."""
         if self._rotator is None:
             self._rotator = KeyRotator(self.model)
         read = self.cache.get_seq_length()
         index = self.cache.stored_index()
         self.cache.move(self._rotator, index, torch.arange(len(index), device=index.device))
         self.shift = read - len(index)
+
+    def revive(self, span: tuple[int, int] | None) -> int:
+        """Bring parked tokens back into the deeper layers, see `erecap.tokens.revival`."""
+        return revive(self.model, self.cache, span)
+
+    # Files ------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path, arrays: Mapping[str, np.ndarray], known: Mapping[str, Any]) -> None:
+        """Write the cache with `arrays` and `known` to one safetensors file."""
+        save_cache(path, self.cache, arrays, known)
+
+    def restore(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Fill this engine, which has read nothing, from `path`; see `SessionEngine.restore`."""
+        arrays, known = load_cache(path, self.cache)
+        self.shift = known["state"]["shift"]
+        return arrays, known
+
+    def _mass(self, masses: dict[int, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        """Indices `(n,)` of stored tokens, and the attention weight of the newest token on each, mean over layers."""
+        index = self.cache.stored_index().cpu()
+        total = torch.zeros(len(index))
+        for layer, mass in masses.items():
+            layout = self.cache.layout(layer)
+            column = torch.searchsorted(index, layout.index[0].cpu())  # type: ignore[union-attr]
+            total.index_add_(0, column, mass[0].cpu() / len(masses))
+        return index.numpy(), total.numpy()
+
+
+def _indices(layout: Layout | None) -> np.ndarray:
+    """Token indices `(n,)` of a layout of one row."""
+    return np.empty(0, np.int64) if layout is None else layout.index[0].cpu().numpy()
+
+
+def _array(rows: torch.Tensor) -> np.ndarray:
+    """Logits on the CPU as float32; numpy has no bfloat16."""
+    return rows.float().numpy()
 
 
 @contextmanager
@@ -337,15 +321,3 @@ def _collecting(layers: int) -> Iterator[dict[int, torch.Tensor]]:
         yield masses
     finally:
         probe.current.collect = None
-
-
-def _token_spans(marks: Sequence[Mark], spans: Spans) -> list[tuple[int, int]]:
-    """Protected characters as places of tokens."""
-    by_message = {mark.message: mark for mark in marks}
-    found = []
-    for message, start, end in spans:
-        mark = by_message.get(message)
-        if mark is not None and mark.starts:
-            low, high = mark.places(start, end)
-            found += [(low, high)] if low < high else []
-    return found

@@ -1,14 +1,13 @@
-"""Which stored tokens stay when a session is over its budget.
+"""Eviction priorities of stored tokens, and which of them stay when a session is over its budget. Without torch.
 
-What is protected comes first, in tiers; what the context graph calls stale goes first; a score ranks the rest.
+What is protected has a high priority; what the context graph calls stale goes first; a score ranks the rest.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 
 from erecap.errors import BudgetError
 from erecap.session.conversation.protection_spans import Claims, numbered
@@ -17,85 +16,92 @@ from erecap.session.conversation.transcript import Mark
 HEAD, PROTECTED, NEWEST, OPEN, STALE = 4.0, 3.0, 2.0, 1.0, 0.0
 
 
-def tiers(
-    index: torch.Tensor,
+def priorities(
+    indices: np.ndarray,
     marks: Sequence[Mark],
     messages: Claims,
     spans: Sequence[tuple[int, int, int]],
     sinks: int,
-) -> torch.Tensor:
-    """Tier of each stored token, the higher the longer it stays.
+) -> np.ndarray:
+    """Eviction priority of each stored token, the higher the longer it stays.
 
     Args:
-        index: `(n,)` sorted places of stored tokens.
+        indices: `(n,)` rising indices of stored tokens.
         marks: ends of the messages read.
         messages: the chat, or what of it claims anything.
         spans: protected `(message, start, end)` characters.
         sinks: first tokens of the sequence that always stay.
 
     Returns:
-        `(n,)` float32: HEAD for sinks, system and what is protected up to the first user message; PROTECTED for
+        `(n,)` float64: HEAD for sinks, system and what is protected up to the first user message; PROTECTED for
         other protected text; NEWEST for the last message; OPEN for the rest; STALE for what messages call stale.
     """
-    tier = torch.full(index.shape, OPEN)
-    tier[index < sinks] = HEAD
+    found = np.full(len(indices), OPEN)
+    found[: np.searchsorted(indices, sinks)] = HEAD
     by_message = {mark.message: mark for mark in marks}
     claims = numbered(messages)
     first_user = min((number for number, message in claims.items() if message["role"] == "user"), default=-1)
     last = max(claims, default=-1)
-    stored = index.tolist()
 
-    def columns(number: int, start: int, end: int) -> torch.Tensor | None:
-        mark = by_message.get(number)
-        low, high = mark.places(start, end) if mark is not None else (0, 0)
-        low, high = bisect_left(stored, low), bisect_left(stored, high)
-        return tier[low:high] if low < high else None
-
-    for number, message in claims.items():
-        for start, end in message.get("stale", ()):
-            if (hit := columns(number, start, end)) is not None:
-                hit.clamp_(max=STALE)
-    for number, start, end in spans:
+    def level(number: int) -> float:
         if number == last:
-            level = NEWEST
-        else:
-            level = HEAD if number <= first_user or claims[number]["role"] == "system" else PROTECTED
-        if (hit := columns(number, start, end)) is not None:
-            hit.clamp_(min=level)
-    return tier
+            return NEWEST
+        return HEAD if number <= first_user or claims[number]["role"] == "system" else PROTECTED
+
+    # Stale text first, so that what is protected outlasts it where both are claimed.
+    claimed = [(number, *span, STALE) for number, message in claims.items() for span in message.get("stale", ())]
+    claimed += [(number, start, end, level(number)) for number, start, end in spans]
+    tokens = [
+        (*by_message[number].indices(start, end), wanted)
+        for number, start, end, wanted in claimed
+        if number in by_message
+    ]
+    columns = np.searchsorted(indices, [(low, high) for low, high, _ in tokens]).reshape(-1, 2).tolist()
+    for (low, high), (_, _, wanted) in zip(columns, tokens, strict=True):
+        part = found[low:high]
+        (np.minimum if wanted == STALE else np.maximum)(part, wanted, out=part)
+    return found
 
 
-def stay(index: torch.Tensor, tier: torch.Tensor, scores: torch.Tensor, budget: int) -> torch.Tensor:
-    """Which tokens stay, at most `budget` of them.
+def staying(priority: np.ndarray, scores: np.ndarray, budget: int) -> np.ndarray:
+    """Choose the tokens that stay, at most `budget` of them.
 
     Args:
-        index, tier, scores: `(n,)`; scores are finite, higher stays longer, ties go to the newer token.
+        priority, scores: `(n,)` in order of token index; scores are finite, higher stays longer, ties go to the newer
+            token.
 
     Returns:
         `(n,)` bool.
 
     Raises:
-        BudgetError: the HEAD tier alone exceeds the budget.
+        BudgetError: tokens of priority HEAD alone exceed the budget.
     """
-    count = index.shape[0]
+    count = len(priority)
     if count <= budget:
-        return torch.ones(count, dtype=torch.bool)
-    head = int((tier == HEAD).sum())
+        return np.ones(count, bool)
+    head = int((priority == HEAD).sum())
     if head > budget:
         raise BudgetError(
             f"system, goal and format take {head} tokens, the budget is kv_tokens={budget}; "
             "raise the budget or shorten them"
         )
     # Within the newest message its two ends outlast its middle: what it is about, and what was seen last.
-    order = scores.double()
-    newest = (tier == NEWEST).nonzero().squeeze(1)
+    order = scores.astype(np.float64)
+    newest = np.flatnonzero(priority == NEWEST)
     if len(newest):
-        place = torch.arange(len(newest), dtype=torch.float64)
-        order = order.clone()
-        order[newest] = (place - (len(newest) - 1) / 2).abs()
+        order[newest] = np.abs(np.arange(len(newest)) - (len(newest) - 1) / 2)
     span = float(order.max() - order.min()) + 1.0
-    key = tier.double() * 2 + (order - order.min()) / span
-    best = key.flip(0).argsort(descending=True, stable=True)[:budget]
-    keep = torch.zeros(count, dtype=torch.bool)
-    keep[count - 1 - best] = True
-    return keep
+    key = priority * 2 + (order - order.min()) / span
+    best = np.argsort(-key[::-1], kind="stable")[:budget]
+    stay = np.zeros(count, bool)
+    stay[count - 1 - best] = True
+    return stay
+
+
+def random_scores(indices: np.ndarray, seed: int) -> np.ndarray:
+    """Uniform scores `(n,)` in [0, 1), fixed by seed and token index: those of `RandomScorer` at layer 0."""
+    x = (indices + 1 + 1_000_003 + 7_368_787 * (seed + 1)) & 0x7FFFFFFF
+    for multiplier in (0x45D9F3B, 0x119DE1F3):
+        x = ((x ^ (x >> 16)) * multiplier) & 0x7FFFFFFF
+    x = x ^ (x >> 16)
+    return x.astype(np.float32) / np.float32(1 << 31)

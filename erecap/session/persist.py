@@ -1,92 +1,56 @@
-"""A session on disk: one safetensors file with keys, values and what is known of them."""
+"""A session on disk: the engine's file, with what the session knows of the conversation beside it."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+import numpy as np
 
+from erecap.engines.protocol import SessionEngine
 from erecap.errors import RunError
-from erecap.files import write_atomic
-from erecap.session.conversation.transcript import Mark, Transcript
-from erecap.tokens.cache.layout import Layout
-from erecap.tokens.cache.pruned_cache import PrunedCache
-
-FORMAT = "erecap-session-2"
+from erecap.session.conversation.chat import SessionChat
+from erecap.session.conversation.conversation import Conversation
+from erecap.session.conversation.transcript import Mark
 
 
-def save_session(path: Path, cache: PrunedCache, transcript: Transcript, state: dict[str, Any]) -> None:
-    """Write a session's cache, transcript and `state` (plain JSON values) to `path`, aside first, then renamed."""
-    tensors: dict[str, torch.Tensor] = {"ids": torch.tensor(transcript.ids, dtype=torch.int64)}
-    for number, layer in enumerate(cache.layers):
-        layout = cache.layout(number)
-        if layout is None:
-            continue
-        tensors |= {
-            f"keys.{number}": layer.keys.contiguous(),
-            f"values.{number}": layer.values.contiguous(),
-            # Copies: layers that store the same tokens share these, and the format allows no shared memory.
-            f"index.{number}": layout.index.clone(memory_format=torch.contiguous_format),
-            f"positions.{number}": layout.positions.clone(memory_format=torch.contiguous_format),
-        }
-    tensors |= cache.parking.tensors()
-    if cache.read_scores is not None:
-        tensors |= cache.read_scores.tensors(cache.get_seq_length())
+def save_session(path: Path, engine: SessionEngine, conversation: Conversation) -> None:
+    """Write what an engine stores and a conversation remembers to `path`."""
+    transcript = conversation.transcript
     known = {
         "forgotten": transcript.forgotten,
-        "overlays": transcript.overlays,
+        "overlays": transcript.corrections,
         "marks": _plain(transcript.marks),
         "older": _plain(transcript.older),
-        "logical": cache.get_seq_length(),
-        "state": state,
+        "logical": engine.tokens,
+        "state": {
+            "previous": conversation.previous,
+            "pending": conversation.pending,
+            "shift": engine.tokens - engine.next_position,
+            "model": engine.shape,
+            "chat": conversation.chat.to_json(),
+        },
     }
-    write_atomic(path, save(tensors, metadata={"format": FORMAT, "known": json.dumps(known)}))
+    engine.save(path, {"ids": np.asarray(transcript.ids, np.int64)}, known)
 
 
-def load_session(path: Path, cache: PrunedCache, transcript: Transcript) -> dict[str, Any]:
-    """Fill an empty `cache` and `transcript` from `path`; returns the `state` that was saved.
+def load_session(path: Path, engine: SessionEngine, conversation: Conversation) -> None:
+    """Fill an engine and a conversation that have read nothing from `path`.
 
     Raises:
         RunError: no such file, a damaged one, or one of another model.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise RunError(f"{path.name}: not a saved session ({FORMAT})")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        known = json.loads(metadata["known"])
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise RunError(f"{path.name}: no such session file") from error
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise RunError(f"{path.name}: damaged session file: {error}") from error
-    layers = sum(name.startswith("keys.") for name in tensors)
-    if layers not in (0, cache.layer_count):
-        raise RunError(f"{path.name}: saved from a model of {layers} layers, this one has {cache.layer_count}")
-    shared: dict[bytes, Layout] = {}
-    for number in range(layers):
-        index, positions = tensors[f"index.{number}"], tensors[f"positions.{number}"]
-        # Layers that stored the same tokens share one layout again.
-        key = index.numpy().tobytes() + positions.numpy().tobytes()
-        if key not in shared:
-            shared[key] = Layout(index, positions, torch.ones_like(index, dtype=torch.bool), True)
-        cache.restore(number, tensors[f"keys.{number}"], tensors[f"values.{number}"], shared[key])
-    cache.skip(known["logical"])
-    cache.parking.restore(tensors)
-    if cache.read_scores is not None:
-        try:
-            cache.read_scores.restore(tensors)
-        except ValueError as error:
-            raise RunError(f"{path.name}: {error}") from error
-    transcript.ids = tensors["ids"].tolist()
+    arrays, known = engine.restore(path)
+    state: dict[str, Any] = known["state"]
+    if state["model"] != engine.shape:
+        raise RunError(f"{path.name}: saved from model {state['model']}, this one is {engine.shape}")
+    transcript = conversation.transcript
+    transcript.ids = arrays["ids"].tolist()
     transcript.forgotten = known["forgotten"]
-    transcript.overlays = [(place, list(ids)) for place, ids in known["overlays"]]
+    transcript.corrections = [(at, list(ids)) for at, ids in known["overlays"]]
     transcript.marks, transcript.older = _marks(known["marks"]), _marks(known["older"])
-    return known["state"]
+    conversation.previous, conversation.pending = state["previous"], state["pending"]
+    conversation.chat = SessionChat.from_json(conversation.tokenizer, state["chat"])
 
 
 def _plain(marks: list[Mark]) -> list[list[Any]]:

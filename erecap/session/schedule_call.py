@@ -1,24 +1,24 @@
-"""What a scheduler is told before a call of a session, and doing what it decided."""
+"""The scheduler in a call: what it is told, and doing what it decided."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from erecap.decoding.draft import LookupDraft
-from erecap.engines.transformers import TransformersEngine
-from erecap.generation import Decision, FinishReason, Generation, Timing, Usage
-from erecap.scheduling.rules import Scheduler, State
+from erecap.engines.protocol import SessionEngine
+from erecap.generation import Decision
+from erecap.scheduling.rules import State
 from erecap.session.conversation.chat import ChatPart
 from erecap.session.conversation.transcript import Mark, Transcript
-from erecap.session.eviction import OPEN, tiers
-
-DEFERRED: FinishReason = "deferred"
+from erecap.session.policy import SessionPolicy
 
 
-def look(
-    reader: TransformersEngine,
+def schedule(
+    policy: SessionPolicy,
+    engine: SessionEngine,
     transcript: Transcript,
     part: ChatPart,
+    coming: Sequence[Mark],
     *,
     new: int,
     reused: int,
@@ -27,35 +27,42 @@ def look(
     plan_passes: int | None,
     old_plan_tokens: int,
     trigger: str | None,
-) -> State:
-    """The state of a session that is about to read `new` tokens of a chat and to generate `plan_tokens`.
+) -> Decision | None:
+    """The scheduler's decision for a call, with evicting and repositioning done; None without a scheduler.
 
-    A chat of the session's own is not at hand as a whole, so that reading it anew is no choice there.
+    Reading anew, reusing a plan and deferring are the caller's part. A chat of the session's own is not at hand as a
+    whole, so that reading it anew is no choice there.
+
+    Args:
+        coming: marks of messages that are about to be read.
+        new, reused, rewritten: tokens to read, found stored, and given up.
+        plan_tokens, plan_passes, old_plan_tokens, trigger: see `State`.
     """
-    index = reader.cache.stored_index().cpu()
-    sinks = reader.cache.config.sinks
-    protected = 0
-    if len(index):
-        tier = tiers(index, transcript.known_marks, part.claims, part.protected, sinks)
-        protected = int((tier > OPEN).sum())
-    return State(
-        kv=max(reader.cache.kept_lengths(), default=0),
+    scheduler = policy.scheduler
+    if scheduler is None:
+        return None
+    state = State(
+        kv=engine.stored().most,
         new=new,
         rewritten=rewritten,
-        positions=reader.next_position,
+        positions=engine.next_position,
         plan_tokens=plan_tokens,
         plan_passes=plan_passes,
         old_plan_tokens=old_plan_tokens,
         trigger=trigger,
-        protected=protected,
+        protected=policy.protected(engine, transcript, part),
         chat=reused + new if part.offset == 0 else None,
     )
-
-
-def decide(scheduler: Scheduler, reader: TransformersEngine, transcript: Transcript, state: State) -> Decision:
-    """The scheduler's decision under the session's budget of now (a share of all tokens grows with them)."""
-    scheduler.budget_tokens = reader.budget.tokens(transcript.tokens + state.new)
-    return scheduler.decide(state)
+    # Under the session's budget of now: a share of all tokens grows with them.
+    scheduler.budget_tokens = policy.budget.tokens(transcript.tokens + new)
+    decision = scheduler.decide(state)
+    if decision.action in ("evict", "splice"):
+        target = scheduler.target_kv(state)
+        if target < state.kv:
+            policy.enforce(engine, transcript, part, coming, limit=target)
+    if decision.action == "splice":
+        engine.reposition()
+    return decision
 
 
 def stops_with_plan(decision: Decision | None, plan: Sequence[int]) -> Callable[[list[int]], bool]:
@@ -66,32 +73,6 @@ def stops_with_plan(decision: Decision | None, plan: Sequence[int]) -> Callable[
     """
     reuse = decision is not None and decision.action == "reuse-plan"
     return lambda answer: reuse and answer == list(plan)
-
-
-def apply(
-    decision: Decision,
-    scheduler: Scheduler,
-    state: State,
-    reader: TransformersEngine,
-    transcript: Transcript,
-    part: ChatPart,
-    coming: Sequence[Mark],
-) -> None:
-    """Evict and close up as decided. Reading anew, reusing a plan and putting a call off are the caller's part."""
-    if decision.action not in ("evict", "splice"):
-        return
-    target = scheduler.target_kv(state)
-    if target < state.kv:
-        reader.enforce(transcript, part.claims, part.protected, coming, limit=target)
-    if decision.action == "splice":
-        reader.close_up()
-
-
-def put_off(decision: Decision, reader: TransformersEngine, matched_ms: float, total_ms: float) -> Generation:
-    """The answer to a call that was put off: none, and nothing was read."""
-    usage = Usage(kv_bytes=reader.cache.kv_bytes())
-    timing = Timing(tokenize_ms=matched_ms, total_ms=total_ms)
-    return Generation("", DEFERRED, usage, timing, decision=decision)
 
 
 class PlanDraft(LookupDraft):

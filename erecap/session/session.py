@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from erecap.budget import Budget
-from erecap.decoding.linear import Weights
-from erecap.decoding.loop import decode
-from erecap.decoding.stopping import StopWatcher, answer_ends, sampler
-from erecap.engines.transformers import TransformersEngine
-from erecap.errors import RunError
-from erecap.generation import AllowedTokens, Decision, Generation, Message, Timing, Usage
+from erecap.decoding.answer import AnswerWatcher, answer_ends
+from erecap.decoding.loop import Decoded, decode
+from erecap.engines.protocol import SessionEngine
+from erecap.generation import AllowedTokens, Decision, FinishReason, Generation, Message, PromptPiece
+from erecap.registries import ENGINES
 from erecap.scheduling.rules import Scheduler
-from erecap.session.conversation.chat import ChatPart, SessionChat, whole_part
-from erecap.session.conversation.protection_spans import Span
-from erecap.session.conversation.transcript import Mark, Transcript
+from erecap.session.config import SessionConfig
+from erecap.session.conversation.chat import ChatPart, whole_part
+from erecap.session.conversation.conversation import Conversation
+from erecap.session.conversation.protection_spans import Span, numbered
+from erecap.session.conversation.transcript import Mark
 from erecap.session.edits import SessionEdits
+from erecap.session.fit_call import FittedChat, fit_chat
 from erecap.session.persist import load_session, save_session
-from erecap.session.schedule_call import PlanDraft, apply, decide, look, put_off, stops_with_plan
-from erecap.tokens.cache.read_scores import ReadScorer
-from erecap.tokens.scoring.schedule import PruneConfig
+from erecap.session.policy import SessionPolicy
+from erecap.session.prefill import SessionPrefill
+from erecap.session.report import CallReport
+from erecap.session.schedule_call import PlanDraft, schedule, stops_with_plan
+from erecap.session.trace import trace_pieces
+
+if TYPE_CHECKING:
+    from erecap.decoding.linear import Weights
+    from erecap.tokens.cache.read_scores import ReadScorer
+    from erecap.tokens.scoring.schedule import PruneConfig
+
+DEFERRED: FinishReason = "deferred"
 
 
-class ReplanSession(SessionEdits):
+class ReplanSession:
     """Keeps what it has read, reads only what is new, and stays within its budget.
+
+    A session is composed of a `conversation` (chat to tokens, and what was read), a `policy` (what to keep and when to
+    edit) and an `engine` (keys and values, forward passes).
 
     Without `prune` and `budget` every answer is the unmodified model's for the messages given. With them it is the
     answer of the model under the masks that the session's log of reads and evictions implies.
@@ -39,31 +52,16 @@ class ReplanSession(SessionEdits):
     mixed: a whole chat becomes the session's own.
 
     Args:
-        model: a causal language model of transformers, in eval mode; sessions may share one.
+        model: a causal language model of transformers, in eval mode; sessions may share one. Other engines have models
+            of their own kind.
         tokenizer: its fast tokenizer, with a chat template.
-        prune: how many tokens reach the deeper layers while reading; None: all.
-        budget: how many tokens stay stored; None: all.
-        evict_by: what ranks tokens that nothing protects: `recency`, `random` (fixed when a token is read), or
-            `attention` (mass that the newest token of the prompt pays it, taken anew at each call); or an object that
-            scores each token once, when it is read (`LearnedScorer`).
-        stale_first: evict what the messages call `stale` before anything else.
-        draft: propose tokens that followed the newest ones before, in the answer itself, the previous one, the newest
-            message and what was read of late; answers stay the same, sampled ones with the same seed too.
-        seed: for `random`.
-        rewind_tokens: how far back a chat may be rewritten without being read anew. Ids, marks and corrections that
-            are older are let go; without it the session remembers the ids of everything it has read.
-        retokenize: the ids read are exactly those of the whole rendered chat, tokenised at once (corrections aside),
-            whenever an answer begins. An answer whose own tokens are not the tokens of its text is then read again from
-            where they differ. Without it answers stay as they were generated.
-        decode_weights: precision of the weights while decoding: `same` as the model's, or packed copies in `int8` or
-            `int4` (a CPU reads fewer bytes per token then; answers may differ a little; see `FusedDecoder`).
-        prefill_chunk: tokens read at once (None: 512); more need more memory, fewer take longer.
-        scheduler: decides call by call whether to evict, close up, read anew, or put the call off; None: the session
-            evicts down to its budget when a call ends, and closes up when the window is full.
+        prune, budget, evict_by, stale_first, draft, seed, rewind_tokens, retokenize, decode_weights, prefill_chunk,
+            scheduler, engine: see the fields of `SessionConfig`.
 
     Raises:
-        ValueError: `prune` does not fit the model, an unknown `evict_by`, or `decode_weights` that the model cannot
-            have.
+        ConfigError: no engine of that name.
+        ValueError: `prune` or `decode_weights` that engine or model cannot serve, an unknown `evict_by`, or an engine
+            that has read something already.
     """
 
     def __init__(
@@ -82,39 +80,61 @@ class ReplanSession(SessionEdits):
         decode_weights: Weights = "same",
         prefill_chunk: int | None = None,
         scheduler: Scheduler | None = None,
+        engine: str | SessionEngine = "transformers",
     ) -> None:
+        self.config = SessionConfig(
+            prune, budget, evict_by, stale_first, draft, seed, rewind_tokens, retokenize, decode_weights,
+            prefill_chunk, scheduler, engine,
+        )  # fmt: skip
         self.model = model
         self.tokenizer = tokenizer
         self.draft = draft
-        self.budget = budget or Budget()
-        self._reader = TransformersEngine(
-            model, prune, self.budget, evict_by, seed, stale_first, decode_weights, prefill_chunk
-        )
-        self._transcript = Transcript(rewind_tokens)
-        self._chat = SessionChat(tokenizer)
-        self._retokenize = retokenize
-        self.scheduler = scheduler
-        self._previous: list[int] = []  # ids of the last answer, the draft of the next
-        self._passes: int | None = None  # forward passes that it took to decode it
+        self._passes: int | None = None  # forward passes that it took to decode the last answer
+        if isinstance(engine, str):
+            engine = ENGINES.get_or_refuse(engine, "engine")(model, self.config.engine_settings())
+        elif engine.tokens:
+            raise ValueError(f"the engine has read {engine.tokens} tokens already; a session needs one of its own")
+        self._compose(Conversation(tokenizer, rewind_tokens, retokenize), SessionPolicy(self.config), engine)
+
+    def _compose(self, conversation: Conversation, policy: SessionPolicy, engine: SessionEngine) -> None:
+        self.conversation, self.policy, self.engine = conversation, policy, engine
+        self.prefill = SessionPrefill(conversation, policy, engine)
+        self.edits = SessionEdits(self.prefill)
 
     # What is known ----------------------------------------------------------------------------------------
 
     @property
     def token_ids(self) -> list[int]:
-        """Ids read so far, generated ones as they were generated; without those let go (`rewind_tokens`)."""
-        return list(self._transcript.ids)
+        """Ids read so far, generated ones as they were generated; without forgotten ones (`rewind_tokens`)."""
+        return list(self.conversation.transcript.ids)
 
     @property
     def evicted_tokens(self) -> int:
         """Tokens of what was read that are stored no longer."""
-        return self._reader.evicted
+        return self.policy.evicted
+
+    @property
+    def budget(self) -> Budget:
+        """How many tokens stay stored when a call returns."""
+        return self.policy.budget
+
+    @property
+    def scheduler(self) -> Scheduler | None:
+        """What decides about each call."""
+        return self.policy.scheduler
+
+    @property
+    def cache(self) -> Any:
+        """The `PrunedCache` of the engine `transformers`; other engines have none."""
+        cache = getattr(self.engine, "cache", None)
+        if cache is None:
+            raise AttributeError(f"the engine {self.engine.name!r} has no PrunedCache; ask session.engine.stored()")
+        return cache
 
     def fork(self) -> ReplanSession:
-        """An independent session that has read the same, on the same model. Copies the stored keys and values."""
+        """An independent session that has read the same, on the same model. Shares what the engine can share."""
         twin = copy.copy(self)
-        twin._reader = self._reader.fork()
-        twin.scheduler = copy.copy(self.scheduler)
-        twin._transcript = self._transcript.copy()
+        twin._compose(self.conversation.copy(), self.policy.copy(), self.engine.fork())
         return twin
 
     def save(self, path: str | Path) -> None:
@@ -123,9 +143,7 @@ class ReplanSession(SessionEdits):
         Of the chat's texts only the first messages (up to the first user message) and the newest are written, unless
         its template rewrites earlier messages.
         """
-        state = {"previous": self._previous, "pending": self._reader.pending, "shift": self._reader.shift}
-        state |= {"model": _shape(self.model), "chat": self._chat.to_json()}
-        save_session(Path(path), self.cache, self._transcript, state)
+        save_session(Path(path), self.engine, self.conversation)
 
     def restore(self, path: str | Path) -> None:
         """Become the session that was saved in `path`; only for a session that has read nothing yet.
@@ -134,23 +152,16 @@ class ReplanSession(SessionEdits):
             RunError: no such file, a damaged one, or one of another model.
             ValueError: this session has read something already.
         """
-        if self._transcript.tokens:
+        if self.conversation.transcript.tokens:
             raise ValueError("restore needs a new session; this one has read something already")
-        reader, transcript = self._reader.fork(), Transcript(self._transcript.rewind_tokens)
-        state = load_session(Path(path), reader.cache, transcript)
-        if state["model"] != _shape(self.model):
-            raise RunError(f"{Path(path).name}: saved from model {state['model']}, this one is {_shape(self.model)}")
-        reader.pending, reader.shift = state["pending"], state["shift"]
-        self._reader, self._transcript, self._previous = reader, transcript, state["previous"]
-        self._chat = SessionChat.from_json(self.tokenizer, state["chat"])
+        engine, conversation = self.engine.fork(), self.conversation.fresh()
+        load_session(Path(path), engine, conversation)
+        self._compose(conversation, self.policy, engine)
 
     def close(self) -> None:
         """Free the stored keys and values and forget what was read."""
-        self._transcript = Transcript(self._transcript.rewind_tokens)
-        self._reader.back_to(0)
-        self._reader.cache.reset()
-        self._chat = SessionChat(self.tokenizer)
-        self._previous = []
+        self.engine.reset()
+        self._compose(self.conversation.fresh(), self.policy, self.engine)
 
     # Calls ------------------------------------------------------------------------------------------------
 
@@ -175,9 +186,9 @@ class ReplanSession(SessionEdits):
             ModelError: the chat template refuses the messages. Some do so for a system message without a user message.
             RunError: the end of the chat is not among what was read any more, after an edit that failed.
         """
-        chat, part = self._chat.going_on(messages, False, stale)
-        read = self._take(part) if part is not None else 0
-        self._chat = chat
+        chat, part = self.conversation.chat.going_on(messages, False, stale)
+        read = self.prefill.take(part) if part is not None else 0
+        self.conversation.chat = chat
         self._tidy()
         return read
 
@@ -192,8 +203,8 @@ class ReplanSession(SessionEdits):
         Raises:
             BudgetError: system and goal exceed the budget, or the chat the window where nothing may be evicted.
         """
-        read = self._take(whole_part(messages, self.tokenizer, header=False))
-        self._chat = self._chat.becomes(messages)
+        read = self.prefill.take(whole_part(messages, self.tokenizer, header=False))
+        self.conversation.chat = self.conversation.chat.becomes(messages)
         self._tidy()
         return read
 
@@ -227,7 +238,7 @@ class ReplanSession(SessionEdits):
             min_new_tokens: the answer does not end by itself before; for measurements of equal length.
             old_plan: what is left of the plan before, as the answer would write it. It is verified in one pass, as far
                 as the answer repeats it. A scheduler may decide that the answer ends with it (`reuse-plan`, needs
-                `draft`), and put the call off only while some of it is left.
+                `draft`), and defer the call only while some of it is left.
             on_text: called with the answer so far as more of it becomes certain, without what may begin a stop text.
             trigger: why the call is made, for the scheduler's reasons.
             trace: also return which share of the layers stored each piece of the chat (`Generation.pieces`); only with
@@ -237,110 +248,120 @@ class ReplanSession(SessionEdits):
             BudgetError: system and goal exceed the budget or the window.
             ValueError: `max_new_tokens` out of range, nothing to answer, or `trace` without a whole chat.
         """
-        started = time.perf_counter()
-        if not 1 <= max_new_tokens < self._reader.window:
-            raise ValueError(f"max_new_tokens must be from 1 to {self._reader.window - 1}, got {max_new_tokens}")
-        if messages is None:
-            if self._chat.empty:
-                raise ValueError("nothing to answer; append messages first, or give the whole chat")
-            if trace:
-                raise ValueError("trace shows the whole chat; give it")
-            chat, part = self._chat.going_on((), True)
-            dropped = truncated = 0
-        else:
-            chat, part, dropped, truncated = self._fit(messages, max_new_tokens)
-        assert part is not None, "with a header there is always something to read"
-        known = self._transcript.matched(part.unseen, part.before)
-        matched = time.perf_counter()
-        tokens = self._transcript.tokens
-        evicted, pruning = self._reader.evicted, self._prune_seconds()
-        watcher = StopWatcher(self.tokenizer, 0, stop or (), started, deadline_ms, cancel, on_text)
+        report = CallReport(self.conversation, self.policy, self.engine)
+        fitted = self._fit(messages, max_new_tokens, trace)
+        part, known = fitted.part, self.conversation.match(fitted.part)
+        report.matched()
+        watcher = AnswerWatcher(self.tokenizer, stop or (), report.started, deadline_ms, cancel, on_text)
         ends = answer_ends(self.model, self.tokenizer)
-        pick = sampler(temperature, top_p, seed, self.model.device) if temperature > 0 else None
+        left = self.tokenizer(old_plan, add_special_tokens=False)["input_ids"] if old_plan else []
+        pick = _sampler(temperature, top_p, seed)
         try:
-            ids, marks, reused = self._enter(part, known, answering=True)
-            left = self.tokenizer(old_plan, add_special_tokens=False)["input_ids"] if old_plan else []
-            decision = self._scheduled(
-                part,
-                marks,
-                new=len(ids),
-                reused=reused,
-                rewritten=tokens - reused,
-                plan_tokens=min(max_new_tokens, len(self._previous) or max_new_tokens),
-                plan_passes=self._passes,
-                old_plan_tokens=len(left),
-                trigger=trigger,
+            ids, marks, reused = self.prefill.enter(part, known, answering=True)
+            decision = self._schedule(
+                part, marks, len(ids), reused, report.rewritten(reused), max_new_tokens, len(left), trigger
             )
             if decision is not None and decision.action == "defer":
-                spent = 1e3 * (time.perf_counter() - started)
-                return put_off(decision, self._reader, 1e3 * (matched - started), spent)
+                return Generation("", DEFERRED, *report.deferred(), decision=decision)
             if decision is not None and decision.action == "re-read":
-                ids, marks, reused = self._enter(part, 0, answering=True)
-            reused_plan = stops_with_plan(decision, left)
-            with self._reader.attached():
-                logits = self._reader.prefill(ids, marks, self._transcript, part.claims, part.protected, max_new_tokens)
-                prefilled = time.perf_counter()
-                kept = tuple(self.cache.kept_lengths())
-                pruned = self._prune_seconds() - pruning
-                sources = self._sources(draft, ids) if self.draft else []
+                ids, marks, reused = self.prefill.enter(part, 0, answering=True)
+            is_plan = stops_with_plan(decision, left)
+            with self.engine.attached():
+                logits = self.prefill.read(ids, marks, part, max_new_tokens)
+                report.prefilled(reused, len(ids))
                 decoded = decode(
-                    self._reader,
+                    self.engine,
                     logits,
                     max_new_tokens=max_new_tokens,
                     pick=pick,
                     allowed=allowed_tokens,
-                    draft=PlanDraft(left, sources, self._transcript.ids) if self.draft else None,
+                    draft=self._draft(left, draft, ids),
                     not_before=(min_new_tokens, ends),
-                    ended=lambda out: out[-1] in ends or reused_plan(out) or watcher.stopped(out),
+                    ended=lambda out: out[-1] in ends or is_plan(out) or watcher.stopped(out),
                 )
         except BaseException:
             # Whatever was read of the new messages has no mark yet: forget it, keep what the last call left.
-            self._go_back(len(self._transcript.marks))
+            self.prefill.roll_back(len(self.conversation.transcript.marks))
             raise
-        decoded_at = time.perf_counter()
+        report.decoded()
         text, reason = watcher.result(decoded.ids, ends)
-        if reused_plan(decoded.ids):
-            reason = "stop"
         pieces = self._traced(part) if trace else ()
-        self._remember(part, text, decoded.ids, decoded.unread, ends)
-        self._passes = max(1, decoded.passes)
-        self._chat = chat.answered(text)
-        self._reader.enforce(self._transcript, part.claims, part.protected)
+        self._remember(fitted, text, decoded, ends)
+        self.policy.enforce(self.engine, self.conversation.transcript, part)
         self._tidy()
-        ended_at = time.perf_counter()
-        usage = Usage(
-            prompt_tokens=reused + len(ids),
-            new_tokens=len(ids),
-            reused_tokens=reused,
-            completion_tokens=len(decoded.ids),
-            kept_per_layer=kept,
-            kv_bytes=self.cache.kv_bytes(),
-            overflow_messages=dropped,
-            truncated_tokens=truncated,
-            evicted_tokens=self._reader.evicted - evicted,
-            rewritten_tokens=tokens - reused,
-            drafted_tokens=decoded.drafted,
-            accepted_tokens=decoded.accepted,
-        )
-        timing = Timing(
-            tokenize_ms=1e3 * (matched - started),
-            prefill_ms=1e3 * (prefilled - matched),
-            prune_ms=1e3 * pruned,
-            decode_ms=1e3 * (decoded_at - prefilled),
-            total_ms=1e3 * (ended_at - started),
-        )
+        usage, timing = report.finished(decoded, fitted.dropped, fitted.truncated)
         if self.scheduler is not None and decision is not None:
             self.scheduler.observe(decision, timing.total_ms)
-        return Generation(text, reason, usage, timing, pieces, decision)
+        return Generation(text, "stop" if is_plan(decoded.ids) else reason, usage, timing, pieces, decision)
 
-    def _scheduled(self, part: ChatPart, marks: Sequence[Mark], **call: Any) -> Decision | None:
-        """What the scheduler decided for a call (see `look`), with evicting and closing up done; None without one."""
-        if self.scheduler is None:
+    # Steps of a call --------------------------------------------------------------------------------------
+
+    def _fit(self, messages: Sequence[Message] | None, max_new_tokens: int, trace: bool) -> FittedChat:
+        """The chat to answer: the session's own, or the given one, cut to the window if need be."""
+        window = self.engine.window
+        if not 1 <= max_new_tokens < window:
+            raise ValueError(f"max_new_tokens must be from 1 to {window - 1}, got {max_new_tokens}")
+        if messages is not None:
+            return fit_chat(messages, self.conversation, self.engine, self.budget, max_new_tokens)
+        own = FittedChat(*self.conversation.own_part())
+        if trace:
+            raise ValueError("trace shows the whole chat; give it")
+        return own
+
+    def _schedule(
+        self,
+        part: ChatPart,
+        marks: Sequence[Mark],
+        new: int,
+        reused: int,
+        rewritten: int,
+        max_new_tokens: int,
+        old_plan_tokens: int,
+        trigger: str | None,
+    ) -> Decision | None:
+        """What the scheduler decided, with evicting and repositioning done; None without one."""
+        return schedule(
+            self.policy,
+            self.engine,
+            self.conversation.transcript,
+            part,
+            marks,
+            new=new,
+            reused=reused,
+            rewritten=rewritten,
+            plan_tokens=min(max_new_tokens, len(self.conversation.previous) or max_new_tokens),
+            plan_passes=self._passes,
+            old_plan_tokens=old_plan_tokens,
+            trigger=trigger,
+        )
+
+    def _draft(self, left: list[int], given: str | None, new: list[int]) -> PlanDraft | None:
+        """Proposals for decoding: the old plan's rest, then what followed the newest tokens before."""
+        if not self.draft:
             return None
-        state = look(self._reader, self._transcript, part, **call)
-        decision = decide(self.scheduler, self._reader, self._transcript, state)
-        apply(decision, self.scheduler, state, self._reader, self._transcript, part, marks)
-        return decision
+        ids = self.tokenizer(given, add_special_tokens=False)["input_ids"] if given else []
+        return PlanDraft(left, [ids, self.conversation.previous, new], self.conversation.transcript.ids)
+
+    def _traced(self, part: ChatPart) -> tuple[PromptPiece, ...]:
+        contents = [message["content"] for _, message in sorted(numbered(part.claims).items())]
+        marks = self.conversation.transcript.known_marks
+        return trace_pieces(part, contents, marks, self.engine.stored(), self.engine.tokens)
+
+    def _remember(self, fitted: FittedChat, text: str, decoded: Decoded, ends: Sequence[int]) -> None:
+        """Make the answer part of the chat and of what was read; the engine forgets tokens that are not its text."""
+        stored = len(decoded.ids) - decoded.unread
+        self.conversation.remember(fitted.part, text, decoded.ids, stored, ends)
+        if self.engine.tokens > self.conversation.transcript.tokens:
+            self.engine.rollback(self.conversation.transcript.tokens)
+        self._passes = max(1, decoded.passes)
+        self.conversation.chat = fitted.chat.answered(text)
+
+    def _tidy(self) -> None:
+        """Forget what is known of messages of which nothing is stored; done now and then, for it looks at all of it."""
+        if self.conversation.transcript.wants_tidying:
+            self.conversation.tidy(self.engine.stored().indices.tolist())
+
+    # Questions and edits ----------------------------------------------------------------------------------
 
     def still_valid(self, plan: str, messages: Sequence[Message] | None = None) -> float:
         """Whether `plan` is still what the model would answer to `messages`, in one pass over its tokens.
@@ -363,21 +384,98 @@ class ReplanSession(SessionEdits):
             self.read(messages)
             part = whole_part(messages, self.tokenizer, header=True)
         else:
-            part = self._own_part()
-        known = self._transcript.matched(part.unseen, part.before)
-        self._go_back(known, reread=True)
-        header, _ = self._tokenize(part, known)
+            part = self.conversation.own_part()[1]
+        known = self.conversation.match(part)
+        self.prefill.roll_back(known, reread=True)
+        header, _ = self.conversation.unread(part, known)
         try:
-            with self._reader.attached():
-                rows = self._reader.probe([*header, *wanted])
+            rows = self.prefill.probe([*header, *wanted])
         finally:
-            self._go_back(len(self._transcript.marks))
+            self.prefill.roll_back(len(self.conversation.transcript.marks))
         choices = rows[len(header) - 1 : -1].argmax(-1).tolist()
         return sum(a == b for a, b in zip(choices, wanted, strict=True)) / len(wanted)
 
+    def evict(self, span: tuple[int, int]) -> int:
+        """Drop the keys and values of a span; positions stay. What was read after it has seen it, and keeps that.
 
-def _shape(model: Any) -> str:
-    """What must agree for saved keys to fit: enough to tell models apart without hashing their weights."""
-    config = model.config.get_text_config(decoder=True)
-    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
-    return f"{config.model_type}-{config.num_hidden_layers}x{config.hidden_size}-{heads}-{config.vocab_size}"
+        Args:
+            span: token indices `(start, end)` in everything read, here and in the other edits.
+
+        Returns:
+            Tokens that were stored and are evicted, of the layer that lost most.
+
+        Raises:
+            ValueError: a span outside of what was read.
+        """
+        return self.edits.evict(span)
+
+    def splice(self, span: tuple[int, int]) -> int:
+        """Evict a span and reposition: the tokens still stored get consecutive positions, their keys rotated to fit.
+
+        Exact for rotary embeddings that do not depend on the length (default, linear, llama3, yarn). Keys and values
+        keep what they absorbed; only distances change. Lets an episode outlive the model's window.
+
+        Raises:
+            ValueError: a span outside of what was read, or another kind of position embedding.
+        """
+        return self.edits.splice(span)
+
+    def forget(self, span: tuple[int, int]) -> int:
+        """Drop a span and read everything after it anew, at its old positions: as if the span had never been there.
+
+        Costs a prefill of what came after. Tokens after the span that had been evicted are stored again, until the
+        next call brings the session back to its budget. After a splice there are no old positions: what came after is
+        then read right behind what is stored before the span.
+
+        Returns:
+            Tokens read anew.
+
+        Raises:
+            ValueError: a span outside of what was read, or ids after it that are forgotten (`rewind_tokens`).
+            BudgetError: what came after does not fit the model's window any more; nothing has changed then.
+        """
+        return self.edits.forget(span)
+
+    def correct(self, text: str) -> int:
+        """Inject a correction that the model sees before the next messages.
+
+        Later tokens have already absorbed a stale fact, so evicting the fact is not enough, and re-reading is dear.
+
+        Returns:
+            Tokens read.
+
+        Raises:
+            ValueError: an empty text.
+        """
+        return self.edits.correct(text)
+
+    def revive(self, span: tuple[int, int] | None = None) -> int:
+        """Bring tokens that pruning dropped from the deeper layers back into them, as when the goal has changed.
+
+        Needs `PruneConfig(park_tokens=...)`, which bounds how many dropped tokens can come back: the ones dropped last.
+        Costs their share of a prefill. They see what is stored now; what was read after them has not seen them, and
+        keeps that, so revive before the new goal is read. Evicted tokens do not come back. The deeper layers may then
+        hold more than the budget, until the next call brings the session back to it; there these tokens rank as usual.
+
+        Args:
+            span: token indices `(start, end)`; None: everything that can come back.
+
+        Returns:
+            Tokens revived.
+
+        Raises:
+            ValueError: a span outside of what was read, or an engine that cannot revive.
+            RunError: an attention implementation that takes no mask of this kind (flash attention).
+        """
+        return self.edits.revive(span)
+
+
+def _sampler(temperature: float, top_p: float, seed: int | None) -> Callable[[Any], int] | None:
+    """Draws a token from logits `(vocab,)`, on the CPU as they are; None where decoding is greedy."""
+    if temperature <= 0:
+        return None
+    import torch
+
+    from erecap.decoding.stopping import sampler
+
+    return sampler(temperature, top_p, seed, torch.device("cpu"))

@@ -1,10 +1,11 @@
-"""What a session would write at every token of a given plan: for comparing sessions, teacher-forced."""
+"""Teacher forcing: the choices of a session at every token of a given plan, for comparing sessions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from erecap.generation import Message
+from erecap.session.fit_call import fit_chat
 from erecap.session.session import ReplanSession
 
 
@@ -29,18 +30,17 @@ def plan_choices(session: ReplanSession, messages: Sequence[Message], plan: str)
     wanted = session.tokenizer(plan, add_special_tokens=False)["input_ids"]
     if not wanted:
         raise ValueError("an empty plan has no tokens to compare")
-    chat, part, dropped, truncated = session._fit(messages, len(wanted) + 1)
-    if dropped or truncated:
+    fitted = fit_chat(messages, session.conversation, session.engine, session.budget, len(wanted) + 1)
+    if fitted.dropped or fitted.truncated:
         return None
-    transcript, reader = session._transcript, session._reader
-    known = transcript.matched(part.unseen, part.before)
+    prefill, conversation, engine = session.prefill, session.conversation, session.engine
     try:
-        ids, marks, _ = session._enter(part, known, answering=True)
-        with reader.attached():
-            first = reader.prefill(ids, marks, transcript, part.claims, part.protected, len(wanted) + 1)
-            rows = reader.probe(wanted)
+        ids, marks, _ = prefill.enter(fitted.part, conversation.match(fitted.part), answering=True)
+        with engine.attached():
+            first = prefill.read(ids, marks, fitted.part, len(wanted) + 1)
+            rows = prefill.probe(wanted)
     finally:
-        session._go_back(len(transcript.marks))
-    reader.enforce(transcript, part.claims, part.protected)
-    session._chat = chat
+        prefill.roll_back(len(conversation.transcript.marks))
+    session.policy.enforce(engine, conversation.transcript, fitted.part)
+    conversation.chat = fitted.chat
     return [int(first.argmax()), *rows.argmax(-1).tolist()]

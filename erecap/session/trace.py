@@ -1,36 +1,35 @@
-"""Which share of the layers still stored each piece of the chat when a session answered."""
+"""The trace of a call: the share of the layers that stored each piece of the chat when a session answered."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 
-from erecap.context.tokenize import ChatText
+from erecap.engines.protocol import Stored
 from erecap.generation import PromptPiece
+from erecap.session.conversation.chat import ChatPart
 from erecap.session.conversation.transcript import Mark
-from erecap.tokens.cache.pruned_cache import PrunedCache
 
 
 def trace_pieces(
-    chat: ChatText, contents: Sequence[str], marks: Sequence[Mark], cache: PrunedCache
+    chat: ChatPart, contents: Sequence[str], marks: Sequence[Mark], stored: Stored, total: int
 ) -> tuple[PromptPiece, ...]:
     """The chat's text in runs of equal message and share of layers that store it.
 
     Template text between two messages has no token of its own per character; it gets the mean over its tokens.
 
     Args:
-        chat: the chat as rendered for this call.
+        chat: the whole chat as rendered for this call.
         contents: the content of each of its messages.
         marks: ends of all messages read.
+        stored: what the engine stores.
+        total: tokens read.
     """
-    total = cache.get_seq_length()
-    kept = torch.zeros(total)
-    for layer in range(cache.layer_count):
-        layout = cache.layout(layer)
-        if layout is not None:
-            kept[layout.index[0].cpu()] += 1
-    kept /= cache.layer_count
+    kept = np.zeros(total, np.float32)
+    for layer in stored.layers:
+        kept[stored.groups[layer]] += 1
+    kept /= len(stored.layers)
 
     def share(start: int, end: int) -> float:
         return float(kept[start:end].mean()) if start < end else 0.0
@@ -45,11 +44,11 @@ def trace_pieces(
         else:
             pieces.append(PromptPiece(message, text, value))
 
-    characters = place = 0
+    characters = begin = 0
     for mark in sorted((mark for mark in marks if mark.message < len(contents)), key=lambda mark: mark.characters):
         low, high = chat.spans[mark.message]
-        first = mark.first if mark.starts or mark.first else place
-        add(-1, chat.text[characters:low], share(place, first))
+        first = mark.first if mark.starts or mark.first else begin
+        add(-1, chat.text[characters:low], share(begin, first))
         if mark.starts:
             skipped = chat.skipped[mark.message]
             bounds = [max(0, start - skipped) for start in mark.starts] + [high - low]
@@ -59,6 +58,6 @@ def trace_pieces(
                 add(mark.message, text, share(mark.first + number, mark.first + number + 1))
         else:
             add(mark.message, chat.text[low:high], share(first, mark.tokens))
-        characters, place = high, mark.tokens
-    add(-1, chat.text[characters:], share(place, total))
+        characters, begin = high, mark.tokens
+    add(-1, chat.text[characters:], share(begin, total))
     return tuple(pieces)

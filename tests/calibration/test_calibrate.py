@@ -35,7 +35,7 @@ def test_the_workload_is_what_a_session_would_store() -> None:
     assert work.kv >= 400
     for level in (300, 120, 0):
         work.go_to(level)
-        session = work._session
+        session = work.session
         assert session.cache.get_seq_length() == work.kv and abs(work.kv - level) < 130
         assert work.prefill(40) > 0 and work.read(3) > 0
         assert session.cache.get_seq_length() == work.kv, "what was timed is taken back"

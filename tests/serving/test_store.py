@@ -67,7 +67,7 @@ def test_one_that_has_evicted_hides_none_that_has_not() -> None:
     held = sessions.take([{"role": "user", "content": "Another."}])  # type: ignore[arg-type]
     # It has more in common with what comes next than the first one has, and has let some of it go.
     sessions.put_back(held, [*common, {"role": "assistant", "content": "go to fridge 1"}])  # type: ignore[arg-type]
-    held.session._reader.evicted = 5
+    held.session.policy.evicted = 5
     _, reused = answer(sessions, [*common, *turn("look", 3)])
     assert reused > 40 and len(sessions) == 3
 

@@ -17,8 +17,8 @@ class Watch:
         self.logits: dict[int, torch.Tensor] = {}
         self.positions: dict[int, int] = {}
         self.ids: dict[int, int] = {}
-        reader = session._reader
-        forward = reader._forward
+        reader = session.engine
+        forward = reader.forward
 
         def watched(ids, keep, decode=False):  # type: ignore[no-untyped-def]
             start = session.cache.get_seq_length()
@@ -38,7 +38,7 @@ class Watch:
                 assert kept == 1
             return rows
 
-        reader._forward = watched
+        reader.forward = watched
 
     def worst_error(self) -> float:
         """Largest difference to the oracle over all recorded logits still standing, relative to its largest logit."""

@@ -37,13 +37,13 @@ def options(agent: dict) -> dict:
 
 def recorded(session: ReplanSession) -> list[torch.Tensor]:
     """All logits that the session will be given."""
-    rows, forward = [], session._reader._forward
+    rows, forward = [], session.engine.forward
 
     def record(*args, **kwargs):  # type: ignore[no-untyped-def]
         rows.append(forward(*args, **kwargs))
         return rows[-1]
 
-    session._reader._forward = record
+    session.engine.forward = record
     return rows
 
 

@@ -72,7 +72,8 @@ def test_it_equals_the_whole_chat_at_every_turn(kind: str) -> None:
         claims = {"protect": [(0, 4)]} if number % 3 == 0 else {}
         got, expected = own.generate(max_new_tokens=NEW), whole.generate(messages, max_new_tokens=NEW)
         assert got.text == expected.text and got.usage == expected.usage
-        assert own.token_ids == whole.token_ids and own._transcript.known_marks == whole._transcript.known_marks
+        assert own.token_ids == whole.token_ids
+        assert own.conversation.transcript.known_marks == whole.conversation.transcript.known_marks
         for layer in range(own.cache.layer_count):
             assert own.cache.layout(layer).index.equal(whole.cache.layout(layer).index)
         new = [observation(number, **claims)]
@@ -98,7 +99,7 @@ def test_any_template_reads_the_text_of_the_whole_chat(make) -> None:  # type: i
     messages, new = start(), start()
     answers = ["go to shelf 1", "<think>hm</think>\nopen it", " look ", "", "take <|im_end|> mug", "wait"]
     seen: list[str] = []
-    enter = session._enter
+    enter = session.prefill.enter
 
     def watched(part, known, answering=False):  # type: ignore[no-untyped-def]
         ids, marks, reused = enter(part, known, answering)
@@ -110,7 +111,7 @@ def test_any_template_reads_the_text_of_the_whole_chat(make) -> None:  # type: i
             assert "".join(tokenizer.decode(ids).split()).endswith("".join(part.text[-5:].split()))
         return ids, marks, reused
 
-    session._enter = watched
+    session.prefill.enter = watched
     for number, answer in enumerate(answers):
         session.append(new)
         session.generate(max_new_tokens=2)
@@ -262,11 +263,11 @@ def test_a_chat_whose_end_was_lost_is_read_again_or_that_is_said(turns: int) -> 
     for number in range(turns):
         messages += turn(session.generate(max_new_tokens=NEW).text, number)
         session.append(messages[-1:])
-    failing = session._reader._forward
-    session._reader._forward = lambda *args, **options: (_ for _ in ()).throw(MemoryError("planted"))
+    failing = session.engine.forward
+    session.engine.forward = lambda *args, **options: (_ for _ in ()).throw(MemoryError("planted"))
     with pytest.raises(MemoryError):
         session.forget((20, 30))
-    session._reader._forward = failing
+    session.engine.forward = failing
     assert len(session.token_ids) <= 20
     if turns > 1:
         with pytest.raises(RunError, match="give the whole chat"):

@@ -156,8 +156,8 @@ def test_protected_bytes_of_one_character() -> None:
     """A character of several tokens is protected whole."""
     session = ReplanSession(large_vocabulary(), byte_level())
     session.append([{"role": "user", "content": "x\U0001f916y"}])
-    mark = session._transcript.marks[-1]
-    low, high = mark.places(1, 2)
+    mark = session.conversation.transcript.marks[-1]
+    low, high = mark.indices(1, 2)
     assert high - low == 4 and byte_level().decode(session.token_ids[low:high]) == "\U0001f916"
-    assert mark.places(0, 1) == (mark.first, mark.first + 1) and mark.places(1, 1) == (mark.first,) * 2
+    assert mark.indices(0, 1) == (mark.first, mark.first + 1) and mark.indices(1, 1) == (mark.first,) * 2
     assert torch.isfinite(session.cache.layers[0].keys).all()

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-import torch
 
 from erecap.budget import Budget
 from erecap.engines import transformers as transformers_engine
-from erecap.engines.transformers import EVICT_BY
 from erecap.errors import BudgetError
 from erecap.session import ReplanSession
+from erecap.session.config import EVICT_BY
 from erecap.session.conversation.marks import answer_starts
 from erecap.session.conversation.transcript import Mark
-from erecap.session.eviction import HEAD, NEWEST, OPEN, PROTECTED, STALE, stay, tiers
+from erecap.session.eviction import HEAD, NEWEST, OPEN, PROTECTED, STALE, priorities, staying
 from erecap.tokens import PruneConfig
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model, start, turn
@@ -45,7 +45,7 @@ def test_every_turn_equals_the_masked_oracle_within_the_budget(name: str, prune,
 def test_during_a_call_storage_stays_within_budget_chunk_and_answer() -> None:
     session = ReplanSession(model(), byte_level(), budget=Budget(kv_tokens=100))
     most = 0
-    forward = session._reader._forward
+    forward = session.engine.forward
 
     def watched(ids, keep, decode=False):  # type: ignore[no-untyped-def]
         nonlocal most
@@ -53,7 +53,7 @@ def test_during_a_call_storage_stays_within_budget_chunk_and_answer() -> None:
         most = max(most, *session.cache.kept_lengths())
         return rows
 
-    session._reader._forward = watched
+    session.engine.forward = watched
     messages = start()
     messages[1]["protect"] = [(0, 22)]
     messages += turn("look", 1)
@@ -80,13 +80,13 @@ def test_a_newest_message_beyond_the_budget_keeps_its_ends() -> None:
     messages[1]["protect"] = [(0, 22)]
     messages[-1]["content"] = " ".join(f"mug {n}" for n in range(60))
     session.generate(messages, max_new_tokens=2)
-    mark = next(mark for mark in session._transcript.marks if mark.message == 3)
+    mark = next(mark for mark in session.conversation.transcript.marks if mark.message == 3)
     own = [i - mark.first for i in session.cache.layout(0).index[0].tolist() if mark.first <= i < mark.tokens]
     size = mark.tokens - mark.first
     assert {0, 1, size - 1, size - 2} <= set(own) and size // 2 not in own
 
 
-def test_tiers() -> None:
+def test_priorities() -> None:
     messages = [
         {"role": "system", "content": "ab"},
         {"role": "user", "content": "goal and more"},
@@ -96,20 +96,19 @@ def test_tiers() -> None:
     ]
     marks = [Mark(n, 0, b"", n * 4 + 4, True, n * 4, (0, 1, 2, 3)) for n in range(5)]
     spans = [(0, 0, 2), (1, 0, 2), (3, 0, 4), (4, 0, 6)]
-    tier = tiers(torch.arange(20), marks, messages, spans, sinks=1)
-    assert tier.tolist() == (
+    found = priorities(np.arange(20), marks, messages, spans, sinks=1)
+    assert found.tolist() == (
         [HEAD] * 2 + [OPEN] * 2 + [HEAD] * 2 + [OPEN] * 2 + [STALE] * 3 + [OPEN] + [PROTECTED] * 4 + [NEWEST] * 4
     )
 
 
-def test_stay_takes_tiers_first_then_scores_then_the_newer() -> None:
-    index = torch.arange(8)
-    tier = torch.tensor([HEAD, STALE, OPEN, OPEN, OPEN, OPEN, STALE, PROTECTED])
-    scores = torch.tensor([0.0, 9, 1, 5, 1, 1, 9, 0])
+def test_priority_decides_first_then_the_score_then_which_is_newer() -> None:
+    priority = np.array([HEAD, STALE, OPEN, OPEN, OPEN, OPEN, STALE, PROTECTED])
+    scores = np.array([0.0, 9, 1, 5, 1, 1, 9, 0])
     for budget, expected in [(2, {0, 7}), (3, {0, 7, 3}), (5, {0, 7, 3, 5, 4}), (7, {0, 7, 3, 5, 4, 2, 6})]:
-        assert set(stay(index, tier, scores, budget).nonzero().flatten().tolist()) == expected
+        assert set(np.flatnonzero(staying(priority, scores, budget)).tolist()) == expected
     with pytest.raises(BudgetError):
-        stay(index, torch.full((8,), HEAD), scores, 5)
+        staying(np.full(8, HEAD), scores, 5)
 
 
 @pytest.mark.parametrize("bad", [{"kv_tokens": 3}, {"kv_ratio": 0.0}, {"kv_ratio": 1.5}])
@@ -129,8 +128,8 @@ def test_an_answer_of_the_session_goes_first_when_it_is_stale_and_stays_when_it_
         session = ReplanSession(model(), byte_level(), budget=Budget(kv_tokens=90), stale_first=True)
         messages = start()
         first = session.generate(messages, max_new_tokens=8).text
-        begin = session._transcript.marks[-1].first
-        answer = range(begin, session._transcript.marks[-1].tokens)
+        begin = session.conversation.transcript.marks[-1].first
+        answer = range(begin, session.conversation.transcript.marks[-1].tokens)
         for number in range(4):
             messages += turn(first if number == 0 else "look", number)
             if number == 0:

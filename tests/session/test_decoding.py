@@ -29,7 +29,11 @@ class TableModel:
         row[(a * 7 + b * 3 + self.salt) % VOCABULARY] += 1
         return row
 
-    def read(self, ids: Sequence[int]) -> torch.Tensor:
+    @property
+    def tokens(self) -> int:
+        return len(self.read_ids)
+
+    def verify(self, ids: Sequence[int]) -> torch.Tensor:
         self.passes += 1
         rows = []
         for token in ids:
@@ -37,8 +41,8 @@ class TableModel:
             rows.append(self.row(self.read_ids))
         return torch.stack(rows)
 
-    def take_back(self, tokens: int) -> None:
-        del self.read_ids[len(self.read_ids) - tokens :]
+    def rollback(self, to: int) -> None:
+        del self.read_ids[to:]
 
 
 def plain(salt: int, length: int, allowed=None, not_before=(0, ())) -> list[int]:  # type: ignore[no-untyped-def]

@@ -26,8 +26,8 @@ def played(name: str, turns: int = 3) -> tuple[ReplanSession, list]:
 
 
 def next_logits(session: ReplanSession, ids: list[int]) -> torch.Tensor:
-    with session._reader.attached():
-        return session._reader.read(ids)[-1]
+    with session.engine.attached():
+        return torch.from_numpy(session.engine.verify(ids)[-1])
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -218,11 +218,11 @@ def test_forgetting_what_no_longer_fits_changes_nothing() -> None:
 
 def test_a_failure_while_forgetting_goes_back_to_what_is_whole() -> None:
     session, messages = played("llama")
-    forward = session._reader._forward
-    session._reader._forward = lambda ids, keep: (_ for _ in ()).throw(MemoryError("planted"))
+    forward = session.engine.forward
+    session.engine.forward = lambda ids, keep: (_ for _ in ()).throw(MemoryError("planted"))
     with pytest.raises(MemoryError):
         session.forget((30, 55))
-    session._reader._forward = forward
+    session.engine.forward = forward
     assert session.cache.get_seq_length() == len(session.token_ids) <= 30
     fresh = ReplanSession(model("llama"), byte_level())
     messages += turn("go to shelf 5", 5)

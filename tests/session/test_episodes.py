@@ -50,7 +50,7 @@ def test_stale_text_goes_first_only_where_asked() -> None:
         messages[-3]["stale"] = [(0, len(messages[-3]["content"]))]
         sessions.generate(messages, max_new_tokens=NEW)
         session = sessions.session
-        mark = next(m for m in session._transcript.marks if m.message == len(messages) - 3)
+        mark = next(m for m in session.conversation.transcript.marks if m.message == len(messages) - 3)
         places = set(session.cache.layout(0).index[0].tolist())
         kept[stale_first] = len(places & set(range(mark.first, mark.first + len(mark.starts))))
     assert kept[True] == 0 < kept[False]

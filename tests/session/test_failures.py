@@ -113,7 +113,7 @@ def test_broken_off_while_closing_up(layers: int, monkeypatch: pytest.MonkeyPatc
     for one in (session, twin):
         one.append(start())
     number = 0
-    while session.cache.get_seq_length() - session._reader.shift + 45 < 160:
+    while session.cache.get_seq_length() - session.engine.shift + 45 < 160:
         assert play(session, number, 1) == play(twin, number, 1)
         number += 1
     with monkeypatch.context() as patch:
@@ -123,7 +123,7 @@ def test_broken_off_while_closing_up(layers: int, monkeypatch: pytest.MonkeyPatc
         one.generate(max_new_tokens=40)
         one.append([observation(3)])
     assert play(session, 60, 2) == play(twin, 60, 2)
-    assert session._reader.shift > 0
+    assert session.engine.shift > 0
 
 
 @pytest.mark.parametrize("evictions", [1, 2, 5])

@@ -89,8 +89,8 @@ def play(replans: int) -> None:
             objects.append(len(gc.get_objects()))
             assert max(session.cache.kept_lengths()) <= BUDGET
     # It has read many windows full, and still knows its goal.
-    assert old.read > 45 * replans and session._transcript.tokens >= old.read > 100 * WINDOW
-    goal = next(mark for mark in session._transcript.known_marks if mark.message == 1)
+    assert old.read > 45 * replans and session.conversation.transcript.tokens >= old.read > 100 * WINDOW
+    goal = next(mark for mark in session.conversation.transcript.known_marks if mark.message == 1)
     assert set(range(goal.first, goal.first + len(goal.starts))) <= set(session.cache.layout(0).index[0].tolist())
     # Lists breathe between two tidyings, so the bound is on the most, not on the last.
     assert max(held[5:]) <= 1.3 * max(held[1:5]) + 1000

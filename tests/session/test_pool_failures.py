@@ -22,27 +22,27 @@ from tests.session.pooling import assert_same_state, chats, close, hooks_of
 @pytest.mark.parametrize("flat", [True, False])
 def test_a_shared_call_that_fails_leaves_all_caches_as_they_were(flat: bool, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     made = model()
-    readers = [ReplanSession(made, byte_level())._reader for _ in range(3)]
-    parts = [Part(reader.cache, [5, 6, 7], 0) for reader in readers]
+    engines = [ReplanSession(made, byte_level()).engine for _ in range(3)]
+    parts = [Part(engine.cache, [5, 6, 7], 0) for engine in engines]
 
     def fail(*args, **kwargs):  # type: ignore[no-untyped-def]
         raise RuntimeError("broken")
 
-    with attach(made, readers[0].cache, attention=True):
-        read = readers[0]._short.decoder(3, True).read_together if flat else partial(read_together, made)
+    with attach(made, engines[0].cache, attention=True):
+        read = engines[0].short.decoder(3, True).read_together if flat else partial(read_together, made)
         read(parts)
         with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="broken"):
             # The last cache cannot store in the middle of the layers.
-            update = readers[2].cache.update
-            broken.setattr(readers[2].cache, "update", lambda *a: fail() if a[2] == 4 else update(*a))
-            read([Part(reader.cache, [8], 3) for reader in readers])
-        for reader in readers:
-            assert reader.cache.reading is None and reader.cache.get_seq_length() == 3
-            assert [layer.length for layer in reader.cache.layers] == [3] * 8
-        alone = [reader.forward([8], 0, True) for reader in readers]
-        for reader in readers:
-            reader.take_back(1)
-        assert all(close(a, b) for a, b in zip(read([Part(r.cache, [8], 3) for r in readers]), alone, strict=True))
+            update = engines[2].cache.update
+            broken.setattr(engines[2].cache, "update", lambda *a: fail() if a[2] == 4 else update(*a))
+            read([Part(engine.cache, [8], 3) for engine in engines])
+        for engine in engines:
+            assert engine.cache.reading is None and engine.cache.get_seq_length() == 3
+            assert [layer.length for layer in engine.cache.layers] == [3] * 8
+        alone = [engine.forward_alone([8], 0, True) for engine in engines]
+        for engine in engines:
+            engine.rollback(3)
+        assert all(close(a, b) for a, b in zip(read([Part(r.cache, [8], 3) for r in engines]), alone, strict=True))
 
 
 @pytest.fixture

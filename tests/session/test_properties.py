@@ -48,8 +48,9 @@ STEPS = st.lists(
 def check(session: ReplanSession, budget: int | None, called: bool) -> None:
     cache = session.cache
     read = cache.get_seq_length()
-    assert read == session._transcript.tokens == session._transcript.forgotten + len(session.token_ids)
-    following = read - session._reader.shift
+    transcript = session.conversation.transcript
+    assert read == transcript.tokens == transcript.forgotten + len(session.token_ids)
+    following = read - session.engine.shift
     places: dict[int, int] = {}
     for number, layer in enumerate(cache.layers):
         layout = cache.layout(number)
@@ -61,7 +62,7 @@ def check(session: ReplanSession, budget: int | None, called: bool) -> None:
         for place, position in zip(index, positions, strict=True):
             assert places.setdefault(place, position) == position
         assert torch.isfinite(layer.keys).all() and torch.isfinite(layer.values).all()
-    marks = session._transcript.marks
+    marks = transcript.marks
     assert [mark.tokens for mark in marks] == sorted(mark.tokens for mark in marks)
     if budget is not None and called:
         assert max(cache.kept_lengths()) <= budget
@@ -107,11 +108,11 @@ def test_any_sequence(
             low, high = sorted(int(share * session.cache.get_seq_length()) for share in rest[0])
             getattr(session, step)((low, high))
         elif step == "fail":
-            forward = session._reader._forward
-            session._reader._forward = lambda ids, keep: (_ for _ in ()).throw(MemoryError("planted"))
+            forward = session.engine.forward
+            session.engine.forward = lambda ids, keep: (_ for _ in ()).throw(MemoryError("planted"))
             with pytest.raises(MemoryError):
                 session.generate([*messages, *turn(text, 99)], max_new_tokens=NEW)
-            session._reader._forward = forward
+            session.engine.forward = forward
         elif step == "fork":
             twin = session.fork()
             expected = twin.generate([*messages, *turn(text, 98)], max_new_tokens=NEW).text

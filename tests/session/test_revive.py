@@ -28,8 +28,8 @@ def played(name: str = "llama", turns: int = 3, **options) -> tuple[ReplanSessio
 
 
 def last_row(session: ReplanSession, ids: list[int]) -> torch.Tensor:
-    with session._reader.attached():
-        return session._reader.read(ids)[-1]
+    with session.engine.attached():
+        return torch.from_numpy(session.engine.verify(ids)[-1])
 
 
 @pytest.mark.parametrize("evict_by", ["recency", "attention"])
@@ -37,7 +37,7 @@ def last_row(session: ReplanSession, ids: list[int]) -> torch.Tensor:
 def test_a_session_with_revivals_is_the_masked_oracle(name: str, evict_by: str) -> None:
     session = ReplanSession(model(name), byte_level(), prune=PRUNE, evict_by=evict_by)
     log, messages = StoreLog(8), start()
-    forward = session._reader._forward
+    forward = session.engine.forward
 
     def watched(ids, *args, **kwargs):  # type: ignore[no-untyped-def]
         for seen in log.seen:  # of tokens taken back since
@@ -47,7 +47,7 @@ def test_a_session_with_revivals_is_the_masked_oracle(name: str, evict_by: str) 
         log.note(session.cache)
         return rows
 
-    session._reader._forward = watched
+    session.engine.forward = watched
     for number in range(4):
         messages += turn(session.generate(messages, max_new_tokens=NEW).text, number)
         log.note(session.cache)

@@ -28,16 +28,16 @@ def test_unpruned_it_equals_the_model_re_reading_its_ids(name: str, draft: bool)
     messages = start()
     for number in range(12):
         asked: list[list[int]] = []
-        reader = session._reader
-        prefill = reader.prefill
+        engine = session.engine
+        read = engine.read
 
-        def watched(ids, *rest, prefill=prefill, asked=asked, session=session):  # type: ignore[no-untyped-def]
+        def watched(ids, *rest, read=read, asked=asked, session=session, **options):  # type: ignore[no-untyped-def]
             asked.append(session.token_ids + list(ids))
-            return prefill(ids, *rest)
+            return read(ids, *rest, **options)
 
-        reader.prefill = watched
+        engine.read = watched
         generation = session.generate(messages, max_new_tokens=NEW)
-        reader.prefill = prefill
+        engine.read = read
         expected = fresh_answer(name, asked[0])
         text = byte_level().decode(expected, skip_special_tokens=True)
         assert generation.text == text, number
@@ -155,15 +155,15 @@ def test_the_unread_end_of_an_answer_is_read_once_whatever_follows(failing: bool
     session = ReplanSession(model(), byte_level(), draft=False)
     messages = start()
     answer = session.generate(messages, max_new_tokens=NEW)
-    assert answer.finish_reason == "length" and len(session._reader.pending) == 1
-    whole = [*session.token_ids, *session._reader.pending]
+    assert answer.finish_reason == "length" and len(session.conversation.pending) == 1
+    whole = [*session.token_ids, *session.conversation.pending]
     first, second = [*messages, *turn(answer.text, 1)], [*messages, *turn(answer.text, 2)]
     if failing:
-        forward = session._reader._forward
-        session._reader._forward = lambda ids, keep: (_ for _ in ()).throw(MemoryError("planted"))
+        forward = session.engine.forward
+        session.engine.forward = lambda ids, keep: (_ for _ in ()).throw(MemoryError("planted"))
         with pytest.raises(MemoryError):
             session.generate(first, max_new_tokens=NEW)
-        session._reader._forward = forward
+        session.engine.forward = forward
     else:
         session.read(first)
     session.generate(second, max_new_tokens=NEW)

@@ -39,7 +39,7 @@ def test_unpruned_answers_are_those_of_the_model_re_reading_the_ids(name: str, h
         generation = session.generate(None if how == "append" else messages, max_new_tokens=NEW)
         assert session.token_ids[: len(before)] == before  # nothing read is ever read again
         prompt = generation.usage.prompt_tokens
-        assert session.token_ids[prompt:] + session._reader.pending and generation.usage.completion_tokens == NEW
+        assert session.token_ids[prompt:] + session.conversation.pending and generation.usage.completion_tokens == NEW
         answers.append((prompt, prompt + NEW))
         new = [short_turn(number)]
         messages += [{"role": "assistant", "content": generation.text}, *new]

@@ -69,7 +69,7 @@ def test_under_a_budget_a_session_is_its_masked_oracle_and_keeps_the_best(name: 
         assert max(session.cache.kept_lengths()) <= 150
         session.append([{"role": "user", "content": f"You see a mug {number * 7}."}])
     assert watch.worst_error() <= 1e-4
-    assert session._reader.evicted > 0
+    assert session.policy.evicted > 0
     # Scores of what was evicted are gone with it: there are no more than tokens that some layer stores.
     ratings = session.cache.read_scores
     assert ratings is not None

@@ -34,7 +34,7 @@ def mark_messages(
 
     Args:
         encoded: the tokens after `base`.
-        first: place of the first of them.
+        first: token index of the first of them.
         known: marks read earlier; those in the text before `part.before` are looked up here.
     """
     start = (base.characters if base else 0) - part.offset
@@ -106,7 +106,7 @@ def agreement(
             continue
         place = base.tokens if base else 0
         read = transcript.since(place)[: transcript.marks[known - 1].tokens - place]
-        if any(at >= place for at, _ in transcript.overlays):
+        if any(at >= place for at, _ in transcript.corrections):
             read = []  # tokens that no text stands for are in between
         same = next((n for n, (a, b) in enumerate(zip(read, encoded.ids, strict=False)) if a != b), None)
         return number, min(len(read), len(encoded.ids)) if same is None else same, encoded

@@ -31,8 +31,8 @@ class Mark:
     starts: tuple[int, ...] = ()
     generated: bool = False  # an answer, in the tokens that it was generated in
 
-    def places(self, start: int, end: int) -> tuple[int, int]:
-        """Places `[low, high)` of the tokens that hold characters `[start, end)` of the content; empty where none do.
+    def indices(self, start: int, end: int) -> tuple[int, int]:
+        """Token indices `[low, high)` of those that hold characters `[start, end)` of the content; empty where none do.
 
         A token holds what lies between its start and that of the next that starts elsewhere: the bytes of one character
         may be several tokens with one start.
@@ -48,8 +48,8 @@ class Transcript:
     """Grows at the end, is cut at the end when the chat was rewritten, and forgets its beginning.
 
     Args:
-        rewind_tokens: ids, marks and overlays of at least this many newest tokens are kept; older ones may be let go,
-            and a chat that was rewritten further back is read anew, without its overlays. None keeps all.
+        rewind_tokens: ids, marks and corrections of at least this many newest tokens are kept; older ones may be
+            forgotten, and a chat that was rewritten further back is read anew, without its corrections. None keeps all.
     """
 
     def __init__(self, rewind_tokens: int | None = None) -> None:
@@ -61,7 +61,7 @@ class Transcript:
         # which stored tokens are the system text, the goal, and what else is protected or stale.
         self.older: list[Mark] = []
         self._tidy_at = 32
-        self.overlays: list[tuple[int, list[int]]] = []  # (place, ids) of what no message stands for
+        self.corrections: list[tuple[int, list[int]]] = []  # (token index, ids) that no message stands for
 
     @property
     def tokens(self) -> int:
@@ -106,15 +106,15 @@ class Transcript:
         return last == self.tokens == stored
 
     def cut(self, marks: int, tokens: int | None = None) -> list[int]:
-        """Go back to the end of the first `marks` marks; returns the ids of overlays that are lost with the rest.
+        """Roll back to the end of the first `marks` marks; returns the ids of injected corrections that are lost.
 
         Args:
-            tokens: keep ids up to this place, behind the last of those marks; None: up to that mark.
+            tokens: keep ids up to this token index, behind the last of those marks; None: up to that mark.
         """
         del self.marks[marks:]
         left = self.marks[-1].tokens if self.marks else 0
-        lost = [token for place, ids in self.overlays if place >= left for token in ids]
-        self.overlays = [(place, ids) for place, ids in self.overlays if place < left]
+        lost = [token for at, ids in self.corrections if at >= left for token in ids]
+        self.corrections = [(at, ids) for at, ids in self.corrections if at < left]
         left = max(left, tokens or 0)
         if not left:
             self.older = []
@@ -124,7 +124,7 @@ class Transcript:
         return lost
 
     def since(self, token: int) -> list[int]:
-        """Ids from place `token` on. Raises ValueError where they were let go."""
+        """Ids from token index `token` on. Raises ValueError where they were let go."""
         if token < self.forgotten:
             raise ValueError(f"tokens before {self.forgotten} were let go (rewind_tokens={self.rewind_tokens})")
         return self.ids[token - self.forgotten :]
@@ -141,7 +141,7 @@ class Transcript:
             rewindable = self.marks[:-2]
             self.older += [mark for mark in rewindable if mark.tokens < self.forgotten]
             self.marks = [mark for mark in rewindable if mark.tokens >= self.forgotten] + self.marks[-2:]
-            self.overlays = [(place, ids) for place, ids in self.overlays if place >= self.forgotten]
+            self.corrections = [(at, ids) for at, ids in self.corrections if at >= self.forgotten]
 
     @property
     def wants_tidying(self) -> bool:
@@ -149,7 +149,7 @@ class Transcript:
         return len(self.older) > self._tidy_at
 
     def tidy(self, stored: Sequence[int]) -> None:
-        """Forget older marks of messages of which nothing is stored; `stored`: sorted places of stored tokens."""
+        """Forget older marks of messages of which nothing is stored; `stored`: sorted indices of stored tokens."""
 
         def alive(mark: Mark) -> bool:
             at = bisect_left(stored, mark.first)
@@ -163,9 +163,9 @@ class Transcript:
         if self.marks:
             self.marks[-1] = replace(self.marks[-1], tokens=tokens)
 
-    def overlay(self, ids: Sequence[int]) -> None:
-        """Add `ids` that no message stands for: they belong to the last mark, and matching skips them."""
-        self.overlays.append((self.tokens, list(ids)))
+    def inject(self, ids: Sequence[int]) -> None:
+        """Add a correction that no message stands for: they belong to the last mark, and matching skips them."""
+        self.corrections.append((self.tokens, list(ids)))
         self.ids.extend(ids)
         if self.marks:
             last = self.marks[-1]
@@ -175,5 +175,5 @@ class Transcript:
         """An independent copy."""
         twin = copy.copy(self)
         twin.ids, twin.marks, twin.older = list(self.ids), list(self.marks), list(self.older)
-        twin.overlays = list(self.overlays)
+        twin.corrections = list(self.corrections)
         return twin

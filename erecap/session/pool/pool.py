@@ -150,19 +150,19 @@ class ReplanPool:
     def _batches(self, requests: list[Request]) -> Iterator[list[Request]]:
         """Requests that may be served together, or one alone; those that cannot be served get their error."""
         groups: dict[Any, list[Request]] = {}
-        users = Counter(id(request.reader.cache) for request in requests)
+        users = Counter(id(request.engine.cache) for request in requests)
         for request in requests:
-            reader = request.reader
-            if users[id(reader.cache)] > 1:
+            engine = request.engine
+            if users[id(engine.cache)] > 1:
                 # Neither would get right answers from keys that the other has stored.
                 request.error = RuntimeError("two functions of a ReplanPool use the same session at the same time")
                 continue
             alone = (
-                reader.model is not self.model
+                engine.model is not self.model
                 or (request.collect is not None and request.fused is None)
-                or reader.cache.prunes_next(len(request.ids))
-                or (reader.cache.read_scores is not None and request.fused is None)
-                or (reader.decode_weights != "same" and not _packed(request))
+                or engine.cache.prunes_next(len(request.ids))
+                or (engine.cache.read_scores is not None and request.fused is None)
+                or (engine.decode_weights != "same" and not _packed(request))
             )
             groups.setdefault(id(request) if alone else id(request.fused), []).append(request)
         for group in groups.values():
@@ -177,7 +177,7 @@ class ReplanPool:
 
     def _serve_together(self, batch: list[Request]) -> bool:
         """Whether it went well. If not, nothing has changed."""
-        parts = [Part(r.reader.cache, r.ids, r.reader.next_position, r.keep, r.collect) for r in batch]
+        parts = [Part(r.engine.cache, r.ids, r.engine.next_position, r.keep, r.collect) for r in batch]
         fused = batch[0].fused
         try:
             self.counts.forwards += 1
@@ -194,7 +194,7 @@ class ReplanPool:
         self.counts.forwards += 1
         probe.current.collect = request.collect
         try:
-            request.logits = request.reader.forward(request.ids, request.keep, request.decode)
+            request.logits = request.engine.forward_alone(request.ids, request.keep, request.decode)
         except Exception as error:  # noqa: BLE001 (raised again in the session that asked)
             request.error = error
         finally:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Request:
     """A forward call that a job waits for; `logits` or `error` is the answer."""
 
-    reader: TransformersEngine
+    engine: TransformersEngine
     ids: list[int]
     keep: int  # logits of this many newest tokens; 0: of all
     decode: bool  # generated or drafted tokens
@@ -90,10 +90,10 @@ class Seat:
 
     # Called by the job --------------------------------------------------------------------------------------
 
-    def forward(self, reader: TransformersEngine, ids: Sequence[int], keep: int, decode: bool) -> torch.Tensor:
+    def forward(self, engine: TransformersEngine, ids: Sequence[int], keep: int, decode: bool) -> torch.Tensor:
         """Logits of a forward call, made together with those of the other jobs."""
-        fused = reader.fused(len(ids), decode)
-        self.request = request = Request(reader, list(ids), keep, decode, probe.current.collect, fused)
+        fused = engine.fused(len(ids), decode)
+        self.request = request = Request(engine, list(ids), keep, decode, probe.current.collect, fused)
         if not self._dismissed:
             self._hand_over()
         self.request = None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from erecap.protocols import ScoreContext
-from erecap.session.eviction import HEAD, NEWEST, OPEN, PROTECTED, STALE, stay
+from erecap.session.eviction import HEAD, NEWEST, OPEN, PROTECTED, STALE, staying
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.scoring.learned import LearnedScorer
 from erecap.training.saliency.labels import SINKS
@@ -31,9 +31,9 @@ def stored(
 ) -> torch.Tensor:
     """Which tokens a session has when it begins to read for each call.
 
-    Tiers are those of `erecap.session.eviction`, as an episode's context graph would set them: sinks, system message,
-    goal; the plan before the one just written; the newest command and what came of it; the rest by score; older goals
-    and plans go first. What else the graph would call stale (an older sight of the same place) is not in a transcript,
+    Priorities are those of `erecap.session.eviction`, as an episode's context graph would set them: sinks, system
+    message, goal; the plan before the one just written; the newest command and what came of it; the rest by score;
+    older goals and plans go first. What else the graph would call stale (an older sight of the same place) is not in a transcript,
     and left to the scores.
 
     Args:
@@ -54,7 +54,7 @@ def stored(
     scores = scores.expand(calls, -1)
     kept = torch.zeros(calls, total, dtype=torch.bool)
     held = torch.zeros(0, dtype=torch.long)
-    tiers = _Tiers(sample, stale_first)
+    priorities = _Priorities(sample, stale_first)
     for call in range(calls - 1):
         start = end_of(sample, call - 1) if call else 0
         end = end_of(sample, call)
@@ -62,13 +62,14 @@ def stored(
         values = scores[call, index]
         if age_weight:
             values = values - age_weight * (end - index).to(values.dtype).log()
-        held = index[stay(index, tiers.after(call)[index], values, budget)]
+        stay = staying(priorities.after(call)[index].double().numpy(), values.numpy(), budget)
+        held = index[torch.from_numpy(stay)]
         kept[call + 1, held] = True
     return kept
 
 
-class _Tiers:
-    """The tiers of a transcript's tokens, call after call."""
+class _Priorities:
+    """The eviction priorities of a transcript's tokens, call after call."""
 
     def __init__(self, sample: Sample, stale_first: bool) -> None:
         self._spans, self._stale_first = _spans(sample), stale_first
@@ -76,7 +77,7 @@ class _Tiers:
         self._lasting = torch.full((sample.sequence.transcript,), OPEN)  # what is stale once stays so
 
     def after(self, call: int) -> torch.Tensor:
-        """`(transcript,)` tiers when `call` has been answered; asked for each call in turn."""
+        """`(transcript,)` priorities when `call` has been answered; asked for each call in turn."""
         spans, prompt = self._spans, self._prompts[call]
         goals = [goal for goal in spans.goals if goal[1] <= prompt]
         if self._stale_first:

@@ -1,0 +1,71 @@
+"""The configuration of a session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from erecap.budget import Budget
+from erecap.engines.protocol import EngineSettings
+
+if TYPE_CHECKING:
+    from erecap.decoding.linear import Weights
+    from erecap.engines.protocol import SessionEngine
+    from erecap.scheduling.rules import Scheduler
+    from erecap.tokens.cache.read_scores import ReadScorer
+    from erecap.tokens.scoring.schedule import PruneConfig
+
+EVICT_BY = ("recency", "random", "attention")
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """The keywords of `ReplanSession`.
+
+    Raises:
+        ValueError: an unknown `evict_by`.
+    """
+
+    prune: PruneConfig | None = None  # how many tokens reach the deeper layers at prefill; None: all
+    budget: Budget | None = None  # how many tokens stay stored when a call returns; None: all
+    # What ranks tokens that nothing protects: `recency`, `random` (fixed when a token is read), or `attention` (the
+    # attention weight that the newest token of the prompt gives it, taken anew at each call); or an object that scores
+    # each token once, when it is read (`LearnedScorer`).
+    evict_by: str | ReadScorer = "recency"
+    stale_first: bool = True  # evict what the messages call `stale` before anything else
+    # Propose tokens that followed the newest ones before: in the answer itself, the previous one, the newest message
+    # and what was read of late. Answers stay the same, sampled ones with the same seed too.
+    draft: bool = True
+    seed: int = 0  # for `random`
+    # How far back, in tokens, a chat may be rewritten without being read anew. Older ids, marks and corrections are
+    # forgotten; None: the session remembers the ids of everything it has read.
+    rewind_tokens: int | None = None
+    # The ids read are exactly those of the whole rendered chat, tokenised at once (corrections aside), whenever an
+    # answer begins. An answer whose own tokens are not the tokens of its text is then read again from where they
+    # differ. Without it answers stay as they were generated.
+    retokenize: bool = False
+    # Precision of the weights while decoding: `same` as the model's, or packed copies in `int8` or `int4` (a CPU reads
+    # fewer bytes per token then; answers may differ a little; see `FusedDecoder`).
+    decode_weights: Weights = "same"
+    prefill_chunk: int | None = None  # tokens of one prefill chunk (None: the engine's own); more need more memory
+    # Decides call by call whether to evict, reposition, read anew, or defer the call; None: the session evicts down to
+    # its budget when a call ends, and repositions when the window is full.
+    scheduler: Scheduler | None = None
+    # Who holds the keys and values and runs the model: a name of `erecap.registries.ENGINES`, or an engine that has
+    # read nothing yet; such an engine has settings of its own.
+    engine: str | SessionEngine = "transformers"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.evict_by, str) and self.evict_by not in EVICT_BY:
+            raise ValueError(f"unknown evict_by {self.evict_by!r}; known: {', '.join(EVICT_BY)}")
+
+    def engine_settings(self) -> EngineSettings:
+        """What the engine has to know of this."""
+        return EngineSettings(self.prune, self.evict_by, self.seed, self.decode_weights, self.prefill_chunk)
+
+    @property
+    def sinks(self) -> int:
+        """First tokens of the sequence that are never evicted."""
+        from erecap.tokens.scoring.schedule import PruneConfig
+
+        return (self.prune or PruneConfig()).sinks

@@ -1,0 +1,130 @@
+"""Prefill of a chat: roll back to what it shares with what was read, read the rest in chunks, evict between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from erecap.engines.protocol import SessionEngine
+from erecap.session.conversation.chat import ChatPart
+from erecap.session.conversation.conversation import Conversation
+from erecap.session.conversation.marks import mark_messages
+from erecap.session.conversation.transcript import Mark
+from erecap.session.policy import SessionPolicy
+
+
+class SessionPrefill:
+    """Brings a conversation and an engine to the end of a chat together, under a policy."""
+
+    def __init__(self, conversation: Conversation, policy: SessionPolicy, engine: SessionEngine) -> None:
+        self.conversation = conversation
+        self.policy = policy
+        self.engine = engine
+
+    def enter(self, part: ChatPart, known: int, answering: bool = False) -> tuple[list[int], list[Mark], int]:
+        """Roll back what does not belong to the chat; ids and marks of what is left to read, and tokens reused.
+
+        Args:
+            known: marks that lie in the chat, see `Conversation.match`.
+            answering: leave something to read, for the logits, where the template writes nothing before an answer.
+        """
+        conversation, transcript = self.conversation, self.conversation.transcript
+        end = part.offset + len(part.text)
+        while answering and known and transcript.marks[known - 1].characters == end:
+            known -= 1
+        agreed = conversation.agreement(part, known)
+        if agreed is None:
+            base = conversation.mark_before(known)
+            reused = base.tokens if base else 0
+            self.roll_back(known, reread=True)
+            return *conversation.unread(part, known), reused
+        number, same, encoded = agreed
+        base = conversation.mark_before(number)
+        first = base.tokens if base else 0
+        same = min(same, len(encoded.ids) - answering)
+        marks = mark_messages(part, base, encoded, first, transcript.marks)
+        reused = first + same
+        self.roll_back(number, reread=True, tokens=reused)
+        conversation.pending = []  # what it was is among the new ids, as the text has it
+        moved = transcript.tokens - reused  # corrections that were read again come before the rest
+        if moved:
+            marks = mark_messages(part, base, encoded, first + moved, ())
+        transcript.extend((), [mark for mark in marks if mark.tokens <= reused])
+        return encoded.ids[same:], [mark for mark in marks if mark.tokens > reused], reused
+
+    def read(self, ids: Sequence[int], marks: Sequence[Mark], part: ChatPart, room: int) -> np.ndarray:
+        """Prefill `ids`, evicting between chunks, and note them in the transcript.
+
+        Args:
+            room: tokens that will be generated afterwards and must find positions.
+
+        Returns:
+            Logits `(vocab,)` after the last token.
+        """
+        conversation, transcript, coming, noted = self.conversation, self.conversation.transcript, list(marks), 0
+        # The rest of the last answer comes first; once read, it belongs to that answer's mark.
+        settled = transcript.tokens + len(conversation.pending)
+
+        def between_chunks(done: int, following: int) -> None:
+            nonlocal noted
+            if done:
+                transcript.extend(ids[noted:done])
+                noted = done
+                if conversation.pending and transcript.tokens >= settled:
+                    transcript.settle(settled)
+                    conversation.pending = []
+                while coming and coming[0].tokens <= transcript.tokens:
+                    transcript.extend((), [coming.pop(0)])
+                if following:
+                    self.policy.enforce(self.engine, transcript, part, coming)
+            if following:
+                last = done + following == len(ids)
+                self.policy.make_room(self.engine, following + (room if last else 0))
+
+        prunes = self.policy.config.prune is not None
+        protected = conversation.protected_tokens(part, coming) if prunes else None
+        return self.engine.read(ids, between_chunks, protected=protected, scores=True)
+
+    def take(self, part: ChatPart) -> int:
+        """Read a part that ends with a message's content; returns the tokens read."""
+        try:
+            ids, marks, _ = self.enter(part, self.conversation.match(part))
+            if ids:
+                self.read(ids, marks, part, 0)
+        except BaseException:
+            self.roll_back(len(self.conversation.transcript.marks))
+            raise
+        self.policy.enforce(self.engine, self.conversation.transcript, part)
+        return len(ids)
+
+    def probe(self, ids: Sequence[int]) -> np.ndarray:
+        """Logits `(len(ids), vocab)` of tokens that will be rolled back; makes room for them if need be."""
+        self.policy.make_room(self.engine, len(ids))
+        with self.engine.attached():
+            return self.engine.verify(ids)
+
+    def reread(self, ids: Sequence[int]) -> None:
+        """Read `ids`, unpruned and outside of any call; what was pending is among them."""
+        if ids:
+            self.engine.read(ids, lambda done, following: self.policy.make_room(self.engine, following))
+        self.conversation.pending = []
+
+    def roll_back(self, marks: int, reread: bool = False, tokens: int | None = None) -> None:
+        """Forget what was read after the first `marks` marks; corrections among it are read again if asked to.
+
+        Args:
+            tokens: keep what was read up to this token index behind those marks.
+        """
+        conversation, transcript = self.conversation, self.conversation.transcript
+        if marks == len(transcript.marks) and transcript.ends_with_mark(self.engine.tokens):
+            return
+        # The unread rest of the last answer is still due, unless that answer goes too.
+        pending = conversation.pending if marks == len(transcript.marks) else []
+        lost = transcript.cut(marks, tokens)
+        if tokens is None or transcript.tokens != self.engine.tokens:
+            self.engine.rollback(transcript.tokens)
+        conversation.pending = pending
+        if lost and reread:
+            self.reread(lost)
+            transcript.inject(lost)
