@@ -78,7 +78,7 @@ class FusedDecoder:
         config = model.config.get_text_config(decoder=True)
         windows = layer_windows(config)
         with torch.no_grad():
-            self._blocks = [
+            self.blocks = [
                 _Block(layer, n, windows[n], layer_type(config, n), weights)
                 for n, layer in enumerate(self._decoder.layers)
             ]
@@ -124,7 +124,7 @@ class FusedDecoder:
                 masks: dict[int, torch.Tensor] = {}
                 rated = [part.cache.read_scores is not None for part in parts]
                 padded = self._padded(parts, hidden)
-                for block in self._blocks:
+                for block in self.blocks:
                     if any(rated):
                         _rate(block.number, hidden, parts)
                     hidden = block(hidden, ropes[block.rope], parts, masks, padded)
@@ -149,12 +149,12 @@ class FusedDecoder:
         shared = [number for number, part in enumerate(parts) if fits(part)]
         if len(shared) < 2:
             return None
-        block = self._blocks[0]
+        block = self.blocks[0]
         like = hidden.new_empty(block.kv_heads, 0, block.dim)
         return PaddedAttention(parts, shared, (block.heads, block.kv_heads), block.scale, like)
 
     def _ropes(self, hidden: torch.Tensor, positions: torch.Tensor) -> dict[str | None, tuple]:
-        kinds = {block.rope for block in self._blocks}
+        kinds = {block.rope for block in self.blocks}
         ropes: dict[str | None, tuple] = {}
         for kind in kinds:
             cos, sin = angles(self._decoder.rotary_emb, hidden, positions, kind)
@@ -290,11 +290,11 @@ def _norm(module: Any) -> Any:
         return module
     # Gemma3 stores how much its weights differ from one.
     weight = 1.0 + module.weight if type(module).__name__ == "Gemma3RMSNorm" else module.weight
-    make = _norm_of_few if weight.device.type == "cpu" else _norm_in_one
+    make = norm_of_few if weight.device.type == "cpu" else norm_in_one
     return make(weight, module.eps if hasattr(module, "eps") else module.variance_epsilon)
 
 
-def _norm_of_few(weight: torch.Tensor, epsilon: float) -> Product:
+def norm_of_few(weight: torch.Tensor, epsilon: float) -> Product:
     share, eps = 1 / weight.shape[0], torch.tensor(epsilon, device=weight.device)
 
     def norm(x: torch.Tensor) -> torch.Tensor:
@@ -304,7 +304,7 @@ def _norm_of_few(weight: torch.Tensor, epsilon: float) -> Product:
     return norm
 
 
-def _norm_in_one(weight: torch.Tensor, epsilon: float) -> Product:
+def norm_in_one(weight: torch.Tensor, epsilon: float) -> Product:
     """One operation on an accelerator; on a CPU it is made of more than those above."""
     return lambda x: F.rms_norm(x, weight.shape, weight, epsilon)
 

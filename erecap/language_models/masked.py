@@ -18,7 +18,7 @@ LOW_WATERMARK = 0.9  # share of the budget that masking leaves, so that the next
 
 
 @dataclass(frozen=True)
-class _Shown:
+class Shown:
     """The chat that the model is shown."""
 
     messages: list[Message]
@@ -68,7 +68,7 @@ class MaskedSessions:
             BudgetError: system and goal alone exceed the budget.
         """
         started = time.perf_counter()
-        shown = self._show(messages, max_new_tokens)
+        shown = self.show(messages, max_new_tokens)
         spent = 1e3 * (time.perf_counter() - started)
         self._sessions.trace = self.trace
         generation = self._sessions.generate(shown.messages, max_new_tokens=max_new_tokens, **options)
@@ -80,7 +80,8 @@ class MaskedSessions:
             pieces=tuple(_renumbered(piece, shown.numbers) for piece in generation.pieces),
         )
 
-    def _show(self, messages: Sequence[Message], max_new_tokens: int) -> _Shown:
+    def show(self, messages: Sequence[Message], max_new_tokens: int) -> Shown:
+        """Blank and drop what the chat and an answer of `max_new_tokens` leave no room for; shown is the rest."""
         whole = self._count(messages)
         room = self.budget.tokens(whole)
         limit = whole if room is None else max(1, room - max_new_tokens)
@@ -97,7 +98,7 @@ class MaskedSessions:
         numbers = [number for number in range(len(messages)) if number not in gone]
         head = next((place + 1 for place, message in enumerate(rest) if message["role"] == "user"), 0)
         del numbers[head : head + fitted.dropped]
-        return _Shown(fitted.messages, numbers, masked.masked, len(self._dropped), fitted, whole)
+        return Shown(fitted.messages, numbers, masked.masked, len(self._dropped), fitted, whole)
 
     def _count(self, messages: Sequence[Message]) -> int:
         return len(render_prompt(messages, self.tokenizer).input_ids)
@@ -110,7 +111,7 @@ class MaskedSessions:
         return [message for number, message in enumerate(messages) if number not in gone]
 
 
-def _usage(usage: Usage, shown: _Shown) -> Usage:
+def _usage(usage: Usage, shown: Shown) -> Usage:
     return replace(
         usage,
         prompt_tokens=shown.whole,

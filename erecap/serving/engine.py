@@ -71,15 +71,15 @@ class Engine:
         self.window = int(model.config.get_text_config(decoder=True).max_position_embeddings)
         self.store = SessionStore(make_session, sessions, session_bytes)
         self.running = 0
-        self._pool = ReplanPool(model, tokenizer)
+        self.pool = ReplanPool(model, tokenizer)
         self._at_once, self._most_waiting, self._request_s = at_once, most_waiting, request_s
         self._asks: queue.Queue[Ask] = queue.Queue()
         self._door = threading.Lock()  # nothing is queued behind the one who turns away what waits
         self._closed = False
         self._ending = threading.Event()
         self.broken: str | None = None  # why the thread ended by itself
-        self._thread = threading.Thread(target=self._run, name="erecap-engine", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, name="erecap-engine", daemon=True)
+        self.thread.start()
 
     @property
     def waiting(self) -> int:
@@ -102,7 +102,7 @@ class Engine:
     def close(self) -> None:
         """Finish what is running, refuse what waits, and end the thread."""
         self._ending.set()
-        self._thread.join()
+        self.thread.join()
 
     def _no_more(self) -> ApiFailure:
         """Why nothing is answered any more."""
@@ -114,7 +114,7 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            for _ in self._pool.stream(self._jobs(), self._at_once):
+            for _ in self.pool.stream(self._jobs(), self._at_once):
                 pass
         except BaseException as error:  # the thread's end: whoever waits must learn of it
             self.broken = f"{type(error).__name__}: {error}"

@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from erecap.decoding import linear
 from erecap.decoding.attention import fold_mask, grouped_attention
-from erecap.decoding.fused import FusedDecoder, _norm_in_one, _norm_of_few, fused_problem
+from erecap.decoding.fused import FusedDecoder, fused_problem, norm_in_one, norm_of_few
 from erecap.decoding.linear import make_head, make_product
 from erecap.decoding.short import short_reads
 from erecap.tokens import PruneConfig, attach
@@ -131,7 +131,7 @@ def test_the_head_keeps_more_digits_than_eight_bits_of_activations() -> None:
     assert (make_head(weight, bias, "int8")(x) - wanted).abs().max() < 2e-3 * wanted.abs().max()
 
 
-@pytest.mark.parametrize("make", [_norm_of_few, _norm_in_one])
+@pytest.mark.parametrize("make", [norm_of_few, norm_in_one])
 def test_norms_are_those_of_transformers(make: Any) -> None:
     wanted = LlamaRMSNorm(12, eps=1e-3)
     generator = torch.Generator().manual_seed(8)
@@ -175,7 +175,7 @@ def test_kernels_may_return_heads_inside_tokens(queries: int, monkeypatch: pytes
 def test_a_read_that_fails_leaves_the_cache_as_it_was(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, cache = _logits("llama", "same", (1,))
     flat = FusedDecoder(tiny("llama"))
-    part, name = (flat._blocks[3], "_down") if where == "layer" else (flat, "_head")
+    part, name = (flat.blocks[3], "_down") if where == "layer" else (flat, "_head")
     monkeypatch.setattr(part, name, lambda x: (_ for _ in ()).throw(MemoryError("planted")))
     before = [layer.keys.clone() for layer in cache.layers]
     with pytest.raises(MemoryError):

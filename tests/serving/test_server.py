@@ -229,10 +229,10 @@ def test_a_pool_that_breaks_leaves_nobody_waiting(serve, monkeypatch) -> None:  
     def broken(requests) -> None:  # type: ignore[no-untyped-def]
         raise SystemError("no more")
 
-    monkeypatch.setattr(server.engine._pool, "_batches", broken)
+    monkeypatch.setattr(server.engine.pool, "_batches", broken)
     with pytest.raises(openai.InternalServerError, match="the server broke while it answered"):
         server.client(timeout=20).chat.completions.create(messages=start(), **GREEDY)
-    server.engine._thread.join(10)
+    server.engine.thread.join(10)
     with pytest.raises(openai.InternalServerError, match="cannot answer any more: SystemError: no more"):
         server.client(timeout=20).chat.completions.create(messages=start(), **GREEDY)
     assert httpx.get(f"{server.url}/health").status_code == 503

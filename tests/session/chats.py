@@ -14,7 +14,7 @@ from tests.tokens import models
 @cache
 def model(name: str = "llama", window: int = 4096) -> Any:
     """A tiny model of that architecture over the byte-level tokenizer's vocabulary."""
-    kind, config = models._config(name)
+    kind, config = models.tiny_config(name)
     tokenizer = byte_level()
     config.vocab_size, config.max_position_embeddings = len(tokenizer), window
     config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id

@@ -37,7 +37,7 @@ def observation(number: int, **claims: Any) -> dict:
 @cache
 def large_vocabulary() -> Any:
     """A tiny model for any of the small tokenizers."""
-    kind, config = models._config("llama")
+    kind, config = models.tiny_config("llama")
     config.vocab_size, config.max_position_embeddings = 1000, 4096
     torch.manual_seed(5)
     return kind(config).eval()
@@ -48,7 +48,9 @@ def with_template(template: str) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     plain = byte_level()
-    made = PreTrainedTokenizerFast(tokenizer_object=plain._tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=plain.backend_tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
     made.chat_template = template
     return made
 

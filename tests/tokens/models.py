@@ -36,7 +36,7 @@ _COMMON = {
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3")
 
 
-def _config(name: str):  # type: ignore[no-untyped-def]
+def tiny_config(name: str):  # type: ignore[no-untyped-def]
     if name == "llama":
         return LlamaForCausalLM, LlamaConfig(**_COMMON)
     if name == "qwen2":
@@ -62,7 +62,7 @@ def _config(name: str):  # type: ignore[no-untyped-def]
 @cache
 def tiny(name: str, attention: str = "sdpa") -> PreTrainedModel:
     """A float32 model in eval mode; the same weights for the same name, whatever the attention."""
-    kind, config = _config(name)
+    kind, config = tiny_config(name)
     config._attn_implementation = attention
     torch.manual_seed(20)
     model = kind(config).eval()

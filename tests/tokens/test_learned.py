@@ -73,8 +73,9 @@ def test_under_a_budget_a_session_is_its_masked_oracle_and_keeps_the_best(name: 
     # Scores of what was evicted are gone with it: there are no more than tokens that some layer stores.
     ratings = session.cache.read_scores
     assert ratings is not None
-    assert set(ratings._places.tolist()) == set(session.cache.stored_index().tolist())
-    assert len(ratings._scores) == len(ratings._places) < session.cache.get_seq_length()
+    indices, scores = ratings.tensors(session.cache.get_seq_length()).values()
+    assert set(indices.tolist()) == set(session.cache.stored_index().tolist())
+    assert len(scores) == len(indices) < session.cache.get_seq_length()
 
 
 def test_scores_that_are_looked_at_late_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

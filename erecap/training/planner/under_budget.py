@@ -33,8 +33,8 @@ def stored(
 
     Priorities are those of `erecap.session.eviction`, as an episode's context graph would set them: sinks, system
     message, goal; the plan before the one just written; the newest command and what came of it; the rest by score;
-    older goals and plans go first. What else the graph would call stale (an older sight of the same place) is not in a transcript,
-    and left to the scores.
+    older goals and plans go first. What else the graph would call stale (an older sight of the same place) is not in a
+    transcript, and left to the scores.
 
     Args:
         sample: of a chat.
