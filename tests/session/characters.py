@@ -19,10 +19,11 @@ class Characters:
     eos_token_id = ord(END)
     name_or_path = "characters"
     chat_template = "{{ '\x01' }}{{ '\x02' }}"
-    added_tokens_decoder = {
-        ord(mark): SimpleNamespace(content=mark, normalized=False)  # as transformers describes special tokens
-        for mark in (START, END)
-    }
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, Any]:
+        """The special tokens, as transformers describes them."""
+        return {ord(mark): SimpleNamespace(content=mark, normalized=False) for mark in (START, END)}
 
     def apply_chat_template(self, messages: Any, tokenize: bool, add_generation_prompt: bool) -> str:
         text = "".join(f"{START}{message['role']}\n{message['content']}{END}" for message in messages)
