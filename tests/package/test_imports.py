@@ -27,6 +27,7 @@ CORE = {
     "models",
     "protocols",
     "session",
+    "targets",
     "tokens",
     "wrapping",
 }
