@@ -34,8 +34,8 @@ def quality_table(results: dict[str, Any]) -> str:
     ]
     found = {row["id"]: row for row in results.get("rows", [])}
     for name, target in TARGETS.items():
-        needed = "" if target.n == QUALITY_EPISODES else f", n >= {target.n}"
-        lines.append(f"| {name} {target.what} | {target} {target.unit}{needed} | {_measured(found.get(name))} |")
+        least = "" if target.n == QUALITY_EPISODES else f", n >= {target.n}"
+        lines.append(f"| {name} {target.what} | {target} {target.unit}{least} | {_measured(found.get(name))} |")
     notes = [f"- {row['id']}: {row['note']}." for row in found.values() if row["note"]]
     if notes:
         lines += ["", *notes]
@@ -48,10 +48,10 @@ def quality_table(results: dict[str, Any]) -> str:
         lines += ["", *_budgets(budgets)]
     for apart in results.get("apart", []):
         listed = [m for m in apart["modes"] if (apart["suite"], m["mode"], m["budget"]) not in others]
-        modes = ", ".join(f"`{m['mode']}` {percent(m['sr'], 0)} of {m['n']}" for m in listed)
+        shown = ", ".join(f"`{m['mode']}` {percent(m['sr'], 0)} of {m['n']}" for m in listed)
         lines += [
             "",
-            f"In {apart['suite']} {apart['episodes']} episodes outgrew the model's window in some mode ({modes}). "
+            f"In {apart['suite']} {apart['episodes']} episodes outgrew the model's window in some mode ({shown}). "
             "They count above.",
         ]
     return "\n".join(lines)
