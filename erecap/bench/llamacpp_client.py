@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from erecap.errors import ConfigError, RunError
+from erecap.threading_policy import environment_of_others
 
 WORKER = Path(__file__).with_name("llamacpp_worker.py")
 BUILT = Path(".venv-llamacpp/bin/python")  # what `make bench-llamacpp` makes
@@ -37,7 +38,12 @@ class LlamaCpp:
         self._log = tempfile.TemporaryFile()
         try:
             self._process = subprocess.Popen(
-                [str(python), str(worker)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
+                [str(python), str(worker)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                text=True,
+                env=environment_of_others(),  # it waits as it would without us
             )
         except OSError as error:
             self._log.close()

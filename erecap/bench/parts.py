@@ -11,7 +11,9 @@ from typing import Any
 from erecap.bench.decode import DecodeBench, decode_bench, decode_summary
 from erecap.bench.episode import EpisodeBench, episode_bench
 from erecap.bench.episode_summary import episode_rows, episode_summary
+from erecap.bench.history import check_lengths
 from erecap.bench.memory import peak_growth
+from erecap.bench.neighbour import NeighbourBench, neighbour_bench, neighbour_rows, neighbour_summary
 from erecap.bench.prefill import MODES, PrefillBench, prefill_bench, prefill_rows, prefill_summary
 from erecap.bench.repeated import repeated_rows, repeated_summary
 from erecap.bench.replan import ROW_NAMES, ReplanBench, replan_bench
@@ -21,7 +23,7 @@ from erecap.errors import RunError
 from erecap.files import write_json
 from erecap.protocols import JsonRow
 
-Settings = ReplanBench | PrefillBench | DecodeBench | EpisodeBench
+Settings = ReplanBench | PrefillBench | DecodeBench | EpisodeBench | NeighbourBench
 Say = Callable[[str], None]
 Load = Callable[[], tuple[Any, Any]]
 
@@ -31,6 +33,7 @@ PUBLISHED: dict[str, Settings] = {
     "prefill": PrefillBench(),
     "decode": DecodeBench(),
     "episode": EpisodeBench(),
+    "neighbour": NeighbourBench(),
 }
 
 
@@ -57,6 +60,8 @@ def play(settings: Settings, model: Any, tokenizer: Any, about: JsonRow, say: Sa
             "rows": repeated_rows(repeated, about),
             "faults": [],
         }
+    elif isinstance(settings, NeighbourBench):
+        part = _neighbour(settings, model, tokenizer, about, say, source)
     else:
         found = episode_bench(settings, model, tokenizer, say)
         summary = episode_summary(found, settings.seed)
@@ -65,7 +70,7 @@ def play(settings: Settings, model: Any, tokenizer: Any, about: JsonRow, say: Sa
 
 
 def part_of(settings: Settings) -> str:
-    """`replan`, `prefill`, `decode` or `episode`."""
+    """`replan`, `prefill`, `decode`, `episode` or `neighbour`."""
     return type(settings).__name__.removesuffix("Bench").lower()
 
 
@@ -108,6 +113,13 @@ def _prefill(settings: PrefillBench, model: Any, tokenizer: Any, about: JsonRow,
         "rows": prefill_rows(settings, summary, about),
         "faults": [fault_line(summary["ceiling"])] if summary["ceiling"]["fault"] else [],
     }
+
+
+def _neighbour(settings: NeighbourBench, model: Any, tokenizer: Any, about: JsonRow, say: Say, source: str) -> JsonRow:
+    check_lengths((settings.length,), settings.new_tokens, settings.plan_tokens, model)
+    found = neighbour_bench(settings, tokenizer, source, about["model"]["dtype"], about["machine"]["threads"], say)
+    summary = neighbour_summary(found)
+    return {"summary": summary, "raw": found["raw"], "rows": neighbour_rows(settings, found, about), "faults": []}
 
 
 def fault_line(entry: Mapping[str, Any]) -> str:

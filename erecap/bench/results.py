@@ -44,6 +44,7 @@ TARGETS: dict[str, Target] = {
     "R6": Target("cold prefill of 4,096 tokens at keep 0.7, share of its FLOP ceiling", 0.9, "x"),
     "R7": Target("decoding a plan that repeats part of the old one, drafted over plain", 2, "x"),
     "R8": Target("replan after 7,500 tokens, llama.cpp with its prompt cache over `erecap`", 3, "x", row="product"),
+    "R11": Target("replan beside a program that is busy on two threads, over the same alone", 2, "x", at_least=False),
 }
 ROWS = ("algorithm", "product")  # the same precision and plain decoding everywhere; each side at its best
 FIELDS = ("id", "target", "measured", "low", "high", "unit", "n", "holds", "command", "machine", "date", "row", "note")

@@ -27,6 +27,7 @@ CORE = {
     "models",
     "protocols",
     "session",
+    "threading_policy",
     "tokens",
     "wrapping",
 }
