@@ -68,8 +68,8 @@ def split_attention(
 ) -> torch.Tensor:
     """As `grouped_attention`, for keys and values in several pieces.
 
-    Few queries on a CPU look at the pieces one by one, and only their scores are joined. Elsewhere the pieces are joined
-    for the moment: that costs little beside the rest.
+    Few queries on a CPU attend to the pieces one by one, and only their scores are joined. Elsewhere the pieces are
+    joined for the moment, which costs little beside the rest.
     """
     count, heads, dim = query.shape
     kv_heads = pieces[0][0].shape[1]

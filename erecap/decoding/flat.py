@@ -256,11 +256,14 @@ class _Block:
             if id(mask) not in masks:
                 masks[id(mask)] = fold_mask(mask, self._groups, query.dtype)
             mask = masks[id(mask)]
-        pieces = cache.append(key, value, self.number)
+        if cache.shared(self.number):
+            pieces = cache.append(key, value, self.number)
+        else:
+            pieces = (cache.update(key, value, self.number),)
         if part.collect is not None:
             keys = pieces[0][0] if len(pieces) == 1 else torch.cat([piece[0] for piece in pieces], 2)
             part.collect[self.number] = last_query_mass(query.transpose(0, 1)[None], keys, seen, self.scale, None)
-        if len(pieces) > 1:  # shared with forks
+        if len(pieces) > 1:
             return split_attention(query, pieces, mask, self.scale)
         return grouped_attention(query, *pieces[0], mask, self.scale)
 

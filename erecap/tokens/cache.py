@@ -76,12 +76,15 @@ class PrunedCache(DynamicCache):
         """Whether `layer` has stored tokens, evicted ones among them; a layer without attention never does."""
         return layer < len(self.layers) and self.layers[layer].is_initialized
 
+    def shared(self, layer: int) -> bool:
+        """Whether `layer` holds keys and values together with forks."""
+        return layer < len(self.layers) and self.layers[layer].shared
+
     @property
     def shares_layout(self) -> bool:
         """Whether all layers store the same tokens, none of them padding."""
         first = self._layouts[0]
-        same = all(layout is first for layout in self._layouts)
-        return same and first.all_valid and first.index.shape[0] == 1
+        return all(layout is first for layout in self._layouts) and first.all_valid and first.index.shape[0] == 1
 
     def kv_bytes(self) -> int:
         """Bytes of the keys and values stored by all layers, those shared with forks too (cf. `stored_bytes`)."""
@@ -172,8 +175,7 @@ class PrunedCache(DynamicCache):
             if layout.width:
                 sharing.setdefault(id(layout), []).append(number)
         for numbers in sharing.values():
-            layout = self._layouts[numbers[0]]
-            stay = ~gone(layout)
+            stay = ~gone(layout := self._layouts[numbers[0]])
             if bool(stay.all()):
                 continue
             columns = stay.nonzero().squeeze(1)
@@ -237,7 +239,7 @@ class PrunedCache(DynamicCache):
 
     def fork(self) -> PrunedCache:
         """A cache that stores the same, to go on independently; both share it from now on. Not during a read."""
-        if self.layers and self.shares_layout and self._layouts[0].index.device.type != "cpu":
+        if self.shares_layout and not self.shared(0) and self._layouts[0].index.device.type != "cpu":
             self.joined(0, self.layers[0].pieces()[-1][0][0])  # so that forks, too, can share calls of attention
         twin = PrunedCache(self.config, self.layer_count)
         twin.layers = [layer.fork() for layer in self.layers]
@@ -308,10 +310,8 @@ class PrunedCache(DynamicCache):
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def append(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int) -> tuple[Pair, ...]:
-        """As `update`; returns views of all the layer stores, in more than one piece where it shares some with forks."""
+        """As `update`, for a layer that is `shared`; returns views of all it stores, in as many pieces as it has."""
         self._note(key_states, layer_idx)
-        while len(self.layers) <= layer_idx:
-            self.layers.append(KVLayer())
         return self.layers[layer_idx].append(key_states, value_states)
 
     def _note(self, key_states: torch.Tensor, layer_idx: int) -> None:
