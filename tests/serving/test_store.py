@@ -116,7 +116,12 @@ def test_a_stranger_shares_the_system_message_and_keeps_nothing_else_alive() -> 
     first = sessions._held[0].session
     assert first.cache.get_seq_length() > 1900
     per_token, before = first.cache.kv_bytes() / first.cache.kept_lengths()[0], sum(memory(sessions).values())
-    _, reused = answer(sessions, long_chat("Another task.", 10))
+    stranger = long_chat("Another task.", 10)
+    held = sessions.take(stranger)  # type: ignore[arg-type]
+    assert held.session.cache.get_seq_length() == first._transcript.marks[0].tokens  # cropped before it answers
+    sessions.release(held)
+    sessions.drop(held)
+    _, reused = answer(sessions, stranger)
     assert reused > 150
     second = sessions._held[1].session
     own = second.cache.kept_lengths()[0]
