@@ -23,7 +23,7 @@ def save_cache(path: Path, cache: PrunedCache, arrays: Mapping[str, np.ndarray],
     tensors: dict[str, torch.Tensor] = {name: torch.from_numpy(array) for name, array in arrays.items()}
     for number, layer in enumerate(cache.layers):
         layout = cache.layout(number)
-        if layout is None:
+        if not layout.width:
             continue
         tensors |= {
             f"keys.{number}": layer.keys.contiguous(),
@@ -35,7 +35,7 @@ def save_cache(path: Path, cache: PrunedCache, arrays: Mapping[str, np.ndarray],
     tensors |= cache.parking.tensors()
     if cache.read_scores is not None:
         tensors |= cache.read_scores.tensors(cache.get_seq_length())
-    write_file(path, save, tensors, known)
+    write_file(path, save, tensors, {**known, "layers": cache.layer_count})
 
 
 def load_cache(path: Path, cache: PrunedCache) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -45,11 +45,13 @@ def load_cache(path: Path, cache: PrunedCache) -> tuple[dict[str, np.ndarray], d
         RunError: no such file, a damaged one, or one of another model.
     """
     tensors, known = read_file(path, "pt")
-    layers = sum(name.startswith("keys.") for name in tensors)
-    if layers not in (0, cache.layer_count):
+    numbers = sorted(int(name.removeprefix("keys.")) for name in tensors if name.startswith("keys."))
+    # Files of the second format say nothing of layers; there all of them stored keys, or none had read anything.
+    layers = known.get("layers", len(numbers) or cache.layer_count)
+    if layers != cache.layer_count:
         raise RunError(f"{path.name}: saved from a model of {layers} layers, this one has {cache.layer_count}")
     shared: dict[bytes, Layout] = {}
-    for number in range(layers):
+    for number in numbers:
         index, positions = tensors[f"index.{number}"], tensors[f"positions.{number}"]
         # Layers that stored the same tokens share one layout again.
         key = index.numpy().tobytes() + positions.numpy().tobytes()

@@ -10,7 +10,8 @@ from typing import Any
 from erecap.errors import RunError
 from erecap.files import write_atomic
 
-FORMAT = "erecap-session-2"
+FORMAT = "erecap-session-3"
+READABLE = (FORMAT, "erecap-session-2")
 
 
 def write_file(path: Path, serialized: Any, tensors: Mapping[str, Any], known: Mapping[str, Any]) -> None:
@@ -35,7 +36,7 @@ def read_file(path: Path, framework: str) -> tuple[dict[str, Any], dict[str, Any
     try:
         with safe_open(path, framework=framework) as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
+            if metadata.get("format") not in READABLE:
                 raise RunError(f"{path.name}: not a saved session ({FORMAT})")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         return tensors, json.loads(metadata["known"])

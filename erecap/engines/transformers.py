@@ -70,7 +70,7 @@ class TransformersEngine:
         self._rotator: KeyRotator | None = None
 
     def fork(self) -> TransformersEngine:
-        """An independent engine that has read the same, on the same model."""
+        """An independent engine on the same model, with a fork of the cache."""
         twin = TransformersEngine(self.model, self.settings)
         twin.chunk = self.chunk
         twin.cache = self.cache.fork()
@@ -126,10 +126,10 @@ class TransformersEngine:
         """Bytes of keys and values of all layers."""
         return self.cache.kv_bytes()
 
-    def _groups(self) -> tuple[list[Layout | None], tuple[int, ...]]:
-        """Distinct layouts, None for layers that have stored nothing yet; and the number of each layer's."""
+    def _groups(self) -> tuple[list[Layout], tuple[int, ...]]:
+        """Distinct layouts, and the number of each layer's."""
         numbers: dict[int, int] = {}
-        groups: list[Layout | None] = []
+        groups: list[Layout] = []
         layers = []
         for number in range(self.cache.layer_count):
             layout = self.cache.layout(number)
@@ -191,8 +191,7 @@ class TransformersEngine:
 
     def _last_position(self) -> int:
         """The highest position of a stored token; -1 where none is stored."""
-        groups = [layout for layout in self._groups()[0] if layout is not None and layout.width]
-        return max((int(layout.positions[0, -1]) for layout in groups), default=-1)
+        return max((int(layout.positions[0, -1]) for layout in self._groups()[0] if layout.width), default=-1)
 
     def fused(self, tokens: int, decode: bool) -> FusedDecoder | None:
         """What reads the next `tokens` tokens; None: the model. `decode`: they are generated or drafted ones."""
@@ -254,10 +253,9 @@ class TransformersEngine:
         """Drop keys and values, see `SessionEngine.evict`."""
         masks: dict[int, torch.Tensor] = {}
         for layout, indices in zip(self._groups()[0], gone, strict=True):
-            if layout is not None:
-                mask = np.zeros(layout.width, bool)
-                mask[np.searchsorted(_indices(layout), indices)] = True
-                masks[id(layout)] = torch.from_numpy(mask).to(layout.index.device)
+            mask = np.zeros(layout.width, bool)
+            mask[np.searchsorted(_indices(layout), indices)] = True
+            masks[id(layout)] = torch.from_numpy(mask).to(layout.index.device)
         return self.cache.drop(lambda layout: masks[id(layout)])
 
     def reposition(self) -> None:
@@ -296,15 +294,14 @@ class TransformersEngine:
         index = self.cache.stored_index().cpu()
         total = torch.zeros(len(index))
         for layer, mass in masses.items():
-            layout = self.cache.layout(layer)
-            column = torch.searchsorted(index, layout.index[0].cpu())  # type: ignore[union-attr]
+            column = torch.searchsorted(index, self.cache.layout(layer).index[0].cpu())
             total.index_add_(0, column, mass[0].cpu() / len(masses))
         return index.numpy(), total.numpy()
 
 
-def _indices(layout: Layout | None) -> np.ndarray:
+def _indices(layout: Layout) -> np.ndarray:
     """Token indices `(n,)` of a layout of one row."""
-    return np.empty(0, np.int64) if layout is None else layout.index[0].cpu().numpy()
+    return layout.index[0].cpu().numpy()
 
 
 def _array(rows: torch.Tensor) -> np.ndarray:

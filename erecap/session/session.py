@@ -131,10 +131,21 @@ class ReplanSession:
             raise AttributeError(f"the engine {self.engine.name!r} has no PrunedCache; ask session.engine.stored()")
         return cache
 
-    def fork(self) -> ReplanSession:
-        """An independent session that has read the same, on the same model. Shares what the engine can share."""
+    def fork(self, messages: Sequence[Message] | None = None) -> ReplanSession:
+        """An independent session that has read the same, on the same model.
+
+        The stored keys and values are shared, not copied, where the engine can: a fork costs what it reads itself. Its
+        answers are those of a copy up to rounding.
+
+        Args:
+            messages: keep only what was read of this chat, which becomes the fork's own; None: everything.
+        """
         twin = copy.copy(self)
         twin._compose(self.conversation.copy(), self.policy.copy(), self.engine.fork())
+        if messages is not None:
+            part = whole_part(messages, self.tokenizer, header=True)
+            twin.prefill.roll_back(twin.conversation.match(part), reread=True)
+            twin.conversation.chat = self.conversation.chat.becomes(messages)
         return twin
 
     def save(self, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""The trace of a call: the share of the layers that stored each piece of the chat when a session answered."""
+"""The trace of a call: the share of the layers that store tokens which stored each piece of the chat."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def trace_pieces(
     kept = np.zeros(total, np.float32)
     for layer in stored.layers:
         kept[stored.groups[layer]] += 1
-    kept /= len(stored.layers)
+    kept /= max(1, sum(count > 0 for count in stored.per_layer))
 
     def share(start: int, end: int) -> float:
         return float(kept[start:end].mean()) if start < end else 0.0
