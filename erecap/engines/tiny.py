@@ -85,6 +85,10 @@ class TinyEngine:
         self.shape = f"tiny-{model.vocabulary}-{model.seed}"
         self.chunk = self.settings.prefill_chunk or CHUNK
         self.forwards = 0  # tokens run through the model so far
+        self._memory: dict[str, np.ndarray] = {}
+        self._tokens = self._shift = 0
+        self._newest = np.empty(0)  # attention weights that the newest token gave
+        self._attention: tuple[np.ndarray, np.ndarray] | None = None
         self.reset()
 
     # What is known ----------------------------------------------------------------------------------------
@@ -222,8 +226,7 @@ class TinyEngine:
         kinds = (np.int64, np.int64, np.int64, np.uint64)
         self._memory = {name: np.empty(0, kind) for name, kind in zip(_COLUMNS, kinds, strict=True)}
         self._tokens = self._shift = 0
-        self._newest = np.empty(0)  # weights that the newest token gave
-        self._attention: tuple[np.ndarray, np.ndarray] | None = None
+        self._newest, self._attention = np.empty(0), None
 
     def save(self, path: Path, arrays: Mapping[str, np.ndarray], known: Mapping[str, Any]) -> None:
         """Write the memory with `arrays` and `known` to one safetensors file."""

@@ -56,24 +56,24 @@ class SessionStore:
 
     def __init__(self, make: Callable[[], ReplanSession], most: int, most_bytes: int | None = None) -> None:
         self._make, self._most, self._most_bytes = make, most, most_bytes
-        self._held: list[Held] = []  # the most recently used last
+        self.held: list[Held] = []  # the most recently used last
         self.evicted = 0  # sessions that had to go
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self.held)
 
     def kv_bytes(self) -> int:
         """Bytes of keys and values of all sessions; a beginning that some share counts once."""
-        return stored_bytes(layer for held in list(self._held) for layer in list(held.session.cache.layers))
+        return stored_bytes(layer for held in list(self.held) for layer in list(held.session.cache.layers))
 
     def take(self, messages: Sequence[Message]) -> Held:
         """A session for this conversation, marked busy until it is put back."""
         wanted = keys(messages)
-        idle = [held for held in self._held if not held.busy]
+        idle = [held for held in self.held if not held.busy]
         own = [held for held in idle if held.read and held.read == wanted[: len(held.read)]]
         if own:
             found = max(own, key=lambda held: len(held.read))
-            self._held.remove(found)
+            self.held.remove(found)
         else:
             whole = [held for held in idle if held.whole]
             # Of several that have as much in common, the one that has read the least: a fork of it shares more.
@@ -85,7 +85,7 @@ class SessionStore:
             else:
                 found = Held(self._make())
         found.busy = True
-        self._held.append(found)
+        self.held.append(found)
         self._shrink()
         return found
 
@@ -102,19 +102,19 @@ class SessionStore:
 
     def drop(self, held: Held) -> None:
         """Forget a session that failed."""
-        self._held = [other for other in self._held if other is not held]
+        self.held = [other for other in self.held if other is not held]
         held.session.close()
 
     def _shrink(self) -> None:
         while self._over():
-            oldest = next((held for held in self._held if not held.busy), None)
-            if oldest is None or (oldest is self._held[-1] and len(self._held) <= self._most):
+            oldest = next((held for held in self.held if not held.busy), None)
+            if oldest is None or (oldest is self.held[-1] and len(self.held) <= self._most):
                 return  # the newest conversation stays, however large it is
             self.drop(oldest)
             self.evicted += 1
 
     def _over(self) -> bool:
-        if len(self._held) > self._most:
+        if len(self.held) > self._most:
             return True
         return self._most_bytes is not None and self.kv_bytes() > self._most_bytes
 

@@ -90,11 +90,19 @@ class ReplanSession:
         self.tokenizer = tokenizer
         self.draft = draft
         self._passes: int | None = None  # forward passes that it took to decode the last answer
+        self._compose(
+            Conversation(tokenizer, rewind_tokens, retokenize), SessionPolicy(self.config), self._own_engine()
+        )
+
+    def _own_engine(self) -> SessionEngine:
+        """The engine that the configuration names or gives."""
+        engine = self.config.engine
         if isinstance(engine, str):
-            engine = ENGINES.get_or_refuse(engine, "engine")(model, self.config.engine_settings())
-        elif engine.tokens:
+            made: SessionEngine = ENGINES.get_or_refuse(engine, "engine")(self.model, self.config.engine_settings())
+            return made
+        if engine.tokens:
             raise ValueError(f"the engine has read {engine.tokens} tokens already; a session needs one of its own")
-        self._compose(Conversation(tokenizer, rewind_tokens, retokenize), SessionPolicy(self.config), engine)
+        return engine
 
     def _compose(self, conversation: Conversation, policy: SessionPolicy, engine: SessionEngine) -> None:
         self.conversation, self.policy, self.engine = conversation, policy, engine

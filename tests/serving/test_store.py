@@ -18,7 +18,7 @@ def store(most: int = 4, most_bytes: int | None = None, kv_tokens: int | None = 
 
 def memory(sessions: SessionStore) -> dict[int, int]:
     """Bytes of all distinct memory behind the keys and values of the sessions, by address."""
-    layers = [layer for held in sessions._held for layer in held.session.cache.layers]
+    layers = [layer for held in sessions.held for layer in held.session.cache.layers]
     found = [tensor.untyped_storage() for layer in layers for tensor, _ in layer.held()]
     return {storage.data_ptr(): storage.nbytes() for storage in found}
 
@@ -113,7 +113,7 @@ def long_chat(text: str, times: int) -> list[dict]:
 def test_a_stranger_shares_the_system_message_and_keeps_nothing_else_alive() -> None:
     sessions = store()
     answer(sessions, long_chat("You see a fridge 1 and a shelf 2.", 165))
-    first = sessions._held[0].session
+    first = sessions.held[0].session
     assert first.cache.get_seq_length() > 1900
     per_token, before = first.cache.kv_bytes() / first.cache.kept_lengths()[0], sum(memory(sessions).values())
     stranger = long_chat("Another task.", 10)
@@ -123,11 +123,11 @@ def test_a_stranger_shares_the_system_message_and_keeps_nothing_else_alive() -> 
     sessions.drop(held)
     _, reused = answer(sessions, stranger)
     assert reused > 150
-    second = sessions._held[1].session
+    second = sessions.held[1].session
     own = second.cache.kept_lengths()[0]
     # It has room for a quarter more, at least for 128 tokens.
     assert sum(memory(sessions).values()) - before <= per_token * (own + max(128, own / 4 + 32))
-    sessions.drop(sessions._held[0])
+    sessions.drop(sessions.held[0])
     assert sum(memory(sessions).values()) <= per_token * (own + max(128, own / 4 + 32))
     assert sessions.kv_bytes() == second.cache.kv_bytes() == per_token * own
 
@@ -137,19 +137,19 @@ def test_an_answer_asked_for_anew_costs_what_it_reads() -> None:
     chat = long_chat("You see a fridge 1 and a shelf 2.", 165)
     answer(sessions, chat)
     alone, before = sessions.kv_bytes(), sum(memory(sessions).values())
-    long = sessions._held[0].session
+    long = sessions.held[0].session
     for number in range(4):
         _, reused = answer(sessions, [*chat, *turn("look", number)])
         assert reused > 1900
     per_token = alone / long.cache.kept_lengths()[0]
     shared = long._transcript.marks[1].tokens  # the chat that all of them began with
-    new = [held.session.cache.kept_lengths()[0] - shared for held in sessions._held[1:]]
+    new = [held.session.cache.kept_lengths()[0] - shared for held in sessions.held[1:]]
     assert sessions.kv_bytes() <= alone + per_token * sum(new)
     assert sum(memory(sessions).values()) <= before + per_token * (sum(new) + 4 * 64) < 1.3 * before
-    for held in sessions._held[1:4]:
+    for held in sessions.held[1:4]:
         sessions.drop(held)
-    sessions.drop(sessions._held[0])  # the one that read the beginning goes, those who share it go on
-    last = sessions._held[0].session
+    sessions.drop(sessions.held[0])  # the one that read the beginning goes, those who share it go on
+    last = sessions.held[0].session
     assert sessions.kv_bytes() == last.cache.kv_bytes()
     more = [*chat, *turn("look", 3), *turn("go to shelf 2", 8)]
     alone_session = ReplanSession(model(), byte_level())
