@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from erecap.tokens.cache.read_scores import ReadScorer
     from erecap.tokens.scoring.schedule import PruneConfig
 
-# (tokens stored so far of those to read, tokens of the next chunk; 0 after the last one)
-BetweenChunks = Callable[[int, int], None]
+# (tokens read so far of those to read, tokens of the next chunk; 0 after the last one) -> tokens that the next chunk may
+# have instead; None: as proposed
+BetweenChunks = Callable[[int, int], int | None]
 Capability = Literal[
     "reposition",  # rotate stored keys to consecutive positions, or store them without positions
     "newest",  # evict even the newest token; without it that one stays whatever the policy says
@@ -80,7 +81,12 @@ class SessionEngine(Protocol):
     name: str  # as registered
     shape: str  # identifies the model well enough to tell whether saved keys fit
     supports: frozenset[str]  # of `Capability`
-    prune_seconds: float  # spent so far on pruning at prefill
+    chunk: int  # most tokens of one prefill chunk
+
+    @property
+    def prune_seconds(self) -> float:
+        """Seconds spent on pruning at prefill so far."""
+        ...
 
     @property
     def window(self) -> int:
@@ -95,6 +101,16 @@ class SessionEngine(Protocol):
     @property
     def next_position(self) -> int:
         """Position of the next token: its index, less what repositioning has gained."""
+        ...
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of the keys and values of a token that all layers store."""
+        ...
+
+    @property
+    def why_fixed(self) -> str | None:
+        """Why the positions of stored tokens cannot be changed; None: they can."""
         ...
 
     def attached(self) -> AbstractContextManager[None]:
@@ -112,7 +128,8 @@ class SessionEngine(Protocol):
         """Prefill `ids`, at least one, in chunks.
 
         Args:
-            between_chunks: called before each chunk and after the last. It may evict and reposition.
+            between_chunks: called before each chunk and after the last. It may evict, reposition and ask for a shorter
+                chunk.
             protected: prune as the settings say, but never token indices `(start, end)` of these; None: do not prune.
             scores: take the attention scores of the last token, where the settings rank by them.
 

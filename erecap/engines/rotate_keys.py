@@ -54,3 +54,12 @@ class KeyRotator:
     def _scale(self, name: str | None) -> float:
         attribute = "attention_scaling" if name is None else f"{name}_attention_scaling"
         return float(getattr(self._rotary, attribute, 1.0))
+
+
+def why_fixed(model: nn.Module) -> str | None:
+    """Why keys of the model cannot be rotated to other positions; None: they can."""
+    try:
+        KeyRotator(model)
+    except ValueError as error:
+        return str(error)
+    return None

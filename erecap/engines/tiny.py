@@ -109,6 +109,16 @@ class TinyEngine:
         return self._tokens - self._shift
 
     @property
+    def bytes_per_token(self) -> int:
+        """Bytes of one row of the memory."""
+        return BYTES
+
+    @property
+    def why_fixed(self) -> str | None:
+        """None: positions can be changed."""
+        return None
+
+    @property
     def positions(self) -> np.ndarray:
         """`(n,)` position of each stored token, in the order of `stored()`."""
         return self._memory["position"].copy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from erecap.engines.cache_files import load_cache, save_cache
 from erecap.engines.chunks import in_chunks
 from erecap.engines.forwarder import current
 from erecap.engines.protocol import BetweenChunks, EngineSettings, Stored
-from erecap.engines.rotate_keys import KeyRotator
+from erecap.engines.rotate_keys import KeyRotator, why_fixed
+from erecap.engines.token_bytes import bytes_per_token
 from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.read_scores import ReadScores
@@ -111,6 +113,16 @@ class TransformersEngine:
     def next_position(self) -> int:
         """Position of the next token read."""
         return self.cache.get_seq_length() - self.shift
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of keys and values of a token that all layers store, as the cache has them."""
+        return bytes_per_token(self.model, self.cache)
+
+    @cached_property
+    def why_fixed(self) -> str | None:
+        """Why keys of this model cannot be rotated to other positions; None: they can."""
+        return why_fixed(self.model)
 
     @property
     def prune_seconds(self) -> float:

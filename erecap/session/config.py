@@ -9,6 +9,7 @@ from erecap.budget import Budget
 from erecap.engines.protocol import EngineSettings
 
 if TYPE_CHECKING:
+    from erecap.cost.model import CostModel
     from erecap.decoding.linear import Weights
     from erecap.engines.protocol import SessionEngine
     from erecap.scheduling.rules import Scheduler
@@ -23,7 +24,7 @@ class SessionConfig:
     """The keywords of `ReplanSession`.
 
     Raises:
-        ValueError: an unknown `evict_by`.
+        ValueError: an unknown `evict_by`, or a budget with `pays` without a cost model.
     """
 
     prune: PruneConfig | None = None  # how many tokens reach the deeper layers at prefill; None: all
@@ -51,6 +52,9 @@ class SessionConfig:
     # Decides call by call whether to evict, reposition, read anew, or defer the call; None: the session evicts down to
     # its budget when a call ends, and repositions when the window is full.
     scheduler: Scheduler | None = None
+    # The calibrated cost model of this model on this machine (`erecap.cost.store.load_cost_model`), which a budget with
+    # `pays` asks.
+    cost: CostModel | None = None
     # Who holds the keys and values and runs the model: a name of `erecap.registries.ENGINES`, or an engine that has
     # read nothing yet; such an engine has settings of its own.
     engine: str | SessionEngine = "transformers"
@@ -58,6 +62,13 @@ class SessionConfig:
     def __post_init__(self) -> None:
         if isinstance(self.evict_by, str) and self.evict_by not in EVICT_BY:
             raise ValueError(f"unknown evict_by {self.evict_by!r}; known: {', '.join(EVICT_BY)}")
+        pays = self.budget.pays if self.budget is not None else None
+        if (pays is None) != (self.cost is None):
+            raise ValueError(
+                f"a budget with pays={pays} needs a calibrated cost model of this model; run `erecap calibrate`"
+                if self.cost is None
+                else "a cost model is for a budget with pays: Budget.auto(pays=...)"
+            )
 
     def engine_settings(self) -> EngineSettings:
         """What the engine has to know of this."""

@@ -61,6 +61,8 @@ class SessionEdits:
         ids = conversation.tokenizer(f"\nCorrection: {text.strip()}\n", add_special_tokens=False)["input_ids"]
         # The answer's last token may not be read yet; it comes first, and belongs to the answer.
         pending, transcript = list(conversation.pending), conversation.transcript
+        if not conversation.chat.empty:
+            self._prefill.make_room(len(pending) + len(ids), conversation.own_part()[1])
         self._prefill.reread(pending + ids)
         transcript.extend(pending)
         transcript.settle(transcript.tokens)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from erecap.budget import Budget
 from erecap.context.fit import fit_messages
 from erecap.context.tokenize import encode_from, render_prompt
 from erecap.engines.protocol import SessionEngine
 from erecap.generation import Message
 from erecap.session.conversation.chat import ChatPart, SessionChat, whole_part
 from erecap.session.conversation.conversation import Conversation
+from erecap.session.policy import SessionPolicy
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,16 @@ class FittedChat:
 
 
 def fit_chat(
-    messages: Sequence[Message], conversation: Conversation, engine: SessionEngine, budget: Budget, max_new_tokens: int
+    messages: Sequence[Message],
+    conversation: Conversation,
+    policy: SessionPolicy,
+    engine: SessionEngine,
+    max_new_tokens: int,
 ) -> FittedChat:
     """The whole chat, cut so that it and `max_new_tokens` fit the window.
 
-    With a budget the session outlives the window, and nothing is cut.
+    With a budget the session outlives the window, and nothing is cut; except where an automatic one finds that the
+    engine cannot reposition.
 
     Raises:
         BudgetError: system and goal alone do not fit.
@@ -37,7 +42,7 @@ def fit_chat(
     tokenizer = conversation.tokenizer
     part = whole_part(messages, tokenizer, header=True)
     limit = engine.window - max_new_tokens
-    if budget.tokens(1 << 30) is not None or _fits(part, conversation, engine, limit):
+    if policy.outlives_window(engine) or _fits(part, conversation, engine, limit):
         return FittedChat(conversation.chat.becomes(messages), part)
 
     def count(some: Sequence[Message]) -> int:

@@ -10,7 +10,9 @@ import numpy as np
 
 from erecap.budget import Budget
 from erecap.engines.protocol import SessionEngine, Stored
+from erecap.engines.token_bytes import check_memory
 from erecap.errors import BudgetError
+from erecap.generation import Decision, Usage
 from erecap.scheduling.rules import Scheduler
 from erecap.session.config import SessionConfig
 from erecap.session.conversation.chat import ChatPart
@@ -26,14 +28,32 @@ class SessionPolicy:
         self.config = config
         self.budget: Budget = config.budget or Budget()
         self.scheduler: Scheduler | None = config.scheduler
-        self.evicted = 0  # tokens evicted so far
+        self.evicted = 0  # tokens evicted so far, those of calls that were rolled back included
         self.seconds = 0.0  # spent on evicting so far
+        self.room = 0  # tokens that an answer may have, as the newest call says
+        self.dropped_because: str | None = None  # the reason of the last eviction, until an answer tells it
 
     def copy(self) -> SessionPolicy:
         """An independent policy, with a scheduler of its own."""
         twin = copy.copy(self)
         twin.scheduler, twin.seconds = copy.copy(self.scheduler), 0.0
         return twin
+
+    def check(self, engine: SessionEngine) -> None:
+        """Refuse a budget that cannot be kept with this engine.
+
+        Raises:
+            ValueError: a memory that holds next to nothing.
+        """
+        check_memory(engine.bytes_per_token, self.budget.memory_bytes)
+
+    def why_fixed(self, engine: SessionEngine) -> str | None:
+        """Why the engine cannot reposition, where the budget relies on it."""
+        return engine.why_fixed if self.budget.automatic else None
+
+    def outlives_window(self, engine: SessionEngine) -> bool:
+        """Whether eviction makes room past the window, so that no message has to be left out."""
+        return self.budget.limited and self.why_fixed(engine) is None
 
     def enforce(
         self,
@@ -62,6 +82,9 @@ class SessionPolicy:
         started = time.perf_counter()
         self.evicted += engine.evict(self.gone(engine, stored, transcript, part, coming, budget))
         self.seconds += time.perf_counter() - started
+        if limit is None:
+            why = self.budget.limit(read=transcript.tokens, window=None)
+            self.dropped_because = f"more tokens were stored than {why.reason} allows" if why else None
 
     def gone(
         self,
@@ -74,17 +97,42 @@ class SessionPolicy:
     ) -> list[np.ndarray]:
         """Token indices to evict, for each group of layers, so that `budget` of them stay."""
         indices = stored.indices
-        claims = part.claims
-        if not self.config.stale_first:
-            claims = {number: {**message, "stale": []} for number, message in numbered(claims).items()}
-        marks = [*transcript.known_marks, *coming]
-        priority = priorities(indices, marks, claims, part.protected, self.config.sinks)
+        priority = self.priorities(indices, transcript, part, coming)
         scores = self._scores(engine, indices)
         found = []
         for own in stored.groups:
             column = np.searchsorted(indices, own)
             found.append(own[~staying(priority[column], scores[column], budget)])
         return found
+
+    def priorities(
+        self, indices: np.ndarray, transcript: Transcript, part: ChatPart, coming: Sequence[Mark]
+    ) -> np.ndarray:
+        """Eviction priority `(n,)` of each stored token, see `erecap.session.eviction`."""
+        claims = part.claims
+        if not self.config.stale_first:
+            claims = {number: {**message, "stale": []} for number, message in numbered(claims).items()}
+        marks = [*transcript.known_marks, *coming]
+        return priorities(indices, marks, claims, part.protected, self.config.sinks)
+
+    def evict_together(self, engine: SessionEngine, stored: Stored, priority: np.ndarray, budget: int) -> None:
+        """Evict down to `budget` tokens, the same ones in all layers: what one layer keeps takes a position in all."""
+        started = time.perf_counter()
+        kept = stored.indices[staying(priority, self._scores(engine, stored.indices), budget)]
+        self.evicted += engine.evict([own[~np.isin(own, kept)] for own in stored.groups])
+        self.seconds += time.perf_counter() - started
+
+    def why_dropped(self, engine: SessionEngine, decision: Decision | None, usage: Usage) -> str | None:
+        """Why something of the chat was dropped since the last answer, in words; None: nothing was."""
+        because, self.dropped_because = self.dropped_because, None
+        if because is None and decision is not None and usage.evicted_tokens:
+            because = decision.reason
+        if usage.overflow_messages or usage.truncated_tokens:
+            because = f"the chat and its answer pass the window of {engine.window:,}, so text was left out"
+            fixed = self.why_fixed(engine)
+            if fixed is not None:
+                because += f"; nothing is evicted instead, as {fixed}"
+        return because
 
     def _scores(self, engine: SessionEngine, indices: np.ndarray) -> np.ndarray:
         if self.config.evict_by == "random":
@@ -98,7 +146,7 @@ class SessionPolicy:
         found = priorities(engine.stored().indices, marks, part.claims, part.protected, self.config.sinks)
         return int((found > OPEN).sum())
 
-    def make_room(self, engine: SessionEngine, tokens: int) -> None:
+    def find_positions(self, engine: SessionEngine, tokens: int) -> None:
         """Reposition if `tokens` more would leave the model's window.
 
         Raises:
@@ -107,9 +155,16 @@ class SessionPolicy:
         """
         if engine.next_position + tokens <= engine.window:
             return
+        fixed = self.why_fixed(engine)
+        if fixed is not None:
+            raise BudgetError(
+                f"{tokens} tokens from position {engine.next_position} on exceed the model's window of "
+                f"{engine.window}; "
+                f"no room can be made: {fixed}; give the whole chat, whose oldest messages are then left out"
+            )
         engine.reposition()
         if engine.next_position + tokens > engine.window:
             raise BudgetError(
                 f"{engine.next_position} stored tokens and {tokens} more exceed the model's window of "
-                f"{engine.window}; lower kv_tokens"
+                f"{engine.window}; " + ("shorten them" if self.budget.automatic else "lower kv_tokens")
             )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from erecap.engines.protocol import SessionEngine
+from erecap.session.automatic import make_room
 from erecap.session.conversation.chat import ChatPart
 from erecap.session.conversation.conversation import Conversation
 from erecap.session.conversation.marks import mark_messages
@@ -66,7 +67,7 @@ class SessionPrefill:
         # The rest of the last answer comes first; once read, it belongs to that answer's mark.
         settled = transcript.tokens + len(conversation.pending)
 
-        def between_chunks(done: int, following: int) -> None:
+        def between_chunks(done: int, following: int) -> int | None:
             nonlocal noted
             if done:
                 transcript.extend(ids[noted:done])
@@ -77,10 +78,15 @@ class SessionPrefill:
                 while coming and coming[0].tokens <= transcript.tokens:
                     transcript.extend((), [coming.pop(0)])
                 if following:
-                    self.policy.enforce(self.engine, transcript, part, coming)
-            if following:
-                last = done + following == len(ids)
-                self.policy.make_room(self.engine, following + (room if last else 0))
+                    self.enforce(part, coming)
+            if not following:
+                return None
+            if self.policy.budget.automatic:
+                rest = len(ids) - done
+                following = make_room(self.policy, self.engine, rest, transcript, part, coming)
+            last = done + following == len(ids)
+            self.policy.find_positions(self.engine, following + (room if last else 0))
+            return following
 
         prunes = self.policy.config.prune is not None
         protected = conversation.protected_tokens(part, coming) if prunes else None
@@ -95,19 +101,41 @@ class SessionPrefill:
         except BaseException:
             self.roll_back(len(self.conversation.transcript.marks))
             raise
-        self.policy.enforce(self.engine, self.conversation.transcript, part)
+        self.enforce(part)
         return len(ids)
 
+    def enforce(self, part: ChatPart, coming: Sequence[Mark] = ()) -> None:
+        """Evict until every layer stores what the budget says; under an automatic one, until an answer fits.
+
+        Args:
+            coming: marks of messages that are not read to their end yet.
+
+        Raises:
+            BudgetError: system and goal alone exceed it.
+        """
+        transcript = self.conversation.transcript
+        if self.policy.budget.automatic:
+            make_room(self.policy, self.engine, 0, transcript, part, coming)
+        else:
+            self.policy.enforce(self.engine, transcript, part, coming)
+
+    def make_room(self, tokens: int, part: ChatPart) -> None:
+        """Evict under an automatic budget where `tokens` tokens outside of any call would not fit."""
+        if self.policy.budget.automatic:
+            # The room for an answer is free; only what is longer needs more.
+            more = max(0, tokens - self.policy.room)
+            make_room(self.policy, self.engine, more, self.conversation.transcript, part, ())
+
     def probe(self, ids: Sequence[int]) -> np.ndarray:
-        """Logits `(len(ids), vocab)` of tokens that will be rolled back; makes room for them if need be."""
-        self.policy.make_room(self.engine, len(ids))
+        """Logits `(len(ids), vocab)` of tokens that will be rolled back; finds positions for them if need be."""
+        self.policy.find_positions(self.engine, len(ids))
         with self.engine.attached():
             return self.engine.verify(ids)
 
     def reread(self, ids: Sequence[int]) -> None:
         """Read `ids`, unpruned and outside of any call; what was pending is among them."""
         if ids:
-            self.engine.read(ids, lambda done, following: self.policy.make_room(self.engine, following))
+            self.engine.read(ids, lambda _, following: self.policy.find_positions(self.engine, following))
         self.conversation.pending = []
 
     def roll_back(self, marks: int, reread: bool = False, tokens: int | None = None) -> None:

@@ -8,6 +8,7 @@ from erecap.decoding.draft import LookupDraft
 from erecap.engines.protocol import SessionEngine
 from erecap.generation import Decision
 from erecap.scheduling.rules import State
+from erecap.session.automatic import make_room
 from erecap.session.conversation.chat import ChatPart
 from erecap.session.conversation.transcript import Mark, Transcript
 from erecap.session.policy import SessionPolicy
@@ -53,11 +54,14 @@ def schedule(
         protected=policy.protected(engine, transcript, part),
         chat=reused + new if part.offset == 0 else None,
     )
-    # Under the session's budget of now: a share of all tokens grows with them.
+    # Under the session's budget of now: a share of all tokens grows with them. An automatic one is no limit to the
+    # scheduler, so that it drops nothing to save time.
     scheduler.budget_tokens = policy.budget.tokens(transcript.tokens + new)
     decision = scheduler.decide(state)
     if decision.action in ("evict", "splice"):
         target = scheduler.target_kv(state)
+        if policy.budget.automatic and decision.action == "splice":
+            make_room(policy, engine, new, transcript, part, coming)
         if target < state.kv:
             policy.enforce(engine, transcript, part, coming, limit=target)
     if decision.action == "splice":

@@ -14,6 +14,7 @@ from erecap.engines.protocol import SessionEngine
 from erecap.generation import AllowedTokens, Decision, FinishReason, Generation, Message, PromptPiece
 from erecap.registries import ENGINES
 from erecap.scheduling.rules import Scheduler
+from erecap.session.automatic import drop_what_pays
 from erecap.session.config import SessionConfig
 from erecap.session.conversation.chat import ChatPart, whole_part
 from erecap.session.conversation.conversation import Conversation
@@ -29,6 +30,7 @@ from erecap.session.schedule_call import PlanDraft, schedule, stops_with_plan
 from erecap.session.trace import trace_pieces
 
 if TYPE_CHECKING:
+    from erecap.cost.model import CostModel
     from erecap.decoding.linear import Weights
     from erecap.tokens.cache.read_scores import ReadScorer
     from erecap.tokens.scoring.schedule import PruneConfig
@@ -56,12 +58,12 @@ class ReplanSession:
             of their own kind.
         tokenizer: its fast tokenizer, with a chat template.
         prune, budget, evict_by, stale_first, draft, seed, rewind_tokens, retokenize, decode_weights, prefill_chunk,
-            scheduler, engine: see the fields of `SessionConfig`.
+            scheduler, cost, engine: see the fields of `SessionConfig`.
 
     Raises:
         ConfigError: no engine of that name.
-        ValueError: `prune` or `decode_weights` that engine or model cannot serve, an unknown `evict_by`, or an engine
-            that has read something already.
+        ValueError: `prune` or `decode_weights` that engine or model cannot serve, an unknown `evict_by`, a budget with
+            `pays` without `cost` or with a memory that holds next to nothing, or an engine that has read something.
     """
 
     def __init__(
@@ -80,11 +82,12 @@ class ReplanSession:
         decode_weights: Weights = "same",
         prefill_chunk: int | None = None,
         scheduler: Scheduler | None = None,
+        cost: CostModel | None = None,
         engine: str | SessionEngine = "transformers",
     ) -> None:
         self.config = SessionConfig(
             prune, budget, evict_by, stale_first, draft, seed, rewind_tokens, retokenize, decode_weights,
-            prefill_chunk, scheduler, engine,
+            prefill_chunk, scheduler, cost, engine,
         )  # fmt: skip
         self.model = model
         self.tokenizer = tokenizer
@@ -93,6 +96,7 @@ class ReplanSession:
         self._compose(
             Conversation(tokenizer, rewind_tokens, retokenize), SessionPolicy(self.config), self._own_engine()
         )
+        self.policy.check(self.engine)
 
     def _own_engine(self) -> SessionEngine:
         """The engine that the configuration names or gives."""
@@ -118,13 +122,22 @@ class ReplanSession:
 
     @property
     def evicted_tokens(self) -> int:
-        """Tokens of what was read that are stored no longer."""
-        return self.policy.evicted
+        """Tokens of what was read that are stored no longer, in the layer that stores most.
+
+        It follows from what the engine stores, so it is right after every call, edit, roll-back and restore; 0 says
+        that everything read is still stored. Tokens that pruning kept from the deeper layers are not evicted.
+        """
+        return self.engine.tokens - self.engine.stored().most
 
     @property
     def budget(self) -> Budget:
         """How many tokens stay stored when a call returns."""
         return self.policy.budget
+
+    @property
+    def outlives_window(self) -> bool:
+        """Whether it evicts where a chat outgrows the model's window, instead of leaving messages out."""
+        return self.policy.outlives_window(self.engine)
 
     @property
     def scheduler(self) -> Scheduler | None:
@@ -269,6 +282,7 @@ class ReplanSession:
         """
         report = CallReport(self.conversation, self.policy, self.engine)
         fitted = self._fit(messages, max_new_tokens, trace)
+        self.policy.room = max_new_tokens
         part, known = fitted.part, self.conversation.match(fitted.part)
         report.matched()
         watcher = AnswerWatcher(self.tokenizer, stop or (), report.started, deadline_ms, cancel, on_text)
@@ -285,6 +299,7 @@ class ReplanSession:
             if decision is not None and decision.action == "re-read":
                 ids, marks, reused = self.prefill.enter(part, 0, answering=True)
             is_plan = stops_with_plan(decision, left)
+            self._drop_what_pays(part, marks, len(ids), max_new_tokens)
             with self.engine.attached():
                 logits = self.prefill.read(ids, marks, part, max_new_tokens)
                 report.prefilled(reused, len(ids))
@@ -306,12 +321,13 @@ class ReplanSession:
         text, reason = watcher.result(decoded.ids, ends)
         pieces = self._traced(part) if trace else ()
         self._remember(fitted, text, decoded, ends)
-        self.policy.enforce(self.engine, self.conversation.transcript, part)
+        self.prefill.enforce(part)
         self._tidy()
         usage, timing = report.finished(decoded, fitted.dropped, fitted.truncated)
         if self.scheduler is not None and decision is not None:
             self.scheduler.observe(decision, timing.total_ms)
-        return Generation(text, "stop" if is_plan(decoded.ids) else reason, usage, timing, pieces, decision)
+        because = self.policy.why_dropped(self.engine, decision, usage)
+        return Generation(text, "stop" if is_plan(decoded.ids) else reason, usage, timing, pieces, decision, because)
 
     # Steps of a call --------------------------------------------------------------------------------------
 
@@ -321,7 +337,7 @@ class ReplanSession:
         if not 1 <= max_new_tokens < window:
             raise ValueError(f"max_new_tokens must be from 1 to {window - 1}, got {max_new_tokens}")
         if messages is not None:
-            return fit_chat(messages, self.conversation, self.engine, self.budget, max_new_tokens)
+            return fit_chat(messages, self.conversation, self.policy, self.engine, max_new_tokens)
         own = FittedChat(*self.conversation.own_part())
         if trace:
             raise ValueError("trace shows the whole chat; give it")
@@ -348,10 +364,27 @@ class ReplanSession:
             new=new,
             reused=reused,
             rewritten=rewritten,
-            plan_tokens=min(max_new_tokens, len(self.conversation.previous) or max_new_tokens),
+            plan_tokens=self._plan_tokens(max_new_tokens),
             plan_passes=self._passes,
             old_plan_tokens=old_plan_tokens,
             trigger=trigger,
+        )
+
+    def _plan_tokens(self, max_new_tokens: int) -> int:
+        """Tokens that the answer will probably have: those of the last one."""
+        return min(max_new_tokens, len(self.conversation.previous) or max_new_tokens)
+
+    def _drop_what_pays(self, part: ChatPart, marks: Sequence[Mark], new: int, max_new_tokens: int) -> None:
+        """Evict before the prefill where the budget asks for it and the cost model says that it pays."""
+        drop_what_pays(
+            self.policy,
+            self.engine,
+            self.conversation.transcript,
+            part,
+            marks,
+            new=new,
+            plan_tokens=self._plan_tokens(max_new_tokens),
+            passes=self._passes,
         )
 
     def _draft(self, left: list[int], given: str | None, new: list[int]) -> PlanDraft | None:
@@ -408,6 +441,7 @@ class ReplanSession:
         self.prefill.roll_back(known, reread=True)
         header, _ = self.conversation.unread(part, known)
         try:
+            self.prefill.make_room(len(header) + len(wanted), part)
             rows = self.prefill.probe([*header, *wanted])
         finally:
             self.prefill.roll_back(len(self.conversation.transcript.marks))

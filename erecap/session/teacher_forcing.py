@@ -30,7 +30,7 @@ def plan_choices(session: ReplanSession, messages: Sequence[Message], plan: str)
     wanted = session.tokenizer(plan, add_special_tokens=False)["input_ids"]
     if not wanted:
         raise ValueError("an empty plan has no tokens to compare")
-    fitted = fit_chat(messages, session.conversation, session.engine, session.budget, len(wanted) + 1)
+    fitted = fit_chat(messages, session.conversation, session.policy, session.engine, len(wanted) + 1)
     if fitted.dropped or fitted.truncated:
         return None
     prefill, conversation, engine = session.prefill, session.conversation, session.engine
@@ -41,6 +41,6 @@ def plan_choices(session: ReplanSession, messages: Sequence[Message], plan: str)
             rows = prefill.probe(wanted)
     finally:
         prefill.roll_back(len(conversation.transcript.marks))
-    session.policy.enforce(engine, conversation.transcript, fitted.part)
+    prefill.enforce(fitted.part)
     conversation.chat = fitted.chat
     return [int(first.argmax()), *rows.argmax(-1).tolist()]

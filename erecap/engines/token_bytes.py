@@ -1,0 +1,38 @@
+"""Bytes of the keys and values of one token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from erecap.tokens.cache.pruned_cache import PrunedCache
+
+FEWEST = 16  # tokens that the memory given has to hold, as for `kv_tokens`
+
+
+def bytes_per_token(model: Any, cache: PrunedCache | None = None) -> int:
+    """Bytes of keys and values of a token that all layers store: as the cache has them, else as the model says."""
+    layers = [layer for layer in cache.layers if layer.is_initialized] if cache is not None else []
+    config = model.config.get_text_config(decoder=True)
+    if len(layers) == config.num_hidden_layers:
+        stored = [tensor for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None]
+        return sum(tensor.shape[1] * tensor.shape[3] * tensor.element_size() for tensor in stored)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width * model.dtype.itemsize)
+
+
+def check_memory(each: int, memory_bytes: int | None) -> None:
+    """Refuse a memory that holds next to nothing of a model.
+
+    Args:
+        each: bytes per token.
+
+    Raises:
+        ValueError: fewer than 16 tokens fit.
+    """
+    if memory_bytes is not None and memory_bytes < FEWEST * each:
+        raise ValueError(
+            f"memory_bytes={memory_bytes} holds {memory_bytes // each} tokens of this model, {each} bytes each; "
+            f"allowed: {FEWEST * each} or more"
+        )
