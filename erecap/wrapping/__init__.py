@@ -63,7 +63,8 @@ def wrap(
         rank: for a callable, what an observation is worth, from its text; the least worth goes first. Such as
             `erecap.wrapping.ranking.SelfInformation` of a small local model. None: the oldest goes first.
         shadow: for a callable, the share of the calls that are made once more with everything, in the background, to
-            compare times and answers (`shadow.jsonl` beside the log; not for streams).
+            compare times and answers (`shadow.jsonl` beside the log; not for streams). Eight may wait; others are
+            skipped.
         log: a folder that gets `run.json` and one row a call in `replans.jsonl`; `erecap report` reads it.
 
     Returns:
