@@ -108,8 +108,8 @@ class ReplanSession(SessionEdits):
     def evicted_tokens(self) -> int:
         """Tokens of what was read that are stored no longer, in the layer that stores most.
 
-        It follows from the cache, so it is right after every call, edit, roll-back and restore: 0 says that whatever was
-        read is still there. Tokens that pruning kept from the deeper layers are not evicted.
+        It follows from the cache, so it is right after every call, edit, roll-back and restore; 0 says that everything
+        read is still stored. Tokens that pruning kept from the deeper layers are not evicted.
         """
         return self.cache.get_seq_length() - max(self.cache.kept_lengths(), default=0)
 
