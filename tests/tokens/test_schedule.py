@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from erecap.tokens import PruneConfig, prune, scheduled_counts, stage_count
 from erecap.tokens.scorers import RandomScorer, ScoreContext
-from erecap.tokens.select import choose, protected_mask
+from erecap.tokens.select import choose, protected_bound, protected_mask
 from tests.tokens.models import LAYERS, padded, prompt, tiny
 
 
@@ -109,7 +109,12 @@ def test_choose_keeps_protected_in_order_and_exact(data: st.DataObject) -> None:
     index = torch.arange(tokens).expand(rows, -1)
     scores = torch.randint(0, 4, (rows, tokens), generator=generator).float()  # many ties
     protected = protected_mask(index, valid, torch.tensor(pads).unsqueeze(1), sinks=2, local=0.1, spans=None)
-    select, real = choose(scores, valid, protected, keep)
+    select, real, whole = choose(scores, valid, protected, keep)
+    assert whole <= bool(real.all())  # never claimed where it is not so
+    most = protected_bound(tokens, 2, 0.1, 0)
+    assert int(protected.sum(1).max()) <= most
+    told = choose(scores, valid, protected, keep, whole=not any(pads), most=most)
+    assert torch.equal(told[0], select) and torch.equal(told[1], real) and told[2] == whole
     for row in range(rows):
         columns = select[row].tolist()
         assert columns == sorted(set(columns))
