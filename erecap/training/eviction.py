@@ -15,8 +15,8 @@ import torch
 from erecap.session.ranking import HEAD, NEWEST, OPEN, PROTECTED, STALE, stay
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.learned import LearnedScorer
+from erecap.tokens.names import SINKS
 from erecap.tokens.scorers import ScoreContext
-from erecap.training.saliency import SINKS
 from erecap.training.sequences import PlanSequence
 from erecap.training.texts import ChatSpans, Sample, Span
 

@@ -19,11 +19,10 @@ from erecap.errors import ConfigError
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.learned import Pruner
 from erecap.tokens.masks import layer_windows
+from erecap.tokens.names import SINKS
 from erecap.training.saliency_attention import attention_by
 from erecap.training.saliency_forward import forward_masked
 from erecap.training.texts import Sample
-
-SINKS = 4
 
 
 def dense_logits(model: Any, sample: Sample) -> torch.Tensor:

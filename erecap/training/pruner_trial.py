@@ -14,10 +14,11 @@ import torch
 
 from erecap.protocols import JsonRow
 from erecap.tokens.learned import LearnedScorer, Pruner
+from erecap.tokens.names import SINKS
 from erecap.tokens.scorers import RandomScorer, ScoreContext
 from erecap.training.pruner_loss import spearman, targets
 from erecap.training.pruner_sessions import SessionTrial
-from erecap.training.pruner_task import SINKS, dense_logits, divergence
+from erecap.training.pruner_task import dense_logits, divergence
 from erecap.training.saliency_attention import plan_attention
 from erecap.training.saliency_files import Labelled
 from erecap.training.saliency_forward import forward_masked

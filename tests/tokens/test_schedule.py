@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import erecap
+from erecap.config.run import PruneSettings
 from erecap.tokens import PruneConfig, prune, scheduled_counts, stage_count
+from erecap.tokens.names import SINKS
 from erecap.tokens.scorers import RandomScorer, ScoreContext
 from erecap.tokens.select import choose, protected_bound, protected_mask
 from tests.tokens.models import LAYERS, padded, prompt, tiny
@@ -42,6 +46,12 @@ def test_a_stage_beyond_the_model() -> None:
     with pytest.raises(ValueError, match="layers 0 to 7"):
         with prune(tiny("llama"), PruneConfig(stages=(4, 8))):
             pass
+
+
+def test_sinks_are_as_many_wherever_nobody_says_how_many() -> None:
+    assert PruneConfig().sinks == PruneSettings().sinks == SINKS
+    defined = [path for path in Path(erecap.__file__).parent.rglob("*.py") if "\nSINKS = " in path.read_text("utf-8")]
+    assert [path.name for path in defined] == ["names.py"]
 
 
 def test_presets() -> None:
