@@ -195,9 +195,13 @@ def test_a_client_that_hangs_up_frees_the_model(serve) -> None:  # type: ignore[
 
 
 def test_a_request_may_not_take_for_ever(serve) -> None:  # type: ignore[no-untyped-def]
-    server = serve(request_s=0.3)
-    with pytest.raises(openai.InternalServerError, match=r"longer than 0\.3 s") as caught:
-        server.client().chat.completions.create(messages=start(), model="tiny", max_tokens=3900)
+    server = serve(request_s=3)
+    # The first pass through the model lasts until the time is over.
+    layer = server.engine._pool.model.get_decoder().layers[0]
+    hook = layer.register_forward_pre_hook(lambda *_: time.sleep(3.1))
+    with pytest.raises(openai.InternalServerError, match=r"longer than 3 s") as caught:
+        server.client().chat.completions.create(messages=start(), model="tiny", max_tokens=1)
+    hook.remove()
     assert caught.value.status_code == 504
 
 
