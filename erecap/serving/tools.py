@@ -81,12 +81,16 @@ def _plain(message: Message) -> Message:
 
 def _functions(message: Message) -> list[dict[str, Any]]:
     """What a message calls, each with a name and arguments, as the API has them."""
-    calls = message.get("tool_calls") or []
-    found = [call.get("function") if isinstance(call, dict) else None for call in calls]  # type: ignore[attr-defined]
-    for function in found:
-        named = isinstance(function, dict) and isinstance(function.get("name"), str)
-        if not named or not isinstance(function.get("arguments") or "", str):
+    found: list[dict[str, Any]] = []
+    for call in message.get("tool_calls") or ():  # type: ignore[attr-defined]
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not _is_call(function):
             raise ConfigError(
                 f"tool_calls: got {function!r:.80}; wanted a function with a name and arguments as a JSON text"
             )
+        found.append(function)
     return found
+
+
+def _is_call(function: dict[str, Any]) -> bool:
+    return isinstance(function.get("name"), str) and isinstance(function.get("arguments") or "", str)
