@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from erecap.tokens.cache.read_scores import ReadScorer
     from erecap.tokens.scoring.schedule import PruneConfig
 
-# (tokens read so far of those to read, tokens of the next chunk; 0 after the last one) -> tokens that the next chunk may
-# have instead; None: as proposed
+# (tokens read so far of those to read, tokens of the next chunk; 0 after the last one) -> tokens that the next chunk
+# may have instead; None: as proposed
 BetweenChunks = Callable[[int, int], int | None]
 Capability = Literal[
     "reposition",  # rotate stored keys to consecutive positions, or store them without positions

@@ -1,4 +1,7 @@
-"""A session on disk: the engine's file, with what the session knows of the conversation beside it."""
+"""A session on disk: the engine's file, with what the session knows of the conversation beside it.
+
+The number of evicted tokens is not among it: it follows from how many were read (`logical`) and how many are stored.
+"""
 
 from __future__ import annotations
 
