@@ -71,11 +71,6 @@ class Budget:
         """Whether there is any limit, so that a session evicts instead of leaving messages out."""
         return self.automatic or self.kv_tokens is not None or self.kv_ratio is not None
 
-    @property
-    def limited(self) -> bool:
-        """Whether there is any limit."""
-        return self.kv_tokens is not None or self.kv_ratio is not None
-
     def tokens(self, read: int) -> int | None:
         """The fixed limit after `read` tokens were read; None: there is none."""
         limits = []

@@ -136,7 +136,7 @@ class _HookSet:
                 cache.read_scores.take(reading.live, hidden)
             if reading.armed and number in cache.stages:
                 with cache.clock.running(hidden.device):
-                    hidden = _drop(cache, number, hidden)
+                    hidden = drop_tokens(cache, number, hidden)
             changed = kwargs | {
                 "position_embeddings": reading.rope(kwargs["position_embeddings"]),
                 "attention_mask": reading.mask(
@@ -152,7 +152,7 @@ class _HookSet:
         return before_layer
 
 
-def _drop(cache: PrunedCache, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+def drop_tokens(cache: PrunedCache, layer: int, hidden: torch.Tensor) -> torch.Tensor:
     """Run the stage before `layer`: score, choose, and gather `hidden` `(batch, live, hidden_size)`.
 
     Where no row has padding, and the protected tokens do not exceed the share to keep, nothing is read from the device

@@ -34,7 +34,7 @@ def test_a_stage_reads_nothing_from_the_device(scorer: str, batch: int) -> None:
     reading = cache.begin(torch.arange(80, device="meta").unsqueeze(0), None, batch)
     hidden = torch.empty(batch, 80, 16, device="meta")
     for layer, kept in ((2, 40), (4, 20)):
-        hidden = hooks._drop(cache, layer, hidden)
+        hidden = hooks.drop_tokens(cache, layer, hidden)
         assert hidden.shape == (batch, kept, 16) and reading.live.all_valid
     assert cache.stage_log == [(2, [40] * batch), (4, [20] * batch)] and len(reading.doubts) == 2
 
@@ -43,7 +43,7 @@ def test_where_protected_tokens_may_exceed_the_share_they_are_counted() -> None:
     cache = PrunedCache(PruneConfig("recency", 0.5, (2,)), LAYERS, protect=[(0, 39)])
     cache.begin(torch.arange(80, device="meta").unsqueeze(0), None, 1)
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
-        hooks._drop(cache, 2, torch.empty(1, 80, 16, device="meta"))
+        hooks.drop_tokens(cache, 2, torch.empty(1, 80, 16, device="meta"))
 
 
 def test_an_error_is_raised_where_it_is_born_on_a_cpu_and_when_the_read_ends_elsewhere(monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -86,7 +86,7 @@ def test_an_accelerator_is_not_waited_for() -> None:
     try:
         for layer in (2, 4):
             with cache.clock.running(hidden.device):
-                hidden = hooks._drop(cache, layer, hidden)
+                hidden = hooks.drop_tokens(cache, layer, hidden)
     finally:
         torch.cuda.set_sync_debug_mode(before)
     cache.finish()
