@@ -16,7 +16,7 @@ from erecap.report.svg import series_of
 from erecap.report.timing import LENGTH_EDGES, PHASES
 from erecap.report.words import MIN_PAIRS, headline
 
-FILTERS = ("percent", "points", "times", "count", "decimal", "milliseconds", "mebibytes", "plural")
+FILTERS = ("percent", "points", "times", "count", "decimal", "kv_tokens", "milliseconds", "mebibytes", "plural")
 
 
 def render_page(run: Run, summary: dict[str, Any]) -> str:

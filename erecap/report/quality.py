@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from erecap.budget import budget_order
 from erecap.protocols import JsonRow
 from erecap.report.quality_groups import Episodes, Played, apart_figures, budget_figures, group_figures
 from erecap.report.quality_rows import AgreementRow, QualityRow, require_one_planner
@@ -66,7 +67,7 @@ def summarise_quality(
     within = [figure for part in _FIGURES for figure in part(Episodes(rows, within_window=True), seed)]
     figures = [figure for part in _FIGURES for figure in part(episodes, seed)]
     figures = [_beside(figure, within) for figure in figures] + _agreement(agreement, seed)
-    groups = sorted({(row.suite, row.mode, row.budget) for row in rows}, key=lambda g: (g[0], g[1], g[2] or 0))
+    groups = sorted({(row.suite, row.mode, row.budget) for row in rows}, key=lambda g: (g[0], g[1], budget_order(g[2])))
     return {
         "rows": [{**figure, **about} for figure in figures],
         "modes": [group_figures(episodes, *group) for group in groups],

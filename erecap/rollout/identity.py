@@ -30,8 +30,8 @@ class Identity:
         return {field: getattr(self, field) for field in IDENTITY}
 
 
-def budget_of(config: RunConfig, mode: str) -> int | None:
-    """`kv_tokens` of the modes that keep within it; None for the others."""
+def budget_of(config: RunConfig, mode: str) -> int | str | None:
+    """`kv_tokens`, or `auto`, of the modes that keep within it; None for the others."""
     return None if parse_mode(mode).kind in UNBUDGETED else config.budget.kv_tokens
 
 
@@ -50,7 +50,12 @@ def identity_of(config: RunConfig, suite: Suite, mode: Mode, weights: Mapping[st
     if mode.kind == "prune":
         parts["prune"] = config.prune.model_dump(mode="json")
     if mode.kind not in UNBUDGETED:
-        parts["budget"] = config.budget.model_dump(mode="json")
+        parts["budget"] = {
+            # Settings of the automatic budget say nothing where they are left out.
+            key: value
+            for key, value in config.budget.model_dump(mode="json").items()
+            if value is not None or key not in ("memory_gb", "pays")
+        }
     learned = mode.kind == "erecap" or mode.scorer == "learned"
     known = weights if mode.needs_model else {}
     return Identity(

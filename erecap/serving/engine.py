@@ -167,7 +167,7 @@ class Engine:
     def _answered(self, ask: Ask, left: float) -> Generation:
         options = dict(ask.options)
         held = self.store.take(ask.messages)
-        if held.session.budget.kv_tokens is None and held.session.budget.kv_ratio is None:
+        if not held.session.outlives_window:
             tokens = len(render_prompt(ask.messages, self.tokenizer).input_ids)
             room = self.window - tokens
             wanted = options["max_new_tokens"]

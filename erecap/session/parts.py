@@ -8,7 +8,7 @@ from typing import Any
 from erecap.budget import Budget
 from erecap.context.fit import fit_messages
 from erecap.context.tokenize import ChatText, encode_from, render_prompt
-from erecap.protocols import Message, PromptPiece
+from erecap.protocols import Decision, Message, PromptPiece, Usage
 from erecap.session.chat import ChatPart, SessionChat, whole_part
 from erecap.session.marking import agreement, answer_starts, encode_behind, mark_messages
 from erecap.session.ranking import numbered
@@ -68,11 +68,12 @@ class SessionParts:
     def _fit(self, messages: Sequence[Message], max_new_tokens: int) -> tuple[SessionChat, ChatPart, int, int]:
         """The part to read of a whole chat, cut to the window; and how many messages and tokens that cost.
 
-        With a budget the session outlives the window, and nothing is cut.
+        With a budget the session outlives the window, and nothing is cut; except where an automatic one finds that
+        positions cannot be closed up.
         """
         chat, part = self._chat.becomes(messages), whole_part(messages, self.tokenizer, header=True)
         limit = self._reader.window - max_new_tokens
-        if self.budget.tokens(1 << 30) is not None or self._fits(part, limit):
+        if self._reader.outlives_window or self._fits(part, limit):
             return chat, part, 0, 0
 
         def count(some: Sequence[Message]) -> int:
@@ -147,6 +148,18 @@ class SessionParts:
         if self._transcript.wants_tidying:
             self._transcript.tidy(self.cache.stored_index().tolist())
             self._chat.tidy({mark.message for mark in self._transcript.known_marks})
+
+    def _why_dropped(self, decision: Decision | None, usage: Usage) -> str | None:
+        """Why something of the chat was dropped since the last answer, in words; None: nothing was."""
+        reader = self._reader
+        because, reader.dropped_because = reader.dropped_because, None
+        if because is None and decision is not None and usage.evicted_tokens:
+            because = decision.reason
+        if usage.overflow_messages or usage.truncated_tokens:
+            because = f"the chat and its answer pass the window of {reader.window:,}, so text was left out"
+            if reader.why_fixed is not None:
+                because += f"; nothing is evicted instead, as {reader.why_fixed}"
+        return because
 
     def _prune_seconds(self) -> float:
         return self.cache.prune_seconds + self._reader.evict_seconds

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from erecap.cost.scheduler import Scheduler, State
 from erecap.decoding.draft import LookupDraft
 from erecap.protocols import Decision, FinishReason, Generation, Timing, Usage
+from erecap.session.automatic import make_room
 from erecap.session.chat import ChatPart
 from erecap.session.ranking import OPEN, tiers
 from erecap.session.reader import SessionReader
@@ -53,7 +54,10 @@ def look(
 
 
 def decide(scheduler: Scheduler, reader: SessionReader, transcript: Transcript, state: State) -> Decision:
-    """The scheduler's decision under the session's budget of now (a share of all tokens grows with them)."""
+    """The scheduler's decision under the session's budget of now (a share of all tokens grows with them).
+
+    An automatic budget is no limit to it, so that it drops nothing to save time.
+    """
     scheduler.budget_tokens = reader.budget.tokens(transcript.tokens + state.new)
     return scheduler.decide(state)
 
@@ -81,6 +85,8 @@ def apply(
     if decision.action not in ("evict", "splice"):
         return
     target = scheduler.target_kv(state)
+    if reader.budget.automatic and decision.action == "splice":
+        make_room(reader, state.new, transcript, part.claims, part.protected, coming)
     if target < state.kv:
         reader.enforce(transcript, part.claims, part.protected, coming, limit=target)
     if decision.action == "splice":
