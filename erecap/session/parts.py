@@ -9,6 +9,7 @@ from erecap.budget import Budget
 from erecap.context.fit import fit_messages
 from erecap.context.tokenize import ChatText, encode_from, render_prompt
 from erecap.protocols import Decision, Message, PromptPiece, Usage
+from erecap.session.automatic import make_room
 from erecap.session.chat import ChatPart, SessionChat, whole_part
 from erecap.session.marking import agreement, answer_starts, encode_behind, mark_messages
 from erecap.session.ranking import numbered
@@ -137,6 +138,13 @@ class SessionParts:
         part = self._chat.going_on((), True)[1]
         assert part is not None, "with a header there is always something to read"
         return part
+
+    def _make_room(self, tokens: int, part: ChatPart) -> None:
+        """Evict under an automatic budget where `tokens` tokens outside of any call would not fit."""
+        if self.budget.automatic:
+            # The room for an answer is free; only what is longer needs more.
+            more = max(0, tokens - self._reader.room)
+            make_room(self._reader, more, self._transcript, part.claims, part.protected, ())
 
     def _traced(self, part: ChatPart) -> tuple[PromptPiece, ...]:
         contents = [message["content"] for _, message in sorted(numbered(part.claims).items())]

@@ -16,7 +16,7 @@ from erecap.decoding.loop import decode
 from erecap.errors import RunError
 from erecap.generation import StopWatcher, answer_ends, sampler
 from erecap.protocols import AllowedTokens, Decision, Generation, Message, Timing, Usage
-from erecap.session.automatic import drop_what_pays, make_room
+from erecap.session.automatic import drop_what_pays
 from erecap.session.chat import ChatPart, SessionChat, whole_part
 from erecap.session.claims import Span
 from erecap.session.edits import SessionEdits
@@ -389,10 +389,7 @@ class ReplanSession(SessionEdits):
         self._go_back(known, reread=True)
         header, _ = self._tokenize(part, known)
         try:
-            if self.budget.automatic:
-                # The room for an answer is free; only a longer plan needs more.
-                more = max(0, len(header) + len(wanted) - self._reader.room)
-                make_room(self._reader, more, self._transcript, part.claims, part.protected, ())
+            self._make_room(len(header) + len(wanted), part)
             with self._reader.attached():
                 rows = self._reader.probe([*header, *wanted])
         finally:

@@ -28,7 +28,7 @@ def test_the_automatic_limit_is_what_fits_window_and_memory(read, window, room, 
     assert limit.most + room <= window and (limit.most + room) * each <= memory  # the answer fits as well
     assert limit.most + room + 1 > window or (limit.most + room + 1) * each > memory  # and no token more would
     assert 1 <= limit.down_to <= limit.most and limit.down_to in (1, int(LEFT * limit.most))
-    assert ("memory" if holds < window else "window") in limit.reason
+    assert ("window" if holds < memory // each else "memory" if holds < window else "the ") in limit.reason
 
 
 @given(read=TOKENS, window=st.integers(1000, 20_000), stored=TOKENS, each=SIZE, data=st.data())
