@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 from erecap.errors import BudgetError
 
-AUTO = "auto"  # how `kv_tokens` is written where nothing is dropped while it fits
+AUTO: Final = "auto"  # how `kv_tokens` is written where nothing is dropped while it fits
 LEFT = 0.75  # share of what fits that an eviction of the automatic budget leaves, so that the next calls need none
 LEFT_TO_SAVE = 0.5  # share of what is stored that is left where dropping saves time (`pays`)
 
