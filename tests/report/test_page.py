@@ -268,7 +268,7 @@ def test_budgets_and_how_often_they_dropped(tmp_path: Path) -> None:
     assert [summary["modes"][mode]["dropping"] for mode in ("full", "erecap")] == [0.0, 0.25]
     shown = [line.split() for line in terminal(folder, 80).splitlines()]
     assert ["erecap", "auto", "100", "%", "25", "%"] in shown
-    assert "<td>auto</td>" in page(folder)
+    assert "<td>auto</td>" in build(folder)
 
 
 def test_importing_the_package_is_light() -> None:
