@@ -33,6 +33,8 @@ class KeyRotator:
         self._config = decoder.config
         for layer in self._layers:
             attention = getattr(layer, "self_attn", None)
+            if attention is None or next(attention.parameters(), None) is None:
+                continue  # a layer without attention stores no keys
             if not hasattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb"):
                 raise ValueError(f"{type(model).__name__} rotates keys by code of its own; they cannot change position")
         for kind in sorted(rope_kinds(decoder.config)):
