@@ -1,0 +1,186 @@
+"""Prefill in chunks, eviction and repositioning of a wrapped model's conversations, which know tokens and no messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from erecap.budget import Budget
+from erecap.engines.rotate_keys import KeyRotator
+from erecap.errors import BudgetError, ConfigError
+from erecap.protocols import ScoreContext
+from erecap.session.eviction import HEAD, OPEN, PROTECTED, stay
+from erecap.tokens.cache.layout import Layout
+from erecap.tokens.cache.pruned_cache import PrunedCache
+from erecap.tokens.cache.read_scores import ReadScorer, ReadScores
+from erecap.tokens.hooks import find_decoder
+from erecap.tokens.pruning import attach
+from erecap.tokens.scoring import probe
+from erecap.tokens.scoring.schedule import PruneConfig
+from erecap.tokens.scoring.scorers import RandomScorer
+from erecap.wrapping.token_conversations import TokenConversation
+
+CHUNK = 512  # tokens of one forward pass; eviction happens between chunks
+EVICT_BY = ("recency", "random", "attention")
+SINKS = 4  # first tokens that are always protected
+KEEP_ALL = PruneConfig(keep=1.0, stages=())
+
+
+class TokenReader:
+    """Reads prompts into conversations and keeps these within a budget.
+
+    Protected are the head, which is the first prompt of the conversation up to a quarter of the budget, and the newest
+    quarter of the budget. The rest is ranked by `evict_by`.
+
+    Args:
+        model: a causal language model of transformers.
+        budget: limits of each conversation; without limits nothing is evicted.
+        evict_by: `recency`, `random`, `attention`, or a scorer of tokens when they are read.
+        protect_first: tokens of the head; None: see above.
+        seed: for `random`, and handed to a scorer.
+
+    Raises:
+        ConfigError: an unknown `evict_by`, a head that leaves no room in the budget, or a budget for a model whose
+            stored tokens cannot be repositioned.
+    """
+
+    def __init__(
+        self, model: Any, budget: Budget, evict_by: str | ReadScorer, protect_first: int | None = None, seed: int = 0
+    ) -> None:
+        if isinstance(evict_by, str) and evict_by not in EVICT_BY:
+            raise ConfigError(f"evict_by: got {evict_by!r}; allowed: {', '.join(EVICT_BY)}, or a scorer object")
+        most = budget.kv_tokens
+        if protect_first is not None and (protect_first < 0 or (most is not None and protect_first > most // 2)):
+            raise ConfigError(f"protect_first must be from 0 to half of the budget, got {protect_first}")
+        self.budget, self.evict_by, self.seed = budget, evict_by, seed
+        self._model, self._protect_first = model, protect_first
+        self.limited = budget.kv_tokens is not None or budget.kv_ratio is not None
+        self._by_attention = self.limited and evict_by == "attention"
+        self._rotator: KeyRotator | None = None
+        if self.limited:
+            try:
+                self._rotator = KeyRotator(model)
+            except ValueError as error:
+                raise ConfigError(f"a budget needs stored tokens to be repositioned: {error}") from error
+
+    def open(self) -> TokenConversation:
+        """A conversation that has read nothing."""
+        cache = PrunedCache(KEEP_ALL, len(find_decoder(self._model).layers))
+        if self.limited and not isinstance(self.evict_by, str):
+            cache.read_scores = ReadScores(self.evict_by, self.seed)
+        return TokenConversation(cache)
+
+    @contextmanager
+    def attached(self, conversation: TokenConversation) -> Iterator[None]:
+        """The hooks are on the model within."""
+        with attach(self._model, conversation.cache, attention=self._by_attention):
+            yield
+
+    def read_ahead(self, conversation: TokenConversation, prompt: torch.Tensor, answer: int) -> None:
+        """Prefill all of `prompt` `(1, n)` but its end, which `generate` is to read: at most one chunk.
+
+        Args:
+            answer: tokens that will be generated behind it.
+
+        Raises:
+            BudgetError: what is stored and what is to come exceed the model's window, under a budget.
+        """
+        length = prompt.shape[1]
+        device = self._model.device
+        # The newest token's attention is taken here, because `generate` goes on to decode with others.
+        rest = 1 if self._by_attention else CHUNK
+        while (left := length - conversation.read) > rest:
+            tokens = min(CHUNK, left - 1)
+            self._make_room(conversation, tokens)
+            start, position = conversation.read, conversation.next_position
+            chunk = prompt[:, start : start + tokens].to(device)
+            last = left - tokens <= rest
+            with self._collecting(last) as weights, torch.no_grad():
+                self._model(
+                    input_ids=chunk,
+                    position_ids=torch.arange(position, position + tokens, device=device).unsqueeze(0),
+                    past_key_values=conversation.cache,
+                    use_cache=True,
+                    **({"logits_to_keep": 1} if self._model._supports_logits_to_keep() else {}),
+                )
+            conversation.tokens = torch.cat([conversation.tokens, prompt[0, start : start + tokens].cpu()])
+            if weights:
+                conversation.attention = _by_index(conversation.cache, weights)
+            self.enforce(conversation)
+        self._make_room(conversation, length - conversation.read + answer)
+
+    def enforce(self, conversation: TokenConversation) -> int:
+        """Evict until the conversation is within its budget; returns the number of tokens evicted."""
+        limit = self.budget.tokens(conversation.read)
+        if limit is None or conversation.stored <= limit:
+            return 0
+        index = conversation.cache.stored_index().cpu()
+        quarter = limit // 4
+        head = min(conversation.first, quarter) if self._protect_first is None else min(self._protect_first, limit)
+        priority = torch.full(index.shape, OPEN)
+        priority[max(0, len(index) - quarter) :] = PROTECTED
+        priority[index < max(head, min(SINKS, quarter))] = HEAD
+        scores = self._scores(conversation, index)
+
+        def gone(layout: Layout) -> torch.Tensor:
+            own = layout.index[0].cpu()
+            column = torch.searchsorted(index, own)
+            return ~stay(own, priority[column], scores[column], limit).to(layout.index.device)
+
+        evicted = conversation.cache.drop(gone)
+        conversation.evicted += evicted
+        return evicted
+
+    def _scores(self, conversation: TokenConversation, index: torch.Tensor) -> torch.Tensor:
+        if conversation.cache.read_scores is not None:
+            return conversation.cache.read_scores.of(index, conversation.read)
+        if self.evict_by == "random":
+            row = index.unsqueeze(0)
+            context = ScoreContext(row, row, torch.ones_like(row, dtype=torch.bool), self.seed, None)
+            return RandomScorer().score(0, row.unsqueeze(-1), context)[0]
+        if self.evict_by == "attention" and conversation.attention is not None:
+            asked, weights = conversation.attention
+            scores = torch.ones(len(index))  # of newer tokens nothing is known; they rank first
+            scores[index <= asked[-1]] = 0.0
+            known = torch.isin(index, asked)
+            scores[known] = weights[torch.searchsorted(asked, index[known])]
+            return scores
+        return index.to(torch.float64)
+
+    def _make_room(self, conversation: TokenConversation, tokens: int) -> None:
+        window = getattr(find_decoder(self._model).config, "max_position_embeddings", None)
+        # Without a budget, the bare model goes on beyond its window as well.
+        if self._rotator is None or window is None or conversation.next_position + tokens <= window:
+            return
+        index = conversation.cache.stored_index()
+        if len(index) + tokens > window:
+            raise BudgetError(
+                f"{len(index)} stored tokens and {tokens} to come exceed the model's window of {window}; "
+                "lower the budget, or max_new_tokens"
+            )
+        if conversation.shift != conversation.read - len(index):
+            conversation.cache.move(self._rotator, index, torch.arange(len(index), device=index.device))
+            conversation.shift = conversation.read - len(index)
+
+    @contextmanager
+    def _collecting(self, wanted: bool) -> Iterator[dict[int, torch.Tensor]]:
+        weights: dict[int, torch.Tensor] = {}
+        probe.current.collect = weights if wanted and self._by_attention else None
+        try:
+            yield weights
+        finally:
+            probe.current.collect = None
+
+
+def _by_index(cache: PrunedCache, weights: dict[int, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stored token indices `(n,)`, and the mean over layers of the newest token's attention weight on each `(n,)`."""
+    index = cache.stored_index().cpu()
+    total = torch.zeros(len(index))
+    for layer, weight in weights.items():
+        layout = cache.layout(layer)
+        assert layout is not None, "the layer has just stored its tokens"
+        total.index_add_(0, torch.searchsorted(index, layout.index[0].cpu()), weight[0].float().cpu() / len(weights))
+    return index, total
