@@ -150,9 +150,9 @@ def _setting_problem(model: Any, arguments: dict[str, Any]) -> str | None:
     for name in ("output_attentions", "output_hidden_states"):
         if of(name):
             return f"{name}: of tokens read before there are none"
-    own = arguments.get("generation_config")
-    # A default in the folder of the model is nobody's wish, one in the call is.
+    # A default in the folder of the model is nobody's wish, and pipelines copy it into every call.
     for name in ("cache_implementation", "cache_config", "compile_config"):
-        if (arguments.get(name) or getattr(own, name, None)) is not None and own is not model.generation_config:
+        given = of(name)
+        if given is not None and (name in arguments or given != getattr(model.generation_config, name, None)):
             return f"the call chooses {name}"
     return None

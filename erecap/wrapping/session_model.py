@@ -136,13 +136,11 @@ class SessionModel:
 
     def _continued(self, arguments: dict[str, Any]) -> Any:
         started = time.perf_counter()
-        state = weights_state(self.wrapped)
-        if state != self._state:  # other weights would have computed other keys and values
-            self._held.clear()
-            self._state = state
+        self._forget_other_weights()
         prompt = prompt_of(arguments)
         ids = prompt[0].to("cpu", torch.long)
-        conversation, why = self._held.take(ids, self._reader.budget.tokens(len(ids)))
+        held = self._held
+        conversation, why = held.take(ids, self._reader.budget.tokens(len(ids)))
         conversation = conversation or self._reader.open()
         reused, evicted = conversation.read, conversation.evicted
         if reused < conversation.first or not conversation.first:
@@ -152,13 +150,15 @@ class SessionModel:
         try:
             output = self._read_and_generate(conversation, arguments, clock)
         except torch.OutOfMemoryError:
-            self._held.clear()  # so that the caller's next try has all the memory
+            held.clear()  # so that the caller's next try has all the memory
             raise
         except BaseException:
-            self._keep(conversation, ids)
+            self._settle(conversation, ids)
+            held.give_back(conversation)
             raise
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
-        self._keep(conversation, sequences[0].to("cpu", torch.long), returned=output)
+        self._settle(conversation, sequences[0].to("cpu", torch.long), returned=output)
+        held.give_back(conversation)
         ended = time.perf_counter()
         usage = Usage(
             prompt_tokens=len(ids),
@@ -176,6 +176,13 @@ class SessionModel:
         self.log.note(usage, timing, "reused" if reused else "read", why, evicted=conversation.evicted - evicted)
         return output
 
+    def _forget_other_weights(self) -> None:
+        """Start anew where the weights have changed: they would have computed other keys and values."""
+        state = weights_state(self.wrapped)
+        if state != self._state:
+            # A new holder, because calls in other threads may still give conversations back to the old one.
+            self._held, self._state = TokenConversations(self._held.most, self._held.memory_bytes), state
+
     def _read_and_generate(self, conversation: TokenConversation, arguments: dict[str, Any], clock: Any) -> Any:
         prompt = prompt_of(arguments)
         own: dict[str, Any] = {"past_key_values": conversation.cache}
@@ -190,8 +197,8 @@ class SessionModel:
                 own["position_ids"] = places.clamp(min=0).unsqueeze(0)
             return self.wrapped.generate(**{**arguments, **own})
 
-    def _keep(self, conversation: TokenConversation, sequence: torch.Tensor, returned: Any = None) -> None:
-        """Note which tokens the conversation has read, evict down to its budget, and store it for the next call."""
+    def _settle(self, conversation: TokenConversation, sequence: torch.Tensor, returned: Any = None) -> None:
+        """Note which tokens the conversation has read, and evict down to its budget."""
         conversation.cache.rollback()
         read = conversation.cache.get_seq_length()
         if read > len(sequence):  # after an error, nobody knows what was generated
@@ -200,7 +207,6 @@ class SessionModel:
         if getattr(returned, "past_key_values", None) is not None:
             returned.past_key_values = None if conversation.evicted else _plain_copy(conversation, self.wrapped)
         self._reader.enforce(conversation)
-        self._held.give_back(conversation)
 
 
 def _limits(budget: int | Budget | None) -> Budget:

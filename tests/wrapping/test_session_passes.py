@@ -86,7 +86,8 @@ def test_a_cache_that_the_models_folder_names_is_nobodys_wish(tmp_path) -> None:
         wrapped, ids = erecap.wrap(model, log=tmp_path / kind), ids_of(30, 1)
         for _ in range(2):
             assert torch.equal(wrapped.generate(**whole(ids), **GREEDY), tiny("gemma3").generate(**whole(ids), **GREEDY))
-        assert [row["decision"] for row in rows_of(tmp_path / kind)] == ["read", "reused"]
+        wrapped.generate(**whole(ids), generation_config=copy.deepcopy(model.generation_config), max_new_tokens=5)
+        assert [row["decision"] for row in rows_of(tmp_path / kind)] == ["read", "reused", "reused"]
 
 
 UNSERVABLE: dict[str, tuple[str, dict[str, Any], str]] = {
