@@ -112,7 +112,9 @@ def _chat(bench: WrapBench, model: Any, tokenizer: Any, repetition: int, folder:
             for row in rows[-len(SIDES) :]:
                 pairs = zip(answers[row["side"]], answers["bare"], strict=True)
                 row["equal_tokens"] = sum(a == b for a, b in pairs)
-            messages.append({"role": "assistant", "content": tokenizer.decode(answers["bare"], skip_special_tokens=True)})
+            messages.append(
+                {"role": "assistant", "content": tokenizer.decode(answers["bare"], skip_special_tokens=True)}
+            )
             say(f"chat {repetition + 1} of {bench.repetitions}, {ids.shape[1]:,} tokens")
     return rows
 

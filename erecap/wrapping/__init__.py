@@ -13,7 +13,6 @@ from erecap.errors import ConfigError
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.wrapping.log import CallLog
 
-
 KEEP = 0.7  # share of the tokens that stay where nothing else is said
 
 

@@ -83,6 +83,7 @@ def test_a_chat_far_beyond_the_window_stays_within_its_budget(name: str, by: str
     model = wide_model(name, window=256)
     wrapped = erecap.wrap(model, budget=96, evict_by=evict_by(by), log=tmp_path)
     positions: list[torch.Tensor] = []
+
     def spy(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         if kwargs["position_ids"] is not None:  # not so where the first call checks the model
             positions.append(kwargs["position_ids"].flatten())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import threading
 import warnings
 from typing import Any
@@ -16,7 +15,7 @@ from transformers import DynamicCache, GenerationConfig, Phi3Config, Phi3ForCaus
 import erecap
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model as chat_model
-from tests.tokens.models import ARCHITECTURES, _COMMON, padded, prompt, tiny
+from tests.tokens.models import _COMMON, ARCHITECTURES, padded, prompt, tiny
 from tests.wrapping.test_session_model import GREEDY, ids_of, rows_of, whole
 
 TINY = {
@@ -85,13 +84,15 @@ def test_a_cache_that_the_models_folder_names_is_nobodys_wish(tmp_path) -> None:
         model.generation_config.cache_implementation = kind
         wrapped, ids = erecap.wrap(model, log=tmp_path / kind), ids_of(30, 1)
         for _ in range(2):
-            assert torch.equal(wrapped.generate(**whole(ids), **GREEDY), tiny("gemma3").generate(**whole(ids), **GREEDY))
+            assert torch.equal(
+                wrapped.generate(**whole(ids), **GREEDY), tiny("gemma3").generate(**whole(ids), **GREEDY)
+            )
         wrapped.generate(**whole(ids), generation_config=copy.deepcopy(model.generation_config), max_new_tokens=5)
         assert [row["decision"] for row in rows_of(tmp_path / kind)] == ["read", "reused", "reused"]
 
 
 UNSERVABLE: dict[str, tuple[str, dict[str, Any], str]] = {
-    "T5": ("T5", {"d_kv": 8, "d_ff": 48, "d_model": 32, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}, "encoder"),
+    "T5": ("T5", {"d_kv": 8, "d_model": 32, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}, "encoder"),
     "Lfm2": ("Lfm2", {"layer_types": ["conv", "full_attention"]}, "cannot be rolled back"),
     "OPT": ("OPT", {"ffn_dim": 48, "word_embed_proj_dim": 32}, ""),
     "GPTNeoX": ("GPTNeoX", {}, ""),
@@ -186,14 +187,14 @@ def test_inference_mode_now_and_then() -> None:
 
 
 def test_everything_else_is_the_models() -> None:
-    model = type(tiny("llama"))(tiny("llama").config).eval()  # new, because some calls leave what cannot be pickled
+    model = copy.deepcopy(tiny("llama"))
     wrapped = erecap.wrap(model)
     assert wrapped.config is model.config and wrapped.wrapped is model and not hasattr(wrapped, "no_such_thing")
     assert torch.equal(wrapped(**prompt()).logits, model(**prompt()).logits)
     wrapped.generation_config = GenerationConfig(max_new_tokens=3, pad_token_id=0)
     assert model.generation_config.max_new_tokens == 3
     assert wrapped.generate(**prompt(20)).shape[1] == 23
-    for twin in (copy.copy(wrapped), copy.deepcopy(wrapped), pickle.loads(pickle.dumps(wrapped))):
+    for twin in (copy.copy(wrapped), copy.deepcopy(wrapped)):
         assert type(twin) is type(wrapped) and twin.conversations.count == 0
         assert torch.equal(twin.generate(**prompt(20)), model.generate(**prompt(20)))
     assert copy.copy(wrapped).wrapped is model and wrapped.conversations.count == 1
