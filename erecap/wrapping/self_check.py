@@ -14,9 +14,9 @@ COARSE = 0.1  # in other dtypes, where reading in pieces rounds differently
 
 
 def difference(model: Any, prompt: torch.Tensor, reader: TokenReader) -> str | None:
-    """Why stored keys and values do not serve `model`: tokens of `prompt` `(1, n)` read in two pieces give other logits.
+    """Why stored keys and values do not serve `model`; None where they do.
 
-    None where they give the same.
+    Tokens of `prompt` `(1, n)` are read at once and in two pieces, which has to give the same logits.
     """
     ids = prompt.repeat(1, -(-TOKENS // prompt.shape[1]))[:, :TOKENS].to(model.device)
     half = TOKENS // 2

@@ -1,4 +1,4 @@
-"""Prefill in chunks, eviction and repositioning of a wrapped model's conversations, which know tokens and no messages."""
+"""Prefill in chunks, eviction and repositioning for the conversations of a wrapped model."""
 
 from __future__ import annotations
 

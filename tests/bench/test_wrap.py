@@ -1,4 +1,4 @@
-"""A growing chat asked of a bare and of a wrapped model: the same answers, few tokens read, and what is said of both."""
+"""A growing chat asked of a bare and of a wrapped model: the same answers, few tokens read, and the summary."""
 
 from __future__ import annotations
 
