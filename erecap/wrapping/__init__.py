@@ -45,10 +45,10 @@ def wrap(
             ids = torch.cat([output, tokens_of(observation)], 1)
 
     The keys and values of prompts and answers stay, and a call prefills what its prompt does not share with a
-    conversation that is stored. The result is the bare model's. Calls that cannot be served in this way (batches,
-    beams, a cache of the caller's, and others) go to the model as they are; the log says why. With `budget`, old
-    tokens are evicted. With `keep`, `scorer` or `prune`, the model instead reads every prompt whole and drops tokens
-    from its deeper layers while it does.
+    conversation that is stored. While a conversation fits the window, the result is the bare model's. Calls that
+    cannot be served in this way (batches, beams, a cache of the caller's, and others) go to the model as they are; the
+    log says why. With a smaller `budget`, old tokens are evicted earlier. With `keep`, `scorer` or `prune`, the model
+    instead reads every prompt whole and drops tokens from its deeper layers while it does.
 
     A **callable** cannot be looked into, so its text is shortened, record by record (`erecap.context.compaction`). Its
     first argument is a chat (OpenAI-style dictionaries with `role` and `content`), or a prompt string that grows from
@@ -69,7 +69,8 @@ def wrap(
     Args:
         target: the model, pipeline, client or callable.
         budget: for a model, the most tokens that each layer stores of one conversation, or a `Budget`. Never evicted
-            are the first prompt, up to a quarter of the budget, and the newest quarter of the budget. None: keep all.
+            are the first prompt, up to a quarter of the budget, and the newest quarter of the budget. None:
+            `Budget.auto()`, which drops nothing while the conversation fits the model's window.
         evict_by: for a model with a budget, what ranks the other tokens: `recency` (None), `random`, `attention`, or
             a scorer of tokens when they are read, as of `ReplanSession`.
         protect_first: for a model with a budget, how many tokens at the beginning are protected instead.
@@ -100,12 +101,12 @@ def wrap(
         ConfigError: an option that the kind of target does not have, or an unusable value.
         TypeError: a target of another kind.
     """
-    session = {
+    session: dict[str, Any] = {
         "budget": budget, "evict_by": evict_by, "protect_first": protect_first, "conversations": conversations,
         "memory_bytes": memory_bytes,
     }  # fmt: skip
     session = {name: value for name, value in session.items() if value is not None}
-    pruning = {"keep": keep, "scorer": scorer, "prune": prune}
+    pruning: dict[str, Any] = {"keep": keep, "scorer": scorer, "prune": prune}
     pipeline = hasattr(target, "model") and hasattr(target, "tokenizer") and hasattr(target, "task")
     if pipeline and target.task not in ("text-generation", ""):  # "" where it was built by hand
         raise ConfigError(f"a pipeline for {target.task!r} plans nothing; only text-generation can be wrapped")

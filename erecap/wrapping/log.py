@@ -41,7 +41,7 @@ class CallLog:
     def note(self, usage: Usage, timing: Timing, decision: str, reason: str, **extra: object) -> int:
         """Append one call; returns its number.
 
-        `decision` is what was done: `pruned`; `read` or `reused`, where a model read all of the prompt or its rest only;
+        `decision` is what was done: `pruned`; `read` or `reused`, where all of the prompt was read or only its rest;
         `passed` unchanged; or `failed`, where everything was sent after an error. `reason` says why.
         """
         with self._lock:

@@ -22,7 +22,7 @@ from erecap.wrapping.self_check import difference, weights_state
 from erecap.wrapping.token_conversations import ConversationSummary, TokenConversation, TokenConversations
 from erecap.wrapping.token_reader import TokenReader
 
-DEFAULT_BUDGET = Budget()  # of `erecap.wrap(model)`
+DEFAULT_BUDGET = Budget.auto()  # of `erecap.wrap(model)`
 CONVERSATIONS = 8
 
 
@@ -45,7 +45,7 @@ class SessionModel:
         ConfigError: an unusable value, or a budget for a model that cannot have one.
     """
 
-    _OWN = ("wrapped", "log", "_options", "_reader", "_held", "_problem", "_limit", "_state", "_checked")
+    _OWN = ("wrapped", "log", "_options", "_reader", "held", "_problem", "_limit", "_state", "_checked")
 
     def __init__(
         self,
@@ -72,10 +72,10 @@ class SessionModel:
         else:
             _warn(self._problem)
         memory = _quarter_of_memory(model.device) if memory_bytes is None else memory_bytes
-        self._held = TokenConversations(conversations, memory)
+        self.held = TokenConversations(conversations, memory)
         self._state: tuple = ()
         name = evict_by if isinstance(evict_by, str) else type(evict_by).__name__
-        mode = f"session[{name}]" if self._problem is None and self._reader.limited else "session"
+        mode = "session" if limits.automatic or not limits.limited else f"session[{name}]"
         self.log = CallLog(None if log is None else Path(log), "model", mode)
 
     def __getattr__(self, name: str) -> Any:
@@ -98,11 +98,11 @@ class SessionModel:
     @property
     def conversations(self) -> ConversationSummary:
         """How much is stored between calls."""
-        return self._held.summary()
+        return self.held.summary()
 
     def reset(self) -> None:
         """Forget all conversations."""
-        self._held.clear()
+        self.held.clear()
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """As the model's own `generate`, with the same arguments and result.
@@ -139,8 +139,8 @@ class SessionModel:
         self._forget_other_weights()
         prompt = prompt_of(arguments)
         ids = prompt[0].to("cpu", torch.long)
-        held = self._held
-        conversation, why = held.take(ids, self._reader.budget.tokens(len(ids)))
+        held = self.held
+        conversation, why = held.take(ids)
         conversation = conversation or self._reader.open()
         reused, evicted = conversation.read, conversation.evicted
         if reused < conversation.first or not conversation.first:
@@ -154,7 +154,8 @@ class SessionModel:
             raise
         except BaseException:
             self._settle(conversation, ids)
-            held.give_back(conversation)
+            if conversation.read:
+                held.give_back(conversation)
             raise
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         self._settle(conversation, sequences[0].to("cpu", torch.long), returned=output)
@@ -181,7 +182,7 @@ class SessionModel:
         state = weights_state(self.wrapped)
         if state != self._state:
             # A new holder, because calls in other threads may still give conversations back to the old one.
-            self._held, self._state = TokenConversations(self._held.most, self._held.memory_bytes), state
+            self.held, self._state = TokenConversations(self.held.most, self.held.memory_bytes), state
 
     def _read_and_generate(self, conversation: TokenConversation, arguments: dict[str, Any], clock: Any) -> Any:
         prompt = prompt_of(arguments)
@@ -204,6 +205,7 @@ class SessionModel:
         if read > len(sequence):  # after an error, nobody knows what was generated
             conversation.cache.crop(len(sequence) - read)
         conversation.tokens = sequence[: conversation.cache.get_seq_length()].clone()
+        conversation.asked = min(conversation.asked, conversation.read)
         if getattr(returned, "past_key_values", None) is not None:
             returned.past_key_values = None if conversation.evicted else _plain_copy(conversation, self.wrapped)
         self._reader.enforce(conversation)

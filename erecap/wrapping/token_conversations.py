@@ -11,7 +11,7 @@ from erecap.tokens.cache.pruned_cache import PrunedCache
 
 LEAST_SHARED = 8  # tokens; a shorter common beginning is not worth a fork
 SLACK = 8  # tokens: a chat template may write the header of an answer anew once the answer is there
-LEAST_STORED = 0.5  # share of the common beginning, or of the budget, that has to be stored still
+LEAST_STORED = 0.5  # share of what is stored, or of the common beginning, that a roll back has to leave
 
 
 @dataclass(eq=False)
@@ -87,14 +87,11 @@ class TokenConversations:
         self._idle: list[TokenConversation] = []
         self._lock = threading.Lock()
 
-    def take(self, prompt: torch.Tensor, budget: int | None) -> tuple[TokenConversation | None, str]:
+    def take(self, prompt: torch.Tensor) -> tuple[TokenConversation | None, str]:
         """The conversation that `prompt` `(n,)` continues, rolled back to the common beginning, and why this one.
 
         A prompt that continues everything that was asked before goes on in place. One that leaves it earlier gets a
         fork, so that the other conversation can go on as well. At least one token of `prompt` remains to be read.
-
-        Args:
-            budget: tokens that a conversation may store.
 
         Returns:
             None where no conversation shares enough with `prompt`.
@@ -107,7 +104,7 @@ class TokenConversations:
             found = self._idle[number]
             if found.evicted:
                 still = int((found.cache.stored_index() < tokens).sum())
-                if still < LEAST_STORED * min(tokens, budget or tokens):
+                if still < LEAST_STORED * min(tokens, found.stored):
                     return None, "a new conversation: most of the common beginning was evicted"
             # The oldest of a full house would be thrown out for its own fork.
             oldest = number == 0 and len(self._idle) >= self.most
@@ -126,6 +123,11 @@ class TokenConversations:
             del self._idle[: -self.most]
             while self._idle and sum(held.cache.kv_bytes() for held in self._idle) > self.memory_bytes:
                 del self._idle[0]
+
+    def idle(self) -> list[TokenConversation]:
+        """The conversations that are not in use, the most recently used last."""
+        with self._lock:
+            return list(self._idle)
 
     def clear(self) -> None:
         """Forget all conversations that are not in use."""

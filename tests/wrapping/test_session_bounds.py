@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import erecap
-from erecap.errors import BudgetError, ConfigError
+from erecap.errors import ConfigError
 from erecap.tokens.hooks import find_decoder
 from tests.session.chats import model as wide_model
 from tests.tokens.models import ARCHITECTURES, tiny
@@ -95,7 +95,7 @@ def test_a_chat_far_beyond_the_window_stays_within_its_budget(name: str, by: str
         positions.clear()
         output = wrapped.generate(**whole(ids), **GREEDY)
         assert torch.equal(output[:, : ids.shape[1]], ids) and output.shape[1] <= ids.shape[1] + 5
-        [held] = wrapped._held._idle
+        [held] = wrapped.held.idle()
         assert max(held.cache.kept_lengths()) <= 96 and wrapped.conversations.stored_tokens <= 96
         seen = torch.cat(positions)
         assert torch.equal(seen, torch.arange(int(seen[0]), int(seen[0]) + len(seen))) and int(seen.max()) < 256
@@ -122,7 +122,7 @@ def test_one_prompt_longer_than_the_window_is_read_in_chunks(by: str) -> None:
     wrapped.generate(**whole(ids_of(3000, 1)), **GREEDY)
     handle.remove()
     assert max(widths) <= 512
-    [held] = wrapped._held._idle
+    [held] = wrapped.held.idle()
     index = held.cache.stored_index()
     assert len(index) == 128 and index[:7].tolist() == list(range(7)) and (by != "recency" or int(index[7]) > 2800)
     if by != "recency":
@@ -133,7 +133,7 @@ def test_what_is_ranked_by_attention_is_what_the_newest_token_attends_to() -> No
     model, ids = tiny("llama"), ids_of(100, 3)
     wrapped = erecap.wrap(model, budget=48, evict_by="attention", protect_first=0)
     wrapped.generate(**whole(ids), **GREEDY)
-    [held] = wrapped._held._idle
+    [held] = wrapped.held.idle()
     with torch.no_grad():
         weights = tiny("llama", "eager")(ids[:, :99], output_attentions=True).attentions
     expected = torch.stack([layer[0, :, -1].sum(0) for layer in weights]).mean(0)
@@ -150,10 +150,37 @@ def test_going_back_to_what_was_evicted_reads_it_again(tmp_path) -> None:  # typ
     assert row["new_tokens"] == 150 and "evicted" in row["reason"]
 
 
-def test_a_budget_that_the_window_cannot_hold_is_one_sentence() -> None:
+def test_a_budget_as_large_as_the_window_leaves_room_for_the_answer() -> None:
     wrapped = erecap.wrap(wide_model("llama", window=128), budget=120)
-    with pytest.raises(BudgetError, match="window of 128"):
-        wrapped.generate(**whole(ids_of(115, 1)), max_new_tokens=60, do_sample=False)
+    output = wrapped.generate(**whole(ids_of(115, 1)), max_new_tokens=30, do_sample=False)
+    [held] = wrapped.held.idle()
+    assert output.shape[1] > 115 and held.evicted and held.next_position <= 128 and held.stored <= 120
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_without_a_budget_nothing_is_dropped_within_the_window(name: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    model = wide_model(name, window=256)
+    wrapped, ids = erecap.wrap(model, log=tmp_path), ids_of(40, 1)
+    for turn in range(12):
+        output = wrapped.generate(**whole(ids), **GREEDY)
+        [held] = wrapped.held.idle()
+        assert held.next_position <= 256 and held.stored <= 256
+        if ids.shape[1] + 5 <= 256:
+            assert held.evicted == 0 and torch.equal(output, model.generate(**whole(ids), **GREEDY))
+        ids = torch.cat([output, ids_of(30, 40 + turn)], 1)
+    assert held.read > 400 and held.evicted and rows_of(tmp_path)[-1]["mode"] == "session"
+    unbounded = erecap.wrap(model, budget=erecap.Budget())
+    assert torch.equal(unbounded.generate(**whole(ids), **GREEDY), model.generate(**whole(ids), **GREEDY))
+
+
+def test_memory_of_each_conversation() -> None:
+    model = tiny("llama")
+    each = 2 * 8 * 2 * 8 * 4  # bytes of a token: keys and values, layers, heads, width, float32
+    wrapped, ids = erecap.wrap(model, budget=erecap.Budget.auto(memory_bytes=100 * each)), ids_of(60, 1)
+    for turn in range(6):
+        ids = torch.cat([wrapped.generate(**whole(ids), **GREEDY), ids_of(20, turn)], 1)
+        assert wrapped.conversations.kv_bytes <= 100 * each
+    assert wrapped.held.idle()[0].evicted
 
 
 @pytest.mark.parametrize(
@@ -162,6 +189,7 @@ def test_a_budget_that_the_window_cannot_hold_is_one_sentence() -> None:
         ({"budget": 3}, "kv_tokens must be 16"),
         ({"budget": 64, "evict_by": "saliency"}, "allowed: recency"),
         ({"budget": 64, "protect_first": 40}, "half of the budget"),
+        ({"budget": erecap.Budget.auto(pays=0.2)}, "calibrated cost model"),
         ({"conversations": 0}, "from 1 on"),
         ({"memory_bytes": 0}, "from 1 on"),
         ({"budget": 64, "keep": 0.5}, "give either"),

@@ -214,3 +214,10 @@ def test_an_error_in_the_callers_code_leaves_what_was_read() -> None:
     assert wrapped.conversations.stored_tokens == 40
     assert torch.equal(wrapped.generate(**whole(ids), **GREEDY), model.generate(**whole(ids), **GREEDY))
     assert wrapped.conversations.count == 1
+
+
+def test_a_call_that_transformers_refuses_stores_nothing() -> None:
+    wrapped = erecap.wrap(tiny("llama"))
+    with pytest.raises(ValueError, match="temperature"):
+        wrapped.generate(**whole(ids_of(30, 1)), do_sample=True, temperature=-1.0)
+    assert wrapped.conversations.count == 0
