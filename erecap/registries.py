@@ -63,7 +63,8 @@ class Registry(MutableMapping[str, Any]):
             where: the setting that holds the name, for the message.
         """
         if name not in self:
-            raise ConfigError(f"{where}: {name!r} is not a {self.kind}; allowed: {', '.join(self)}")
+            article = "an" if self.kind[0] in "aeiou" else "a"
+            raise ConfigError(f"{where}: {name!r} is not {article} {self.kind}; allowed: {', '.join(self)}")
         return self[name]
 
     def __setitem__(self, name: str, entry: Any) -> None:
