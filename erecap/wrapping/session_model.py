@@ -234,5 +234,6 @@ def _plain_copy(conversation: TokenConversation, model: Any) -> DynamicCache:
     """The stored keys and values as a cache that works without our hooks, and that later calls do not change."""
     copied = DynamicCache(config=model.config.get_text_config(decoder=True))
     for number, layer in enumerate(conversation.cache.layers):
-        copied.update(layer.keys.clone(), layer.values.clone(), number)
+        if layer.keys is not None:  # a layer without attention stores nothing
+            copied.update(layer.keys.clone(), layer.values.clone(), number)
     return copied

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from erecap.tokens.cache.pruned_cache import PrunedCache
+from erecap.tokens.cache.shared_storage import stored_bytes
 
 LEAST_SHARED = 8  # tokens; a shorter common beginning is not worth a fork
 SLACK = 8  # tokens: a chat template may write the header of an answer anew once the answer is there
@@ -71,7 +72,7 @@ class ConversationSummary:
 
     count: int  # conversations
     stored_tokens: int  # of all conversations, in their fullest layers
-    kv_bytes: int  # keys and values of all conversations
+    kv_bytes: int  # keys and values of all conversations; what they share counts once
 
 
 class TokenConversations:
@@ -121,7 +122,7 @@ class TokenConversations:
         with self._lock:
             self._idle.append(conversation)
             del self._idle[: -self.most]
-            while self._idle and sum(held.cache.kv_bytes() for held in self._idle) > self.memory_bytes:
+            while self._idle and self._bytes() > self.memory_bytes:
                 del self._idle[0]
 
     def idle(self) -> list[TokenConversation]:
@@ -138,4 +139,7 @@ class TokenConversations:
         """How much is stored."""
         with self._lock:
             stored = sum(held.stored for held in self._idle)
-            return ConversationSummary(len(self._idle), stored, sum(held.cache.kv_bytes() for held in self._idle))
+            return ConversationSummary(len(self._idle), stored, self._bytes())
+
+    def _bytes(self) -> int:
+        return stored_bytes(layer for held in self._idle for layer in held.cache.layers)

@@ -192,7 +192,6 @@ def _by_index(cache: PrunedCache, weights: dict[int, torch.Tensor]) -> tuple[tor
     index = cache.stored_index().cpu()
     total = torch.zeros(len(index))
     for layer, weight in weights.items():
-        layout = cache.layout(layer)
-        assert layout is not None, "the layer has just stored its tokens"
-        total.index_add_(0, torch.searchsorted(index, layout.index[0].cpu()), weight[0].float().cpu() / len(weights))
+        column = torch.searchsorted(index, cache.layout(layer).index[0].cpu())
+        total.index_add_(0, column, weight[0].float().cpu() / len(weights))
     return index, total

@@ -66,6 +66,16 @@ def test_bytes_are_bounded_over_all_conversations() -> None:
         assert small.conversations.count == 0
 
 
+def test_what_two_chats_share_is_stored_once() -> None:
+    wrapped, head = erecap.wrap(tiny("llama")), ids_of(300, 1)
+    for seed in (2, 3, 4):
+        wrapped.generate(**whole(torch.cat([head, ids_of(20, seed)], 1)), **GREEDY)
+    stored = wrapped.conversations
+    each = 2 * 8 * 2 * 8 * 4  # bytes of a token: keys and values, layers, heads, width, float32
+    assert stored.count == 3 and stored.stored_tokens == 3 * 324
+    assert 300 * each < stored.kv_bytes < 400 * each
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_budget_that_holds_everything_changes_nothing(name: str) -> None:
     model, ids = tiny(name), ids_of(40, 1)
