@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from erecap.config.modes import SESSION_MODES, parse_mode
 from erecap.config.suite import Name, Seed
-from erecap.registries import LEARNED, PRESETS
+from erecap.registries import LEARNED, PRESETS, SINKS
 
 
 def _split(value: Any) -> Any:
@@ -31,7 +31,7 @@ class PruneSettings(BaseModel):
     stages: list[int] | None = Field(
         default=None, description="Layers before which tokens are dropped, rising; null: every third from 4 on."
     )
-    sinks: int = Field(default=4, ge=0, description="First tokens of the prompt that are always kept.")
+    sinks: int = Field(default=SINKS, ge=0, description="First tokens of the prompt that are always kept.")
     local: float = Field(default=0.1, ge=0, le=1, description="Share of the prompt, its newest tokens, always kept.")
 
     @model_validator(mode="before")

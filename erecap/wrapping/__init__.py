@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,8 @@ def wrap(
         rank: for a callable, what an observation is worth, from its text; the least worth goes first. Such as
             `erecap.wrapping.ranking.SelfInformation` of a small local model. None: the oldest goes first.
         shadow: for a callable, the share of the calls that are made once more with everything, in the background, to
-            compare times and answers (`shadow.jsonl` beside the log; not for streams).
+            compare times and answers (`shadow.jsonl` beside the log; not for streams). Eight may wait; others are
+            skipped.
         log: a folder that gets `run.json` and one row a call in `replans.jsonl`; `erecap report` reads it.
 
     Returns:
@@ -107,7 +109,7 @@ def wrap(
     }  # fmt: skip
     session = {name: value for name, value in session.items() if value is not None}
     pruning: dict[str, Any] = {"keep": keep, "scorer": scorer, "prune": prune}
-    pipeline = hasattr(target, "model") and hasattr(target, "tokenizer") and hasattr(target, "task")
+    pipeline = _is_pipeline(target)
     if pipeline and target.task not in ("text-generation", ""):  # "" where it was built by hand
         raise ConfigError(f"a pipeline for {target.task!r} plans nothing; only text-generation can be wrapped")
     text = any(given is not None for given in (keep, keep_tokens, count_tokens, patterns, rank))
@@ -191,6 +193,12 @@ def _holds_a_model(target: Any) -> bool:
     tokens = hasattr(target, "tokenizer") or hasattr(target, "processor")
     generates = callable(getattr(target, "generate", None)) and not _is_model(target)
     return generates and tokens and _is_model(getattr(target, "model", None))
+
+
+def _is_pipeline(target: Any) -> bool:
+    """Whether it is a pipeline of transformers; agents of other libraries have a model, a tokenizer and a task, too."""
+    module = sys.modules.get("transformers.pipelines.base")  # loaded, if there is a pipeline at all
+    return module is not None and isinstance(target, module.Pipeline)
 
 
 def _name(scorer: Any) -> str:
