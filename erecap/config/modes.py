@@ -13,6 +13,8 @@ from erecap.registries import mode_scorers
 # stays within the budget as text: it blanks the oldest observations of the chat.
 SESSION_MODES = ("reuse", "erecap", "recency", "random", "attention", "mask")
 
+BUDGETED_MODES = tuple(mode for mode in SESSION_MODES if mode != "reuse")  # that keep within a run's budget
+
 _PATTERN = re.compile(r"(?P<kind>[a-z]+)(?:\[(?P<scorer>[^\[\]]*)\])?")
 
 

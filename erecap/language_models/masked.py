@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from erecap.budget import Budget
+from erecap.budget import Budget, Limit
 from erecap.context.compaction.mask import Place, drop_exchanges, mask_messages
 from erecap.context.fit import Fitted, fit_messages
 from erecap.context.tokenize import render_prompt
 from erecap.generation import Generation, Message, PromptPiece, Usage
 from erecap.language_models.per_episode import EpisodeSessions
+from erecap.session.automatic import bytes_per_token, check_memory
 
 LOW_WATERMARK = 0.9  # share of the budget that masking leaves, so that the next calls only append
 
@@ -43,11 +44,20 @@ class MaskedSessions:
 
     Args:
         model, tokenizer: as for `ReplanSession`.
-        budget: tokens of chat and answer together; `kv_ratio` is a share of the tokens of the whole chat.
+        budget: tokens of chat and answer together; `kv_ratio` is a share of the tokens of the whole chat. An automatic
+            one is the model's window, or what of it the memory holds.
         options: more arguments of `EpisodeSessions`.
+
+    Raises:
+        ValueError: a budget with `pays`: a shorter text is read anew, which saves no time.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, budget: Budget, **options: Any) -> None:
+        if budget.pays is not None:
+            raise ValueError(f"pays={budget.pays} is for modes that evict; a text that is shortened is read anew")
+        check_memory(model, budget.memory_bytes)
+        self._window = int(model.config.get_text_config(decoder=True).max_position_embeddings)
+        self._bytes_per_token = bytes_per_token(model)
         self.tokenizer = tokenizer
         self.budget = budget
         self.trace = False
@@ -76,14 +86,15 @@ class MaskedSessions:
         return replace(
             generation,
             usage=_usage(generation.usage, shown),
+            dropped_because=self._why_dropped(shown) or generation.dropped_because,
             timing=replace(timing, tokenize_ms=timing.tokenize_ms + spent, total_ms=timing.total_ms + spent),
             pieces=tuple(_renumbered(piece, shown.numbers) for piece in generation.pieces),
         )
 
     def _show(self, messages: Sequence[Message], max_new_tokens: int) -> _Shown:
         whole = self._count(messages)
-        room = self.budget.tokens(whole)
-        limit = whole if room is None else max(1, room - max_new_tokens)
+        room = self._limit(whole)
+        limit = whole if room is None else max(1, room.most - max_new_tokens)
         goal = int(LOW_WATERMARK * limit)
         masked = mask_messages(messages, whole, self._count, already=self._masked)
         rest = self._without_dropped(masked.messages)
@@ -98,6 +109,15 @@ class MaskedSessions:
         head = next((place + 1 for place, message in enumerate(rest) if message["role"] == "user"), 0)
         del numbers[head : head + fitted.dropped]
         return _Shown(fitted.messages, numbers, masked.masked, len(self._dropped), fitted, whole)
+
+    def _why_dropped(self, shown: _Shown) -> str | None:
+        fitted, limit = shown.fitted, self._limit(shown.whole)
+        if limit is None or not (shown.masked or shown.dropped or fitted.dropped or fitted.truncated_tokens):
+            return None
+        return f"chat and answer are kept within {limit.reason}"
+
+    def _limit(self, whole: int) -> Limit | None:
+        return self.budget.limit(read=whole, window=self._window, bytes_per_token=self._bytes_per_token)
 
     def _count(self, messages: Sequence[Message]) -> int:
         return len(render_prompt(messages, self.tokenizer).input_ids)

@@ -19,6 +19,7 @@ from erecap.registries import LEARNED
 if TYPE_CHECKING:
     import gymnasium as gym
 
+    from erecap.cost.model import CostModel
     from erecap.language_models.masked import MaskedSessions
     from erecap.language_models.per_episode import EpisodeSessions
     from erecap.language_models.transformers import TransformersLanguageModel
@@ -183,12 +184,13 @@ class RealComponents:
                 self._models[mode] = TransformersLanguageModel(*self._loaded, prune=prune)
 
     def _sessions(self, mode: Mode, model: Any, tokenizer: Any) -> EpisodeSessions | MaskedSessions:
-        from erecap.budget import Budget
         from erecap.language_models.masked import MaskedSessions
         from erecap.language_models.per_episode import EpisodeSessions
 
-        settings = self._config.budget
-        budget = None if mode.kind == "reuse" else Budget(settings.kv_tokens, settings.kv_ratio)
+        budget = None if mode.kind == "reuse" else self._config.budget.budget()
+        cost = None
+        if budget is not None and budget.pays is not None and mode.kind != "mask":
+            cost = self._cost_model(model, "budget", ["pays"])
         try:
             if mode.kind == "mask":
                 assert budget is not None, "only reuse has no budget"
@@ -203,6 +205,7 @@ class RealComponents:
                 seed=self._config.seed,
                 decode_weights=self._config.decode_weights,
                 scheduler=self._scheduler(model),
+                cost=cost,
             )
         except ValueError as error:  # decode weights that this model cannot have, or not on this device
             raise ConfigError(f"mode {mode}: {error}") from error
@@ -238,22 +241,27 @@ class RealComponents:
         settings = self._config.schedule
         if settings is None:
             return None
-        from erecap.cost.machine import cost_key
-        from erecap.cost.store import load_cost_model
         from erecap.scheduling.rules import Scheduler
 
-        assert self._facts is not None, "the model is described before its sessions are made"
-        key = cost_key(model, self._config.decode_weights, weights=self._facts["hash"])
-        cost = load_cost_model(key)
         timed = [name for name in ("deadline_ms", "may_defer", "reuse_plan") if getattr(settings, name)]
-        if cost is None and timed:
-            raise ConfigError(
-                f"schedule: {', '.join(timed)} needs predicted times, and this model was not calibrated here for "
-                f"decode_weights {self._config.decode_weights}; run `erecap calibrate` with the same settings first"
-            )
+        cost = self._cost_model(model, "schedule", timed)
         window = model.config.get_text_config(decoder=True).max_position_embeddings
         options = settings.model_dump()
         return lambda: Scheduler(cost, budget_tokens=None, window=window, **options)
+
+    def _cost_model(self, model: Any, section: str, timed: list[str]) -> CostModel | None:
+        """What `erecap calibrate` stored for this very setting; refused where settings of `section` need it in vain."""
+        from erecap.cost.machine import cost_key
+        from erecap.cost.store import load_cost_model
+
+        assert self._facts is not None, "the model is described before its sessions are made"
+        cost = load_cost_model(cost_key(model, self._config.decode_weights, weights=self._facts["hash"]))
+        if cost is None and timed:
+            raise ConfigError(
+                f"{section}: {', '.join(timed)} needs predicted times, and this model was not calibrated here for "
+                f"decode_weights {self._config.decode_weights}; run `erecap calibrate` with the same settings first"
+            )
+        return cost
 
     def _prune_config(self, mode: Mode, layers: int) -> PruneConfig | None:
         from erecap.tokens.scoring.schedule import PruneConfig

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from erecap.budget import Budget
+from erecap.cost.machine import cost_key
+from erecap.cost.store import load_cost_model
 from erecap.errors import ConfigError
 from erecap.models import describe_adapter, fingerprint, load, locate
 from erecap.serving.engine import Engine
@@ -17,7 +19,7 @@ def open_engine(
     *,
     adapter: str | None,
     pruner: str | None,
-    kv_tokens: int | None,
+    budget: Budget,
     dtype: str,
     device: str,
     decode_weights: Any,
@@ -29,7 +31,7 @@ def open_engine(
 
     Args:
         model, adapter, pruner, dtype, device, decode_weights, threads: as in a run's configuration.
-        kv_tokens: budget of a conversation; None: all of it stays.
+        budget: of a conversation.
         say: takes lines for the person who waits.
         options: of `Engine`.
 
@@ -58,10 +60,12 @@ def open_engine(
                 adapter=describe_adapter(adapter)["hash"] if adapter is not None else None,
             )
         )
-    budget = None if kv_tokens is None else Budget(kv_tokens)
+    cost = None
+    if budget.pays is not None:
+        cost = load_cost_model(cost_key(loaded, decode_weights, weights=fingerprint(locate(model))))
 
     def make_session() -> ReplanSession:
-        return ReplanSession(loaded, tokenizer, budget=budget, evict_by=ranks, decode_weights=decode_weights)
+        return ReplanSession(loaded, tokenizer, budget=budget, evict_by=ranks, decode_weights=decode_weights, cost=cost)
 
     try:
         make_session()

@@ -57,6 +57,14 @@ def test_what_cannot_be_served(erecap, model: Path, monkeypatch) -> None:  # typ
     for option, value in (("--at-once", 8), ("--dtype", "auto"), ("--kv-mb", 5)):
         assert f"{option}: the server behind" in complaint("--upstream", "http://x/v1", option, value, model=None)
     assert "give --keep-tokens" in complaint("--upstream", "http://x/v1", model=None)
+    allowed = "allowed: auto, all, or a whole number, at least 16"
+    assert f"--kv-tokens: got 'some'; {allowed}" in complaint("--kv-tokens", "some")
+    assert "serve: kv_tokens must be 16 or more, got 8" in complaint("--kv-tokens", "8")
+    assert "--pays: got 0.2 with --kv-tokens 200; allowed with auto" in complaint("--kv-tokens", "200", "--pays", "0.2")
+    assert "--memory-gb: got -1.0; allowed: a number above 0" in complaint("--memory-gb", "-1")
+    assert "memory_bytes=10 holds 0 tokens of this model" in complaint("--memory-gb", "1e-8")
+    monkeypatch.setenv("ERECAP_CACHE", str(model.parent / "nothing calibrated"))
+    assert "pays=0.2 needs a calibrated cost model of this model" in complaint("--pays", "0.2")
     assert "--keep-tokens: it is for a proxy" in complaint("--keep-tokens", "9")
     assert "sessions: got 2 with 8 answered at once" in complaint("--sessions", 2)
     proxy = ("--upstream", "http://x/v1", "--keep-tokens", "9")
