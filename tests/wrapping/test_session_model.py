@@ -221,3 +221,22 @@ def test_a_call_that_transformers_refuses_stores_nothing() -> None:
     with pytest.raises(ValueError, match="temperature"):
         wrapped.generate(**whole(ids_of(30, 1)), do_sample=True, temperature=-1.0)
     assert wrapped.conversations.count == 0
+
+
+@pytest.mark.integration
+def test_a_chat_through_the_template_of_a_real_model(embedded_model, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    model, tokenizer = embedded_model
+    wrapped, chat = erecap.wrap(model, log=tmp_path), []
+    for seen in ("You see a mug. Put it into the sink.", "The mug slipped.", "You hold the mug.", "The sink is full."):
+        chat.append({"role": "user", "content": f"{seen} Your next step?"})
+        given = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        expected = model.generate(**given, max_new_tokens=12, do_sample=False)
+        assert torch.equal(wrapped.generate(**given, max_new_tokens=12, do_sample=False), expected)
+        length = given["input_ids"].shape[1]
+        # As text, an answer is tokenized anew, and stripped.
+        chat.append(
+            {"role": "assistant", "content": tokenizer.decode(expected[0, length:], skip_special_tokens=True).strip()}
+        )
+    rows = rows_of(tmp_path)
+    assert [row["decision"] for row in rows] == ["read", "reused", "reused", "reused"]
+    assert all(row["new_tokens"] <= 40 for row in rows[1:])
