@@ -12,7 +12,7 @@ from erecap.budget import Budget
 from erecap.engines.rotate_keys import KeyRotator
 from erecap.errors import ConfigError
 from erecap.protocols import ScoreContext
-from erecap.session.eviction import HEAD, OPEN, PROTECTED, stay
+from erecap.session.eviction import HEAD, OPEN, PROTECTED, staying
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.read_scores import ReadScorer, ReadScores
 from erecap.tokens.hooks import find_decoder
@@ -137,7 +137,8 @@ class TokenReader:
         priority = torch.full(index.shape, OPEN)
         priority[max(0, len(index) - quarter) :] = PROTECTED
         priority[index < max(head, min(SINKS, quarter))] = HEAD
-        kept = index[stay(index, priority, self._scores(conversation, index), target)]
+        stay = staying(priority.double().numpy(), self._scores(conversation, index).numpy(), target)
+        kept = index[torch.from_numpy(stay)]
         conversation.evicted += conversation.cache.drop(
             lambda layout: ~torch.isin(layout.index[0], kept.to(layout.index.device))
         )
