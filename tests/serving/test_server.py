@@ -212,7 +212,7 @@ def test_a_client_that_hangs_up_frees_the_model(serve) -> None:  # type: ignore[
 def test_a_request_may_not_take_for_ever(serve) -> None:  # type: ignore[no-untyped-def]
     server = serve(request_s=3)
     # The first pass through the model lasts until the time is over.
-    layer = server.engine._pool.model.get_decoder().layers[0]
+    layer = server.engine.pool.model.get_decoder().layers[0]
     hook = layer.register_forward_pre_hook(lambda *_: time.sleep(3.1))
     with pytest.raises(openai.InternalServerError, match=r"longer than 3 s") as caught:
         server.client().chat.completions.create(messages=start(), model="tiny", max_tokens=2)
@@ -269,7 +269,7 @@ def test_a_pool_that_breaks_leaves_nobody_waiting(serve, monkeypatch) -> None:  
 @pytest.mark.parametrize("stream", [False, True])
 def test_errors_inside_the_model_are_the_servers(serve, kind, stream, caplog) -> None:  # type: ignore[no-untyped-def]
     server = serve()
-    layer = server.engine._pool.model.get_decoder().layers[1]
+    layer = server.engine.pool.model.get_decoder().layers[1]
 
     def fails(*arguments: object) -> None:
         raise kind("an inner shape does not fit")

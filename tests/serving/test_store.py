@@ -143,7 +143,7 @@ def test_an_answer_asked_for_anew_costs_what_it_reads() -> None:
         _, reused = answer(sessions, [*chat, *turn("look", number)])
         assert reused > 1900
     per_token = alone / long.cache.kept_lengths()[0]
-    shared = long._transcript.marks[1].tokens  # the chat that all of them began with
+    shared = long.conversation.transcript.marks[1].tokens  # the chat that all of them began with
     new = [held.session.cache.kept_lengths()[0] - shared for held in sessions.held[1:]]
     assert sessions.kv_bytes() <= alone + per_token * sum(new)
     assert sum(memory(sessions).values()) <= before + per_token * (sum(new) + 4 * 64) < 1.3 * before
