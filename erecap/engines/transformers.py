@@ -27,7 +27,6 @@ from erecap.tokens.scoring import probe
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.tokens.scoring.scorers import RandomScorer
 
-EVICT_BY = ("recency", "random", "attention")
 CHUNK = 512  # tokens read at once; eviction happens between chunks
 
 Spans = Sequence[tuple[int, int, int]]
@@ -37,7 +36,7 @@ class TransformersEngine:
     """A model on top of one session's cache; see `ReplanSession` for the arguments.
 
     Raises:
-        ValueError: `prune` does not fit the model, or an unknown `evict_by`.
+        ValueError: `prune` does not fit the model.
     """
 
     def __init__(
@@ -51,8 +50,6 @@ class TransformersEngine:
         decode_weights: Weights = "same",
         chunk: int | None = None,
     ) -> None:
-        if isinstance(evict_by, str) and evict_by not in EVICT_BY:
-            raise ValueError(f"unknown evict_by {evict_by!r}; known: {', '.join(EVICT_BY)}")
         self.model = model
         self.budget = budget
         self.evict_by = evict_by

@@ -51,15 +51,15 @@ class MaskedSessions:
         self.tokenizer = tokenizer
         self.budget = budget
         self.trace = False
-        self.schedules = options.get("scheduler") is not None
         self._sessions = EpisodeSessions(model, tokenizer, **options)
+        self.takes_old_plan = self._sessions.takes_old_plan
         self._masked: frozenset[Place] = frozenset()
         self._dropped: list[int] = []
 
-    def restart(self) -> None:
+    def reset(self) -> None:
         """Begin an episode: nothing of the last one is remembered."""
         self._masked, self._dropped = frozenset(), []
-        self._sessions.restart()
+        self._sessions.reset()
 
     def generate(self, messages: Sequence[Message], *, max_new_tokens: int, **options: Any) -> Generation:
         """As `ReplanSession.generate`.

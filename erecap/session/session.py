@@ -23,6 +23,7 @@ from erecap.session.edits import SessionEdits
 from erecap.session.persist import load_session, save_session
 from erecap.session.schedule_call import PlanDraft, apply, decide, look, put_off, stops_with_plan
 from erecap.tokens.cache.read_scores import ReadScorer
+from erecap.tokens.scoring.by_name import scorer_for
 from erecap.tokens.scoring.schedule import PruneConfig
 
 
@@ -44,8 +45,8 @@ class ReplanSession(SessionEdits):
         prune: how many tokens reach the deeper layers while reading; None: all.
         budget: how many tokens stay stored; None: all.
         evict_by: what ranks tokens that nothing protects: `recency`, `random` (fixed when a token is read), or
-            `attention` (mass that the newest token of the prompt pays it, taken anew at each call); or an object that
-            scores each token once, when it is read (`LearnedScorer`).
+            `attention` (mass that the newest token of the prompt pays it, taken anew at each call); the name or folder
+            of a trained pruner, or another object that scores each token once, when it is read (`ReadScorer`).
         stale_first: evict what the messages call `stale` before anything else.
         draft: propose tokens that followed the newest ones before, in the answer itself, the previous one, the newest
             message and what was read of late; answers stay the same, sampled ones with the same seed too.
@@ -64,7 +65,10 @@ class ReplanSession(SessionEdits):
     Raises:
         ValueError: `prune` does not fit the model, an unknown `evict_by`, or `decode_weights` that the model cannot
             have.
+        ModelError: a trained pruner that is damaged, untested, or of another model.
     """
+
+    trace = False  # of the calls with a whole chat that do not ask for it themselves
 
     def __init__(
         self,
@@ -88,7 +92,7 @@ class ReplanSession(SessionEdits):
         self.draft = draft
         self.budget = budget or Budget()
         self._reader = TransformersEngine(
-            model, prune, self.budget, evict_by, seed, stale_first, decode_weights, prefill_chunk
+            model, prune, self.budget, scorer_for(evict_by, model), seed, stale_first, decode_weights, prefill_chunk
         )
         self._transcript = Transcript(rewind_tokens)
         self._chat = SessionChat(tokenizer)
@@ -98,6 +102,11 @@ class ReplanSession(SessionEdits):
         self._passes: int | None = None  # forward passes that it took to decode it
 
     # What is known ----------------------------------------------------------------------------------------
+
+    @property
+    def takes_old_plan(self) -> bool:
+        """Whether a planner should hand over `old_plan` and `trigger`: a scheduler decides by them."""
+        return self.scheduler is not None
 
     @property
     def token_ids(self) -> list[int]:
@@ -151,6 +160,10 @@ class ReplanSession(SessionEdits):
         self._reader.cache.reset()
         self._chat = SessionChat(self.tokenizer)
         self._previous = []
+
+    def reset(self) -> None:
+        """Begin another episode, as a `LanguageModel` does: the same as `close`."""
+        self.close()
 
     # Calls ------------------------------------------------------------------------------------------------
 
@@ -238,6 +251,7 @@ class ReplanSession(SessionEdits):
             ValueError: `max_new_tokens` out of range, nothing to answer, or `trace` without a whole chat.
         """
         started = time.perf_counter()
+        trace = trace or (self.trace and messages is not None)
         if not 1 <= max_new_tokens < self._reader.window:
             raise ValueError(f"max_new_tokens must be from 1 to {self._reader.window - 1}, got {max_new_tokens}")
         if messages is None:

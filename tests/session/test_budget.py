@@ -7,8 +7,8 @@ import torch
 
 from erecap.budget import Budget
 from erecap.engines import transformers as transformers_engine
-from erecap.engines.transformers import EVICT_BY
 from erecap.errors import BudgetError
+from erecap.registries import EVICT_BY
 from erecap.session import ReplanSession
 from erecap.session.conversation.marks import answer_starts
 from erecap.session.conversation.transcript import Mark
