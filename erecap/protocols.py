@@ -28,7 +28,7 @@ class LanguageModel(Protocol):
 
     @property
     def takes_old_plan(self) -> bool:
-        """Whether `generate` also takes `old_plan`, what is left of the plan before, and `trigger`, why it is called."""
+        """Whether `generate` also takes `old_plan` (what is left of the plan before) and `trigger` (of the call)."""
 
     def reset(self) -> None:
         """Begin an episode: nothing of the last one is remembered."""

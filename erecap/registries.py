@@ -113,8 +113,8 @@ ENVIRONMENTS = Registry(
     },
 )
 
-# Called as factory(settings, model) for each mode: `PlannerSettings` of the run, and the mode's language model (None for
-# the mode `expert`). The planner is kept for all episodes of the mode.
+# Called as factory(settings, model) for each mode: `PlannerSettings` of the run, and the mode's language model (None
+# for the mode `expert`). The planner is kept for all episodes of the mode.
 PLANNERS = Registry(
     "planner",
     "erecap.planners",

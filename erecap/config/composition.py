@@ -1,6 +1,6 @@
 """Modes that a run composes from parts, as they are written among its `modes`.
 
-    modes: [full, erecap, {name: erecap-int8, kv: {evict: null, stale_first: true}, decode: {weights: int8}}]
+modes: [full, erecap, {name: erecap-int8, kv: {evict: null, stale_first: true}, decode: {weights: int8}}]
 """
 
 from __future__ import annotations

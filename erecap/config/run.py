@@ -19,7 +19,7 @@ from pydantic import (
 from erecap.config.composition import ModeParts, names_and_parts
 from erecap.config.modes import SESSION_MODES, Mode, parse_mode
 from erecap.config.suite import Name, Seed
-from erecap.registries import LEARNED, PLANNERS, PRESETS
+from erecap.registries import PLANNERS, PRESETS
 
 
 def _split(value: Any) -> Any:

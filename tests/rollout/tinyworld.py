@@ -156,7 +156,7 @@ class TinyComponents:
         return self.envs[key]
 
     def planner(self, mode: Mode, *, trace: bool) -> Planner:
-        if mode.kind == "expert":
+        if mode.expert:
             return ExpertPlanner()
         return LLMPlanner(ScriptedModel(lambda messages: self.answer(mode, messages)), constrained=False)
 
@@ -172,7 +172,7 @@ class TinyComponents:
         unseen = [n for n in range(2, 7) if str(n) not in visited]
         if len(unseen) == 3 and "could not be used" not in said:
             return "hello there"
-        if mode.kind == "prune":
+        if mode.prune is not None:
             unseen.reverse()
         return "\n".join(f"go to room {n}" for n in unseen[:2]) or "go to room 1"
 

@@ -56,7 +56,7 @@ def test_answers_are_the_models_own_within_the_budget() -> None:
         usage = generation.usage
         assert usage.prompt_tokens == len(render_prompt(messages, byte_level()).input_ids)
         assert max(usage.kept_per_layer) + NEW <= 260
-        shown = masked._show(messages, NEW).messages
+        shown = masked.show(messages, NEW).messages
         assert plain.generate(shown, max_new_tokens=NEW).text == generation.text
         assert (MARKER in shown[1]["content"]) == (usage.masked_observations > 0)
         assert shown[-1] == messages[-1] and shown[0] == messages[0]

@@ -26,6 +26,8 @@ class Shown:
     same: int  # tokens of the leading messages that are those of the call before: what a prompt cache may hold
     compacted: bool  # in this call
     reason: str
+    edited: int = 0  # records that the last compaction shortened or removed
+    dropped: tuple[int, ...] = ()  # numbers of the conversation's messages that are left out
 
 
 class CompactView:
@@ -67,6 +69,8 @@ class CompactView:
         """Begin another conversation."""
         self._given: list[Message] = []
         self._view: list[Message] = []
+        self._edited = 0
+        self._dropped: tuple[int, ...] = ()
 
     def show(self, messages: Sequence[Message]) -> Shown:
         """What to show of `messages`, the conversation up to now. Where its past was rewritten, it begins anew."""
@@ -80,6 +84,7 @@ class CompactView:
             view = [*before[:-1], newest, *messages[same + 1 :]]  # type: ignore[list-item]
         else:
             view, reason = list(messages), "the past was rewritten"
+            self._edited, self._dropped = 0, ()
         whole, tokens = self._count(messages), self._count(view)
         compacted = False
         due = tokens > self.max_tokens
@@ -87,12 +92,14 @@ class CompactView:
             shorter = compact_messages(messages, self.target_tokens, self._count, rank=self._rank)
             if shorter.tokens < tokens and (due or self._pays(view, shorter.messages, tokens, shorter.tokens)):
                 view, tokens, compacted = shorter.messages, shorter.tokens, True
+                self._edited, self._dropped = shorter.edited, shorter.dropped
                 reason = f"{shorter.reason}; " + ("the budget was full" if due else "it pays")
         if tokens > self.max_tokens:
             reason = f"{reason}; what is protected exceeds the budget"
         self._given, self._view = list(messages), view
         held = view[: _alike(before, view)]
-        return Shown(view, tokens, whole, self._count(held) if held else 0, compacted, reason)
+        cached = self._count(held) if held else 0
+        return Shown(view, tokens, whole, cached, compacted, reason, self._edited, self._dropped)
 
     def _pays(self, view: Sequence[Message], shorter: Sequence[Message], tokens: int, fewer: int) -> bool:
         """Whether compacting now costs less than leaving the chat as it is for the calls that are left."""
