@@ -9,8 +9,9 @@ import numpy as np
 
 from erecap.bench.episode import BEFORE, BEYOND, EARLY, LATE, STRETCHES, EpisodeBench
 from erecap.bench.replan.ceilings import ratio, ratio_apart
-from erecap.bench.results import TARGETS, Figure, result_row
+from erecap.bench.results import Figure, result_row
 from erecap.generation import JsonRow
+from erecap.targets import TARGETS
 
 RESAMPLES = 10_000
 

@@ -12,41 +12,10 @@ from typing import Any
 from erecap.errors import RunError
 from erecap.files import write_json
 from erecap.generation import JsonRow
+from erecap.targets import TARGETS, targets_of
 
-
-@dataclass(frozen=True)
-class Target:
-    """What a figure is, and what it must reach."""
-
-    what: str  # in the table of the README
-    limit: float
-    unit: str  # "x" for ratios, "points" for differences of percentages
-    at_least: bool = True  # False: the figure must not exceed the limit
-    row: str = "algorithm"  # the row by which it is judged; the other one stands beside it
-
-    def holds(self, measured: float) -> bool:
-        """Whether `measured` reaches it."""
-        return measured >= self.limit if self.at_least else measured <= self.limit
-
-    def __str__(self) -> str:
-        return f"{'>=' if self.at_least else '<='} {self.limit:g}"
-
-
-TARGETS: dict[str, Target] = {
-    "R1a": Target("replan after 4,000 tokens, `full` over `erecap`", 15, "x", row="product"),
-    "R1b": Target("replan after 7,500 tokens, `full` over `erecap`", 30, "x", row="product"),
-    "R2": Target("replan over its floor, the worst length", 1.3, "x", at_least=False),
-    "R3": Target("replan after 7,500 tokens over replan after 1,000", 1.25, "x", at_least=False),
-    "R4": Target("KV stored after 7,500 tokens, `erecap` over `reuse`", 0.15, "x", at_least=False),
-    "R5": Target(
-        "plan tokens as after a fresh read of what is kept, beyond the window minus before it, in points", -2, "points"
-    ),
-    "R6": Target("cold prefill of 4,096 tokens at keep 0.7, share of its FLOP ceiling", 0.9, "x"),
-    "R7": Target("decoding a plan that repeats part of the old one, drafted over plain", 2, "x"),
-    "R8": Target("replan after 7,500 tokens, llama.cpp with its prompt cache over `erecap`", 3, "x", row="product"),
-}
 ROWS = ("algorithm", "product")  # the same precision and plain decoding everywhere; each side at its best
-FIELDS = ("id", "target", "measured", "low", "high", "unit", "n", "holds", "command", "machine", "date", "row", "note")
+FIELDS = ("id", "row", "target", "measured", "low", "high", "unit", "n", "holds", "command", "machine", "date", "note")
 
 
 @dataclass(frozen=True)
@@ -65,7 +34,7 @@ def result_row(
     """One row of a results file.
 
     Args:
-        name: an id of `TARGETS`.
+        name: an id of `erecap.targets.TARGETS`.
         figure: in the unit of the target.
         about: `command`, `machine` (see `erecap.rollout.run_folder.machine`) and `date` of the measurement.
         row: `algorithm` or `product`.
@@ -74,6 +43,7 @@ def result_row(
     target, machine = TARGETS[name], about["machine"]
     return {
         "id": name,
+        "row": row,
         "target": str(target),
         "measured": _digits(figure.value),
         "low": _digits(figure.low),
@@ -84,7 +54,6 @@ def result_row(
         "command": about["command"],
         "machine": f"{machine['cpu']}, {machine['threads']} threads",
         "date": about["date"],
-        "row": row,
         "note": note,
     }
 
@@ -102,11 +71,14 @@ def read_results(path: Path) -> JsonRow:
     return content
 
 
-def merge_rows(path: Path, rows: Sequence[JsonRow], **more: Any) -> JsonRow:
+def merge_rows(path: Path, rows: Sequence[JsonRow], *, file: str = "replan", **more: Any) -> JsonRow:
     """Put `rows` into the results file `path`, which is made if it is missing.
 
     A row takes the place of the one with the same `id` and `row`; all others stay, and so does what else the
     file holds, unless `more` names it.
+
+    Args:
+        file: the results file whose targets are listed, as `erecap.targets` names it.
 
     Returns:
         The whole content as it was written.
@@ -130,7 +102,8 @@ def merge_rows(path: Path, rows: Sequence[JsonRow], **more: Any) -> JsonRow:
         return order.index(row["id"]) if row["id"] in order else len(order), row["id"], str(row.get("row"))
 
     targets = {
-        name: {"what": target.what, "target": str(target), "row": target.row} for name, target in TARGETS.items()
+        name: {"what": target.what, "target": str(target), "row": target.row}
+        for name, target in targets_of(file).items()
     }
     content = {**content, **more, "targets": targets, "rows": sorted([*kept, *new.values()], key=place)}
     write_json(path, content)

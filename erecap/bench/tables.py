@@ -82,7 +82,7 @@ def result_table(rows: Sequence[JsonRow]) -> Table:
                 row["target"],
                 f"{row['measured']:g}",
                 f"{row['low']:g}–{row['high']:g}",
-                "holds" if row["holds"] else "short",
+                "" if row["holds"] is None else "holds" if row["holds"] else "short",
                 row["note"],
             )
             for row in rows

@@ -1,9 +1,8 @@
-"""What the committed episodes say: success by mode, and the figures Q1 to Q4 with their targets."""
+"""What the committed episodes say: success by mode, and the figures Q1 to Q5 with their targets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,8 @@ import numpy as np
 from erecap.evaluation.groups import Episodes, Played, apart_figures, budget_figures, group_figures
 from erecap.evaluation.rows import AgreementRow, QualityRow, require_one_planner
 from erecap.generation import JsonRow
-from erecap.report.page.summary import RESULT_EPISODES
 from erecap.report.stats import RESAMPLES, Interval, bootstrap_mean, mean, rate
+from erecap.targets import targets_of
 
 SINGLE, CHAIN = "household-unseen", "household-chains-unseen"
 UNPRUNED, OURS = "reuse", "erecap"
@@ -20,32 +19,8 @@ CONTROLS = ("recency", "random", "attention", "mask")
 BUDGET = 1024  # tokens; the budget by which the targets are judged
 NON_INFERIOR = -5.0  # points; "non-inferior" needs the low end of the interval above this
 MEASURES = {"SR": "success", "SPL": "spl"}
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a figure is, and the least that it must reach."""
-
-    what: str
-    limit: float
-    unit: str
-
-    def __str__(self) -> str:
-        return f">= {self.limit:g}"
-
-
-TARGETS = {
-    "Q1a": Target("success of the unpruned planner, single tasks in unseen rooms", 85, "%"),
-    "Q1b": Target("success of the unpruned planner, chains in unseen rooms", 65, "%"),
-    "Q2-single-SR": Target("success, `erecap` minus unpruned, single tasks", -2, "points"),
-    "Q2-single-SPL": Target("SPL, `erecap` minus unpruned, single tasks", -2, "points"),
-    "Q2-chain-SR": Target("success, `erecap` minus unpruned, chains", -2, "points"),
-    "Q2-chain-SPL": Target("SPL, `erecap` minus unpruned, chains", -2, "points"),
-    "Q3": Target(
-        "success or SPL on chains, `erecap` minus the best of recency, random, attention and mask", 10, "points"
-    ),
-    "Q4": Target("plan tokens with the same first choice as the unpruned model, teacher-forced", 95, "%"),
-}
+OTHER_BUDGETS = {"Q5-512": 512, "Q5-2048": 2048}
+TARGETS = targets_of("quality")
 
 
 def summarise_quality(
@@ -62,10 +37,11 @@ def summarise_quality(
         RunError: rows of two planners.
     """
     require_one_planner(rows, agreement)
-    episodes = Episodes(rows)
-    within = [figure for part in _FIGURES for figure in part(Episodes(rows, within_window=True), seed)]
+    episodes, inside = Episodes(rows), Episodes(rows, within_window=True)
+    within = [figure for part in _FIGURES for figure in part(inside, seed)]
     figures = [figure for part in _FIGURES for figure in part(episodes, seed)]
-    figures = [_beside(figure, within) for figure in figures] + _agreement(agreement, seed)
+    figures = [_beside(figure, within) for figure in figures] + _inside(inside, seed) + _agreement(agreement, seed)
+    figures.sort(key=lambda figure: list(TARGETS).index(figure["id"]))
     groups = sorted({(row.suite, row.mode, row.budget) for row in rows}, key=lambda g: (g[0], g[1], g[2] or 0))
     return {
         "rows": [{**figure, **about} for figure in figures],
@@ -78,18 +54,19 @@ def summarise_quality(
 def figure_row(name: str, interval: Interval, n: int, note: str, *, holds: bool | None = None) -> JsonRow:
     """A row for `TARGETS[name]`; `holds` where more than the point estimate counts. Few episodes judge nothing."""
     target = TARGETS[name]
-    reached = interval.value >= target.limit if holds is None else holds
-    enough = n >= RESULT_EPISODES
+    reached = target.holds(interval.value) if holds is None else holds
+    enough = n >= target.n
     return {
         "id": name,
+        "row": None,  # quality is played in one precision
         "target": str(target),
         "measured": round(interval.value, 2),
         "low": round(interval.low, 2),
         "high": round(interval.high, 2),
         "unit": target.unit,
         "n": n,
-        "label": "result" if enough else "smoke",
         "holds": reached and enough,
+        "label": "result" if enough else "smoke",
         "note": note,
     }
 
@@ -123,16 +100,38 @@ def _paired(episodes: Episodes, seed: int) -> list[JsonRow]:
     for kind, suite in (("single", SINGLE), ("chain", CHAIN)):
         unpruned, ours = episodes.counted(suite, UNPRUNED, None), episodes.counted(suite, OURS, BUDGET)
         for measure in MEASURES:
-            pairs, difference = compare(ours, unpruned, measure, seed)
-            if difference is None:
-                continue
-            note = f"{_judged(difference, pairs)}; {_ranked_by(ours)}"
-            found.append(figure_row(f"Q2-{kind}-{measure}", difference, pairs, note))
+            found += _non_inferior(f"Q2-{kind}-{measure}", ours, unpruned, measure, seed)
     return found
 
 
-def _judged(difference: Interval, pairs: int) -> str:
-    if pairs < RESULT_EPISODES:
+def _inside(episodes: Episodes, seed: int) -> list[JsonRow]:
+    """Q2-in, from episodes that stayed within the window."""
+    unpruned, ours = episodes.counted(CHAIN, UNPRUNED, None), episodes.counted(CHAIN, OURS, BUDGET)
+    return _non_inferior("Q2-in", ours, unpruned, "SR", seed)
+
+
+def _other_budgets(episodes: Episodes, seed: int) -> list[JsonRow]:
+    """Q5: ours minus `recency` at other budgets."""
+    found = []
+    for name, budget in OTHER_BUDGETS.items():
+        ours = episodes.counted(CHAIN, OURS, budget)
+        pairs, difference = compare(ours, episodes.counted(CHAIN, "recency", budget), "SR", seed)
+        if difference is not None:
+            found.append(figure_row(name, difference, pairs, _ranked_by(ours)))
+    return found
+
+
+def _non_inferior(name: str, ours: Played, unpruned: Played, measure: str, seed: int) -> list[JsonRow]:
+    """One figure of Q2; none where no episode was played in both modes."""
+    pairs, difference = compare(ours, unpruned, measure, seed)
+    if difference is None:
+        return []
+    note = f"{_judged(difference, pairs, TARGETS[name].n)}; {_ranked_by(ours)}"
+    return [figure_row(name, difference, pairs, note)]
+
+
+def _judged(difference: Interval, pairs: int, needed: int) -> str:
+    if pairs < needed:
         return "too few episodes to call it non-inferior or not"
     if difference.low > NON_INFERIOR:
         return f"non-inferior (low end above {NON_INFERIOR:g})"
@@ -160,7 +159,7 @@ def _best(episodes: Episodes, seed: int) -> list[JsonRow]:
         f"{measure}, against `{best}` with {level:.1f}; {other}: {rest.value:+.1f} ({rest.low:+.1f} to "
         f"{rest.high:+.1f}) against `{against}`; {_ranked_by(ours)}"
     )
-    holds = difference.value >= TARGETS["Q3"].limit and difference.low > 0
+    holds = bool(TARGETS["Q3"].holds(difference.value)) and difference.low > 0
     return [figure_row("Q3", difference, len(common), note, holds=holds)]
 
 
@@ -189,7 +188,7 @@ def _ranked_by(rows: Any) -> str:
     return f"learned pruner {pruner}" if pruner else "without a learned pruner"
 
 
-_FIGURES = (_success, _paired, _best)
+_FIGURES = (_success, _paired, _best, _other_budgets)
 
 
 def _times_100(interval: Interval) -> Interval:

@@ -12,6 +12,7 @@ from erecap.files import write_atomic
 from erecap.report.formats import count, decimal, interval_percent, percent
 from erecap.report.page.summary import RESULT_EPISODES
 from erecap.report.svg import FAINT, INK, inline, new_axes, series_of
+from erecap.targets import QUALITY_EPISODES
 
 PLOT = "quality-budgets.svg"
 ORDER = ("expert", "full", "reuse", "erecap", "recency", "random", "attention", "mask")
@@ -25,15 +26,16 @@ def quality_table(results: dict[str, Any]) -> str:
     """
     lines = [
         "`make quality`: every mode plays the same episodes in rooms that were never trained on "
-        "([how](docs/quality.md)). Differences are paired, with 95 % bootstrap intervals in brackets; fewer than 100 "
-        "episodes are a smoke test, and judge nothing.",
+        "([how](docs/quality.md)). Differences are paired, with 95 % bootstrap intervals in brackets; fewer than "
+        f"{QUALITY_EPISODES} episodes, where a target says nothing else, are a smoke test, and judge nothing.",
         "",
         "| | target | measured | n |",
         "|---|---|---|---|",
     ]
     found = {row["id"]: row for row in results.get("rows", [])}
     for name, target in TARGETS.items():
-        lines.append(f"| {name} {target.what} | {target} {target.unit} | {_measured(found.get(name))} |")
+        least = "" if target.n == QUALITY_EPISODES else f", n >= {target.n}"
+        lines.append(f"| {name} {target.what} | {target} {target.unit}{least} | {_measured(found.get(name))} |")
     notes = [f"- {row['id']}: {row['note']}." for row in found.values() if row["note"]]
     if notes:
         lines += ["", *notes]
@@ -46,10 +48,10 @@ def quality_table(results: dict[str, Any]) -> str:
         lines += ["", *_budgets(budgets)]
     for apart in results.get("apart", []):
         listed = [m for m in apart["modes"] if (apart["suite"], m["mode"], m["budget"]) not in others]
-        modes = ", ".join(f"`{m['mode']}` {percent(m['sr'], 0)} of {m['n']}" for m in listed)
+        shown = ", ".join(f"`{m['mode']}` {percent(m['sr'], 0)} of {m['n']}" for m in listed)
         lines += [
             "",
-            f"In {apart['suite']} {apart['episodes']} episodes outgrew the model's window in some mode ({modes}). "
+            f"In {apart['suite']} {apart['episodes']} episodes outgrew the model's window in some mode ({shown}). "
             "They count above.",
         ]
     return "\n".join(lines)

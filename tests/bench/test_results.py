@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from erecap.bench.results import FIELDS, TARGETS, Figure, merge_rows, result_row, rounded
+from erecap.bench.results import FIELDS, Figure, merge_rows, result_row, rounded
 from erecap.errors import RunError
+from erecap.targets import TARGETS, targets_of
 
 ABOUT = {"command": "erecap bench replan", "machine": {"cpu": "a processor", "threads": 2}, "date": "2026-01-31"}
 
@@ -31,15 +32,19 @@ def test_rows_that_were_not_measured_again_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "holds"),
     [
-        ("R1a", 15.0, True),
-        ("R1a", 14.99, False),
-        ("R2", 1.3, True),
-        ("R2", 1.31, False),
-        ("R5", -2.0, True),
-        ("R5", -2.5, False),
+        ("R1a", 18.0, True),
+        ("R1a", 17.99, False),
+        ("R2", 1.15, True),
+        ("R2", 1.16, False),
+        ("R5", -1.0, True),
+        ("R5", -1.5, False),
+        ("R7-lookup", 1.01, True),
+        ("R7-lookup", 1.0, False),
+        ("R8", 2.7, None),  # shown, and judged by nothing
+        ("R8-plain", 3.0, True),
     ],
 )
-def test_targets_point_the_right_way(name: str, value: float, holds: bool) -> None:
+def test_targets_point_the_right_way(name: str, value: float, holds: bool | None) -> None:
     assert row(name, value)["holds"] is holds
     assert row(name, value)["target"] == str(TARGETS[name])
 
@@ -54,6 +59,25 @@ def test_a_row_is_complete(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError):
         row("R3", float("nan"))
     assert rounded({"a": [1.23456, (2, 3.00001)], "b": True}) == {"a": [1.235, [2, 3.0]], "b": True}
+
+
+def test_a_file_lists_its_own_targets(tmp_path: Path) -> None:
+    content = merge_rows(tmp_path / "engines.json", [row("R8-plain", 3.2)], file="engines")
+    assert list(content["targets"]) == ["R8-plain", "R8-drafted", "R9-speed", "R9-blocks", "R10"]
+    assert content["targets"]["R9-blocks"]["target"] == "<= 0.2"
+    assert "R8-plain" not in merge_rows(tmp_path / "replan.json", [row("R2", 1.2)])["targets"]
+
+
+@pytest.mark.parametrize("file", ["replan", "quality"])
+def test_committed_rows_are_judged_by_the_targets_of_today(file: str) -> None:
+    path = Path(__file__).parents[2] / "docs" / "results" / f"{file}.json"
+    for made in json.loads(path.read_text())["rows"]:
+        target = targets_of(file)[made["id"]]
+        assert (made["target"], made["unit"]) == (str(target), target.unit)
+        assert set(FIELDS) <= set(made)
+        # A figure may need more than to reach its target, never less.
+        reached = target.holds(made["measured"])
+        assert made["holds"] is None if reached is None else made["holds"] <= reached, made["id"]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"rows": [{"length": 1000}]}'])

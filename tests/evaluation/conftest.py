@@ -1,9 +1,11 @@
-"""The small text world of tests/rollout, for commands that play."""
+"""The small text world of tests/rollout, for comparisons that play, and a console that nobody sees."""
 
+import io
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "rollout"))
 
@@ -18,3 +20,9 @@ def tiny_environment():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENVIRONMENTS, "tiny", ENTRY)
         yield
+
+
+@pytest.fixture
+def quiet():
+    """A console whose output nobody sees; `quiet.file.getvalue()` tells what it was."""
+    return Console(file=io.StringIO(), width=200)

@@ -99,7 +99,7 @@ def test_what_comes_after_a_missing_episode_waits() -> None:
 def test_three_of_a_hundred_lost_is_short_but_their_interval_is_known() -> None:
     found = figures(rows(CHAIN, "reuse", won(100, 100)), rows(CHAIN, "erecap", won(97, 100), spl=0.9))
     figure = found["Q2-chain-SR"]
-    assert (figure["measured"], figure["holds"], figure["label"]) == (-3.0, False, "result")
+    assert (figure["measured"], figure["holds"], figure["label"]) == (-3.0, False, "smoke")  # 120 are needed
     assert figure["low"] == -7.0 and figure["high"] == 0.0
     # SPL: 0.9 less on each of those won, 1 less on the three lost.
     assert found["Q2-chain-SPL"]["measured"] == pytest.approx(-(97 * 0.1 + 3) / 100 * 100)
@@ -144,6 +144,33 @@ def test_what_leaving_out_the_episodes_that_outgrew_the_window_changes_is_said()
     assert (modes["reuse"]["overflowed"], modes["erecap"]["overflowed"], modes["erecap"]["sr"]) == (1, 0, 1.0)
     group = next(group for group in content["modes"] if group["mode"] == "erecap")
     assert (group["episodes"], group["counted"], group["errors"]) == (100, 99, 1)
+
+
+def test_chains_within_the_window_have_a_figure_of_their_own_that_needs_more_of_them() -> None:
+    def chains(n: int) -> dict[str, dict[str, Any]]:
+        unpruned = rows(CHAIN, "reuse", won(n, n))
+        unpruned[-10:] = [row.model_copy(update={"overflow": 1, "success": False}) for row in unpruned[-10:]]
+        return figures(unpruned, rows(CHAIN, "erecap", won(n - 20, n)))
+
+    found = chains(130)
+    # Over all 130 the 10 lost on each side differ; within the window 10 of 120 are lost by ours alone.
+    assert (found["Q2-chain-SR"]["measured"], found["Q2-chain-SR"]["label"]) == (pytest.approx(-7.69), "result")
+    assert (found["Q2-in"]["measured"], found["Q2-in"]["n"], found["Q2-in"]["label"]) == (-8.33, 120, "smoke")
+    assert found["Q2-in"]["note"].startswith("too few episodes to call it non-inferior") and not found["Q2-in"]["holds"]
+    many = chains(310)["Q2-in"]
+    assert (many["measured"], many["n"], many["label"], many["holds"]) == (-3.33, 300, "result", True)
+    assert list(found) == [name for name in TARGETS if name in found]
+
+
+def test_other_budgets_are_compared_with_recency_at_the_same_budget() -> None:
+    parts = [rows(CHAIN, "erecap", won(90)), rows(CHAIN, "recency", won(50))]
+    parts += [rows(CHAIN, "erecap", won(60), budget=512), rows(CHAIN, "recency", won(57), budget=512)]
+    parts += [rows(CHAIN, "erecap", won(30, 40), budget=2048), rows(CHAIN, "recency", won(10, 40), budget=2048)]
+    found = figures(*parts)
+    few, many = found["Q5-512"], found["Q5-2048"]
+    assert (few["measured"], few["n"], few["label"], few["holds"], few["row"]) == (2.5, 120, "result", False, None)
+    assert (many["measured"], many["n"], many["label"], many["holds"]) == (50.0, 40, "smoke", False)
+    assert "Q5-512" not in figures(*parts[:3])
 
 
 def agreement(agreed: list[int], tokens: int = 50) -> list[AgreementRow]:

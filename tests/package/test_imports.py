@@ -20,8 +20,8 @@ MAPPED = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptool
 ORDER = (
     "cli", "doctor", "evaluation", "tuning", "training", "bench", "rollout", "report", "serving", "wrapping",
     "calibration", "language_models", "planners", "envs", "session", "engines", "decoding", "tokens", "models",
-    "scheduling", "protocols", "context", "cost", "config", "validation", "registries", "budget", "generation",
-    "errors", "files", "__version__",
+    "scheduling", "protocols", "context", "cost", "config", "worker_process", "validation", "registries", "budget",
+    "generation", "targets", "errors", "files", "__version__",
 )  # fmt: skip
 # The front door imports what it offers when it is asked for; the data folders hold no code.
 UNORDERED = {"__init__", "checkpoints", "configs", "tasks"}

@@ -109,7 +109,7 @@ def _measured(row: dict[str, Any] | None, judged: bool) -> str:
     if row is None:
         return "not measured" if judged else "–"
     text = f"{row['measured']:.4g} ({row['low']:.4g} to {row['high']:.4g})"
-    return text if row["holds"] else f"{text} **short**"
+    return f"{text} **short**" if row["holds"] is False else text  # None: no target
 
 
 def _by_length(results: dict[str, Any], part: dict[str, Any]) -> list[str]:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from erecap.config.modes import Mode
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
+from erecap.envs import options_class
+from erecap.generation import JsonRow
+from erecap.rollout.run_folder import reference_values as reference
 
 IDENTITY = ("config", "model", "adapter", "pruner")
 
@@ -35,26 +42,72 @@ def budget_of(config: RunConfig, mode: str) -> int | None:
 
 
 def identity_of(config: RunConfig, suite: Suite, mode: Mode, weights: Mapping[str, str | None]) -> Identity:
-    """What decides how an episode goes: not how many are played, nor on how many processes."""
+    """What decides how an episode goes: not how many are played, nor on how many processes.
+
+    Of the settings, only those count that differ from `erecap.rollout.run_folder.reference_values`.
+    """
     parts: dict[str, Any] = {
-        "suite": suite.model_dump(mode="json", exclude={"episodes"}),
-        "mode": str(mode) if mode.preset else mode.parts(),
-        "planner": config.planner.model_dump(mode="json"),
+        "suite": _suite_parts(suite),
+        "mode": str(mode) if mode.preset else _mode_parts(mode),
+        "planner": differing(config.planner, reference.PLANNER),
     }
     if mode.needs_model:
-        parts |= {"dtype": config.dtype, "seed": config.seed}
-    if mode.session:
-        schedule = None if config.schedule is None else config.schedule.model_dump(mode="json")
-        parts |= {"decode_weights": mode.decode.weights or config.decode_weights, "schedule": schedule}
+        # What a mode of parts says of decoding itself is among its parts.
+        apart = () if mode.session and mode.decode.weights is None else reference.RUN_OF_SESSIONS
+        parts |= differing(config, reference.RUN, (*reference.RUN_LEFT_OUT, *apart))
+    if mode.session and config.schedule is not None:
+        parts["schedule"] = differing(config.schedule, reference.SCHEDULE)
     if mode.prune is not None:
-        parts["prune"] = config.prune.model_dump(mode="json")
+        parts["prune"] = differing(config.prune, reference.PRUNE)
     if mode.budgeted:
-        parts["budget"] = config.budget.model_dump(mode="json")
+        parts["budget"] = differing(config.budget, reference.BUDGET)
     known = weights if mode.needs_model else {}
     pruner = known.get("pruner") if mode.takes_run_pruner else None
     if mode.own_pruner is not None:
         pruner = known.get(_own(mode.own_pruner))
     return Identity(digest_of(parts)[:12], known.get("model"), known.get("adapter"), pruner)
+
+
+def _mode_parts(mode: Mode) -> JsonRow:
+    parts = mode.parts()
+    if mode.own_pruner is not None:
+        parts["kv"]["evict"] = "own"  # wherever it lies; its hash stands beside
+    return parts
+
+
+def _suite_parts(suite: Suite) -> JsonRow:
+    known = reference.OPTIONS.get(suite.env)
+    if known is None:
+        options = to_jsonable_python(suite.options)
+    else:
+        options = differing(options_class(suite.env).model_validate(suite.options), known)
+    return {
+        **differing(suite, reference.SUITE, reference.SUITE_LEFT_OUT),
+        "options": options,
+        "disturbances": differing(suite.disturbances, reference.DISTURBANCES),
+    }
+
+
+def differing(settings: BaseModel, values: Mapping[str, Any], left_out: Collection[str] = ()) -> JsonRow:
+    """Return the settings that differ from their reference values, as JSON values by name.
+
+    Settings without a reference value are compared with the default of their class, and always returned where there is
+    none.
+
+    Args:
+        settings: the model whose fields are compared.
+        values: a table of `erecap.rollout.run_folder.reference_values`.
+        left_out: fields that are not looked at.
+    """
+    stated = settings.model_dump(mode="json", exclude=set(left_out))
+    fields = type(settings).model_fields
+    return {name: value for name, value in stated.items() if _differs(value, name, fields[name], values)}
+
+
+def _differs(value: Any, name: str, field: FieldInfo, values: Mapping[str, Any]) -> bool:
+    if name in values:
+        return bool(value != values[name])
+    return field.is_required() or bool(value != to_jsonable_python(field.get_default(call_default_factory=True)))
 
 
 def weights_of(config: RunConfig) -> dict[str, str | None]:
