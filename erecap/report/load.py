@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from erecap.config.modes import SESSION_MODES
 from erecap.errors import RunError
 from erecap.report.rows import EpisodeRow, ReplanRow, RunHead, Sample
 
@@ -35,6 +36,11 @@ class Run:
         configured = self.head.config.get("modes", [])
         played = dict.fromkeys(row.mode for row in self.episodes)
         return [*configured, *(mode for mode in played if mode not in configured)]
+
+    def keeps_session(self, mode: str) -> bool:
+        """Whether a mode keeps keys and values between calls, by its name or by the parts that the run states."""
+        parts = self.head.config.get("compositions", {}).get(mode)
+        return mode in SESSION_MODES if parts is None else parts.get("kv", "reread") != "reread"
 
     @property
     def suites(self) -> list[str]:

@@ -35,7 +35,7 @@ def summarise(run: Run) -> dict[str, Any]:
     shape = run.head.model.shape if run.head.model else None
 
     ceiling = {
-        mode: timing.speed_up(shape, mode, calls[baseline], calls[mode])
+        mode: timing.speed_up(shape, mode, run.keeps_session(mode), calls[baseline], calls[mode])
         for mode in modes
         if baseline and mode != baseline and timing.timed(calls[mode])
     }
