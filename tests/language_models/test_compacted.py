@@ -1,4 +1,4 @@
-"""The text part `compact` on a tiny model: within its budget, and the model's own answers for the chat that it shows."""
+"""The text part `compact` on a tiny model: within its budget, and the model's own answers for the chat it shows."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_an_unknown_name_says_what_is_allowed(name: str) -> None:
 def test_one_of_another_model_or_adapter_is_refused(folder: Path, tmp_path: Path, base: dict[str, str]) -> None:
     loaded, tokenizer = load(str(folder), "float32", "cpu")
     other = saved(tmp_path / "other", base={"hash": fingerprint(folder), **base})
-    with pytest.raises(ModelError, match="the pruner was trained for weights sha256:.* train one for it"):
+    with pytest.raises(ModelError, match=r"the pruner was trained for weights sha256:.* train one for it"):
         ReplanSession(loaded, tokenizer, evict_by=str(other))
     untested = tmp_path / "untested"
     save_pruner(untested, random_pruner(), {"base": {"hash": fingerprint(folder)}})
@@ -127,5 +127,5 @@ def test_the_shipped_pruner_by_its_name(embedded_model_folder: Path) -> None:
     session = ReplanSession(trained, tokenizer, budget=Budget(kv_tokens=64), evict_by="smollm2-135m-pruner")
     assert session.cache.read_scores is not None
     plain, tokenizer = load(str(embedded_model_folder))
-    with pytest.raises(ModelError, match="this model is weights sha256:.* with no adapter"):
+    with pytest.raises(ModelError, match=r"this model is weights sha256:.* with no adapter"):
         ReplanSession(plain, tokenizer, evict_by="smollm2-135m-pruner")
