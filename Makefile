@@ -3,7 +3,8 @@
 # make test-fast unit tests only          make test-slow   the opt-in tests
 # make lint      ruff and mypy            make clean       remove the environment and the caches of tools
 # make bench     measure everything anew where it is not measured yet (about half an hour, nothing beside it), and
-#                write docs/results/replan.json and the tables of README.md; ARGS=--fresh measures all parts again
+#                write docs/results/replan.json and the tables of README.md; ARGS=--fresh measures all parts again,
+#                ARGS="--parts neighbour" only R11: a replanning call beside a program that is busy on the same cores
 # make bench-llamacpp  the comparison with llama.cpp, which is compiled first (about 10 minutes, once)
 # make quality   success with and without pruning, against the controls, on paired episodes (hours; it goes on from
 #                docs/results/raw), then docs/results/quality.json and its table; ARGS=--batch=8 plays eight episodes at a time

@@ -1,12 +1,15 @@
 """E-RECAP: middleware that keeps a language-model planner's replanning calls cheap.
 
-`import erecap` loads neither torch nor transformers; the names below are imported when they are first used.
+`import erecap` loads neither torch nor transformers; the names below are imported when they are first used. If torch
+is not loaded yet, it also sets how OpenMP threads wait for each other (see `erecap.threading_policy`).
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from erecap import threading_policy as threading_policy  # before any of our modules loads torch
 
 if TYPE_CHECKING:
     from erecap.budget import Budget

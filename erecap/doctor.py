@@ -15,6 +15,7 @@ from erecap.files import cache_dir
 from erecap.models.catalog import list_models
 from erecap.models.checking import Check
 from erecap.models.folders import destination
+from erecap.threading_policy import SHORT_WAITING, VARIABLES, decision
 
 GIB = 2**30
 EMBEDDED = "smollm2-135m-instruct"
@@ -42,6 +43,7 @@ def run_checks(runs: Path = Path("runs")) -> list[Check]:
         *(check_package(name, tested) for name, tested in TESTED.items()),
         *(check_simulator(extra, modules) for extra, modules in SIMULATORS.items()),
         check_cores(),
+        check_waiting(),
         check_memory(),
         check_disk(destination()),
         check_gpu(),
@@ -95,6 +97,20 @@ def check_cores() -> Check:
     if threads > cores:
         return Check("threads", "warn", found, f"set OMP_NUM_THREADS={cores}: more threads than cores slow torch down")
     return Check("threads", True, found)
+
+
+def check_waiting() -> Check:
+    """How OpenMP threads wait for each other in this process: actively, two busy programs slow each other down."""
+    found = ", ".join(f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ)
+    if decision == "late":
+        ours = " ".join(f"{name}={value}" for name, value in SHORT_WAITING.items())
+        return Check(
+            "waiting",
+            "warn",
+            "as OpenMP does by default: torch was imported before erecap",
+            f"import erecap before torch, or set {ours}: beside another busy program replans take much longer",
+        )
+    return Check("waiting", True, f"{found} (set by erecap)" if decision == "ours" else f"{found} (as the user set it)")
 
 
 def check_memory() -> Check:

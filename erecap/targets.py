@@ -63,7 +63,7 @@ TARGETS: dict[str, Target] = {
     "R7-suffix": _replan("the same, over suffix decoding", ">", 1),
     # Between two engines: no target. R8-plain and R8-drafted compare the two sides on one engine.
     "R8": _replan("replan after 7,500 tokens, llama.cpp with its prompt cache over `erecap`", None, 0, row="product"),
-    "R11": _replan("replan beside a process that multiplies matrices on two threads, over undisturbed", "<=", 2),
+    "R11": _replan("replan beside a program that is busy on two threads, over the same alone", "<=", 2),
     "R8-plain": Target(
         "engines", "replan after 7,500 tokens, llama.cpp with its prompt cache over `erecap` on llama.cpp", ">=", 3, "x"
     ),

@@ -11,6 +11,7 @@ import queue
 import subprocess
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -26,12 +27,21 @@ class WorkerProcess:
         python: the interpreter.
         worker: the script that it runs.
         time_limit: seconds that one request may take; None: any time.
+        environment: of the process; None: ours.
 
     Raises:
         ConfigError: there is no such interpreter, or it does not run.
     """
 
-    def __init__(self, name: str, python: Path, worker: Path, *, time_limit: float | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        python: Path,
+        worker: Path,
+        *,
+        time_limit: float | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         if not python.is_file():
             raise ConfigError(f"no interpreter for {name} at {python}")
         self.name = name
@@ -45,6 +55,7 @@ class WorkerProcess:
                 stderr=self._errors,
                 text=True,
                 encoding="utf-8",
+                env=environment,
             )
         except OSError as error:
             self._errors.close()

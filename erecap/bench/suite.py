@@ -14,7 +14,9 @@ from erecap.bench.drafted_replans import repeated_rows, repeated_summary
 from erecap.bench.episode import EpisodeBench, episode_bench
 from erecap.bench.episode_summary import episode_rows, episode_summary
 from erecap.bench.memory import peak_growth
+from erecap.bench.neighbour import NeighbourBench, neighbour_bench, neighbour_rows, neighbour_summary
 from erecap.bench.prefill import MODES, PrefillBench, prefill_bench, prefill_rows, prefill_summary
+from erecap.bench.replan.history import check_lengths
 from erecap.bench.replan.replan import replan_bench
 from erecap.bench.replan.settings import ROW_NAMES, ReplanBench
 from erecap.bench.replan.summary import below_floor, ceilings, replan_rows, summarise
@@ -23,7 +25,7 @@ from erecap.errors import RunError
 from erecap.files import write_json
 from erecap.generation import JsonRow
 
-Settings = ReplanBench | PrefillBench | DecodeBench | EpisodeBench
+Settings = ReplanBench | PrefillBench | DecodeBench | EpisodeBench | NeighbourBench
 Say = Callable[[str], None]
 Load = Callable[[], tuple[Any, Any]]
 
@@ -33,6 +35,7 @@ PUBLISHED: dict[str, Settings] = {
     "prefill": PrefillBench(),
     "decode": DecodeBench(),
     "episode": EpisodeBench(),
+    "neighbour": NeighbourBench(),
 }
 
 
@@ -59,6 +62,8 @@ def play(settings: Settings, model: Any, tokenizer: Any, about: JsonRow, say: Sa
             "rows": repeated_rows(repeated, about),
             "faults": [],
         }
+    elif isinstance(settings, NeighbourBench):
+        part = _neighbour(settings, model, tokenizer, about, say, source)
     else:
         found = episode_bench(settings, model, tokenizer, say)
         summary = episode_summary(found, settings.seed)
@@ -67,7 +72,7 @@ def play(settings: Settings, model: Any, tokenizer: Any, about: JsonRow, say: Sa
 
 
 def part_of(settings: Settings) -> str:
-    """`replan`, `prefill`, `decode` or `episode`."""
+    """`replan`, `prefill`, `decode`, `episode` or `neighbour`."""
     return type(settings).__name__.removesuffix("Bench").lower()
 
 
@@ -110,6 +115,13 @@ def _prefill(settings: PrefillBench, model: Any, tokenizer: Any, about: JsonRow,
         "rows": prefill_rows(settings, summary, about),
         "faults": [fault_line(summary["ceiling"])] if summary["ceiling"]["fault"] else [],
     }
+
+
+def _neighbour(settings: NeighbourBench, model: Any, tokenizer: Any, about: JsonRow, say: Say, source: str) -> JsonRow:
+    check_lengths((settings.length,), settings.new_tokens, settings.plan_tokens, model)
+    found = neighbour_bench(settings, tokenizer, source, about["model"]["dtype"], about["machine"]["threads"], say)
+    summary = neighbour_summary(found)
+    return {"summary": summary, "raw": found["raw"], "rows": neighbour_rows(settings, found, about), "faults": []}
 
 
 def fault_line(entry: Mapping[str, Any]) -> str:

@@ -112,6 +112,8 @@ def tables_of(part: JsonRow) -> list[Table]:
         tables.append(_decode_table(summary["plain"]))
         if summary["repeated"]:
             tables.append(_repeated_table(summary["repeated"]))
+    elif part["part"] == "neighbour":
+        tables.append(_neighbour_table(summary))
     else:
         tables.append(_episode_table(summary))
     return [*tables, result_table(part["rows"])] if part["rows"] else tables
@@ -208,4 +210,28 @@ def _episode_table(summary: JsonRow) -> Table:
             for row in summary["stretches"]
         ],
         left=("stretch",),
+    )
+
+
+def _neighbour_table(summary: Sequence[JsonRow]) -> Table:
+    return table_of(
+        "One replanning call alone and beside a busy program, in seconds (medians)",
+        ("waiting", "rounds", "alone", "min–max", "beside", "min–max", "ratio"),
+        [
+            (
+                row["waiting"],
+                f"{row['n']}",
+                *(
+                    text
+                    for where in ("alone", "beside")
+                    for text in (
+                        seconds(row[f"{where}_ms"]),
+                        f"{seconds(row[f'{where}_min_ms'])}–{seconds(row[f'{where}_max_ms'])}",
+                    )
+                ),
+                f"{row['ratio']:.2f}",
+            )
+            for row in summary
+        ],
+        left=("waiting",),
     )

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from erecap.cli.benching import end, measure, names_in, numbers_in, setting, show
+from erecap.cli.benching import end, is_given, measure, names_in, numbers_in, refuse_given, setting, show
+from erecap.errors import ConfigError
 
 app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 
@@ -30,6 +31,7 @@ def _benches() -> None:
 
 @app.command()
 def replan(
+    context: typer.Context,
     lengths: Annotated[str, typer.Option(help="Tokens of history, with commas.")] = "1000,2000,4000,7500",
     modes: Annotated[str, typer.Option(help="Modes, with commas.")] = "full,reuse,erecap,prune[recency]",
     rows: Annotated[
@@ -45,10 +47,27 @@ def replan(
     dtype: Dtype = "auto",
     threads: Threads = None,
     plots: Annotated[Path | None, typer.Option(help="Folder for plots of latency and of ceilings (SVG).")] = None,
+    neighbour: Annotated[
+        bool, typer.Option("--neighbour", help="Instead: `erecap` at one length, alone and beside a busy program.")
+    ] = False,
     out: Out = None,
 ) -> None:
-    """Time one replanning call after histories of several lengths, mode by mode, beside its floor and its ceiling."""
+    """Time one replanning call after histories of several lengths, mode by mode, beside its floor and its ceiling.
+
+    With --neighbour: at 1,000 tokens, alone and beside a program that is busy on two threads.
+    """
     from erecap.bench.replan.settings import ReplanBench
+
+    if neighbour:
+        refuse_given(context, ("modes", "rows", "decode_weights", "plots"), "--neighbour")
+        from erecap.bench.neighbour import R11_LENGTH, NeighbourBench
+
+        given = numbers_in(lengths, "--lengths", 1) if is_given(context, "lengths") else (R11_LENGTH,)
+        if len(given) > 1:
+            raise ConfigError(f"--lengths: --neighbour takes one length, got {lengths!r}")
+        beside = NeighbourBench(given[0], new_tokens, plan_tokens, repetitions, kv_tokens)
+        end([measure(beside, model, dtype, threads, out, command="replan --neighbour")])
+        return
 
     counts = numbers_in(lengths, "--lengths", 1)
     bench = ReplanBench(
@@ -151,7 +170,7 @@ def episode(
 
 @app.command("all")
 def everything(
-    parts: Annotated[str, typer.Option(help="Parts, with commas.")] = "replan,prefill,decode,episode",
+    parts: Annotated[str, typer.Option(help="Parts, with commas.")] = "replan,prefill,decode,episode,neighbour",
     fresh: Annotated[bool, typer.Option(help="Measure parts anew that were measured already.")] = False,
     folder: Annotated[Path, typer.Option(help="Where each part leaves its file.")] = Path("runs/bench"),
     results: Annotated[Path, typer.Option(help="The results file that they are merged into.")] = Path(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,17 @@ if TYPE_CHECKING:
     from erecap.bench.suite import Load, Settings
 
 
-def measure(bench: Settings, model: str, dtype: str, threads: int | None, out: Path | None) -> dict[str, Any]:
-    """Measure one part, show it, and write it to `out` if that is given."""
+def measure(
+    bench: Settings, model: str, dtype: str, threads: int | None, out: Path | None, *, command: str | None = None
+) -> dict[str, Any]:
+    """Measure one part, show it, and write it to `out` if that is given.
+
+    Args:
+        command: after `erecap bench`, where it is not the part's name.
+    """
     from erecap.bench.suite import part_of, play, write_part
 
-    about, load, say = setting(model, dtype, threads, f"erecap bench {part_of(bench)}")
+    about, load, say = setting(model, dtype, threads, f"erecap bench {command or part_of(bench)}")
     part = play(bench, *load(), about, say, source=model)
     show(part)
     if out is not None:
@@ -88,3 +94,16 @@ def numbers_in(text: str, option: str, least: int) -> tuple[int, ...]:
     if not counts or counts[0] < least:
         raise ConfigError(f"{option}: got {text!r}; allowed: whole numbers from {least} on, with commas")
     return counts
+
+
+def is_given(context: typer.Context, parameter: str) -> bool:
+    """Whether the user named this option."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name != "DEFAULT"
+
+
+def refuse_given(context: typer.Context, parameters: Iterable[str], option: str) -> None:
+    """Raises ConfigError if the user named one of `parameters`, which say nothing beside `option`."""
+    named = [f"--{name.replace('_', '-')}" for name in parameters if is_given(context, name)]
+    if named:
+        raise ConfigError(f"{option} goes without {', '.join(named)}")

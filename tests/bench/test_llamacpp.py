@@ -22,6 +22,7 @@ from erecap.cli.main import app
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError, RunError
 from erecap.session.session import ReplanSession
+from erecap.threading_policy import environment_of_others
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model
 
@@ -147,6 +148,12 @@ def test_lookup_changes_no_token_of_the_answer(text: list[int], accepted: int, m
 def test_a_worker_that_fails_says_why(tmp_path: Path, script: str, message: str) -> None:
     with LlamaCpp(PYTHON, worker(tmp_path, script)) as llama, pytest.raises(RunError, match=message):
         llama.ask("load")
+
+
+def test_llamacpp_waits_as_it_would_without_us(tmp_path: Path) -> None:
+    tell = "import json, os; input(); print(json.dumps(dict(os.environ)), flush=True)"
+    with LlamaCpp(PYTHON, worker(tmp_path, tell)) as llama:
+        assert {"environment": llama.ask("load")} == {"environment": environment_of_others()}
 
 
 def test_the_real_worker_needs_its_library(tmp_path: Path) -> None:

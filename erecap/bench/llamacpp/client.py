@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from erecap.errors import ConfigError
+from erecap.threading_policy import environment_of_others
 from erecap.worker_process import WorkerProcess
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -30,4 +31,5 @@ class LlamaCpp(WorkerProcess):
 
     def __init__(self, python: Path = BUILT, worker: Path = WORKER) -> None:
         require(python)
-        super().__init__("llama.cpp", python, worker)
+        # It waits as it would without us: ours is the other side of the comparison.
+        super().__init__("llama.cpp", python, worker, environment=environment_of_others())
