@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from erecap.errors import ConfigError
@@ -12,9 +12,10 @@ from erecap.models.adapters import describe_adapter
 from erecap.models.hashing import fingerprint
 from erecap.models.origins import Origin, origin_of
 from erecap.registries import EVICT_BY
-from erecap.tokens.cache.read_scores import ReadScorer
 from erecap.tokens.scoring.learned import LearnedScorer
 from erecap.tokens.scoring.pruner_files import WEIGHTS, find_pruner, load_pruner, read_card
+
+Scorer = TypeVar("Scorer")  # a `ReadScorer`
 
 _log = logging.getLogger(__name__)
 # By model, pruner and time of its file: sessions on one model share a scorer, and a model's folder is hashed once.
@@ -54,7 +55,7 @@ def learned_scorer(
     return LearnedScorer(pruner)
 
 
-def scorer_for(evict_by: str | ReadScorer, model: Any) -> str | ReadScorer:
+def scorer_for(evict_by: str | Scorer, model: Any) -> str | Scorer | LearnedScorer:
     """The ranking that `evict_by` means for a session on `model`.
 
     Args:
