@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+
+from erecap.tokens.cache.shared_storage import Pair
 
 # Up to this many query rows (queries times heads of a group) plain matrix products beat the fused kernel on a CPU.
 FEW_ROWS = 64
@@ -57,3 +61,26 @@ def grouped_attention(
             out = F.scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scale)[0]
         out = out.reshape(heads, count, dim)
     return out.transpose(0, 1).reshape(count, heads * dim)
+
+
+def split_attention(
+    query: torch.Tensor, pieces: Sequence[Pair], mask: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """As `grouped_attention`, for keys and values in several pieces.
+
+    Few queries on a CPU attend to the pieces one by one, and only their scores are joined. Elsewhere the pieces are
+    joined for the moment, which costs little beside the rest.
+    """
+    count, heads, dim = query.shape
+    kv_heads = pieces[0][0].shape[1]
+    rows = query.transpose(0, 1).reshape(kv_heads, heads // kv_heads * count, dim)
+    if rows.is_cuda or rows.shape[1] > FEW_ROWS:
+        keys, values = (torch.cat(parts, 2) for parts in zip(*pieces, strict=True))
+        return grouped_attention(query, keys, values, mask, scale)
+    scores = torch.cat([torch.bmm(rows, keys[0].transpose(1, 2)) for keys, _ in pieces], 2).mul_(scale)
+    if mask is not None:
+        scores += mask[0]
+    widths = [keys.shape[2] for keys, _ in pieces]
+    shares = scores.softmax(-1).split(widths, 2)
+    out = torch.stack([torch.bmm(share, values[0]) for share, (_, values) in zip(shares, pieces, strict=True)]).sum(0)
+    return out.reshape(heads, count, dim).transpose(0, 1).reshape(count, heads * dim)

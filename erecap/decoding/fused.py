@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from erecap.decoding.attention import fold_mask, grouped_attention
+from erecap.decoding.attention import fold_mask, grouped_attention, split_attention
 from erecap.decoding.linear import Product, Weights, make_head, make_product
 from erecap.decoding.padded import PaddedAttention, fits
 from erecap.tokens import hooks
@@ -41,6 +41,9 @@ def fused_problem(model: nn.Module) -> str | None:
     for layer in decoder.layers:
         if type(layer).__name__ not in LAYERS:
             return f"its layers are {type(layer).__name__}"
+        attention = type(getattr(layer, "self_attn", None)).__name__
+        if attention != type(layer).__name__.replace("DecoderLayer", "Attention"):
+            return f"the attention of one of its layers is {attention}"
         for name, module in layer.named_modules():
             if "proj" in name.rsplit(".", 1)[-1] and type(module) is not nn.Linear:
                 return f"{name} is {type(module).__name__}, not a plain linear layer"
@@ -254,10 +257,16 @@ class _Block:
             if id(mask) not in masks:
                 masks[id(mask)] = fold_mask(mask, self._groups, query.dtype)
             mask = masks[id(mask)]
-        keys, values = cache.update(key, value, self.number)
+        if cache.shared(self.number):
+            pieces = cache.append(key, value, self.number)
+        else:
+            pieces = (cache.update(key, value, self.number),)
         if part.collect is not None:
+            keys = pieces[0][0] if len(pieces) == 1 else torch.cat([piece[0] for piece in pieces], 2)
             part.collect[self.number] = last_query_mass(query.transpose(0, 1)[None], keys, seen, self.scale, None)
-        return grouped_attention(query, keys, values, mask, self.scale)
+        if len(pieces) > 1:
+            return split_attention(query, pieces, mask, self.scale)
+        return grouped_attention(query, *pieces[0], mask, self.scale)
 
     def _transform(self, x: torch.Tensor) -> torch.Tensor:
         gate, up = self._up(x).chunk(2, -1)

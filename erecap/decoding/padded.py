@@ -14,6 +14,7 @@ from itertools import accumulate
 import torch
 import torch.nn.functional as F
 
+from erecap.tokens.cache.storage import fronts, joinable
 from erecap.tokens.ragged import Part
 from erecap.tokens.scoring.probe import last_query_mass
 
@@ -23,7 +24,7 @@ ALIGNED = 16  # columns of a mask that fused kernels take without copying it
 
 def fits(part: Part) -> bool:
     """Whether this part can be padded together with others: few tokens, and all layers store the same."""
-    return len(part.ids) <= FEW_TOKENS and part.cache.shares_layout
+    return len(part.ids) <= FEW_TOKENS and part.cache.shares_layout and joinable(part.cache.layers)
 
 
 class PaddedAttention:
@@ -53,10 +54,12 @@ class PaddedAttention:
         self._olds = [part.cache.layers[0].length if part.cache.layers else 0 for part in parts]
         self._blocks = [part.cache.joined(count, like) for part, count in zip(parts, self._counts, strict=True)]
         # (2, kv_heads, stored, head_dim) of each layer and part
-        stored = [
-            block.unflatten(0, (-1, 2)).narrow(3, 0, old).unbind(0)
-            for block, old in zip(self._blocks, self._olds, strict=True)
-        ]
+        # and, before them, of what it shares with forks
+        self._starts = [part.cache.layers[0].start for part in parts]
+        stored: list[tuple[torch.Tensor, ...]] = []
+        for part, block, old, start in zip(parts, self._blocks, self._olds, self._starts, strict=True):
+            stored += fronts(part.cache.layers)
+            stored.append(block.unflatten(0, (-1, 2)).narrow(3, 0, old - start).unbind(0))
         self._stored = list(zip(*stored, strict=True))
         self._new: list[torch.Tensor] = []
         longest = max(old + count for old, count in zip(self._olds, self._counts, strict=True))
@@ -119,8 +122,9 @@ class PaddedAttention:
     def store(self) -> None:
         """Write what was read behind what is stored. All layers have run."""
         read = torch.stack(self._new).flatten(0, 1)  # (2 * layers, kv_heads, tokens, head_dim)
-        for part, block, old, count, row in zip(
-            self._parts, self._blocks, self._olds, self._counts, self._rows, strict=True
+        places = [old - start for old, start in zip(self._olds, self._starts, strict=True)]
+        for part, block, place, count, row in zip(
+            self._parts, self._blocks, places, self._counts, self._rows, strict=True
         ):
-            block[:, :, old : old + count] = read[:, :, row : row + count]
+            block[:, :, place : place + count] = read[:, :, row : row + count]
             part.cache.appended()

@@ -72,7 +72,7 @@ class TransformersEngine:
         self._rotator: KeyRotator | None = None
 
     def fork(self) -> TransformersEngine:
-        """An independent reader with a copy of the cache, on the same model."""
+        """An independent reader on the same model, with a fork of the cache."""
         twin = TransformersEngine(
             self.model,
             self.prune,
@@ -241,8 +241,7 @@ class TransformersEngine:
         index = self.cache.stored_index().cpu()
         total = torch.zeros(len(index))
         for layer, mass in masses.items():
-            layout = self.cache.layout(layer)
-            column = torch.searchsorted(index, layout.index[0].cpu())  # type: ignore[union-attr]
+            column = torch.searchsorted(index, self.cache.layout(layer).index[0].cpu())
             total.index_add_(0, column, mass[0].cpu() / len(masses))
         return index, total
 

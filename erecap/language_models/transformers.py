@@ -188,17 +188,17 @@ def _owners(messages: Sequence[Message], fitted: Fitted) -> list[int]:
 
 
 def _pieces(prompt: Prompt, cache: DynamicCache, layers: int, owners: Sequence[int]) -> tuple[PromptPiece, ...]:
-    """The prompt's text in runs of equal message and share of layers that stored it."""
+    """The prompt's text in runs of equal message and share of the layers with tokens that stored it."""
     count = len(prompt.input_ids)
     kept = torch.zeros(count)
-    for layer in range(layers):
-        layout = cache.layout(layer) if isinstance(cache, PrunedCache) else None
-        if layout is None:
-            kept += 1
-        else:
-            index = layout.index[0].cpu()
+    if isinstance(cache, PrunedCache):
+        for layer in range(layers):
+            index = cache.layout(layer).index[0].cpu()
             kept[index[index < count]] += 1
-    shares = (kept / layers).tolist()
+        kept /= max(1, sum(cache.stores(layer) for layer in range(layers)))
+    else:
+        kept += 1
+    shares = kept.tolist()
     owner = [-1] * len(prompt.text)
     for message, (start, end) in enumerate(prompt.message_spans):
         owner[start:end] = [owners[message]] * (end - start)

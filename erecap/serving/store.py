@@ -1,8 +1,8 @@
 """The sessions of a server, found by the conversations that they have read.
 
 A conversation that goes on belongs to the session that has read the most of it. One that leaves another's way (a
-second agent with the same instructions, an answer asked for anew) gets a copy of what both have in common, where
-nothing of that was evicted.
+second agent with the same instructions, an answer asked for anew) gets a fork of what both have in common, where
+nothing of that was evicted. Forks share what they have in common; it is in memory once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from erecap.generation import Message
 from erecap.session.session import ReplanSession
+from erecap.tokens.cache.shared_storage import stored_bytes
 
 Key = bytes  # of a conversation up to some message: a digest of all messages to there
 
@@ -41,10 +42,6 @@ class Held:
         """Whether it still stores all that it has read."""
         return self.session.evicted_tokens == 0
 
-    def bytes(self) -> int:
-        """Of stored keys and values."""
-        return self.session.cache.kv_bytes()
-
 
 class SessionStore:
     """Sessions, at most `most` of them and about `most_bytes` of keys and values; the least recently used goes first.
@@ -66,8 +63,8 @@ class SessionStore:
         return len(self._held)
 
     def kv_bytes(self) -> int:
-        """Bytes of keys and values of all sessions."""
-        return sum(held.bytes() for held in self._held)
+        """Bytes of keys and values of all sessions; a beginning that some share counts once."""
+        return stored_bytes(layer for held in list(self._held) for layer in list(held.session.cache.layers))
 
     def take(self, messages: Sequence[Message]) -> Held:
         """A session for this conversation, marked busy until it is put back."""
@@ -79,9 +76,12 @@ class SessionStore:
             self._held.remove(found)
         else:
             whole = [held for held in idle if held.whole]
-            shared = max(whole, key=lambda held: _common(held.read, wanted), default=None)
-            if shared is not None and _common(shared.read, wanted) > 0:
-                found = Held(shared.session.fork(), list(shared.read))
+            # Of several that have as much in common, the one that has read the least: a fork of it shares more.
+            shared = max(whole, key=lambda held: (_common(held.read, wanted), -len(held.read)), default=None)
+            common = _common(shared.read, wanted) if shared is not None else 0
+            if shared is not None and common > 0:
+                # Only what both have in common: what else the other has read is not kept for this one.
+                found = Held(shared.session.fork(messages), wanted[:common])
             else:
                 found = Held(self._make())
         found.busy = True

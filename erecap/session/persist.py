@@ -16,7 +16,7 @@ from erecap.session.conversation.transcript import Mark, Transcript
 from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.pruned_cache import PrunedCache
 
-FORMAT = "erecap-session-2"
+FORMAT = "erecap-session-3"
 
 
 def save_session(path: Path, cache: PrunedCache, transcript: Transcript, state: dict[str, Any]) -> None:
@@ -24,7 +24,7 @@ def save_session(path: Path, cache: PrunedCache, transcript: Transcript, state: 
     tensors: dict[str, torch.Tensor] = {"ids": torch.tensor(transcript.ids, dtype=torch.int64)}
     for number, layer in enumerate(cache.layers):
         layout = cache.layout(number)
-        if layout is None:
+        if not layout.width:
             continue
         tensors |= {
             f"keys.{number}": layer.keys.contiguous(),
@@ -42,6 +42,7 @@ def save_session(path: Path, cache: PrunedCache, transcript: Transcript, state: 
         "marks": _plain(transcript.marks),
         "older": _plain(transcript.older),
         "logical": cache.get_seq_length(),
+        "layers": cache.layer_count,
         "state": state,
     }
     write_atomic(path, save(tensors, metadata={"format": FORMAT, "known": json.dumps(known)}))
@@ -64,11 +65,12 @@ def load_session(path: Path, cache: PrunedCache, transcript: Transcript) -> dict
         raise RunError(f"{path.name}: no such session file") from error
     except (SafetensorError, ValueError, KeyError) as error:
         raise RunError(f"{path.name}: damaged session file: {error}") from error
-    layers = sum(name.startswith("keys.") for name in tensors)
-    if layers not in (0, cache.layer_count):
+    numbers = sorted(int(name.removeprefix("keys.")) for name in tensors if name.startswith("keys."))
+    layers = known["layers"]
+    if layers != cache.layer_count:
         raise RunError(f"{path.name}: saved from a model of {layers} layers, this one has {cache.layer_count}")
     shared: dict[bytes, Layout] = {}
-    for number in range(layers):
+    for number in numbers:
         index, positions = tensors[f"index.{number}"], tensors[f"positions.{number}"]
         # Layers that stored the same tokens share one layout again.
         key = index.numpy().tobytes() + positions.numpy().tobytes()

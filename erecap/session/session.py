@@ -118,12 +118,23 @@ class ReplanSession(SessionEdits):
         """Tokens of what was read that are stored no longer."""
         return self._reader.evicted
 
-    def fork(self) -> ReplanSession:
-        """An independent session that has read the same, on the same model. Copies the stored keys and values."""
+    def fork(self, messages: Sequence[Message] | None = None) -> ReplanSession:
+        """An independent session that has read the same, on the same model.
+
+        The stored keys and values are shared, not copied: a fork costs what it reads itself. Its answers are those of a
+        copy up to rounding.
+
+        Args:
+            messages: keep only what was read of this chat, which becomes the fork's own; None: everything.
+        """
         twin = copy.copy(self)
         twin._reader = self._reader.fork()
         twin.scheduler = copy.copy(self.scheduler)
         twin._transcript = self._transcript.copy()
+        if messages is not None:
+            part = whole_part(messages, self.tokenizer, header=True)
+            twin._go_back(twin._transcript.matched(part.unseen, part.before), reread=True)
+            twin._chat = self._chat.becomes(messages)
         return twin
 
     def save(self, path: str | Path) -> None:

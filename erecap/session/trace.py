@@ -1,4 +1,4 @@
-"""Which share of the layers still stored each piece of the chat when a session answered."""
+"""Which share of the layers that store tokens still stored each piece of the chat when a session answered."""
 
 from __future__ import annotations
 
@@ -27,10 +27,8 @@ def trace_pieces(
     total = cache.get_seq_length()
     kept = torch.zeros(total)
     for layer in range(cache.layer_count):
-        layout = cache.layout(layer)
-        if layout is not None:
-            kept[layout.index[0].cpu()] += 1
-    kept /= cache.layer_count
+        kept[cache.layout(layer).index[0].cpu()] += 1
+    kept /= max(1, sum(cache.stores(layer) for layer in range(cache.layer_count)))
 
     def share(start: int, end: int) -> float:
         return float(kept[start:end].mean()) if start < end else 0.0

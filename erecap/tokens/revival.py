@@ -66,9 +66,9 @@ def revive(model: nn.Module, cache: PrunedCache, span: tuple[int, int] | None = 
             if cache.read_scores is not None and number == cache.read_scores.layer:
                 cache.read_scores.take(live.tokens, live.hidden)
             # A layer without attention stores nothing; what its mask would be does not matter then.
-            before = cache.layout(number)
-            live = _to(live, live.hidden.device if before is None else cache.layers[number].keys.device)
-            stored = live.tokens if before is None else joining.expect(number, before, live.tokens)
+            stores = cache.stores(number)
+            live = _to(live, cache.layers[number].device if stores else live.hidden.device)
+            stored = joining.expect(number, cache.layout(number), live.tokens) if stores else live.tokens
             allowed = _visible(stored, live.tokens, windows[number])
             output = decoder.layers[number](
                 live.hidden,

@@ -16,6 +16,13 @@ def store(most: int = 4, most_bytes: int | None = None, kv_tokens: int | None = 
     return SessionStore(lambda: ReplanSession(model(), byte_level(), budget=budget), most, most_bytes)
 
 
+def memory(sessions: SessionStore) -> dict[int, int]:
+    """Bytes of all distinct memory behind the keys and values of the sessions, by address."""
+    layers = [layer for held in sessions._held for layer in held.session.cache.layers]
+    found = [tensor.untyped_storage() for layer in layers for tensor, _ in layer.held()]
+    return {storage.data_ptr(): storage.nbytes() for storage in found}
+
+
 def answer(sessions: SessionStore, messages: list[dict]) -> tuple[list[dict], int]:
     """The conversation with its answer, and how much of the prompt was known."""
     held = sessions.take(messages)  # type: ignore[arg-type]
@@ -94,3 +101,72 @@ def test_bytes_are_bounded_too() -> None:
     tiny = store(most=9, most_bytes=1)
     answer(tiny, start())
     assert len(tiny) == 1
+
+
+SYSTEM = {"role": "system", "content": "You plan for a robot. " * 10}
+
+
+def long_chat(text: str, times: int) -> list[dict]:
+    return [SYSTEM, {"role": "user", "content": f"{text} " * times}]
+
+
+def test_a_stranger_shares_the_system_message_and_keeps_nothing_else_alive() -> None:
+    sessions = store()
+    answer(sessions, long_chat("You see a fridge 1 and a shelf 2.", 165))
+    first = sessions._held[0].session
+    assert first.cache.get_seq_length() > 1900
+    per_token, before = first.cache.kv_bytes() / first.cache.kept_lengths()[0], sum(memory(sessions).values())
+    stranger = long_chat("Another task.", 10)
+    held = sessions.take(stranger)  # type: ignore[arg-type]
+    assert held.session.cache.get_seq_length() == first._transcript.marks[0].tokens  # cropped before it answers
+    sessions.release(held)
+    sessions.drop(held)
+    _, reused = answer(sessions, stranger)
+    assert reused > 150
+    second = sessions._held[1].session
+    own = second.cache.kept_lengths()[0]
+    # It has room for a quarter more, at least for 128 tokens.
+    assert sum(memory(sessions).values()) - before <= per_token * (own + max(128, own / 4 + 32))
+    sessions.drop(sessions._held[0])
+    assert sum(memory(sessions).values()) <= per_token * (own + max(128, own / 4 + 32))
+    assert sessions.kv_bytes() == second.cache.kv_bytes() == per_token * own
+
+
+def test_an_answer_asked_for_anew_costs_what_it_reads() -> None:
+    sessions = store(most=9)
+    chat = long_chat("You see a fridge 1 and a shelf 2.", 165)
+    answer(sessions, chat)
+    alone, before = sessions.kv_bytes(), sum(memory(sessions).values())
+    long = sessions._held[0].session
+    for number in range(4):
+        _, reused = answer(sessions, [*chat, *turn("look", number)])
+        assert reused > 1900
+    per_token = alone / long.cache.kept_lengths()[0]
+    shared = long._transcript.marks[1].tokens  # the chat that all of them began with
+    new = [held.session.cache.kept_lengths()[0] - shared for held in sessions._held[1:]]
+    assert sessions.kv_bytes() <= alone + per_token * sum(new)
+    assert sum(memory(sessions).values()) <= before + per_token * (sum(new) + 4 * 64) < 1.3 * before
+    for held in sessions._held[1:4]:
+        sessions.drop(held)
+    sessions.drop(sessions._held[0])  # the one that read the beginning goes, those who share it go on
+    last = sessions._held[0].session
+    assert sessions.kv_bytes() == last.cache.kv_bytes()
+    more = [*chat, *turn("look", 3), *turn("go to shelf 2", 8)]
+    alone_session = ReplanSession(model(), byte_level())
+    alone_session.generate(more[:4], **OPTIONS)  # type: ignore[arg-type]
+    assert last.generate(more, **OPTIONS).text == alone_session.generate(more, **OPTIONS).text  # type: ignore[arg-type]
+    assert not any(layer.shared for layer in last.cache.layers)
+    assert sum(memory(sessions).values()) < 1.4 * last.cache.kv_bytes()
+
+
+def test_shared_beginnings_count_once_against_the_limit() -> None:
+    chat = long_chat("You see a fridge 1 and a shelf 2.", 165)
+    one = store()
+    answer(one, chat)
+    sessions = store(most=9, most_bytes=int(1.5 * one.kv_bytes()))
+    answer(sessions, chat)
+    for number in range(5):
+        answer(sessions, [*chat, *turn("look", number)])
+    assert len(sessions) == 6 and sessions.evicted == 0
+    answer(sessions, [{"role": "system", "content": "Another robot."}, chat[1]])
+    assert sessions.evicted > 0 and sessions.kv_bytes() <= 1.5 * one.kv_bytes()

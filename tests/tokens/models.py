@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
 
 import torch
@@ -102,3 +103,17 @@ def padded(lengths: tuple[int, ...] = (40, 31, 22), seed: int = 5) -> dict[str, 
     ids = torch.randint(2, 97, (len(lengths), width), generator=generator)
     mask = torch.tensor([[0] * (width - n) + [1] * n for n in lengths])
     return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+class NoAttention(torch.nn.Module):
+    """Stands where attention was, adds nothing and stores nothing."""
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: object) -> tuple[torch.Tensor, None]:
+        return torch.zeros_like(hidden_states), None
+
+
+def without_attention(model: PreTrainedModel, layer: int) -> PreTrainedModel:
+    """A copy of `model` in which one layer has no attention, so that it never stores anything."""
+    copied = deepcopy(model)
+    copied.get_decoder().layers[layer].self_attn = NoAttention()
+    return copied

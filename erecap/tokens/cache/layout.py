@@ -21,6 +21,12 @@ class Layout:
     valid: torch.Tensor  # (batch, width) bool: False for padding and for fillers of narrower rows
     all_valid: bool  # known without asking the device
 
+    @classmethod
+    def empty(cls) -> Layout:
+        """The layout of a layer that stores nothing; it fits every batch and every device."""
+        nothing = torch.empty(1, 0, dtype=torch.long)
+        return cls(nothing, nothing, torch.empty(1, 0, dtype=torch.bool), True)
+
     @property
     def width(self) -> int:
         """Entries stored per row, fillers included."""
@@ -45,7 +51,9 @@ class Layout:
         )
 
     def extended(self, live: Layout) -> Layout:
-        """This layout followed by `live`."""
+        """This layout followed by `live`, which one without tokens leaves as it is."""
+        if not self.width:
+            return live
         return Layout(
             torch.cat([self.index, live.index], 1),
             torch.cat([self.positions, live.positions], 1),
@@ -61,6 +69,8 @@ class Layout:
 
     def rows(self, rows: torch.Tensor) -> Layout:
         """The given batch rows (beam search reorders them)."""
+        if not self.width:
+            return self
         rows = rows.to(self.index.device)
         return Layout(self.index[rows], self.positions[rows], self.valid[rows], self.all_valid)
 

@@ -12,6 +12,7 @@ from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.parking import Parked, Parking
 from erecap.tokens.cache.read_scores import ReadScores
 from erecap.tokens.cache.read_transaction import Reading
+from erecap.tokens.cache.shared_storage import Pair, stored_bytes
 from erecap.tokens.cache.storage import KVLayer, join, select_together
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.tokens.scoring.scorers import make_scorer
@@ -50,7 +51,7 @@ class PrunedCache(DynamicCache):
         self.reading: Reading | None = None  # the read in progress
         self.parking = Parking(config.park_tokens)  # dropped tokens that can be revived
         self.read_scores: ReadScores | None = None  # scores taken when tokens are read, for sessions that rank by them
-        self._layouts: list[Layout | None] = [None] * layers
+        self._layouts = [Layout.empty()] * layers
         self._logical = 0
         self._armed = True
         self._protect = protect
@@ -60,32 +61,34 @@ class PrunedCache(DynamicCache):
 
     def kept_lengths(self, row: int | None = None) -> list[int]:
         """Real tokens that each layer stores now, of batch row `row`, or of the fullest row."""
-        lengths = [layout.lengths() if layout is not None else [0] for layout in self._layouts]
-        return [per_row[row] if row is not None else max(per_row) for per_row in lengths]
+        lengths = [layout.lengths() if layout.width else None for layout in self._layouts]
+        return [0 if rows is None else rows[row] if row is not None else max(rows) for rows in lengths]
 
-    def layout(self, layer: int) -> Layout | None:
-        """Which tokens `layer` stores; None before the first read."""
+    def layout(self, layer: int) -> Layout:
+        """Which tokens `layer` stores."""
         return self._layouts[layer]
 
     def layouts(self) -> list[Layout]:
-        """The layouts of all layers that have read something."""
-        return [layout for layout in self._layouts if layout is not None]
+        """The layouts of all layers."""
+        return list(self._layouts)
+
+    def stores(self, layer: int) -> bool:
+        """Whether `layer` has stored tokens, evicted ones among them; a layer without attention never does."""
+        return layer < len(self.layers) and self.layers[layer].is_initialized
+
+    def shared(self, layer: int) -> bool:
+        """Whether `layer` holds keys and values together with forks."""
+        return layer < len(self.layers) and self.layers[layer].shared
 
     @property
     def shares_layout(self) -> bool:
         """Whether all layers store the same tokens, none of them padding."""
         first = self._layouts[0]
-        same = all(layout is first for layout in self._layouts)
-        return same and (first is None or (first.all_valid and first.index.shape[0] == 1))
+        return all(layout is first for layout in self._layouts) and first.all_valid and first.index.shape[0] == 1
 
     def kv_bytes(self) -> int:
-        """Bytes of keys and values held by all layers."""
-        return sum(
-            tensor.numel() * tensor.element_size()
-            for layer in self.layers
-            if layer.is_initialized
-            for tensor in (layer.keys, layer.values)
-        )
+        """Bytes of the keys and values stored by all layers, those shared with forks too (cf. `stored_bytes`)."""
+        return stored_bytes(self.layers)
 
     # Arming -----------------------------------------------------------------------------------------------
 
@@ -169,12 +172,10 @@ class PrunedCache(DynamicCache):
         most = 0
         sharing: dict[int, list[int]] = {}  # layers by the layout that they share
         for number, layout in enumerate(self._layouts):
-            if layout is not None:
+            if layout.width:
                 sharing.setdefault(id(layout), []).append(number)
         for numbers in sharing.values():
-            layout = self._layouts[numbers[0]]
-            assert layout is not None
-            stay = ~gone(layout)
+            stay = ~gone(layout := self._layouts[numbers[0]])
             if bool(stay.all()):
                 continue
             columns = stay.nonzero().squeeze(1)
@@ -193,12 +194,14 @@ class PrunedCache(DynamicCache):
 
     def _still_stored(self, parked: Parked) -> torch.Tensor:
         """`(n,)` bool: which parked tokens the deepest layer that they ran through, and that stores keys, stores."""
-        deepest = [layout.index[0] for layout in self._layouts[: parked.layer] if layout is not None][-1]
-        return torch.isin(parked.places, deepest.to(parked.places.device))
+        deepest = max((number for number in range(parked.layer) if self.stores(number)), default=None)
+        if deepest is None:
+            return torch.ones_like(parked.places, dtype=torch.bool)
+        return torch.isin(parked.places, self._layouts[deepest].index[0].to(parked.places.device))
 
     def replace(self, layer: int, keys: torch.Tensor, values: torch.Tensor, layout: Layout) -> None:
         """Let `layer` store these keys and values `(1, kv_heads, n, head_dim)` of the tokens in `layout`, sorted."""
-        self.layers[layer].keys, self.layers[layer].values = keys, values
+        self.layers[layer].put(keys, values, layout.width)
         self._layouts[layer] = layout
 
     @property
@@ -235,12 +238,12 @@ class PrunedCache(DynamicCache):
             layer.length += self.reading.live.width
 
     def fork(self) -> PrunedCache:
-        """A cache with copies of the same keys and values, to go on independently. Not during a read."""
+        """A cache that stores the same, to go on independently; both share it from now on. Not during a read."""
+        if self.shares_layout and not self.shared(0) and self._layouts[0].index.device.type != "cpu":
+            self.joined(0, self.layers[0].pieces()[-1][0][0])  # so that forks, too, can share calls of attention
         twin = PrunedCache(self.config, self.layer_count)
-        for number, layer in enumerate(self.layers):
-            layout = self._layouts[number]
-            if layout is not None:
-                twin.restore(number, layer.keys, layer.values, layout)
+        twin.layers = [layer.fork() for layer in self.layers]
+        twin._layouts = list(self._layouts)
         twin._logical, twin._armed, twin._protect = self._logical, self._armed, self._protect
         twin.prompt_kept, twin.stage_log = list(self.prompt_kept), list(self.stage_log)
         twin.parking = self.parking.copy()
@@ -253,7 +256,7 @@ class PrunedCache(DynamicCache):
 
     def stored_index(self) -> torch.Tensor:
         """Sorted places `(n,)` of the tokens that at least one layer stores. For caches of one row."""
-        distinct = {id(layout): layout.index[0] for layout in self._layouts if layout is not None}
+        distinct = {id(layout): layout.index[0] for layout in self._layouts if layout.width}
         if not distinct:
             return torch.empty(0, dtype=torch.long)
         if len(distinct) == 1:
@@ -276,7 +279,7 @@ class PrunedCache(DynamicCache):
         done: dict[int, tuple[Layout, Layout]] = {}
         turned: list[tuple[int, Layout, torch.Tensor]] = []
         for number, layout in enumerate(self._layouts):
-            if layout is None:
+            if not layout.width:
                 continue
             if id(layout) not in done:
                 column = torch.searchsorted(index.to(layout.index.device), layout.index[0])
@@ -286,6 +289,8 @@ class PrunedCache(DynamicCache):
             turned.append(
                 (number, new, rotate(number, self.layers[number].keys, (new.positions - layout.positions)[0]))
             )
+        for number, _, _ in turned:  # all before the first changes: memory may run out
+            self.layers[number].own()
         for number, new, keys in turned:
             self.layers[number].replace_keys(keys)
             self._layouts[number] = new
@@ -301,6 +306,16 @@ class PrunedCache(DynamicCache):
         Raises:
             RuntimeError: called without the pruning hooks, where positions and masks would be wrong.
         """
+        self._note(key_states, layer_idx)
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def append(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int) -> tuple[Pair, ...]:
+        """As `update`, for a layer that is `shared`; returns views of all it stores, in as many pieces as it has."""
+        self._note(key_states, layer_idx)
+        return self.layers[layer_idx].append(key_states, value_states)
+
+    def _note(self, key_states: torch.Tensor, layer_idx: int) -> None:
+        """Note that a layer is about to store the live tokens."""
         reading = self.reading
         if reading is None:
             raise RuntimeError(
@@ -312,7 +327,6 @@ class PrunedCache(DynamicCache):
                 f"layer {layer_idx} stores {key_states.shape[-2]} tokens, {reading.live.width} are being read"
             )
         reading.store(layer_idx)
-        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Logical length: tokens read, pads included. Never the number stored."""
@@ -335,7 +349,7 @@ class PrunedCache(DynamicCache):
             raise ValueError(f"cannot remove {-tokens_to_remove} tokens, only {self._logical} were read")
         done: dict[int, tuple[Layout, Layout]] = {}  # layers that stored the same go on sharing one layout
         for number, layout in enumerate(self._layouts):
-            if layout is None:
+            if not layout.width:
                 continue
             if id(layout) not in done:
                 # Fillers of padded batches share their columns with real tokens, so rows are cut at one width.
@@ -362,14 +376,14 @@ class PrunedCache(DynamicCache):
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every batch row `repeats` times."""
         super().batch_repeat_interleave(repeats)
-        layout = next((layout for layout in self._layouts if layout is not None), None)
+        layout = next((layout for layout in self._layouts if layout.width), None)
         if layout is not None:
             self._map_rows(torch.arange(layout.index.shape[0]).repeat_interleave(repeats))
 
     def reset(self) -> None:
         """Forget everything read and arm for the next read."""
         super().reset()
-        self._layouts = [None] * len(self._layouts)
+        self._layouts = [Layout.empty()] * len(self._layouts)
         self._logical, self.reading, self._saved = 0, None, []
         self.prompt_kept, self.stage_log, self.prune_seconds = [], [], 0.0
         self.parking.clear()
@@ -382,5 +396,4 @@ class PrunedCache(DynamicCache):
             self.parking.clear()  # what is parked belongs to a single row
         mapped: dict[int, Layout] = {}
         for number, layout in enumerate(self._layouts):
-            if layout is not None:
-                self._layouts[number] = mapped.setdefault(id(layout), layout.rows(rows))
+            self._layouts[number] = mapped.setdefault(id(layout), layout.rows(rows))

@@ -18,7 +18,7 @@ class Reading:
         armed: whether stages drop tokens during this read.
     """
 
-    def __init__(self, live: Layout, layouts: list[Layout | None], armed: bool) -> None:
+    def __init__(self, live: Layout, layouts: list[Layout], armed: bool) -> None:
         self.live = live  # tokens that reach the layer now running
         self.tokens = live.width  # tokens of the whole chunk
         self.real_tokens = live.valid.sum(1, keepdim=True)  # (batch, 1), of the whole chunk
@@ -64,8 +64,6 @@ class Reading:
     def stored(self, layer: int) -> Layout:
         """What `layer` stores once the live tokens are appended."""
         before = self.layouts[layer]
-        if before is None:
-            return self.live
         key = ("stored", id(before), id(self.live))
         if key not in self._memo:
             # Both parents are kept beside the result: an id is only unique while its object lives.
