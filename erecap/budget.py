@@ -23,6 +23,11 @@ class Budget:
         if self.kv_ratio is not None and not 0.0 < self.kv_ratio <= 1.0:
             raise ValueError(f"kv_ratio must be above 0 and at most 1, got {self.kv_ratio}")
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit."""
+        return self.kv_tokens is not None or self.kv_ratio is not None
+
     def tokens(self, read: int) -> int | None:
         """Tokens that may be stored after `read` tokens were read; None: all."""
         limits = []

@@ -19,6 +19,10 @@ class ModelError(ErecapError):
     """A model, tokenizer or checkpoint could not be fetched, loaded or used."""
 
 
+class MessagesError(ModelError):
+    """Chat messages that the model's chat template or tokenizer does not take."""
+
+
 class EnvironmentUnavailable(ErecapError):
     """A simulator or its package is missing on this machine."""
 

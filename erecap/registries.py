@@ -134,6 +134,7 @@ SCORERS = Registry(
 # What a session may rank by without a trained pruner; see `erecap.tokens.scoring.by_name`.
 EVICT_BY = ("recency", "random", "attention")
 LEARNED = "learned"  # the scorer that comes from a trained checkpoint, and so cannot be made from its name alone
+SINKS = 4  # first tokens of a sequence that are always kept, unless a configuration says otherwise
 PRESETS: dict[str, float] = {"keep09": 0.9, "keep08": 0.8, "keep07": 0.7}  # published keep ratios by name
 
 

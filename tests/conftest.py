@@ -13,9 +13,14 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from erecap.errors import ModelError
 from erecap.models.folders import candidates
+
+# A busy machine is no fault of an example.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 EMBEDDED = "smollm2-135m-instruct"
 

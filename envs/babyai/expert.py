@@ -8,6 +8,7 @@ whose plan is a stack of low-level sub-goals that a change of the world from out
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 
 import networkx as nx
@@ -285,9 +286,9 @@ class _Expert:
     def _has_room(self, thing: WorldObj) -> bool:
         return bool(self._sides(thing))
 
-    def _moves_to_side_of(self, thing: WorldObj) -> int:
+    def _moves_to_side_of(self, thing: WorldObj) -> float:
         found = paths.nearest(self.memory, self.body.pose, self._sides(thing).__contains__)
-        return len(found[0]) if found else 10**6
+        return len(found[0]) if found else math.inf
 
     def _name(self, thing: WorldObj | None) -> str:
         assert thing is not None

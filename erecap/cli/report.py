@@ -49,8 +49,9 @@ def show(folder: Path) -> None:
     """Build the report of a run folder and print its table and where the page is."""
     from rich.console import Console
 
-    from erecap.report import build, table
+    from erecap.report import Report
 
-    page = build(folder)
-    Console().print(table(folder))
+    report = Report.of(folder)
+    page = report.write()
+    Console().print(report.table())
     typer.echo(f"report: {page}")

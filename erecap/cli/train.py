@@ -77,10 +77,31 @@ def planner(
         if value is not None and not 0 < value < float("inf"):
             raise ConfigError(f"--{name} is {value}; allowed: more than 0")
     settings = PlannerTraining(
-        tuple(data), model, init, full, rank, lr, epochs, accumulate, batch_tokens, max_tokens, held_out, evaluations,
-        patience, warmup, schedule, weight_decay, clip, amp, gradient_checkpointing, device, seed, kv_tokens, pruner,  # type: ignore[arg-type]
-        pruned_share,
-    )  # fmt: skip
+        data=tuple(data),
+        model=model,
+        init=init,
+        full=full,
+        rank=rank,
+        lr=lr,
+        epochs=epochs,
+        accumulate=accumulate,
+        batch_tokens=batch_tokens,
+        max_tokens=max_tokens,
+        held_out=held_out,
+        evaluations=evaluations,
+        patience=patience,
+        warmup=warmup,
+        schedule=schedule,  # type: ignore[arg-type]  # checked by the settings
+        weight_decay=weight_decay,
+        clip=clip,
+        amp=amp,  # type: ignore[arg-type]
+        checkpointing=gradient_checkpointing,
+        device=device,
+        seed=seed,
+        kv_tokens=kv_tokens,
+        pruner=pruner,
+        pruned_share=pruned_share,
+    )
     trained = train_planner(
         settings, out, limits=Limits(hours, save_minutes), fresh=fresh, say=lambda line: typer.echo(line, err=True)
     )

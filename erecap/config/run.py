@@ -19,7 +19,7 @@ from pydantic import (
 from erecap.config.composition import ModeParts, names_and_parts
 from erecap.config.modes import SESSION_MODES, Mode, parse_mode
 from erecap.config.suite import Name, Seed
-from erecap.registries import PLANNERS, PRESETS
+from erecap.registries import PLANNERS, PRESETS, SINKS
 
 
 def _split(value: Any) -> Any:
@@ -42,7 +42,7 @@ class PruneSettings(BaseModel):
     stages: list[int] | None = Field(
         default=None, description="Layers before which tokens are dropped, rising; null: every third from 4 on."
     )
-    sinks: int = Field(default=4, ge=0, description="First tokens of the prompt that are always kept.")
+    sinks: int = Field(default=SINKS, ge=0, description="First tokens of the prompt that are always kept.")
     local: float = Field(default=0.1, ge=0, le=1, description="Share of the prompt, its newest tokens, always kept.")
 
     @model_validator(mode="before")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from erecap.errors import ModelError
+from erecap.errors import MessagesError, ModelError
 from erecap.generation import Message
 
 # Private-use characters: no template tests for them, no tokenizer normalises them away.
@@ -143,8 +143,8 @@ def render_prompt(messages: Sequence[Message], tokenizer: Any, add_generation_pr
         add_generation_prompt: end with the header of the assistant's turn.
 
     Raises:
-        ModelError: no fast tokenizer, no chat template, a template that refuses the messages, or one that
-            does not show a message's content in one piece.
+        ModelError: no fast tokenizer, or no chat template.
+        MessagesError: a template that refuses the messages, or that does not show a message's content in one piece.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(
@@ -158,23 +158,23 @@ def render_prompt(messages: Sequence[Message], tokenizer: Any, add_generation_pr
 
 
 def render_chat(messages: Sequence[Message], tokenizer: Any, add_generation_prompt: bool = True) -> ChatText:
-    """The chat template's text, and where each message's content stands in it. Raises ModelError likewise."""
+    """The chat template's text, and where each message's content stands in it. Raises likewise."""
     text = render_text(messages, tokenizer, add_generation_prompt)
     spans, skipped = _locate(messages, tokenizer, add_generation_prompt, text)
     return ChatText(text, spans, skipped)
 
 
 def render_text(messages: Sequence[Message], tokenizer: Any, add_generation_prompt: bool = True) -> str:
-    """The chat template's text for `messages`. Raises ModelError as `render_prompt` does."""
+    """The chat template's text for `messages`. Raises as `render_prompt` does."""
     from jinja2 import TemplateError
 
     if not messages:
-        raise ModelError("no messages to render; at least one is needed")
+        raise MessagesError("no messages to render; at least one is needed")
     for index, message in enumerate(messages):
         try:
             message["content"].encode("utf-8")
         except UnicodeEncodeError as error:
-            raise ModelError(
+            raise MessagesError(
                 f"message {index} ({message['role']}) is not valid Unicode at character {error.start}; "
                 "no tokenizer reads half of a surrogate pair"
             ) from error
@@ -185,7 +185,7 @@ def render_text(messages: Sequence[Message], tokenizer: Any, add_generation_prom
         return tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=add_generation_prompt)
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
-        raise ModelError(f"the chat template of {_name(tokenizer)} refuses roles [{roles}]: {error}") from error
+        raise MessagesError(f"the chat template of {_name(tokenizer)} refuses roles [{roles}]: {error}") from error
 
 
 def _locate(
@@ -237,9 +237,9 @@ def _shown(content: str, text: str, cursor: int, following: str, last: bool) -> 
     return text[cursor:end]
 
 
-def _lost(messages: Sequence[Message], index: int, tokenizer: Any) -> ModelError:
+def _lost(messages: Sequence[Message], index: int, tokenizer: Any) -> MessagesError:
     role = messages[index]["role"]
-    return ModelError(
+    return MessagesError(
         f"the chat template of {_name(tokenizer)} does not show the content of message {index} ({role}) "
         "in one piece, so its tokens cannot be told; another template is needed"
     )

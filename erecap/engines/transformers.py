@@ -60,7 +60,7 @@ class TransformersEngine:
         self.chunk = chunk or CHUNK
         self._short = short_reads(model, decode_weights)
         self.pending: list[int] = []  # ids of the last answer that were generated but not read
-        self.evicted = 0  # tokens evicted so far
+        self.evicted = 0  # tokens that `enforce` has evicted so far, those of calls that were rolled back included
         self.evict_seconds = 0.0
         self._config = model.config.get_text_config(decoder=True)
         self.cache = PrunedCache(prune or PruneConfig(keep=1.0, stages=()), self._config.num_hidden_layers)

@@ -105,13 +105,13 @@ def add_failures(app: FastAPI) -> None:
 def _messages(asked: ChatRequest, tools: list[dict[str, Any]]) -> list[Message]:
     try:
         read = read_messages(asked.messages)
+        unknown = next((m["role"] for m in read if m["role"] not in ("system", "user", "assistant", "tool")), None)
+        if unknown is not None:
+            raise ConfigError(f"role: got {unknown!r}; allowed: system, user, assistant, tool")
+        plain: list[Message] = [{k: v for k, v in m.items() if k != PLACE} for m in read]  # type: ignore[misc]
+        return as_text(plain, tools)
     except ConfigError as error:
         raise ApiFailure(400, str(error), param="messages") from error
-    unknown = next((m["role"] for m in read if m["role"] not in ("system", "user", "assistant", "tool")), None)
-    if unknown is not None:
-        raise ApiFailure(400, f"role: got {unknown!r}; allowed: system, user, assistant, tool", param="messages")
-    plain: list[Message] = [{k: v for k, v in m.items() if k != PLACE} for m in read]  # type: ignore[misc]
-    return as_text(plain, tools)
 
 
 def _options(asked: ChatRequest) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from erecap.context.tokenize import render_prompt
-from erecap.errors import BudgetError, ModelError
+from erecap.errors import BudgetError, MessagesError
 from erecap.generation import Generation, Message
 from erecap.serving.failures import ApiFailure, overloaded, too_long
 from erecap.serving.store import SessionStore
@@ -152,9 +152,9 @@ class Engine:
             ask.answer.set_exception(failure)
         except BudgetError as error:
             ask.answer.set_exception(too_long(str(error)))
-        except (ValueError, ModelError) as error:
+        except MessagesError as error:
             ask.answer.set_exception(ApiFailure(400, str(error), param="messages"))
-        except Exception as error:  # it is this request's, and the others go on
+        except Exception as error:  # the model's or ours, not the client's: a ValueError of torch is no bad request
             log.exception("a request failed")
             ask.answer.set_exception(ApiFailure(500, f"{type(error).__name__}: {error}", "server_error", "internal"))
         finally:
@@ -167,19 +167,11 @@ class Engine:
     def _answered(self, ask: Ask, left: float) -> Generation:
         options = dict(ask.options)
         held = self.store.take(ask.messages)
-        if held.session.budget.kv_tokens is None and held.session.budget.kv_ratio is None:
-            tokens = len(render_prompt(ask.messages, self.tokenizer).input_ids)
-            room = self.window - tokens
-            wanted = options["max_new_tokens"]
-            if room < (wanted or 1):
-                self.store.release(held)
-                raise too_long(
-                    f"the messages have {tokens} tokens and the answer may have {wanted or 1}; together at most "
-                    f"{self.window} fit"
-                )
-            options["max_new_tokens"] = wanted or room
-        # How long a chat is that a budget keeps small is not counted, so there is no rest of the window to fill.
-        options["max_new_tokens"] = options["max_new_tokens"] or self.window // 4
+        try:
+            options["max_new_tokens"] = self._room(held.session, ask)
+        except BaseException:
+            self.store.release(held)
+            raise
         try:
             generation = held.session.generate(
                 ask.messages,
@@ -195,3 +187,24 @@ class Engine:
         if generation.finish_reason == "deadline":
             raise ApiFailure(504, f"the request took longer than {self._request_s:g} s", "server_error", "timeout")
         return generation
+
+    def _room(self, session: ReplanSession, ask: Ask) -> int:
+        """Tokens that the answer may have.
+
+        Raises:
+            ApiFailure: more are asked for than fit the window.
+        """
+        wanted: int | None = ask.options["max_new_tokens"]
+        if session.budget.limited:
+            # How long a chat is that a budget keeps small is not counted, so there is no rest of the window to fill.
+            if wanted is not None and wanted >= self.window:
+                raise too_long(f"the answer may have {wanted} tokens; allowed: less than the window of {self.window}")
+            return wanted or self.window // 4
+        tokens = len(render_prompt(ask.messages, self.tokenizer).input_ids)
+        room = self.window - tokens
+        if room < (wanted or 1):
+            raise too_long(
+                f"the messages have {tokens} tokens and the answer may have {wanted or 1}; together at most "
+                f"{self.window} fit"
+            )
+        return wanted or room

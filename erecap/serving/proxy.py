@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -16,7 +17,9 @@ from erecap.serving.app import add_failures
 from erecap.serving.failures import ApiFailure
 from erecap.serving.limits import Limits
 from erecap.serving.metrics import Metrics
+from erecap.serving.worker import Worker
 from erecap.wrapping.calls import Call, TextCalls
+from erecap.wrapping.shapes import read_messages
 
 # Of one connection, not of the request; and what httpx sets itself for the body that it sends.
 _OWN_HEADERS = {"host", "connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer", "content-length"}
@@ -31,6 +34,7 @@ def create_proxy(
     key: str | None = None,
     most_bytes: int = 4 << 20,
     request_s: float = 120.0,
+    most_waiting: int = 64,
 ) -> Any:
     """The ASGI application.
 
@@ -41,7 +45,9 @@ def create_proxy(
         key: that clients must send to the proxy; None: none.
         most_bytes: of a request's body.
         request_s: how long the server behind may be silent.
+        most_waiting: calls that may wait to be shortened; more are refused.
     """
+    worker = Worker(most_waiting)
     metrics = Metrics(None)
     client = httpx.AsyncClient(base_url=upstream.rstrip("/"), timeout=request_s)
 
@@ -49,6 +55,7 @@ def create_proxy(
     async def life(app: FastAPI) -> AsyncIterator[None]:
         yield
         await client.aclose()
+        await asyncio.to_thread(worker.close)
 
     app = FastAPI(title="E-RECAP proxy", lifespan=life, openapi_url=None)
     add_failures(app)
@@ -63,20 +70,15 @@ def create_proxy(
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        asked = _body(await request.body())
-        try:
-            call = calls.prepare(asked["messages"])
-        except ConfigError as error:
-            raise ApiFailure(400, str(error), param="messages") from error
-        body = json.dumps({**asked, "messages": list(call.shown)}, ensure_ascii=False).encode()
+        call, body, streams = await worker.ask(_prepared, calls, await request.body())
         answer = await _sent(client, request, "/chat/completions", body, upstream_key)
         headers = _passed(answer.headers)
-        if answer.status_code >= 400 or not asked.get("stream"):
+        if answer.status_code >= 400 or not streams:
             content = await answer.aread()
             if answer.status_code < 400:
-                _noted(calls, metrics, call, *_whole(content))
+                await asyncio.wrap_future(worker.tell(_noted, calls, metrics, call, *_whole(content)))
             return Response(content, answer.status_code, headers)
-        return StreamingResponse(_streamed(answer, calls, metrics, call), answer.status_code, headers)
+        return StreamingResponse(_streamed(answer, worker, calls, metrics, call), answer.status_code, headers)
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "DELETE"])
     async def other(path: str, request: Request) -> Response:
@@ -84,6 +86,26 @@ def create_proxy(
         return StreamingResponse(_bytes(answer), answer.status_code, _passed(answer.headers))
 
     return Limits(app, key, most_bytes, metrics.ended)
+
+
+def _prepared(calls: TextCalls, content: bytes) -> tuple[Call, bytes, bool]:
+    """The call, the body to send, and whether its answer is a stream.
+
+    Raises:
+        ApiFailure: a body that is no request, or messages that cannot be shortened.
+    """
+    asked = _body(content)
+    try:
+        call = calls.prepare(asked["messages"])
+    except ConfigError:
+        try:
+            read_messages(asked["messages"])
+        except ConfigError as error:
+            raise ApiFailure(400, str(error), param="messages") from error
+        raise  # the proxy is set up wrongly, which is not the client's fault
+    # Escaped, because a client may send half of a surrogate pair; what that means is for the server behind to say.
+    body = json.dumps({**asked, "messages": list(call.shown)}).encode("ascii")
+    return call, body, bool(asked.get("stream"))
 
 
 def _body(content: bytes) -> dict[str, Any]:
@@ -122,7 +144,9 @@ async def _bytes(answer: httpx.Response) -> AsyncIterator[bytes]:
         await answer.aclose()
 
 
-async def _streamed(answer: httpx.Response, calls: TextCalls, metrics: Metrics, call: Call) -> AsyncIterator[bytes]:
+async def _streamed(
+    answer: httpx.Response, worker: Worker, calls: TextCalls, metrics: Metrics, call: Call
+) -> AsyncIterator[bytes]:
     """The events as they come; what they said is noted when they end, or when the client hangs up."""
     said: list[str] = []
     usage: dict[str, Any] = {}
@@ -133,8 +157,10 @@ async def _streamed(answer: httpx.Response, calls: TextCalls, metrics: Metrics, 
             said.append(text)
             usage = counted or usage
     finally:
+        # Told first: where the client has hung up, everything that is awaited here is cancelled.
+        noted = worker.tell(_noted, calls, metrics, call, "".join(said), usage)
         await answer.aclose()
-        _noted(calls, metrics, call, "".join(said), usage)
+        await asyncio.wrap_future(noted)
 
 
 def _chunk(line: str) -> tuple[str, dict[str, Any]]:

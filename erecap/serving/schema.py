@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+COLDEST = 1e-4  # logits divided by less are no longer finite
+
 
 class StreamOptions(BaseModel):
     """How a stream ends."""
@@ -27,7 +29,7 @@ class ChatRequest(BaseModel):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     stop: str | list[str] | None = None
-    seed: int | None = None
+    seed: int | None = Field(default=None, ge=-(1 << 63), lt=1 << 63)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = None
@@ -53,6 +55,8 @@ class ChatRequest(BaseModel):
         for name, is_asked in asked.items():
             if is_asked:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; this server does not do that, leave it out")
+        if self.temperature is not None and 0 < self.temperature < COLDEST:
+            raise ValueError(f"temperature: got {self.temperature}; allowed: 0, or {COLDEST} to 2")
         if isinstance(self.stop, list) and len(self.stop) > 16:
             raise ValueError(f"stop: got {len(self.stop)} texts; allowed: up to 16")
         return self

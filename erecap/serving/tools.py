@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from erecap.errors import ConfigError
 from erecap.generation import Message
 
 _CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.S)
@@ -23,7 +24,11 @@ _ABOUT = (
 
 
 def as_text(messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> list[Message]:
-    """The chat with tools, their calls and their results as text, for templates that know none of them."""
+    """The chat with tools, their calls and their results as text, for templates that know none of them.
+
+    Raises:
+        ConfigError: a call without the name of its function, or arguments that are no text.
+    """
     plain = [_plain(message) for message in messages]
     if not tools:
         return plain
@@ -63,8 +68,7 @@ def _plain(message: Message) -> Message:
     if message["role"] == "tool":
         return {"role": "user", "content": f"<tool_response>\n{content}\n</tool_response>"}
     calls = []
-    for call in message.get("tool_calls") or ():  # type: ignore[attr-defined]
-        function = call["function"]
+    for function in _functions(message):
         try:
             arguments = json.loads(function.get("arguments") or "{}")
         except ValueError:
@@ -73,3 +77,20 @@ def _plain(message: Message) -> Message:
         calls.append(f"<tool_call>\n{said}\n</tool_call>")
     text = "\n".join([*([content] if content else []), *calls])
     return {"role": message["role"], "content": text}
+
+
+def _functions(message: Message) -> list[dict[str, Any]]:
+    """What a message calls, each with a name and arguments, as the API has them."""
+    found: list[dict[str, Any]] = []
+    for call in message.get("tool_calls") or ():  # type: ignore[attr-defined]
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not _is_call(function):
+            raise ConfigError(
+                f"tool_calls: got {function!r:.80}; wanted a function with a name and arguments as a JSON text"
+            )
+        found.append(function)
+    return found
+
+
+def _is_call(function: dict[str, Any]) -> bool:
+    return isinstance(function.get("name"), str) and isinstance(function.get("arguments") or "", str)

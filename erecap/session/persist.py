@@ -1,4 +1,7 @@
-"""A session on disk: one safetensors file with keys, values and what is known of them."""
+"""A session on disk: one safetensors file with keys, values and what is known of them.
+
+The number of evicted tokens is not among it: it follows from how many were read (`logical`) and how many are stored.
+"""
 
 from __future__ import annotations
 

@@ -115,8 +115,12 @@ class ReplanSession(SessionEdits):
 
     @property
     def evicted_tokens(self) -> int:
-        """Tokens of what was read that are stored no longer."""
-        return self._reader.evicted
+        """Tokens of what was read that are stored no longer, in the layer that stores most.
+
+        It follows from the cache, so it is right after every call, edit, roll-back and restore; 0 says that everything
+        read is still stored. Tokens that pruning kept from the deeper layers are not evicted.
+        """
+        return self.cache.get_seq_length() - max(self.cache.kept_lengths(), default=0)
 
     def fork(self, messages: Sequence[Message] | None = None) -> ReplanSession:
         """An independent session that has read the same, on the same model.

@@ -72,7 +72,7 @@ class SessionParts:
         """
         chat, part = self._chat.becomes(messages), whole_part(messages, self.tokenizer, header=True)
         limit = self._reader.window - max_new_tokens
-        if self.budget.tokens(1 << 30) is not None or self._fits(part, limit):
+        if self.budget.limited or self._fits(part, limit):
             return chat, part, 0, 0
 
         def count(some: Sequence[Message]) -> int:

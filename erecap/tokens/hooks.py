@@ -9,7 +9,6 @@ cache passes through untouched, so threads, sessions and nested contexts do not 
 from __future__ import annotations
 
 import threading
-import time
 import weakref
 from typing import Any
 
@@ -19,9 +18,10 @@ from torch import nn
 from erecap.protocols import ScoreContext
 from erecap.tokens.cache.masks import layer_windows
 from erecap.tokens.cache.pruned_cache import PrunedCache
+from erecap.tokens.cache.read_scores import late
 from erecap.tokens.cache.read_transaction import take_tokens
 from erecap.tokens.scoring import probe
-from erecap.tokens.scoring.select import choose, protected_mask
+from erecap.tokens.scoring.select import choose, protected_bound, protected_mask
 
 _lock = threading.Lock()
 _installed: weakref.WeakKeyDictionary[nn.Module, _HookSet] = weakref.WeakKeyDictionary()
@@ -135,7 +135,8 @@ class _HookSet:
             if cache.read_scores is not None and number == cache.read_scores.layer:
                 cache.read_scores.take(reading.live, hidden)
             if reading.armed and number in cache.stages:
-                hidden = _drop(cache, number, hidden)
+                with cache.clock.running(hidden.device):
+                    hidden = _drop(cache, number, hidden)
             changed = kwargs | {
                 "position_embeddings": reading.rope(kwargs["position_embeddings"]),
                 "attention_mask": reading.mask(
@@ -152,11 +153,13 @@ class _HookSet:
 
 
 def _drop(cache: PrunedCache, layer: int, hidden: torch.Tensor) -> torch.Tensor:
-    """Run the stage before `layer`: score, choose, and gather `hidden` `(batch, live, hidden_size)`."""
-    if hidden.is_cuda:
-        torch.cuda.synchronize(hidden.device)
-    started = time.perf_counter()
+    """Run the stage before `layer`: score, choose, and gather `hidden` `(batch, live, hidden_size)`.
+
+    Where no row has padding, and the protected tokens do not exceed the share to keep, nothing is read from the device
+    on the way.
+    """
     reading, config = cache.reading, cache.config
+    assert reading is not None, "a stage is part of a read"
     live = reading.live
     context = ScoreContext(live.index, live.positions, live.valid, config.seed, reading.attention_mass)
     scores = cache.scorer.score(layer, hidden, context)
@@ -166,8 +169,8 @@ def _drop(cache: PrunedCache, layer: int, hidden: torch.Tensor) -> torch.Tensor:
             f"wanted (batch, tokens) = {tuple(live.index.shape)}"
         )
     scores = scores.to(torch.float32)
-    if not bool(torch.isfinite(scores).logical_or(~live.valid).all()):
-        raise FloatingPointError(f"scorer {type(cache.scorer).__name__} gave a non-finite score at layer {layer}")
+    problem = f"scorer {type(cache.scorer).__name__} gave a non-finite score at layer {layer}"
+    reading.check(torch.isfinite(scores).logical_or(~live.valid).all(), problem, later=late(hidden))
     if cache.get_seq_length() == 0:
         # Pads stand on the left, so the first real token of a row stands at its number of pads.
         first = reading.tokens - reading.real_tokens
@@ -175,13 +178,12 @@ def _drop(cache: PrunedCache, layer: int, hidden: torch.Tensor) -> torch.Tensor:
     else:
         first, sinks = torch.zeros_like(live.index[:, :1]), 0
     protected = protected_mask(live.index, live.valid, first, sinks, config.local, reading.protect)
-    select, valid = choose(scores.masked_fill(~live.valid, 0.0), live.valid, protected, config.keep)
+    most = protected_bound(live.width, sinks, config.local, reading.protected_most)
+    ranked = scores.masked_fill(~live.valid, 0.0)
+    select, valid, whole = choose(ranked, live.valid, protected, config.keep, whole=live.all_valid, most=most)
     if config.park_tokens:
         reading.park(layer, hidden, select, config.park_tokens)
     hidden = take_tokens(hidden, select)
-    reading.drop(select, valid)
+    reading.drop(select, valid, whole)
     cache.stage_log.append((layer, reading.live.lengths()))
-    if hidden.is_cuda:
-        torch.cuda.synchronize(hidden.device)
-    cache.prune_seconds += time.perf_counter() - started
     return hidden

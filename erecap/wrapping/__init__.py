@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,8 @@ def wrap(
         rank: for a callable, what an observation is worth, from its text; the least worth goes first. Such as
             `erecap.wrapping.ranking.SelfInformation` of a small local model. None: the oldest goes first.
         shadow: for a callable, the share of the calls that are made once more with everything, in the background, to
-            compare times and answers (`shadow.jsonl` beside the log; not for streams).
+            compare times and answers (`shadow.jsonl` beside the log; not for streams). Eight may wait; others are
+            skipped.
         log: a folder that gets `run.json` and one row a call in `replans.jsonl`; `erecap report` reads it.
 
     Returns:
@@ -72,7 +74,7 @@ def wrap(
         ConfigError: an option that the kind of target does not have, or an unusable value.
         TypeError: a target of another kind.
     """
-    if hasattr(target, "model") and hasattr(target, "tokenizer") and hasattr(target, "task"):
+    if _is_pipeline(target):
         if target.task not in ("text-generation", ""):  # "" where it was built by hand
             raise ConfigError(f"a pipeline for {target.task!r} plans nothing; only text-generation can be wrapped")
         piped = copy.copy(target)
@@ -127,6 +129,12 @@ def wrap(
         "wrap takes a transformers model or pipeline, an openai client, or a callable messages -> str or prompt -> str,"
         f" got {type(target).__name__}"
     )
+
+
+def _is_pipeline(target: Any) -> bool:
+    """Whether it is a pipeline of transformers; agents of other libraries have a model, a tokenizer and a task, too."""
+    module = sys.modules.get("transformers.pipelines.base")  # loaded, if there is a pipeline at all
+    return module is not None and isinstance(target, module.Pipeline)
 
 
 def _name(scorer: Any) -> str:

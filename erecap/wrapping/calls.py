@@ -86,7 +86,7 @@ class TextCalls:
         self._options, self.log = options, log
         self._talks = Conversations(
             options.count,
-            max_tokens=options.keep_tokens or 1 << 40,  # with a share, no conversation fills up
+            max_tokens=options.keep_tokens,  # with a share it is None, and no conversation fills up
             patterns=options.lines,
             rank=options.rank,
         )

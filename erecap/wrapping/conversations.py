@@ -39,7 +39,7 @@ class Conversations:
         self,
         count: Callable[[str], int],
         *,
-        max_tokens: int,
+        max_tokens: int | None,
         target_tokens: int | None = None,
         patterns: LinePatterns | None = None,
         rank: Rank | None = None,

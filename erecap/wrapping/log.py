@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
 from erecap.files import write_json
 from erecap.generation import JsonRow, Timing, Usage
+from erecap.wrapping.appending import RowFile
 
 
 class CallLog:
     """Counts calls and, where a folder is given, appends one row a call to `replans.jsonl`.
 
+    Several processes may share a folder: rows are numbered under a lock, by the file as it is then.
+
     Args:
-        folder: where to write; None only counts. An existing log is continued.
+        folder: where to write; None only counts. An existing log is continued; a last row that is torn is cut.
         target: what was wrapped, for `run.json`.
         mode: what pruning is done, for the rows.
     """
@@ -28,9 +30,9 @@ class CallLog:
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "replans.jsonl"
-        if path.exists():
-            self.rows = sum(1 for line in path.read_text("utf-8").splitlines() if line.endswith("}"))
+        self._calls, self._replays = RowFile(folder / "replans.jsonl"), RowFile(folder / "shadow.jsonl")
+        self.rows = self._calls.mended()
+        self._replays.mended()
         if not (folder / "run.json").exists():
             created = datetime.now(UTC).isoformat(timespec="seconds")
             write_json(
@@ -44,9 +46,9 @@ class CallLog:
         `decision` is what was done (`pruned`, `passed`, or `failed` where everything was sent after an error), `reason`
         why.
         """
-        with self._lock:
-            number = self.rows
-            row: JsonRow = {
+
+        def row(number: int) -> JsonRow:
+            return {
                 "suite": "wrapped",
                 "mode": self._mode,
                 "episode": 0,
@@ -69,8 +71,10 @@ class CallLog:
                 "reason": reason,
                 **extra,
             }
-            self.rows += 1
-            self._append("replans.jsonl", row)
+
+        with self._lock:
+            number = self.rows if self.folder is None else self._calls.append(row)
+            self.rows = number + 1
         return number
 
     def compare(self, number: int, total_ms: float, agrees: bool | None, problem: str | None = None) -> None:
@@ -82,11 +86,12 @@ class CallLog:
             agrees: whether it answered the same; None where it failed.
             problem: how it failed.
         """
-        row: JsonRow = {"replan": number, "total_ms": total_ms, "agrees": agrees, "problem": problem}
-        with self._lock:
-            self._append("shadow.jsonl", row)
+        self._replayed({"replan": number, "total_ms": total_ms, "agrees": agrees, "problem": problem})
 
-    def _append(self, name: str, row: JsonRow) -> None:
+    def skip(self, number: int, reason: str) -> None:
+        """Append to `shadow.jsonl` that the call of row `number` was to be made once more, and why it was not."""
+        self._replayed({"replan": number, "total_ms": None, "agrees": None, "problem": None, "skipped": reason})
+
+    def _replayed(self, row: JsonRow) -> None:
         if self.folder is not None:
-            with (self.folder / name).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            self._replays.append(lambda _: row)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
-FAR = 1 << 30  # no complete sequence below
+FAR = math.inf  # no complete sequence below
 
 
 class Node:
@@ -15,7 +16,7 @@ class Node:
     def __init__(self) -> None:
         self.children: dict[int, Node] = {}
         self.terminal = False  # the prefix is itself a complete sequence
-        self.shortest = FAR  # fewest further tokens to a complete sequence; 0 at one
+        self.shortest: float = FAR  # fewest further tokens to a complete sequence; 0 at one
 
 
 class Trie:

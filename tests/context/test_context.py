@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import pairwise
 
 import networkx as nx
@@ -16,6 +15,7 @@ from erecap.context.protection import protected_spans
 from erecap.context.render import render, token_spans
 from erecap.errors import ConfigError
 from tests.context.small_tokenizers import WRITERS
+from tests.counting import lines_run
 
 TEMPLATES = ("go to {receptacle}", "take {object} from {receptacle}")
 
@@ -202,12 +202,17 @@ def test_graph_read_piecemeal_equals_graph_read_at_once(rows: list[tuple[str, st
 
 def test_thousands_of_records_are_cheap() -> None:
     context = Context("cool an apple")
-    started = time.perf_counter()
-    for number in range(5000):
-        subject = f"cabinet {number % 60}"
-        context.add("action", f"go to {subject}")
-        context.add("observation", f"You arrive at {subject}. It is closed, as {subject} was.", subject)
-        context.graph.protected()
-    elapsed = time.perf_counter() - started
+
+    def record(numbers: range) -> None:
+        for number in numbers:
+            subject = f"cabinet {number % 60}"
+            context.add("action", f"go to {subject}")
+            context.add("observation", f"You arrive at {subject}. It is closed, as {subject} was.", subject)
+            context.graph.protected()
+
+    record(range(120))
+    early = lines_run(lambda: record(range(120, 240)))
+    record(range(240, 4880))
+    late = lines_run(lambda: record(range(4880, 5000)))
     assert len(context.graph.superseded()) == 5000 - 60
-    assert elapsed < 10  # quadratic work would take minutes
+    assert late == early  # a record costs the same, however many there are

@@ -49,6 +49,17 @@ def test_the_budget_holds_and_the_front_stays(sizes: list[int], most: int, price
         before = shown.messages
 
 
+def test_without_a_maximum_nothing_is_left_out() -> None:
+    view = CompactView(count, max_tokens=None)
+    messages = talk([50] * 20)
+    for end in (3, 21, len(messages)):
+        shown = view.show(messages[:end])
+        assert shown.messages == messages[:end] and shown.reason == "appended"
+    assert shown.tokens == shown.before == count(messages) and not shown.compacted
+    with pytest.raises(ValueError, match="without max_tokens nothing is compacted"):
+        CompactView(count, max_tokens=None, target_tokens=50)
+
+
 def test_between_compactions_nothing_changes_in_front() -> None:
     view = CompactView(count, max_tokens=400)
     shown = [view.show(talk([3] * calls)) for calls in range(60)]

@@ -237,9 +237,35 @@ def test_shades() -> None:
     assert [shade_of(share) for share in (0, 0.01, 0.249, 0.25, 0.5, 0.75, 0.99, 1)] == [0, 1, 1, 2, 3, 4, 4, 5]
 
 
+def test_page_figures_and_table_are_made_of_one_loading(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", episodes=2, calls=3)
+    report = erecap.report.Report.of(folder)
+    for name in ("run.json", "episodes.jsonl", "replans.jsonl"):
+        (folder / name).unlink()
+    assert "<html" in report.write().read_text("utf-8")
+    assert json.loads((folder / "summary.json").read_text("utf-8")) == json.loads(json.dumps(report.summary))
+    assert report.table() is not None
+
+
+def test_the_command_loads_a_run_once(erecap, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    from erecap.report import load
+
+    folder = make_run(tmp_path / "run", episodes=2, calls=3)
+    loaded, really = [], load.load_run_folder
+
+    def counted(given: Path) -> load.Run:
+        loaded.append(given)
+        return really(given)
+
+    monkeypatch.setattr(load, "load_run_folder", counted)
+    code, out, err = erecap("report", folder)
+    assert code == 0 and "report.html" in out, err
+    assert loaded == [folder]
+
+
 def terminal(folder: Path, width: int) -> str:
     console = Console(width=width, file=io.StringIO(), color_system=None, legacy_windows=False)
-    console.print(erecap.report.table(folder))
+    console.print(erecap.report.Report.of(folder).table())
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert all(len(line) <= width for line in text.splitlines())
     return text

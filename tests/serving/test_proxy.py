@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,7 +17,9 @@ import openai
 import pytest
 
 from erecap.serving.background import running
+from erecap.serving.failures import ApiFailure
 from erecap.serving.proxy import create_proxy
+from erecap.serving.worker import Worker
 from erecap.wrapping.calls import TextCalls, TextOptions
 from erecap.wrapping.log import CallLog
 from tests.serving.conftest import Server
@@ -27,14 +31,17 @@ GREEDY = {"model": "tiny", "temperature": 0.0, "max_tokens": 8}
 class Proxy:
     """A proxy in a thread."""
 
-    def __init__(self, upstream: str, log: Path | None = None, keep_tokens: int = 60, **options: object) -> None:
-        self.calls = TextCalls(TextOptions(keep_tokens=keep_tokens), CallLog(log, "proxy", "compact"))
+    def __init__(
+        self, upstream: str, log: Path | None = None, count: Callable[[str], int] | None = None, **options: object
+    ) -> None:
+        shortening = TextOptions(keep_tokens=60, count_tokens=count)
+        self.calls = TextCalls(shortening, CallLog(log, "proxy", "compact"))
         app = create_proxy(upstream, self.calls, **options)  # type: ignore[arg-type]
         self._running = running(app)
         self.url = f"{self._running.__enter__()}/v1"
 
-    def client(self, key: str = "none") -> openai.OpenAI:
-        return openai.OpenAI(api_key=key, base_url=self.url, max_retries=0)
+    def client(self, key: str = "none", **options: float) -> openai.OpenAI:
+        return openai.OpenAI(api_key=key, base_url=self.url, max_retries=0, **options)  # type: ignore[arg-type]
 
     def stop(self) -> None:
         self._running.__exit__(None, None, None)
@@ -159,3 +166,72 @@ def test_an_error_of_the_proxy_itself_has_the_same_format(proxied: Proxy, monkey
 def test_what_cannot_be_shortened(proxied: Proxy, body: bytes, words: str) -> None:
     sent = httpx.post(f"{proxied.url}/chat/completions", content=body)
     assert sent.status_code == 400 and words in sent.json()["error"]["message"]
+
+
+class Counting:
+    """Counts tokens, slowly: it waits until it may go on, in the thread that shortens."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def __call__(self, text: str) -> int:
+        self.begun.set()
+        assert self.go.wait(60)
+        return len(text) // 4
+
+
+def test_others_are_served_while_a_chat_is_shortened(behind: Server, tmp_path: Path) -> None:
+    counting = Counting()
+    proxy = Proxy(f"{behind.url}/v1", tmp_path, count=counting, upstream_key="upstream", most_waiting=0)
+    with ThreadPoolExecutor(1) as clients:
+        asked = clients.submit(
+            lambda: proxy.client().chat.completions.create(messages=long(), **GREEDY)  # type: ignore[call-overload]
+        )
+        assert counting.begun.wait(60)
+        assert httpx.get(proxy.url.replace("/v1", "/health"), timeout=30).json() == {"status": "ok"}
+        with pytest.raises(openai.InternalServerError, match="calls are waiting to be shortened already") as caught:
+            proxy.client(timeout=30).chat.completions.create(messages=long(), **GREEDY)  # type: ignore[call-overload]
+        assert caught.value.status_code == 503 and not asked.done()
+        counting.go.set()
+        assert asked.result(60).choices
+    assert rows(tmp_path)[0]["decision"] == "pruned"
+    assert proxy.client().chat.completions.create(messages=long(), **GREEDY).choices  # type: ignore[call-overload]
+    proxy.stop()
+
+
+def test_a_worker_keeps_the_order_and_does_one_thing_at_a_time() -> None:
+    done: list[int] = []
+    running: list[str] = []
+
+    def do(number: int) -> int:
+        running.append(threading.current_thread().name)
+        assert len(running) == 1
+        done.append(number)
+        running.pop()
+        return number
+
+    async def ask() -> None:
+        worker = Worker(most_waiting=40)
+        results = await asyncio.gather(*(worker.ask(do, number) for number in range(41)))
+        assert results == done == list(range(41))
+        with pytest.raises(ZeroDivisionError):
+            await worker.ask(lambda: 1 // 0)
+        gate = threading.Event()
+        held = [asyncio.create_task(worker.ask(gate.wait)) for _ in range(41)]
+        await asyncio.sleep(0)
+        with pytest.raises(ApiFailure, match="40 calls are waiting"):
+            await worker.ask(do, 99)
+        worker.tell(do, 100)
+        gate.set()
+        assert all(await asyncio.gather(*held))
+        worker.close()
+        assert done[-1] == 100 and 99 not in done
+
+    asyncio.run(asyncio.wait_for(ask(), 60))
+
+
+def test_a_proxy_that_is_set_up_wrongly_does_not_blame_the_client(proxied: Proxy, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("ERECAP_MODE", "fast")
+    with pytest.raises(openai.InternalServerError, match="ERECAP_MODE: got 'fast'") as caught:
+        proxied.client().chat.completions.create(messages=start(), **GREEDY)  # type: ignore[call-overload]
+    assert caught.value.status_code == 500

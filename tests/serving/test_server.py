@@ -12,6 +12,7 @@ import httpx
 import openai
 import pytest
 
+from erecap.errors import ModelError
 from erecap.serving.engine import Engine
 from erecap.session.session import ReplanSession
 from tests.context.small_tokenizers import byte_level
@@ -120,6 +121,13 @@ def test_a_key(serve) -> None:  # type: ignore[no-untyped-def]
         ({"logit_bias": {"1": 5}}, openai.BadRequestError, "logit_bias: got"),
         ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "response_format: got"),
         ({"temperature": 3}, openai.BadRequestError, "temperature: Input should be less"),
+        ({"temperature": 1e-9}, openai.BadRequestError, "temperature: got 1e-09; allowed: 0, or 0.0001 to 2"),
+        ({"seed": 1 << 70}, openai.BadRequestError, "seed: Input should be less"),
+        (
+            {"messages": [*start(), {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}]},
+            openai.BadRequestError,
+            "tool_calls: got None; wanted a function with a name",
+        ),
         (
             {"messages": [{"role": "robot", "content": "x"}]},
             openai.BadRequestError,
@@ -187,9 +195,13 @@ def test_a_client_that_hangs_up_frees_the_model(serve) -> None:  # type: ignore[
 
 
 def test_a_request_may_not_take_for_ever(serve) -> None:  # type: ignore[no-untyped-def]
-    server = serve(request_s=0.3)
-    with pytest.raises(openai.InternalServerError, match=r"longer than 0\.3 s") as caught:
-        server.client().chat.completions.create(messages=start(), model="tiny", max_tokens=3900)
+    server = serve(request_s=3)
+    # The first pass through the model lasts until the time is over.
+    layer = server.engine._pool.model.get_decoder().layers[0]
+    hook = layer.register_forward_pre_hook(lambda *_: time.sleep(3.1))
+    with pytest.raises(openai.InternalServerError, match=r"longer than 3 s") as caught:
+        server.client().chat.completions.create(messages=start(), model="tiny", max_tokens=1)
+    hook.remove()
     assert caught.value.status_code == 504
 
 
@@ -236,6 +248,41 @@ def test_a_pool_that_breaks_leaves_nobody_waiting(serve, monkeypatch) -> None:  
     with pytest.raises(openai.InternalServerError, match="cannot answer any more: SystemError: no more"):
         server.client(timeout=20).chat.completions.create(messages=start(), **GREEDY)
     assert httpx.get(f"{server.url}/health").status_code == 503
+
+
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, ModelError])
+@pytest.mark.parametrize("stream", [False, True])
+def test_errors_inside_the_model_are_the_servers(serve, kind, stream, caplog) -> None:  # type: ignore[no-untyped-def]
+    server = serve()
+    layer = server.engine._pool.model.get_decoder().layers[1]
+
+    def fails(*arguments: object) -> None:
+        raise kind("an inner shape does not fit")
+
+    hook = layer.register_forward_pre_hook(fails)
+    with pytest.raises(openai.InternalServerError, match="an inner shape does not fit") as caught:
+        server.client().chat.completions.create(messages=start(), **GREEDY, stream=stream)
+    assert caught.value.status_code == 500 and caught.value.code == "internal"
+    assert "a request failed" in caplog.text and "an inner shape does not fit" in caplog.text
+    hook.remove()
+    assert server.client().chat.completions.create(messages=start(), **GREEDY).choices  # the next one is answered
+
+
+def test_messages_that_the_template_refuses_hold_no_session(serve) -> None:  # type: ignore[no-untyped-def]
+    server = serve(sessions=2, at_once=2)
+    body = json.dumps({"messages": [{"role": "user", "content": "\ud83d"}], **GREEDY})
+    url = f"{server.url}/v1/chat/completions"
+    for _ in range(3):
+        sent = httpx.post(url, content=body, headers={"Content-Type": "application/json"})
+        assert sent.status_code == 400 and "message 0 (user) is not valid Unicode" in sent.json()["error"]["message"]
+    assert len(server.engine.store) == 0
+
+
+def test_an_answer_as_long_as_the_window_is_refused_under_a_budget_too(serve) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(openai.BadRequestError, match="the answer may have 400 tokens; allowed: less than the window"):
+        serve(window=400, kv_tokens=100).client().chat.completions.create(
+            messages=start(), model="tiny", max_tokens=400
+        )
 
 
 def test_fewer_sessions_than_are_answered_at_once() -> None:

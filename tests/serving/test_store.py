@@ -73,8 +73,9 @@ def test_one_that_has_evicted_hides_none_that_has_not() -> None:
     common = [*start(), *turn("look", 1)]
     held = sessions.take([{"role": "user", "content": "Another."}])  # type: ignore[arg-type]
     # It has more in common with what comes next than the first one has, and has let some of it go.
+    held.session.read(common)  # type: ignore[arg-type]
+    assert held.session.evict((30, 35)) == 5 and not held.whole
     sessions.put_back(held, [*common, {"role": "assistant", "content": "go to fridge 1"}])  # type: ignore[arg-type]
-    held.session._reader.evicted = 5
     _, reused = answer(sessions, [*common, *turn("look", 3)])
     assert reused > 40 and len(sessions) == 3
 

@@ -118,6 +118,10 @@ def test_bad_budgets(bad: dict) -> None:
         Budget(**bad)
 
 
+def test_what_is_limited() -> None:
+    assert not Budget().limited and Budget(kv_tokens=16).limited and Budget(kv_ratio=1.0).limited
+
+
 def test_the_smaller_limit_counts() -> None:
     assert Budget().tokens(1000) is None
     assert Budget(kv_tokens=100, kv_ratio=0.35).tokens(200) == 70

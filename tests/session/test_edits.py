@@ -7,6 +7,7 @@ import torch
 from transformers import DynamicCache
 
 from erecap.session import ReplanSession
+from erecap.tokens.scoring.schedule import PruneConfig
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model, start, turn
 from tests.session.oracle import Watch
@@ -227,3 +228,45 @@ def test_a_failure_while_forgetting_goes_back_to_what_is_whole() -> None:
     fresh = ReplanSession(model("llama"), byte_level())
     messages += turn("go to shelf 5", 5)
     assert session.generate(messages, max_new_tokens=NEW).text == fresh.generate(messages, max_new_tokens=NEW).text
+
+
+def test_evicted_tokens_are_right_after_every_edit(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    session, messages = played("llama")
+    assert session.evicted_tokens == 0
+    session.evict((20, 32))
+    assert session.evicted_tokens == 12
+    session.evict((28, 40))  # eight of these are still stored
+    assert session.evicted_tokens == 20
+    session.splice((50, 55))
+    assert session.evicted_tokens == 25
+    twin = session.fork()
+    session.save(tmp_path / "agent.safetensors")
+    restored = ReplanSession(model("llama"), byte_level())
+    restored.restore(tmp_path / "agent.safetensors")
+    assert twin.evicted_tokens == restored.evicted_tokens == 25
+    twin.evict((60, 70))
+    assert (twin.evicted_tokens, session.evicted_tokens) == (35, 25)
+    restored.generate([*messages, *turn("look", 9)], max_new_tokens=NEW)
+    assert restored.evicted_tokens == 25
+    session.forget((10, 30))  # what came after it is read again: what was evicted there is stored once more
+    assert session.evicted_tokens == 20
+    session.read(messages[:2])  # the chat is rewritten from where something was evicted
+    assert session.evicted_tokens == 20
+    session.close()
+    assert session.evicted_tokens == 0
+
+
+def test_evicted_tokens_of_a_chat_that_goes_back_are_gone_with_it() -> None:
+    session, messages = played("llama")
+    end = len(session.token_ids)
+    session.evict((end - 20, end - 10))
+    assert session.evicted_tokens == 10
+    session.read(messages[:2])
+    assert session.evicted_tokens == 0
+
+
+def test_tokens_that_pruning_drops_are_not_evicted() -> None:
+    session = ReplanSession(model("llama"), byte_level(), prune=PruneConfig("recency", 0.5, (2,)))
+    session.generate([*start(), *turn("look", 1)], max_new_tokens=NEW)
+    kept = session.cache.kept_lengths()
+    assert min(kept) < max(kept) and session.evicted_tokens == 0

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import erecap
+from erecap.config.run import PruneSettings
 from erecap.protocols import ScoreContext
+from erecap.registries import SINKS
 from erecap.tokens import PruneConfig, prune, scheduled_counts, stage_count
 from erecap.tokens.scoring.scorers import RandomScorer
-from erecap.tokens.scoring.select import choose, protected_mask
+from erecap.tokens.scoring.select import choose, protected_bound, protected_mask
 from tests.tokens.models import LAYERS, padded, prompt, tiny
 
 
@@ -43,6 +47,12 @@ def test_a_stage_beyond_the_model() -> None:
     with pytest.raises(ValueError, match="layers 0 to 7"):
         with prune(tiny("llama"), PruneConfig(stages=(4, 8))):
             pass
+
+
+def test_sinks_are_as_many_wherever_nobody_says_how_many() -> None:
+    assert PruneConfig().sinks == PruneSettings().sinks == SINKS
+    defined = [path for path in Path(erecap.__file__).parent.rglob("*.py") if "\nSINKS = " in path.read_text("utf-8")]
+    assert [path.name for path in defined] == ["names.py"]
 
 
 def test_presets() -> None:
@@ -110,7 +120,12 @@ def test_choose_keeps_protected_in_order_and_exact(data: st.DataObject) -> None:
     index = torch.arange(tokens).expand(rows, -1)
     scores = torch.randint(0, 4, (rows, tokens), generator=generator).float()  # many ties
     protected = protected_mask(index, valid, torch.tensor(pads).unsqueeze(1), sinks=2, local=0.1, spans=None)
-    select, real = choose(scores, valid, protected, keep)
+    select, real, whole = choose(scores, valid, protected, keep)
+    assert whole <= bool(real.all())  # never claimed where it is not so
+    most = protected_bound(tokens, 2, 0.1, 0)
+    assert int(protected.sum(1).max()) <= most
+    told = choose(scores, valid, protected, keep, whole=not any(pads), most=most)
+    assert torch.equal(told[0], select) and torch.equal(told[1], real) and told[2] == whole
     for row in range(rows):
         columns = select[row].tolist()
         assert columns == sorted(set(columns))

@@ -276,6 +276,11 @@ def test_bad_settings_are_one_line(changes: dict[str, Any], message: str) -> Non
         PlannerTraining(**{"data": ("a",), **changes})
 
 
+def test_settings_are_given_by_name() -> None:
+    with pytest.raises(TypeError, match="positional argument"):
+        PlannerTraining(("a",), "smollm2-135m-instruct")  # type: ignore[misc]
+
+
 def test_the_learning_rate_rises_and_falls() -> None:
     for schedule, last in (("cosine", 0.1), ("linear", 0.0)):
         settings = PlannerTraining(("a",), lr=1.0, warmup=0.1, schedule=schedule)  # type: ignore[arg-type]

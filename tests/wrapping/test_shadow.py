@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 import erecap
 from erecap.errors import ConfigError
-from erecap.wrapping.shadow import Shadow
+from erecap.wrapping.shadow import WAITING, Shadow
 
 
 def chat(turns: int) -> list[dict]:
@@ -110,7 +112,14 @@ def test_a_share_of_the_calls_is_made_bare_as_well(tmp_path) -> None:  # type: i
 
 
 def test_async_planners_and_errors_of_the_bare_one(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    replayed = asyncio.Event()
+    calls = 0
+
     async def planner(messages) -> str:  # type: ignore[no-untyped-def]
+        nonlocal calls
+        calls += 1
+        if calls == 4:  # the second replay, which the loop makes last
+            asyncio.get_running_loop().call_soon(replayed.set)
         if len(messages) > 30:
             raise TimeoutError("too much")
         return "ok"
@@ -118,9 +127,9 @@ def test_async_planners_and_errors_of_the_bare_one(tmp_path) -> None:  # type: i
     async def talk() -> None:
         wrapped = erecap.wrap(planner, keep_tokens=60, shadow=1.0, log=tmp_path)
         assert [await wrapped(chat(turns)) for turns in (2, 20)] == ["ok", "ok"]
-        await asyncio.sleep(0.05)
+        await replayed.wait()
 
-    asyncio.run(talk())
+    asyncio.run(asyncio.wait_for(talk(), 60))
     rows = lines(tmp_path / "shadow.jsonl")
     assert [(row["agrees"], row["problem"]) for row in rows] == [(True, None), (None, "TimeoutError: too much")]
 
@@ -159,3 +168,71 @@ def test_shares_that_are_none() -> None:
     with pytest.raises(ConfigError, match=r"shadow: got 1\.5; allowed: from 0 to 1"):
         erecap.wrap(lambda m: "x", shadow=1.5)
     assert Shadow(0.0, None)._thread is None  # type: ignore[arg-type]
+
+
+def test_what_is_due_beyond_those_that_wait_is_skipped_and_counted(erecap, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    import erecap as package
+
+    go, replays = threading.Event(), []
+
+    def planner(messages) -> str:  # type: ignore[no-untyped-def]
+        if threading.current_thread() is not threading.main_thread():
+            replays.append(len(messages))
+            begun.set()
+            assert go.wait(60)
+        return "x"
+
+    begun = threading.Event()
+    wrapped = package.wrap(planner, keep_tokens=60, shadow=1.0, log=tmp_path / "mine")
+    wrapped(chat(1))
+    assert begun.wait(60)  # one is running, so those that follow wait
+    for turns in range(2, WAITING + 5):
+        wrapped(chat(turns))
+    go.set()
+    wrapped.shadow.wait()
+    rows = lines(tmp_path / "mine" / "shadow.jsonl")
+    assert len(replays) == WAITING + 1 and len(rows) == WAITING + 4
+    skipped = [row for row in rows if "skipped" in row]
+    assert [row["replan"] for row in skipped] == list(range(WAITING + 1, WAITING + 4))
+    assert {row["skipped"] for row in skipped} == {f"{WAITING} replays are waiting already"}
+    code, out, err = erecap("report", "mine")
+    assert code == 0 and "bare calls skipped" in out, err
+    figures = json.loads((tmp_path / "mine" / "summary.json").read_text())["shadow"]
+    assert (figures["calls"], figures["skipped"], figures["failed"]) == (WAITING + 1, 3, 0)
+
+
+def test_async_replays_are_bounded_and_end_with_their_loop(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    async def planner(messages) -> str:  # type: ignore[no-untyped-def]
+        if asyncio.current_task() is not talking:
+            await asyncio.Event().wait()  # a replay that never ends by itself
+        return "x"
+
+    talking = None
+
+    async def talk() -> None:
+        nonlocal talking
+        talking = asyncio.current_task()
+        wrapped = erecap.wrap(planner, keep_tokens=60, shadow=1.0, log=tmp_path)
+        for turns in range(WAITING + 2):
+            await wrapped(chat(turns))
+            await asyncio.sleep(0)  # lets the replays begin
+
+    asyncio.run(talk())
+    reasons = [row["skipped"] for row in lines(tmp_path / "shadow.jsonl")]
+    assert reasons[:2] == [f"{WAITING} replays are waiting already"] * 2
+    assert reasons[2:] == ["the event loop ended"] * WAITING
+
+
+def test_the_end_of_the_process_does_not_wait_for_replays(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    code = """
+import threading, erecap
+def planner(messages):
+    if threading.current_thread() is not threading.main_thread():
+        threading.Event().wait()  # a bare call that never ends
+    return "x"
+wrapped = erecap.wrap(planner, keep_tokens=60, shadow=1.0, log="log")
+for _ in range(3):
+    wrapped([{"role": "user", "content": "Find the mug."}])
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
+    assert {row["skipped"] for row in lines(tmp_path / "log" / "shadow.jsonl")} == {"the process is ending"}

@@ -185,3 +185,27 @@ def test_a_pipeline_gets_a_wrapped_model(tmp_path) -> None:  # type: ignore[no-u
     assert pipe.model is not wrapped.model and pipe(text, **options)
     with pytest.raises(ConfigError, match="keep_tokens and count_tokens are for callables"):
         erecap.wrap(pipe, keep_tokens=5)
+
+
+class Agent:
+    """An agent of another library, which has a model, a tokenizer and a task without being a pipeline."""
+
+    model, tokenizer, task = "m", "t", "find the mug"
+
+
+class GeneratingAgent(Agent):
+    def generate(self, messages: list) -> str:
+        return f"{len(messages)} messages"
+
+
+class CallableAgent(Agent):
+    def __call__(self, messages: list) -> str:
+        return f"{len(messages)} messages"
+
+
+def test_agents_with_a_model_a_tokenizer_and_a_task_are_no_pipelines() -> None:
+    given = chat(30)
+    assert erecap.wrap(GeneratingAgent(), keep_tokens=60).generate(given) != "62 messages"
+    assert erecap.wrap(CallableAgent(), keep_tokens=60)(given) != "62 messages"
+    with pytest.raises(TypeError, match="got Agent"):
+        erecap.wrap(Agent())

@@ -50,7 +50,7 @@ class Masking:
 
     def show(self, messages: Sequence[Message], calls_left: int) -> list[Message]:
         marked = annotate(messages, PATTERNS["erecap"])
-        shown = mask_messages(marked, 1 << 30, self._count, already=self._masked)
+        shown = mask_messages(marked, None, self._count, already=self._masked)
         if shown.tokens > self._budget:
             target = int(LOW_WATERMARK * self._budget)
             shown = mask_messages(marked, target, self._count, already=self._masked)

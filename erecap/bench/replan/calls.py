@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from erecap.bench.replan.settings import ReplanBench
 
 Call = Callable[[], Generation]
-WHOLE = 10**9  # a prefill chunk beyond every prompt: the chat is read in one causal pass
+
+
+def in_one_pass(model: Any) -> int:
+    """A prefill chunk that no prompt exceeds, so that a chat is read in one causal pass: the model's window."""
+    return int(model.config.get_text_config(decoder=True).max_position_embeddings)
 
 
 def answer(session: ReplanSession, messages: Sequence[Message], tokens: int, draft: str | None = None) -> Generation:
@@ -48,7 +52,8 @@ def algorithm_call(
     prune = PruneConfig(scorer=mode.prune, keep=bench.keep) if mode.prune else None
 
     def call() -> Generation:
-        return answer(ReplanSession(model, tokenizer, prune=prune, prefill_chunk=WHOLE, draft=False), messages, count)
+        fresh = ReplanSession(model, tokenizer, prune=prune, prefill_chunk=in_one_pass(model), draft=False)
+        return answer(fresh, messages, count)
 
     return call
 
@@ -75,7 +80,7 @@ def product_call(
             model,
             tokenizer,
             prune=prune,
-            prefill_chunk=WHOLE,
+            prefill_chunk=in_one_pass(model),
             draft=True,
             decode_weights=known_weights(bench.decode_weights),
         )

@@ -38,9 +38,10 @@ def weight_loss(model: Any, tokenizer: Any, weights: str, *, tokens: int, seed: 
     def count(messages: Sequence[Any]) -> int:
         return len(render_prompt(messages, tokenizer).input_ids)
 
-    prompt = render_prompt(wander(tokens, count, seed=seed), tokenizer, add_generation_prompt=False)
+    messages = wander(tokens, count, seed=seed)
+    prompt = render_prompt(messages, tokenizer, add_generation_prompt=False)
     plans = [
-        prompt.token_span(message, 0, 1 << 30) for message in range(2, len(prompt.message_spans), 2)
+        prompt.token_span(number, 0, len(messages[number]["content"])) for number in range(2, len(messages), 2)
     ]  # system, first observation, plan, observation, plan, ...
     reference = model if model.dtype == torch.float32 else copy.deepcopy(model).float()
     same = total = 0

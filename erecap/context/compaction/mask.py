@@ -30,7 +30,7 @@ class Masked:
 
 
 def mask_messages(
-    messages: Sequence[Message], target_tokens: int, count: CountTokens, *, already: Collection[Place] = ()
+    messages: Sequence[Message], target_tokens: int | None, count: CountTokens, *, already: Collection[Place] = ()
 ) -> Masked:
     """Blank the oldest observations, as few as needed, until the chat has at most `target_tokens` tokens.
 
@@ -40,7 +40,8 @@ def mask_messages(
 
     Args:
         messages: the chat; it is not changed.
-        target_tokens: what the chat may take. If blanking everything is not enough, everything is blanked.
+        target_tokens: what the chat may take. If blanking everything is not enough, everything is blanked. None: as
+            much as it takes, so that only `already` is blanked.
         count: tokens of a chat.
         already: observations to blank whether it is needed or not, as `Masked.places` of an earlier call named them.
 
@@ -56,7 +57,7 @@ def mask_messages(
     def after(number: int) -> list[Message]:
         return rewrite(messages, [Edit(*place, MARKER) for place in [*first, *rest[:number]]])
 
-    number = fewest(len(rest), lambda some: count(after(some)) <= target_tokens)
+    number = 0 if target_tokens is None else fewest(len(rest), lambda some: count(after(some)) <= target_tokens)
     result = after(number)
     places = frozenset(place[:2] for place in [*first, *rest[:number]])
     return Masked(result, len(places), count(result), places)

@@ -35,7 +35,7 @@ class CompactView:
 
     Args:
         count: tokens of a chat.
-        max_tokens: what is shown never exceeds it, unless protected text alone does.
+        max_tokens: what is shown never exceeds it, unless protected text alone does; None: nothing is left out.
         target_tokens: what a compaction leaves; None: six tenths of `max_tokens`. The lower, the rarer are
             compactions, and the more is gone after one.
         prices: of the model; with `calls_left`, the chat is also compacted before it must be where that costs less
@@ -44,22 +44,26 @@ class CompactView:
         rank: as for `compact_messages`.
 
     Raises:
-        ValueError: budgets below 1, or a target above the maximum.
+        ValueError: budgets below 1, a target above the maximum, or one without a maximum.
     """
 
     def __init__(
         self,
         count: CountTokens,
         *,
-        max_tokens: int,
+        max_tokens: int | None,
         target_tokens: int | None = None,
         prices: ModelPrices | None = None,
         calls_left: int | None = None,
         rank: Rank | None = None,
     ) -> None:
-        target = max(1, int(0.6 * max_tokens)) if target_tokens is None else target_tokens
-        if not 1 <= target <= max_tokens:
-            raise ValueError(f"target_tokens: got {target}; allowed: 1 to max_tokens, {max_tokens}")
+        target = target_tokens
+        if max_tokens is not None:
+            target = max(1, int(0.6 * max_tokens)) if target is None else target
+            if not 1 <= target <= max_tokens:
+                raise ValueError(f"target_tokens: got {target}; allowed: 1 to max_tokens, {max_tokens}")
+        elif target is not None:
+            raise ValueError(f"target_tokens: got {target}; without max_tokens nothing is compacted, leave it out")
         self.max_tokens, self.target_tokens = max_tokens, target
         self.prices, self.calls_left = prices, calls_left
         self._count, self._rank = count, rank
@@ -87,19 +91,22 @@ class CompactView:
             self._edited, self._dropped = 0, ()
         whole, tokens = self._count(messages), self._count(view)
         compacted = False
-        due = tokens > self.max_tokens
-        if due or (tokens > self.target_tokens and self.prices is not None and self.calls_left):
-            shorter = compact_messages(messages, self.target_tokens, self._count, rank=self._rank)
+        due, target = self._full(tokens), self.target_tokens
+        if target is not None and (due or (tokens > target and self.prices is not None and self.calls_left)):
+            shorter = compact_messages(messages, target, self._count, rank=self._rank)
             if shorter.tokens < tokens and (due or self._pays(view, shorter.messages, tokens, shorter.tokens)):
                 view, tokens, compacted = shorter.messages, shorter.tokens, True
                 self._edited, self._dropped = shorter.edited, shorter.dropped
                 reason = f"{shorter.reason}; " + ("the budget was full" if due else "it pays")
-        if tokens > self.max_tokens:
+        if self._full(tokens):
             reason = f"{reason}; what is protected exceeds the budget"
         self._given, self._view = list(messages), view
         held = view[: _alike(before, view)]
         cached = self._count(held) if held else 0
         return Shown(view, tokens, whole, cached, compacted, reason, self._edited, self._dropped)
+
+    def _full(self, tokens: int) -> bool:
+        return self.max_tokens is not None and tokens > self.max_tokens
 
     def _pays(self, view: Sequence[Message], shorter: Sequence[Message], tokens: int, fewer: int) -> bool:
         """Whether compacting now costs less than leaving the chat as it is for the calls that are left."""

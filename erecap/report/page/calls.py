@@ -30,7 +30,8 @@ def summarise_calls(folder: Path) -> JsonRow:
 
     `calls`, `pruned`, `failed` (shares), `given`, `shown` (tokens), `total_ms` (percentiles each), `reused` (share of
     the shown tokens that begin as in the call before), `cached` (share of the prompt that the server says it had),
-    and `shadow`: `calls`, `failed`, `agrees` (share), `ratio` (median of bare over wrapped time), `total_ms`.
+    and `shadow`: `calls`, `failed`, `skipped`, `agrees` (share), `ratio` (median of bare over wrapped time),
+    `total_ms`.
 
     Raises:
         RunError: no calls, or a damaged row, with file and line.
@@ -71,12 +72,16 @@ def call_table(logs: Sequence[tuple[str, JsonRow]]) -> Table:
     line("found in the server's cache", lambda f: "–" if f["cached"] is None else f"{f['cached']:.0%}")
     line("ms a call, P50 / P95 / P99", lambda f: " / ".join(f"{f['total_ms'][k]:,.0f}" for k in ("p50", "p95", "p99")))
     line("bare calls beside it", lambda f: "–" if f["shadow"] is None else f"{f['shadow']['calls']:,}")
+    line(
+        "bare calls skipped", lambda f: "–" if not (f["shadow"] or {}).get("skipped") else f"{f['shadow']['skipped']:,}"
+    )
     line("the same answer", lambda f: "–" if f["shadow"] is None else f"{f['shadow']['agrees']:.0%}")
     line("bare over wrapped time, median", lambda f: "–" if f["shadow"] is None else f"{f['shadow']['ratio']:.2f}x")
     return table
 
 
 def _shadow(replays: list[JsonRow], rows: list[JsonRow]) -> JsonRow | None:
+    skipped = sum("skipped" in row for row in replays)
     done = [row for row in replays if row["agrees"] is not None]
     if not done:
         return None
@@ -84,7 +89,8 @@ def _shadow(replays: list[JsonRow], rows: list[JsonRow]) -> JsonRow | None:
     ratios = [row["total_ms"] / wrapped[row["replan"]] for row in done if wrapped.get(row["replan"])]
     return {
         "calls": len(done),
-        "failed": len(replays) - len(done),
+        "failed": len(replays) - len(done) - skipped,
+        "skipped": skipped,
         "agrees": sum(row["agrees"] for row in done) / len(done),
         "ratio": statistics.median(ratios) if ratios else 0.0,
         "total_ms": _figures([row["total_ms"] for row in done]),

@@ -41,14 +41,18 @@ class Layout:
         """Real tokens per row."""
         return self.valid.sum(1).tolist() if not self.all_valid else [self.width] * self.index.shape[0]
 
-    def take(self, select: torch.Tensor, valid: torch.Tensor) -> Layout:
-        """The entries `select` `(batch, kept)`, of which `valid` `(batch, kept)` are real."""
-        return Layout(
-            self.index.gather(1, select),
-            self.positions.gather(1, select),
-            valid,
-            self.all_valid and bool(valid.all()),
-        )
+    def take(self, select: torch.Tensor) -> Layout:
+        """The entries `select` `(batch, kept)`, as they are."""
+        return self.chosen(select, self.valid.gather(1, select), True)
+
+    def chosen(self, select: torch.Tensor, valid: torch.Tensor, whole: bool) -> Layout:
+        """The entries `select` `(batch, kept)`, of which `valid` `(batch, kept)` are real.
+
+        Args:
+            whole: whether no entry is a filler of a narrower row, known without asking the device.
+        """
+        index, positions = self.index.gather(1, select), self.positions.gather(1, select)
+        return Layout(index, positions, valid, self.all_valid and whole)
 
     def extended(self, live: Layout) -> Layout:
         """This layout followed by `live`, which one without tokens leaves as it is."""
@@ -65,7 +69,7 @@ class Layout:
         """This layout with `live` at its places among it, and the order `(width,)` of the two in a row. One row."""
         both = self.extended(live)
         order = both.index[0].argsort()
-        return both.take(order.unsqueeze(0), both.valid[:, order]), order
+        return both.take(order.unsqueeze(0)), order
 
     def rows(self, rows: torch.Tensor) -> Layout:
         """The given batch rows (beam search reorders them)."""

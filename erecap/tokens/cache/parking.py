@@ -36,7 +36,7 @@ class Parked:
         if bool(stay.all()):
             return self
         columns = stay.nonzero().squeeze(1)
-        tokens = self.tokens.take(columns.unsqueeze(0), self.tokens.valid[:, columns])
+        tokens = self.tokens.take(columns.unsqueeze(0))
         return Parked(self.layer, tokens, self.hidden.index_select(1, columns))
 
     def newest(self, count: int) -> Parked:

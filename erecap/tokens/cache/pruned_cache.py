@@ -14,6 +14,7 @@ from erecap.tokens.cache.read_scores import ReadScores
 from erecap.tokens.cache.read_transaction import Reading
 from erecap.tokens.cache.shared_storage import Pair, stored_bytes
 from erecap.tokens.cache.storage import KVLayer, join, select_together
+from erecap.tokens.clock import StageClock
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.tokens.scoring.scorers import make_scorer
 from erecap.tokens.scoring.select import Spans, protected_columns
@@ -45,7 +46,7 @@ class PrunedCache(DynamicCache):
         self.config = config
         self.stages = config.resolve_stages(layers)
         self.scorer = make_scorer(config.scorer)
-        self.prune_seconds = 0.0  # time spent scoring and dropping, all reads together
+        self.clock = StageClock()  # of scoring and dropping, all reads together
         self.prompt_kept: list[int] = []  # tokens stored by each layer when the last pruned read ended
         self.stage_log: list[tuple[int, list[int]]] = []  # (layer, real tokens left per row), in order
         self.reading: Reading | None = None  # the read in progress
@@ -56,6 +57,11 @@ class PrunedCache(DynamicCache):
         self._armed = True
         self._protect = protect
         self._saved: list[int] = []  # tokens stored by each layer when the read in progress began
+
+    @property
+    def prune_seconds(self) -> float:
+        """Time spent scoring and dropping, all reads together. On an accelerator it waits for the stages to be run."""
+        return self.clock.seconds
 
     # What is stored ---------------------------------------------------------------------------------------
 
@@ -129,15 +135,28 @@ class PrunedCache(DynamicCache):
             self.read_scores.begin(self._logical, tokens)
         self.reading = Reading(live, list(self._layouts), self._armed and tokens > 1)
         if self.reading.armed:
-            self.reading.protect = protected_columns(self._protect, batch, self._logical, tokens, device)
+            columns = protected_columns(self._protect, batch, self._logical, tokens)
+            if columns is not None:  # counted here, where no device has to be asked
+                self.reading.protected_most = int(columns.sum(1).max())
+                self.reading.protect = columns.to(device)
             self.stage_log = []
         return self.reading
 
     def finish(self) -> None:
-        """Make the read in progress part of the cache."""
+        """Make the read in progress part of the cache.
+
+        Raises:
+            FloatingPointError: a scorer gave a score that is not finite, and the device said so only now; the cache is
+                then as before the read.
+        """
         reading = self.reading
         if reading is None:
             return
+        try:
+            reading.settle()
+        except FloatingPointError:
+            self.rollback()
+            raise
         self._layouts = reading.layouts
         self._logical += reading.tokens
         self.reading, self._saved = None, []
@@ -179,7 +198,7 @@ class PrunedCache(DynamicCache):
             if bool(stay.all()):
                 continue
             columns = stay.nonzero().squeeze(1)
-            new = layout.take(columns.unsqueeze(0), layout.valid[:, columns])
+            new = layout.take(columns.unsqueeze(0))
             together = select_together([self.layers[number] for number in numbers], columns)
             for number in numbers:
                 if not together:
@@ -385,7 +404,7 @@ class PrunedCache(DynamicCache):
         super().reset()
         self._layouts = [Layout.empty()] * len(self._layouts)
         self._logical, self.reading, self._saved = 0, None, []
-        self.prompt_kept, self.stage_log, self.prune_seconds = [], [], 0.0
+        self.prompt_kept, self.stage_log, self.clock = [], [], StageClock()
         self.parking.clear()
         if self.read_scores is not None:
             self.read_scores.clear()

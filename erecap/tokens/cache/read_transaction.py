@@ -25,8 +25,10 @@ class Reading:
         self.layouts = layouts
         self.armed = armed
         self.protect: torch.Tensor | None = None  # (batch, live tokens) bool: protected by the caller
+        self.protected_most = 0  # of these, in the row that has most; no stage drops one
         self.attention_mass: torch.Tensor | None = None  # (batch, live tokens), set before a stage that asks
         self.parked: list[Parked] = []  # dropped by the stages so far, if the cache parks
+        self.doubts: list[tuple[torch.Tensor, str]] = []  # () bool each, and the error that False means
         self._columns: torch.Tensor | None = None  # (batch, live tokens): columns of the chunk; None = all
         self._memo: dict[tuple, object] = {}
 
@@ -53,9 +55,34 @@ class Reading:
         if parked.tokens.width:
             self.parked.append(parked.newest(room))
 
-    def drop(self, select: torch.Tensor, valid: torch.Tensor) -> None:
-        """Continue with the live tokens `select` `(batch, kept)`, of which `valid` are real."""
-        self.live = self.live.take(select, valid)
+    def check(self, good: torch.Tensor, problem: str, later: bool) -> None:
+        """Raise `problem` where `good` `()` bool is False.
+
+        Args:
+            later: not before the read ends, because `good` is still being computed on an accelerator, and waiting for
+                it in the middle of the model would cost more than the stage.
+
+        Raises:
+            FloatingPointError: it is False.
+        """
+        if later:
+            self.doubts.append((good, problem))
+        elif not bool(good):
+            raise FloatingPointError(problem)
+
+    def settle(self) -> None:
+        """Look at what was left for later.
+
+        Raises:
+            FloatingPointError: the first that is False.
+        """
+        for good, problem in self.doubts:
+            self.check(good, problem, later=False)
+        self.doubts = []
+
+    def drop(self, select: torch.Tensor, valid: torch.Tensor, whole: bool) -> None:
+        """Continue with the live tokens `select` `(batch, kept)`, of which `valid` are real; `whole`: all are."""
+        self.live = self.live.chosen(select, valid, whole)
         self._columns = select if self._columns is None else self._columns.gather(1, select)
         if self.protect is not None:
             self.protect = self.protect.gather(1, select)

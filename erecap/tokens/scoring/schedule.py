@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from erecap.registries import LEARNED, PRESETS, SCORERS
+from erecap.registries import LEARNED, PRESETS, SCORERS, SINKS
 
 if TYPE_CHECKING:
     from erecap.protocols import TokenScorer
@@ -28,7 +28,7 @@ class PruneConfig:
     scorer: str | TokenScorer = "recency"  # a name of `erecap.registries.SCORERS`, or any object with `score`
     keep: float = 0.7  # share of the current tokens that each stage keeps
     stages: tuple[int, ...] | None = None  # layers before which tokens are dropped; None: range(4, L-2, 3)
-    sinks: int = 4  # first tokens of the sequence that are always kept (attention sinks)
+    sinks: int = SINKS  # first tokens of the sequence that are always kept (attention sinks)
     local: float = 0.1  # share of the current tokens, the newest ones, that is always kept
     seed: int = 0  # for the `random` scorer
     park_tokens: int = 0  # dropped tokens whose hidden states are kept, so that they can be revived; one row only

@@ -13,7 +13,7 @@ Spans = Sequence[tuple[int, int]]
 
 
 def protected_columns(
-    protect: Spans | Sequence[Spans] | None, batch: int, start: int, tokens: int, device: torch.device
+    protect: Spans | Sequence[Spans] | None, batch: int, start: int, tokens: int
 ) -> torch.Tensor | None:
     """Which tokens of a read the caller's spans protect.
 
@@ -24,7 +24,7 @@ def protected_columns(
         tokens: tokens of the read.
 
     Returns:
-        `(batch, tokens)` bool; None where nothing is protected.
+        `(batch, tokens)` bool, on the CPU; None where nothing is protected.
 
     Raises:
         ValueError: spans for another number of rows, or one that does not rise from 0.
@@ -42,7 +42,7 @@ def protected_columns(
             if not 0 <= begin <= end:
                 raise ValueError(f"protected span ({begin}, {end}) does not rise from 0")
             mask[row, max(0, begin - start) : max(0, end - start)] = True
-    return mask.to(device)
+    return mask
 
 
 def protected_mask(
@@ -77,9 +77,20 @@ def protected_mask(
     return keep & valid
 
 
+def protected_bound(tokens: int, sinks: int, local: float, spans: int) -> int:
+    """At most so many tokens of a row of `tokens` does `protected_mask` protect, `spans` of them by the caller."""
+    return sinks + spans + math.ceil(tokens * local) + 1  # one more: the mask's own product is rounded on the device
+
+
 def choose(
-    scores: torch.Tensor, valid: torch.Tensor, protected: torch.Tensor, keep: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+    scores: torch.Tensor,
+    valid: torch.Tensor,
+    protected: torch.Tensor,
+    keep: float,
+    *,
+    whole: bool = False,
+    most: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, bool]:
     """The tokens to keep, in their old order.
 
     Rows of a padded batch keep different numbers of real tokens. The result is as wide as the largest of them;
@@ -89,20 +100,28 @@ def choose(
         scores: `(batch, tokens)` float32, finite. Ties go to the newer token.
         valid, protected: `(batch, tokens)` bool.
         keep: share to keep of each row's real tokens.
+        whole: all of `valid` is True, so its sums are known.
+        most: more than these are not protected in any row; None: not known. With both, and unless the protected ones
+            may exceed the share, nothing is read from the device, which would have to end what it is doing.
 
     Returns:
-        `(select, valid)`, each `(batch, kept)`: column numbers into `scores`, rising, and whether each is real.
+        `(select, valid)`, each `(batch, kept)`: column numbers into `scores`, rising, and whether each is real; and
+        whether all are, as far as that is known.
     """
-    tokens = scores.shape[1]
-    real = valid.sum(1).tolist()
-    held = protected.sum(1).tolist()
-    wanted = [stage_count(n, keep, p) if n else 0 for n, p in zip(real, held, strict=True)]
+    batch, tokens = scores.shape
+    real = [tokens] * batch if whole else valid.sum(1).tolist()
+    wanted = [stage_count(n, keep, 0) if n else 0 for n in real]
+    if most is None or most > min(wanted):
+        held = protected.sum(1).tolist()
+        wanted = [stage_count(n, keep, p) if n else 0 for n, p in zip(real, held, strict=True)]
     width = max(wanted)
     ranked = scores.masked_fill(protected, math.inf).masked_fill(~valid, -math.inf)
     # Flip before a stable sort: equal scores are then taken newest first, on every device.
     order = ranked.flip(1).argsort(dim=1, descending=True, stable=True)[:, :width]
     select = tokens - 1 - order
+    if min(wanted) == width:
+        return select.sort(dim=1).values, torch.ones_like(select, dtype=torch.bool), True
     real_width = torch.tensor(wanted, device=scores.device).unsqueeze(1)
     chosen = torch.arange(width, device=scores.device).unsqueeze(0) < real_width
     select, position = select.sort(dim=1)
-    return select, chosen.gather(1, position)
+    return select, chosen.gather(1, position), False

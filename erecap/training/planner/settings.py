@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ class PlannerTraining:
     """
 
     data: tuple[str, ...]  # trajectory folders
+    _: KW_ONLY
     model: str = "smollm2-135m-instruct"
     init: str | None = None  # adapter to go on from
     full: bool = False  # all weights instead of a LoRA adapter

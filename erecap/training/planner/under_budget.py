@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from erecap.protocols import ScoreContext
+from erecap.registries import SINKS
 from erecap.session.eviction import HEAD, NEWEST, OPEN, PROTECTED, STALE, stay
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.scoring.learned import LearnedScorer
-from erecap.training.saliency.labels import SINKS
 from erecap.training.saliency.samples import ChatSpans, Sample, Span
 from erecap.training.sequences import PlanSequence
 

@@ -16,14 +16,13 @@ import torch
 from torch.nn import functional
 
 from erecap.errors import ConfigError
+from erecap.registries import SINKS
 from erecap.tokens.cache.masks import layer_windows
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.scoring.learned import Pruner
 from erecap.training.saliency.attention import attention_by
 from erecap.training.saliency.forward import forward_masked
 from erecap.training.saliency.samples import Sample
-
-SINKS = 4
 
 
 def dense_logits(model: Any, sample: Sample) -> torch.Tensor:

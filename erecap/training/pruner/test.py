@@ -14,11 +14,12 @@ import torch
 
 from erecap.generation import JsonRow
 from erecap.protocols import ScoreContext
+from erecap.registries import SINKS
 from erecap.tokens.scoring.learned import LearnedScorer, Pruner
 from erecap.tokens.scoring.scorers import RandomScorer
 from erecap.training.pruner.loss import targets
 from erecap.training.pruner.session_test import SessionTrial
-from erecap.training.pruner.soft_pruning import SINKS, dense_logits, divergence
+from erecap.training.pruner.soft_pruning import dense_logits, divergence
 from erecap.training.rank_correlation import spearman
 from erecap.training.saliency.attention import plan_attention
 from erecap.training.saliency.files import Labelled

@@ -15,13 +15,13 @@ from typing import Any, Literal, get_args
 import torch
 
 from erecap.errors import ConfigError, RunError
+from erecap.registries import SINKS
 from erecap.training.saliency.attention import plan_attention
 from erecap.training.saliency.forward import forward_masked, layer_inputs
 from erecap.training.saliency.samples import Sample
 
 Kind = Literal["language-model", "plan-loss", "plan-attention"]
 KINDS: tuple[str, ...] = get_args(Kind)
-SINKS = 4  # first tokens: always kept, and of extreme saliency, so they teach nothing
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ def label(model: Any, sample: Sample, stages: Sequence[int], kind: Kind, *, disc
     if kind == "plan-attention":
         seen = plan_attention(model, sample, stages)
         best = later_maximum(seen.paid, [sample.prompt(call) for call in range(sample.calls)], discount)
+        # Sinks are always kept, and of extreme saliency, so they teach nothing.
         labels = Labels(best.expand(len(stages), -1), (place >= SINKS) & (place < last), seen.paid, seen.hidden)
     else:
         scores, hidden = gradient_saliency(model, sample, stages, plans_only=kind == "plan-loss")

@@ -1,0 +1,98 @@
+"""Call logs that were cut short, and logs that several processes write to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import erecap
+from erecap.generation import Timing, Usage
+from erecap.wrapping.appending import RowFile
+from erecap.wrapping.log import CallLog
+
+CHAT = [{"role": "user", "content": "Find the mug."}]
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_bytes().decode().splitlines()]
+
+
+def note(log: CallLog) -> int:
+    return log.note(Usage(), Timing(), "passed", "it fits")
+
+
+@pytest.mark.parametrize("cut", [3, 40, "within é"])
+def test_a_torn_last_row_is_cut_when_the_log_is_opened(cut: int | str, tmp_path: Path) -> None:
+    log = CallLog(tmp_path, "callable", "compact")
+    log.note(Usage(), Timing(), "passed", "it fits")
+    whole = (tmp_path / "replans.jsonl").read_bytes()
+    log.note(Usage(), Timing(), "passed", "é")
+    torn = (tmp_path / "replans.jsonl").read_bytes()
+    end = torn.index("é".encode()) + 1 if isinstance(cut, str) else len(whole) + cut
+    (tmp_path / "replans.jsonl").write_bytes(torn[:end])
+    again = CallLog(tmp_path, "callable", "compact")
+    assert (tmp_path / "replans.jsonl").read_bytes() == whole and again.rows == 1
+    assert [note(again), note(again)] == [1, 2]
+    assert [row["replan"] for row in rows(tmp_path / "replans.jsonl")] == [0, 1, 2]
+
+
+def test_a_row_without_its_line_end_stays(tmp_path: Path) -> None:
+    note(CallLog(tmp_path, "callable", "compact"))
+    path = tmp_path / "replans.jsonl"
+    path.write_bytes(path.read_bytes().removesuffix(b"\n"))
+    log = CallLog(tmp_path, "callable", "compact")
+    assert log.rows == 1 and note(log) == 1 and [row["replan"] for row in rows(path)] == [0, 1]
+
+
+def test_half_a_row_that_another_process_leaves_later_is_cut_as_well(tmp_path: Path) -> None:
+    log = CallLog(tmp_path, "callable", "compact")
+    note(log)
+    log.compare(0, 1.0, True)
+    for name in ("replans.jsonl", "shadow.jsonl"):
+        with (tmp_path / name).open("a") as file:
+            file.write('{"replan": 1, "to')
+    assert note(log) == 1
+    log.compare(1, 1.0, False)
+    assert [row["replan"] for row in rows(tmp_path / "replans.jsonl")] == [0, 1]
+    assert [row["agrees"] for row in rows(tmp_path / "shadow.jsonl")] == [True, False]
+
+
+def test_two_logs_on_one_folder_number_their_rows_together(tmp_path: Path) -> None:
+    one, other = CallLog(tmp_path, "callable", "compact"), CallLog(tmp_path, "callable", "compact")
+    assert [note(log) for log in (one, other, other, one)] == [0, 1, 2, 3]
+    assert one.rows == 4 and other.rows == 3
+
+
+def test_processes_that_share_a_folder_never_give_a_number_twice(tmp_path: Path) -> None:
+    code = (
+        "import erecap, sys\n"
+        "wrapped = erecap.wrap(lambda messages: sys.argv[1], keep_tokens=60, log='log')\n"
+        f"for _ in range(40): wrapped({CHAT!r})\n"
+    )
+    children = [subprocess.Popen([sys.executable, "-c", code, f"p{number}"], cwd=tmp_path) for number in range(3)]
+    assert [child.wait(120) for child in children] == [0, 0, 0]
+    assert [row["replan"] for row in rows(tmp_path / "log" / "replans.jsonl")] == list(range(120))
+
+
+def test_a_file_that_was_emptied_is_numbered_anew(tmp_path: Path) -> None:
+    file = RowFile(tmp_path / "rows.jsonl")
+    assert [file.append(lambda n: {"n": n}) for _ in range(3)] == [0, 1, 2]
+    (tmp_path / "rows.jsonl").write_bytes(b"")
+    assert file.append(lambda n: {"n": n}) == 0 and rows(tmp_path / "rows.jsonl") == [{"n": 0}]
+
+
+def test_a_figure_that_is_not_finite_writes_nothing(tmp_path: Path) -> None:
+    file = RowFile(tmp_path / "rows.jsonl")
+    with pytest.raises(ValueError, match="JSON"):
+        file.append(lambda n: {"n": float("nan")})
+    assert file.append(lambda n: {"n": n}) == 0
+
+
+def test_without_a_folder_calls_are_counted() -> None:
+    wrapped = erecap.wrap(lambda messages: "x", keep_tokens=60)
+    wrapped(CHAT), wrapped(CHAT)
+    assert wrapped.log.rows == 2
