@@ -93,6 +93,7 @@ class Generation:
     timing: Timing = field(default_factory=Timing)
     pieces: tuple[PromptPiece, ...] = ()  # only when the model was asked to trace its prompt
     decision: Decision | None = None  # only where a scheduler decided
+    dropped_because: str | None = None  # why part of the history was dropped since the last answer; None: nothing was
 
 
 AllowedTokens = Callable[[Sequence[int]], Sequence[int]]

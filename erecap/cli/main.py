@@ -12,6 +12,7 @@ from erecap.cli import (
     bench_llamacpp,
     bench_remote,
     bench_serve,
+    bench_wrap,
     calibrate,
     collect,
     compare,
@@ -50,6 +51,7 @@ app.add_typer(games.app, name="games")
 bench.app.command("llamacpp")(bench_llamacpp.llamacpp)
 bench.app.command("remote")(bench_remote.remote)
 bench.app.command("serve")(bench_serve.serve)
+bench.app.command("wrap")(bench_wrap.wrap)
 app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")
 app.add_typer(tune.app, name="tune")

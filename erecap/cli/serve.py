@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from erecap.budget import AUTO, Budget
 from erecap.cli.bench import MODEL
 
 # Parameters that only one of the two kinds of server has.
 OF_MODELS = (
-    "model", "adapter", "evict_by", "pruner", "kv_tokens", "name", "sessions", "kv_mb", "at_once", "waiting", "dtype",
-    "device", "decode_weights", "threads",
+    "model", "adapter", "evict_by", "pruner", "kv_tokens", "memory_gb", "pays", "name", "sessions", "kv_mb", "at_once",
+    "waiting", "dtype", "device", "decode_weights", "threads",
 )  # fmt: skip
 OF_PROXIES = ("upstream_key_env", "keep_tokens", "patterns", "log")
 
@@ -29,7 +30,15 @@ def serve(
     pruner: Annotated[
         str | None, typer.Option(help="Trained pruner that ranks what is evicted; the same as --evict-by.")
     ] = None,
-    kv_tokens: Annotated[int | None, typer.Option(min=16, help="Tokens that a conversation keeps; else all.")] = None,
+    kv_tokens: Annotated[
+        str, typer.Option(help="Tokens that a conversation keeps: auto (all that fit), a number, or all.")
+    ] = "auto",
+    memory_gb: Annotated[
+        float | None, typer.Option(help="With auto: 10^9 bytes of keys and values that a conversation may store.")
+    ] = None,
+    pays: Annotated[
+        float | None, typer.Option(help="With auto: drop earlier where that saves this share of a call's time.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name under which it is offered; else the model's.")] = None,
     upstream: Annotated[
         str | None, typer.Option(help="URL of another server, with its /v1: be a proxy that shortens what goes there.")
@@ -77,6 +86,7 @@ def serve(
         raise ConfigError("--pruner: it is another name of --evict-by; give one of them")
     if upstream is not None and keep_tokens is None:
         raise ConfigError("--upstream: give --keep-tokens, the tokens of a prompt beyond which it is shortened")
+    budget = _budget(kv_tokens, memory_gb, pays)
     key, upstream_key = _secret(api_key_env, "--api-key-env"), _secret(upstream_key_env, "--upstream-key-env")
     try:
         import uvicorn  # noqa: F401
@@ -99,13 +109,30 @@ def serve(
     from erecap.serving.opening import open_engine
 
     engine = open_engine(
-        model, adapter=adapter, evict_by=evict_by or pruner or "recency", kv_tokens=kv_tokens, dtype=dtype,
-        device=device, decode_weights=decode_weights, threads=threads, at_once=at_once, most_waiting=waiting,
-        sessions=sessions, session_bytes=None if kv_mb is None else kv_mb << 20, request_s=timeout,
-        say=Console(stderr=True).print,
+        model, adapter=adapter, evict_by=evict_by or pruner or "recency", budget=budget, dtype=dtype, device=device,
+        decode_weights=decode_weights, threads=threads, at_once=at_once, most_waiting=waiting, sessions=sessions,
+        session_bytes=None if kv_mb is None else kv_mb << 20, request_s=timeout, say=Console(stderr=True).print,
     )  # fmt: skip
     offered = name or Path(model).name
     _run(app.create_app(engine, offered, key=key, most_bytes=most_bytes), offered, host, port, timeout)
+
+
+def _budget(kv_tokens: str, memory_gb: float | None, pays: float | None) -> Budget:
+    from erecap.errors import ConfigError
+
+    for option, value in (("--memory-gb", memory_gb), ("--pays", pays)):
+        if value is not None and kv_tokens != AUTO:
+            raise ConfigError(f"{option}: got {value} with --kv-tokens {kv_tokens}; allowed with auto")
+    if not (kv_tokens in (AUTO, "all") or kv_tokens.isdecimal()):
+        raise ConfigError(f"--kv-tokens: got {kv_tokens!r}; allowed: auto, all, or a whole number, at least 16")
+    if memory_gb is not None and not 0 < memory_gb < float("inf"):
+        raise ConfigError(f"--memory-gb: got {memory_gb}; allowed: a number above 0")
+    try:
+        if kv_tokens == AUTO:
+            return Budget.auto(None if memory_gb is None else int(1e9 * memory_gb), pays)
+        return Budget(None if kv_tokens == "all" else int(kv_tokens))
+    except ValueError as error:
+        raise ConfigError(f"serve: {error}") from error
 
 
 def _was_given(context: typer.Context, name: str) -> bool:

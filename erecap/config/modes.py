@@ -112,6 +112,7 @@ PRESETS: dict[str, Mode] = {
     )
 }
 SESSION_MODES = tuple(name for name, mode in PRESETS.items() if mode.session)
+BUDGETED_MODES = tuple(name for name, mode in PRESETS.items() if mode.budgeted)  # that keep within a run's budget
 
 
 def mode_names() -> list[str]:

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from erecap.budget import AUTO, Budget
 from erecap.config.composition import ModeParts, names_and_parts
 from erecap.config.modes import SESSION_MODES, Mode, parse_mode
 from erecap.config.suite import Name, Seed
@@ -68,10 +69,50 @@ class BudgetSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    kv_tokens: int | None = Field(
-        default=1024, ge=16, description="Tokens stored per layer when a call returns, protected ones included."
+    kv_tokens: int | Literal["auto"] | None = Field(
+        default=AUTO,
+        description="Tokens stored per layer when a call returns, protected ones included; auto: all, until they no "
+        "longer fit the window or memory_gb; null: all.",
     )
-    kv_ratio: float | None = Field(default=None, gt=0, le=1, description="The same as a share of all tokens read.")
+    kv_ratio: float | None = Field(
+        default=None, gt=0, le=1, description="The same as a share of all tokens read; kv_tokens is then null or fixed."
+    )
+    memory_gb: float | None = Field(
+        default=None, gt=0, description="With auto: 10^9 bytes of keys and values that a session may store."
+    )
+    pays: float | None = Field(
+        default=None, gt=0, lt=0.5, description="With auto: drop earlier where that saves this share of a call's time."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_ratio_is_not_automatic(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("kv_ratio") is None:
+            return values
+        if values.get("kv_tokens") == AUTO:
+            raise ValueError("kv_ratio: got a share of what is read beside kv_tokens auto; allowed: one of them")
+        return {"kv_tokens": None, **values}
+
+    @field_validator("kv_tokens", mode="before")
+    @classmethod
+    def _tokens_or_auto(cls, value: Any) -> Any:
+        if value is None or value == AUTO or (type(value) is int and value >= 16):
+            return value
+        raise ValueError(f"got {value!r}; allowed: auto, null or a whole number, at least 16 - tokens stored per layer")
+
+    @model_validator(mode="after")
+    def _only_of_auto(self) -> BudgetSettings:
+        for name in ("memory_gb", "pays"):
+            value = getattr(self, name)
+            if value is not None and self.kv_tokens != AUTO:
+                raise ValueError(f"{name}: got {value} with kv_tokens {self.kv_tokens}; allowed with auto")
+        return self
+
+    def budget(self) -> Budget:
+        """As sessions take it."""
+        if isinstance(self.kv_tokens, str):
+            return Budget.auto(None if self.memory_gb is None else int(1e9 * self.memory_gb), self.pays)
+        return Budget(self.kv_tokens, self.kv_ratio)
 
 
 class ScheduleSettings(BaseModel):

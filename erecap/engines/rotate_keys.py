@@ -31,6 +31,10 @@ class KeyRotator:
             raise ValueError(f"{type(model).__name__} has no rotary embeddings; its keys cannot change position")
         self._layers = decoder.layers
         self._config = decoder.config
+        for layer in self._layers:
+            attention = getattr(layer, "self_attn", None)
+            if not hasattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb"):
+                raise ValueError(f"{type(model).__name__} rotates keys by code of its own; they cannot change position")
         for kind in sorted(rope_kinds(decoder.config)):
             if kind not in EXACT_ROPES:
                 raise ValueError(

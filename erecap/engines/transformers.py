@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from erecap.budget import Budget
+from erecap.cost.model import CostModel
 from erecap.decoding.fused import FusedDecoder
 from erecap.decoding.linear import Weights
 from erecap.decoding.short import short_reads
@@ -17,6 +18,7 @@ from erecap.engines.forwarder import current
 from erecap.engines.rotate_keys import KeyRotator
 from erecap.errors import BudgetError
 from erecap.protocols import ScoreContext
+from erecap.session.automatic import check_memory, make_room, why_fixed
 from erecap.session.conversation.protection_spans import Claims, numbered
 from erecap.session.conversation.transcript import Mark, Transcript
 from erecap.session.eviction import stay, tiers
@@ -36,7 +38,8 @@ class TransformersEngine:
     """A model on top of one session's cache; see `ReplanSession` for the arguments.
 
     Raises:
-        ValueError: `prune` does not fit the model.
+        ValueError: `prune` does not fit the model, a memory that holds nothing, or a budget that needs a cost model
+            without one.
     """
 
     def __init__(
@@ -49,9 +52,22 @@ class TransformersEngine:
         stale_first: bool = True,
         decode_weights: Weights = "same",
         chunk: int | None = None,
+        cost: CostModel | None = None,
     ) -> None:
+        if (budget.pays is None) != (cost is None):
+            raise ValueError(
+                f"a budget with pays={budget.pays} needs a calibrated cost model of this model; run `erecap calibrate`"
+                if cost is None
+                else "a cost model is for a budget with pays: Budget.auto(pays=...)"
+            )
+        check_memory(model, budget.memory_bytes)
         self.model = model
         self.budget = budget
+        self.cost = cost
+        # Why positions cannot be closed up; looked at only where the budget relies on it.
+        self.why_fixed = why_fixed(model) if budget.automatic else None
+        self.room = 0  # tokens that an answer may have, as the newest call says
+        self.dropped_because: str | None = None  # the reason of the last eviction, until an answer tells it
         self.evict_by = evict_by
         self.seed = seed
         self.stale_first = stale_first
@@ -82,9 +98,11 @@ class TransformersEngine:
             self.stale_first,
             self.decode_weights,
             self.chunk,
+            self.cost,
         )
         twin.cache = self.cache.fork()
         twin.pending, twin.evicted = list(self.pending), self.evicted
+        twin.room, twin.dropped_because = self.room, self.dropped_because
         twin._attention, twin.shift, twin._rotator = self._attention, self.shift, self._rotator
         return twin
 
@@ -92,6 +110,11 @@ class TransformersEngine:
     def window(self) -> int:
         """Positions that the model can take."""
         return int(self._config.max_position_embeddings)
+
+    @property
+    def outlives_window(self) -> bool:
+        """Whether eviction makes room past the window, so that no message has to be left out."""
+        return self.budget.limited and self.why_fixed is None
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -122,9 +145,14 @@ class TransformersEngine:
         logits = None
         # The rest of the last answer comes first; once read, it belongs to that answer's mark.
         settled = transcript.tokens + len(self.pending)
-        for start in range(0, len(ids), self.chunk):
-            chunk = list(ids[start : start + self.chunk])
-            last = start + self.chunk >= len(ids)
+        start = 0
+        while start < len(ids):
+            size = self.chunk
+            if self.budget.automatic:
+                size = make_room(self, len(ids) - start, transcript, messages, spans, marks)
+            chunk = list(ids[start : start + size])
+            start += size
+            last = start >= len(ids)
             self._make_room(len(chunk) + (room if last else 0))
             if self.prune is not None:
                 everything = [*transcript.known_marks, *marks]
@@ -255,7 +283,7 @@ class TransformersEngine:
         coming: Sequence[Mark] = (),
         limit: int | None = None,
     ) -> None:
-        """Evict until every layer stores at most what the budget says.
+        """Evict until every layer stores at most what the budget says; under an automatic one, until an answer fits.
 
         Args:
             coming: marks of messages that are not read to their end yet.
@@ -264,14 +292,15 @@ class TransformersEngine:
         Raises:
             BudgetError: system and goal alone exceed it.
         """
+        if self.budget.automatic and limit is None:
+            make_room(self, 0, transcript, messages, spans, coming)
+            return
         budget = self.budget.tokens(transcript.tokens) if limit is None else limit
         if budget is None or max(self.cache.kept_lengths()) <= budget:
             return
         started = time.perf_counter()
         index = self.cache.stored_index().cpu()
-        if not self.stale_first:
-            messages = {number: {**message, "stale": []} for number, message in numbered(messages).items()}
-        tier = tiers(index, [*transcript.known_marks, *coming], messages, spans, self.cache.config.sinks)
+        tier = self.tiers(index, transcript, messages, spans, coming)
         scores = self._scores(index)
 
         def gone(layout: Any) -> torch.Tensor:
@@ -280,6 +309,24 @@ class TransformersEngine:
             return ~stay(own, tier[place], scores[place], budget).to(layout.index.device)
 
         self.evicted += self.cache.drop(gone)
+        self.evict_seconds += time.perf_counter() - started
+        if limit is None:
+            why = self.budget.limit(read=transcript.tokens, window=None)
+            self.dropped_because = f"more tokens were stored than {why.reason} allows" if why else None
+
+    def tiers(
+        self, index: torch.Tensor, transcript: Transcript, messages: Claims, spans: Spans, coming: Sequence[Mark]
+    ) -> torch.Tensor:
+        """Tier `(n,)` of each stored token, see `erecap.session.eviction`."""
+        if not self.stale_first:
+            messages = {number: {**message, "stale": []} for number, message in numbered(messages).items()}
+        return tiers(index, [*transcript.known_marks, *coming], messages, spans, self.cache.config.sinks)
+
+    def drop_together(self, index: torch.Tensor, tier: torch.Tensor, budget: int) -> None:
+        """Evict down to `budget` tokens, the same ones in all layers: what one layer keeps takes a position in all."""
+        started = time.perf_counter()
+        kept = index[stay(index, tier, self._scores(index), budget)]
+        self.evicted += self.cache.drop(lambda layout: ~torch.isin(layout.index[0], kept.to(layout.index.device)))
         self.evict_seconds += time.perf_counter() - started
 
     def _scores(self, index: torch.Tensor) -> torch.Tensor:
@@ -307,11 +354,16 @@ class TransformersEngine:
         """Close up positions if `tokens` more would leave the model's window."""
         if self.next_position + tokens <= self.window:
             return
+        if self.why_fixed is not None:
+            raise BudgetError(
+                f"{tokens} tokens from position {self.next_position} on exceed the model's window of {self.window}; "
+                f"no room can be made: {self.why_fixed}; give the whole chat, whose oldest messages are then left out"
+            )
         self.close_up()
         if self.next_position + tokens > self.window:
             raise BudgetError(
                 f"{self.next_position} stored tokens and {tokens} more exceed the model's window of {self.window}; "
-                "lower kv_tokens"
+                + ("shorten them" if self.budget.automatic else "lower kv_tokens")
             )
 
     def close_up(self) -> None:

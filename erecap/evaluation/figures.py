@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from erecap.budget import budget_order
 from erecap.evaluation.groups import Episodes, Played, apart_figures, budget_figures, group_figures
 from erecap.evaluation.rows import AgreementRow, QualityRow, require_one_planner
 from erecap.generation import JsonRow
@@ -42,7 +43,7 @@ def summarise_quality(
     figures = [figure for part in _FIGURES for figure in part(episodes, seed)]
     figures = [_beside(figure, within) for figure in figures] + _inside(inside, seed) + _agreement(agreement, seed)
     figures.sort(key=lambda figure: list(TARGETS).index(figure["id"]))
-    groups = sorted({(row.suite, row.mode, row.budget) for row in rows}, key=lambda g: (g[0], g[1], g[2] or 0))
+    groups = sorted({(row.suite, row.mode, row.budget) for row in rows}, key=lambda g: (g[0], g[1], budget_order(g[2])))
     return {
         "rows": [{**figure, **about} for figure in figures],
         "modes": [group_figures(episodes, *group) for group in groups],

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import count
 
+from erecap.budget import budget_order
 from erecap.evaluation.rows import QualityRow
 from erecap.generation import JsonRow
 from erecap.report.stats import Interval, mean, rate
 
-Group = tuple[str, str, int | None]  # suite, mode, budget
+Budgeted = int | str | None  # tokens, `auto`, or none
+Group = tuple[str, str, Budgeted]  # suite, mode, budget
 Played = dict[int, QualityRow]  # by episode
 
 
@@ -38,7 +40,7 @@ class Episodes:
         self.apart = {(row.suite, row.episode) for row in self.rows if row.overflow}
         self._left_out = self.apart if within_window else set()
 
-    def counted(self, suite: str, mode: str, budget: int | None) -> Played:
+    def counted(self, suite: str, mode: str, budget: Budgeted) -> Played:
         """The episodes that count, by their numbers."""
         return {
             row.episode: row
@@ -49,7 +51,7 @@ class Episodes:
         }
 
 
-def group_figures(episodes: Episodes, suite: str, mode: str, budget: int | None) -> JsonRow:
+def group_figures(episodes: Episodes, suite: str, mode: str, budget: Budgeted) -> JsonRow:
     """Success and costs of a suite in a mode, over the episodes that count."""
     every = [row for row in episodes.rows if _group(row) == (suite, mode, budget)]
     rows = list(episodes.counted(suite, mode, budget).values())
@@ -75,19 +77,25 @@ def _costs(rows: Sequence[QualityRow]) -> JsonRow:
         "replans": _rounded(mean([row.replans for row in rows])),
         "tokens": _rounded(mean([row.tokens for row in rows])),
         "kept_share": _rounded(mean([row.kept_share for row in rows if row.kept_share is not None])),
+        **({"dropping": _rounded(mean(told))} if (told := _dropping(rows)) else {}),
     }
+
+
+def _dropping(rows: Sequence[QualityRow]) -> list[float]:
+    return [row.dropping for row in rows if row.dropping is not None]
 
 
 def budget_figures(episodes: Episodes, suite: str, unpruned: str) -> list[JsonRow]:
     """Success and costs of the modes played at several budgets, and of the mode `unpruned`, on the same episodes."""
-    budgets: dict[str, set[int]] = {}
+    budgets: dict[str, set[int | str]] = {}
     for row in episodes.rows:
         if row.suite == suite and row.budget is not None:
             budgets.setdefault(row.mode, set()).add(row.budget)
-    several = [(mode, budget) for mode, own in sorted(budgets.items()) if len(own) > 1 for budget in sorted(own)]
+    ordered = {mode: sorted(own, key=budget_order) for mode, own in sorted(budgets.items()) if len(own) > 1}
+    several = [(mode, budget) for mode, own in ordered.items() for budget in own]
     if not several:
         return []
-    played: dict[tuple[str, int | None], Played] = {
+    played: dict[tuple[str, Budgeted], Played] = {
         (mode, budget): episodes.counted(suite, mode, budget) for mode, budget in several
     }
     if rows := episodes.counted(suite, unpruned, None):
@@ -125,7 +133,7 @@ def apart_figures(episodes: Episodes, suite: str) -> JsonRow:
                 "overflowed": sum(bool(row.overflow) for row in own),
                 "sr": _rounded(mean([row.success for row in own])),
             }
-            for mode, budget in sorted(modes, key=lambda pair: (pair[0], pair[1] or 0))
+            for mode, budget in sorted(modes, key=lambda pair: (pair[0], budget_order(pair[1])))
         ],
     }
 

@@ -97,8 +97,9 @@ def measure_agreement(
         KeyboardInterrupt: after SIGINT or SIGTERM; every finished episode has its row.
     """
     budget = config.budget.kv_tokens
-    if budget is None:
-        raise ConfigError("budget.kv_tokens: agreement is measured at a budget in tokens; got null")
+    if not isinstance(budget, int):
+        got = "null" if budget is None else budget
+        raise ConfigError(f"budget.kv_tokens: agreement is measured at a budget in tokens; got {got}")
     config = config.model_copy(update={"modes": list(MODES), "samples": 0})
     identity = identity_of(config, suite, parse_mode("erecap"), weights_of(config)).fields()
     with writing(path.parent):

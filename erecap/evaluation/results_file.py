@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from erecap.budget import budget_order
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import RunError
@@ -27,7 +28,7 @@ from erecap.rollout.run_folder.writer import EPISODES, REPLANS, encode_row
 SAME = ("seed", "success", "progress", "spl", "steps", "path_length", "path_unit", "replans", "invalid_plans", "end")
 OF_CALLS = "of_calls"  # key of an imported row for what was measured over its calls
 ALSO = ("tokens", "overflow", "error", "seconds")
-RowKey = tuple[str, str, int | None, int]  # suite, mode, budget, episode
+RowKey = tuple[str, str, int | str | None, int]  # suite, mode, budget, episode
 
 
 class CommittedRows:
@@ -145,7 +146,7 @@ class CommittedRows:
             self._take_in()
             if not self._rows:
                 return  # nothing was played yet, so there is no file to write
-            ordered = sorted(self._rows.items(), key=lambda item: (*item[0][:2], item[0][2] or 0, item[0][3]))
+            ordered = sorted(self._rows.items(), key=lambda item: (*item[0][:2], *budget_order(item[0][2]), item[0][3]))
             write_atomic(self.path, b"".join(encode_row(row) for _, row in ordered))
             self._dropping = False
 
@@ -167,6 +168,7 @@ class CommittedRows:
             "kept_share": round(fmean(c["kept_tokens"] / c["prompt_tokens"] for c in read), 4) if read else None,
             "tokens": max((call["prompt_tokens"] for call in read), default=0),
             "dropped": max((call.get("dropped_messages", 0) for call in calls), default=0),
+            "dropping": round(fmean(map(_drops, read)), 4) if read else None,  # share of calls that dropped something
             "same_as": None,
         }
         return {
@@ -186,8 +188,16 @@ class CommittedRows:
         taken = {key: row[key] for key in ("suite", "mode", "episode", *SAME, "overflow", "error")}
         # Whoever finds the run folder without the rows file gets these back; the calls themselves are gone.
         taken[OF_CALLS] = {key: row.get(key) for key in ("kept_share", "tokens", "dropped", "same_as")}
+        if "dropping" in row:
+            taken[OF_CALLS]["dropping"] = row["dropping"]
         env = self._suites[row["suite"]].env
         return taken | {"env": env, "goal": "", "triggers": {}, "planner_ms": 0.0, "wall_s": row["seconds"]}
+
+
+def _drops(call: Mapping[str, Any]) -> bool:
+    # Rows of calls from before reasons were written tell it by their counts.
+    counts = ("evicted_tokens", "overflow_messages", "truncated_tokens", "masked_observations", "dropped_messages")
+    return bool(call["dropped_because"] if "dropped_because" in call else any(call.get(key) for key in counts))
 
 
 def committed_key(row: Mapping[str, Any]) -> RowKey:

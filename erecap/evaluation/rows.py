@@ -20,7 +20,7 @@ class QualityRow(_Row):
 
     suite: str
     mode: str
-    budget: PositiveInt | None
+    budget: PositiveInt | Literal["auto"] | None
     episode: NonNegativeInt
     success: bool
     spl: Share
@@ -30,6 +30,7 @@ class QualityRow(_Row):
     kept_share: Share | None = None  # of the chat's tokens stored, mean over the calls
     tokens: NonNegativeInt = 0  # of the longest chat
     dropped: NonNegativeInt = 0
+    dropping: Share | None = None  # of the calls that dropped something; None where it was not counted
     overflow: NonNegativeInt = 0
     end: Literal["success", "horizon", "error"]
     same_as: str | None = None  # mode in which it was played, where it went the same way in that

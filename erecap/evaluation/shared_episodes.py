@@ -28,10 +28,11 @@ def unpressed_rows(
 
     Returns:
         Copies with the other mode's name, budget and identity, and with `same_as`. None where the budget is a share
-        of the chat, or where a scheduler may decide otherwise.
+        of the chat or of the memory, where it drops to save time, or where a scheduler may decide otherwise.
     """
-    limit = config.budget.kv_tokens
-    if limit is None or config.budget.kv_ratio is not None or config.schedule is not None:
+    budget, limit = config.budget.budget(), config.budget.kv_tokens
+    others = (budget.kv_ratio, budget.memory_bytes, budget.pays, config.schedule)
+    if limit is None or any(other is not None for other in others):
         return []
     modes = [name for name in config.modes if _as_unpruned(config.mode(name), config)]
     found = []
@@ -39,7 +40,9 @@ def unpressed_rows(
         identity = identities.get((row["suite"], UNPRUNED))
         if row["mode"] != UNPRUNED or identity is None or any(row[k] != v for k, v in identity.fields().items()):
             continue
-        fits = 0 < row["tokens"] <= limit - config.planner.max_new_tokens
+        # The automatic budget is the window, which the row says whether it was passed.
+        most = row["tokens"] if isinstance(limit, str) else limit - config.planner.max_new_tokens
+        fits = 0 < row["tokens"] <= most
         if row["error"] is not None or row["overflow"] or not fits:
             continue
         for mode in modes:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from erecap.bench.plots import standalone
+from erecap.budget import budget_order
 from erecap.evaluation.figures import BUDGET, CHAIN, TARGETS
 from erecap.files import write_atomic
-from erecap.report.formats import count, decimal, interval_percent, percent
+from erecap.report.formats import count, decimal, interval_percent, kv_tokens, percent
 from erecap.report.page.summary import RESULT_EPISODES
 from erecap.report.svg import FAINT, INK, inline, new_axes, series_of
 from erecap.targets import QUALITY_EPISODES
@@ -65,16 +66,18 @@ def _measured(row: Mapping[str, Any] | None) -> str:
 
 
 def _modes(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    counted = any("dropping" in group for group in groups)
     lines = [
-        "| suite | mode | KV tokens | episodes | SR | 95 % | SPL | steps | tokens at the end | kept |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| suite | mode | KV tokens | episodes | SR | 95 % | SPL | steps | tokens at the end | kept |"
+        + (" calls that dropped |" if counted else ""),
+        "|---|---|---|---|---|---|---|---|---|---|" + ("---|" if counted else ""),
     ]
-    for group in sorted(groups, key=lambda g: (g["suite"], place(g["mode"]), g["budget"] or 0)):
+    for group in sorted(groups, key=lambda g: (g["suite"], place(g["mode"]), budget_order(g["budget"]))):
         share = group["sr"]
         cells = [
             group["suite"],
             f"`{group['mode']}`",
-            count(group["budget"]),
+            kv_tokens(group["budget"]),
             group["counted"],
             percent(None if share is None else share["value"]),
             interval_percent(share),
@@ -82,6 +85,7 @@ def _modes(groups: Sequence[Mapping[str, Any]]) -> list[str]:
             decimal(group["steps"], 1),
             count(group["tokens"] or None),
             percent(group["kept_share"], 0),
+            *([percent(group.get("dropping"), 0)] if counted else []),
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return [*lines, *uneven(groups)]
@@ -91,24 +95,26 @@ def _budgets(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     number = groups[0]["n"]
     what = f"Success on {number} chains against the tokens stored"
     few = "" if number >= RESULT_EPISODES else "; a smoke test"
+    counted = any("dropping" in group for group in groups)
     lines = [
         f"{number} chains of {CHAIN} again, the same ones at each budget{few}:",
         "",
         f'<img src="docs/results/{PLOT}" alt="{what}" width="480">',
         "",
-        "| mode | KV tokens | SR | 95 % | SPL | steps | kept |",
-        "|---|---|---|---|---|---|---|",
+        "| mode | KV tokens | SR | 95 % | SPL | steps | kept |" + (" calls that dropped |" if counted else ""),
+        "|---|---|---|---|---|---|---|" + ("---|" if counted else ""),
     ]
-    for group in sorted(groups, key=lambda g: (place(g["mode"]), g["budget"] or 0)):
+    for group in sorted(groups, key=lambda g: (place(g["mode"]), budget_order(g["budget"]))):
         share = group["sr"]
         cells = [
             f"`{group['mode']}`",
-            count(group["budget"]),
+            kv_tokens(group["budget"]),
             percent(share["value"]),
             interval_percent(share),
             decimal(group["spl"]),
             decimal(group["steps"], 1),
             percent(group["kept_share"], 0),
+            *([percent(group.get("dropping"), 0)] if counted else []),
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return lines
@@ -137,10 +143,10 @@ def budget_plot(results: Mapping[str, Any], suite: str = CHAIN) -> str | None:
     """`<svg>`: success against the budget, a line a mode with its 95 % interval; the unpruned planner is dashed.
 
     Returns:
-        None where no mode was played at two budgets.
+        None where no mode was played at two budgets. The automatic budget is no number of tokens, and is not drawn.
     """
     groups = results.get("budgets", [])
-    within = [group for group in groups if group["budget"] is not None]
+    within = [group for group in groups if isinstance(group["budget"], int)]
     if not within:
         return None
     figure, axes = new_axes(3.1)

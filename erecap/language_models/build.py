@@ -18,7 +18,7 @@ from erecap.language_models.compacted import CompactedSessions
 from erecap.language_models.masked import MaskedSessions
 from erecap.language_models.opened import ModelSettings, OpenedModel, open_model
 from erecap.language_models.per_episode import EpisodeSessions
-from erecap.language_models.schedulers import scheduler_maker
+from erecap.language_models.schedulers import scheduler_maker, stored_cost_model
 from erecap.language_models.transformers import TransformersLanguageModel
 from erecap.protocols import LanguageModel
 from erecap.registries import LEARNED
@@ -69,7 +69,7 @@ def build_language_model(opened: OpenedModel, mode: Mode, settings: CallSettings
     prune = _prune_config(opened, mode, settings)
     if not mode.session:
         return TransformersLanguageModel(opened.model, opened.tokenizer, prune=prune)
-    budget = Budget(settings.budget.kv_tokens, settings.budget.kv_ratio)
+    budget = settings.budget.budget()
     options = session_options(
         mode,
         budget=budget,
@@ -78,6 +78,8 @@ def build_language_model(opened: OpenedModel, mode: Mode, settings: CallSettings
         ranking=_ranking(opened, mode, settings),
     )
     options |= {"prune": prune, "scheduler": scheduler_maker(opened, settings.schedule, options["decode_weights"])}
+    if budget.pays is not None and isinstance(mode.kv, Evict):
+        options["cost"] = stored_cost_model(opened, options["decode_weights"], "budget", ["pays"])
     try:
         if mode.text is not None:
             return TEXT[mode.text](opened.model, opened.tokenizer, **options | {"budget": budget})

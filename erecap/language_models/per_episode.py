@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from erecap.budget import Budget
+from erecap.cost.model import CostModel
 from erecap.decoding.linear import Weights
 from erecap.generation import Generation, Message
 from erecap.scheduling.rules import Scheduler
@@ -19,7 +20,7 @@ class EpisodeSessions:
 
     Args:
         model, tokenizer, budget, prune, evict_by, seed: as for `ReplanSession`.
-        stale_first, draft, decode_weights: as for `ReplanSession`.
+        stale_first, draft, decode_weights, cost: as for `ReplanSession`.
         scheduler: makes the scheduler of each episode; None: no scheduling.
     """
 
@@ -36,6 +37,7 @@ class EpisodeSessions:
         seed: int = 0,
         decode_weights: Weights = "same",
         scheduler: Callable[[], Scheduler] | None = None,
+        cost: CostModel | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -50,6 +52,7 @@ class EpisodeSessions:
             "draft": draft,
             "seed": seed,
             "decode_weights": decode_weights,
+            "cost": cost,
         }
         self.reset()
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from erecap.config.run import ScheduleSettings
 from erecap.cost.machine import cost_key
+from erecap.cost.model import CostModel
 from erecap.cost.store import load_cost_model
 from erecap.decoding.linear import Weights
 from erecap.errors import ConfigError
@@ -27,13 +28,28 @@ def scheduler_maker(
     """
     if settings is None:
         return None
-    cost = load_cost_model(cost_key(opened.model, decode_weights, weights=opened.fingerprint))
     timed = [name for name in _TIMED if getattr(settings, name)]
-    if cost is None and timed:
-        raise ConfigError(
-            f"schedule: {', '.join(timed)} needs predicted times, and this model was not calibrated here for "
-            f"decode_weights {decode_weights}; run `erecap calibrate` with the same settings first"
-        )
+    cost = stored_cost_model(opened, decode_weights, "schedule", timed)
     window = opened.model.config.get_text_config(decoder=True).max_position_embeddings
     options = settings.model_dump()
     return lambda: Scheduler(cost, budget_tokens=None, window=window, **options)
+
+
+def stored_cost_model(
+    opened: OpenedModel, decode_weights: Weights, section: str, timed: Sequence[str]
+) -> CostModel | None:
+    """The cost model that `erecap calibrate` stored for this very model, machine and `decode_weights`.
+
+    Args:
+        timed: settings of `section` that need predicted times.
+
+    Raises:
+        ConfigError: there are such settings, and nothing was calibrated.
+    """
+    cost = load_cost_model(cost_key(opened.model, decode_weights, weights=opened.fingerprint))
+    if cost is None and timed:
+        raise ConfigError(
+            f"{section}: {', '.join(timed)} needs predicted times, and this model was not calibrated here for "
+            f"decode_weights {decode_weights}; run `erecap calibrate` with the same settings first"
+        )
+    return cost

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from erecap.budget import Budget
+from erecap.budget import Budget, Limit
 from erecap.context.fit import Fitted, fit_messages
 from erecap.context.tokenize import render_prompt
 from erecap.generation import Generation, Message, PromptPiece, Usage
 from erecap.language_models.per_episode import EpisodeSessions
+from erecap.session.automatic import bytes_per_token, check_memory
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,20 @@ class ShownSessions(ABC):
 
     Args:
         model, tokenizer: as for `ReplanSession`.
-        budget: tokens of chat and answer together; `kv_ratio` is a share of the tokens of the whole chat.
+        budget: tokens of chat and answer together; `kv_ratio` is a share of the tokens of the whole chat. An automatic
+            one is the model's window, or what of it the memory holds.
         options: more arguments of `EpisodeSessions`.
+
+    Raises:
+        ValueError: a budget with `pays`: a shorter text is read anew, which saves no time.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, budget: Budget, **options: Any) -> None:
+        if budget.pays is not None:
+            raise ValueError(f"pays={budget.pays} is for modes that evict; a text that is shortened is read anew")
+        check_memory(model, budget.memory_bytes)
+        self._window = int(model.config.get_text_config(decoder=True).max_position_embeddings)
+        self._bytes_per_token = bytes_per_token(model)
         self.tokenizer = tokenizer
         self.budget = budget
         self.trace = False
@@ -69,6 +79,7 @@ class ShownSessions(ABC):
         return replace(
             generation,
             usage=_usage(generation.usage, shown),
+            dropped_because=self._why_dropped(shown) or generation.dropped_because,
             timing=replace(timing, tokenize_ms=timing.tokenize_ms + spent, total_ms=timing.total_ms + spent),
             pieces=tuple(_renumbered(piece, shown.numbers) for piece in generation.pieces),
         )
@@ -87,8 +98,17 @@ class ShownSessions(ABC):
 
     def limit(self, whole: int, max_new_tokens: int) -> int:
         """Tokens that may be shown of a chat of `whole` tokens."""
-        room = self.budget.tokens(whole)
-        return whole if room is None else max(1, room - max_new_tokens)
+        room = self._limit(whole)
+        return whole if room is None else max(1, room.most - max_new_tokens)
+
+    def _limit(self, whole: int) -> Limit | None:
+        return self.budget.limit(read=whole, window=self._window, bytes_per_token=self._bytes_per_token)
+
+    def _why_dropped(self, shown: ShownChat) -> str | None:
+        fitted, limit = shown.fitted, self._limit(shown.whole)
+        if limit is None or not (shown.masked or shown.dropped or fitted.dropped or fitted.truncated_tokens):
+            return None
+        return f"chat and answer are kept within {limit.reason}"
 
     def fitted(
         self, rest: Sequence[Message], limit: int, gone: Sequence[int], given: int, masked: int, whole: int

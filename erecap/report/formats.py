@@ -49,6 +49,11 @@ def count(value: float | None) -> str:
     return DASH if value is None else f"{value:,.0f}"
 
 
+def kv_tokens(budget: int | str | None) -> str:
+    """A budget: tokens, or `auto`."""
+    return budget if isinstance(budget, str) else count(budget)
+
+
 def milliseconds(value: float | None) -> str:
     """A time in milliseconds, in seconds from one second on."""
     if value is None:

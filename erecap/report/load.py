@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from erecap.config.modes import SESSION_MODES
+from erecap.config.modes import BUDGETED_MODES, SESSION_MODES
 from erecap.errors import RunError
 from erecap.report.rows import EpisodeRow, ReplanRow, RunHead, Sample
 
@@ -39,8 +39,18 @@ class Run:
 
     def keeps_session(self, mode: str) -> bool:
         """Whether a mode keeps keys and values between calls, by its name or by the parts that the run states."""
-        parts = self.head.config.get("compositions", {}).get(mode)
+        parts = self._parts(mode)
         return mode in SESSION_MODES if parts is None else parts.get("kv", "reread") != "reread"
+
+    def keeps_budget(self, mode: str) -> bool:
+        """Whether the run's budget limits what a mode keeps."""
+        parts = self._parts(mode)
+        return mode in BUDGETED_MODES if parts is None else isinstance(parts.get("kv"), dict) or bool(parts.get("text"))
+
+    def _parts(self, mode: str) -> dict[str, Any] | None:
+        """The parts of a mode that the run has composed; None for a preset."""
+        found: dict[str, Any] | None = self.head.config.get("compositions", {}).get(mode)
+        return found
 
     @property
     def suites(self) -> list[str]:

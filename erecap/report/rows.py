@@ -158,11 +158,18 @@ class ReplanRow(_Row):
     decision: str | None = None
     reason: str | None = None
     predicted_ms: NonNegativeFloat | None = None
+    dropped_because: str | None = None
     contended: bool = False
 
     @property
     def key(self) -> EpisodeKey:
         return self.suite, self.mode, self.episode
+
+    @property
+    def drops(self) -> bool:
+        """Whether part of the history was dropped in this call; rows from before there were reasons tell by counts."""
+        text = self.overflow_messages or self.truncated_tokens or self.masked_observations or self.dropped_messages
+        return self.dropped_because is not None or bool(self.evicted_tokens or text)
 
 
 class SampleStep(_Row):

@@ -195,7 +195,7 @@ class Engine:
             ApiFailure: more are asked for than fit the window.
         """
         wanted: int | None = ask.options["max_new_tokens"]
-        if session.budget.limited:
+        if session.outlives_window:
             # How long a chat is that a budget keeps small is not counted, so there is no rest of the window to fill.
             if wanted is not None and wanted >= self.window:
                 raise too_long(f"the answer may have {wanted} tokens; allowed: less than the window of {self.window}")

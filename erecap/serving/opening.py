@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from erecap.budget import Budget
+from erecap.cost.machine import cost_key
+from erecap.cost.store import load_cost_model
 from erecap.errors import ConfigError
 from erecap.language_models.build import ModelSettings, open_model
 from erecap.serving.engine import Engine
@@ -17,7 +19,7 @@ def open_engine(
     *,
     adapter: str | None,
     evict_by: str,
-    kv_tokens: int | None,
+    budget: Budget,
     dtype: str,
     device: str,
     decode_weights: Any,
@@ -31,7 +33,7 @@ def open_engine(
         model, adapter, dtype, device, decode_weights, threads: as in a run's configuration.
         evict_by: what ranks the tokens of a conversation: recency, random, attention, or a trained pruner's name or
             folder.
-        kv_tokens: budget of a conversation; None: all of it stays.
+        budget: of a conversation.
         say: takes lines for the person who waits.
         options: of `Engine`.
 
@@ -41,11 +43,13 @@ def open_engine(
     """
     say(f"loading model {model}")
     opened = open_model(ModelSettings(model, adapter, dtype, device, threads))
-    budget = None if kv_tokens is None else Budget(kv_tokens)
+    cost = None
+    if budget.pays is not None:
+        cost = load_cost_model(cost_key(opened.model, decode_weights, weights=opened.fingerprint))
 
     def make_session() -> ReplanSession:
         return ReplanSession(
-            opened.model, opened.tokenizer, budget=budget, evict_by=evict_by, decode_weights=decode_weights
+            opened.model, opened.tokenizer, budget=budget, evict_by=evict_by, decode_weights=decode_weights, cost=cost
         )
 
     try:

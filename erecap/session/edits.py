@@ -89,6 +89,8 @@ class SessionEdits(SessionParts):
         ids = self.tokenizer(f"\nCorrection: {text.strip()}\n", add_special_tokens=False)["input_ids"]
         # The answer's last token may not be read yet; it comes first, and belongs to the answer.
         pending = list(self._reader.pending)
+        if not self._chat.empty:
+            self._make_room(len(pending) + len(ids), self._own_part())
         self._reader.read_overlay(pending + ids)
         self._transcript.extend(pending)
         self._transcript.settle(self._transcript.tokens)

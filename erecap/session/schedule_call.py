@@ -8,6 +8,7 @@ from erecap.decoding.draft import LookupDraft
 from erecap.engines.transformers import TransformersEngine
 from erecap.generation import Decision, FinishReason, Generation, Timing, Usage
 from erecap.scheduling.rules import Scheduler, State
+from erecap.session.automatic import make_room
 from erecap.session.conversation.chat import ChatPart
 from erecap.session.conversation.transcript import Mark, Transcript
 from erecap.session.eviction import OPEN, tiers
@@ -53,7 +54,10 @@ def look(
 
 
 def decide(scheduler: Scheduler, reader: TransformersEngine, transcript: Transcript, state: State) -> Decision:
-    """The scheduler's decision under the session's budget of now (a share of all tokens grows with them)."""
+    """The scheduler's decision under the session's budget of now (a share of all tokens grows with them).
+
+    An automatic budget is no limit to it, so that it drops nothing to save time.
+    """
     scheduler.budget_tokens = reader.budget.tokens(transcript.tokens + state.new)
     return scheduler.decide(state)
 
@@ -81,6 +85,8 @@ def apply(
     if decision.action not in ("evict", "splice"):
         return
     target = scheduler.target_kv(state)
+    if reader.budget.automatic and decision.action == "splice":
+        make_room(reader, state.new, transcript, part.claims, part.protected, coming)
     if target < state.kv:
         reader.enforce(transcript, part.claims, part.protected, coming, limit=target)
     if decision.action == "splice":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from erecap.budget import Budget
+from erecap.cost.model import CostModel
 from erecap.decoding.linear import Weights
 from erecap.decoding.loop import decode
 from erecap.decoding.stopping import StopWatcher, answer_ends, sampler
@@ -16,6 +17,7 @@ from erecap.engines.transformers import TransformersEngine
 from erecap.errors import RunError
 from erecap.generation import AllowedTokens, Decision, Generation, Message, Timing, Usage
 from erecap.scheduling.rules import Scheduler
+from erecap.session.automatic import drop_what_pays
 from erecap.session.conversation.chat import ChatPart, SessionChat, whole_part
 from erecap.session.conversation.protection_spans import Span
 from erecap.session.conversation.transcript import Mark, Transcript
@@ -43,7 +45,8 @@ class ReplanSession(SessionEdits):
         model: a causal language model of transformers, in eval mode; sessions may share one.
         tokenizer: its fast tokenizer, with a chat template.
         prune: how many tokens reach the deeper layers while reading; None: all.
-        budget: how many tokens stay stored; None: all.
+        budget: how many tokens stay stored; None: all, and of a whole chat that outgrows the window the oldest messages
+            are left out. `Budget.auto()` drops nothing while the chat fits the window, and evicts beyond it.
         evict_by: what ranks tokens that nothing protects: `recency`, `random` (fixed when a token is read), or
             `attention` (mass that the newest token of the prompt pays it, taken anew at each call); the name or folder
             of a trained pruner, or another object that scores each token once, when it is read (`ReadScorer`).
@@ -61,10 +64,12 @@ class ReplanSession(SessionEdits):
         prefill_chunk: tokens read at once (None: 512); more need more memory, fewer take longer.
         scheduler: decides call by call whether to evict, close up, read anew, or put the call off; None: the session
             evicts down to its budget when a call ends, and closes up when the window is full.
+        cost: the calibrated cost model of this model on this machine (`erecap.cost.store.load_cost_model`), which a
+            budget with `pays` asks.
 
     Raises:
-        ValueError: `prune` does not fit the model, an unknown `evict_by`, or `decode_weights` that the model cannot
-            have.
+        ValueError: `prune` does not fit the model, an unknown `evict_by`, `decode_weights` that the model cannot have,
+            a budget with `pays` without `cost`, or with a memory that holds next to nothing.
         ModelError: a trained pruner that is damaged, untested, or of another model.
     """
 
@@ -86,13 +91,22 @@ class ReplanSession(SessionEdits):
         decode_weights: Weights = "same",
         prefill_chunk: int | None = None,
         scheduler: Scheduler | None = None,
+        cost: CostModel | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.draft = draft
         self.budget = budget or Budget()
         self._reader = TransformersEngine(
-            model, prune, self.budget, scorer_for(evict_by, model), seed, stale_first, decode_weights, prefill_chunk
+            model,
+            prune,
+            self.budget,
+            scorer_for(evict_by, model),
+            seed,
+            stale_first,
+            decode_weights,
+            prefill_chunk,
+            cost,
         )
         self._transcript = Transcript(rewind_tokens)
         self._chat = SessionChat(tokenizer)
@@ -121,6 +135,11 @@ class ReplanSession(SessionEdits):
         read is still stored. Tokens that pruning kept from the deeper layers are not evicted.
         """
         return self.cache.get_seq_length() - max(self.cache.kept_lengths(), default=0)
+
+    @property
+    def outlives_window(self) -> bool:
+        """Whether it evicts where a chat outgrows the model's window, instead of leaving messages out."""
+        return self._reader.outlives_window
 
     def fork(self, messages: Sequence[Message] | None = None) -> ReplanSession:
         """An independent session that has read the same, on the same model.
@@ -279,6 +298,7 @@ class ReplanSession(SessionEdits):
         else:
             chat, part, dropped, truncated = self._fit(messages, max_new_tokens)
         assert part is not None, "with a header there is always something to read"
+        self._reader.room = max_new_tokens
         known = self._transcript.matched(part.unseen, part.before)
         matched = time.perf_counter()
         tokens = self._transcript.tokens
@@ -306,6 +326,16 @@ class ReplanSession(SessionEdits):
             if decision is not None and decision.action == "re-read":
                 ids, marks, reused = self._enter(part, 0, answering=True)
             reused_plan = stops_with_plan(decision, left)
+            drop_what_pays(
+                self._reader,
+                self._transcript,
+                part.claims,
+                part.protected,
+                marks,
+                new=len(ids),
+                plan_tokens=min(max_new_tokens, len(self._previous) or max_new_tokens),
+                passes=self._passes,
+            )
             with self._reader.attached():
                 logits = self._reader.prefill(ids, marks, self._transcript, part.claims, part.protected, max_new_tokens)
                 prefilled = time.perf_counter()
@@ -360,7 +390,8 @@ class ReplanSession(SessionEdits):
         )
         if self.scheduler is not None and decision is not None:
             self.scheduler.observe(decision, timing.total_ms)
-        return Generation(text, reason, usage, timing, pieces, decision)
+        because = self._why_dropped(decision, usage)
+        return Generation(text, reason, usage, timing, pieces, decision, because)
 
     def _scheduled(self, part: ChatPart, marks: Sequence[Mark], **call: Any) -> Decision | None:
         """What the scheduler decided for a call (see `look`), with evicting and closing up done; None without one."""
@@ -397,6 +428,7 @@ class ReplanSession(SessionEdits):
         self._go_back(known, reread=True)
         header, _ = self._tokenize(part, known)
         try:
+            self._make_room(len(header) + len(wanted), part)
             with self._reader.attached():
                 rows = self._reader.probe([*header, *wanted])
         finally:

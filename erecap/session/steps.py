@@ -9,7 +9,8 @@ from erecap.budget import Budget
 from erecap.context.fit import fit_messages
 from erecap.context.tokenize import ChatText, encode_from, render_prompt
 from erecap.engines.transformers import TransformersEngine
-from erecap.generation import Message, PromptPiece
+from erecap.generation import Decision, Message, PromptPiece, Usage
+from erecap.session.automatic import make_room
 from erecap.session.conversation.chat import ChatPart, SessionChat, whole_part
 from erecap.session.conversation.marks import agreement, answer_starts, encode_behind, mark_messages
 from erecap.session.conversation.protection_spans import numbered
@@ -68,11 +69,12 @@ class SessionParts:
     def _fit(self, messages: Sequence[Message], max_new_tokens: int) -> tuple[SessionChat, ChatPart, int, int]:
         """The part to read of a whole chat, cut to the window; and how many messages and tokens that cost.
 
-        With a budget the session outlives the window, and nothing is cut.
+        With a budget the session outlives the window, and nothing is cut; except where an automatic one finds that
+        positions cannot be closed up.
         """
         chat, part = self._chat.becomes(messages), whole_part(messages, self.tokenizer, header=True)
         limit = self._reader.window - max_new_tokens
-        if self.budget.limited or self._fits(part, limit):
+        if self._reader.outlives_window or self._fits(part, limit):
             return chat, part, 0, 0
 
         def count(some: Sequence[Message]) -> int:
@@ -137,6 +139,13 @@ class SessionParts:
         assert part is not None, "with a header there is always something to read"
         return part
 
+    def _make_room(self, tokens: int, part: ChatPart) -> None:
+        """Evict under an automatic budget where `tokens` tokens outside of any call would not fit."""
+        if self.budget.automatic:
+            # The room for an answer is free; only what is longer needs more.
+            more = max(0, tokens - self._reader.room)
+            make_room(self._reader, more, self._transcript, part.claims, part.protected, ())
+
     def _traced(self, part: ChatPart) -> tuple[PromptPiece, ...]:
         contents = [message["content"] for _, message in sorted(numbered(part.claims).items())]
         chat = ChatText(part.text, part.spans, part.skipped)
@@ -147,6 +156,18 @@ class SessionParts:
         if self._transcript.wants_tidying:
             self._transcript.tidy(self.cache.stored_index().tolist())
             self._chat.tidy({mark.message for mark in self._transcript.known_marks})
+
+    def _why_dropped(self, decision: Decision | None, usage: Usage) -> str | None:
+        """Why something of the chat was dropped since the last answer, in words; None: nothing was."""
+        reader = self._reader
+        because, reader.dropped_because = reader.dropped_because, None
+        if because is None and decision is not None and usage.evicted_tokens:
+            because = decision.reason
+        if usage.overflow_messages or usage.truncated_tokens:
+            because = f"the chat and its answer pass the window of {reader.window:,}, so text was left out"
+            if reader.why_fixed is not None:
+                because += f"; nothing is evicted instead, as {reader.why_fixed}"
+        return because
 
     def _prune_seconds(self) -> float:
         return self.cache.prune_seconds + self._reader.evict_seconds

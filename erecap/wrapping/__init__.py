@@ -8,17 +8,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from erecap.budget import Budget
 from erecap.context.lines import LinePatterns
 from erecap.errors import ConfigError
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.wrapping.log import CallLog
 
+KEEP = 0.7  # share of the tokens that stay where nothing else is said
+
 
 def wrap(
     target: Any,
     *,
-    keep: float = 0.7,
-    scorer: str = "recency",
+    budget: int | Budget | None = None,
+    evict_by: Any = None,
+    protect_first: int | None = None,
+    conversations: int | None = None,
+    memory_bytes: int | None = None,
+    keep: float | None = None,
+    scorer: str | None = None,
     prune: PruneConfig | None = None,
     keep_tokens: int | None = None,
     count_tokens: Callable[[str], int] | None = None,
@@ -28,10 +36,20 @@ def wrap(
     shadow: float = 0.0,
     log: str | Path | None = None,
 ) -> Any:
-    """An object with the interface of `target` that prunes each call and otherwise changes nothing.
+    """An object with the interface of `target` that makes each call cheaper and otherwise changes nothing.
 
-    A **Hugging Face causal model** is pruned inside, token by token, while it reads the prompt: `wrap(model)` has
-    the same `generate` and everything else of `model`.
+    A **Hugging Face causal model** becomes a session behind its own `generate`:
+
+        planner = erecap.wrap(model)
+        while not done:
+            output = planner.generate(ids, max_new_tokens=64)  # prefills only what is new in `ids`
+            ids = torch.cat([output, tokens_of(observation)], 1)
+
+    The keys and values of prompts and answers stay, and a call prefills what its prompt does not share with a
+    conversation that is stored. While a conversation fits the window, the result is the bare model's. Calls that
+    cannot be served in this way (batches, beams, a cache of the caller's, and others) go to the model as they are; the
+    log says why. With a smaller `budget`, old tokens are evicted earlier. With `keep`, `scorer` or `prune`, the model
+    instead reads every prompt whole and drops tokens from its deeper layers while it does.
 
     A **callable** cannot be looked into, so its text is shortened, record by record (`erecap.context.compaction`). Its
     first argument is a chat (OpenAI-style dictionaries with `role` and `content`), or a prompt string that grows from
@@ -44,14 +62,24 @@ def wrap(
     model.
 
     An **object with a method `generate`** that takes such a prompt or chat, as of PARTNR, smolagents or BALROG, is
-    shown a shorter one, too.
+    shown a shorter one, too. One that holds a model of transformers and its tokenizer, as smolagents'
+    `TransformersModel`, gets a wrapped model instead, unless an option of callables is given.
 
     The environment variable `ERECAP_MODE=full` turns all of it off, call by call.
 
     Args:
         target: the model, pipeline, client or callable.
-        keep: for a model, the share of tokens that each pruning stage keeps; for a callable with a chat, the share of
-            all tokens of a call. 1.0 keeps everything.
+        budget: for a model, the most tokens that each layer stores of one conversation, or a `Budget`. Never evicted
+            are the first prompt, up to a quarter of the budget, and the newest quarter of the budget. None:
+            `Budget.auto()`, which drops nothing while the conversation fits the model's window.
+        evict_by: for a model with a budget, what ranks the other tokens: `recency` (None), `random`, `attention`, or
+            a scorer of tokens when they are read, as of `ReplanSession`.
+        protect_first: for a model with a budget, how many tokens at the beginning are protected instead.
+        conversations: for a model, how many are stored between calls (8), the least recently used out first.
+        memory_bytes: for a model, the most bytes of keys and values of all conversations; None: a quarter of the
+            memory of its device.
+        keep: for a model, the share of tokens that each pruning stage keeps (0.7 if `scorer` is given); for a callable
+            with a chat, the share of all tokens of a call (0.7). 1.0 keeps everything.
         scorer: for a model, a name of `erecap.registries.SCORERS`; for a callable only `recency`.
         prune: for a model, the full configuration instead of `keep` and `scorer`.
         keep_tokens: for a callable, the most tokens of a call instead of `keep`, so that calls stop growing.
@@ -68,50 +96,55 @@ def wrap(
         log: a folder that gets `run.json` and one row a call in `replans.jsonl`; `erecap report` reads it.
 
     Returns:
-        The wrapped object; `.log.rows` counts the calls noted.
+        The wrapped object; `.log.rows` counts the calls noted. A wrapped model has `.conversations`, which counts
+        what is stored, and `.reset()`, which forgets it.
 
     Raises:
         ConfigError: an option that the kind of target does not have, or an unusable value.
         TypeError: a target of another kind.
     """
-    if _is_pipeline(target):
-        if target.task not in ("text-generation", ""):  # "" where it was built by hand
-            raise ConfigError(f"a pipeline for {target.task!r} plans nothing; only text-generation can be wrapped")
-        piped = copy.copy(target)
-        piped.model = wrap(
-            target.model, keep=keep, scorer=scorer, prune=prune, keep_tokens=keep_tokens, count_tokens=count_tokens,
+    session: dict[str, Any] = {
+        "budget": budget, "evict_by": evict_by, "protect_first": protect_first, "conversations": conversations,
+        "memory_bytes": memory_bytes,
+    }  # fmt: skip
+    session = {name: value for name, value in session.items() if value is not None}
+    pruning: dict[str, Any] = {"keep": keep, "scorer": scorer, "prune": prune}
+    pipeline = _is_pipeline(target)
+    if pipeline and target.task not in ("text-generation", ""):  # "" where it was built by hand
+        raise ConfigError(f"a pipeline for {target.task!r} plans nothing; only text-generation can be wrapped")
+    text = any(given is not None for given in (keep, keep_tokens, count_tokens, patterns, rank))
+    text = text or on_error != "raise" or bool(shadow)
+    if pipeline or (_holds_a_model(target) and not text):
+        holder = copy.copy(target)
+        holder.model = wrap(
+            target.model, **session, **pruning, keep_tokens=keep_tokens, count_tokens=count_tokens,
             patterns=patterns, on_error=on_error, rank=rank, shadow=shadow, log=log,
         )  # fmt: skip
-        piped.log = piped.model.log
-        return piped
-    if hasattr(target, "generate") and hasattr(target, "config") and hasattr(target, "forward"):
+        holder.log = holder.model.log
+        return holder
+    if _is_model(target):
         if keep_tokens is not None or count_tokens is not None:
-            raise ConfigError("keep_tokens and count_tokens are for callables; a model is pruned by keep and scorer")
+            raise ConfigError("keep_tokens and count_tokens are for callables; a model has budget, or keep and scorer")
         if patterns is not None or on_error != "raise" or rank is not None or shadow:
             raise ConfigError(
-                "patterns, on_error, rank and shadow are for callables; a model is pruned by keep and scorer"
+                "patterns, on_error, rank and shadow are for callables; a model has budget, or keep and scorer"
             )
-        from erecap.wrapping.model import WrappedModel
-
-        try:
-            config = prune or PruneConfig(scorer=scorer, keep=keep)
-            folder = None if log is None else Path(log)
-            return WrappedModel(target, config, CallLog(folder, "model", f"prune[{_name(config.scorer)}]"))
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        return _wrapped_model(target, session, pruning, log)
+    if session:
+        raise ConfigError(f"{', '.join(session)}: for models, which have keys and values; a callable has keep_tokens")
     client = hasattr(target, "chat") and hasattr(target.chat, "completions")
     generator = callable(getattr(target, "generate", None))
     if client or generator or callable(target):
         if prune is not None:
             raise ConfigError("prune is for models; a callable is pruned by keep or keep_tokens")
-        if scorer != "recency":
+        if scorer not in (None, "recency"):
             raise ConfigError(f"scorer {scorer!r} looks inside a model; for a callable only 'recency' is possible")
         from erecap.wrapping.calls import TextCalls
         from erecap.wrapping.shadow import Shadow
 
         calls = TextCalls.opened(
-            "client" if client else "generator" if generator else "callable", log, keep=keep, keep_tokens=keep_tokens,
-            count_tokens=count_tokens, patterns=patterns, on_error=on_error, rank=rank,
+            "client" if client else "generator" if generator else "callable", log, keep=KEEP if keep is None else keep,
+            keep_tokens=keep_tokens, count_tokens=count_tokens, patterns=patterns, on_error=on_error, rank=rank,
         )  # fmt: skip
         replays = Shadow(shadow, calls.log)
         if client:
@@ -129,6 +162,37 @@ def wrap(
         "wrap takes a transformers model or pipeline, an openai client, or a callable messages -> str or prompt -> str,"
         f" got {type(target).__name__}"
     )
+
+
+def _wrapped_model(model: Any, session: dict[str, Any], pruning: dict[str, Any], log: str | Path | None) -> Any:
+    """A session behind `generate`, or, where pruning is asked for, a model that prunes at prefill."""
+    given = [name for name, value in pruning.items() if value is not None]
+    if not given:
+        from erecap.wrapping.session_model import SessionModel
+
+        return SessionModel(model, **session, log=log)
+    if session:
+        raise ConfigError(f"{', '.join(given)} read every prompt whole, without {', '.join(session)}; give either")
+    from erecap.wrapping.model import WrappedModel
+
+    keep, scorer, prune = pruning.values()
+    try:
+        config = prune or PruneConfig(scorer=scorer or "recency", keep=KEEP if keep is None else keep)
+        folder = None if log is None else Path(log)
+        return WrappedModel(model, config, CallLog(folder, "model", f"prune[{_name(config.scorer)}]"))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _is_model(target: Any) -> bool:
+    return hasattr(target, "generate") and hasattr(target, "config") and hasattr(target, "forward")
+
+
+def _holds_a_model(target: Any) -> bool:
+    """An object that generates with a model and a tokenizer of its own, such as smolagents' `TransformersModel`."""
+    tokens = hasattr(target, "tokenizer") or hasattr(target, "processor")
+    generates = callable(getattr(target, "generate", None)) and not _is_model(target)
+    return generates and tokens and _is_model(getattr(target, "model", None))
 
 
 def _is_pipeline(target: Any) -> bool:

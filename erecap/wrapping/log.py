@@ -43,8 +43,8 @@ class CallLog:
     def note(self, usage: Usage, timing: Timing, decision: str, reason: str, **extra: object) -> int:
         """Append one call; returns its number.
 
-        `decision` is what was done (`pruned`, `passed`, or `failed` where everything was sent after an error), `reason`
-        why.
+        `decision` is what was done: `pruned`; `read` or `reused`, where all of the prompt was read or only its rest;
+        `passed` unchanged; or `failed`, where everything was sent after an error. `reason` says why.
         """
 
         def row(number: int) -> JsonRow:

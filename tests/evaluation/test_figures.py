@@ -218,6 +218,25 @@ def test_the_table_says_what_is_missing_short_or_smoke() -> None:
     assert table.index("| `reuse` |") < table.index("| `erecap` |")
 
 
+def test_the_automatic_budget_has_a_row_that_says_how_often_it_dropped() -> None:
+    fixed = rows(CHAIN, "erecap", won(20, 40), dropping=0.5)
+    automatic = rows(CHAIN, "erecap", won(30, 40), budget="auto", dropping=0.125)
+    content = summarise_quality([*automatic, *fixed, *rows(CHAIN, "reuse", won(30, 40))], [], ABOUT)
+    assert [(entry["mode"], entry["budget"]) for entry in content["budgets"]] == [
+        ("erecap", 1024),
+        ("erecap", "auto"),
+        ("reuse", None),
+    ]
+    table = quality_table(content)
+    assert "| mode | KV tokens | SR | 95 % | SPL | steps | kept | calls that dropped |" in table
+    assert "| `erecap` | auto | 75 % | 60–86 % | 0.75 | 10.0 | 50 % | 12 % |" in table
+    assert "| `reuse` | – | 75 % | 60–86 % | 0.75 | 10.0 | 50 % | – |" in table
+    svg = budget_plot(content)
+    assert svg is not None and ">1,024<" in svg and ">auto<" not in svg  # it is no number of tokens
+    # Rows from before it was counted have no such column.
+    assert "calls that dropped" not in quality_table(summarise_quality(rows(CHAIN, "erecap", won(3, 4)), [], ABOUT))
+
+
 def test_the_plot_shows_two_budgets_or_nothing(tmp_path: Path) -> None:
     one = rows(CHAIN, "erecap", won(30, 40))
     assert not write_budget_plot(tmp_path / "p.svg", summarise_quality(one, [], ABOUT))

@@ -162,6 +162,19 @@ def test_the_budget_is_part_of_the_key(tmp_path):
     assert half.digest != whole.digest
 
 
+def test_the_automatic_budget_has_rows_of_its_own_beside_fixed_ones(whole, tmp_path, quiet):
+    before = whole.read_bytes()
+    for budget in (512, "auto"):
+        config = tiny_run(modes=["erecap"], budget={"kv_tokens": budget})
+        play(config, tmp_path / f"{budget}", quiet)
+        assert CommittedRows(whole, config, SUITES).export_from(tmp_path / f"{budget}") == 4
+    rows = read_rows(whole)
+    assert [row["budget"] for row in rows if row["mode"] == "erecap"] == [512] * 4 + ["auto"] * 4
+    assert len({row["config"] for row in rows if row["mode"] == "erecap"}) == 2
+    assert all(row["dropping"] == 0 for row in rows if row["mode"] == "erecap")  # the scripted planner drops nothing
+    assert set(before.splitlines()) <= set(whole.read_bytes().splitlines())
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

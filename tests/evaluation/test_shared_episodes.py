@@ -52,7 +52,28 @@ def test_other_episodes_are_played(changes):
     assert unpressed_rows([unpruned(**changes)], CONFIG, IDENTITIES) == []
 
 
-@pytest.mark.parametrize("change", [{"budget": {"kv_tokens": 512, "kv_ratio": 0.5}}, {"schedule": {}}])
+def test_the_automatic_budget_is_filled_where_the_window_is():
+    config = tiny_run(modes=["erecap", "mask"], budget={"kv_tokens": "auto"})
+    identities = {
+        (SUITE.name, mode): identity_of(config, SUITE, parse_mode(mode), WEIGHTS)
+        for mode in ("reuse", "erecap", "mask")
+    }
+    rows = unpressed_rows([unpruned(tokens=7000), unpruned(tokens=7000, overflow=1)], config, identities)
+    assert [(row["mode"], row["budget"], row["tokens"]) for row in rows] == [
+        ("erecap", "auto", 7000),
+        ("mask", "auto", 7000),
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"budget": {"kv_tokens": 512, "kv_ratio": 0.5}},
+        {"budget": {"memory_gb": 1.0}},
+        {"budget": {"pays": 0.2}},
+        {"schedule": {}},
+    ],
+)
 def test_settings_that_may_act_on_short_chats(change):
     config = tiny_run(**{"modes": ["erecap", "mask"], "budget": {"kv_tokens": 512}, **change})
     assert unpressed_rows([unpruned()], config, IDENTITIES) == []

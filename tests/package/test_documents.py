@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -55,7 +56,8 @@ def test_the_readme_example_runs(embedded_model_folder: Path, tmp_path: Path, mo
     names: dict[str, object] = {}
     exec(example, names)
     assert names["answer"].shape[0] == 1  # type: ignore[attr-defined]
-    assert len((tmp_path / "runs" / "mine" / "replans.jsonl").read_text().splitlines()) == 1
+    rows = [json.loads(line) for line in (tmp_path / "runs" / "mine" / "replans.jsonl").read_text().splitlines()]
+    assert [row["decision"] for row in rows] == ["read", "reused", "reused"]
     assert names["plan"] and len(names["session"].token_ids) > 60  # type: ignore[attr-defined]
 
 

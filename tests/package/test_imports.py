@@ -83,6 +83,10 @@ def test_the_parts_of_a_room_do_not_import_each_other_in_a_circle(room: str) -> 
         pytest.fail(f"{room}: {' -> '.join(error.args[1])}")
 
 
+# Attributes of foreign objects that happen to be called like one of our privates.
+FOREIGN = {"_version"}  # of torch tensors: counts their changes in place
+
+
 def private_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Lines and names `thing._name` of things that are not `self`, `cls` or another object of the same class."""
     for node in ast.walk(tree):
@@ -121,7 +125,7 @@ def test_no_private_is_used_from_outside_its_room() -> None:
     for file, room, tree in users:
         own = defined_privates(tree)
         for line, name in private_names(tree):
-            if name in owners and room not in owners[name] and name not in own:
+            if name in owners and name not in FOREIGN and room not in owners[name] and name not in own:
                 wrong.append(f"{file.relative_to(ROOT)}:{line} uses {name} of {', '.join(sorted(owners[name]))}")
     assert not wrong, "\n".join(wrong)
 
@@ -144,7 +148,8 @@ def test_light_modules_load_nothing_heavy(module: str) -> None:
 def test_import_loads_nothing_but_itself() -> None:
     code = "import sys; before = set(sys.modules); import erecap; print(*sorted(set(sys.modules) - before))"
     new = run(code).split()
-    assert [name for name in new if name.split(".")[0] not in sys.stdlib_module_names] == ["erecap"]
+    foreign = [name for name in new if name.split(".")[0] not in sys.stdlib_module_names]
+    assert foreign == ["erecap", "erecap.threading_policy"]
 
 
 def test_the_public_names_exist() -> None:

@@ -17,6 +17,7 @@ from rich.console import Console
 import erecap.report
 from erecap.report.load import load_run_folder
 from erecap.report.page.samples import MAX_CALLS, sample_views, shade_of
+from erecap.report.page.summary import summarise
 from tests.report.synthetic import (
     MODES,
     episode_row,
@@ -279,6 +280,21 @@ def test_table_keeps_every_row_on_one_line(folder: Path, width: int) -> None:
         assert len(rows) == (1 if mode == "expert" else 2), mode
     assert "…" not in text
     assert "Smoke test" in text and "ceiling" in text
+
+
+def test_budgets_and_how_often_they_dropped(tmp_path: Path) -> None:
+    rows = [episode_row("s", mode, 0) for mode in ("full", "erecap")]
+    calls = [replan_row("s", mode, 0, number) for mode in ("full", "erecap") for number in range(4)]
+    calls[-1] |= {"evicted_tokens": 70, "dropped_because": "it passed the window"}
+    run = {"modes": ["full", "erecap"], "budget": {"kv_tokens": "auto", "kv_ratio": None}}
+    folder = tmp_path / "run"
+    write_run(folder, rows, calls, [], config=run)
+    summary = summarise(load_run_folder(folder))
+    assert [summary["modes"][mode]["kv_tokens"] for mode in ("full", "erecap")] == [None, "auto"]
+    assert [summary["modes"][mode]["dropping"] for mode in ("full", "erecap")] == [0.0, 0.25]
+    shown = [line.split() for line in terminal(folder, 80).splitlines()]
+    assert ["erecap", "auto", "100", "%", "25", "%"] in shown
+    assert "<td>auto</td>" in build(folder)
 
 
 def test_importing_the_package_is_light() -> None:

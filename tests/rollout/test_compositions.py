@@ -101,7 +101,7 @@ def test_presets_keep_their_identity_beside_parts() -> None:
     for name in ("full", "erecap"):
         ours, theirs = (identity_of(config, SUITE, parse_mode(name), WEIGHTS) for config in (plain, mixed))
         assert ours == theirs
-    assert [budget_of(mixed, name) for name in mixed.modes] == [None, 1024, None]
+    assert [budget_of(mixed, name) for name in mixed.modes] == [None, "auto", None]
 
 
 def test_unpruned_episodes_stand_only_for_modes_of_the_same_arithmetic() -> None:

@@ -20,9 +20,16 @@ from tests.session.chats import model
 class Server:
     """A server in a thread."""
 
-    def __init__(self, kv_tokens: int | None = None, key: str | None = None, most_bytes: int = 1 << 20, **options: Any):
+    def __init__(
+        self,
+        kv_tokens: int | None = None,
+        key: str | None = None,
+        most_bytes: int = 1 << 20,
+        budget: Budget | None = None,
+        **options: Any,
+    ):
         made, tokenizer = model(window=options.pop("window", 4096)), byte_level()
-        budget = None if kv_tokens is None else Budget(kv_tokens)
+        budget = budget if kv_tokens is None else Budget(kv_tokens)
         self.engine = Engine(made, tokenizer, lambda: ReplanSession(made, tokenizer, budget=budget), **options)
         app = create_app(self.engine, "tiny", key=key, most_bytes=most_bytes)
         self._running = running(app)

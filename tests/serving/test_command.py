@@ -63,6 +63,14 @@ def test_what_cannot_be_served(erecap, model: Path, monkeypatch) -> None:  # typ
     for option, value in (("--at-once", 8), ("--dtype", "auto"), ("--kv-mb", 5)):
         assert f"{option}: the server behind" in complaint("--upstream", "http://x/v1", option, value, model=None)
     assert "give --keep-tokens" in complaint("--upstream", "http://x/v1", model=None)
+    allowed = "allowed: auto, all, or a whole number, at least 16"
+    assert f"--kv-tokens: got 'some'; {allowed}" in complaint("--kv-tokens", "some")
+    assert "serve: kv_tokens must be 16 or more, got 8" in complaint("--kv-tokens", "8")
+    assert "--pays: got 0.2 with --kv-tokens 200; allowed with auto" in complaint("--kv-tokens", "200", "--pays", "0.2")
+    assert "--memory-gb: got -1.0; allowed: a number above 0" in complaint("--memory-gb", "-1")
+    assert "memory_bytes=10 holds 0 tokens of this model" in complaint("--memory-gb", "1e-8")
+    monkeypatch.setenv("ERECAP_CACHE", str(model.parent / "nothing calibrated"))
+    assert "pays=0.2 needs a calibrated cost model of this model" in complaint("--pays", "0.2")
     assert "--keep-tokens: it is for a proxy" in complaint("--keep-tokens", "9")
     assert "unknown evict_by 'newest'; allowed: recency, random, attention, or the" in complaint("--evict-by", "newest")
     assert "--pruner: it is another name of --evict-by" in complaint("--evict-by", "random", "--pruner", "p")
@@ -84,7 +92,7 @@ def test_conversations_rank_by_what_was_asked_for(by: str, model: Path, tmp_path
         save_pruner(tmp_path / "mine", Pruner(64, (1,)), {**card, "base": {"hash": fingerprint(model)}})
     said: list[str] = []
     engine = open_engine(
-        str(model), adapter=None, evict_by=by, kv_tokens=100, dtype="float32", device="cpu", decode_weights="same",
+        str(model), adapter=None, evict_by=by, budget=Budget(100), dtype="float32", device="cpu", decode_weights="same",
         threads=1, say=said.append,
     )  # fmt: skip
     session = engine.store.take([{"role": "user", "content": "Goal: find a mug."}]).session
@@ -96,6 +104,6 @@ def test_a_pruner_of_another_model_is_not_served_with(model: Path, tmp_path: Pat
     save_pruner(tmp_path, Pruner(64, (1,)), {"base": {"hash": "sha256:other"}})
     with pytest.raises(ModelError, match="trained for weights sha256:other"):
         open_engine(
-            str(model), adapter=None, evict_by=str(tmp_path), kv_tokens=100, dtype="float32", device="cpu",
+            str(model), adapter=None, evict_by=str(tmp_path), budget=Budget(100), dtype="float32", device="cpu",
             decode_weights="same", threads=1, say=lambda line: None,
         )  # fmt: skip

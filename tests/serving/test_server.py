@@ -12,6 +12,7 @@ import httpx
 import openai
 import pytest
 
+from erecap.budget import Budget
 from erecap.errors import ModelError
 from erecap.serving.engine import Engine
 from erecap.session.session import ReplanSession
@@ -45,6 +46,20 @@ def test_a_conversation_that_grows_is_read_once(serve) -> None:  # type: ignore[
         if number:
             assert usage.prompt_tokens_details.cached_tokens > 0.6 * usage.prompt_tokens
         talk += turn(answer.choices[0].message.content, number)
+
+
+def test_an_automatic_budget_is_the_plain_model_within_the_window_and_goes_on_beyond(serve) -> None:  # type: ignore[no-untyped-def]
+    client, talk = serve(budget=Budget.auto(), window=300).client(), start()
+    talk[1]["content"] = "Goal: cool the apple 1."
+    within = ReplanSession(model(window=300), byte_level())
+    sizes = []
+    for number in range(9):
+        answer = client.chat.completions.create(messages=talk, **GREEDY)
+        if answer.usage.prompt_tokens + 12 <= 300:
+            assert answer.choices[0].message.content == within.generate(talk, max_new_tokens=12).text
+        sizes.append(answer.usage.prompt_tokens)
+        talk += turn(answer.choices[0].message.content, number)
+    assert sizes[0] < 300 - 12 and sizes[-1] > 300  # a prompt that would have been refused without a budget
 
 
 def test_streams_give_the_same_text(serve) -> None:  # type: ignore[no-untyped-def]
@@ -200,7 +215,7 @@ def test_a_request_may_not_take_for_ever(serve) -> None:  # type: ignore[no-unty
     layer = server.engine._pool.model.get_decoder().layers[0]
     hook = layer.register_forward_pre_hook(lambda *_: time.sleep(3.1))
     with pytest.raises(openai.InternalServerError, match=r"longer than 3 s") as caught:
-        server.client().chat.completions.create(messages=start(), model="tiny", max_tokens=1)
+        server.client().chat.completions.create(messages=start(), model="tiny", max_tokens=2)
     hook.remove()
     assert caught.value.status_code == 504
 

@@ -52,7 +52,7 @@ def test_a_stage_beyond_the_model() -> None:
 def test_sinks_are_as_many_wherever_nobody_says_how_many() -> None:
     assert PruneConfig().sinks == PruneSettings().sinks == SINKS
     defined = [path for path in Path(erecap.__file__).parent.rglob("*.py") if "\nSINKS = " in path.read_text("utf-8")]
-    assert [path.name for path in defined] == ["names.py"]
+    assert [path.name for path in defined] == ["registries.py"]
 
 
 def test_presets() -> None:

@@ -17,7 +17,7 @@ from erecap.report.page.samples import SHADE_NAMES, sample_views
 from erecap.report.page.timing import LENGTH_EDGES, PHASES
 from erecap.report.svg import series_of
 
-FILTERS = ("percent", "points", "times", "count", "decimal", "milliseconds", "mebibytes", "plural")
+FILTERS = ("percent", "points", "times", "count", "decimal", "kv_tokens", "milliseconds", "mebibytes", "plural")
 
 
 def render_page(run: Run, summary: dict[str, Any]) -> str:

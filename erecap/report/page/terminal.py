@@ -16,6 +16,7 @@ from erecap.report.formats import (
     decimal,
     interval_percent,
     interval_points,
+    kv_tokens,
     milliseconds,
     percent,
     points,
@@ -39,6 +40,8 @@ def make_table(summary: dict[str, Any], sentences: list[Sentence]) -> Renderable
         parts += [Text(), _success(summary)]
         if any(figures["latency"]["total_ms"] for figures in summary["modes"].values()):
             parts += [Text(), _cost(summary)]
+        if any(figures["kv_tokens"] is not None for figures in summary["modes"].values()):
+            parts += [Text(), _kept(summary)]
     return Group(*parts)
 
 
@@ -84,6 +87,18 @@ def _cost(summary: dict[str, Any]) -> Table:
             times(at(ceiling, "total")),
             style="red" if mode in summary["faults"] else None,
         )
+    return table
+
+
+def _kept(summary: dict[str, Any]) -> Table:
+    table = _table("Budgets; dropped = share of the calls in which part of the history was dropped")
+    table.add_column("mode", overflow="fold", min_width=16)
+    for name in ("KV tokens", "kept", "dropped"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for mode, figures in summary["modes"].items():
+        if figures["model_calls"]:
+            kept = percent(figures["tokens"]["kept_share"], 0)
+            table.add_row(Text(mode), kv_tokens(figures["kv_tokens"]), kept, percent(figures["dropping"]))
     return table
 
 

@@ -36,8 +36,8 @@ class Identity:
         return {field: getattr(self, field) for field in IDENTITY}
 
 
-def budget_of(config: RunConfig, mode: str) -> int | None:
-    """`kv_tokens` of the modes that keep within it; None for the others."""
+def budget_of(config: RunConfig, mode: str) -> int | str | None:
+    """`kv_tokens`, or `auto`, of the modes that keep within it; None for the others."""
     return config.budget.kv_tokens if config.mode(mode).budgeted else None
 
 

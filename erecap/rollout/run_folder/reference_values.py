@@ -68,7 +68,7 @@ PLANNER: Values = {
     "stuck_after": None,
 }
 PRUNE: Values = {"keep": 0.7, "preset": None, "stages": None, "sinks": 4, "local": 0.1}
-BUDGET: Values = {"kv_tokens": 1024, "kv_ratio": None}
+BUDGET: Values = {"kv_tokens": 1024, "kv_ratio": None, "memory_gb": None, "pays": None}
 SCHEDULE: Values = {
     "deadline_ms": None,
     "low_watermark": 0.8,

@@ -61,6 +61,7 @@ def replan_row(
         "plan": [clean(step) for step in plan.steps],
         "problem": None if plan.problem is None else clean(plan.problem),
         **_decided(mode, generation, usage),
+        "dropped_because": generation.dropped_because if generation else None,
         "contended": contended,
     }
 

@@ -1,0 +1,239 @@
+"""A Hugging Face model whose `generate` reads only what is new of a conversation that it knows."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import DynamicCache, LogitsProcessorList
+
+from erecap.budget import Budget
+from erecap.decoding.stopping import PrefillClock
+from erecap.errors import ConfigError
+from erecap.generation import Timing, Usage
+from erecap.tokens.cache.read_scores import ReadScorer
+from erecap.wrapping.log import CallLog
+from erecap.wrapping.reusable import answer_tokens, bound, call_problem, model_problem, prompt_of, rope_limit
+from erecap.wrapping.self_check import difference, weights_state
+from erecap.wrapping.token_conversations import ConversationSummary, TokenConversation, TokenConversations
+from erecap.wrapping.token_reader import TokenReader
+
+DEFAULT_BUDGET = Budget.auto()  # of `erecap.wrap(model)`
+CONVERSATIONS = 8
+
+
+class SessionModel:
+    """Stands for `model`: `generate` is answered from the stored conversations, everything else is the model's own.
+
+    A call finds the longest common beginning of its prompt with the conversations that it knows, by token ids, and the
+    model's own `generate` prefills the rest. Prompt and answer are stored. Calls that cannot be answered in this way
+    go to the model as they are, and the log says why. Calls from several threads use conversations of their own.
+
+    Args:
+        model: a causal language model of transformers.
+        budget: limits of each conversation (a number: of tokens); None: `DEFAULT_BUDGET`.
+        evict_by, protect_first: see `TokenReader`.
+        conversations: the most that are stored between calls; the least recently used goes first.
+        memory_bytes: of keys and values of all of them; None: a quarter of the memory of the model's device.
+        log: a folder for the call log.
+
+    Raises:
+        ConfigError: an unusable value, or a budget for a model that cannot have one.
+    """
+
+    _OWN = ("wrapped", "log", "_options", "_reader", "held", "_problem", "_limit", "_state", "_checked")
+
+    def __init__(
+        self,
+        model: Any,
+        budget: int | Budget | None = None,
+        evict_by: str | ReadScorer = "recency",
+        protect_first: int | None = None,
+        conversations: int = CONVERSATIONS,
+        memory_bytes: int | None = None,
+        log: str | Path | None = None,
+    ) -> None:
+        if conversations < 1 or (memory_bytes is not None and memory_bytes < 1):
+            raise ConfigError(f"conversations, memory_bytes: got {conversations}, {memory_bytes}; allowed: from 1 on")
+        self.wrapped = model
+        self._options = (budget, evict_by, protect_first, conversations, memory_bytes, log)
+        self._problem = model_problem(model)
+        self._checked = False
+        limits = _limits(budget)
+        if self._problem is None:
+            self._reader = TokenReader(model, limits, evict_by, protect_first)
+            self._limit = rope_limit(model)
+        elif budget is not None:
+            raise ConfigError(f"no budget is possible: {self._problem}")
+        else:
+            _warn(self._problem)
+        memory = _quarter_of_memory(model.device) if memory_bytes is None else memory_bytes
+        self.held = TokenConversations(conversations, memory)
+        self._state: tuple = ()
+        name = evict_by if isinstance(evict_by, str) else type(evict_by).__name__
+        mode = "session" if limits.automatic or not limits.limited else f"session[{name}]"
+        self.log = CallLog(None if log is None else Path(log), "model", mode)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in SessionModel._OWN:  # not set yet: copying and unpickling ask before __init__ has run
+            raise AttributeError(name)
+        return getattr(self.wrapped, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in SessionModel._OWN:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.wrapped, name, value)
+
+    def __reduce__(self) -> tuple:  # copies start without conversations
+        return type(self), (self.wrapped, *self._options)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.wrapped(*args, **kwargs)
+
+    @property
+    def conversations(self) -> ConversationSummary:
+        """How much is stored between calls."""
+        return self.held.summary()
+
+    def reset(self) -> None:
+        """Forget all conversations."""
+        self.held.clear()
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As the model's own `generate`, with the same arguments and result.
+
+        `past_key_values` of a returned dictionary is a copy, and None where tokens were evicted.
+        """
+        try:
+            arguments = bound(args, kwargs)
+        except TypeError:
+            return self.wrapped.generate(*args, **kwargs)  # which raises its own
+        reason = self._problem or call_problem(self.wrapped, arguments) or self._unlike(prompt_of(arguments))
+        if reason is None and self._limit is not None:
+            length = prompt_of(arguments).shape[1]
+            if length + answer_tokens(self.wrapped, arguments, length) > self._limit:
+                reason = f"beyond {self._limit} tokens its rotary embeddings change with the length of the prompt"
+        if reason is not None:
+            started = time.perf_counter()
+            output = self.wrapped.generate(*args, **kwargs)
+            self.log.note(Usage(), Timing(total_ms=1e3 * (time.perf_counter() - started)), "passed", reason)
+            return output
+        return self._continued(arguments)
+
+    def _unlike(self, prompt: torch.Tensor) -> str | None:
+        """Why this model cannot be served after all, found out at the first call."""
+        if not self._checked:
+            self._problem = difference(self.wrapped, prompt, self._reader)
+            self._checked = True
+            if self._problem is not None:
+                _warn(self._problem)
+        return self._problem
+
+    def _continued(self, arguments: dict[str, Any]) -> Any:
+        started = time.perf_counter()
+        self._forget_other_weights()
+        prompt = prompt_of(arguments)
+        ids = prompt[0].to("cpu", torch.long)
+        held = self.held
+        conversation, why = held.take(ids)
+        conversation = conversation or self._reader.open()
+        reused, evicted = conversation.read, conversation.evicted
+        if reused < conversation.first or not conversation.first:
+            conversation.first = len(ids)
+        conversation.asked = len(ids)
+        clock = PrefillClock(self.wrapped.device)
+        try:
+            output = self._read_and_generate(conversation, arguments, clock)
+        except torch.OutOfMemoryError:
+            held.clear()  # so that the caller's next try has all the memory
+            raise
+        except BaseException:
+            self._settle(conversation, ids)
+            if conversation.read:
+                held.give_back(conversation)
+            raise
+        sequences = output if isinstance(output, torch.Tensor) else output.sequences
+        self._settle(conversation, sequences[0].to("cpu", torch.long), returned=output)
+        held.give_back(conversation)
+        ended = time.perf_counter()
+        usage = Usage(
+            prompt_tokens=len(ids),
+            new_tokens=len(ids) - reused,
+            reused_tokens=reused,
+            completion_tokens=sequences.shape[1] - len(ids),
+            kept_per_layer=tuple(conversation.cache.kept_lengths()),
+            kv_bytes=conversation.cache.kv_bytes(),
+        )
+        timing = Timing(
+            prefill_ms=1e3 * (clock.ended - started),
+            decode_ms=1e3 * (ended - clock.ended),
+            total_ms=1e3 * (ended - started),
+        )
+        self.log.note(usage, timing, "reused" if reused else "read", why, evicted=conversation.evicted - evicted)
+        return output
+
+    def _forget_other_weights(self) -> None:
+        """Start anew where the weights have changed: they would have computed other keys and values."""
+        state = weights_state(self.wrapped)
+        if state != self._state:
+            # A new holder, because calls in other threads may still give conversations back to the old one.
+            self.held, self._state = TokenConversations(self.held.most, self.held.memory_bytes), state
+
+    def _read_and_generate(self, conversation: TokenConversation, arguments: dict[str, Any], clock: Any) -> Any:
+        prompt = prompt_of(arguments)
+        own: dict[str, Any] = {"past_key_values": conversation.cache}
+        own["logits_processor"] = LogitsProcessorList([*(arguments.get("logits_processor") or []), clock])
+        if getattr(self.wrapped.generation_config, "cache_implementation", None) is not None:
+            own["cache_implementation"] = None  # the model folder's default; the caller has asked for none
+        # What is stored outlives the call, so it must not be made of inference tensors.
+        with torch.inference_mode(False), torch.no_grad(), self._reader.attached(conversation):
+            self._reader.read_ahead(conversation, prompt, answer_tokens(self.wrapped, arguments, prompt.shape[1]))
+            if conversation.shift:
+                places = torch.arange(prompt.shape[1], device=prompt.device) - conversation.shift
+                own["position_ids"] = places.clamp(min=0).unsqueeze(0)
+            return self.wrapped.generate(**{**arguments, **own})
+
+    def _settle(self, conversation: TokenConversation, sequence: torch.Tensor, returned: Any = None) -> None:
+        """Note which tokens the conversation has read, and evict down to its budget."""
+        conversation.cache.rollback()
+        read = conversation.cache.get_seq_length()
+        if read > len(sequence):  # after an error, nobody knows what was generated
+            conversation.cache.crop(len(sequence) - read)
+        conversation.tokens = sequence[: conversation.cache.get_seq_length()].clone()
+        conversation.asked = min(conversation.asked, conversation.read)
+        if getattr(returned, "past_key_values", None) is not None:
+            returned.past_key_values = None if conversation.evicted else _plain_copy(conversation, self.wrapped)
+        self._reader.enforce(conversation)
+
+
+def _limits(budget: int | Budget | None) -> Budget:
+    if isinstance(budget, Budget):
+        return budget
+    try:
+        return DEFAULT_BUDGET if budget is None else Budget(kv_tokens=budget)
+    except ValueError as error:
+        raise ConfigError(f"budget: {error}") from error
+
+
+def _warn(problem: str) -> None:
+    warnings.warn(f"erecap.wrap passes every call on as it is: {problem}", stacklevel=4)
+
+
+def _quarter_of_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory) // 4
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+
+
+def _plain_copy(conversation: TokenConversation, model: Any) -> DynamicCache:
+    """The stored keys and values as a cache that works without our hooks, and that later calls do not change."""
+    copied = DynamicCache(config=model.config.get_text_config(decoder=True))
+    for number, layer in enumerate(conversation.cache.layers):
+        if layer.keys is not None:  # a layer without attention stores nothing
+            copied.update(layer.keys.clone(), layer.values.clone(), number)
+    return copied

@@ -1,0 +1,145 @@
+"""The conversations that a wrapped model has read, found by the longest common beginning of their tokens."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+import torch
+
+from erecap.tokens.cache.pruned_cache import PrunedCache
+from erecap.tokens.cache.shared_storage import stored_bytes
+
+LEAST_SHARED = 8  # tokens; a shorter common beginning is not worth a fork
+SLACK = 8  # tokens: a chat template may write the header of an answer anew once the answer is there
+LEAST_STORED = 0.5  # share of what is stored, or of the common beginning, that a roll back has to leave
+
+
+@dataclass(eq=False)
+class TokenConversation:
+    """One growing text: its keys and values, and which tokens they are of."""
+
+    cache: PrunedCache
+    tokens: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))  # (read,) on the CPU
+    asked: int = 0  # tokens of the newest prompt; those read behind it are of its answer
+    first: int = 0  # tokens of the first prompt
+    shift: int = 0  # token index minus position of the next token; above 0 once it was repositioned
+    evicted: int = 0  # tokens evicted so far
+    attention: tuple[torch.Tensor, torch.Tensor] | None = None  # token indices, and attention weights `(n,)` each
+
+    @property
+    def read(self) -> int:
+        """Tokens read, evicted ones included."""
+        return len(self.tokens)
+
+    @property
+    def stored(self) -> int:
+        """Tokens that the fullest layer stores."""
+        return max(self.cache.kept_lengths(), default=0)
+
+    @property
+    def next_position(self) -> int:
+        """Position of the next token."""
+        return self.read - self.shift
+
+    def common(self, prompt: torch.Tensor) -> int:
+        """Length of the longest common beginning with `prompt` `(n,)`."""
+        length = min(len(prompt), self.read)
+        differ = (prompt[:length] != self.tokens[:length]).nonzero()
+        return int(differ[0]) if len(differ) else length
+
+    def roll_back(self, tokens: int) -> None:
+        """Forget everything behind the first `tokens` tokens."""
+        if tokens >= self.read:
+            return
+        self.cache.crop(tokens - self.read)
+        self.tokens, self.asked = self.tokens[:tokens], min(self.asked, tokens)
+        self.attention = None
+        if self.shift:  # go on right behind the last token that is still stored
+            last = max((int(layout.positions.max()) for layout in self.cache.layouts() if layout.width), default=-1)
+            self.shift = tokens - (last + 1)
+
+    def fork(self) -> TokenConversation:
+        """An independent conversation with the same beginning."""
+        return TokenConversation(
+            self.cache.fork(), self.tokens, self.asked, self.first, self.shift, self.evicted, self.attention
+        )
+
+
+@dataclass(frozen=True)
+class ConversationSummary:
+    """How much a wrapped model stores between calls."""
+
+    count: int  # conversations
+    stored_tokens: int  # of all conversations, in their fullest layers
+    kv_bytes: int  # keys and values of all conversations; what they share counts once
+
+
+class TokenConversations:
+    """Holds conversations between calls, the most recently used last. A call takes one out and gives it back.
+
+    Args:
+        most: conversations held.
+        memory_bytes: keys and values held, of all conversations together.
+    """
+
+    def __init__(self, most: int, memory_bytes: int) -> None:
+        self.most, self.memory_bytes = most, memory_bytes
+        self._idle: list[TokenConversation] = []
+        self._lock = threading.Lock()
+
+    def take(self, prompt: torch.Tensor) -> tuple[TokenConversation | None, str]:
+        """The conversation that `prompt` `(n,)` continues, rolled back to the common beginning, and why this one.
+
+        A prompt that continues everything that was asked before goes on in place. One that leaves it earlier gets a
+        fork, so that the other conversation can go on as well. At least one token of `prompt` remains to be read.
+
+        Returns:
+            None where no conversation shares enough with `prompt`.
+        """
+        with self._lock:
+            shared = [(min(held.common(prompt), len(prompt) - 1), n) for n, held in enumerate(self._idle)]
+            tokens, number = max(shared, default=(0, 0))
+            if tokens < min(LEAST_SHARED, len(prompt) - 1) or tokens == 0:
+                return None, "a new conversation"
+            found = self._idle[number]
+            if found.evicted:
+                still = int((found.cache.stored_index() < tokens).sum())
+                if still < LEAST_STORED * min(tokens, found.stored):
+                    return None, "a new conversation: most of the common beginning was evicted"
+            # The oldest of a full house would be thrown out for its own fork.
+            oldest = number == 0 and len(self._idle) >= self.most
+            if tokens >= found.asked - SLACK or oldest:
+                del self._idle[number]
+                why = f"continued at token {tokens}"
+            else:
+                found, why = found.fork(), f"forked at token {tokens}"
+            found.roll_back(tokens)
+        return found, why
+
+    def give_back(self, conversation: TokenConversation) -> None:
+        """Hold `conversation` as the most recently used one; drop the least recently used ones that exceed a bound."""
+        with self._lock:
+            self._idle.append(conversation)
+            del self._idle[: -self.most]
+            while self._idle and self._bytes() > self.memory_bytes:
+                del self._idle[0]
+
+    def idle(self) -> list[TokenConversation]:
+        """The conversations that are not in use, the most recently used last."""
+        with self._lock:
+            return list(self._idle)
+
+    def clear(self) -> None:
+        """Forget all conversations that are not in use."""
+        with self._lock:
+            self._idle.clear()
+
+    def summary(self) -> ConversationSummary:
+        """How much is stored."""
+        with self._lock:
+            stored = sum(held.stored for held in self._idle)
+            return ConversationSummary(len(self._idle), stored, self._bytes())
+
+    def _bytes(self) -> int:
+        return stored_bytes(layer for held in self._idle for layer in held.cache.layers)

@@ -1,0 +1,197 @@
+"""Prefill in chunks, eviction and repositioning for the conversations of a wrapped model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from erecap.budget import Budget
+from erecap.engines.rotate_keys import KeyRotator
+from erecap.errors import ConfigError
+from erecap.protocols import ScoreContext
+from erecap.session.eviction import HEAD, OPEN, PROTECTED, stay
+from erecap.tokens.cache.pruned_cache import PrunedCache
+from erecap.tokens.cache.read_scores import ReadScorer, ReadScores
+from erecap.tokens.hooks import find_decoder
+from erecap.tokens.pruning import attach
+from erecap.tokens.scoring import probe
+from erecap.tokens.scoring.schedule import PruneConfig
+from erecap.tokens.scoring.scorers import RandomScorer
+from erecap.wrapping.token_conversations import TokenConversation
+
+CHUNK = 512  # tokens of one forward pass; eviction happens between chunks
+EVICT_BY = ("recency", "random", "attention")
+SINKS = 4  # first tokens that are always protected
+KEEP_ALL = PruneConfig(keep=1.0, stages=())
+
+
+class TokenReader:
+    """Reads prompts into conversations and keeps these within a budget.
+
+    Protected are the head, which is the first prompt of the conversation up to a quarter of the budget, and the newest
+    quarter of the budget. The rest is ranked by `evict_by`.
+
+    Args:
+        model: a causal language model of transformers.
+        budget: limits of each conversation. Without limits nothing is evicted, and an automatic budget evicts nothing
+            from a model whose stored tokens cannot be repositioned, unless it names a memory.
+        evict_by: `recency`, `random`, `attention`, or a scorer of tokens when they are read.
+        protect_first: tokens of the head; None: see above.
+        seed: for `random`, and handed to a scorer.
+
+    Raises:
+        ConfigError: an unknown `evict_by`, a head that leaves no room in the budget, or a fixed budget for a model
+            whose stored tokens cannot be repositioned.
+    """
+
+    def __init__(
+        self, model: Any, budget: Budget, evict_by: str | ReadScorer, protect_first: int | None = None, seed: int = 0
+    ) -> None:
+        if isinstance(evict_by, str) and evict_by not in EVICT_BY:
+            raise ConfigError(f"evict_by: got {evict_by!r}; allowed: {', '.join(EVICT_BY)}, or a scorer object")
+        if budget.pays is not None:
+            raise ConfigError("budget: pays needs a calibrated cost model, which ReplanSession takes and wrap does not")
+        most = budget.kv_tokens
+        if protect_first is not None and (protect_first < 0 or (most is not None and protect_first > most // 2)):
+            raise ConfigError(f"protect_first must be from 0 to half of the budget, got {protect_first}")
+        self.budget, self.evict_by, self.seed = budget, evict_by, seed
+        self._model, self._protect_first = model, protect_first
+        self._by_attention = budget.limited and evict_by == "attention"
+        self._rotator: KeyRotator | None = None
+        self._window: int | None = None  # positions that must not be passed; None: the bare model passes them, too
+        if budget.limited:
+            try:
+                self._rotator, self._window = KeyRotator(model), window_of(model)
+            except ValueError as error:
+                if not budget.automatic:
+                    raise ConfigError(f"a budget needs stored tokens to be repositioned: {error}") from error
+        self._chunk = CHUNK if self._window is None else max(1, min(CHUNK, self._window // 4))
+
+    def open(self) -> TokenConversation:
+        """A conversation that has read nothing."""
+        cache = PrunedCache(KEEP_ALL, len(find_decoder(self._model).layers))
+        if self.budget.limited and not isinstance(self.evict_by, str):
+            cache.read_scores = ReadScores(self.evict_by, self.seed)
+        return TokenConversation(cache)
+
+    @contextmanager
+    def attached(self, conversation: TokenConversation) -> Iterator[None]:
+        """The hooks are on the model within."""
+        with attach(self._model, conversation.cache, attention=self._by_attention):
+            yield
+
+    def read_ahead(self, conversation: TokenConversation, prompt: torch.Tensor, answer: int) -> None:
+        """Prefill all of `prompt` `(1, n)` but its end, which `generate` is to read: at most one chunk.
+
+        Args:
+            answer: tokens that will be generated behind it; room is made for them, up to a quarter of the window.
+        """
+        length = prompt.shape[1]
+        device = self._model.device
+        # The newest token's attention is taken here, because `generate` goes on to decode with others.
+        rest = 1 if self._by_attention else self._chunk
+        while (left := length - conversation.read) > rest:
+            tokens = min(self._chunk, left - 1)
+            self._make_room(conversation, tokens)
+            start, position = conversation.read, conversation.next_position
+            chunk = prompt[:, start : start + tokens].to(device)
+            last = left - tokens <= rest
+            with self._collecting(last) as weights, torch.no_grad():
+                self._model(
+                    input_ids=chunk,
+                    position_ids=torch.arange(position, position + tokens, device=device).unsqueeze(0),
+                    past_key_values=conversation.cache,
+                    use_cache=True,
+                    **({"logits_to_keep": 1} if self._model._supports_logits_to_keep() else {}),
+                )
+            conversation.tokens = torch.cat([conversation.tokens, prompt[0, start : start + tokens].cpu()])
+            if weights:
+                conversation.attention = _by_index(conversation.cache, weights)
+            self.enforce(conversation)
+        room = answer if self._window is None else min(answer, self._window // 4)
+        self._make_room(conversation, length - conversation.read + room)
+
+    def enforce(self, conversation: TokenConversation, room: int = 0) -> None:
+        """Evict until the conversation is within its budget, and leaves room for `room` tokens in the window."""
+        stored, held = conversation.stored, conversation.cache.kv_bytes()
+        limit = self.budget.limit(
+            read=conversation.read,
+            window=self._window,
+            room=room,
+            bytes_per_token=max(1, held // stored) if stored else 1,
+            stored=stored,
+            stored_bytes=held,
+        )
+        if limit is None:
+            return
+        most = limit.most if self._window is None else min(limit.most, self._window - room)
+        if stored <= most:
+            return
+        target = min(most, limit.down_to)
+        index = conversation.cache.stored_index().cpu()
+        quarter = target // 4
+        head = min(conversation.first, quarter) if self._protect_first is None else min(self._protect_first, target)
+        priority = torch.full(index.shape, OPEN)
+        priority[max(0, len(index) - quarter) :] = PROTECTED
+        priority[index < max(head, min(SINKS, quarter))] = HEAD
+        kept = index[stay(index, priority, self._scores(conversation, index), target)]
+        conversation.evicted += conversation.cache.drop(
+            lambda layout: ~torch.isin(layout.index[0], kept.to(layout.index.device))
+        )
+
+    def _scores(self, conversation: TokenConversation, index: torch.Tensor) -> torch.Tensor:
+        if conversation.cache.read_scores is not None:
+            return conversation.cache.read_scores.of(index, conversation.read)
+        if self.evict_by == "random":
+            row = index.unsqueeze(0)
+            context = ScoreContext(row, row, torch.ones_like(row, dtype=torch.bool), self.seed, None)
+            return RandomScorer().score(0, row.unsqueeze(-1), context)[0]
+        if self.evict_by == "attention" and conversation.attention is not None:
+            asked, weights = conversation.attention
+            scores = torch.ones(len(index))  # of newer tokens nothing is known; they rank first
+            scores[index <= asked[-1]] = 0.0
+            known = torch.isin(index, asked)
+            scores[known] = weights[torch.searchsorted(asked, index[known])]
+            return scores
+        return index.to(torch.float64)
+
+    def _make_room(self, conversation: TokenConversation, tokens: int) -> None:
+        """Evict and reposition so that `tokens` more tokens find positions in the window."""
+        self.enforce(conversation, tokens)
+        if self._rotator is None or self._window is None or conversation.next_position + tokens <= self._window:
+            return
+        index = conversation.cache.stored_index()
+        conversation.cache.move(self._rotator, index, torch.arange(len(index), device=index.device))
+        conversation.shift = conversation.read - len(index)
+
+    @contextmanager
+    def _collecting(self, wanted: bool) -> Iterator[dict[int, torch.Tensor]]:
+        weights: dict[int, torch.Tensor] = {}
+        probe.current.collect = weights if wanted and self._by_attention else None
+        try:
+            yield weights
+        finally:
+            probe.current.collect = None
+
+
+def window_of(model: Any) -> int | None:
+    """Positions that the model was made for; None where its configuration does not say."""
+    config = find_decoder(model).config
+    window = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if window is None or rope.get("rope_type") != "yarn":
+        return window
+    return max(window, int(rope.get("factor", 1.0) * (rope.get("original_max_position_embeddings") or window)))
+
+
+def _by_index(cache: PrunedCache, weights: dict[int, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stored token indices `(n,)`, and the mean over layers of the newest token's attention weight on each `(n,)`."""
+    index = cache.stored_index().cpu()
+    total = torch.zeros(len(index))
+    for layer, weight in weights.items():
+        column = torch.searchsorted(index, cache.layout(layer).index[0].cpu())
+        total.index_add_(0, column, weight[0].float().cpu() / len(weights))
+    return index, total

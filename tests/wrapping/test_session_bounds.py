@@ -1,0 +1,225 @@
+"""Bounds of a wrapped model's conversations: their number, their bytes, and the budget of each."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+import erecap
+from erecap.errors import ConfigError
+from erecap.tokens.hooks import find_decoder
+from tests.session.chats import model as wide_model
+from tests.tokens.models import ARCHITECTURES, tiny
+from tests.wrapping.test_session_model import GREEDY, ids_of, rows_of, whole
+
+EVICT_BY = ("recency", "random", "attention", "scorer")
+
+
+class NormScorer:
+    """Ranks a token by the length of its hidden state."""
+
+    layer = 2
+
+    def score(self, layer: int, hidden: torch.Tensor, ctx: Any) -> torch.Tensor:
+        return hidden.float().norm(dim=-1)
+
+
+def evict_by(name: str) -> Any:
+    return NormScorer() if name == "scorer" else name
+
+
+def test_the_least_recently_used_conversation_goes_first(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    wrapped = erecap.wrap(tiny("llama"), conversations=2, log=tmp_path)
+    chats = [ids_of(40, seed) for seed in (1, 2, 3)]
+    for number in (0, 1, 0, 2, 0, 1):  # the third throws out the second
+        wrapped.generate(**whole(chats[number]), **GREEDY)
+        assert wrapped.conversations.count <= 2
+    assert [row["new_tokens"] for row in rows_of(tmp_path)] == [40, 40, 1, 40, 1, 40]
+    wrapped.reset()
+    assert wrapped.conversations == type(wrapped.conversations)(0, 0, 0)
+
+
+def test_a_single_conversation_is_edited_in_place(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    wrapped = erecap.wrap(tiny("llama"), conversations=1, log=tmp_path)
+    for tail in (1, 2, 3):
+        wrapped.generate(**whole(torch.cat([ids_of(40, 9), ids_of(30, tail)], 1)), **GREEDY)
+        assert wrapped.conversations.count == 1
+    assert [row["new_tokens"] for row in rows_of(tmp_path)] == [70, 30, 30]
+
+
+def test_bytes_are_bounded_over_all_conversations() -> None:
+    model = tiny("llama")
+    alone = erecap.wrap(model)
+    alone.generate(**whole(ids_of(40, 1)), **GREEDY)
+    each = alone.conversations.kv_bytes
+    wrapped = erecap.wrap(model, memory_bytes=int(2.5 * each))
+    for seed in range(5):
+        wrapped.generate(**whole(ids_of(40, seed)), **GREEDY)
+        assert wrapped.conversations.kv_bytes <= 2.5 * each
+    assert wrapped.conversations.count == 2
+    small = erecap.wrap(model, memory_bytes=each - 1)
+    for _ in range(2):
+        assert torch.equal(small.generate(**whole(ids_of(40, 1)), **GREEDY), model.generate(ids_of(40, 1), **GREEDY))
+        assert small.conversations.count == 0
+
+
+def test_what_two_chats_share_is_stored_once() -> None:
+    wrapped, head = erecap.wrap(tiny("llama")), ids_of(300, 1)
+    for seed in (2, 3, 4):
+        wrapped.generate(**whole(torch.cat([head, ids_of(20, seed)], 1)), **GREEDY)
+    stored = wrapped.conversations
+    each = 2 * 8 * 2 * 8 * 4  # bytes of a token: keys and values, layers, heads, width, float32
+    assert stored.count == 3 and stored.stored_tokens == 3 * 324
+    assert 300 * each < stored.kv_bytes < 400 * each
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_budget_that_holds_everything_changes_nothing(name: str) -> None:
+    model, ids = tiny(name), ids_of(40, 1)
+    wrapped = erecap.wrap(model, budget=400)
+    for turn in range(8):
+        expected = model.generate(**whole(ids), **GREEDY)
+        assert torch.equal(wrapped.generate(**whole(ids), **GREEDY), expected)
+        ids = torch.cat([expected, ids_of(20, turn)], 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "by"), [*((name, "recency") for name in ARCHITECTURES), *(("gemma3", by) for by in EVICT_BY[1:])]
+)
+def test_a_chat_far_beyond_the_window_stays_within_its_budget(name: str, by: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    model = wide_model(name, window=256)
+    wrapped = erecap.wrap(model, budget=96, evict_by=evict_by(by), log=tmp_path)
+    positions: list[torch.Tensor] = []
+
+    def spy(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        if kwargs["position_ids"] is not None:  # not so where the first call checks the model
+            positions.append(kwargs["position_ids"].flatten())
+
+    handle = find_decoder(model).register_forward_pre_hook(spy, with_kwargs=True)
+    ids = ids_of(60, 1)
+    first = ids.clone()
+    for turn in range(16):
+        positions.clear()
+        output = wrapped.generate(**whole(ids), **GREEDY)
+        assert torch.equal(output[:, : ids.shape[1]], ids) and output.shape[1] <= ids.shape[1] + 5
+        [held] = wrapped.held.idle()
+        assert max(held.cache.kept_lengths()) <= 96 and wrapped.conversations.stored_tokens <= 96
+        seen = torch.cat(positions)
+        assert torch.equal(seen, torch.arange(int(seen[0]), int(seen[0]) + len(seen))) and int(seen.max()) < 256
+        ids = torch.cat([output, ids_of(30, 40 + turn)], 1)
+    handle.remove()
+    assert held.read > 2 * 256 and held.evicted > 256
+    stored = held.cache.stored_index()
+    assert stored[:24].tolist() == list(range(24))  # a quarter of the budget, of the first prompt
+    assert stored[-24:].tolist() == list(range(held.read - 24, held.read))
+    assert torch.equal(held.tokens[:60], first[0])
+    rows = rows_of(tmp_path)
+    assert sum(row["evicted"] for row in rows) == held.evicted and rows[-1]["mode"].startswith("session[")
+    assert all(row["new_tokens"] <= 60 for row in rows)
+
+
+@pytest.mark.parametrize("by", EVICT_BY)
+def test_one_prompt_longer_than_the_window_is_read_in_chunks(by: str) -> None:
+    model = wide_model("llama", window=1024)
+    wrapped = erecap.wrap(model, budget=128, evict_by=evict_by(by), protect_first=7)
+    widths: list[int] = []
+    handle = model.model.register_forward_pre_hook(
+        lambda module, args, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    wrapped.generate(**whole(ids_of(3000, 1)), **GREEDY)
+    handle.remove()
+    assert max(widths) <= 512
+    [held] = wrapped.held.idle()
+    index = held.cache.stored_index()
+    assert len(index) == 128 and index[:7].tolist() == list(range(7)) and (by != "recency" or int(index[7]) > 2800)
+    if by != "recency":
+        assert int(index[20]) < 2800  # others keep older tokens, too
+
+
+def test_what_is_ranked_by_attention_is_what_the_newest_token_attends_to() -> None:
+    model, ids = tiny("llama"), ids_of(100, 3)
+    wrapped = erecap.wrap(model, budget=48, evict_by="attention", protect_first=0)
+    wrapped.generate(**whole(ids), **GREEDY)
+    [held] = wrapped.held.idle()
+    with torch.no_grad():
+        weights = tiny("llama", "eager")(ids[:, :99], output_attentions=True).attentions
+    expected = torch.stack([layer[0, :, -1].sum(0) for layer in weights]).mean(0)
+    chosen = [place for place in held.cache.stored_index().tolist() if 4 <= place < 92]
+    assert chosen and set(chosen) <= set(expected.argsort(descending=True)[:60].tolist())
+
+
+def test_going_back_to_what_was_evicted_reads_it_again(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    wrapped = erecap.wrap(tiny("llama"), budget=64, log=tmp_path)
+    ids = ids_of(300, 1)
+    wrapped.generate(**whole(ids), **GREEDY)
+    wrapped.generate(**whole(ids[:, :150]), **GREEDY)
+    row = rows_of(tmp_path)[-1]
+    assert row["new_tokens"] == 150 and "evicted" in row["reason"]
+
+
+def test_a_budget_as_large_as_the_window_leaves_room_for_the_answer() -> None:
+    wrapped = erecap.wrap(wide_model("llama", window=128), budget=120)
+    output = wrapped.generate(**whole(ids_of(115, 1)), max_new_tokens=30, do_sample=False)
+    [held] = wrapped.held.idle()
+    assert output.shape[1] > 115 and held.evicted and held.next_position <= 128 and held.stored <= 120
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_without_a_budget_nothing_is_dropped_within_the_window(name: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    model = wide_model(name, window=256)
+    wrapped, ids = erecap.wrap(model, log=tmp_path), ids_of(40, 1)
+    for turn in range(12):
+        output = wrapped.generate(**whole(ids), **GREEDY)
+        [held] = wrapped.held.idle()
+        assert held.next_position <= 256 and held.stored <= 256
+        if ids.shape[1] + 5 <= 256:
+            assert held.evicted == 0 and torch.equal(output, model.generate(**whole(ids), **GREEDY))
+        ids = torch.cat([output, ids_of(30, 40 + turn)], 1)
+    assert held.read > 400 and held.evicted and rows_of(tmp_path)[-1]["mode"] == "session"
+    unbounded = erecap.wrap(model, budget=erecap.Budget())
+    assert torch.equal(unbounded.generate(**whole(ids), **GREEDY), model.generate(**whole(ids), **GREEDY))
+
+
+def test_memory_of_each_conversation() -> None:
+    model = tiny("llama")
+    each = 2 * 8 * 2 * 8 * 4  # bytes of a token: keys and values, layers, heads, width, float32
+    wrapped, ids = erecap.wrap(model, budget=erecap.Budget.auto(memory_bytes=100 * each)), ids_of(60, 1)
+    for turn in range(6):
+        ids = torch.cat([wrapped.generate(**whole(ids), **GREEDY), ids_of(20, turn)], 1)
+        assert wrapped.conversations.kv_bytes <= 100 * each
+    assert wrapped.held.idle()[0].evicted
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": 3}, "kv_tokens must be 16"),
+        ({"budget": 64, "evict_by": "saliency"}, "allowed: recency"),
+        ({"budget": 64, "protect_first": 40}, "half of the budget"),
+        ({"budget": erecap.Budget.auto(pays=0.2)}, "calibrated cost model"),
+        ({"conversations": 0}, "from 1 on"),
+        ({"memory_bytes": 0}, "from 1 on"),
+        ({"budget": 64, "keep": 0.5}, "give either"),
+    ],
+)
+def test_unusable_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        erecap.wrap(tiny("llama"), **options)
+
+
+def test_callables_have_no_budget_of_keys_and_values() -> None:
+    with pytest.raises(ConfigError, match="budget, conversations: for models"):
+        erecap.wrap(lambda messages: "x", budget=64, conversations=3)
+
+
+def test_a_report_takes_the_log(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from erecap.report import build
+
+    wrapped = erecap.wrap(tiny("llama"), log=tmp_path / "mine")
+    for length in (30, 50):
+        wrapped.generate(**whole(ids_of(length, 1)), **GREEDY)
+    assert "50" in build(tmp_path / "mine").read_text("utf-8")
+    assert json.loads((tmp_path / "mine" / "run.json").read_text())["wrapped"] == "model"
