@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
+import erecap
 from erecap.budget import Budget
-from erecap.errors import ModelError
+from erecap.errors import ConfigError, ModelError
 from erecap.models import fingerprint, load
 from erecap.models.origins import Origin, origin_of
 from erecap.session import ReplanPool, ReplanSession
@@ -62,6 +64,19 @@ def test_a_name_is_its_scorer(folder: Path, pruner: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("ERECAP_CHECKPOINTS", str(pruner.parent))
     assert played(ReplanPool(loaded, tokenizer).session(budget=budget, evict_by="mine")) == by_object
     assert played(ReplanSession(loaded, tokenizer, budget=budget)) != by_object
+
+
+def test_a_wrapped_model_takes_the_name_as_well(folder: Path, pruner: Path, tmp_path: Path) -> None:
+    loaded, tokenizer = load(str(folder), "float32", "cpu")
+    ids = torch.randint(5, len(tokenizer), (1, 150), generator=torch.Generator().manual_seed(1))
+    asked = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 8, "do_sample": False}
+    answers = [
+        erecap.wrap(loaded, budget=96, evict_by=by, log=tmp_path / "log").generate(ids, **asked).tolist()
+        for by in (LearnedScorer(random_pruner()), str(pruner))
+    ]
+    assert answers[0] == answers[1]
+    with pytest.raises(ConfigError, match="unknown evict_by 'nobody'; allowed: recency"):
+        erecap.wrap(loaded, budget=96, evict_by="nobody", log=tmp_path / "log")
 
 
 def test_sessions_on_one_model_share_it_until_its_file_changes(folder: Path, pruner: Path) -> None:
