@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, runtime_checkable
 
 from erecap.context import Context
 from erecap.generation import AllowedTokens, Generation, Message
@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 @runtime_checkable
 class LanguageModel(Protocol):
     """Chat messages in, text out. What the middleware takes, and what it gives back."""
+
+    trace: bool  # whether generations say which share of the layers kept each piece of the prompt
+
+    @property
+    def tokenizer(self) -> Any | None:
+        """The fast tokenizer whose ids `allowed_tokens` takes; None: the model does not know token ids."""
+
+    @property
+    def takes_old_plan(self) -> bool:
+        """Whether `generate` also takes `old_plan` (what is left of the plan before) and `trigger` (of the call)."""
+
+    def reset(self) -> None:
+        """Begin an episode: nothing of the last one is remembered."""
 
     def generate(
         self,

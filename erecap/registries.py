@@ -3,7 +3,8 @@
 A registry knows its built-in entries by strings, so that a name can be checked without importing what it stands for.
 Other packages add entries in one of two ways:
 
-- at run time: `erecap.registries.SCORERS.register("norm", NormScorer)`, in every process that uses the name;
+- at run time: `erecap.tokens.register("norm", NormScorer)`, in every process that uses the name; `erecap.planners` and
+  `erecap.envs` have a `register` of their own;
 - by an entry point of their distribution, which every process finds:
   `[project.entry-points."erecap.scorers"]` with `norm = "mine:NormScorer"`.
 """
@@ -112,7 +113,8 @@ ENVIRONMENTS = Registry(
     },
 )
 
-# Called as factory(settings, model): `PlannerSettings` of the run, and the mode's language model (None for `expert`).
+# Called as factory(settings, model) for each mode: `PlannerSettings` of the run, and the mode's language model (None
+# for the mode `expert`). The planner is kept for all episodes of the mode.
 PLANNERS = Registry(
     "planner",
     "erecap.planners",
@@ -136,6 +138,8 @@ ENGINES = Registry(
     "erecap.engines",
     {"tiny": "erecap.engines.tiny:TinyEngine", "transformers": "erecap.engines.transformers:TransformersEngine"},
 )
+# What a session may rank by without a trained pruner; see `erecap.tokens.scoring.by_name`.
+EVICT_BY = ("recency", "random", "attention")
 LEARNED = "learned"  # the scorer that comes from a trained checkpoint, and so cannot be made from its name alone
 SINKS = 4  # first tokens of a sequence that are always kept, unless a configuration says otherwise
 PRESETS: dict[str, float] = {"keep09": 0.9, "keep08": 0.8, "keep07": 0.7}  # published keep ratios by name

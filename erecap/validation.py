@@ -5,10 +5,13 @@ from __future__ import annotations
 import types
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+
+# Tags of a union of words and a mapping: they stand in the location of a finding, and say nothing to a reader.
+WORD, PARTS = "<word>", "<mapping>"
 
 _NAMES = {
     int: "a whole number",
@@ -40,13 +43,15 @@ def one_line(source: str, error: ValidationError, model: type[BaseModel], prefix
     """
     findings = error.errors(include_url=False)
     first = findings[0]
-    where = prefix + ".".join(str(part) for part in first["loc"])
+    where = prefix + ".".join(str(part) for part in first["loc"] if part not in (WORD, PARTS))
     more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+    if not first["loc"] and first["type"] == "value_error":  # about keys beside each other; the message names them
+        return f"{source}: {_explain(first, model)}{more}"
     return f"{source}: {where or 'the file'}: {_explain(first, model)}{more}"
 
 
 def _explain(finding: Any, model: type[BaseModel]) -> str:
-    location = [part for part in finding["loc"] if isinstance(part, str)]
+    location = [part for part in finding["loc"] if isinstance(part, str) and part not in (WORD, PARTS)]
     if finding["type"] == "extra_forbidden":
         return _unknown_key(location, model)
     field = _field(location, model)
@@ -65,9 +70,8 @@ def _unknown_key(location: list[str], model: type[BaseModel]) -> str:
     for part in location[:-1]:
         field = owner.model_fields.get(part)
         below = _model_of(field.annotation) if field else None
-        if below is None:
-            break
-        owner = below
+        if below is not None:
+            owner = below
     keys = [field.alias or name for name, field in owner.model_fields.items()]
     close = get_close_matches(location[-1], keys, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
@@ -78,6 +82,8 @@ def _field(location: list[str], model: type[BaseModel]) -> FieldInfo | None:
     field: FieldInfo | None = None
     owner: type[BaseModel] | None = model
     for part in location:
+        if field is not None and get_origin(field.annotation) is dict and owner and part not in owner.model_fields:
+            continue  # a key of the user's own
         below = owner.model_fields.get(part) if owner else None
         if below is None:
             # Inside a list or a union: the last field that has a name is what a reader knows.
@@ -87,7 +93,8 @@ def _field(location: list[str], model: type[BaseModel]) -> FieldInfo | None:
 
 
 def _model_of(annotation: Any) -> type[BaseModel] | None:
-    candidates = (annotation, *get_args(annotation))
+    found = (annotation, *get_args(annotation))
+    candidates = [get_args(c)[0] if get_origin(c) is Annotated else c for c in found]
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
 
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from erecap.errors import ConfigError, RunError
 
@@ -65,7 +65,7 @@ class WorkerProcess:
         self._reading = threading.Thread(target=self._read_lines, name=f"erecap-{name}-worker", daemon=True)
         self._reading.start()
 
-    def __enter__(self) -> WorkerProcess:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

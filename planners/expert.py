@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from erecap.config.run import PlannerSettings
 from erecap.context import Context
 from erecap.errors import ConfigError
-from erecap.protocols import Plan
+from erecap.protocols import LanguageModel, Plan
 
 
 class ExpertPlanner:
@@ -26,3 +27,8 @@ class ExpertPlanner:
         if not steps:
             return Plan((), "", "the environment's expert gives no actions here")
         return Plan(steps, "\n".join(steps))
+
+
+def make_expert_planner(settings: PlannerSettings, model: LanguageModel | None) -> ExpertPlanner:
+    """The planner of the mode `expert`; it asks no model."""
+    return ExpertPlanner(max_steps=settings.max_steps)

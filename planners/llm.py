@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from erecap.config.run import PlannerSettings
 from erecap.context import Context, Situation
 from erecap.context.prompt import NOTHING_DONE
 from erecap.context.render import render
@@ -24,7 +25,7 @@ class LLMPlanner:
         max_steps: the longest plan, in commands; at least 1.
         max_new_tokens: the longest answer, in tokens; at least 1.
         constrained: allow only admissible commands first, and only known commands after. This needs the
-            model's tokenizer (`model.tokenizer`); a model without one writes freely, and
+            model's tokenizer (`model.tokenizer`); a model whose tokenizer is None writes freely, and
             `planner.constrained` is False.
         temperature: 0 is greedy.
         top_p: share of probability that is sampled from, at a temperature above 0.
@@ -63,8 +64,8 @@ class LLMPlanner:
         self.seed = seed
         self.deadline_ms = deadline_ms
         self.stuck_after = stuck_after
-        tokenizer = getattr(model, "tokenizer", None)
-        self._grammar = PlanGrammar(tokenizer, max_steps) if constrained and tokenizer is not None else None
+        tokenizer = model.tokenizer if constrained else None
+        self._grammar = None if tokenizer is None else PlanGrammar(tokenizer, max_steps)
         if stuck_after is not None and self._grammar is None:
             lacks = "a model with a tokenizer" if constrained else "constrained"
             raise ConfigError(f"stuck_after limits what is decoded; allowed: with {lacks}")
@@ -99,7 +100,7 @@ class LLMPlanner:
             if allowed is None:
                 return Plan((), "", f"no admissible command fits into {self.max_new_tokens} new tokens")
         more: dict[str, Any] = {}
-        if getattr(self.model, "schedules", False):
+        if self.model.takes_old_plan:
             more = {"old_plan": "\n".join(context.remaining) or None, "trigger": context.trigger}
         generation = self.model.generate(
             self.messages(context),
@@ -128,3 +129,20 @@ class LLMPlanner:
                 return Plan((), generation.text, problem, generation)
         plan = parse_plan(text, situation, self.max_steps)
         return Plan(plan.steps, generation.text, plan.problem, generation)
+
+
+def make_llm_planner(settings: PlannerSettings, model: LanguageModel | None) -> LLMPlanner:
+    """The planner `llm` of a run.
+
+    Raises:
+        ConfigError: there is no model to ask.
+    """
+    if model is None:
+        raise ConfigError("planner.name: the planner llm asks a model, and this mode has none")
+    return LLMPlanner(
+        model,
+        max_steps=settings.max_steps,
+        max_new_tokens=settings.max_new_tokens,
+        constrained=settings.constrained,
+        stuck_after=settings.stuck_after,
+    )

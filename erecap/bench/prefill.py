@@ -12,12 +12,13 @@ import torch
 from transformers import DynamicCache
 
 from erecap.bench.replan.calls import steady, synchronise
-from erecap.bench.replan.ceilings import attention_share, bounded, ratio, shape_of
+from erecap.bench.replan.ceilings import attention_share, bounded, ratio
 from erecap.bench.replan.history import wander
 from erecap.bench.results import Figure, result_row
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError
 from erecap.generation import JsonRow
+from erecap.language_models.opened import shape_of
 from erecap.targets import TARGETS
 from erecap.tokens import SCORER_NAMES, PruneConfig, prune
 

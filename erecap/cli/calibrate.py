@@ -17,18 +17,13 @@ def calibrate(
     """Time a session's steps for about a minute, and store a cost model that predicts them."""
     from rich.console import Console
 
-    from erecap.errors import ConfigError
-
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
     from erecap.calibration.calibrate import calibrate as run
     from erecap.calibration.report import disturbance, error_table, in_words
     from erecap.calibration.store import save_cost_model
     from erecap.cost.machine import cost_key
     from erecap.decoding.linear import known_weights
-    from erecap.models import fingerprint, load, locate
+    from erecap.errors import ConfigError
+    from erecap.language_models.build import ModelSettings, open_model
 
     try:
         weights = known_weights(decode_weights)
@@ -36,8 +31,8 @@ def calibrate(
         raise ConfigError(str(error)) from error
 
     progress = Console(stderr=True, highlight=False)
-    loaded, tokenizer = load(model, dtype, device)
-    found = run(loaded, tokenizer, decode_weights=weights, say=lambda text: progress.print(text))
+    opened = open_model(ModelSettings(model, dtype=dtype, device=device, threads=threads))
+    found = run(opened.model, opened.tokenizer, decode_weights=weights, say=lambda text: progress.print(text))
     for line in in_words(found.cost):
         typer.echo(line)
     typer.echo()
@@ -45,5 +40,5 @@ def calibrate(
     warning = disturbance(found)
     if warning is not None:
         progress.print(f"warning: {warning}", style="yellow")
-    path = save_cost_model(cost_key(loaded, weights, weights=fingerprint(locate(model))), found)
+    path = save_cost_model(cost_key(opened.model, weights, weights=opened.fingerprint), found)
     typer.echo(f"{found.rounds} rounds in {found.seconds:.0f} s; stored in {path}")

@@ -13,8 +13,8 @@ from erecap.cli.bench import MODEL
 
 # Parameters that only one of the two kinds of server has.
 OF_MODELS = (
-    "model", "adapter", "pruner", "kv_tokens", "memory_gb", "pays", "name", "sessions", "kv_mb", "at_once", "waiting",
-    "dtype", "device", "decode_weights", "threads",
+    "model", "adapter", "evict_by", "pruner", "kv_tokens", "memory_gb", "pays", "name", "sessions", "kv_mb", "at_once",
+    "waiting", "dtype", "device", "decode_weights", "threads",
 )  # fmt: skip
 OF_PROXIES = ("upstream_key_env", "keep_tokens", "patterns", "log")
 
@@ -23,7 +23,13 @@ def serve(
     context: typer.Context,
     model: Annotated[str, typer.Option(help="Catalog name, folder or hub name.")] = MODEL,
     adapter: Annotated[str | None, typer.Option(help="LoRA adapter merged into it: a folder or a name.")] = None,
-    pruner: Annotated[str | None, typer.Option(help="Trained pruner that ranks what is evicted.")] = None,
+    evict_by: Annotated[
+        str | None,
+        typer.Option(help="What is evicted last: recency (if left out), random, attention, or a trained pruner."),
+    ] = None,
+    pruner: Annotated[
+        str | None, typer.Option(help="Trained pruner that ranks what is evicted; the same as --evict-by.")
+    ] = None,
     kv_tokens: Annotated[
         str, typer.Option(help="Tokens that a conversation keeps: auto (all that fit), a number, or all.")
     ] = "auto",
@@ -76,6 +82,8 @@ def serve(
         option = f"--{given[0].replace('_', '-')}"
         where = "the server behind a proxy has the model" if upstream else "it is for a proxy, with --upstream"
         raise ConfigError(f"{option}: {where}; leave it out")
+    if evict_by is not None and pruner is not None:
+        raise ConfigError("--pruner: it is another name of --evict-by; give one of them")
     if upstream is not None and keep_tokens is None:
         raise ConfigError("--upstream: give --keep-tokens, the tokens of a prompt beyond which it is shortened")
     budget = _budget(kv_tokens, memory_gb, pays)
@@ -101,7 +109,7 @@ def serve(
     from erecap.serving.opening import open_engine
 
     engine = open_engine(
-        model, adapter=adapter, pruner=pruner, budget=budget, dtype=dtype, device=device,
+        model, adapter=adapter, evict_by=evict_by or pruner or "recency", budget=budget, dtype=dtype, device=device,
         decode_weights=decode_weights, threads=threads, at_once=at_once, most_waiting=waiting, sessions=sessions,
         session_bytes=None if kv_mb is None else kv_mb << 20, request_s=timeout, say=Console(stderr=True).print,
     )  # fmt: skip

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from erecap.tokens.scoring.learned import LearnedScorer
 
 app = typer.Typer(help="Find settings of pruning by trying them.", no_args_is_help=True)
 
@@ -83,18 +80,16 @@ def stages(
     if (settings.scorer == "learned") != (pruner is not None):
         raise ConfigError("--scorer learned and --pruner FOLDER go together: one is given without the other")
     from erecap.cli.benching import setting
-    from erecap.models import fingerprint, load, locate
+    from erecap.language_models.build import ModelSettings, open_model
     from erecap.tuning.output import SOURCES, write_all, yaml_lines
 
     about, _, say = setting(model, dtype, threads, "erecap tune stages")
-    loaded, tokenizer = load(model, dtype, "auto", adapter=adapter)
-    base = fingerprint(locate(model))
-    ranking = None
-    if pruner is not None:
-        ranking = _learned(pruner, loaded, base, adapter, allow_untested_pruner)
+    opened = open_model(ModelSettings(model, adapter, dtype))
+    ranking = None if pruner is None else opened.learned_scorer(pruner, allow_untested=allow_untested_pruner)
     result = tune(
-        settings, loaded, tokenizer, out, base=base, histories=histories, scorer=ranking, fresh=fresh, say=say
-    )
+        settings, opened.model, opened.tokenizer, out, base=opened.fingerprint, histories=histories, scorer=ranking,
+        fresh=fresh, say=say,
+    )  # fmt: skip
     chosen = result["chosen"]
     lines = None if chosen is None else yaml_lines(keep, settings.scorer, chosen["stages"], adapter, pruner)
     paths = write_all(out, result, about, lines)
@@ -119,22 +114,3 @@ def stages(
             "--least-agreement 0.95 chooses among sets that change less"
         )
     typer.echo(f"results: {', '.join(path.name for path in paths)} in {out}")
-
-
-def _learned(name: str, model: Any, base: str, adapter: str | None, allow_untested: bool) -> LearnedScorer:
-    """The scorer of a trained pruner, checked against the model."""
-    from erecap.models import describe_adapter
-    from erecap.tokens.scoring.learned import LearnedScorer
-    from erecap.tokens.scoring.pruner_files import load_pruner
-
-    shape = model.config.get_text_config(decoder=True)
-    return LearnedScorer(
-        load_pruner(
-            name,
-            hidden_size=shape.hidden_size,
-            layers=shape.num_hidden_layers,
-            base=base,
-            adapter=None if adapter is None else describe_adapter(adapter)["hash"],
-            allow_untested=allow_untested,
-        )
-    )

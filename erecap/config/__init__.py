@@ -4,12 +4,14 @@
 """
 
 from erecap.config.load import load_run, load_suite, load_suites
-from erecap.config.modes import Mode, parse_mode
+from erecap.config.modes import Decode, Evict, Mode, parse_mode
 from erecap.config.run import PlannerSettings, PruneSettings, RunConfig
 from erecap.config.suite import Disturbances, Suite
 
 __all__ = [
+    "Decode",
     "Disturbances",
+    "Evict",
     "Mode",
     "PlannerSettings",
     "PruneSettings",

@@ -1,67 +1,141 @@
-"""Modes: one name each, the same in code, configs, tables and plots."""
+"""Modes: compositions of what a planner's call may do, and the presets that have one name everywhere.
+
+A preset is named by a string, the same in code, configs, tables and plots. A run may compose modes of its own from the
+same parts (`erecap.config.composition`).
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from erecap.registries import mode_scorers
+from erecap.registries import EVICT_BY, LEARNED, mode_scorers
 
-# Modes that keep keys and values between calls. `reuse` keeps all of them; the others evict down to the budget:
-# `erecap` by the context graph and then recency, the controls by the one criterion that they are named after. `mask`
-# stays within the budget as text: it blanks the oldest observations of the chat.
-SESSION_MODES = ("reuse", "erecap", "recency", "random", "attention", "mask")
+_PRUNE = re.compile(r"prune\[([^\[\]]*)\]")
 
-BUDGETED_MODES = tuple(mode for mode in SESSION_MODES if mode != "reuse")  # that keep within a run's budget
 
-_PATTERN = re.compile(r"(?P<kind>[a-z]+)(?:\[(?P<scorer>[^\[\]]*)\])?")
+@dataclass(frozen=True)
+class Evict:
+    """Eviction of stored tokens down to the run's budget."""
+
+    # One of `EVICT_BY`; `learned`: the run's trained pruner; any other text: the name or folder of a trained pruner.
+    # None: the run's pruner if it has one, else recency.
+    by: str | None = None
+    stale_first: bool = False  # evict what the context graph calls stale before anything else
+
+
+@dataclass(frozen=True)
+class Decode:
+    """How a session decodes."""
+
+    draft: bool = True  # propose tokens that followed the newest ones before; answers stay the same
+    weights: Literal["same", "int8", "int4"] | None = None  # None: the run's `decode_weights`
 
 
 @dataclass(frozen=True)
 class Mode:
     """A way to make the planner's calls; every mode of a run plays the same episodes."""
 
-    kind: Literal["full", "expert", "prune", "reuse", "erecap", "recency", "random", "attention", "mask"]
-    scorer: str | None = None  # for `prune`: what ranks the tokens
+    name: str  # in rows, tables and plots
+    # Keys and values between calls: `reread` keeps none, `reuse` all, `Evict` as many as the budget allows.
+    kv: Literal["reread", "reuse"] | Evict = "reread"
+    prune: str | None = None  # what ranks prompt tokens for pruning at prefill: a registered scorer, or `learned`
+    text: Literal["mask", "compact"] | None = None  # keep the chat within the budget as text; only with `reuse`
+    layers: None = None  # plan of the layers that are left out; nothing can apply one yet, so there is no other value
+    decode: Decode = field(default_factory=Decode)  # only with `reuse` and `Evict`
+    engine: Literal["transformers"] = "transformers"  # what runs the arithmetic
+    expert: bool = False  # the environment's expert plans, and no model is asked
 
     def __str__(self) -> str:
-        return f"{self.kind}[{self.scorer}]" if self.scorer else self.kind
+        return self.name
+
+    @property
+    def preset(self) -> bool:
+        """Whether the name alone says what the mode does."""
+        return self.name in PRESETS or "[" in self.name
 
     @property
     def session(self) -> bool:
         """Whether keys and values stay between the calls of an episode."""
-        return self.kind in SESSION_MODES
+        return self.kv != "reread"
 
     @property
     def needs_model(self) -> bool:
         """False for the expert, which asks the environment."""
-        return self.kind != "expert"
+        return not self.expert
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether the run's budget limits what the mode keeps."""
+        return isinstance(self.kv, Evict) or self.text is not None
+
+    @property
+    def takes_run_pruner(self) -> bool:
+        """Whether the run's trained pruner ranks tokens, where the run has one."""
+        return self.prune == LEARNED or (isinstance(self.kv, Evict) and self.kv.by in (None, LEARNED))
+
+    @property
+    def needs_run_pruner(self) -> bool:
+        """Whether the mode cannot be played without the run's trained pruner."""
+        return self.prune == LEARNED or (isinstance(self.kv, Evict) and self.kv.by == LEARNED)
+
+    @property
+    def own_pruner(self) -> str | None:
+        """Name or folder of the trained pruner that the mode names itself."""
+        by = self.kv.by if isinstance(self.kv, Evict) else None
+        return None if by in (None, LEARNED, *EVICT_BY) else by
+
+    def parts(self) -> dict[str, Any]:
+        """The parts that differ from those of `full`, as a run's configuration states them."""
+        found: dict[str, Any] = {}
+        if isinstance(self.kv, Evict):
+            found["kv"] = {"evict": self.kv.by, "stale_first": self.kv.stale_first}
+        elif self.session:
+            found["kv"] = self.kv
+        decode = {"draft": self.decode.draft, "weights": self.decode.weights}
+        usual = {"draft": True, "weights": None}
+        changed = {key: value for key, value in decode.items() if value != usual[key]}
+        rest = {"prune": self.prune, "text": self.text, "decode": changed or None}
+        return found | {key: value for key, value in rest.items() if value is not None}
+
+
+PRESETS: dict[str, Mode] = {
+    mode.name: mode
+    for mode in (
+        Mode("full"),
+        Mode("expert", expert=True),
+        Mode("reuse", kv="reuse"),
+        Mode("erecap", kv=Evict(stale_first=True)),
+        *(Mode(criterion, kv=Evict(by=criterion)) for criterion in EVICT_BY),
+        Mode("mask", kv="reuse", text="mask"),
+    )
+}
+SESSION_MODES = tuple(name for name, mode in PRESETS.items() if mode.session)
+BUDGETED_MODES = tuple(name for name, mode in PRESETS.items() if mode.budgeted)  # that keep within a run's budget
 
 
 def mode_names() -> list[str]:
-    """Every mode that a run can play."""
-    return ["full", "expert", *SESSION_MODES, *(f"prune[{scorer}]" for scorer in mode_scorers())]
+    """Every preset that a run can play."""
+    return [*PRESETS, *(f"prune[{scorer}]" for scorer in mode_scorers())]
 
 
 def parse_mode(text: str) -> Mode:
-    """`"prune[attention]"` -> `Mode("prune", "attention")`.
+    """The preset of that name: `"prune[attention]"` -> `Mode("prune[attention]", prune="attention")`.
 
     Raises:
-        ValueError: not a mode, or not a scorer; the message names what is allowed.
+        ValueError: not a preset, or not a scorer; the message names what is allowed.
     """
+    name = text.strip()
+    if name in PRESETS:
+        return PRESETS[name]
     allowed = f"allowed: {', '.join(mode_names())}"
-    match = _PATTERN.fullmatch(text.strip())
+    if name == "prune":
+        raise ValueError(f"mode 'prune' names no scorer; {allowed}")
+    match = _PRUNE.fullmatch(name)
     if match is None:
         raise ValueError(f"unknown mode {text!r}; {allowed}")
-    kind, scorer = match["kind"], match["scorer"]
-    if kind == "prune":
-        if scorer is None:
-            raise ValueError(f"mode 'prune' names no scorer; {allowed}")
-        if scorer not in mode_scorers():
-            scorers = ", ".join(mode_scorers())
-            raise ValueError(f"unknown scorer {scorer!r} in mode {text!r}; allowed: {scorers}")
-        return Mode("prune", scorer)
-    if scorer is not None or kind not in ("full", "expert", *SESSION_MODES):
-        raise ValueError(f"unknown mode {text!r}; {allowed}")
-    return Mode(kind)  # type: ignore[arg-type]  # checked against the names just above
+    scorer = match[1]
+    if scorer not in mode_scorers():
+        raise ValueError(f"unknown scorer {scorer!r} in mode {text!r}; allowed: {', '.join(mode_scorers())}")
+    return Mode(f"prune[{scorer}]", prune=scorer)

@@ -5,12 +5,22 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from erecap.budget import AUTO, Budget
-from erecap.config.modes import SESSION_MODES, parse_mode
+from erecap.config.composition import ModeParts, names_and_parts
+from erecap.config.modes import SESSION_MODES, Mode, parse_mode
 from erecap.config.suite import Name, Seed
-from erecap.registries import LEARNED, PRESETS, SINKS
+from erecap.registries import PLANNERS, PRESETS, SINKS
 
 
 def _split(value: Any) -> Any:
@@ -20,6 +30,7 @@ def _split(value: Any) -> Any:
 
 Preset = Literal["keep09", "keep08", "keep07"]
 NameList = Annotated[list[str], Field(min_length=1), BeforeValidator(_split)]
+LLM, EXPERT = "llm", "expert"  # names of planners
 
 
 class PruneSettings(BaseModel):
@@ -129,6 +140,7 @@ class PlannerSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+    name: str = Field(default=LLM, description="Which planner asks the model: a name in `erecap.registries.PLANNERS`.")
     max_steps: int = Field(default=5, ge=1, le=20, description="Most commands in one plan.")
     max_new_tokens: int = Field(default=64, ge=1, le=4096, description="Most tokens generated for one plan.")
     constrained: bool = Field(default=True, description="Decode only commands that the environment can understand.")
@@ -138,6 +150,21 @@ class PlannerSettings(BaseModel):
         default=None, ge=1, description="After this many commands without news, begin with one of those tried least."
     )
 
+    @field_validator("name")
+    @classmethod
+    def _known_planner(cls, name: str) -> str:
+        allowed = [planner for planner in PLANNERS if planner != EXPERT]
+        if name == EXPERT:
+            raise ValueError(f"the expert plays as the mode {EXPERT}; allowed: {', '.join(allowed)}")
+        if name not in allowed:
+            raise ValueError(f"{name!r} is not a planner; allowed: {', '.join(allowed)}")
+        return name
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Runs and rows from before planners had names stay those of the same configuration.
+        return {key: value for key, value in handler(self).items() if (key, value) != ("name", LLM)}
+
 
 class RunConfig(BaseModel):
     """A run: modes side by side on the same episodes."""
@@ -146,7 +173,12 @@ class RunConfig(BaseModel):
 
     name: Name = Field(description="The run's name; its folder is `runs/<name>` unless told otherwise.")
     suites: NameList = Field(description="Task suites: packaged names, or paths of YAML files.")
-    modes: NameList = Field(description="Modes to compare: full, expert, prune[attention], ...")
+    modes: NameList = Field(
+        description="Modes to compare: full, expert, prune[attention], ..., or {name: ..., kv: ..., ...} of parts."
+    )
+    compositions: dict[Name, ModeParts] = Field(
+        default_factory=dict, description="Parts of the modes that are none of the presets; written among `modes`."
+    )
     model: str = Field(
         default="smollm2-135m-instruct", min_length=1, description="Model: a catalog name, a folder, or a hub name."
     )
@@ -200,17 +232,38 @@ class RunConfig(BaseModel):
         default=None, ge=1, le=1024, description="Threads of the model's arithmetic; null: torch's choice."
     )
 
-    @field_validator("modes")
+    @model_validator(mode="before")
     @classmethod
-    def _known_modes(cls, modes: list[str]) -> list[str]:
-        names = [str(parse_mode(mode)) for mode in modes]
-        _refuse_repeats(names)
-        return names
+    def _parts_among_modes(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        names, found = names_and_parts(values.get("modes"))
+        if not found:
+            return values
+        stated = values.get("compositions") or {}
+        twice = next((name for name in found if name in stated), None)
+        if twice is not None:
+            raise ValueError(f"modes: two modes of parts are called {twice!r}; allowed: one")
+        return {**values, "modes": names, "compositions": {**stated, **found}}
+
+    @model_validator(mode="after")
+    def _known_modes(self) -> RunConfig:
+        try:
+            names = [name if name in self.compositions else str(parse_mode(name)) for name in self.modes]
+            _refuse_repeats(names)
+        except ValueError as error:
+            raise ValueError(f"modes: {error}") from error
+        unplayed = next((name for name in self.compositions if name not in names), None)
+        if unplayed is not None:
+            raise ValueError(f"compositions: {unplayed!r} is none of the modes; add it to modes, or leave it out")
+        object.__setattr__(self, "modes", names)
+        return self
 
     @model_validator(mode="after")
     def _learned_needs_pruner(self) -> RunConfig:
-        if self.pruner is None and f"prune[{LEARNED}]" in self.modes:
-            raise ValueError(f"mode prune[{LEARNED}] needs a trained pruner; give pruner: FOLDER")
+        needs = [name for name in self.modes if self.mode(name).needs_run_pruner]
+        if self.pruner is None and needs:
+            raise ValueError(f"mode {needs[0]} needs a trained pruner; give pruner: FOLDER")
         return self
 
     @model_validator(mode="after")
@@ -218,7 +271,7 @@ class RunConfig(BaseModel):
         if self.batch > 1:
             if self.executor != "serial":
                 raise ValueError(f"batch: got {self.batch} with executor {self.executor}; allowed: 1, or serial")
-            alone = [mode for mode in self.modes if not (parse_mode(mode).session or parse_mode(mode).kind == "expert")]
+            alone = [name for name in self.modes if not (self.mode(name).session or self.mode(name).expert)]
             if alone:
                 allowed = ", ".join((*SESSION_MODES, "expert"))
                 raise ValueError(f"batch: got {self.batch} with mode {alone[0]}; allowed with a batch: {allowed}")
@@ -239,6 +292,20 @@ class RunConfig(BaseModel):
     def _distinct_suites(cls, suites: list[str]) -> list[str]:
         _refuse_repeats(suites)
         return suites
+
+    @model_serializer(mode="wrap")
+    def _without_no_compositions(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Runs from before modes had parts stay those of the same configuration.
+        return {key: value for key, value in handler(self).items() if (key, value) != ("compositions", {})}
+
+    def mode(self, name: str) -> Mode:
+        """The mode of that name: one that is composed here, or else a preset.
+
+        Raises:
+            ValueError: neither.
+        """
+        parts = self.compositions.get(name)
+        return parse_mode(name) if parts is None else parts.mode(name)
 
 
 def _refuse_repeats(names: list[str]) -> None:

@@ -141,9 +141,11 @@ def _add(path: Path, row: JsonRow, identity: JsonRow) -> None:
 
 def _session(components: RealComponents, mode: str) -> ReplanSession:
     """The session of a mode, for a new episode."""
-    planner = components.planner(parse_mode(mode), trace=False)
-    session: ReplanSession = planner.model.session  # type: ignore[attr-defined]  # these modes have such a planner
-    return session
+    from erecap.language_models.per_episode import EpisodeSessions
+
+    model = components.language_model(parse_mode(mode))
+    assert isinstance(model, EpisodeSessions), "these modes keep a session for each episode"
+    return model.session
 
 
 def _done(path: Path, suite: str, budget: int, identity: JsonRow, fresh: bool) -> tuple[list[JsonRow], set[int]]:

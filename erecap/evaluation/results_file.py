@@ -12,7 +12,6 @@ from statistics import fmean
 from typing import Any
 
 from erecap.budget import budget_order
-from erecap.config.modes import parse_mode
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import RunError
@@ -53,7 +52,7 @@ class CommittedRows:
         self._config, self._suites = config, suites
         weights = weights_of(config)
         self._identities = {
-            (suite.name, mode): identity_of(config, suite, parse_mode(mode), weights)
+            (suite.name, mode): identity_of(config, suite, config.mode(mode), weights)
             for suite in suites.values()
             for mode in {*config.modes, *([UNPRUNED] if weights else [])}
         }

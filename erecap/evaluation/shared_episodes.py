@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from erecap.config.modes import parse_mode
+from erecap.config.modes import Mode
 from erecap.config.run import RunConfig
 from erecap.generation import JsonRow
-from erecap.rollout.run_folder.identity import UNBUDGETED, Identity
+from erecap.rollout.run_folder.identity import Identity
 
 UNPRUNED = "reuse"
 
@@ -34,7 +34,7 @@ def unpressed_rows(
     others = (budget.kv_ratio, budget.memory_bytes, budget.pays, config.schedule)
     if limit is None or any(other is not None for other in others):
         return []
-    modes = [mode for mode in config.modes if parse_mode(mode).kind not in UNBUDGETED]
+    modes = [name for name in config.modes if _as_unpruned(config.mode(name), config)]
     found = []
     for row in rows:
         identity = identities.get((row["suite"], UNPRUNED))
@@ -49,3 +49,9 @@ def unpressed_rows(
             own = identities[row["suite"], mode].fields()
             found.append({**row, "mode": mode, "budget": limit, "same_as": UNPRUNED, **own})
     return found
+
+
+def _as_unpruned(mode: Mode, config: RunConfig) -> bool:
+    """Whether a mode does the arithmetic of `reuse` as long as its budget is not full."""
+    same_weights = mode.decode.weights in (None, config.decode_weights)
+    return mode.budgeted and mode.prune is None and same_weights

@@ -20,7 +20,7 @@ class EpisodeSessions:
 
     Args:
         model, tokenizer, budget, prune, evict_by, seed: as for `ReplanSession`.
-        stale_first, decode_weights, cost: as for `ReplanSession`.
+        stale_first, draft, decode_weights, cost: as for `ReplanSession`.
         scheduler: makes the scheduler of each episode; None: no scheduling.
     """
 
@@ -33,6 +33,7 @@ class EpisodeSessions:
         prune: PruneConfig | None = None,
         evict_by: str | ReadScorer = "recency",
         stale_first: bool = True,
+        draft: bool = True,
         seed: int = 0,
         decode_weights: Weights = "same",
         scheduler: Callable[[], Scheduler] | None = None,
@@ -41,20 +42,21 @@ class EpisodeSessions:
         self.model = model
         self.tokenizer = tokenizer
         self.trace = False
-        self.schedules = scheduler is not None
+        self.takes_old_plan = scheduler is not None
         self._scheduler = scheduler
         self._options = {
             "budget": budget,
             "prune": prune,
             "evict_by": evict_by,
             "stale_first": stale_first,
+            "draft": draft,
             "seed": seed,
             "decode_weights": decode_weights,
             "cost": cost,
         }
-        self.restart()
+        self.reset()
 
-    def restart(self) -> None:
+    def reset(self) -> None:
         """Begin an episode: nothing of the last one is remembered."""
         scheduler = self._scheduler() if self._scheduler else None
         self.session = ReplanSession(

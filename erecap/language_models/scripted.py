@@ -52,9 +52,14 @@ class ScriptedModel:
         self._script = script
         self._repeat = repeat
         self.tokenizer = tokenizer
+        self.takes_old_plan = False
+        self.trace = False  # it has no layers, so its generations have no pieces
         self._token_ms = token_ms
         self._lock = threading.Lock()
         self.calls: list[list[Message]] = []  # the messages of every call, oldest first
+
+    def reset(self) -> None:
+        """Begin an episode. The script goes on: its answers are in the order of the calls."""
 
     def generate(
         self,

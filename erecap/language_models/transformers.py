@@ -39,6 +39,7 @@ class TransformersLanguageModel:
         self.tokenizer = tokenizer
         self.prune = prune
         self.trace = trace
+        self.takes_old_plan = False
         self._config = model.config.get_text_config(decoder=True)
         if prune is not None:
             prune.resolve_stages(self._config.num_hidden_layers)
@@ -47,6 +48,9 @@ class TransformersLanguageModel:
     def window(self) -> int:
         """Tokens that the model can take, prompt and answer together."""
         return int(self._config.max_position_embeddings)
+
+    def reset(self) -> None:
+        """Begin an episode. Nothing is kept between calls, so there is nothing to forget."""
 
     def generate(
         self,

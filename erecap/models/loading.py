@@ -8,6 +8,7 @@ from typing import Any
 from erecap.errors import ConfigError, ModelError
 from erecap.models.inspection import first_line, inspect_folder
 from erecap.models.locating import locate
+from erecap.models.origins import remember_origin
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -41,13 +42,16 @@ def load(
     inspect_folder(folder)
     tokenizer = load_tokenizer(folder)
     if adapter is None:
-        return _load_weights(folder, number_format, chosen, attn), tokenizer
+        model = _load_weights(folder, number_format, chosen, attn)
+        remember_origin(model, folder, None)
+        return model, tokenizer
     from erecap.models.adapters import check_adapter, locate_adapter, merge_adapter
 
     found = locate_adapter(adapter)
     check_adapter(found, folder)
-    model = merge_adapter(_load_weights(folder, "auto", chosen, attn), found)
-    return model.to(number_format), tokenizer
+    model = merge_adapter(_load_weights(folder, "auto", chosen, attn), found).to(number_format)
+    remember_origin(model, folder, found)
+    return model, tokenizer
 
 
 def load_tokenizer(folder: Path) -> Any:

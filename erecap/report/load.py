@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from erecap.config.modes import BUDGETED_MODES, SESSION_MODES
 from erecap.errors import RunError
 from erecap.report.rows import EpisodeRow, ReplanRow, RunHead, Sample
 
@@ -35,6 +36,21 @@ class Run:
         configured = self.head.config.get("modes", [])
         played = dict.fromkeys(row.mode for row in self.episodes)
         return [*configured, *(mode for mode in played if mode not in configured)]
+
+    def keeps_session(self, mode: str) -> bool:
+        """Whether a mode keeps keys and values between calls, by its name or by the parts that the run states."""
+        parts = self._parts(mode)
+        return mode in SESSION_MODES if parts is None else parts.get("kv", "reread") != "reread"
+
+    def keeps_budget(self, mode: str) -> bool:
+        """Whether the run's budget limits what a mode keeps."""
+        parts = self._parts(mode)
+        return mode in BUDGETED_MODES if parts is None else isinstance(parts.get("kv"), dict) or bool(parts.get("text"))
+
+    def _parts(self, mode: str) -> dict[str, Any] | None:
+        """The parts of a mode that the run has composed; None for a preset."""
+        found: dict[str, Any] | None = self.head.config.get("compositions", {}).get(mode)
+        return found
 
     @property
     def suites(self) -> list[str]:

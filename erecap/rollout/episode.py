@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from erecap.config.modes import Mode, parse_mode
 from erecap.config.run import PlannerSettings
 from erecap.config.suite import Suite
 from erecap.context.records import Context
@@ -36,6 +37,7 @@ def play(
     planner: Planner,
     settings: PlannerSettings,
     *,
+    mode: Mode | None = None,
     contended: bool = False,
     tick: Tick | None = None,
 ) -> Played:
@@ -47,10 +49,13 @@ def play(
     (GameError) or the planner's protected text exceeds its budget (BudgetError). An error is a row like
     any other, with what was played before it; it does not touch other episodes.
 
+    Args:
+        mode: of the job; None: the preset that it names.
+
     Raises:
         ModelError: the model cannot be used; that is not a matter of one episode.
     """
-    episode = _Episode(job, suite, env, planner, settings, contended, tick)
+    episode = _Episode(job, mode or parse_mode(job.mode), suite, env, planner, settings, contended, tick)
     started = time.perf_counter()
     error: str | None = None
     try:
@@ -78,6 +83,7 @@ class _Episode:
     def __init__(
         self,
         job: Job,
+        mode: Mode,
         suite: Suite,
         env: gym.Env[str, str],
         planner: Planner,
@@ -86,6 +92,7 @@ class _Episode:
         tick: Tick | None,
     ) -> None:
         self.job = job
+        self._mode = mode
         self.replans: list[JsonRow] = []
         self.last: Observed | None = None
         self.steps = 0
@@ -143,7 +150,9 @@ class _Episode:
         elapsed_ms = (time.perf_counter() - started) * 1000
         if plan.problem is None and not plan.steps:
             plan = Plan((), plan.text, "the planner returned no step", plan.generation)
-        self.replans.append(replan_row(self.job, number, self.steps, trigger, plan, elapsed_ms, self._contended))
+        self.replans.append(
+            replan_row(self.job, self._mode, number, self.steps, trigger, plan, elapsed_ms, self._contended)
+        )
         if self.recorder:
             self.recorder.planned(number, self.steps, trigger, plan, chat)
         text = clean(plan.text) or "\n".join(plan.steps)

@@ -12,7 +12,6 @@ from typing import Any, Literal
 from rich.console import Console
 
 from erecap.config.load import load_suites
-from erecap.config.modes import parse_mode
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.files import portable
@@ -112,7 +111,7 @@ def _play_missing(
             if done:
                 progress.say(f"{writer.folder}: going on after {len(done)} of {total} episodes")
             if missing:
-                executor.prepare([parse_mode(mode) for mode in config.modes], progress.say)
+                executor.prepare([config.mode(name) for name in config.modes], progress.say)
                 _record_machine(writer, executor)
             for result in executor.play(missing, progress.playing):
                 with interrupts.held():

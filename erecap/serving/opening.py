@@ -9,7 +9,7 @@ from erecap.budget import Budget
 from erecap.cost.machine import cost_key
 from erecap.cost.store import load_cost_model
 from erecap.errors import ConfigError
-from erecap.models import describe_adapter, fingerprint, load, locate
+from erecap.language_models.build import ModelSettings, open_model
 from erecap.serving.engine import Engine
 from erecap.session.session import ReplanSession
 
@@ -18,7 +18,7 @@ def open_engine(
     model: str,
     *,
     adapter: str | None,
-    pruner: str | None,
+    evict_by: str,
     budget: Budget,
     dtype: str,
     device: str,
@@ -30,7 +30,9 @@ def open_engine(
     """Load a model, and an engine on it.
 
     Args:
-        model, adapter, pruner, dtype, device, decode_weights, threads: as in a run's configuration.
+        model, adapter, dtype, device, decode_weights, threads: as in a run's configuration.
+        evict_by: what ranks the tokens of a conversation: recency, random, attention, or a trained pruner's name or
+            folder.
         budget: of a conversation.
         say: takes lines for the person who waits.
         options: of `Engine`.
@@ -39,36 +41,19 @@ def open_engine(
         ModelError: model, adapter or pruner cannot be loaded.
         ConfigError: options that do not fit the model.
     """
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
     say(f"loading model {model}")
-    loaded, tokenizer = load(model, dtype, device, adapter=adapter)
-    ranks: Any = "recency"
-    if pruner is not None:
-        from erecap.tokens.scoring.learned import LearnedScorer
-        from erecap.tokens.scoring.pruner_files import load_pruner
-
-        shape = loaded.config.get_text_config(decoder=True)
-        ranks = LearnedScorer(
-            load_pruner(
-                pruner,
-                hidden_size=shape.hidden_size,
-                layers=shape.num_hidden_layers,
-                base=fingerprint(locate(model)),
-                adapter=describe_adapter(adapter)["hash"] if adapter is not None else None,
-            )
-        )
+    opened = open_model(ModelSettings(model, adapter, dtype, device, threads))
     cost = None
     if budget.pays is not None:
-        cost = load_cost_model(cost_key(loaded, decode_weights, weights=fingerprint(locate(model))))
+        cost = load_cost_model(cost_key(opened.model, decode_weights, weights=opened.fingerprint))
 
     def make_session() -> ReplanSession:
-        return ReplanSession(loaded, tokenizer, budget=budget, evict_by=ranks, decode_weights=decode_weights, cost=cost)
+        return ReplanSession(
+            opened.model, opened.tokenizer, budget=budget, evict_by=evict_by, decode_weights=decode_weights, cost=cost
+        )
 
     try:
         make_session()
-        return Engine(loaded, tokenizer, make_session, **options)
+        return Engine(opened.model, opened.tokenizer, make_session, **options)
     except ValueError as error:
         raise ConfigError(f"serve: {error}") from error

@@ -16,22 +16,20 @@ if TYPE_CHECKING:
     from erecap.tokens.cache.read_scores import ReadScorer
     from erecap.tokens.scoring.schedule import PruneConfig
 
-EVICT_BY = ("recency", "random", "attention")
-
 
 @dataclass(frozen=True)
 class SessionConfig:
     """The keywords of `ReplanSession`.
 
     Raises:
-        ValueError: an unknown `evict_by`, or a budget with `pays` without a cost model.
+        ValueError: a budget with `pays` without a cost model.
     """
 
     prune: PruneConfig | None = None  # how many tokens reach the deeper layers at prefill; None: all
     budget: Budget | None = None  # how many tokens stay stored when a call returns; None: all
     # What ranks tokens that nothing protects: `recency`, `random` (fixed when a token is read), or `attention` (the
-    # attention weight that the newest token of the prompt gives it, taken anew at each call); or an object that scores
-    # each token once, when it is read (`LearnedScorer`).
+    # attention weight that the newest token of the prompt gives it, taken anew at each call); the name or folder of a
+    # trained pruner, or another object that scores each token once, when it is read (`ReadScorer`).
     evict_by: str | ReadScorer = "recency"
     stale_first: bool = True  # evict what the messages call `stale` before anything else
     # Propose tokens that followed the newest ones before: in the answer itself, the previous one, the newest message
@@ -60,8 +58,6 @@ class SessionConfig:
     engine: str | SessionEngine = "transformers"
 
     def __post_init__(self) -> None:
-        if isinstance(self.evict_by, str) and self.evict_by not in EVICT_BY:
-            raise ValueError(f"unknown evict_by {self.evict_by!r}; known: {', '.join(EVICT_BY)}")
         pays = self.budget.pays if self.budget is not None else None
         if (pays is None) != (self.cost is None):
             raise ValueError(

@@ -12,7 +12,7 @@ from erecap.decoding.answer import AnswerWatcher, answer_ends
 from erecap.decoding.loop import Decoded, decode
 from erecap.engines.protocol import SessionEngine
 from erecap.generation import AllowedTokens, Decision, FinishReason, Generation, Message, PromptPiece
-from erecap.registries import ENGINES
+from erecap.registries import ENGINES, EVICT_BY
 from erecap.scheduling.rules import Scheduler
 from erecap.session.automatic import drop_what_pays
 from erecap.session.config import SessionConfig
@@ -61,10 +61,13 @@ class ReplanSession:
             scheduler, cost, engine: see the fields of `SessionConfig`.
 
     Raises:
-        ConfigError: no engine of that name.
-        ValueError: `prune` or `decode_weights` that engine or model cannot serve, an unknown `evict_by`, a budget with
+        ConfigError: no engine, criterion or pruner of that name.
+        ModelError: a trained pruner that is damaged, untested, or of another model.
+        ValueError: `prune` or `decode_weights` that engine or model cannot serve, a budget with
             `pays` without `cost` or with a memory that holds next to nothing, or an engine that has read something.
     """
+
+    trace = False  # of the calls with a whole chat that do not ask for it themselves
 
     def __init__(
         self,
@@ -86,8 +89,8 @@ class ReplanSession:
         engine: str | SessionEngine = "transformers",
     ) -> None:
         self.config = SessionConfig(
-            prune, budget, evict_by, stale_first, draft, seed, rewind_tokens, retokenize, decode_weights,
-            prefill_chunk, scheduler, cost, engine,
+            prune, budget, _ranking(evict_by, model), stale_first, draft, seed, rewind_tokens, retokenize,
+            decode_weights, prefill_chunk, scheduler, cost, engine,
         )  # fmt: skip
         self.model = model
         self.tokenizer = tokenizer
@@ -145,6 +148,11 @@ class ReplanSession:
         return self.policy.scheduler
 
     @property
+    def takes_old_plan(self) -> bool:
+        """Whether a planner should hand over `old_plan` and `trigger`: a scheduler decides by them."""
+        return self.scheduler is not None
+
+    @property
     def cache(self) -> Any:
         """The `PrunedCache` of the engine `transformers`; other engines have none."""
         cache = getattr(self.engine, "cache", None)
@@ -194,6 +202,10 @@ class ReplanSession:
         """Free the stored keys and values and forget what was read."""
         self.engine.reset()
         self._compose(self.conversation.fresh(), self.policy, self.engine)
+
+    def reset(self) -> None:
+        """Begin another episode, as a `LanguageModel` does: the same as `close`."""
+        self.close()
 
     # Calls ------------------------------------------------------------------------------------------------
 
@@ -280,6 +292,7 @@ class ReplanSession:
             BudgetError: system and goal exceed the budget or the window.
             ValueError: `max_new_tokens` out of range, nothing to answer, or `trace` without a whole chat.
         """
+        trace = trace or (self.trace and messages is not None)
         report = CallReport(self.conversation, self.policy, self.engine)
         fitted = self._fit(messages, max_new_tokens, trace)
         self.policy.room = max_new_tokens
@@ -521,6 +534,15 @@ class ReplanSession:
             RunError: an attention implementation that takes no mask of this kind (flash attention).
         """
         return self.edits.revive(span)
+
+
+def _ranking(evict_by: str | ReadScorer, model: Any) -> str | ReadScorer:
+    """What ranks tokens: a criterion by its name, or a scorer; a trained pruner is loaded by its name."""
+    if not isinstance(evict_by, str) or evict_by in EVICT_BY:
+        return evict_by
+    from erecap.tokens.scoring.by_name import scorer_for
+
+    return scorer_for(evict_by, model)
 
 
 def _sampler(temperature: float, top_p: float, seed: int | None) -> Callable[[Any], int] | None:

@@ -17,7 +17,7 @@ _LAZY = {
     "PrunedCache": "erecap.tokens.cache.pruned_cache",
     "ScoreContext": "erecap.protocols",
     "attach": "erecap.tokens.pruning",
-    "load_pruner": "erecap.tokens.scoring.pruner_files",
+    "learned_scorer": "erecap.tokens.scoring.by_name",
     "prune": "erecap.tokens.pruning",
 }
 

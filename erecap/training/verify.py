@@ -104,7 +104,7 @@ def verify_pruner(
         ConfigError: nothing that was tested can be played again.
         ModelError: model, adapter or pruner cannot be loaded, or do not belong together.
     """
-    from erecap.tokens.scoring.pruner_files import load_pruner
+    from erecap.tokens.scoring.by_name import learned_scorer
     from erecap.training.pruner.base_model import load_base
     from erecap.training.pruner.test import trial
     from erecap.training.saliency.files import Labelled, labelled
@@ -114,15 +114,7 @@ def verify_pruner(
     if not (card.get("test") or {}).get("names"):
         raise ConfigError(f"{folder}: its card names no samples that it was tested on")
     loaded, tokenizer, base = load_base(model or card["base"]["name"], "auto", adapter)
-    shape = loaded.config.get_text_config(decoder=True)
-    pruner = load_pruner(
-        folder,
-        hidden_size=shape.hidden_size,
-        layers=shape.num_hidden_layers,
-        base=base["hash"],
-        adapter=base["adapter"],
-        allow_untested=True,
-    )
+    pruner = learned_scorer(folder, loaded, base=base["hash"], adapter=base["adapter"], allow_untested=True).pruner
     asked, test = card["labels"]["settings"], card["test"]
     ends = answer_ends(loaded, tokenizer)
     rows: list[Labelled] = []

@@ -53,16 +53,16 @@ class Judge:
             RunError: logits that are not finite; the sample is named.
         """
         if self._wanted is None:
-            self._wanted = [self._dense(number) for number in range(len(self.samples))]
+            self._wanted = [self.unpruned(number) for number in range(len(self.samples))]
         answers = Answers([], [], [])
         for number, (sample, wanted) in enumerate(zip(self.samples, self._wanted, strict=True)):
-            given, kept = self._pruned(number, stages)
+            given, kept = self.pruned(number, stages)
             answers.kept.append(kept)
             answers.same.append(int((given == wanted).sum()))
             answers.tokens.append(len(sample.plan))
         return answers
 
-    def _dense(self, number: int) -> torch.Tensor:
+    def unpruned(self, number: int) -> torch.Tensor:
         """Most probable tokens `(plan tokens,)` of the unmodified model."""
         sample = self.samples[number]
         ids = self._tensor([*sample.prompt, *sample.plan[:-1]])
@@ -70,8 +70,8 @@ class Judge:
             logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=len(sample.plan)).logits[0]
         return _best(logits, f"sample {number}, unpruned")
 
-    def _pruned(self, number: int, stages: Stages) -> tuple[torch.Tensor, list[int]]:
-        """The same after a pruned read, and the tokens that each layer read of the prompt."""
+    def pruned(self, number: int, stages: Stages) -> tuple[torch.Tensor, list[int]]:
+        """As `unpruned`, after a pruned read; and the tokens that each layer read of the prompt."""
         sample = self.samples[number]
         with torch.no_grad(), prune(self.model, self.config(stages), protect=list(sample.protect)) as cache:
             read = self.model(

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erecap.bench.replan.ceilings import shape_of
 from erecap.cost.machine import cost_key
 from erecap.cost.store import load_cost_model
 from erecap.errors import ConfigError
 from erecap.generation import JsonRow
+from erecap.language_models.opened import shape_of
 from erecap.models import fingerprint
 from erecap.registries import LEARNED, mode_scorers
 from erecap.tokens.scoring.learned import LearnedScorer

@@ -72,8 +72,8 @@ def wrap(
         budget: for a model, the most tokens that each layer stores of one conversation, or a `Budget`. Never evicted
             are the first prompt, up to a quarter of the budget, and the newest quarter of the budget. None:
             `Budget.auto()`, which drops nothing while the conversation fits the model's window.
-        evict_by: for a model with a budget, what ranks the other tokens: `recency` (None), `random`, `attention`, or
-            a scorer of tokens when they are read, as of `ReplanSession`.
+        evict_by: for a model with a budget, what ranks the other tokens: `recency` (None), `random`, `attention`, the
+            name or folder of a trained pruner, or a scorer of tokens when they are read, as of `ReplanSession`.
         protect_first: for a model with a budget, how many tokens at the beginning are protected instead.
         conversations: for a model, how many are stored between calls (8), the least recently used out first.
         memory_bytes: for a model, the most bytes of keys and values of all conversations; None: a quarter of the

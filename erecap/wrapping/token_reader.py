@@ -18,12 +18,12 @@ from erecap.tokens.cache.read_scores import ReadScorer, ReadScores
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.pruning import attach
 from erecap.tokens.scoring import probe
+from erecap.tokens.scoring.by_name import scorer_for
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.tokens.scoring.scorers import RandomScorer
 from erecap.wrapping.token_conversations import TokenConversation
 
 CHUNK = 512  # tokens of one forward pass; eviction happens between chunks
-EVICT_BY = ("recency", "random", "attention")
 SINKS = 4  # first tokens that are always protected
 KEEP_ALL = PruneConfig(keep=1.0, stages=())
 
@@ -38,7 +38,8 @@ class TokenReader:
         model: a causal language model of transformers.
         budget: limits of each conversation. Without limits nothing is evicted, and an automatic budget evicts nothing
             from a model whose stored tokens cannot be repositioned, unless it names a memory.
-        evict_by: `recency`, `random`, `attention`, or a scorer of tokens when they are read.
+        evict_by: `recency`, `random`, `attention`, the name or folder of a trained pruner, or a scorer of tokens when
+            they are read.
         protect_first: tokens of the head; None: see above.
         seed: for `random`, and handed to a scorer.
 
@@ -50,8 +51,10 @@ class TokenReader:
     def __init__(
         self, model: Any, budget: Budget, evict_by: str | ReadScorer, protect_first: int | None = None, seed: int = 0
     ) -> None:
-        if isinstance(evict_by, str) and evict_by not in EVICT_BY:
-            raise ConfigError(f"evict_by: got {evict_by!r}; allowed: {', '.join(EVICT_BY)}, or a scorer object")
+        try:
+            evict_by = scorer_for(evict_by, model)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         if budget.pays is not None:
             raise ConfigError("budget: pays needs a calibrated cost model, which ReplanSession takes and wrap does not")
         most = budget.kv_tokens

@@ -14,13 +14,14 @@ from erecap.bench.decode_settings import DecodeBench
 from erecap.bench.drafted_replans import repeats
 from erecap.bench.episode import EpisodeBench, episode_bench, fresh_agreement
 from erecap.bench.prefill import MODES, PrefillBench, prefill_bench, prefill_call
-from erecap.bench.replan.ceilings import attention_share, bounded, ratio, ratio_apart, shape_of
+from erecap.bench.replan.ceilings import attention_share, bounded, ratio, ratio_apart
 from erecap.bench.replan.settings import ReplanBench
 from erecap.bench.replan.summary import below_floor, ceilings, replan_rows
 from erecap.bench.results import Figure
 from erecap.bench.suite import PUBLISHED, play, play_all, publish
 from erecap.bench.tables import tables_of
 from erecap.errors import ConfigError, RunError
+from erecap.language_models.opened import shape_of
 from tests.bench.test_replan import byte_level, model, shown
 
 ABOUT: dict[str, Any] = {

@@ -15,7 +15,7 @@ def test_names_round_trip(name):
 
 
 def test_parts():
-    assert parse_mode(" prune[attention] ") == Mode("prune", "attention")
+    assert parse_mode(" prune[attention] ") == Mode("prune[attention]", prune="attention")
     assert not parse_mode("expert").needs_model
     assert parse_mode("erecap").session and not parse_mode("prune[recency]").session
 

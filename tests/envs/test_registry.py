@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +15,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import erecap.envs as envs
+from erecap.config import load_suite
 from erecap.envs import ENVIRONMENTS, EnvEntry, env_class, make_env, options_class
 from erecap.errors import ConfigError, EnvironmentUnavailable
 
@@ -171,3 +173,26 @@ class TestContract:
         with pytest.raises(ConfigError, match="episode"):
             env.reset(seed=3, options={"episode": 2})
         env.close()
+
+
+def test_the_page_on_adding_an_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "add-an-environment.md").read_text("utf-8")
+    options, env, register = re.findall(r"```python\n(.*?)```", page, re.S)
+    suite = re.search(r"```yaml\n(.*?)```", page, re.S)
+    assert suite is not None
+    package = tmp_path / "yours"
+    package.mkdir()
+    for name, text in (("__init__", ""), ("options", options), ("env", env)):
+        (package / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "yours-demo.yaml"
+    try:
+        exec(register, {})
+        file.write_text(suite[1])
+        assert load_suite(file).options == {"scene": "flat"}
+        assert issubclass(env_class("yours"), gym.Env)
+        file.write_text(suite[1].replace("scene:", "scenery:"))
+        with pytest.raises(ConfigError, match=r"options\.scenery: unknown key .did you mean 'scene'"):
+            load_suite(file)
+    finally:
+        ENVIRONMENTS.pop("yours", None)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from erecap.config import PlannerSettings
 from erecap.context import Context, Situation
 from erecap.errors import ConfigError, ModelError
 from erecap.generation import Message
 from erecap.language_models.scripted import ScriptedModel
+from erecap.planners import PLANNERS
 from erecap.planners.expert import ExpertPlanner
 from erecap.planners.llm import LLMPlanner
 from erecap.planners.triggers import REASONS, Triggers
@@ -135,13 +138,26 @@ def test_hostile_texts_are_planned_over() -> None:
     assert LLMPlanner(model).plan(context).steps == ("look",)
 
 
-def test_the_page_on_adding_a_planner(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_on_adding_a_planner(capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> None:
     page = (Path(__file__).parents[2] / "docs" / "add-a-planner.md").read_text(encoding="utf-8")
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    request.addfinalizer(lambda: PLANNERS.pop("echo", None))
     for block in blocks:
         exec(compile(block, "add-a-planner.md", "exec"), names)
-    assert len(blocks) == 2 and capsys.readouterr().out == "('go to sink 1',)\n"
+    assert len(blocks) == 3 and capsys.readouterr().out == "('go to sink 1',)\n"
+    made = PLANNERS["echo"](PlannerSettings(name="echo"), ScriptedModel(["look"]))
+    assert made.plan(kitchen()) == names["EchoPlanner"]().plan(kitchen())
+
+
+def test_the_factories_of_runs_take_their_settings() -> None:
+    settings = PlannerSettings(max_steps=2, max_new_tokens=9, constrained=False)
+    asking = PLANNERS["llm"](settings, ScriptedModel(["look"]))
+    assert (asking.max_steps, asking.max_new_tokens, asking.constrained) == (2, 9, False)
+    assert PLANNERS["llm"](PlannerSettings(stuck_after=3), ScriptedModel([""], tokenizer=byte_level())).stuck_after == 3
+    assert PLANNERS["expert"](settings, None).max_steps == 2
+    with pytest.raises(ConfigError, match="the planner llm asks a model, and this mode has none"):
+        PLANNERS["llm"](settings, None)
 
 
 # --- the scripted model

@@ -49,12 +49,13 @@ def play(nodes, monkeypatch, quiet):
 
 def test_rows_equal_serial_rows(tmp_path, play, quiet, rows_of):
     suite = tiny_suite(disturbances={"slip": 0.2}, options={"broken": [1]})
-    play(tmp_path / "serial", suite=suite, executor="serial", workers=1)
+    modes = ["full", "prune[recency]", "expert", {"name": "mine", "kv": "reuse", "prune": "random"}]
+    play(tmp_path / "serial", suite=suite, executor="serial", workers=1, modes=modes)
     before = signal.getsignal(signal.SIGTERM)
     # With one CPU a node, two workers are on two nodes. An episode begins when both play.
     suite = tiny_suite(disturbances={"slip": 0.2}, options={"broken": [1], "meeting": str(tmp_path / "book")})
-    result = play(tmp_path / "ray", suite=suite)
-    assert (result.status, result.played) == ("finished", 12)
+    result = play(tmp_path / "ray", suite=suite, modes=modes)
+    assert (result.status, result.played) == ("finished", 16)
     assert rows_of(tmp_path / "ray", sort=True) == rows_of(tmp_path / "serial", sort=True)
     lines = (tmp_path / "ray" / "episodes.jsonl").read_text().splitlines()
     assert {json.loads(line)["contended"] for line in lines} == {True}

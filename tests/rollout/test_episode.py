@@ -131,8 +131,8 @@ class Faulty(TinyEnv):
         super().__init__(TinyOptions(), seed=0, episodes=1, render_mode="rgb_array")
         self.changes = changes
 
-    def _info(self, failure):
-        info = {**super()._info(failure), **self.changes}
+    def info_now(self, failure):
+        info = {**super().info_now(failure), **self.changes}
         return {key: value for key, value in info.items() if value is not None}
 
 

@@ -66,7 +66,7 @@ class TinyEnv(gym.Env[str, str]):
             raise GameError(f"game {self.episode} is corrupt")
         self.place = int(np.random.default_rng(seed).integers(2, self.options.rooms + 1))
         self.room, self.path, self.taken, self.seen, self.steps = 1, 0.0, False, False, 0
-        return self._text(), self._info("")
+        return self._text(), self.info_now("")
 
     def _await_another(self, book: Path) -> None:
         with book.open("a") as file:
@@ -83,14 +83,14 @@ class TinyEnv(gym.Env[str, str]):
         if self.episode in self.options.deadly:
             os._exit(9)
         if action not in self._skills():
-            return "Nothing happens.", 0.0, False, False, self._info("that is not possible here")
+            return "Nothing happens.", 0.0, False, False, self.info_now("that is not possible here")
         if action.startswith("go to "):
             room = int(action.rsplit(" ", 1)[1])
             self.path += abs(room - self.room)
             self.room = room
         else:
             self.taken = True
-        return self._text(), float(self.taken), self.taken, False, self._info("")
+        return self._text(), float(self.taken), self.taken, False, self.info_now("")
 
     def render(self):
         image = np.zeros((8, 8, 3), np.uint8)
@@ -98,7 +98,7 @@ class TinyEnv(gym.Env[str, str]):
         return image
 
     def observe_again(self):
-        return self._text(), self._info("")
+        return self._text(), self.info_now("")
 
     def _text(self) -> str:
         self.seen |= self.room == self.place
@@ -110,7 +110,7 @@ class TinyEnv(gym.Env[str, str]):
         rooms = [f"go to room {n}" for n in range(1, self.options.rooms + 1) if n != self.room]
         return rooms + ([f"take {self.options.key}"] if self.room == self.place else [])
 
-    def _info(self, failure: str) -> dict[str, Any]:
+    def info_now(self, failure: str) -> dict[str, Any]:
         way = [] if self.room == self.place else [f"go to room {self.place}"]
         info = {
             "goal": "" if self.episode in self.options.goalless else f"Take the {self.options.key}.",
@@ -156,7 +156,7 @@ class TinyComponents:
         return self.envs[key]
 
     def planner(self, mode: Mode, *, trace: bool) -> Planner:
-        if mode.kind == "expert":
+        if mode.expert:
             return ExpertPlanner()
         return LLMPlanner(ScriptedModel(lambda messages: self.answer(mode, messages)), constrained=False)
 
@@ -172,7 +172,7 @@ class TinyComponents:
         unseen = [n for n in range(2, 7) if str(n) not in visited]
         if len(unseen) == 3 and "could not be used" not in said:
             return "hello there"
-        if mode.kind == "prune":
+        if mode.prune is not None:
             unseen.reverse()
         return "\n".join(f"go to room {n}" for n in unseen[:2]) or "go to room 1"
 

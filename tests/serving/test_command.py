@@ -13,6 +13,12 @@ from pathlib import Path
 import openai
 import pytest
 
+from erecap.budget import Budget
+from erecap.errors import ModelError
+from erecap.models import fingerprint
+from erecap.serving.opening import open_engine
+from erecap.tokens.scoring.learned import Pruner
+from erecap.tokens.scoring.pruner_files import save_pruner
 from tests.training.chatworld import save_model
 
 
@@ -66,6 +72,8 @@ def test_what_cannot_be_served(erecap, model: Path, monkeypatch) -> None:  # typ
     monkeypatch.setenv("ERECAP_CACHE", str(model.parent / "nothing calibrated"))
     assert "pays=0.2 needs a calibrated cost model of this model" in complaint("--pays", "0.2")
     assert "--keep-tokens: it is for a proxy" in complaint("--keep-tokens", "9")
+    assert "unknown evict_by 'newest'; allowed: recency, random, attention, or the" in complaint("--evict-by", "newest")
+    assert "--pruner: it is another name of --evict-by" in complaint("--evict-by", "random", "--pruner", "p")
     assert "sessions: got 2 with 8 answered at once" in complaint("--sessions", 2)
     proxy = ("--upstream", "http://x/v1", "--keep-tokens", "9")
     assert "patterns: got 'none'; allowed: erecap" in complaint(*proxy, "--patterns", "none", model=None)
@@ -74,3 +82,28 @@ def test_what_cannot_be_served(erecap, model: Path, monkeypatch) -> None:  # typ
         taken.listen()
         port = taken.getsockname()[1]
         assert f"127.0.0.1:{port} cannot be listened on" in complaint("--port", port)
+
+
+@pytest.mark.parametrize("by", ["recency", "attention", "pruner"])
+def test_conversations_rank_by_what_was_asked_for(by: str, model: Path, tmp_path: Path) -> None:
+    if by == "pruner":
+        by = str(tmp_path / "mine")
+        card = {"test": {"rankers": {"learned": {"kl": 0.1}, "random": {"kl": 0.2}}}}
+        save_pruner(tmp_path / "mine", Pruner(64, (1,)), {**card, "base": {"hash": fingerprint(model)}})
+    said: list[str] = []
+    engine = open_engine(
+        str(model), adapter=None, evict_by=by, budget=Budget(100), dtype="float32", device="cpu", decode_weights="same",
+        threads=1, say=said.append,
+    )  # fmt: skip
+    session = engine.store.take([{"role": "user", "content": "Goal: find a mug."}]).session
+    assert said == [f"loading model {model}"] and session.budget == Budget(100)
+    assert (session.cache.read_scores is not None) == (by not in ("recency", "attention"))
+
+
+def test_a_pruner_of_another_model_is_not_served_with(model: Path, tmp_path: Path) -> None:
+    save_pruner(tmp_path, Pruner(64, (1,)), {"base": {"hash": "sha256:other"}})
+    with pytest.raises(ModelError, match="trained for weights sha256:other"):
+        open_engine(
+            str(model), adapter=None, evict_by=str(tmp_path), budget=Budget(100), dtype="float32", device="cpu",
+            decode_weights="same", threads=1, say=lambda line: None,
+        )  # fmt: skip

@@ -119,7 +119,9 @@ def test_a_stranger_shares_the_system_message_and_keeps_nothing_else_alive() -> 
     per_token, before = first.cache.kv_bytes() / first.cache.kept_lengths()[0], sum(memory(sessions).values())
     stranger = long_chat("Another task.", 10)
     held = sessions.take(stranger)  # type: ignore[arg-type]
-    assert held.session.cache.get_seq_length() == first.conversation.transcript.marks[0].tokens  # cropped before it answers
+    assert (
+        held.session.cache.get_seq_length() == first.conversation.transcript.marks[0].tokens
+    )  # cropped before it answers
     sessions.release(held)
     sessions.drop(held)
     _, reused = answer(sessions, stranger)

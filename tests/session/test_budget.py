@@ -8,8 +8,8 @@ import pytest
 from erecap.budget import Budget
 from erecap.engines import transformers as transformers_engine
 from erecap.errors import BudgetError
+from erecap.registries import EVICT_BY
 from erecap.session import ReplanSession
-from erecap.session.config import EVICT_BY
 from erecap.session.conversation.marks import answer_starts
 from erecap.session.conversation.transcript import Mark
 from erecap.session.eviction import HEAD, NEWEST, OPEN, PROTECTED, STALE, priorities, staying

@@ -17,7 +17,7 @@ def test_each_episode_starts_with_nothing() -> None:
     assert isinstance(sessions, LanguageModel)
     first = sessions.generate(start(), max_new_tokens=NEW)
     assert sessions.generate(start(), max_new_tokens=NEW).usage.reused_tokens > 0
-    sessions.restart()
+    sessions.reset()
     again = sessions.generate(start(), max_new_tokens=NEW)
     assert again.usage.reused_tokens == 0 and again.text == first.text
 

@@ -70,7 +70,7 @@ def test_answers_are_the_models_own_within_the_budget() -> None:
 def test_an_episode_starts_with_nothing_blanked() -> None:
     masked = MaskedSessions(model(), byte_level(), budget=Budget(kv_tokens=200))
     assert masked.generate(chat(8), max_new_tokens=NEW).usage.masked_observations > 0
-    masked.restart()
+    masked.reset()
     usage = masked.generate(chat(1), max_new_tokens=NEW).usage
     assert (usage.masked_observations, usage.reused_tokens, usage.dropped_messages) == (0, 0, 0)
 

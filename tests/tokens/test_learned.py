@@ -236,7 +236,7 @@ def test_one_that_does_not_beat_random_needs_a_word(tmp_path: Path, learned: flo
 
 
 def test_runs_name_the_learned_scorer_only_with_a_pruner() -> None:
-    assert parse_mode("prune[learned]").scorer == "learned"
+    assert parse_mode("prune[learned]").prune == "learned"
     run = {"name": "a", "suites": ["household-demo"], "modes": ["prune[learned]"]}
     with pytest.raises(ValueError, match="pruner: FOLDER"):
         RunConfig.model_validate(run)

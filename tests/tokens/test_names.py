@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 import erecap
+from erecap.config import parse_mode
 from erecap.registries import SCORERS
 from erecap.tokens import SCORER_NAMES
 from erecap.tokens.scoring.scorers import make_scorer
@@ -30,3 +32,14 @@ def test_the_scorer_of_the_documentation_works() -> None:
     with erecap.prune(tiny("llama"), config) as cache, torch.no_grad():
         tiny("llama")(**prompt(40), past_key_values=cache)
     assert cache.kept_lengths() == [40] * 4 + [28] * 4
+    named = re.search(r"```python\n(import erecap\.tokens\n.*?)```", page.read_text("utf-8"), re.S)
+    assert named is not None
+    try:
+        exec(named.group(1), names)
+        assert parse_mode("prune[norm]").prune == "norm"
+        with erecap.prune(tiny("llama"), replace(config, scorer="norm")) as by_name, torch.no_grad():
+            tiny("llama")(**prompt(40), past_key_values=by_name)
+    finally:
+        SCORERS.pop("norm", None)
+    assert by_name.kept_lengths() == cache.kept_lengths()
+    assert torch.equal(by_name.stored_index(), cache.stored_index())

@@ -164,9 +164,9 @@ def test_what_cannot_be_played_is_a_row_without_a_label(tmp_path, workers):
 def test_an_expert_that_knows_no_way_ends_the_episode(tmp_path, monkeypatch):
     import tinyworld
 
-    known = tinyworld.TinyEnv._info
+    known = tinyworld.TinyEnv.info_now
     lost = lambda env, failure: {**known(env, failure), **({"expert_actions": []} if env.steps else {})}  # noqa: E731
-    monkeypatch.setattr(tinyworld.TinyEnv, "_info", lost)
+    monkeypatch.setattr(tinyworld.TinyEnv, "info_now", lost)
     gather(tmp_path, suite=tiny_suite(), max_steps=1, episodes=2)
     for row in rows(tmp_path):
         assert row.error == "GameError: the environment's expert gives no actions here"
@@ -177,9 +177,9 @@ def test_an_expert_that_knows_no_way_ends_the_episode(tmp_path, monkeypatch):
 def test_the_goal_may_change_on_the_way(tmp_path, monkeypatch):
     import tinyworld
 
-    known = tinyworld.TinyEnv._info
+    known = tinyworld.TinyEnv.info_now
     goal = lambda env: "Take the key." if env.steps == 0 else "Take the key at last."  # noqa: E731
-    monkeypatch.setattr(tinyworld.TinyEnv, "_info", lambda env, failure: {**known(env, failure), "goal": goal(env)})
+    monkeypatch.setattr(tinyworld.TinyEnv, "info_now", lambda env, failure: {**known(env, failure), "goal": goal(env)})
     gather(tmp_path, suite=tiny_suite())
     for row in rows(tmp_path):
         assert row.goal == "Take the key." and row.success

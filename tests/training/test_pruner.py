@@ -158,7 +158,7 @@ def test_simulated_pruning_that_keeps_everything_is_the_dense_model(tmp_path: Pa
     soft = SoftPruning(frozen, Pruner(32, STAGES), sample, keep=1.0, temperature=1.0, generator=None)
     # Nothing lies below the threshold but the lowest score itself, which is the threshold.
     dense = dense_logits(frozen, sample)
-    soft._fixed[:] = True
+    soft.fixed[:] = True
     assert (soft.logits() - dense).abs().max() <= 1e-4 * dense.abs().max()
     half = SoftPruning(frozen, Pruner(32, STAGES), sample, keep=0.5, temperature=1.0, generator=None)
     pruned = half.logits()
@@ -175,7 +175,7 @@ def test_simulated_pruning_is_the_masked_model(tmp_path: Path) -> None:
     got = soft.logits()
     sequence = sample.sequence
     visible = sequence.visible(None)[0, 0]
-    pruned = visible & (soft._together | (soft._kept > 0.5))
+    pruned = visible & (soft.together | (soft.remaining > 0.5))
     assert int((visible & ~pruned).sum()) > 50
     handles = [
         layer.register_forward_pre_hook(

@@ -11,6 +11,7 @@ from erecap.cli.main import app
 from erecap.config.modes import parse_mode
 from erecap.config.run import RunConfig
 from erecap.errors import ConfigError, ErecapError, ModelError
+from erecap.language_models.per_episode import EpisodeSessions
 from erecap.rollout.components import RealComponents
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model, start
@@ -49,12 +50,16 @@ def test_both_stages_and_a_session_with_the_pruner(tiny_folder: Path, tmp_path: 
     settings |= {"name": "a", "suites": ["household-demo"], "modes": ["erecap", "prune[learned]"], "samples": 0}
     settings |= {"prune": {"stages": [2, 5]}, "threads": 1}
     components = RealComponents(RunConfig.model_validate(settings), {})
-    components._load_model([parse_mode("erecap"), parse_mode("prune[learned]")], lambda line: None)
+    modes = [parse_mode("erecap"), parse_mode("prune[learned]")]
+    components.prepare(modes, lambda line: None)
     facts = components.model_facts()
     assert facts is not None and facts["pruner"]["name"] == "pruner" and facts["pruner"]["hash"].startswith("sha256:")
-    for language_model in components._models.values():
-        assert language_model.generate(start(), max_new_tokens=3).usage.completion_tokens == 3
-    session = components._models[parse_mode("erecap")].session  # type: ignore[union-attr]
+    for mode in modes:
+        generation = components.language_model(mode).generate(start(), max_new_tokens=3)
+        assert generation.usage.completion_tokens == 3
+    sessions = components.language_model(parse_mode("erecap"))
+    assert isinstance(sessions, EpisodeSessions)
+    session = sessions.session
     assert session.cache.read_scores is not None and session.cache.read_scores.layer in (2, 5)
 
 
@@ -82,4 +87,4 @@ def test_a_run_refuses_a_pruner_of_another_model(tiny_folder: Path, tmp_path: Pa
     settings = {"name": "a", "suites": ["household-demo"], "modes": ["erecap"], "model": str(tiny_folder)}
     config = RunConfig.model_validate(settings | {"pruner": str(tmp_path), "dtype": "float32"})
     with pytest.raises(ModelError, match="trained for weights sha256:other with no adapter"):
-        RealComponents(config, {})._load_model([parse_mode("erecap")], lambda line: None)
+        RealComponents(config, {}).prepare([parse_mode("erecap")], lambda line: None)

@@ -45,11 +45,11 @@ def test_the_modes_own_answers_are_what_the_judge_predicts(scorer: str) -> None:
     stages = (2, 5)
     plan = generated(PruneConfig(scorer=scorer, keep=0.4, stages=stages))
     judge = Judge(model(), [sample_of(plan)], 0.4, scorer)
-    given, kept = judge._pruned(0, stages)
+    given, kept = judge.pruned(0, stages)
     assert given.tolist() == plan
     assert kept == scheduled_counts(len(PROMPT.input_ids), 8, stages, 0.4)
     dense = generated(None)
-    assert Judge(model(), [sample_of(dense)], 0.4, scorer)._dense(0).tolist() == dense != plan
+    assert Judge(model(), [sample_of(dense)], 0.4, scorer).unpruned(0).tolist() == dense != plan
 
 
 def test_counts_of_plan_tokens() -> None:
@@ -57,7 +57,7 @@ def test_counts_of_plan_tokens() -> None:
     judge = Judge(model(), [sample_of(plan), sample_of(plan[:1])], 0.4, "random")
     answers = judge.compare((2, 5))
     assert answers.tokens == [len(plan), 1] and 0 <= sum(answers.same) < len(plan) + 1
-    pruned = judge._pruned(0, (2, 5))[0].tolist()
+    pruned = judge.pruned(0, (2, 5))[0].tolist()
     assert answers.same[0] == sum(a == b for a, b in zip(pruned, plan, strict=True))
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from erecap.bench.replan.ceilings import shape_of
 from erecap.config.load import load_run
 from erecap.cost.flops import prefill_flops
 from erecap.errors import ConfigError, RunError
+from erecap.language_models.opened import shape_of
 from erecap.tuning import tune as module
 from erecap.tuning.output import markdown, write_all, yaml_lines
 from erecap.tuning.samples import digest

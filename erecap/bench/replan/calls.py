@@ -16,6 +16,7 @@ from erecap.config.modes import Mode
 from erecap.context.tokenize import render_chat
 from erecap.decoding.linear import known_weights
 from erecap.generation import Generation, Message, Timing, Usage
+from erecap.language_models.build import session_options
 from erecap.session.session import ReplanSession
 from erecap.tokens.scoring.schedule import PruneConfig
 
@@ -48,7 +49,7 @@ def algorithm_call(
         session = ReplanSession(model, tokenizer, draft=False, **_keeping(mode, bench))
         session.read(history)
         return lambda: answer(session.fork(), messages, count)
-    prune = PruneConfig(scorer=mode.scorer, keep=bench.keep) if mode.scorer else None
+    prune = PruneConfig(scorer=mode.prune, keep=bench.keep) if mode.prune else None
 
     def call() -> Generation:
         fresh = ReplanSession(model, tokenizer, prune=prune, prefill_chunk=in_one_pass(model), draft=False)
@@ -72,7 +73,7 @@ def product_call(
         )
         session.read(history)
         return lambda: answer(session.fork(), messages, count, plan)
-    prune = PruneConfig(scorer=mode.scorer, keep=bench.keep) if mode.scorer else None
+    prune = PruneConfig(scorer=mode.prune, keep=bench.keep) if mode.prune else None
 
     def call() -> Generation:
         fresh = ReplanSession(
@@ -170,9 +171,6 @@ def synchronise(model: Any) -> None:
 
 
 def _keeping(mode: Mode, bench: ReplanBench) -> dict[str, Any]:
-    return {
-        "budget": None if mode.kind == "reuse" else Budget(kv_tokens=bench.kv_tokens),
-        "evict_by": "recency" if mode.kind in ("reuse", "erecap") else mode.kind,
-        "stale_first": mode.kind == "erecap",
-        "seed": bench.seed,
-    }
+    """What of a mode's session the row does not decide."""
+    options = session_options(mode, budget=Budget(kv_tokens=bench.kv_tokens), seed=bench.seed)
+    return {key: options[key] for key in ("budget", "evict_by", "stale_first", "seed")}

@@ -18,20 +18,6 @@ from erecap.generation import JsonRow
 SHARE_RUNS = 1  # prefills that are timed for attention's share, which scatters little
 
 
-def shape_of(model: Any) -> ModelShape:
-    """The sizes of `model` that decide its FLOPs."""
-    config = model.config.get_text_config(decoder=True)
-    return ModelShape(
-        layers=config.num_hidden_layers,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        heads=config.num_attention_heads,
-        kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-        vocab_size=config.vocab_size,
-    )
-
-
 class _AttentionClock(TorchFunctionMode):
     """Adds up the seconds spent in the attention function while it is active."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from erecap.bench.replan.calls import Call, algorithm_call, floor_call, floor_message, product_call, steady, stock_call
-from erecap.bench.replan.ceilings import attention_share, shape_of
+from erecap.bench.replan.ceilings import attention_share
 from erecap.bench.replan.history import Count, check_lengths, cut, next_turn, wander
 from erecap.bench.replan.packed_weights import QUALITY_TOKENS, weight_loss
 from erecap.bench.replan.settings import FLOOR, ROW_NAMES, STOCK, ReplanBench
@@ -15,6 +15,7 @@ from erecap.context.tokenize import render_prompt
 from erecap.decoding.linear import WEIGHTS
 from erecap.errors import ConfigError
 from erecap.generation import Generation, JsonRow, Message
+from erecap.language_models.opened import shape_of
 
 
 def replan_bench(
@@ -90,7 +91,7 @@ def _calls(
     for row, make in (("algorithm", algorithm_call), ("product", product_call)):
         if row in bench.rows:
             for mode in modes:
-                if row == "algorithm" or mode.scorer is None:  # pruning beside reuse says all in the plain row
+                if row == "algorithm" or mode.prune is None:  # pruning beside reuse says all in the plain row
                     calls[row, str(mode)] = make(mode, bench, model, tokenizer, history, new)
             calls[row, FLOOR] = floor_call(bench, model, tokenizer, alone, row == "product", plan)
     if STOCK in bench.rows:
@@ -113,6 +114,9 @@ def _checked(bench: ReplanBench, model: Any) -> list[Mode]:
         raise ConfigError(str(error)) from error
     if any(not mode.needs_model for mode in modes):
         raise ConfigError("the expert calls no model, so there is nothing to measure")
+    text = [str(mode) for mode in modes if mode.text is not None]
+    if text:
+        raise ConfigError(f"mode {text[0]} shortens the chat itself, which these calls do not do; leave it out")
     unknown = [row for row in bench.rows if row not in ROW_NAMES]
     if unknown or not bench.rows:
         raise ConfigError(f"unknown row {', '.join(unknown) or 'none'}; allowed: {', '.join(ROW_NAMES)}")

@@ -26,6 +26,8 @@ class Shown:
     same: int  # tokens of the leading messages that are those of the call before: what a prompt cache may hold
     compacted: bool  # in this call
     reason: str
+    edited: int = 0  # records that the last compaction shortened or removed
+    dropped: tuple[int, ...] = ()  # numbers of the conversation's messages that are left out
 
 
 class CompactView:
@@ -71,6 +73,8 @@ class CompactView:
         """Begin another conversation."""
         self._given: list[Message] = []
         self._view: list[Message] = []
+        self._edited = 0
+        self._dropped: tuple[int, ...] = ()
 
     def show(self, messages: Sequence[Message]) -> Shown:
         """What to show of `messages`, the conversation up to now. Where its past was rewritten, it begins anew."""
@@ -84,6 +88,7 @@ class CompactView:
             view = [*before[:-1], newest, *messages[same + 1 :]]  # type: ignore[list-item]
         else:
             view, reason = list(messages), "the past was rewritten"
+            self._edited, self._dropped = 0, ()
         whole, tokens = self._count(messages), self._count(view)
         compacted = False
         due, target = self._full(tokens), self.target_tokens
@@ -91,12 +96,14 @@ class CompactView:
             shorter = compact_messages(messages, target, self._count, rank=self._rank)
             if shorter.tokens < tokens and (due or self._pays(view, shorter.messages, tokens, shorter.tokens)):
                 view, tokens, compacted = shorter.messages, shorter.tokens, True
+                self._edited, self._dropped = shorter.edited, shorter.dropped
                 reason = f"{shorter.reason}; " + ("the budget was full" if due else "it pays")
         if self._full(tokens):
             reason = f"{reason}; what is protected exceeds the budget"
         self._given, self._view = list(messages), view
         held = view[: _alike(before, view)]
-        return Shown(view, tokens, whole, self._count(held) if held else 0, compacted, reason)
+        cached = self._count(held) if held else 0
+        return Shown(view, tokens, whole, cached, compacted, reason, self._edited, self._dropped)
 
     def _full(self, tokens: int) -> bool:
         return self.max_tokens is not None and tokens > self.max_tokens

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from erecap.config.modes import BUDGETED_MODES
 from erecap.report.load import Run
 from erecap.report.page import timing
 from erecap.report.rows import EpisodeRow, ReplanRow
@@ -36,7 +35,7 @@ def summarise(run: Run) -> dict[str, Any]:
     shape = run.head.model.shape if run.head.model else None
 
     ceiling = {
-        mode: timing.speed_up(shape, mode, calls[baseline], calls[mode])
+        mode: timing.speed_up(shape, mode, run.keeps_session(mode), calls[baseline], calls[mode])
         for mode in modes
         if baseline and mode != baseline and timing.timed(calls[mode])
     }
@@ -96,7 +95,7 @@ def _mode_figures(run: Run, mode: str, counted: Sequence[EpisodeRow], calls: Seq
         "invalid_plans": sum(row.invalid_plans for row in rows),
         "model_calls": len(read),
         # None: the mode has no budget, or the run does not say which.
-        "kv_tokens": run.head.config.get("budget", {}).get("kv_tokens") if mode in BUDGETED_MODES else None,
+        "kv_tokens": run.head.config.get("budget", {}).get("kv_tokens") if run.keeps_budget(mode) else None,
         "dropping": mean([call.drops for call in read]),  # share of the calls that dropped part of the history
         "tokens": {
             "prompt": percentiles([call.prompt_tokens for call in read]),

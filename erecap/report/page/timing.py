@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from erecap.config.modes import SESSION_MODES
 from erecap.cost.flops import Ceiling, ModelShape, attention_scorer_flops, schedule_ceiling
 from erecap.report.rows import ReplanRow
 from erecap.report.stats import length_bins, median, percentiles
@@ -96,7 +95,7 @@ def ceiling_of(shape: ModelShape, mode: str, baseline: ReplanRow, call: ReplanRo
 
 
 def speed_up(
-    shape: ModelShape | None, mode: str, baseline: Sequence[ReplanRow], other: Sequence[ReplanRow]
+    shape: ModelShape | None, mode: str, session: bool, baseline: Sequence[ReplanRow], other: Sequence[ReplanRow]
 ) -> dict[str, Any]:
     """Prefill speed-up of `mode` over the baseline beside what its token counts allow; medians over pairs
     of calls.
@@ -105,8 +104,10 @@ def speed_up(
     those no ceiling is given, since they do not read what the baseline reads. `fault` is set where the measured
     figure lies more than 10 % above the ceiling. The allowance is for the timer's noise, and for linear and
     attention parts that do not run at the same FLOP/s.
+
+    Args:
+        session: the mode keeps keys and values between calls.
     """
-    session = mode in SESSION_MODES
     pairs = pair_by_length(
         [call for call in timed(baseline) if _reads_all(call)],
         [call for call in timed(other) if _reads_all(call) != session],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from erecap.config.modes import Mode, parse_mode
+from erecap.config.modes import Mode
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ErecapError, GameError
@@ -45,13 +45,13 @@ def play_job(
     tick: Tick | None = None,
 ) -> Played:
     """Open what a job needs and play it; games that cannot be opened become an error row."""
-    mode, suite = parse_mode(job.mode), suites[job.suite]
+    mode, suite = config.mode(job.mode), suites[job.suite]
     planner = components.planner(mode, trace=job.sample)
     try:
-        env = components.env(suite, expert=mode.kind == "expert")
+        env = components.env(suite, expert=mode.expert)
     except GameError as error:
         return lost_episode(job, suite, f"GameError: {error}", contended)
-    return play(job, suite, env, planner, config.planner, contended=contended, tick=tick)
+    return play(job, suite, env, planner, config.planner, mode=mode, contended=contended, tick=tick)
 
 
 class PlayOne(Protocol):

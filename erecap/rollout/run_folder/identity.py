@@ -12,14 +12,13 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from erecap.config.modes import Mode, parse_mode
+from erecap.config.modes import Mode
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.envs import options_class
 from erecap.generation import JsonRow
 from erecap.rollout.run_folder import reference_values as reference
 
-UNBUDGETED = ("full", "reuse", "expert", "prune")
 IDENTITY = ("config", "model", "adapter", "pruner")
 
 
@@ -39,7 +38,7 @@ class Identity:
 
 def budget_of(config: RunConfig, mode: str) -> int | str | None:
     """`kv_tokens`, or `auto`, of the modes that keep within it; None for the others."""
-    return None if parse_mode(mode).kind in UNBUDGETED else config.budget.kv_tokens
+    return config.budget.kv_tokens if config.mode(mode).budgeted else None
 
 
 def identity_of(config: RunConfig, suite: Suite, mode: Mode, weights: Mapping[str, str | None]) -> Identity:
@@ -49,23 +48,31 @@ def identity_of(config: RunConfig, suite: Suite, mode: Mode, weights: Mapping[st
     """
     parts: dict[str, Any] = {
         "suite": _suite_parts(suite),
-        "mode": str(mode),
+        "mode": str(mode) if mode.preset else _mode_parts(mode),
         "planner": differing(config.planner, reference.PLANNER),
     }
     if mode.needs_model:
-        apart = () if mode.session else reference.RUN_OF_SESSIONS
+        # What a mode of parts says of decoding itself is among its parts.
+        apart = () if mode.session and mode.decode.weights is None else reference.RUN_OF_SESSIONS
         parts |= differing(config, reference.RUN, (*reference.RUN_LEFT_OUT, *apart))
     if mode.session and config.schedule is not None:
         parts["schedule"] = differing(config.schedule, reference.SCHEDULE)
-    if mode.kind == "prune":
+    if mode.prune is not None:
         parts["prune"] = differing(config.prune, reference.PRUNE)
-    if mode.kind not in UNBUDGETED:
+    if mode.budgeted:
         parts["budget"] = differing(config.budget, reference.BUDGET)
-    learned = mode.kind == "erecap" or mode.scorer == "learned"
     known = weights if mode.needs_model else {}
-    return Identity(
-        digest_of(parts)[:12], known.get("model"), known.get("adapter"), known.get("pruner") if learned else None
-    )
+    pruner = known.get("pruner") if mode.takes_run_pruner else None
+    if mode.own_pruner is not None:
+        pruner = known.get(_own(mode.own_pruner))
+    return Identity(digest_of(parts)[:12], known.get("model"), known.get("adapter"), pruner)
+
+
+def _mode_parts(mode: Mode) -> JsonRow:
+    parts = mode.parts()
+    if mode.own_pruner is not None:
+        parts["kv"]["evict"] = "own"  # wherever it lies; its hash stands beside
+    return parts
 
 
 def _suite_parts(suite: Suite) -> JsonRow:
@@ -104,22 +111,31 @@ def _differs(value: Any, name: str, field: FieldInfo, values: Mapping[str, Any])
 
 
 def weights_of(config: RunConfig) -> dict[str, str | None]:
-    """Hashes of the model, its adapter and the pruner, as far as the modes need them."""
+    """Hashes of the model, its adapter and the pruners, as far as the modes need them."""
     from erecap.models import describe_adapter, fingerprint, locate
 
-    if not any(parse_mode(mode).needs_model for mode in config.modes):
+    modes = [config.mode(name) for name in config.modes]
+    if not any(mode.needs_model for mode in modes):
         return {}
     adapter = describe_adapter(config.adapter)["hash"] if config.adapter is not None else None
-    pruner = None
-    if config.pruner is not None:
-        from erecap.tokens.scoring.pruner_files import describe_pruner
-
-        pruner = describe_pruner(config.pruner)["hash"]
-    return {
+    found = {
         "model": _short(fingerprint(locate(config.model))),
         "adapter": _short(adapter) if adapter is not None else None,
-        "pruner": _short(pruner) if pruner is not None else None,
+        "pruner": _pruner(config.pruner) if config.pruner is not None else None,
     }
+    own = {mode.own_pruner for mode in modes if mode.own_pruner is not None}
+    return found | {_own(name): _pruner(name) for name in own}
+
+
+def _own(name: str) -> str:
+    """The key of a pruner that a mode names itself."""
+    return f"pruner {name}"
+
+
+def _pruner(name: str) -> str:
+    from erecap.tokens.scoring.pruner_files import describe_pruner
+
+    return _short(describe_pruner(name)["hash"])
 
 
 def _short(digest: str) -> str:

@@ -50,7 +50,7 @@ RUN_LEFT_OUT = (
     # Names, and numbers of episodes and processes: they change no episode.
     "name", "episodes", "executor", "workers", "batch", "samples", "threads", "device",
     # Part of the suite or of the mode.
-    "suites", "horizon", "modes",
+    "suites", "horizon", "modes", "compositions",
     # Hashed as weights.
     "model", "adapter", "pruner", "allow_untested_pruner",
     # PRUNE, BUDGET, SCHEDULE, PLANNER
@@ -59,6 +59,7 @@ RUN_LEFT_OUT = (
 RUN_OF_SESSIONS = ("decode_weights",)  # count in modes that keep a session; the others in every mode with a model
 
 PLANNER: Values = {
+    "name": "llm",
     "max_steps": 5,
     "max_new_tokens": 64,
     "constrained": True,

@@ -83,6 +83,13 @@ def require_same_model(folder: Path, old: Mapping[str, Any] | None, new: Mapping
                 f"{folder}: its episodes were played with {name} {_weights(old, part)}, now it is "
                 f"{_weights(new, part)}; --fresh starts anew, --out FOLDER keeps both"
             )
+    before, after = old.get("pruners") or {}, new.get("pruners") or {}
+    for mode in sorted(before.keys() & after.keys()):
+        if before[mode] != after[mode]:
+            raise RunError(
+                f"{folder}: its episodes of mode {mode} were played with pruner {_weights(before, mode)}, now it is "
+                f"{_weights(after, mode)}; --fresh starts anew, --out FOLDER keeps both"
+            )
 
 
 def _weights(facts: Mapping[str, Any], part: str) -> str:

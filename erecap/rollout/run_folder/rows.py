@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from erecap.config.modes import parse_mode
+from erecap.config.modes import Mode
 from erecap.config.suite import Suite
 from erecap.generation import Generation, JsonRow, Timing, Usage
 from erecap.protocols import Plan
@@ -25,7 +25,7 @@ def spl(success: bool, path: float, expert_path: float) -> float:
 
 
 def replan_row(
-    job: Job, number: int, step: int, trigger: str, plan: Plan, elapsed_ms: float, contended: bool
+    job: Job, mode: Mode, number: int, step: int, trigger: str, plan: Plan, elapsed_ms: float, contended: bool
 ) -> JsonRow:
     """One planning call. `elapsed_ms` stands for the total where no model was called."""
     generation = plan.generation
@@ -60,21 +60,24 @@ def replan_row(
         "total_ms": round(timing.total_ms, 3),
         "plan": [clean(step) for step in plan.steps],
         "problem": None if plan.problem is None else clean(plan.problem),
-        **_decided(job.mode, generation, usage),
+        **_decided(mode, generation, usage),
         "dropped_because": generation.dropped_because if generation else None,
         "contended": contended,
     }
 
 
-def _decided(mode: str, generation: Generation | None, usage: Usage) -> JsonRow:
+def _decided(mode: Mode, generation: Generation | None, usage: Usage) -> JsonRow:
     """What was done with the prompt, why, and the milliseconds that were predicted for the call."""
     if generation is not None and generation.decision is not None:
         decision = generation.decision
         predicted = None if decision.predicted_ms is None else round(decision.predicted_ms, 3)
         return {"decision": decision.action, "reason": decision.reason, "predicted_ms": predicted}
-    kind = parse_mode(mode).kind
-    read = "append" if usage.reused_tokens else "re-read"
-    done = kind if kind in ("expert", "prune") else read
+    if mode.expert:
+        done = "expert"
+    elif mode.prune is not None and not mode.session:
+        done = "prune"
+    else:
+        done = "append" if usage.reused_tokens else "re-read"
     return {"decision": done, "reason": "set by the mode", "predicted_ms": None}
 
 

@@ -48,7 +48,8 @@ def find_pruner(name: str | Path, what: str = "pruner") -> Path:
         ConfigError: there is no such folder.
     """
     path = Path(name).expanduser()
-    found = [path] if path.is_dir() else [folder for folder in candidates(str(name)) if folder.is_dir()]
+    places = [path, *candidates(str(name))] if str(name) else []
+    found = [folder for folder in places if folder.is_dir()]
     if not found:
         raise ConfigError(f"{what} {name}: no such folder, and no checkpoint of that name")
     return found[0]

@@ -43,7 +43,7 @@ class PruneConfig:
         if self.park_tokens < 0:
             raise ValueError(f"park_tokens must be 0 or more, got {self.park_tokens}")
         if self.scorer == LEARNED:
-            raise ValueError("the scorer learned comes from a checkpoint; give LearnedScorer(load_pruner(folder, ...))")
+            raise ValueError("the scorer learned comes from a checkpoint; give learned_scorer(folder, model)")
         if isinstance(self.scorer, str) and self.scorer not in SCORERS:
             raise ValueError(f"unknown scorer {self.scorer!r}; known: {', '.join(SCORERS)}")
         if self.stages is not None:

@@ -15,7 +15,7 @@ from erecap.models.locating import locate
 
 # What of a run configuration decides a model's plans, beside its weights.
 _SETTINGS = ("model", "adapter", "dtype", "device", "decode_weights")
-_PLANNER_SETTINGS = ("max_new_tokens", "constrained", "period", "max_invalid", "stuck_after")
+_PLANNER_SETTINGS = ("name", "max_new_tokens", "constrained", "period", "max_invalid", "stuck_after")
 
 
 def planner_config(name: str) -> RunConfig:
@@ -59,7 +59,7 @@ def describe_planner(config: RunConfig) -> dict[str, Any]:
     """
     values = config.model_dump(mode="json")
     described = {key: values[key] for key in _SETTINGS if key in values}
-    described |= {key: values["planner"][key] for key in _PLANNER_SETTINGS}
+    described |= {key: values["planner"][key] for key in _PLANNER_SETTINGS if key in values["planner"]}
     if described.get("adapter"):
         card = read_json(locate_adapter(described["adapter"]) / CARD)
         files = card.get("files")

@@ -11,7 +11,6 @@ from typing import Literal
 
 from rich.console import Console
 
-from erecap.config.modes import parse_mode
 from erecap.config.run import PlannerSettings, RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ConfigError
@@ -108,7 +107,7 @@ def collect(
                         progress.say(f"{out}: going on after {len(done)} of {len(jobs)} episodes")
                     missing = jobs[len(done) :]
                     count = token_counter(recipe)
-                    executor.prepare([parse_mode(mode) for mode in config.modes], progress.say)
+                    executor.prepare([config.mode(name) for name in config.modes], progress.say)
                     _record_model(writer, executor)
                     for row in ordered_rows(executor.play(missing, progress.playing), missing, recipe, count):
                         with interrupts.held():

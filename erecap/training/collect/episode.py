@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from erecap.config.modes import parse_mode
 from erecap.config.run import RunConfig
 from erecap.config.suite import Seed, Suite
 from erecap.errors import GameError
@@ -84,7 +83,7 @@ def collect_job(
         recipe.max_steps,
         chances,
         perturbed=source == "perturbed",
-        model=components.planner(parse_mode(job.mode), trace=False) if source == "planner" else None,
+        model=components.planner(config.mode(job.mode), trace=False) if source == "planner" else None,
         beta=recipe.beta,
     )
     try:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from erecap.errors import ConfigError, RunError
-from erecap.tokens.scoring.learned import LearnedScorer
-from erecap.tokens.scoring.pruner_files import describe_pruner, load_pruner
+from erecap.tokens.scoring.by_name import learned_scorer
+from erecap.tokens.scoring.pruner_files import describe_pruner
 from erecap.training.collect.trajectories import transcript_place
 from erecap.training.planner.card import CARD, CURVES, draw_curves, versions, write_card
 from erecap.training.planner.data import PlannerData, load_data
@@ -108,15 +108,7 @@ def _holes(
         return None
     scorer = None
     if settings.pruner is not None:
-        shape = model.config.get_text_config(decoder=True)
-        pruner = load_pruner(
-            settings.pruner,
-            hidden_size=shape.hidden_size,
-            layers=shape.num_hidden_layers,
-            base=base,
-            adapter=init["hash"] if init else None,
-        )
-        scorer = LearnedScorer(pruner)
+        scorer = learned_scorer(settings.pruner, model, base=base, adapter=init["hash"] if init else None)
     return Holes(data.samples, scorer, settings.kv_tokens, settings.pruned_share, settings.seed)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from erecap.generation import JsonRow
-from erecap.models import fingerprint, load, locate
-from erecap.models.adapters import describe_adapter
+from erecap.language_models.build import ModelSettings, open_model
 
 
 def load_base(name: str, device: str = "auto", adapter: str | None = None) -> tuple[Any, Any, JsonRow]:
@@ -19,10 +17,6 @@ def load_base(name: str, device: str = "auto", adapter: str | None = None) -> tu
     Raises:
         ModelError: missing or damaged.
     """
-    model, tokenizer = load(name, "float32", device, adapter=adapter)
-    base = {
-        "name": Path(name).name if Path(name).is_absolute() else name,
-        "hash": fingerprint(locate(name)),
-        "adapter": describe_adapter(adapter)["hash"] if adapter is not None else None,
-    }
-    return model, tokenizer, base
+    opened = open_model(ModelSettings(name, adapter, "float32", device))
+    base = {"name": opened.facts["name"], "hash": opened.fingerprint, "adapter": opened.adapter_hash}
+    return opened.model, opened.tokenizer, base

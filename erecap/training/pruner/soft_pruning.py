@@ -44,7 +44,9 @@ class SoftPruning:
         temperature: of the Gumbel-softmax; lower is nearer to a step, with steeper gradients.
         generator: draws the noise; None: none, tokens above the threshold are kept.
 
-    After `logits`, `scores[stage]` `(transcript,)` are the scores given, and `kept[stage]` counts the tokens kept.
+    After `logits`, `scores[stage]` `(transcript,)` are the scores given, `kept[stage]` counts the tokens kept, and
+    `remaining` `(tokens,)` is 1 for tokens that every stage kept. Tokens that are `fixed` are never dropped, and
+    `together` `(tokens, tokens)` says which are read in one call, where nothing is dropped yet.
     """
 
     def __init__(
@@ -64,11 +66,11 @@ class SoftPruning:
             raise ConfigError("the task term does not know models that cap attention scores; train with --no-task")
         self._windows = layer_windows(config)
         self._allowed = {w: sequence.visible(w)[0, 0].to(model.device) for w in set(self._windows)}
-        self._kept = torch.ones(sequence.tokens, device=model.device)
+        self.remaining = torch.ones(sequence.tokens, device=model.device)
         # Never dropped: sinks, system and goal, and what is no history: the branches.
-        self._fixed = torch.ones(sequence.tokens, dtype=torch.bool, device=model.device)
-        self._fixed[max(SINKS, sample.head) : sequence.transcript] = False
-        self._together = self._same_call().to(model.device)
+        self.fixed = torch.ones(sequence.tokens, dtype=torch.bool, device=model.device)
+        self.fixed[max(SINKS, sample.head) : sequence.transcript] = False
+        self.together = self._same_call().to(model.device)
         self.scores: dict[int, torch.Tensor] = {}
         self.kept: dict[int, int] = {}
 
@@ -105,14 +107,14 @@ class SoftPruning:
             hidden = (args[0] if args else kwargs["hidden_states"])[0]
             scores = self._pruner(stage, hidden)
             self.scores[stage] = scores[: self._sample.sequence.transcript]
-            self._kept = self._kept * self._keep(scores)
-            self.kept[stage] = int(self._kept[: self._sample.sequence.transcript].sum())
+            self.remaining = self.remaining * self._keep(scores)
+            self.kept[stage] = int(self.remaining[: self._sample.sequence.transcript].sum())
 
         return decide
 
     def _keep(self, scores: torch.Tensor) -> torch.Tensor:
         """`(tokens,)`: 1 where a token is kept and 0 where not, with the gradient of its probability."""
-        free = (self._kept.detach() > 0) & ~self._fixed
+        free = (self.remaining.detach() > 0) & ~self.fixed
         if not bool(free.any()):
             return torch.ones_like(scores)
         own = scores.detach()[free]
@@ -125,7 +127,7 @@ class SoftPruning:
             noise = uniform.logit().to(margin.device)  # the difference of two Gumbel variables
         soft = ((margin + noise) / self._temperature).sigmoid()
         hard = (soft > 0.5).float()
-        return torch.where(self._fixed, torch.ones_like(soft), hard + soft - soft.detach())
+        return torch.where(self.fixed, torch.ones_like(soft), hard + soft - soft.detach())
 
     def _attend(
         self, function: Any, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
@@ -138,7 +140,7 @@ class SoftPruning:
         scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
         logits = (query @ key.transpose(2, 3)).float() * scaling
         logits = logits.masked_fill(~allowed, torch.finfo(torch.float32).min)
-        policy = torch.where(self._together, 1.0, self._kept.unsqueeze(0))
+        policy = torch.where(self.together, 1.0, self.remaining.unsqueeze(0))
         shares = (logits - logits.amax(-1, keepdim=True).detach()).exp() * allowed * policy
         shares = shares / (shares.sum(-1, keepdim=True) + 1e-9)
         return (shares.to(value.dtype) @ value).transpose(1, 2), None

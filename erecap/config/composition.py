@@ -1,0 +1,126 @@
+"""Modes that a run composes from parts, as they are written among its `modes`.
+
+modes: [full, erecap, {name: erecap-int8, kv: {evict: null, stale_first: true}, decode: {weights: int8}}]
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+from erecap.config.modes import PRESETS, Decode, Evict, Mode
+from erecap.config.suite import NAME_PATTERN
+from erecap.registries import EVICT_BY, LEARNED, mode_scorers
+from erecap.validation import PARTS, WORD
+
+
+class EvictParts(BaseModel):
+    """Eviction down to the run's budget."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    evict: str | None = Field(
+        min_length=1,
+        description="What ranks tokens: recency, random, attention, learned, or a trained pruner's name or folder; "
+        "null: the run's pruner if it has one, else recency.",
+    )
+    stale_first: bool = Field(default=False, description="Evict what newer records have made stale before the rest.")
+
+
+class DecodeParts(BaseModel):
+    """How a session decodes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    draft: bool = Field(default=True, description="Draft tokens from earlier answers; answers stay the same.")
+    weights: Literal["same", "int8", "int4"] | None = Field(
+        default=None, description="Weights while decoding; null: the run's decode_weights."
+    )
+
+
+def _word_or_parts(value: Any) -> str:
+    return PARTS if isinstance(value, (dict, EvictParts)) else WORD
+
+
+KV = Annotated[
+    Annotated[Literal["reread", "reuse"], Tag(WORD)] | Annotated[EvictParts, Tag(PARTS)], Discriminator(_word_or_parts)
+]
+
+
+class ModeParts(BaseModel):
+    """The parts of a mode; those that are left out are as in the mode `full`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    kv: KV = Field(
+        default="reread", description="Keys and values between calls: none, all, or {evict: ...} within the budget."
+    )
+    prune: str | None = Field(default=None, description="Scorer of pruning at prefill; its settings are the run's.")
+    text: Literal["mask", "compact"] | None = Field(
+        default=None, description="Keep the chat within the budget as text, with kv: reuse."
+    )
+    decode: DecodeParts | None = Field(default=None, description="How sessions decode, with kv: reuse or evict.")
+    engine: Literal["transformers"] = Field(default="transformers", description="What runs the arithmetic.")
+
+    @field_validator("prune")
+    @classmethod
+    def _known_scorer(cls, prune: str | None) -> str | None:
+        if prune is not None and prune not in mode_scorers():
+            raise ValueError(f"unknown scorer {prune!r}; allowed: {', '.join(mode_scorers())}")
+        return prune
+
+    @model_validator(mode="after")
+    def _parts_go_together(self) -> ModeParts:
+        if self.text is not None and self.kv != "reuse":
+            raise ValueError(f"text: {self.text} is read by a session that keeps all of it; allowed: with kv: reuse")
+        if self.decode is not None and self.kv == "reread":
+            raise ValueError("decode: sessions have these settings; allowed: with kv: reuse or kv: {evict: ...}")
+        by = self.kv.evict if isinstance(self.kv, EvictParts) else None
+        if self.prune == LEARNED and by not in (None, LEARNED, *EVICT_BY):
+            raise ValueError(
+                f"kv.evict: got {by!r} beside prune: {LEARNED}; allowed: one pruner in a mode, evict: {LEARNED}"
+            )
+        return self
+
+    def mode(self, name: str) -> Mode:
+        """The mode of these parts."""
+        kv, decode = self.kv, self.decode or DecodeParts()
+        return Mode(
+            name,
+            kv=Evict(kv.evict, kv.stale_first) if isinstance(kv, EvictParts) else kv,
+            prune=self.prune,
+            text=self.text,
+            decode=Decode(decode.draft, decode.weights),
+            engine=self.engine,
+        )
+
+
+def names_and_parts(modes: Any) -> tuple[Any, dict[str, Any]]:
+    """Names of the modes, and by name the parts of those that are written as a mapping.
+
+    Raises:
+        ValueError: a mapping without a name, with the name of a preset, or with a name that another one has.
+    """
+    if not isinstance(modes, list):
+        return modes, {}
+    names: list[Any] = []
+    found: dict[str, Any] = {}
+    for entry in modes:
+        if not isinstance(entry, dict):
+            names.append(entry)
+            continue
+        parts = dict(entry)
+        name = parts.pop("name", None)
+        if not isinstance(name, str):
+            raise ValueError(f"modes: got {entry}; a mode of parts needs a name, such as {{name: mine, kv: reuse}}")
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise ValueError(f"modes: got name {name!r}; allowed: letters, digits, '.', '_' and '-', no sign at first")
+        if name in PRESETS:
+            raise ValueError(f"modes: {name!r} is the name of a preset; give the mode of parts another one")
+        if name in found:
+            raise ValueError(f"modes: two modes of parts are called {name!r}; allowed: one")
+        names.append(name)
+        found[name] = parts
+    return names, found

@@ -1,0 +1,147 @@
+"""The one place that turns settings into a `LanguageModel`: open a model, then build one for each mode.
+
+opened = open_model(ModelSettings("smollm2-135m-instruct"))
+model = build_language_model(opened, parse_mode("erecap"), CallSettings(budget=BudgetSettings(kv_tokens=512)))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from erecap.budget import Budget
+from erecap.config.modes import Evict, Mode
+from erecap.config.run import BudgetSettings, PruneSettings, RunConfig, ScheduleSettings
+from erecap.decoding.linear import Weights
+from erecap.errors import ConfigError
+from erecap.language_models.compacted import CompactedSessions
+from erecap.language_models.masked import MaskedSessions
+from erecap.language_models.opened import ModelSettings, OpenedModel, open_model
+from erecap.language_models.per_episode import EpisodeSessions
+from erecap.language_models.schedulers import scheduler_maker, stored_cost_model
+from erecap.language_models.transformers import TransformersLanguageModel
+from erecap.protocols import LanguageModel
+from erecap.registries import LEARNED
+from erecap.tokens.cache.read_scores import ReadScorer
+from erecap.tokens.scoring.learned import LearnedScorer
+from erecap.tokens.scoring.schedule import PruneConfig
+
+__all__ = ["CallSettings", "ModelSettings", "OpenedModel", "build_language_model", "open_model", "session_options"]
+
+TEXT = {"mask": MaskedSessions, "compact": CompactedSessions}
+
+
+@dataclass(frozen=True)
+class CallSettings:
+    """What a run sets for the calls of all of its modes; each mode takes what its parts need."""
+
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+    prune: PruneSettings = field(default_factory=PruneSettings)
+    schedule: ScheduleSettings | None = None
+    decode_weights: Weights = "same"
+    pruner: str | None = None  # trained pruner: a folder or a checkpoint's name
+    allow_untested_pruner: bool = False
+    seed: int = 0
+
+    @classmethod
+    def of(cls, config: RunConfig) -> CallSettings:
+        """Those of a run."""
+        return cls(
+            config.budget,
+            config.prune,
+            config.schedule,
+            config.decode_weights,
+            config.pruner,
+            config.allow_untested_pruner,
+            config.seed,
+        )
+
+
+def build_language_model(opened: OpenedModel, mode: Mode, settings: CallSettings) -> LanguageModel:
+    """The language model of a mode, on an opened model.
+
+    Raises:
+        ConfigError: settings that do not fit the model, or a mode that asks no model.
+        ModelError: a trained pruner that is damaged, untested, or of another model.
+    """
+    if not mode.needs_model:
+        raise ConfigError(f"mode {mode}: it asks no model")
+    prune = _prune_config(opened, mode, settings)
+    if not mode.session:
+        return TransformersLanguageModel(opened.model, opened.tokenizer, prune=prune)
+    budget = settings.budget.budget()
+    options = session_options(
+        mode,
+        budget=budget,
+        seed=settings.seed,
+        decode_weights=settings.decode_weights,
+        ranking=_ranking(opened, mode, settings),
+    )
+    options |= {"prune": prune, "scheduler": scheduler_maker(opened, settings.schedule, options["decode_weights"])}
+    if budget.pays is not None and isinstance(mode.kv, Evict):
+        options["cost"] = stored_cost_model(opened, options["decode_weights"], "budget", ["pays"])
+    try:
+        if mode.text is not None:
+            return TEXT[mode.text](opened.model, opened.tokenizer, **options | {"budget": budget})
+        return EpisodeSessions(opened.model, opened.tokenizer, **options)
+    except ValueError as error:  # decode weights that this model cannot have, or not on this device
+        raise ConfigError(f"mode {mode}: {error}") from error
+
+
+def session_options(
+    mode: Mode,
+    *,
+    budget: Budget,
+    seed: int = 0,
+    decode_weights: Weights = "same",
+    ranking: ReadScorer | None = None,
+) -> dict[str, Any]:
+    """The arguments of a `ReplanSession` that a mode's parts decide.
+
+    Args:
+        budget: of modes that evict.
+        decode_weights: where the mode does not say.
+        ranking: the trained pruner that the mode ranks by, if it does.
+    """
+    kv = mode.kv if isinstance(mode.kv, Evict) else None
+    return {
+        "budget": budget if kv else None,
+        "evict_by": ranking or (kv.by if kv else None) or "recency",
+        "stale_first": kv is not None and kv.stale_first,
+        "draft": mode.decode.draft,
+        "decode_weights": mode.decode.weights or decode_weights,
+        "seed": seed,
+    }
+
+
+def _ranking(opened: OpenedModel, mode: Mode, settings: CallSettings) -> LearnedScorer | None:
+    """The trained pruner that ranks what the mode's sessions evict."""
+    if not isinstance(mode.kv, Evict):
+        return None
+    name = mode.own_pruner or (settings.pruner if mode.kv.by in (None, LEARNED) else None)
+    if name is None:
+        return None
+    return opened.learned_scorer(name, allow_untested=settings.allow_untested_pruner)
+
+
+def _prune_config(opened: OpenedModel, mode: Mode, settings: CallSettings) -> PruneConfig | None:
+    if mode.prune is None:
+        return None
+    stated = settings.prune
+    scorer: Any = mode.prune
+    if mode.prune == LEARNED:
+        assert settings.pruner is not None, "checked with the run's settings"
+        scorer = opened.learned_scorer(settings.pruner, allow_untested=settings.allow_untested_pruner)
+    try:
+        prune = PruneConfig(
+            scorer=scorer,
+            keep=stated.keep,
+            stages=None if stated.stages is None else tuple(stated.stages),
+            sinks=stated.sinks,
+            local=stated.local,
+            seed=settings.seed,
+        )
+        prune.resolve_stages(opened.facts["layers"])
+    except ValueError as error:
+        raise ConfigError(f"prune: {error}") from error
+    return prune

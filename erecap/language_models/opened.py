@@ -1,0 +1,119 @@
+"""A model that was opened for work: loaded, described, and able to say which trained pruners fit it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from erecap.cost.flops import ModelShape
+from erecap.generation import Message
+from erecap.models import describe_adapter, fingerprint, load, locate
+from erecap.protocols import LanguageModel
+
+if TYPE_CHECKING:
+    from erecap.tokens.scoring.learned import LearnedScorer
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model to open, and how."""
+
+    name: str  # a catalog name, a folder, or a hub name
+    adapter: str | None = None  # LoRA adapter merged into it: a folder or a name
+    dtype: str = "auto"
+    device: str = "auto"
+    threads: int | None = None  # of the model's arithmetic; None: torch's choice
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedModel:
+    """A loaded model with what is known of it.
+
+    Attributes:
+        model, tokenizer: of transformers.
+        facts: `model` of `run.json`, see `describe_model`.
+    """
+
+    model: Any
+    tokenizer: Any
+    facts: dict[str, Any]
+    _scorers: dict[tuple[str, bool], LearnedScorer] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the folder that the model was loaded from."""
+        return str(self.facts["hash"])
+
+    @property
+    def adapter_hash(self) -> str | None:
+        """Hash of the adapter that was merged into it."""
+        return self.facts["adapter"]["hash"] if self.facts["adapter"] else None
+
+    def learned_scorer(self, name: str, *, allow_untested: bool = False) -> LearnedScorer:
+        """The trained pruner of that name or folder, checked against this model and its adapter, and loaded once.
+
+        Raises:
+            ConfigError: no such folder.
+            ModelError: made for another model, damaged, or untested.
+        """
+        from erecap.tokens.scoring.by_name import learned_scorer
+
+        key = (name, allow_untested)
+        if key not in self._scorers:
+            self._scorers[key] = learned_scorer(
+                name, self.model, base=self.fingerprint, adapter=self.adapter_hash, allow_untested=allow_untested
+            )
+        return self._scorers[key]
+
+
+def open_model(settings: ModelSettings) -> OpenedModel:
+    """Load a model and its tokenizer, and describe them. The number of threads holds for the process.
+
+    Raises:
+        ModelError, ConfigError: as `erecap.models.load`.
+    """
+    import torch
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    model, tokenizer = load(settings.name, settings.dtype, settings.device, adapter=settings.adapter)
+    return OpenedModel(model, tokenizer, describe_model(settings.name, model, settings.adapter))
+
+
+def describe_model(name: str, model: Any, adapter: str | None = None) -> dict[str, Any]:
+    """`model` of `run.json`: shape of a transformers model, hash of its weights, and the adapter merged into it."""
+    return {
+        # A folder is named by its last part: paths of a machine are nobody else's business.
+        "name": Path(name).name if Path(name).is_absolute() else name,
+        "hash": fingerprint(locate(name)),
+        "adapter": describe_adapter(adapter) if adapter is not None else None,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        **vars(shape_of(model)),
+        "parameters": sum(tensor.numel() for tensor in model.parameters()),
+    }
+
+
+def shape_of(model: Any) -> ModelShape:
+    """The shape of a transformers model, as far as FLOPs depend on it."""
+    config = model.config.get_text_config(decoder=True)
+    heads = config.num_attention_heads
+    return ModelShape(
+        layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        vocab_size=config.vocab_size,
+    )
+
+
+def warm_up(model: LanguageModel) -> None:
+    """Make one call that is not timed, long enough that every mode prunes in it."""
+    places = "\n".join(f"You look at shelf {number}. On it, there is nothing." for number in range(1, 41))
+    chat: list[Message] = [
+        {"role": "system", "content": "You plan for a robot. Reply with the next command."},
+        {"role": "user", "content": f"Goal: find a cup.\n{places}"},
+    ]
+    model.generate(chat, max_new_tokens=8)
