@@ -256,7 +256,7 @@ def test_what_an_engine_or_session_refuses(tmp_path: Path) -> None:
         ReplanSession(MODEL, CHARACTERS, engine="none")
     with pytest.raises(ValueError, match="packed weights"):
         made(None, decode_weights="int8")
-    with pytest.raises(ValueError, match="unknown evict_by 'taste'; known: recency, random, attention"):
+    with pytest.raises(ValueError, match="unknown evict_by 'taste'; allowed: recency, random, attention"):
         made(None, evict_by="taste")
     engine = TinyEngine(MODEL, EngineSettings())
     session = ReplanSession(MODEL, CHARACTERS, engine=engine)
