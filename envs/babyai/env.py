@@ -83,9 +83,9 @@ class BabyAIEnv(gym.Env[str, str]):
             raise ConfigError(f"episode: got {episode!r}; allowed: 0 to {self.episodes - 1}")
         drawn = self._draw(self.seed if seed is None else seed, episode)
         self._started, self._expert_steps, self._expert_cells = drawn
-        grid = self._body.level.grid
+        grid = self.body.level.grid
         cells = [((i, j), grid.get(i, j)) for j in range(grid.height) for i in range(grid.width)]
-        self._movable = [thing for _, thing in cells if thing and thing.can_pickup()]
+        self.movable = [thing for _, thing in cells if thing and thing.can_pickup()]
         for cell, thing in cells:
             if thing and thing.cur_pos is None:
                 thing.cur_pos = cell  # BlockedUnlockPickup puts its ball there without telling it
@@ -93,17 +93,17 @@ class BabyAIEnv(gym.Env[str, str]):
 
     def step(self, action: str) -> tuple[str, SupportsFloat, bool, bool, dict[str, Any]]:
         """Carry out one command. Never truncates: the horizon is a wrapper's business."""
-        if self._body.success:
+        if self.body.success:
             over = Outcome("The mission is accomplished already.", failure="the episode is over")
             observation, info = self._report(over)
             return observation, 0.0, True, False, info
-        self._body.memory.update(self._body.level)  # something may have moved since
-        observation, info = self._report(self._body.perform(action))
-        return observation, float(self._body.success), self._body.success, False, info
+        self.body.memory.update(self.body.level)  # something may have moved since
+        observation, info = self._report(self.body.perform(action))
+        return observation, float(self.body.success), self.body.success, False, info
 
     def observe_again(self) -> tuple[str, dict[str, Any]]:
         """The present observation and info, with nothing done and nothing failed."""
-        self._body.memory.update(self._body.level)
+        self.body.memory.update(self.body.level)
         return self._report(Outcome(""))
 
     def move_untouched(self, rng: np.random.Generator) -> str | None:
@@ -111,13 +111,13 @@ class BabyAIEnv(gym.Env[str, str]):
 
         Never beside a door, and never so that something is walled in that was not. The agent sees it only if it looks.
         """
-        level = self._body.level
-        untouched = [thing for thing in self._movable if thing not in self._body.touched]
+        level = self.body.level
+        untouched = [thing for thing in self.movable if thing not in self.body.touched]
         if not untouched:
             return None
         # Ranked over all objects, so that the same draw meets the same object whatever was touched meanwhile.
-        ranks = rng.permutation(len(self._movable))
-        thing = next(self._movable[i] for i in ranks if self._movable[i] not in self._body.touched)
+        ranks = rng.permutation(len(self.movable))
+        thing = next(self.movable[i] for i in ranks if self.movable[i] not in self.body.touched)
         origin = (int(thing.cur_pos[0]), int(thing.cur_pos[1]))
         top, size = level.room_from_pos(*origin).top, level.room_size
         cells = [(top[0] + i, top[1] + j) for i in range(1, size - 1) for j in range(1, size - 1)]
@@ -125,7 +125,7 @@ class BabyAIEnv(gym.Env[str, str]):
         for index in rng.permutation(len(cells)):
             cell = cells[index]
             beside = [level.grid.get(*other) for other in paths.neighbours(cell)]
-            taken = level.grid.get(*cell) is not None or cell == self._body.cell
+            taken = level.grid.get(*cell) is not None or cell == self.body.cell
             if taken or any(content is not None and content.type == "door" for content in beside):
                 continue
             self._place(thing, origin, cell)
@@ -139,7 +139,7 @@ class BabyAIEnv(gym.Env[str, str]):
         """The grid from above, the agent's view lit: (height, width, 3) uint8, about 400 pixels wide."""
         if self.render_mode is None:
             return None
-        level = self._body.level
+        level = self.body.level
         return level.get_frame(tile_size=max(8, min(32, 400 // max(level.width, level.height))))
 
     @property
@@ -164,7 +164,7 @@ class BabyAIEnv(gym.Env[str, str]):
         raise GameError(f"{name}: the expert won none of {_MAX_DRAWS} levels drawn for episode {episode}")
 
     def _report(self, outcome: Outcome) -> tuple[str, dict[str, Any]]:
-        body = self._body
+        body = self.body
         done, clauses = experts.progress(body.level.instrs, body.success)
         info: StepInfo = {
             "goal": body.level.mission,
@@ -188,6 +188,6 @@ class BabyAIEnv(gym.Env[str, str]):
         return f"{outcome.text} {view}".strip(), dict(info)
 
     def _place(self, thing: Any, origin: tuple[int, int], cell: tuple[int, int]) -> None:
-        self._body.level.grid.set(*origin, None)
-        self._body.level.grid.set(*cell, thing)
+        self.body.level.grid.set(*origin, None)
+        self.body.level.grid.set(*cell, thing)
         thing.cur_pos = cell

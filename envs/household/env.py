@@ -99,15 +99,15 @@ class HouseholdEnv(gym.Env[str, str]):
         game = self._games.load(int((options or {}).get("episode", 0)), self._engine)
         self._plan = floor_plan(game.task.room)
         sentence = self._engine.load(game)
-        self._turn = self._engine.reset()
-        self._verbs = self._engine.verbs
+        self.turn = self._engine.reset()
+        self.verbs = self._engine.verbs
         self._goals = GoalList(game.chain or self._only_goal(game, sentence))
         self._chained = len(self._goals.goals) > 1
-        self._said = self._turn.feedback
-        self._memory = Memory.of([self._said])
-        if not self._memory.receptacles:  # a game of others, where the agent starts before a receptacle
-            self._memory.receptacles = tuple(self._places())
-        self._templates = command_templates(self._verbs, self._turn.world)
+        self._said = self.turn.feedback
+        self.memory = Memory.of([self._said])
+        if not self.memory.receptacles:  # a game of others, where the agent starts before a receptacle
+            self.memory.receptacles = tuple(self._places())
+        self._templates = command_templates(self.verbs, self.turn.world)
         self._path_length = 0.0
         self._seen: set[str] = set()
         self._looked_into: set[str] = set()
@@ -120,15 +120,15 @@ class HouseholdEnv(gym.Env[str, str]):
         """Play one command. Raises gymnasium's ResetNeeded before the first `reset`."""
         self._need_reset("step")
         command = action.strip()
-        failed = command not in self._turn.commands
-        before = self._turn.world.place
-        self._turn = self._engine.step(command)
-        after = self._turn.world.place
+        failed = command not in self.turn.commands
+        before = self.turn.world.place
+        self.turn = self._engine.step(command)
+        after = self.turn.world.place
         if after != before:
             self._path_length += self._plan.between(before, after)
-        announced = self._goals.check(self._turn.world)
-        self._said = f"{self._turn.feedback} {announced}".strip()
-        self._memory.read(self._turn.feedback)
+        announced = self._goals.check(self.turn.world)
+        self._said = f"{self.turn.feedback} {announced}".strip()
+        self.memory.read(self.turn.feedback)
         self._take_in()
         info = self._info(f"{command!r} is not admissible now" if failed else "")
         return self._said, float(self._won), self._won, False, dict(info)
@@ -159,30 +159,30 @@ class HouseholdEnv(gym.Env[str, str]):
     @property
     def _won(self) -> bool:
         # The engine knows the first goal only, and goes on when it is met. What it says of a single game counts.
-        return self._goals.done if self._chained else self._turn.won
+        return self._goals.done if self._chained else self.turn.won
 
     def _only_goal(self, game: GameData, sentence: str) -> tuple[Goal, ...]:
-        way = best_way(self._turn.world, game.task, self._plan, self._verbs)
+        way = best_way(self.turn.world, game.task, self._plan, self.verbs)
         if way is None:
             raise GameError(f"game file {game.path}: the expert knows no way to win it")
         return (Goal(game.task, sentence, len(way.commands), way.metres),)
 
     def _places(self) -> list[str]:
-        going = self._verbs["gotolocation"].format(r="")
-        return [command.removeprefix(going) for command in self._turn.commands if command.startswith(going)]
+        going = self.verbs["gotolocation"].format(r="")
+        return [command.removeprefix(going) for command in self.turn.commands if command.startswith(going)]
 
     def _expert_actions(self) -> list[str]:
         task = self._goals.current.task
         if self._won:
             return []
         if self._searches:
-            return list(search_plan(self._memory, task, self._verbs))
-        way = best_way(self._turn.world, task, self._plan, self._verbs)
+            return list(search_plan(self.memory, task, self.verbs))
+        way = best_way(self.turn.world, task, self._plan, self.verbs)
         return list(way.commands) if way else []
 
     def _take_in(self) -> None:
         """Note what the newest observation names, and what it is about."""
-        text = self._turn.feedback
+        text = self.turn.feedback
         self._seen |= names_in(text)
         shown, shut = _SHOWN.search(text), _SHUT.search(text)
         self._subject = ""
@@ -195,10 +195,10 @@ class HouseholdEnv(gym.Env[str, str]):
             self._subject = shut.group(1)
 
     def _info(self, failure: str = "") -> StepInfo:
-        world = self._turn.world
+        world = self.turn.world
         info = StepInfo(
             goal=self._goals.current.sentence,
-            skills=[command for command in self._turn.commands if command != "help"],
+            skills=[command for command in self.turn.commands if command != "help"],
             templates=list(self._templates),
             entities=fill_slots(self._seen, world),
             subject=self._subject,

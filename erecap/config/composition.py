@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 
 from erecap.config.modes import PRESETS, Decode, Evict, Mode
 from erecap.config.suite import NAME_PATTERN
-from erecap.registries import EVICT_BY, LEARNED, mode_scorers
+from erecap.registries import ENGINES, EVICT_BY, LEARNED, mode_scorers
 from erecap.validation import PARTS, WORD
 
 
@@ -62,7 +62,9 @@ class ModeParts(BaseModel):
         default=None, description="Keep the chat within the budget as text, with kv: reuse."
     )
     decode: DecodeParts | None = Field(default=None, description="How sessions decode, with kv: reuse or evict.")
-    engine: Literal["transformers"] = Field(default="transformers", description="What runs the arithmetic.")
+    engine: str = Field(
+        default="transformers", description="What holds keys and values and runs the model: a registered engine."
+    )
 
     @field_validator("prune")
     @classmethod
@@ -71,12 +73,21 @@ class ModeParts(BaseModel):
             raise ValueError(f"unknown scorer {prune!r}; allowed: {', '.join(mode_scorers())}")
         return prune
 
+    @field_validator("engine")
+    @classmethod
+    def _known_engine(cls, engine: str) -> str:
+        if engine not in ENGINES:
+            raise ValueError(f"unknown engine {engine!r}; allowed: {', '.join(ENGINES)}")
+        return engine
+
     @model_validator(mode="after")
     def _parts_go_together(self) -> ModeParts:
         if self.text is not None and self.kv != "reuse":
             raise ValueError(f"text: {self.text} is read by a session that keeps all of it; allowed: with kv: reuse")
         if self.decode is not None and self.kv == "reread":
             raise ValueError("decode: sessions have these settings; allowed: with kv: reuse or kv: {evict: ...}")
+        if self.engine != "transformers" and (self.kv == "reread" or self.text is not None):
+            raise ValueError(f"engine: {self.engine} serves sessions; allowed: with kv: reuse or evict, without text")
         by = self.kv.evict if isinstance(self.kv, EvictParts) else None
         if self.prune == LEARNED and by not in (None, LEARNED, *EVICT_BY):
             raise ValueError(

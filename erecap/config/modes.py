@@ -44,7 +44,7 @@ class Mode:
     text: Literal["mask", "compact"] | None = None  # keep the chat within the budget as text; only with `reuse`
     layers: None = None  # plan of the layers that are left out; nothing can apply one yet, so there is no other value
     decode: Decode = field(default_factory=Decode)  # only with `reuse` and `Evict`
-    engine: Literal["transformers"] = "transformers"  # what runs the arithmetic
+    engine: str = "transformers"  # what holds keys and values and runs the model: a name of `ENGINES`
     expert: bool = False  # the environment's expert plans, and no model is asked
 
     def __str__(self) -> str:
@@ -96,7 +96,8 @@ class Mode:
         decode = {"draft": self.decode.draft, "weights": self.decode.weights}
         usual = {"draft": True, "weights": None}
         changed = {key: value for key, value in decode.items() if value != usual[key]}
-        rest = {"prune": self.prune, "text": self.text, "decode": changed or None}
+        engine = self.engine if self.engine != "transformers" else None
+        rest = {"prune": self.prune, "text": self.text, "decode": changed or None, "engine": engine}
         return found | {key: value for key, value in rest.items() if value is not None}
 
 

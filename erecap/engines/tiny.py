@@ -66,7 +66,7 @@ class TinyEngine:
     """The memory of one conversation with a `TinyModel`: four columns, one row per stored token.
 
     Raises:
-        ValueError: settings that it does not support.
+        ValueError: another kind of model, or settings that it does not support.
     """
 
     name = "tiny"
@@ -75,6 +75,8 @@ class TinyEngine:
 
     def __init__(self, model: TinyModel, settings: EngineSettings | None = None) -> None:
         self.settings = settings or EngineSettings()
+        if not isinstance(model, TinyModel):
+            raise ValueError(f"the engine 'tiny' serves a TinyModel, got {type(model).__name__}")
         if self.settings.prune is not None:
             refuse(self.name, "prune at prefill", SUPPORTS, "leave prune=None")
         if self.settings.decode_weights != "same":

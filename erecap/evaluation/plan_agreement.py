@@ -103,7 +103,7 @@ def measure_agreement(
     config = config.model_copy(update={"modes": list(MODES), "samples": 0})
     identity = identity_of(config, suite, parse_mode("erecap"), weights_of(config)).fields()
     with writing(path.parent):
-        kept, done = _done(path, suite.name, budget, identity, fresh)
+        kept, done = rows_done(path, suite.name, budget, identity, fresh)
         if fresh:
             write_atomic(path, b"".join(map(encode_row, kept)))
     jobs = [job for job in all_jobs({suite.name: suite}, ["reuse"], 0) if job.episode not in done]
@@ -123,7 +123,7 @@ def measure_agreement(
                 row = {"suite": suite.name, "budget": budget, "episode": job.episode, **vars(counts), **identity}
                 row["end"] = played.episode["end"]
                 with interrupts.held():
-                    _add(path, row, identity)
+                    add_row(path, row, identity)
                 share = 100 * counts.agreed / max(1, counts.plan_tokens)
                 say(f"agreement, episode {job.episode} of {suite.name}: {share:.1f} % of {counts.plan_tokens} tokens")
     finally:
@@ -131,10 +131,10 @@ def measure_agreement(
     return len(jobs)
 
 
-def _add(path: Path, row: JsonRow, identity: JsonRow) -> None:
+def add_row(path: Path, row: JsonRow, identity: JsonRow) -> None:
     """Add a row to those that the file has now, unless another process has measured the same episode meanwhile."""
     with writing(path.parent):
-        kept, done = _done(path, row["suite"], row["budget"], identity, False)
+        kept, done = rows_done(path, row["suite"], row["budget"], identity, False)
         if row["episode"] not in done:
             write_atomic(path, b"".join(map(encode_row, [*kept, row])))
 
@@ -148,7 +148,7 @@ def _session(components: RealComponents, mode: str) -> ReplanSession:
     return model.session
 
 
-def _done(path: Path, suite: str, budget: int, identity: JsonRow, fresh: bool) -> tuple[list[JsonRow], set[int]]:
+def rows_done(path: Path, suite: str, budget: int, identity: JsonRow, fresh: bool) -> tuple[list[JsonRow], set[int]]:
     """Rows to keep, and the episodes of this suite and budget among them."""
     lines = path.read_bytes().splitlines() if path.exists() else []
     kept, done = [], set()

@@ -51,7 +51,7 @@ class CommittedRows:
         self.path = path
         self._config, self._suites = config, suites
         weights = weights_of(config)
-        self._identities = {
+        self.identities = {
             (suite.name, mode): identity_of(config, suite, config.mode(mode), weights)
             for suite in suites.values()
             for mode in {*config.modes, *([UNPRUNED] if weights else [])}
@@ -77,7 +77,7 @@ class CommittedRows:
     def digest(self) -> str:
         """Eight hexadecimal digits that name the configuration with its weights, for the name of a run folder."""
         shown = self._config.model_dump(mode="json", exclude={"executor", "workers", "batch"})
-        played = [(key, identity) for key, identity in self._identities.items() if key[1] in self._config.modes]
+        played = [(key, identity) for key, identity in self.identities.items() if key[1] in self._config.modes]
         identities = [[*key, *identity.fields().values()] for key, identity in sorted(played)]
         return digest_of([shown, identities])[:8]
 
@@ -92,7 +92,7 @@ class CommittedRows:
             with owned(folder):
                 erase(folder)
         self.export_from(folder)
-        for row in unpressed_rows(list(self._rows.values()), self._config, self._identities):
+        for row in unpressed_rows(list(self._rows.values()), self._config, self.identities):
             if row["episode"] < self._suites[row["suite"]].episodes:
                 self._rows.setdefault(committed_key(row), row)
         self._write()  # before the run folder has them, which does not know where they come from
@@ -154,7 +154,7 @@ class CommittedRows:
         return all_jobs(self._suites, self._config.modes, 0)
 
     def _check(self, number: int, row: JsonRow) -> None:
-        now = self._identities[row["suite"], row["mode"]].fields()
+        now = self.identities[row["suite"], row["mode"]].fields()
         for field in IDENTITY:
             if row[field] != now[field]:
                 raise RunError(
@@ -181,7 +181,7 @@ class CommittedRows:
             "overflow": row["overflow"],
             "error": row["error"],
             "seconds": round(row["wall_s"], 1),
-            **self._identities[row["suite"], row["mode"]].fields(),
+            **self.identities[row["suite"], row["mode"]].fields(),
         }
 
     def _run_row(self, row: JsonRow) -> JsonRow:

@@ -83,8 +83,8 @@ def build_language_model(opened: OpenedModel, mode: Mode, settings: CallSettings
     try:
         if mode.text is not None:
             return TEXT[mode.text](opened.model, opened.tokenizer, **options | {"budget": budget})
-        return EpisodeSessions(opened.model, opened.tokenizer, **options)
-    except ValueError as error:  # decode weights that this model cannot have, or not on this device
+        return EpisodeSessions(opened.model, opened.tokenizer, engine=mode.engine, **options)
+    except ValueError as error:  # settings that the model, the device or the engine cannot serve
         raise ConfigError(f"mode {mode}: {error}") from error
 
 

@@ -20,7 +20,7 @@ class EpisodeSessions:
 
     Args:
         model, tokenizer, budget, prune, evict_by, seed: as for `ReplanSession`.
-        stale_first, draft, decode_weights, cost: as for `ReplanSession`.
+        stale_first, draft, decode_weights, cost, engine: as for `ReplanSession`.
         scheduler: makes the scheduler of each episode; None: no scheduling.
     """
 
@@ -38,6 +38,7 @@ class EpisodeSessions:
         decode_weights: Weights = "same",
         scheduler: Callable[[], Scheduler] | None = None,
         cost: CostModel | None = None,
+        engine: str = "transformers",
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -53,6 +54,7 @@ class EpisodeSessions:
             "seed": seed,
             "decode_weights": decode_weights,
             "cost": cost,
+            "engine": engine,
         }
         self.reset()
 

@@ -43,29 +43,29 @@ class Shadow:
         self._due = 0.0
         self._changed = threading.Condition()
         self._waiting: deque[tuple[int, str, Callable[[], Any]]] = deque()
-        self._thread: threading.Thread | None = None  # there while something is to be replayed
+        self.thread: threading.Thread | None = None  # there while something is to be replayed
         self._ended = False
         self._tasks: set[asyncio.Task[None]] = set()  # an event loop keeps only weak references
         _shadows.add(self)
 
     def replay(self, number: int, answer: Any, bare: Callable[[], Any]) -> None:
         """Ask `bare` in the background, if this call is one of those."""
-        if not self._is_due():
+        if not self.is_due():
             return
         with self._changed:
             reason = "the process is ending" if self._ended else _full(len(self._waiting))
             if reason is None:
                 self._waiting.append((number, said_by(answer), bare))
-                if self._thread is None:
+                if self.thread is None:
                     # A daemon, because a replay must not keep a process from ending.
-                    self._thread = threading.Thread(target=self._run, name="erecap-shadow", daemon=True)
-                    self._thread.start()
+                    self.thread = threading.Thread(target=self._run, name="erecap-shadow", daemon=True)
+                    self.thread.start()
         if reason is not None:
             self._log.skip(number, reason)
 
     def replay_async(self, number: int, answer: Any, bare: Callable[[], Awaitable[Any]]) -> None:
         """The same for a coroutine, as a task of the running loop."""
-        if not self._is_due():
+        if not self.is_due():
             return
         reason = _full(len(self._tasks))
         if reason is not None:
@@ -78,7 +78,7 @@ class Shadow:
     def wait(self) -> None:
         """Until all replays of the thread are done."""
         with self._changed:
-            self._changed.wait_for(lambda: self._thread is None)
+            self._changed.wait_for(lambda: self.thread is None)
 
     def end(self) -> None:
         """Skip what waits, and wait for what is running for at most `END_S` seconds."""
@@ -86,11 +86,11 @@ class Shadow:
             self._ended = True
             left = [number for number, _, _ in self._waiting]
             self._waiting.clear()
-            self._changed.wait_for(lambda: self._thread is None, END_S)
+            self._changed.wait_for(lambda: self.thread is None, END_S)
         for number in left:
             self._log.skip(number, "the process is ending")
 
-    def _is_due(self) -> bool:
+    def is_due(self) -> bool:
         if not self._share:
             return False
         with self._changed:
@@ -106,7 +106,7 @@ class Shadow:
                 self._compared(*replay)
         except BaseException:  # the log cannot be written: the thread ends, and the next replay begins another
             with self._changed:
-                self._thread = None
+                self.thread = None
                 self._changed.notify_all()
             raise
 
@@ -114,7 +114,7 @@ class Shadow:
         with self._changed:
             if self._waiting:
                 return self._waiting.popleft()
-            self._thread = None
+            self.thread = None
             self._changed.notify_all()
             return None
 

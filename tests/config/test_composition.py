@@ -45,6 +45,7 @@ def test_presets_and_parts_stand_side_by_side(tmp_path: Path) -> None:
         ({"kv": {"evict": "runs/pruner"}, "prune": "random"}, Mode("x", kv=Evict("runs/pruner"), prune="random")),
         ({"kv": "reuse", "decode": {"draft": False}}, Mode("x", kv="reuse", decode=Decode(draft=False))),
         ({"engine": "transformers"}, Mode("x")),
+        ({"engine": "tiny", "kv": "reuse"}, Mode("x", kv="reuse", engine="tiny")),
     ],
     ids=str,
 )
@@ -108,7 +109,7 @@ MISTAKES: list[tuple[Any, str]] = [
     ([{"name": "x", "prune": "learned"}], "mode x needs a trained pruner; give pruner: FOLDER"),
     ([{"name": "x", "kv": {"evict": "learned"}}], "mode x needs a trained pruner; give pruner: FOLDER"),
     ([{"name": "x", "kv": {"evict": "p"}, "prune": "learned"}], "allowed: one pruner in a mode"),
-    ([{"name": "x", "engine": "abacus"}], "compositions.x.engine: got 'abacus' (text); allowed: transformers"),
+    ([{"name": "x", "engine": "abacus"}], "unknown engine 'abacus'; allowed: tiny, transformers"),
 ]
 
 

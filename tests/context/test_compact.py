@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from erecap.context import Context
 from erecap.context.compaction import MARKER, compact_messages, condense
-from erecap.context.compaction.compact import _after, _steps
+from erecap.context.compaction.compact import chat_after, compaction_steps
 from erecap.context.protection import protected_spans
 from erecap.context.render import render
 from erecap.generation import Message
@@ -88,8 +88,8 @@ def test_what_holds_for_every_chat(messages: list[Message], target: int, rank: C
 @given(CHATS, st.integers(1, 200))
 def test_the_target_is_met_by_the_fewest_records(messages: list[Message], target: int) -> None:
     result = compact_messages(messages, target, count)
-    steps = _steps(messages, None)
-    sizes = [count(_after(messages, steps[:number])) for number in range(len(steps) + 1)]
+    steps = compaction_steps(messages, None)
+    sizes = [count(chat_after(messages, steps[:number])) for number in range(len(steps) + 1)]
     assert sizes == sorted(sizes, reverse=True)
     enough = [size for size in sizes if size <= target]
     assert result.tokens == (enough[0] if enough else sizes[-1])

@@ -7,7 +7,7 @@ import pytest
 from erecap.budget import Budget
 from erecap.context import Context, Situation
 from erecap.errors import RunError
-from erecap.evaluation.plan_agreement import ComparingPlanner, _add, _done
+from erecap.evaluation.plan_agreement import ComparingPlanner, add_row, rows_done
 from erecap.session.session import ReplanSession
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model
@@ -41,25 +41,25 @@ def test_rows_are_gone_on_from_and_those_of_others_are_refused(tmp_path):
     rows = [{"suite": suite, "budget": 1024, "episode": n, "model": "m"} for suite in ("a", "b") for n in (0, 1)]
     whole = "".join(json.dumps(row) + "\n" for row in rows)
     path.write_text(whole)
-    assert _done(path, "a", 1024, {"model": "m"}, False) == (rows, {0, 1})
-    assert _done(path, "a", 512, {"model": "x"}, False) == (rows, set())
-    assert _done(path, "a", 1024, {"model": "x"}, True) == (rows[2:], set())
+    assert rows_done(path, "a", 1024, {"model": "m"}, False) == (rows, {0, 1})
+    assert rows_done(path, "a", 512, {"model": "x"}, False) == (rows, set())
+    assert rows_done(path, "a", 1024, {"model": "x"}, True) == (rows[2:], set())
     with pytest.raises(RunError, match=r"rows\.jsonl:1: measured with model m, now it is x; --fresh"):
-        _done(path, "a", 1024, {"model": "x"}, False)
+        rows_done(path, "a", 1024, {"model": "x"}, False)
     path.write_text(whole + '{"suite": "a", "bud')
     with pytest.raises(RunError, match=r"rows\.jsonl:5: the row is damaged"):
-        _done(path, "a", 1024, {"model": "m"}, False)
+        rows_done(path, "a", 1024, {"model": "m"}, False)
     path.write_text("{oops\n")
     with pytest.raises(RunError, match=r"rows\.jsonl:1: the row is damaged"):
-        _done(path, "a", 1024, {"model": "m"}, False)
+        rows_done(path, "a", 1024, {"model": "m"}, False)
 
 
 def test_processes_that_share_the_file_keep_each_others_rows(tmp_path):
     path, identity = tmp_path / "raw" / "rows.jsonl", {"model": "m"}
     rows = [{"suite": "a", "budget": 1024, "episode": n, "agreed": n, **identity} for n in range(3)]
     for row in (*rows, rows[1] | {"agreed": 9}):  # another process was faster with episode 1
-        _add(path, row, identity)
+        add_row(path, row, identity)
     assert list(map(json.loads, path.read_text().splitlines())) == rows
     with pytest.raises(RunError, match="measured with model m, now it is x"):
-        _add(path, rows[0] | {"episode": 7}, {"model": "x"})
+        add_row(path, rows[0] | {"episode": 7}, {"model": "x"})
     assert list(map(json.loads, path.read_text().splitlines())) == rows

@@ -144,7 +144,7 @@ def test_a_pruner_concerns_the_modes_that_rank_by_it(weights, monkeypatch):
     def identities(pruner):
         weights["pruner"] = pruner
         config = tiny_run(modes=["erecap", "recency", "reuse", "expert"])
-        return CommittedRows(Path("none.jsonl"), config, SUITES)._identities
+        return CommittedRows(Path("none.jsonl"), config, SUITES).identities
 
     one, other = identities("cccc"), identities("dddd")
     assert [mode for (_, mode), identity in one.items() if other["tiny", mode] != identity] == ["erecap"]
@@ -157,7 +157,7 @@ def test_the_budget_is_part_of_the_key(tmp_path):
         CommittedRows(tmp_path / "none", tiny_run(modes=["reuse", "erecap"], budget={"kv_tokens": n}), SUITES)
         for n in (512, 1024)
     )
-    same = [mode for (_, mode), identity in half._identities.items() if whole._identities["tiny", mode] == identity]
+    same = [mode for (_, mode), identity in half.identities.items() if whole.identities["tiny", mode] == identity]
     assert same == ["reuse"]  # which has no budget
     assert half.digest != whole.digest
 

@@ -163,6 +163,8 @@ def test_a_pruner_of_another_model_is_refused(opened: OpenedModel, tmp_path: Pat
 def test_what_does_not_fit_is_one_line(opened: OpenedModel) -> None:
     with pytest.raises(ConfigError, match="prune: stage at layer 9, but the model has layers 0 to 7"):
         build_language_model(opened, parse_mode("prune[random]"), settings(prune=PruneSettings(stages=[9])))
+    with pytest.raises(ConfigError, match="mode mine: the engine 'tiny' serves a TinyModel, got LlamaForCausalLM"):
+        build_language_model(opened, mode(kv="reuse", engine="tiny"), settings())
     with pytest.raises(ConfigError, match="mode expert: it asks no model"):
         build_language_model(opened, parse_mode("expert"), settings())
     with pytest.raises(ConfigError, match="schedule: deadline_ms needs predicted times"):

@@ -19,13 +19,14 @@ from tests.session.chats import model
 ROOT = Path(__file__).parents[2]
 
 CODE = '''
-"""A corridor with one door, a planner that opens it, and a scorer."""
+"""A corridor with one door, a planner that opens it, a scorer, and an engine."""
 
 from typing import Any
 
 import gymnasium as gym
 from pydantic import BaseModel, ConfigDict
 
+from erecap.engines.transformers import TransformersEngine
 from erecap.planners.llm import LLMPlanner
 from erecap.protocols import Plan
 from erecap.registries import EnvEntry
@@ -76,6 +77,16 @@ class NormScorer:
         return hidden.norm(dim=-1)
 
 
+class CountingEngine(TransformersEngine):
+    """The engine of transformers, which counts the tokens that it prefills."""
+
+    prefilled = 0
+
+    def read(self, ids, between_chunks=None, **options):
+        CountingEngine.prefilled += len(ids)
+        return super().read(ids, between_chunks, **options)
+
+
 class Walker:
     """Asks the model, and walks whatever it says."""
 
@@ -88,6 +99,9 @@ class Walker:
 '''
 
 ENTRY_POINTS = """
+[erecap.engines]
+counting = corridor_plugin:CountingEngine
+
 [erecap.environments]
 corridor = corridor_plugin:CORRIDOR
 
@@ -103,6 +117,7 @@ import json, sys
 from pathlib import Path
 
 from erecap.config import load_run, load_suites
+from erecap.engines import ENGINES
 from erecap.planners import PLANNERS
 from erecap.rollout.run import run
 from erecap.tokens import SCORERS
@@ -117,13 +132,19 @@ print(json.dumps({
     "planners": list(PLANNERS),
     "scorers": list(SCORERS),
     "scored": corridor_plugin.NormScorer.calls,
+    "engines": list(ENGINES),
+    "prefilled": corridor_plugin.CountingEngine.prefilled,
 }))
 """
 
 RUN = """
 name: plugged
 suites: [./corridor.yaml]
-modes: ["prune[norm]", "erecap", {name: narrow, kv: {evict: recency}, prune: norm}]
+modes:
+  - prune[norm]
+  - erecap
+  - {name: narrow, kv: {evict: recency}, prune: norm}
+  - {name: counted, kv: reuse, engine: counting}
 model: MODEL
 dtype: float32
 device: cpu
@@ -182,7 +203,7 @@ def test_a_run_with_what_another_package_brings(installed: Path, tmp_path: Path)
     done = python(PLAY, tmp_path, installed)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told["status"] == "finished" and told["modes"] == ["prune[norm]", "erecap", "narrow"]
+    assert told["status"] == "finished" and told["modes"] == ["prune[norm]", "erecap", "narrow", "counted"]
     assert "walker" in told["planners"] and "norm" in told["scorers"] and told["scored"] > 0
     rows = [json.loads(line) for line in (tmp_path / "out" / "episodes.jsonl").read_text().splitlines()]
     assert [(row["mode"], row["env"], row["success"], row["steps"]) for row in rows] == [
@@ -193,6 +214,9 @@ def test_a_run_with_what_another_package_brings(installed: Path, tmp_path: Path)
     assert min(last["prune[norm]"]["kept_per_layer"]) < last["prune[norm]"]["prompt_tokens"]
     assert last["prune[norm]"]["decision"] == "prune" and last["narrow"]["decision"] == "append"
     assert last["narrow"]["reused_tokens"] and max(last["narrow"]["kept_per_layer"]) < last["narrow"]["prompt_tokens"]
+    assert "counting" in told["engines"]
+    # One warm-up call before the episode is in the count, and in no row.
+    assert told["prefilled"] > sum(call["new_tokens"] for call in calls if call["mode"] == "counted") > 0
     head = json.loads((tmp_path / "out" / "run.json").read_text())["config"]
     assert head["planner"]["name"] == "walker" and head["compositions"]["narrow"]["prune"] == "norm"
 

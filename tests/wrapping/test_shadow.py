@@ -161,13 +161,13 @@ def test_the_report_of_a_log(erecap, tmp_path) -> None:  # type: ignore[no-untyp
 
 def test_every_tenth_call_is_the_tenth() -> None:
     shadow = Shadow(0.1, None)  # type: ignore[arg-type]
-    assert [number for number in range(1, 101) if shadow._is_due()] == list(range(10, 101, 10))
+    assert [number for number in range(1, 101) if shadow.is_due()] == list(range(10, 101, 10))
 
 
 def test_shares_that_are_none() -> None:
     with pytest.raises(ConfigError, match=r"shadow: got 1\.5; allowed: from 0 to 1"):
         erecap.wrap(lambda m: "x", shadow=1.5)
-    assert Shadow(0.0, None)._thread is None  # type: ignore[arg-type]
+    assert Shadow(0.0, None).thread is None  # type: ignore[arg-type]
 
 
 def test_what_is_due_beyond_those_that_wait_is_skipped_and_counted(erecap, tmp_path) -> None:  # type: ignore[no-untyped-def]

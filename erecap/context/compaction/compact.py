@@ -63,10 +63,10 @@ def compact_messages(
     before = count(messages)
     if before <= target_tokens:
         return Compacted(list(messages), before, before)
-    steps = _steps(messages, rank)
-    number = fewest(len(steps), lambda some: count(_after(messages, steps[:some])) <= target_tokens)
+    steps = compaction_steps(messages, rank)
+    number = fewest(len(steps), lambda some: count(chat_after(messages, steps[:some])) <= target_tokens)
     done = steps[:number]
-    result = _after(messages, done)
+    result = chat_after(messages, done)
     tokens = count(result)
     edited = len({step[:3] for step in done if isinstance(step, Edit)})
     dropped = tuple(sorted(number for step in done if not isinstance(step, Edit) for number in step))
@@ -75,7 +75,7 @@ def compact_messages(
     return Compacted(result, tokens, before, edited, dropped, reason if met else f"{reason}; the rest is protected")
 
 
-def _steps(messages: Sequence[Message], rank: Rank | None) -> list[_Step]:
+def compaction_steps(messages: Sequence[Message], rank: Rank | None) -> list[_Step]:
     """Everything that can be done, in the order in which it is."""
     kept = protected_spans(messages)
     stale = [Edit(*place, "") for place in _stale(messages) if not _overlaps(place, kept)]
@@ -114,7 +114,7 @@ def _by_exchange(
     return [step for group in sorted(best, key=lambda group: (best[group], group)) for step in parts[group]]
 
 
-def _after(messages: Sequence[Message], steps: Sequence[_Step]) -> list[Message]:
+def chat_after(messages: Sequence[Message], steps: Sequence[_Step]) -> list[Message]:
     out = {number for step in steps if not isinstance(step, Edit) for number in step}
     # Of two edits of one place the later one holds.
     edits = {step[:3]: step for step in steps if isinstance(step, Edit) and step.message not in out}

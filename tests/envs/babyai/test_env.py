@@ -25,7 +25,7 @@ def test_the_expert_wins_every_level(level: str):
     for episode in range(2):
         _, info = env.reset(options={"episode": episode})
         while not info["success"]:
-            command = expert.next_command(env._body)
+            command = expert.next_command(env.body)
             assert command in info["skills"]
             _, _, _, _, info = env.step(command)
             assert not info["failed"]
@@ -71,11 +71,11 @@ def test_success_counts_however_late():
     env = made("BabyAI-PickupDist-v0")
     _, info = env.reset()
     item = info["entities"]["item"][0]
-    while env._body.level.step_count < 2 * env._body.level.max_steps:
+    while env.body.level.step_count < 2 * env.body.level.max_steps:
         for command in (f"go to {item}", "explore"):
             env.step(command)
     while not info["success"]:
-        _, reward, terminated, _, info = env.step(expert.next_command(env._body))
+        _, reward, terminated, _, info = env.step(expert.next_command(env.body))
     assert terminated and reward == 1.0
 
 
@@ -132,16 +132,16 @@ def test_moved_objects_stay_in_their_room_and_in_reach(level: str):
     env = made(f"BabyAI-{level}-v0", expert=True)
     _, info = env.reset()
     rng = np.random.default_rng(1)
-    inside = env._body.level
+    inside = env.body.level
     for step in range(12):
-        lying = [thing for thing in env._movable if thing is not inside.carrying]
+        lying = [thing for thing in env.movable if thing is not inside.carrying]
         things = {thing: (thing.cur_pos, inside.room_from_pos(*thing.cur_pos)) for thing in lying}
         walled_in = paths.walled_in(inside)
         kind = env.move_untouched(rng)
         moved = [thing for thing, (place, _) in things.items() if tuple(place) != tuple(thing.cur_pos)]
         assert len(moved) == (kind is not None)
         for thing in moved:
-            assert f"{thing.color} {thing.type}" == kind and thing not in env._body.touched
+            assert f"{thing.color} {thing.type}" == kind and thing not in env.body.touched
             assert inside.room_from_pos(*thing.cur_pos) is things[thing][1]
             assert inside.grid.get(*thing.cur_pos) is thing and inside.grid.get(*things[thing][0]) is None
         assert paths.walled_in(inside) <= walled_in
@@ -174,5 +174,5 @@ def test_the_expert_still_wins_while_things_move(level: str):
             if rng.random() < 0.3:
                 env.move_untouched(rng)
             env.observe_again()
-            _, _, _, _, info = env.step(expert.next_command(env._body))
+            _, _, _, _, info = env.step(expert.next_command(env.body))
         assert info["success"], (episode, info["goal"])

@@ -179,7 +179,7 @@ def test_the_loop_takes_a_changed_goal_into_the_context(chain):
 def test_the_cost_of_a_search_counts_doors_twice(chain):
     env = chain()
     env.reset(options={"episode": 0})
-    world = env._turn.world
+    world = env.turn.world
     afresh = Memory(receptacles=tuple(holder.name for holder in world.holders.values()))
     doors = sum(holder.openable for holder in world.holders.values())
     assert search_cost(afresh, world, "unicorn") == len(world.holders) + doors
@@ -196,9 +196,9 @@ def test_amnesia_costs_steps(chain):
     while not info["success"] and steps < 2 * remembering:
         memory = Memory.of(seen[-4:])
         memory.receptacles = Memory.of(seen[:1]).receptacles
-        memory.held, memory.place, memory.opened = env._memory.held, env._memory.place, set(env._memory.opened)
+        memory.held, memory.place, memory.opened = env.memory.held, env.memory.place, set(env.memory.opened)
         memory.where.pop(memory.held, None)
-        observation, *_, info = env.step(search_plan(memory, env.task, env._verbs)[0])
+        observation, *_, info = env.step(search_plan(memory, env.task, env.verbs)[0])
         seen.append(observation)
         steps += 1
     assert steps > 1.3 * remembering
