@@ -12,6 +12,7 @@ from erecap.budget import Budget
 from erecap.engines.rotate_keys import KeyRotator
 from erecap.errors import ConfigError
 from erecap.protocols import ScoreContext
+from erecap.registries import SINKS
 from erecap.session.eviction import HEAD, OPEN, PROTECTED, staying
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.read_scores import ReadScorer, ReadScores
@@ -24,7 +25,6 @@ from erecap.tokens.scoring.scorers import RandomScorer
 from erecap.wrapping.token_conversations import TokenConversation
 
 CHUNK = 512  # tokens of one forward pass; eviction happens between chunks
-SINKS = 4  # first tokens that are always protected
 KEEP_ALL = PruneConfig(keep=1.0, stages=())
 
 

@@ -39,7 +39,7 @@ def test_every_way_in_sets_it(module: str) -> None:
 @pytest.mark.integration  # for the seconds that a process takes to import torch
 @pytest.mark.skipif(sys.platform != "linux", reason="torch brings libgomp on Linux only")
 def test_the_library_has_read_it_when_torch_is_loaded() -> None:
-    shown = started("import erecap; erecap.ReplanSession", OMP_DISPLAY_ENV="VERBOSE").stderr
+    shown = started("import erecap, torch", OMP_DISPLAY_ENV="VERBOSE").stderr
     assert f"GOMP_SPINCOUNT = '{SHORT_WAITING['GOMP_SPINCOUNT']}'" in shown
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in shown
 
