@@ -135,7 +135,16 @@ class TextCalls:
         ended = time.perf_counter()
         timing = Timing(prune_ms=1e3 * (call.prepared - call.started), total_ms=1e3 * (ended - call.started))
         estimated = self._options.count_tokens is None
-        return self.log.note(usage, timing, call.decision, call.reason, tokens_estimated=estimated, **extra)
+        extra = {"dropped_because": self._dropped_because(call), "tokens_estimated": estimated, **extra}
+        return self.log.note(usage, timing, call.decision, call.reason, **extra)
+
+    def _dropped_because(self, call: Call) -> str | None:
+        if call.decision != "pruned":
+            return None
+        most = self._options.keep_tokens
+        if most is None:
+            return f"keep={self._options.keep:g} of the {call.before:,} tokens of the call are asked for"
+        return f"the {call.before:,} tokens of the call pass keep_tokens={most:,}"
 
     def _shorten(self, call: Call, given: Any, ours: str | list[Message]) -> None:
         options = self._options

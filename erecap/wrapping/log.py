@@ -44,7 +44,8 @@ class CallLog:
         """Append one call; returns its number.
 
         `decision` is what was done: `pruned`; `read` or `reused`, where all of the prompt was read or only its rest;
-        `passed` unchanged; or `failed`, where everything was sent after an error. `reason` says why.
+        `passed` unchanged; or `failed`, where everything was sent after an error. `reason` says why. Of `extra`,
+        `dropped_because` says why a part of the prompt or of what was stored is gone.
         """
 
         def row(number: int) -> JsonRow:
@@ -69,6 +70,7 @@ class CallLog:
                 "total_ms": timing.total_ms,
                 "decision": decision,
                 "reason": reason,
+                "dropped_because": None,
                 **extra,
             }
 

@@ -76,7 +76,10 @@ class WrappedModel:
             decode_ms=1e3 * (ended - clock.ended),
             total_ms=1e3 * (ended - started),
         )
-        self.log.note(usage, timing, "pruned", f"keep {self.prune.keep}", batch=sequences.shape[0])
+        dropped = min(cache.prompt_kept, default=read) < read
+        because = f"keep={self.prune.keep:g} of the tokens at each pruning stage are asked for" if dropped else None
+        reason = f"keep {self.prune.keep}"
+        self.log.note(usage, timing, "pruned", reason, batch=sequences.shape[0], dropped_because=because)
         return output
 
     def _why_not(self, kwargs: dict[str, Any]) -> str | None:

@@ -146,6 +146,7 @@ class SessionModel:
         if reused < conversation.first or not conversation.first:
             conversation.first = len(ids)
         conversation.asked = len(ids)
+        conversation.dropped_because = None
         clock = PrefillClock(self.wrapped.device)
         try:
             output = self._read_and_generate(conversation, arguments, clock)
@@ -174,7 +175,8 @@ class SessionModel:
             decode_ms=1e3 * (ended - clock.ended),
             total_ms=1e3 * (ended - started),
         )
-        self.log.note(usage, timing, "reused" if reused else "read", why, evicted=conversation.evicted - evicted)
+        dropped = {"evicted": conversation.evicted - evicted, "dropped_because": conversation.dropped_because}
+        self.log.note(usage, timing, "reused" if reused else "read", why, **dropped)
         return output
 
     def _forget_other_weights(self) -> None:

@@ -26,6 +26,7 @@ class TokenConversation:
     shift: int = 0  # token index minus position of the next token; above 0 once it was repositioned
     evicted: int = 0  # tokens evicted so far
     attention: tuple[torch.Tensor, torch.Tensor] | None = None  # token indices, and attention weights `(n,)` each
+    dropped_because: str | None = None  # the reason of the newest eviction in this call; None: there was none
 
     @property
     def read(self) -> int:

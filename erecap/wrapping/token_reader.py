@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from erecap.budget import Budget
+from erecap.budget import Budget, Limit
 from erecap.engines.rotate_keys import KeyRotator
 from erecap.errors import ConfigError
 from erecap.protocols import ScoreContext
@@ -134,6 +134,7 @@ class TokenReader:
         if stored <= most:
             return
         target = min(most, limit.down_to)
+        conversation.dropped_because = self._reason(conversation, limit, room, target)
         index = conversation.cache.stored_index().cpu()
         quarter = target // 4
         head = min(conversation.first, quarter) if self._protect_first is None else min(self._protect_first, target)
@@ -145,6 +146,18 @@ class TokenReader:
         conversation.evicted += conversation.cache.drop(
             lambda layout: ~torch.isin(layout.index[0], kept.to(layout.index.device))
         )
+
+    def _reason(self, conversation: TokenConversation, limit: Limit, room: int, target: int) -> str:
+        """Why `conversation` is evicted down to `target` tokens, in words."""
+        coming, what = room, limit.reason
+        if self._window is not None and self._window - room <= limit.most:
+            what = f"the window of {self._window:,}"
+        elif self.budget.automatic:
+            what = f"the memory of {self.budget.memory_bytes:,} bytes"
+        else:
+            coming = 0  # a fixed budget counts what is stored when a call returns
+        more = f" and {coming:,} to come" if coming else ""
+        return f"{conversation.stored:,} stored tokens{more} pass {what}: evicted down to {target:,}"
 
     def _scores(self, conversation: TokenConversation, index: torch.Tensor) -> torch.Tensor:
         if conversation.cache.read_scores is not None:

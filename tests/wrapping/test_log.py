@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +97,23 @@ def test_without_a_folder_calls_are_counted() -> None:
     wrapped = erecap.wrap(lambda messages: "x", keep_tokens=60)
     wrapped(CHAT), wrapped(CHAT)
     assert wrapped.log.rows == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "because"),
+    [
+        ({"keep_tokens": 60}, r"tokens of the call pass keep_tokens=60$"),
+        ({"keep": 0.5}, r"^keep=0.5 of the \d+ tokens"),
+    ],
+)
+def test_rows_of_texts_say_why_something_was_left_out(options: dict, because: str, tmp_path: Path) -> None:
+    wrapped = erecap.wrap(lambda messages: "look", **options, log=tmp_path)
+    chat = list(CHAT)
+    for turn in range(8):
+        wrapped(chat)
+        chat += [{"role": "assistant", "content": "look"}, {"role": "user", "content": f"Shelf {turn} is empty. " * 3}]
+    noted = rows(tmp_path / "replans.jsonl")
+    assert {row["decision"] for row in noted} == {"passed", "pruned"}
+    for row in noted:
+        assert (row["dropped_because"] is not None) == (row["decision"] == "pruned")
+        assert row["dropped_because"] is None or re.search(because, row["dropped_because"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -191,6 +192,31 @@ def test_memory_of_each_conversation() -> None:
         ids = torch.cat([wrapped.generate(**whole(ids), **GREEDY), ids_of(20, turn)], 1)
         assert wrapped.conversations.kv_bytes <= 100 * each
     assert wrapped.held.idle()[0].evicted
+
+
+@pytest.mark.parametrize(
+    ("budget", "because"),
+    [
+        (96, r"^\d+ stored tokens pass the budget \(kv_tokens=96\): evicted down to 96$"),
+        (250, r"pass (the window of 256: evicted down to \d+|the budget \(kv_tokens=250\): evicted down to 250)$"),
+        (erecap.Budget(kv_ratio=0.5), r"^\d+ stored tokens pass the budget \(kv_ratio=0.5, \d+ tokens\)"),
+        (None, r"^\d+ stored tokens and \d+ to come pass the window of 256: evicted down to \d+$"),
+        (erecap.Budget.auto(100 * 1024), r" to come pass the memory of 102,400 bytes: evicted down to \d+$"),
+        (erecap.Budget.auto(10**9), r"pass the window of 256: evicted"),
+        (erecap.Budget(), "nothing goes"),
+    ],
+)
+def test_every_eviction_says_why(budget: Any, because: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    wrapped = erecap.wrap(wide_model("llama", window=256), budget=budget, log=tmp_path)
+    ids = ids_of(60, 1)
+    for turn in range(14):
+        ids = torch.cat([wrapped.generate(**whole(ids), **GREEDY), ids_of(20, turn)], 1)
+    wrapped.generate(**whole(ids), **GREEDY, use_cache=False)
+    rows = rows_of(tmp_path)
+    assert all(bool(row.get("evicted")) == (row["dropped_because"] is not None) for row in rows)
+    reasons = [row["dropped_because"] for row in rows if row["dropped_because"]]
+    assert all(re.search(because, reason) for reason in reasons)
+    assert bool(reasons) == (budget != erecap.Budget()) and rows[-1]["dropped_because"] is None
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,12 @@ def test_a_pruned_model_keeps_the_contract_and_logs(tmp_path) -> None:  # type: 
     assert (first["prompt_tokens"], first["plan_tokens"], first["mode"]) == (40, 6, "prune[attention]")
     assert second["replan"] == 1 and second["prompt_tokens"] == 30 and second["total_ms"] > second["prefill_ms"] > 0
     assert json.loads((tmp_path / "mine" / "run.json").read_text())["format"] == 1
-    # A second session continues the log.
-    erecap.wrap(model, keep=0.9, log=tmp_path / "mine").generate(**prompt(), **GREEDY)
-    assert len((tmp_path / "mine" / "replans.jsonl").read_text().splitlines()) == 3
+    # Other sessions continue the log.
+    for keep in (0.9, 1.0):
+        erecap.wrap(model, keep=keep, log=tmp_path / "mine").generate(**prompt(), **GREEDY)
+    rows = [json.loads(line) for line in (tmp_path / "mine" / "replans.jsonl").read_text().splitlines()]
+    why = [row["dropped_because"] for row in rows]
+    assert why == [*(f"keep={k} of the tokens at each pruning stage are asked for" for k in (0.5, 0.5, 0.9)), None]
 
 
 def test_calls_that_manage_their_own_cache_are_passed_on_and_say_so(tmp_path) -> None:  # type: ignore[no-untyped-def]
