@@ -13,10 +13,11 @@ from erecap.generation import Timing, Usage
 from erecap.tokens.pruning import prune
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.wrapping.log import CallLog
+from erecap.wrapping.stand_ins import StandIn, of_target
 from erecap.wrapping.switch import SWITCH, switched_off
 
 
-class WrappedModel:
+class WrappedModel(StandIn):
     """Stands for `model`: every attribute and call goes to it, only `generate` prunes.
 
     Args:
@@ -37,7 +38,7 @@ class WrappedModel:
     def __getattr__(self, name: str) -> Any:
         if name == "wrapped":  # not set yet: copying and unpickling ask before __init__ has run
             raise AttributeError(name)
-        return getattr(self.wrapped, name)
+        return of_target(self, self.wrapped, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.wrapped(*args, **kwargs)

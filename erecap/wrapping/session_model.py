@@ -19,6 +19,7 @@ from erecap.tokens.cache.read_scores import ReadScorer
 from erecap.wrapping.log import CallLog
 from erecap.wrapping.reusable import answer_tokens, bound, call_problem, model_problem, prompt_of, rope_limit
 from erecap.wrapping.self_check import difference, weights_state
+from erecap.wrapping.stand_ins import StandIn, of_target
 from erecap.wrapping.token_conversations import ConversationSummary, TokenConversation, TokenConversations
 from erecap.wrapping.token_reader import TokenReader
 
@@ -26,7 +27,7 @@ DEFAULT_BUDGET = Budget.auto()  # of `erecap.wrap(model)`
 CONVERSATIONS = 8
 
 
-class SessionModel:
+class SessionModel(StandIn):
     """Stands for `model`: `generate` is answered from the stored conversations, everything else is the model's own.
 
     A call finds the longest common beginning of its prompt with the conversations that it knows, by token ids, and the
@@ -81,7 +82,7 @@ class SessionModel:
     def __getattr__(self, name: str) -> Any:
         if name in SessionModel._OWN:  # not set yet: copying and unpickling ask before __init__ has run
             raise AttributeError(name)
-        return getattr(self.wrapped, name)
+        return of_target(self, self.wrapped, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in SessionModel._OWN:
