@@ -178,8 +178,7 @@ def _wrapped_model(model: Any, session: dict[str, Any], pruning: dict[str, Any],
     keep, scorer, prune = pruning.values()
     try:
         config = prune or PruneConfig(scorer=scorer or "recency", keep=KEEP if keep is None else keep)
-        folder = None if log is None else Path(log)
-        return WrappedModel(model, config, CallLog(folder, "model", f"prune[{_name(config.scorer)}]"))
+        return WrappedModel(model, config, CallLog(log, "model", f"prune[{_name(config.scorer)}]"))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -94,7 +94,7 @@ class TextCalls:
     @classmethod
     def opened(cls, kind: str, log: str | Path | None, **options: Any) -> TextCalls:
         """Calls of a planner of this kind, noted in the folder `log`; `options` as of `TextOptions`."""
-        return cls(TextOptions(**options), CallLog(None if log is None else Path(log), kind, "compact"))
+        return cls(TextOptions(**options), CallLog(log, kind, "compact"))
 
     def prepare(self, given: Any) -> Call:
         """What to send instead of `given`, a chat or a prompt string.

@@ -77,7 +77,7 @@ class SessionModel(StandIn):
         self._state: tuple = ()
         name = evict_by if isinstance(evict_by, str) else type(evict_by).__name__
         mode = "session" if limits.automatic or not limits.limited else f"session[{name}]"
-        self.log = CallLog(None if log is None else Path(log), "model", mode)
+        self.log = CallLog(log, "model", mode)
 
     def __getattr__(self, name: str) -> Any:
         if name in SessionModel._OWN:  # not set yet: copying and unpickling ask before __init__ has run
