@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import erecap
-from erecap.errors import ConfigError
+from erecap.errors import BudgetError, ConfigError
 from erecap.tokens.hooks import find_decoder
 from tests.session.chats import model as wide_model
 from tests.tokens.models import ARCHITECTURES, tiny
@@ -194,6 +194,26 @@ def test_memory_of_each_conversation() -> None:
     assert wrapped.held.idle()[0].evicted
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma3"])  # gemma3: heads wider than hidden size by heads
+def test_a_memory_of_a_conversation_counts_bytes_of_this_model(name: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    model = tiny(name)
+    each = 2 * 8 * 2 * (16 if name == "gemma3" else 8) * 4
+    for few in (5, 16 * each - 1):
+        message = f"^budget: memory_bytes={few} holds {few // each} tokens of this model, {each} bytes each; allowed: "
+        with pytest.raises(ConfigError, match=f"{message}{16 * each} or more$"):
+            erecap.wrap(model, budget=erecap.Budget.auto(few), log=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    for by in EVICT_BY:
+        wrapped = erecap.wrap(model, budget=erecap.Budget.auto(16 * each), evict_by=evict_by(by))
+        for length in (9, 40, 90, 300):
+            assert wrapped.generate(**whole(ids_of(length, 1)), **GREEDY).shape[1] == length + 5
+            assert 0 < wrapped.conversations.kv_bytes <= 16 * each
+        with pytest.raises(
+            BudgetError, match=f"memory_bytes={16 * each} holds 16 tokens, too few beside an answer of 60;"
+        ):
+            wrapped.generate(**whole(ids_of(30, 2)), max_new_tokens=60)
+
+
 @pytest.mark.parametrize(
     ("budget", "because"),
     [
@@ -201,7 +221,7 @@ def test_memory_of_each_conversation() -> None:
         (250, r"pass (the window of 256: evicted down to \d+|the budget \(kv_tokens=250\): evicted down to 250)$"),
         (erecap.Budget(kv_ratio=0.5), r"^\d+ stored tokens pass the budget \(kv_ratio=0.5, \d+ tokens\)"),
         (None, r"^\d+ stored tokens and \d+ to come pass the window of 256: evicted down to \d+$"),
-        (erecap.Budget.auto(100 * 1024), r" to come pass the memory of 102,400 bytes: evicted down to \d+$"),
+        (erecap.Budget.auto(100 * 1024), r"pass the memory of 102,400 bytes: evicted down to \d+$"),
         (erecap.Budget.auto(10**9), r"pass the window of 256: evicted"),
         (erecap.Budget(), "nothing goes"),
     ],
