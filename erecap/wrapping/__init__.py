@@ -13,6 +13,7 @@ from erecap.context.lines import LinePatterns
 from erecap.errors import ConfigError
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.wrapping.log import CallLog
+from erecap.wrapping.stand_ins import StandIn
 
 KEEP = 0.7  # share of the tokens that stay where nothing else is said
 
@@ -100,9 +101,10 @@ def wrap(
         what is stored, and `.reset()`, which forgets it.
 
     Raises:
-        ConfigError: an option that the kind of target does not have, or an unusable value.
+        ConfigError: an option that the kind of target does not have, an unusable value, or what is wrapped already.
         TypeError: a target of another kind.
     """
+    _refuse(target)
     session: dict[str, Any] = {
         "budget": budget, "evict_by": evict_by, "protect_first": protect_first, "conversations": conversations,
         "memory_bytes": memory_bytes,
@@ -181,6 +183,17 @@ def _wrapped_model(model: Any, session: dict[str, Any], pruning: dict[str, Any],
         return WrappedModel(model, config, CallLog(log, "model", f"prune[{_name(config.scorer)}]"))
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _refuse(target: Any) -> None:
+    """Refuse what would pass for a callable, and is none: something wrapped, or a module that cannot generate."""
+    if issubclass(type(target), StandIn) or (callable(target) and type(getattr(target, "log", None)) is CallLog):
+        raise ConfigError("it is already wrapped; give all options to one wrap")
+    torch = sys.modules.get("torch")  # loaded, if there is a module at all
+    if torch is not None and isinstance(target, torch.nn.Module) and not callable(getattr(target, "generate", None)):
+        raise TypeError(
+            f"wrap takes a causal language model; {type(target).__name__} is a torch module without generate"
+        )
 
 
 def _is_model(target: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -162,6 +163,46 @@ def test_input_that_is_not_messages(bad: object) -> None:
 def test_neither_model_nor_callable() -> None:
     with pytest.raises(TypeError, match="got int"):
         erecap.wrap(5)
+
+
+def already_wrapped(kind: str) -> object:
+    if kind in ("session", "prune"):
+        return erecap.wrap(tiny("llama"), **({} if kind == "session" else {"keep": 0.5}))
+    if kind == "pipeline":
+        from transformers import pipeline
+
+        from tests.context.small_tokenizers import byte_level
+        from tests.session.chats import model
+
+        return erecap.wrap(pipeline("text-generation", model=model("llama"), tokenizer=byte_level()))
+    if kind == "client":
+        return erecap.wrap(SimpleNamespace(chat=SimpleNamespace(completions=None)), keep_tokens=60)
+    if kind == "generator":
+        return erecap.wrap(GeneratingAgent(), keep_tokens=60)
+
+    async def later(messages: list) -> str:
+        return "x"
+
+    return erecap.wrap(later if kind == "async" else lambda messages: "x", keep_tokens=60)
+
+
+@pytest.mark.parametrize("kind", ["session", "prune", "pipeline", "client", "generator", "async", "callable"])
+def test_what_is_wrapped_is_not_wrapped_again(kind: str) -> None:
+    wrapped = already_wrapped(kind)
+    with pytest.raises(ConfigError, match=r"^it is already wrapped; give all options to one wrap$"):
+        erecap.wrap(wrapped)
+
+
+def test_a_module_that_does_not_generate_is_no_callable() -> None:
+    for module in (torch.nn.Linear(2, 2), tiny("llama").model):
+        with pytest.raises(TypeError, match=f"{type(module).__name__} is a torch module without generate$"):
+            erecap.wrap(module)
+
+    class Planner(torch.nn.Module):
+        def generate(self, messages: list) -> str:
+            return f"{len(messages)} messages"
+
+    assert erecap.wrap(Planner(), keep_tokens=60).generate(chat(30)) != "62 messages"
 
 
 def test_a_log_without_episodes_is_a_readable_run_folder(tmp_path) -> None:  # type: ignore[no-untyped-def]
