@@ -15,6 +15,7 @@ from erecap.errors import ConfigError
 from erecap.generation import Message, Timing, Usage
 from erecap.wrapping.conversations import Conversations
 from erecap.wrapping.log import CallLog
+from erecap.wrapping.option_types import is_number, is_whole
 from erecap.wrapping.prompts import PromptTalk
 from erecap.wrapping.shapes import read_messages, write_messages
 from erecap.wrapping.switch import SWITCH, switched_off
@@ -39,13 +40,18 @@ class TextOptions:
     rank: Callable[[str], float] | None = None  # what an observation is worth; None: the oldest goes first
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.keep <= 1.0:
-            raise ConfigError(f"keep must be above 0 and at most 1, got {self.keep}")
-        if self.keep_tokens is not None and self.keep_tokens < 1:
-            raise ConfigError(f"keep_tokens must be 1 or more, got {self.keep_tokens}")
+        if not is_number(self.keep) or not 0.0 < self.keep <= 1.0:
+            raise ConfigError(f"keep must be above 0 and at most 1, got {self.keep!r}")
+        if self.keep_tokens is not None and (not is_whole(self.keep_tokens) or self.keep_tokens < 1):
+            raise ConfigError(f"keep_tokens must be 1 or more, a whole number, got {self.keep_tokens!r}")
+        for name in ("count_tokens", "rank"):
+            given = getattr(self, name)
+            if given is not None and not callable(given):
+                raise ConfigError(f"{name}: got {given!r}; allowed: a function of a text")
         if self.on_error not in ("raise", "full"):
             raise ConfigError(f"on_error: got {self.on_error!r}; allowed: raise, full")
-        if isinstance(self.patterns, str) and self.patterns not in PATTERNS:
+        known = self.patterns in PATTERNS if isinstance(self.patterns, str) else isinstance(self.patterns, LinePatterns)
+        if self.patterns is not None and not known:
             raise ConfigError(f"patterns: got {self.patterns!r}; allowed: {', '.join(PATTERNS)}, or LinePatterns")
 
     def count(self, text: str) -> int:

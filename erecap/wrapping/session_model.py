@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from transformers import DynamicCache, LogitsProcessorList
 
-from erecap.budget import Budget
+from erecap.budget import AUTO, Budget
 from erecap.decoding.stopping import PrefillClock
 from erecap.errors import ConfigError
 from erecap.generation import Timing, Usage
 from erecap.tokens.cache.read_scores import ReadScorer
 from erecap.wrapping.log import CallLog
+from erecap.wrapping.option_types import is_whole
 from erecap.wrapping.reusable import answer_tokens, bound, call_problem, model_problem, prompt_of, rope_limit
 from erecap.wrapping.self_check import difference, weights_state
 from erecap.wrapping.stand_ins import StandIn, of_target
@@ -36,7 +37,7 @@ class SessionModel(StandIn):
 
     Args:
         model: a causal language model of transformers.
-        budget: limits of each conversation (a number: of tokens); None: `DEFAULT_BUDGET`.
+        budget: limits of each conversation (a number: of tokens); None or `auto`: `DEFAULT_BUDGET`.
         evict_by, protect_first: see `TokenReader`.
         conversations: the most that are stored between calls; the least recently used goes first.
         memory_bytes: of keys and values of all of them; None: a quarter of the memory of the model's device.
@@ -51,15 +52,19 @@ class SessionModel(StandIn):
     def __init__(
         self,
         model: Any,
-        budget: int | Budget | None = None,
+        budget: int | str | Budget | None = None,
         evict_by: str | ReadScorer = "recency",
         protect_first: int | None = None,
         conversations: int = CONVERSATIONS,
         memory_bytes: int | None = None,
         log: str | Path | None = None,
     ) -> None:
-        if conversations < 1 or (memory_bytes is not None and memory_bytes < 1):
-            raise ConfigError(f"conversations, memory_bytes: got {conversations}, {memory_bytes}; allowed: from 1 on")
+        bounds = (conversations, *(() if memory_bytes is None else (memory_bytes,)))
+        if not all(is_whole(bound) and bound >= 1 for bound in bounds):
+            got = f"{conversations!r}, {memory_bytes!r}"
+            raise ConfigError(f"conversations, memory_bytes: got {got}; allowed: whole numbers from 1 on")
+        if protect_first is not None and not is_whole(protect_first):
+            raise ConfigError(f"protect_first must be a whole number of tokens, got {protect_first!r}")
         self.wrapped = model
         self._options = (budget, evict_by, protect_first, conversations, memory_bytes, log)
         self._problem = model_problem(model)
@@ -214,11 +219,15 @@ class SessionModel(StandIn):
         self._reader.enforce(conversation)
 
 
-def _limits(budget: int | Budget | None) -> Budget:
+def _limits(budget: int | str | Budget | None) -> Budget:
     if isinstance(budget, Budget):
         return budget
+    if budget is None or budget == AUTO:
+        return DEFAULT_BUDGET
+    if not is_whole(budget):
+        raise ConfigError(f"budget: got {budget!r}; allowed: a number of tokens, {AUTO!r}, or a Budget")
     try:
-        return DEFAULT_BUDGET if budget is None else Budget(kv_tokens=budget)
+        return Budget(kv_tokens=budget)  # type: ignore[arg-type]
     except ValueError as error:
         raise ConfigError(f"budget: {error}") from error
 

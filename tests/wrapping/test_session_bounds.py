@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from typing import Any
@@ -246,6 +247,12 @@ def test_every_eviction_says_why(budget: Any, because: str, tmp_path) -> None:  
         ({"budget": 64, "evict_by": "saliency"}, "allowed: recency"),
         ({"budget": 64, "protect_first": 40}, "half of the budget"),
         ({"budget": erecap.Budget.auto(pays=0.2)}, "calibrated cost model"),
+        ({"budget": "1024"}, "budget: got '1024'; allowed: a number of tokens, 'auto', or a Budget$"),
+        ({"budget": 64.0}, "budget: got 64.0; allowed: "),
+        ({"budget": True}, "budget: got True; allowed: "),
+        ({"budget": 64, "protect_first": "x"}, "protect_first must be a whole number of tokens, got 'x'"),
+        ({"conversations": "x"}, "conversations, memory_bytes: got 'x', None; allowed: "),
+        ({"memory_bytes": "1 GB"}, "conversations, memory_bytes: got 8, '1 GB'; allowed: "),
         ({"conversations": 0}, "from 1 on"),
         ({"memory_bytes": 0}, "from 1 on"),
         ({"budget": 64, "keep": 0.5}, "give either"),
@@ -254,6 +261,15 @@ def test_every_eviction_says_why(budget: Any, because: str, tmp_path) -> None:  
 def test_unusable_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         erecap.wrap(tiny("llama"), **options)
+
+
+def test_a_budget_by_its_name() -> None:
+    wrapped = erecap.wrap(wide_model("llama", window=128), budget="auto")
+    wrapped.generate(**whole(ids_of(100, 1)), **GREEDY)
+    [held] = wrapped.held.idle()
+    assert held.evicted == 0
+    wrapped.generate(**whole(ids_of(200, 1)), **GREEDY)
+    assert wrapped.held.idle()[-1].evicted and copy.copy(wrapped).held.most == wrapped.held.most
 
 
 def test_callables_have_no_budget_of_keys_and_values() -> None:

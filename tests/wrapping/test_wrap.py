@@ -131,6 +131,13 @@ def test_an_exception_of_the_target_is_the_callers() -> None:
     [
         ({"keep": 0.0}, "keep must be above 0"),
         ({"keep_tokens": 0}, "keep_tokens must be 1"),
+        ({"keep": "x"}, "keep must be above 0 and at most 1, got 'x'"),
+        ({"keep_tokens": "x"}, "keep_tokens must be 1 or more, a whole number, got 'x'"),
+        ({"keep_tokens": 60.5}, "keep_tokens must be 1 or more, a whole number, got 60.5"),
+        ({"keep_tokens": 60, "rank": "x"}, "rank: got 'x'; allowed: a function"),
+        ({"keep_tokens": 60, "count_tokens": 4}, "count_tokens: got 4; allowed: a function"),
+        ({"keep_tokens": 60, "patterns": 4}, "patterns: got 4; allowed: "),
+        ({"keep_tokens": 60, "shadow": "x"}, "shadow: got 'x'; allowed: from 0 to 1"),
         ({"scorer": "attention"}, "only 'recency'"),
         ({"prune": erecap.PruneConfig()}, "prune is for models"),
     ],
@@ -145,6 +152,9 @@ def test_options_a_callable_does_not_have(arguments: dict, message: str) -> None
     [
         ({"keep_tokens": 5}, "for callables"),
         ({"keep": 2.0}, "keep must be"),
+        ({"keep": "x"}, "keep must be a number above 0 and at most 1, got 'x'"),
+        ({"prune": "x"}, "prune: got 'x'; allowed: a PruneConfig"),
+        ({"rank": "x"}, "for callables"),
         ({"scorer": "saliency"}, "known: attention"),
         ({"prune": erecap.PruneConfig(stages=(99,))}, "layers 0 to 7"),
     ],
