@@ -165,6 +165,7 @@ class SessionModel(StandIn):
                 held.give_back(conversation)
             raise
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
+        kept = conversation.kept_of_prompt(len(ids))  # before the call's last eviction
         self._settle(conversation, sequences[0].to("cpu", torch.long), returned=output)
         held.give_back(conversation)
         ended = time.perf_counter()
@@ -173,7 +174,7 @@ class SessionModel(StandIn):
             new_tokens=len(ids) - reused,
             reused_tokens=reused,
             completion_tokens=sequences.shape[1] - len(ids),
-            kept_per_layer=tuple(conversation.cache.kept_lengths()),
+            kept_per_layer=kept,
             kv_bytes=conversation.cache.kv_bytes(),
         )
         timing = Timing(

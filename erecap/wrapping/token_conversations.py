@@ -43,6 +43,11 @@ class TokenConversation:
         """Position of the next token."""
         return self.read - self.shift
 
+    def kept_of_prompt(self, tokens: int) -> tuple[int, ...]:
+        """How many of the first `tokens` tokens each layer stores, while all behind them are stored."""
+        behind = max(0, self.cache.get_seq_length() - tokens)
+        return tuple(max(0, kept - behind) for kept in self.cache.kept_lengths())
+
     def common(self, prompt: torch.Tensor) -> int:
         """Length of the longest common beginning with `prompt` `(n,)`."""
         length = min(len(prompt), self.read)

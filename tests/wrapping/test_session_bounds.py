@@ -162,6 +162,20 @@ def test_going_back_to_what_was_evicted_reads_it_again(tmp_path) -> None:  # typ
     assert row["new_tokens"] == 150 and "evicted" in row["reason"]
 
 
+@pytest.mark.parametrize("chunk", [16, 512])
+def test_rows_count_the_prompt_tokens_that_were_stored_when_it_was_read(  # type: ignore[no-untyped-def]
+    chunk: int, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("erecap.wrapping.token_reader.CHUNK", chunk)
+    wrapped, ids = erecap.wrap(tiny("llama"), budget=64, log=tmp_path), ids_of(50, 1)
+    for turn in range(4):
+        ids = torch.cat([wrapped.generate(**whole(ids), **GREEDY), ids_of(15, turn)], 1)
+    kept = [row["kept_tokens"] for row in rows_of(tmp_path)]
+    # 50; with 4 of its answer 54, and 16 new ones; from then on what the budget left of the call before, and new ones.
+    assert kept == [50, 70, 64 + 16, 64 + 16] if chunk == 512 else kept[0] == 50 and max(kept) <= 64 + 16
+    assert all(row["kept_tokens"] <= row["prompt_tokens"] for row in rows_of(tmp_path))
+
+
 def test_a_budget_as_large_as_the_window_leaves_room_for_the_answer() -> None:
     wrapped = erecap.wrap(wide_model("llama", window=128), budget=120)
     output = wrapped.generate(**whole(ids_of(115, 1)), max_new_tokens=30, do_sample=False)
