@@ -107,7 +107,8 @@ def _chat(bench: WrapBench, model: Any, tokenizer: Any, repetition: int, folder:
                 row |= {"read_tokens": ids.shape[1], "stored_tokens": 0}
                 if side != "bare":
                     noted = json.loads((folder / side / "replans.jsonl").read_text("utf-8").splitlines()[-1])
-                    row |= {"read_tokens": noted["new_tokens"], "stored_tokens": max(noted["kept_per_layer"])}
+                    stored = targets[side].held.idle()[-1].stored  # of the conversation that was just given back
+                    row |= {"read_tokens": noted["new_tokens"], "stored_tokens": stored}
                 rows.append(row)
             for row in rows[-len(SIDES) :]:
                 pairs = zip(answers[row["side"]], answers["bare"], strict=True)

@@ -13,6 +13,8 @@ from erecap.context.lines import LinePatterns
 from erecap.errors import ConfigError
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.wrapping.log import CallLog
+from erecap.wrapping.option_types import is_number
+from erecap.wrapping.stand_ins import StandIn
 
 KEEP = 0.7  # share of the tokens that stay where nothing else is said
 
@@ -20,7 +22,7 @@ KEEP = 0.7  # share of the tokens that stay where nothing else is said
 def wrap(
     target: Any,
     *,
-    budget: int | Budget | None = None,
+    budget: int | str | Budget | None = None,
     evict_by: Any = None,
     protect_first: int | None = None,
     conversations: int | None = None,
@@ -70,8 +72,8 @@ def wrap(
     Args:
         target: the model, pipeline, client or callable.
         budget: for a model, the most tokens that each layer stores of one conversation, or a `Budget`. Never evicted
-            are the first prompt, up to a quarter of the budget, and the newest quarter of the budget. None:
-            `Budget.auto()`, which drops nothing while the conversation fits the model's window.
+            are the first prompt, up to a quarter of the budget, and the newest quarter of the budget. None
+            or `auto`: `Budget.auto()`, which drops nothing while the conversation fits the model's window.
         evict_by: for a model with a budget, what ranks the other tokens: `recency` (None), `random`, `attention`, the
             name or folder of a trained pruner, or a scorer of tokens when they are read, as of `ReplanSession`.
         protect_first: for a model with a budget, how many tokens at the beginning are protected instead.
@@ -100,9 +102,10 @@ def wrap(
         what is stored, and `.reset()`, which forgets it.
 
     Raises:
-        ConfigError: an option that the kind of target does not have, or an unusable value.
+        ConfigError: an option that the kind of target does not have, an unusable value, or what is wrapped already.
         TypeError: a target of another kind.
     """
+    _refuse(target)
     session: dict[str, Any] = {
         "budget": budget, "evict_by": evict_by, "protect_first": protect_first, "conversations": conversations,
         "memory_bytes": memory_bytes,
@@ -176,12 +179,26 @@ def _wrapped_model(model: Any, session: dict[str, Any], pruning: dict[str, Any],
     from erecap.wrapping.model import WrappedModel
 
     keep, scorer, prune = pruning.values()
+    if keep is not None and not is_number(keep):
+        raise ConfigError(f"keep must be a number above 0 and at most 1, got {keep!r}")
+    if prune is not None and not isinstance(prune, PruneConfig):
+        raise ConfigError(f"prune: got {prune!r}; allowed: a PruneConfig")
     try:
         config = prune or PruneConfig(scorer=scorer or "recency", keep=KEEP if keep is None else keep)
-        folder = None if log is None else Path(log)
-        return WrappedModel(model, config, CallLog(folder, "model", f"prune[{_name(config.scorer)}]"))
+        return WrappedModel(model, config, CallLog(log, "model", f"prune[{_name(config.scorer)}]"))
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _refuse(target: Any) -> None:
+    """Refuse what would pass for a callable, and is none: something wrapped, or a module that cannot generate."""
+    if issubclass(type(target), StandIn) or (callable(target) and type(getattr(target, "log", None)) is CallLog):
+        raise ConfigError("it is already wrapped; give all options to one wrap")
+    torch = sys.modules.get("torch")  # loaded, if there is a module at all
+    if torch is not None and isinstance(target, torch.nn.Module) and not callable(getattr(target, "generate", None)):
+        raise TypeError(
+            f"wrap takes a causal language model; {type(target).__name__} is a torch module without generate"
+        )
 
 
 def _is_model(target: Any) -> bool:

@@ -15,6 +15,7 @@ from erecap.errors import ConfigError
 from erecap.generation import Message, Timing, Usage
 from erecap.wrapping.conversations import Conversations
 from erecap.wrapping.log import CallLog
+from erecap.wrapping.option_types import is_number, is_whole
 from erecap.wrapping.prompts import PromptTalk
 from erecap.wrapping.shapes import read_messages, write_messages
 from erecap.wrapping.switch import SWITCH, switched_off
@@ -39,13 +40,18 @@ class TextOptions:
     rank: Callable[[str], float] | None = None  # what an observation is worth; None: the oldest goes first
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.keep <= 1.0:
-            raise ConfigError(f"keep must be above 0 and at most 1, got {self.keep}")
-        if self.keep_tokens is not None and self.keep_tokens < 1:
-            raise ConfigError(f"keep_tokens must be 1 or more, got {self.keep_tokens}")
+        if not is_number(self.keep) or not 0.0 < self.keep <= 1.0:
+            raise ConfigError(f"keep must be above 0 and at most 1, got {self.keep!r}")
+        if self.keep_tokens is not None and (not is_whole(self.keep_tokens) or self.keep_tokens < 1):
+            raise ConfigError(f"keep_tokens must be 1 or more, a whole number, got {self.keep_tokens!r}")
+        for name in ("count_tokens", "rank"):
+            given = getattr(self, name)
+            if given is not None and not callable(given):
+                raise ConfigError(f"{name}: got {given!r}; allowed: a function of a text")
         if self.on_error not in ("raise", "full"):
             raise ConfigError(f"on_error: got {self.on_error!r}; allowed: raise, full")
-        if isinstance(self.patterns, str) and self.patterns not in PATTERNS:
+        known = self.patterns in PATTERNS if isinstance(self.patterns, str) else isinstance(self.patterns, LinePatterns)
+        if self.patterns is not None and not known:
             raise ConfigError(f"patterns: got {self.patterns!r}; allowed: {', '.join(PATTERNS)}, or LinePatterns")
 
     def count(self, text: str) -> int:
@@ -94,7 +100,7 @@ class TextCalls:
     @classmethod
     def opened(cls, kind: str, log: str | Path | None, **options: Any) -> TextCalls:
         """Calls of a planner of this kind, noted in the folder `log`; `options` as of `TextOptions`."""
-        return cls(TextOptions(**options), CallLog(None if log is None else Path(log), kind, "compact"))
+        return cls(TextOptions(**options), CallLog(log, kind, "compact"))
 
     def prepare(self, given: Any) -> Call:
         """What to send instead of `given`, a chat or a prompt string.
@@ -135,7 +141,16 @@ class TextCalls:
         ended = time.perf_counter()
         timing = Timing(prune_ms=1e3 * (call.prepared - call.started), total_ms=1e3 * (ended - call.started))
         estimated = self._options.count_tokens is None
-        return self.log.note(usage, timing, call.decision, call.reason, tokens_estimated=estimated, **extra)
+        extra = {"dropped_because": self._dropped_because(call), "tokens_estimated": estimated, **extra}
+        return self.log.note(usage, timing, call.decision, call.reason, **extra)
+
+    def _dropped_because(self, call: Call) -> str | None:
+        if call.decision != "pruned":
+            return None
+        most = self._options.keep_tokens
+        if most is None:
+            return f"keep={self._options.keep:g} of the {call.before:,} tokens of the call are asked for"
+        return f"the {call.before:,} tokens of the call pass keep_tokens={most:,}"
 
     def _shorten(self, call: Call, given: Any, ours: str | list[Message]) -> None:
         options = self._options

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
+from erecap.errors import ConfigError
 from erecap.files import write_json
 from erecap.generation import JsonRow, Timing, Usage
 from erecap.wrapping.appending import RowFile
+
+HEAD = "run.json"
 
 
 class CallLog:
@@ -20,31 +25,34 @@ class CallLog:
         folder: where to write; None only counts. An existing log is continued; a last row that is torn is cut.
         target: what was wrapped, for `run.json`.
         mode: what pruning is done, for the rows.
+
+    Raises:
+        ConfigError: a folder that cannot be written, or that holds something else, such as a run.
     """
 
-    def __init__(self, folder: Path | None, target: str, mode: str) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Path | None, target: str, mode: str) -> None:
+        self.folder = None if folder is None else _checked(folder)
         self.rows = 0
         self._mode = mode
         self._lock = threading.Lock()
-        if folder is None:
+        if self.folder is None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        self._calls, self._replays = RowFile(folder / "replans.jsonl"), RowFile(folder / "shadow.jsonl")
+        self._calls, self._replays = RowFile(self.folder / "replans.jsonl"), RowFile(self.folder / "shadow.jsonl")
         self.rows = self._calls.mended()
         self._replays.mended()
-        if not (folder / "run.json").exists():
+        if not (self.folder / HEAD).exists():
             created = datetime.now(UTC).isoformat(timespec="seconds")
             write_json(
-                folder / "run.json",
-                {"format": 1, "name": folder.name, "status": "running", "created": created, "wrapped": target},
+                self.folder / HEAD,
+                {"format": 1, "name": self.folder.name, "status": "running", "created": created, "wrapped": target},
             )
 
     def note(self, usage: Usage, timing: Timing, decision: str, reason: str, **extra: object) -> int:
         """Append one call; returns its number.
 
         `decision` is what was done: `pruned`; `read` or `reused`, where all of the prompt was read or only its rest;
-        `passed` unchanged; or `failed`, where everything was sent after an error. `reason` says why.
+        `passed` unchanged; or `failed`, where everything was sent after an error. `reason` says why. Of `extra`,
+        `dropped_because` says why a part of the prompt or of what was stored is gone.
         """
 
         def row(number: int) -> JsonRow:
@@ -69,6 +77,7 @@ class CallLog:
                 "total_ms": timing.total_ms,
                 "decision": decision,
                 "reason": reason,
+                "dropped_because": None,
                 **extra,
             }
 
@@ -95,3 +104,26 @@ class CallLog:
     def _replayed(self, row: JsonRow) -> None:
         if self.folder is not None:
             self._replays.append(lambda _: row)
+
+
+def _checked(given: str | Path) -> Path:
+    """The folder, which is there afterwards, and holds nothing or such a log.
+
+    Raises:
+        ConfigError: it cannot be one, or it is the folder of a run, whose rows ours would ruin.
+    """
+    if not isinstance(given, str | os.PathLike) or not os.fspath(given):
+        raise ConfigError(f"log: got {given!r}; allowed: a folder")
+    folder = Path(given)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        head = json.loads((folder / HEAD).read_text("utf-8"))
+    except FileNotFoundError:
+        return folder
+    except OSError as error:
+        raise ConfigError(f"log: {given} cannot be a folder of rows: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"log: {folder / HEAD} is damaged ({error}); give another folder") from error
+    if not isinstance(head, dict) or "wrapped" not in head:
+        raise ConfigError(f"log: {given} is the folder of a run, not the log of a wrapped planner; give another folder")
+    return folder

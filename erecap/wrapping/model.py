@@ -13,10 +13,11 @@ from erecap.generation import Timing, Usage
 from erecap.tokens.pruning import prune
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.wrapping.log import CallLog
+from erecap.wrapping.stand_ins import StandIn, of_target
 from erecap.wrapping.switch import SWITCH, switched_off
 
 
-class WrappedModel:
+class WrappedModel(StandIn):
     """Stands for `model`: every attribute and call goes to it, only `generate` prunes.
 
     Args:
@@ -37,7 +38,7 @@ class WrappedModel:
     def __getattr__(self, name: str) -> Any:
         if name == "wrapped":  # not set yet: copying and unpickling ask before __init__ has run
             raise AttributeError(name)
-        return getattr(self.wrapped, name)
+        return of_target(self, self.wrapped, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.wrapped(*args, **kwargs)
@@ -76,7 +77,10 @@ class WrappedModel:
             decode_ms=1e3 * (ended - clock.ended),
             total_ms=1e3 * (ended - started),
         )
-        self.log.note(usage, timing, "pruned", f"keep {self.prune.keep}", batch=sequences.shape[0])
+        dropped = min(cache.prompt_kept, default=read) < read
+        because = f"keep={self.prune.keep:g} of the tokens at each pruning stage are asked for" if dropped else None
+        reason = f"keep {self.prune.keep}"
+        self.log.note(usage, timing, "pruned", reason, batch=sequences.shape[0], dropped_because=because)
         return output
 
     def _why_not(self, kwargs: dict[str, Any]) -> str | None:

@@ -6,9 +6,10 @@ from typing import Any
 
 from erecap.wrapping.calls import TextCalls
 from erecap.wrapping.shadow import Shadow
+from erecap.wrapping.stand_ins import StandIn
 
 
-class Proxy:
+class Proxy(StandIn):
     """Stands for `target`: what is not defined here is the target's. It passes for one in `isinstance`, too."""
 
     _OWN = ("_target", "_calls", "_shadow")

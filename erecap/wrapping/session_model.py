@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from transformers import DynamicCache, LogitsProcessorList
 
-from erecap.budget import Budget
+from erecap.budget import AUTO, Budget
 from erecap.decoding.stopping import PrefillClock
 from erecap.errors import ConfigError
 from erecap.generation import Timing, Usage
 from erecap.tokens.cache.read_scores import ReadScorer
 from erecap.wrapping.log import CallLog
+from erecap.wrapping.option_types import is_whole
 from erecap.wrapping.reusable import answer_tokens, bound, call_problem, model_problem, prompt_of, rope_limit
 from erecap.wrapping.self_check import difference, weights_state
+from erecap.wrapping.stand_ins import StandIn, of_target
 from erecap.wrapping.token_conversations import ConversationSummary, TokenConversation, TokenConversations
 from erecap.wrapping.token_reader import TokenReader
 
@@ -26,7 +28,7 @@ DEFAULT_BUDGET = Budget.auto()  # of `erecap.wrap(model)`
 CONVERSATIONS = 8
 
 
-class SessionModel:
+class SessionModel(StandIn):
     """Stands for `model`: `generate` is answered from the stored conversations, everything else is the model's own.
 
     A call finds the longest common beginning of its prompt with the conversations that it knows, by token ids, and the
@@ -35,7 +37,7 @@ class SessionModel:
 
     Args:
         model: a causal language model of transformers.
-        budget: limits of each conversation (a number: of tokens); None: `DEFAULT_BUDGET`.
+        budget: limits of each conversation (a number: of tokens); None or `auto`: `DEFAULT_BUDGET`.
         evict_by, protect_first: see `TokenReader`.
         conversations: the most that are stored between calls; the least recently used goes first.
         memory_bytes: of keys and values of all of them; None: a quarter of the memory of the model's device.
@@ -50,15 +52,19 @@ class SessionModel:
     def __init__(
         self,
         model: Any,
-        budget: int | Budget | None = None,
+        budget: int | str | Budget | None = None,
         evict_by: str | ReadScorer = "recency",
         protect_first: int | None = None,
         conversations: int = CONVERSATIONS,
         memory_bytes: int | None = None,
         log: str | Path | None = None,
     ) -> None:
-        if conversations < 1 or (memory_bytes is not None and memory_bytes < 1):
-            raise ConfigError(f"conversations, memory_bytes: got {conversations}, {memory_bytes}; allowed: from 1 on")
+        bounds = (conversations, *(() if memory_bytes is None else (memory_bytes,)))
+        if not all(is_whole(bound) and bound >= 1 for bound in bounds):
+            got = f"{conversations!r}, {memory_bytes!r}"
+            raise ConfigError(f"conversations, memory_bytes: got {got}; allowed: whole numbers from 1 on")
+        if protect_first is not None and not is_whole(protect_first):
+            raise ConfigError(f"protect_first must be a whole number of tokens, got {protect_first!r}")
         self.wrapped = model
         self._options = (budget, evict_by, protect_first, conversations, memory_bytes, log)
         self._problem = model_problem(model)
@@ -76,12 +82,12 @@ class SessionModel:
         self._state: tuple = ()
         name = evict_by if isinstance(evict_by, str) else type(evict_by).__name__
         mode = "session" if limits.automatic or not limits.limited else f"session[{name}]"
-        self.log = CallLog(None if log is None else Path(log), "model", mode)
+        self.log = CallLog(log, "model", mode)
 
     def __getattr__(self, name: str) -> Any:
         if name in SessionModel._OWN:  # not set yet: copying and unpickling ask before __init__ has run
             raise AttributeError(name)
-        return getattr(self.wrapped, name)
+        return of_target(self, self.wrapped, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in SessionModel._OWN:
@@ -146,6 +152,7 @@ class SessionModel:
         if reused < conversation.first or not conversation.first:
             conversation.first = len(ids)
         conversation.asked = len(ids)
+        conversation.dropped_because = None
         clock = PrefillClock(self.wrapped.device)
         try:
             output = self._read_and_generate(conversation, arguments, clock)
@@ -158,6 +165,7 @@ class SessionModel:
                 held.give_back(conversation)
             raise
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
+        kept = conversation.kept_of_prompt(len(ids))  # before the call's last eviction
         self._settle(conversation, sequences[0].to("cpu", torch.long), returned=output)
         held.give_back(conversation)
         ended = time.perf_counter()
@@ -166,7 +174,7 @@ class SessionModel:
             new_tokens=len(ids) - reused,
             reused_tokens=reused,
             completion_tokens=sequences.shape[1] - len(ids),
-            kept_per_layer=tuple(conversation.cache.kept_lengths()),
+            kept_per_layer=kept,
             kv_bytes=conversation.cache.kv_bytes(),
         )
         timing = Timing(
@@ -174,7 +182,8 @@ class SessionModel:
             decode_ms=1e3 * (ended - clock.ended),
             total_ms=1e3 * (ended - started),
         )
-        self.log.note(usage, timing, "reused" if reused else "read", why, evicted=conversation.evicted - evicted)
+        dropped = {"evicted": conversation.evicted - evicted, "dropped_because": conversation.dropped_because}
+        self.log.note(usage, timing, "reused" if reused else "read", why, **dropped)
         return output
 
     def _forget_other_weights(self) -> None:
@@ -211,11 +220,15 @@ class SessionModel:
         self._reader.enforce(conversation)
 
 
-def _limits(budget: int | Budget | None) -> Budget:
+def _limits(budget: int | str | Budget | None) -> Budget:
     if isinstance(budget, Budget):
         return budget
+    if budget is None or budget == AUTO:
+        return DEFAULT_BUDGET
+    if not is_whole(budget):
+        raise ConfigError(f"budget: got {budget!r}; allowed: a number of tokens, {AUTO!r}, or a Budget")
     try:
-        return DEFAULT_BUDGET if budget is None else Budget(kv_tokens=budget)
+        return Budget(kv_tokens=budget)  # type: ignore[arg-type]
     except ValueError as error:
         raise ConfigError(f"budget: {error}") from error
 

@@ -14,6 +14,7 @@ from typing import Any
 from erecap.errors import ConfigError
 from erecap.wrapping.calls import said_by
 from erecap.wrapping.log import CallLog
+from erecap.wrapping.option_types import is_number
 
 WAITING = 8  # replays that may wait, each with its chat; what is due beyond is skipped
 END_S = 2.0  # how long the end of the process waits for the replay that is running
@@ -37,8 +38,8 @@ class Shadow:
     """
 
     def __init__(self, share: float, log: CallLog) -> None:
-        if not 0.0 <= share <= 1.0:
-            raise ConfigError(f"shadow: got {share}; allowed: from 0 to 1, the share of the calls that are replayed")
+        if not is_number(share) or not 0.0 <= share <= 1.0:
+            raise ConfigError(f"shadow: got {share!r}; allowed: from 0 to 1, the share of the calls that are replayed")
         self._share, self._log = share, log
         self._due = 0.0
         self._changed = threading.Condition()

@@ -26,6 +26,7 @@ class TokenConversation:
     shift: int = 0  # token index minus position of the next token; above 0 once it was repositioned
     evicted: int = 0  # tokens evicted so far
     attention: tuple[torch.Tensor, torch.Tensor] | None = None  # token indices, and attention weights `(n,)` each
+    dropped_because: str | None = None  # the reason of the newest eviction in this call; None: there was none
 
     @property
     def read(self) -> int:
@@ -41,6 +42,11 @@ class TokenConversation:
     def next_position(self) -> int:
         """Position of the next token."""
         return self.read - self.shift
+
+    def kept_of_prompt(self, tokens: int) -> tuple[int, ...]:
+        """How many of the first `tokens` tokens each layer stores, while all behind them are stored."""
+        behind = max(0, self.cache.get_seq_length() - tokens)
+        return tuple(max(0, kept - behind) for kept in self.cache.kept_lengths())
 
     def common(self, prompt: torch.Tensor) -> int:
         """Length of the longest common beginning with `prompt` `(n,)`."""

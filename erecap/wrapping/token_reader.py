@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from erecap.budget import Budget
+from erecap.budget import Budget, Limit
 from erecap.engines.rotate_keys import KeyRotator
-from erecap.errors import ConfigError
+from erecap.engines.token_bytes import bytes_per_token, check_memory
+from erecap.errors import BudgetError, ConfigError
 from erecap.protocols import ScoreContext
 from erecap.registries import SINKS
 from erecap.session.eviction import HEAD, OPEN, PROTECTED, staying
@@ -44,8 +45,8 @@ class TokenReader:
         seed: for `random`, and handed to a scorer.
 
     Raises:
-        ConfigError: an unknown `evict_by`, a head that leaves no room in the budget, or a fixed budget for a model
-            whose stored tokens cannot be repositioned.
+        ConfigError: an unknown `evict_by`, a head that leaves no room in the budget, a memory that holds next to
+            nothing, or a fixed budget for a model whose stored tokens cannot be repositioned.
     """
 
     def __init__(
@@ -57,6 +58,11 @@ class TokenReader:
             raise ConfigError(str(error)) from error
         if budget.pays is not None:
             raise ConfigError("budget: pays needs a calibrated cost model, which ReplanSession takes and wrap does not")
+        if budget.memory_bytes is not None:
+            try:
+                check_memory(bytes_per_token(model), budget.memory_bytes)
+            except ValueError as error:
+                raise ConfigError(f"budget: {error}") from error
         most = budget.kv_tokens
         if protect_first is not None and (protect_first < 0 or (most is not None and protect_first > most // 2)):
             raise ConfigError(f"protect_first must be from 0 to half of the budget, got {protect_first}")
@@ -91,13 +97,18 @@ class TokenReader:
 
         Args:
             answer: tokens that will be generated behind it; room is made for them, up to a quarter of the window.
+
+        Raises:
+            BudgetError: the memory of the budget holds no more than the answer.
         """
         length = prompt.shape[1]
         device = self._model.device
+        room = answer if self._window is None else min(answer, self._window // 4)
+        most = self._chunk_beside(conversation, room)
         # The newest token's attention is taken here, because `generate` goes on to decode with others.
-        rest = 1 if self._by_attention else self._chunk
+        rest = 1 if self._by_attention else most
         while (left := length - conversation.read) > rest:
-            tokens = min(self._chunk, left - 1)
+            tokens = min(most, left - 1)
             self._make_room(conversation, tokens)
             start, position = conversation.read, conversation.next_position
             chunk = prompt[:, start : start + tokens].to(device)
@@ -114,19 +125,35 @@ class TokenReader:
             if weights:
                 conversation.attention = _by_index(conversation.cache, weights)
             self.enforce(conversation)
-        room = answer if self._window is None else min(answer, self._window // 4)
         self._make_room(conversation, length - conversation.read + room)
+
+    def _chunk_beside(self, conversation: TokenConversation, room: int) -> int:
+        """Tokens of one forward pass, so that they, an answer of `room` tokens and older ones fit the memory."""
+        memory = self.budget.memory_bytes
+        if memory is None:
+            return self._chunk
+        holds = memory // self._bytes_per_token(conversation)
+        if holds < room + 2:
+            raise BudgetError(
+                f"budget: memory_bytes={memory} holds {holds:,} tokens, too few beside an answer of {room:,}; "
+                "lower max_new_tokens or raise memory_bytes"
+            )
+        return min(self._chunk, (holds - room) // 2)
+
+    def _bytes_per_token(self, conversation: TokenConversation) -> int:
+        stored = conversation.stored
+        return conversation.cache.kv_bytes() // stored if stored else bytes_per_token(self._model)
 
     def enforce(self, conversation: TokenConversation, room: int = 0) -> None:
         """Evict until the conversation is within its budget, and leaves room for `room` tokens in the window."""
-        stored, held = conversation.stored, conversation.cache.kv_bytes()
+        stored = conversation.stored
         limit = self.budget.limit(
             read=conversation.read,
             window=self._window,
             room=room,
-            bytes_per_token=max(1, held // stored) if stored else 1,
+            bytes_per_token=self._bytes_per_token(conversation),
             stored=stored,
-            stored_bytes=held,
+            stored_bytes=conversation.cache.kv_bytes(),
         )
         if limit is None:
             return
@@ -134,6 +161,7 @@ class TokenReader:
         if stored <= most:
             return
         target = min(most, limit.down_to)
+        conversation.dropped_because = self._reason(conversation, limit, room, target)
         index = conversation.cache.stored_index().cpu()
         quarter = target // 4
         head = min(conversation.first, quarter) if self._protect_first is None else min(self._protect_first, target)
@@ -145,6 +173,18 @@ class TokenReader:
         conversation.evicted += conversation.cache.drop(
             lambda layout: ~torch.isin(layout.index[0], kept.to(layout.index.device))
         )
+
+    def _reason(self, conversation: TokenConversation, limit: Limit, room: int, target: int) -> str:
+        """Why `conversation` is evicted down to `target` tokens, in words."""
+        coming, what = room, limit.reason
+        if self._window is not None and self._window - room <= limit.most:
+            what = f"the window of {self._window:,}"
+        elif self.budget.automatic:
+            what = f"the memory of {self.budget.memory_bytes:,} bytes"
+        else:
+            coming = 0  # a fixed budget counts what is stored when a call returns
+        more = f" and {coming:,} to come" if coming else ""
+        return f"{conversation.stored:,} stored tokens{more} pass {what}: evicted down to {target:,}"
 
     def _scores(self, conversation: TokenConversation, index: torch.Tensor) -> torch.Tensor:
         if conversation.cache.read_scores is not None:

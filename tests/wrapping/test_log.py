@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 
 import erecap
+from erecap.errors import ConfigError
 from erecap.generation import Timing, Usage
 from erecap.wrapping.appending import RowFile
 from erecap.wrapping.log import CallLog
+from tests.tokens.models import tiny
 
 CHAT = [{"role": "user", "content": "Find the mug."}]
 
@@ -96,3 +99,58 @@ def test_without_a_folder_calls_are_counted() -> None:
     wrapped = erecap.wrap(lambda messages: "x", keep_tokens=60)
     wrapped(CHAT), wrapped(CHAT)
     assert wrapped.log.rows == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "because"),
+    [
+        ({"keep_tokens": 60}, r"tokens of the call pass keep_tokens=60$"),
+        ({"keep": 0.5}, r"^keep=0.5 of the \d+ tokens"),
+    ],
+)
+def test_rows_of_texts_say_why_something_was_left_out(options: dict, because: str, tmp_path: Path) -> None:
+    wrapped = erecap.wrap(lambda messages: "look", **options, log=tmp_path)
+    chat = list(CHAT)
+    for turn in range(8):
+        wrapped(chat)
+        chat += [{"role": "assistant", "content": "look"}, {"role": "user", "content": f"Shelf {turn} is empty. " * 3}]
+    noted = rows(tmp_path / "replans.jsonl")
+    assert {row["decision"] for row in noted} == {"passed", "pruned"}
+    for row in noted:
+        assert (row["dropped_because"] is not None) == (row["decision"] == "pruned")
+        assert row["dropped_because"] is None or re.search(because, row["dropped_because"])
+
+
+@pytest.mark.parametrize(
+    "options", [{"keep_tokens": 60}, {"budget": 64}, {"keep": 0.5}], ids=["text", "session", "prune"]
+)
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ('{"format": 1, "name": "demo", "config": {}}', "is the folder of a run, not the log of a wrapped planner"),
+        ("[]", "is the folder of a run"),
+        ('{"format": 1, "na', "run.json is damaged"),
+    ],
+)
+def test_a_run_is_not_written_into(head: str, message: str, options: dict, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(head)
+    (tmp_path / "replans.jsonl").write_text('{"torn": ')
+    target = (lambda messages: "x") if "keep_tokens" in options else tiny("llama")
+    with pytest.raises(ConfigError, match=message) as refused:
+        erecap.wrap(target, **options, log=tmp_path)
+    assert "\n" not in str(refused.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["replans.jsonl", "run.json"]
+    assert (tmp_path / "run.json").read_text() == head and (tmp_path / "replans.jsonl").read_text() == '{"torn": '
+
+
+@pytest.mark.parametrize(
+    "options", [{"keep_tokens": 60}, {"budget": 64}, {"keep": 0.5}], ids=["text", "session", "prune"]
+)
+@pytest.mark.parametrize("log", ["", 5, True, b"log", ["log"], "file", "file/below"])
+def test_what_cannot_be_a_folder(log: object, options: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("x")
+    target = (lambda messages: "x") if "keep_tokens" in options else tiny("llama")
+    with pytest.raises(ConfigError, match=r"^log: (got .*; allowed: a folder|file.* cannot be a folder.*)$"):
+        erecap.wrap(target, **options, log=log)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 from typing import Any
 
 import pytest
 import torch
 
 import erecap
-from erecap.errors import ConfigError
+from erecap.errors import BudgetError, ConfigError
 from erecap.tokens.hooks import find_decoder
 from tests.session.chats import model as wide_model
 from tests.tokens.models import ARCHITECTURES, tiny
@@ -160,6 +162,20 @@ def test_going_back_to_what_was_evicted_reads_it_again(tmp_path) -> None:  # typ
     assert row["new_tokens"] == 150 and "evicted" in row["reason"]
 
 
+@pytest.mark.parametrize("chunk", [16, 512])
+def test_rows_count_the_prompt_tokens_that_were_stored_when_it_was_read(  # type: ignore[no-untyped-def]
+    chunk: int, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("erecap.wrapping.token_reader.CHUNK", chunk)
+    wrapped, ids = erecap.wrap(tiny("llama"), budget=64, log=tmp_path), ids_of(50, 1)
+    for turn in range(4):
+        ids = torch.cat([wrapped.generate(**whole(ids), **GREEDY), ids_of(15, turn)], 1)
+    kept = [row["kept_tokens"] for row in rows_of(tmp_path)]
+    # 50; with 4 of its answer 54, and 16 new ones; from then on what the budget left of the call before, and new ones.
+    assert kept == [50, 70, 64 + 16, 64 + 16] if chunk == 512 else kept[0] == 50 and max(kept) <= 64 + 16
+    assert all(row["kept_tokens"] <= row["prompt_tokens"] for row in rows_of(tmp_path))
+
+
 def test_a_budget_as_large_as_the_window_leaves_room_for_the_answer() -> None:
     wrapped = erecap.wrap(wide_model("llama", window=128), budget=120)
     output = wrapped.generate(**whole(ids_of(115, 1)), max_new_tokens=30, do_sample=False)
@@ -193,6 +209,51 @@ def test_memory_of_each_conversation() -> None:
     assert wrapped.held.idle()[0].evicted
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma3"])  # gemma3: heads wider than hidden size by heads
+def test_a_memory_of_a_conversation_counts_bytes_of_this_model(name: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    model = tiny(name)
+    each = 2 * 8 * 2 * (16 if name == "gemma3" else 8) * 4
+    for few in (5, 16 * each - 1):
+        message = f"^budget: memory_bytes={few} holds {few // each} tokens of this model, {each} bytes each; allowed: "
+        with pytest.raises(ConfigError, match=f"{message}{16 * each} or more$"):
+            erecap.wrap(model, budget=erecap.Budget.auto(few), log=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    for by in EVICT_BY:
+        wrapped = erecap.wrap(model, budget=erecap.Budget.auto(16 * each), evict_by=evict_by(by))
+        for length in (9, 40, 90, 300):
+            assert wrapped.generate(**whole(ids_of(length, 1)), **GREEDY).shape[1] == length + 5
+            assert 0 < wrapped.conversations.kv_bytes <= 16 * each
+        with pytest.raises(
+            BudgetError, match=f"memory_bytes={16 * each} holds 16 tokens, too few beside an answer of 60;"
+        ):
+            wrapped.generate(**whole(ids_of(30, 2)), max_new_tokens=60)
+
+
+@pytest.mark.parametrize(
+    ("budget", "because"),
+    [
+        (96, r"^\d+ stored tokens pass the budget \(kv_tokens=96\): evicted down to 96$"),
+        (250, r"pass (the window of 256: evicted down to \d+|the budget \(kv_tokens=250\): evicted down to 250)$"),
+        (erecap.Budget(kv_ratio=0.5), r"^\d+ stored tokens pass the budget \(kv_ratio=0.5, \d+ tokens\)"),
+        (None, r"^\d+ stored tokens and \d+ to come pass the window of 256: evicted down to \d+$"),
+        (erecap.Budget.auto(100 * 1024), r"pass the memory of 102,400 bytes: evicted down to \d+$"),
+        (erecap.Budget.auto(10**9), r"pass the window of 256: evicted"),
+        (erecap.Budget(), "nothing goes"),
+    ],
+)
+def test_every_eviction_says_why(budget: Any, because: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    wrapped = erecap.wrap(wide_model("llama", window=256), budget=budget, log=tmp_path)
+    ids = ids_of(60, 1)
+    for turn in range(14):
+        ids = torch.cat([wrapped.generate(**whole(ids), **GREEDY), ids_of(20, turn)], 1)
+    wrapped.generate(**whole(ids), **GREEDY, use_cache=False)
+    rows = rows_of(tmp_path)
+    assert all(bool(row.get("evicted")) == (row["dropped_because"] is not None) for row in rows)
+    reasons = [row["dropped_because"] for row in rows if row["dropped_because"]]
+    assert all(re.search(because, reason) for reason in reasons)
+    assert bool(reasons) == (budget != erecap.Budget()) and rows[-1]["dropped_because"] is None
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -200,6 +261,12 @@ def test_memory_of_each_conversation() -> None:
         ({"budget": 64, "evict_by": "saliency"}, "allowed: recency"),
         ({"budget": 64, "protect_first": 40}, "half of the budget"),
         ({"budget": erecap.Budget.auto(pays=0.2)}, "calibrated cost model"),
+        ({"budget": "1024"}, "budget: got '1024'; allowed: a number of tokens, 'auto', or a Budget$"),
+        ({"budget": 64.0}, "budget: got 64.0; allowed: "),
+        ({"budget": True}, "budget: got True; allowed: "),
+        ({"budget": 64, "protect_first": "x"}, "protect_first must be a whole number of tokens, got 'x'"),
+        ({"conversations": "x"}, "conversations, memory_bytes: got 'x', None; allowed: "),
+        ({"memory_bytes": "1 GB"}, "conversations, memory_bytes: got 8, '1 GB'; allowed: "),
         ({"conversations": 0}, "from 1 on"),
         ({"memory_bytes": 0}, "from 1 on"),
         ({"budget": 64, "keep": 0.5}, "give either"),
@@ -208,6 +275,15 @@ def test_memory_of_each_conversation() -> None:
 def test_unusable_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         erecap.wrap(tiny("llama"), **options)
+
+
+def test_a_budget_by_its_name() -> None:
+    wrapped = erecap.wrap(wide_model("llama", window=128), budget="auto")
+    wrapped.generate(**whole(ids_of(100, 1)), **GREEDY)
+    [held] = wrapped.held.idle()
+    assert held.evicted == 0
+    wrapped.generate(**whole(ids_of(200, 1)), **GREEDY)
+    assert wrapped.held.idle()[-1].evicted and copy.copy(wrapped).held.most == wrapped.held.most
 
 
 def test_callables_have_no_budget_of_keys_and_values() -> None:

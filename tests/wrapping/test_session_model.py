@@ -46,6 +46,8 @@ def test_a_growing_chat_is_read_once_and_answered_as_bare(name: str, attention: 
     assert [row["decision"] for row in rows] == ["read"] + ["reused"] * 29
     assert all(row["prompt_tokens"] == row["new_tokens"] + row["reused_tokens"] for row in rows)
     assert wrapped.conversations.count == 1 and wrapped.conversations.stored_tokens == final + 4
+    assert all(row["kept_per_layer"] == [row["prompt_tokens"]] * 8 for row in rows)  # of the prompt, not of the answer
+    assert all(row["kept_tokens"] == row["prompt_tokens"] for row in rows)
     assert rows[-1]["kv_bytes"] == wrapped.conversations.kv_bytes > 0 and rows[-1]["evicted"] == 0
 
 

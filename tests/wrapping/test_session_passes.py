@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import threading
 import warnings
 from typing import Any
@@ -198,6 +199,24 @@ def test_everything_else_is_the_models() -> None:
         assert type(twin) is type(wrapped) and twin.conversations.count == 0
         assert torch.equal(twin.generate(**prompt(20)), model.generate(**prompt(20)))
     assert copy.copy(wrapped).wrapped is model and wrapped.conversations.count == 1
+
+
+FLUENT = {
+    "eval": (), "train": (False,), "to": ("cpu",), "cpu": (), "float": (), "bfloat16": (), "double": (),
+    "requires_grad_": (False,), "apply": (lambda module: None,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{"budget": 64}, {"keep": 0.5}], ids=["session", "prune"])
+def test_methods_that_return_the_model_return_the_wrapped_one(options: dict[str, Any], tmp_path) -> None:  # type: ignore[no-untyped-def]
+    model = copy.deepcopy(tiny("llama"))
+    wrapped = erecap.wrap(model, **options, log=tmp_path)
+    for number, (name, given) in enumerate(FLUENT.items()):
+        assert getattr(wrapped, name)(*given) is wrapped, name
+        wrapped.generate(**whole(ids_of(90, number)), **GREEDY)  # also in another dtype
+        assert rows_of(tmp_path)[number]["dropped_because"], name
+    assert wrapped.get_input_embeddings() is model.get_input_embeddings()
+    assert inspect.signature(wrapped.forward) == inspect.signature(model.forward)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -47,9 +48,12 @@ def test_a_pruned_model_keeps_the_contract_and_logs(tmp_path) -> None:  # type: 
     assert (first["prompt_tokens"], first["plan_tokens"], first["mode"]) == (40, 6, "prune[attention]")
     assert second["replan"] == 1 and second["prompt_tokens"] == 30 and second["total_ms"] > second["prefill_ms"] > 0
     assert json.loads((tmp_path / "mine" / "run.json").read_text())["format"] == 1
-    # A second session continues the log.
-    erecap.wrap(model, keep=0.9, log=tmp_path / "mine").generate(**prompt(), **GREEDY)
-    assert len((tmp_path / "mine" / "replans.jsonl").read_text().splitlines()) == 3
+    # Other sessions continue the log.
+    for keep in (0.9, 1.0):
+        erecap.wrap(model, keep=keep, log=tmp_path / "mine").generate(**prompt(), **GREEDY)
+    rows = [json.loads(line) for line in (tmp_path / "mine" / "replans.jsonl").read_text().splitlines()]
+    why = [row["dropped_because"] for row in rows]
+    assert why == [*(f"keep={k} of the tokens at each pruning stage are asked for" for k in (0.5, 0.5, 0.9)), None]
 
 
 def test_calls_that_manage_their_own_cache_are_passed_on_and_say_so(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -127,6 +131,13 @@ def test_an_exception_of_the_target_is_the_callers() -> None:
     [
         ({"keep": 0.0}, "keep must be above 0"),
         ({"keep_tokens": 0}, "keep_tokens must be 1"),
+        ({"keep": "x"}, "keep must be above 0 and at most 1, got 'x'"),
+        ({"keep_tokens": "x"}, "keep_tokens must be 1 or more, a whole number, got 'x'"),
+        ({"keep_tokens": 60.5}, "keep_tokens must be 1 or more, a whole number, got 60.5"),
+        ({"keep_tokens": 60, "rank": "x"}, "rank: got 'x'; allowed: a function"),
+        ({"keep_tokens": 60, "count_tokens": 4}, "count_tokens: got 4; allowed: a function"),
+        ({"keep_tokens": 60, "patterns": 4}, "patterns: got 4; allowed: "),
+        ({"keep_tokens": 60, "shadow": "x"}, "shadow: got 'x'; allowed: from 0 to 1"),
         ({"scorer": "attention"}, "only 'recency'"),
         ({"prune": erecap.PruneConfig()}, "prune is for models"),
     ],
@@ -141,6 +152,9 @@ def test_options_a_callable_does_not_have(arguments: dict, message: str) -> None
     [
         ({"keep_tokens": 5}, "for callables"),
         ({"keep": 2.0}, "keep must be"),
+        ({"keep": "x"}, "keep must be a number above 0 and at most 1, got 'x'"),
+        ({"prune": "x"}, "prune: got 'x'; allowed: a PruneConfig"),
+        ({"rank": "x"}, "for callables"),
         ({"scorer": "saliency"}, "known: attention"),
         ({"prune": erecap.PruneConfig(stages=(99,))}, "layers 0 to 7"),
     ],
@@ -159,6 +173,46 @@ def test_input_that_is_not_messages(bad: object) -> None:
 def test_neither_model_nor_callable() -> None:
     with pytest.raises(TypeError, match="got int"):
         erecap.wrap(5)
+
+
+def already_wrapped(kind: str) -> object:
+    if kind in ("session", "prune"):
+        return erecap.wrap(tiny("llama"), **({} if kind == "session" else {"keep": 0.5}))
+    if kind == "pipeline":
+        from transformers import pipeline
+
+        from tests.context.small_tokenizers import byte_level
+        from tests.session.chats import model
+
+        return erecap.wrap(pipeline("text-generation", model=model("llama"), tokenizer=byte_level()))
+    if kind == "client":
+        return erecap.wrap(SimpleNamespace(chat=SimpleNamespace(completions=None)), keep_tokens=60)
+    if kind == "generator":
+        return erecap.wrap(GeneratingAgent(), keep_tokens=60)
+
+    async def later(messages: list) -> str:
+        return "x"
+
+    return erecap.wrap(later if kind == "async" else lambda messages: "x", keep_tokens=60)
+
+
+@pytest.mark.parametrize("kind", ["session", "prune", "pipeline", "client", "generator", "async", "callable"])
+def test_what_is_wrapped_is_not_wrapped_again(kind: str) -> None:
+    wrapped = already_wrapped(kind)
+    with pytest.raises(ConfigError, match=r"^it is already wrapped; give all options to one wrap$"):
+        erecap.wrap(wrapped)
+
+
+def test_a_module_that_does_not_generate_is_no_callable() -> None:
+    for module in (torch.nn.Linear(2, 2), tiny("llama").model):
+        with pytest.raises(TypeError, match=f"{type(module).__name__} is a torch module without generate$"):
+            erecap.wrap(module)
+
+    class Planner(torch.nn.Module):
+        def generate(self, messages: list) -> str:
+            return f"{len(messages)} messages"
+
+    assert erecap.wrap(Planner(), keep_tokens=60).generate(chat(30)) != "62 messages"
 
 
 def test_a_log_without_episodes_is_a_readable_run_folder(tmp_path) -> None:  # type: ignore[no-untyped-def]

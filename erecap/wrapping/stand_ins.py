@@ -1,0 +1,28 @@
+"""Objects that stand for a model: a method that returns the model itself returns them instead."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+
+class StandIn:
+    """Base of all that `erecap.wrap` returns for an object, by which it tells that something is wrapped already."""
+
+
+def of_target(stand_in: Any, target: Any, name: str) -> Any:
+    """The attribute `name` of `target`; of a method that returns `target` (`eval`, `to`), one that returns `stand_in`.
+
+    Otherwise `model = model.eval()` would quietly take the wrapping off.
+    """
+    value = getattr(target, name)
+    if not inspect.ismethod(value) or value.__self__ is not target:
+        return value
+
+    @functools.wraps(value)
+    def method(*args: Any, **kwargs: Any) -> Any:
+        result = value(*args, **kwargs)
+        return stand_in if result is target else result
+
+    return method
