@@ -1,4 +1,4 @@
-"""How much a session may keep, and when it has to let something go. Pure arithmetic: no model in here."""
+"""Budgets of sessions: how much a session may keep, and when it has to evict. Pure arithmetic, without a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEFT_TO_SAVE = 0.5  # share of what is stored that is left where dropping saves 
 
 @dataclass(frozen=True)
 class Limit:
-    """What a budget comes to for one call, in tokens."""
+    """The limit of one call, in tokens, as a budget sets it."""
 
     most: int  # that may be stored
     down_to: int  # what an eviction leaves, once there would be more
@@ -68,7 +68,7 @@ class Budget:
 
     @property
     def limited(self) -> bool:
-        """Whether there is any limit, so that a session evicts instead of leaving messages out."""
+        """True if there is any limit, so that a session evicts instead of leaving messages out."""
         return self.automatic or self.kv_tokens is not None or self.kv_ratio is not None
 
     def tokens(self, read: int) -> int | None:
@@ -90,7 +90,7 @@ class Budget:
         stored: int = 0,
         stored_bytes: int = 0,
     ) -> Limit | None:
-        """How many tokens may be stored before an answer begins; None: all.
+        """The most tokens that may be stored before an answer begins; None: all.
 
         Args:
             read: tokens read so far.
@@ -123,5 +123,5 @@ class Budget:
 
 
 def budget_order(budget: int | str | None) -> tuple[int, int]:
-    """Sorts what rows say of a budget: modes without one first, then by tokens, the automatic one last."""
+    """Sort key of the budgets in rows: modes without one first, then by tokens, the automatic one last."""
     return (1, 0) if isinstance(budget, str) else (0, budget or 0)

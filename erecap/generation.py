@@ -76,7 +76,7 @@ Action = Literal["append", "evict", "splice", "re-read", "reuse-plan", "defer"]
 
 @dataclass(frozen=True)
 class Decision:
-    """What the scheduler chose to do in one replanning call, and why."""
+    """The scheduler's choice in one replanning call, and its reason."""
 
     action: Action
     reason: str  # one plain sentence, with the figures that decided
@@ -85,7 +85,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Generation:
-    """What a language model returns."""
+    """The answer of a language model."""
 
     text: str
     finish_reason: FinishReason = "stop"

@@ -205,7 +205,7 @@ class _Expert:
     def _clear(
         self, goals: set[Cell], *, ends_too: bool = False, fetching: frozenset[WorldObj] = frozenset()
     ) -> str | None:
-        """What to do about the first obstacle on the cheapest way to one of the goals; None: there is no way.
+        """The command for the first obstacle on the cheapest way to one of the goals; None: there is no way.
 
         Args:
             goals: cells to be faced.

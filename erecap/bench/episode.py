@@ -1,4 +1,4 @@
-"""Episodes that grow far past the model's window: time of a replan on the way, and what its plans are worth."""
+"""Episodes that grow far past the model's window: time of a replan, and agreement of its plans."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EARLY, BEFORE, BEYOND, LATE = STRETCHES = ("early", "before", "beyond", "late")
 
 @dataclass(frozen=True)
 class EpisodeBench:
-    """What is measured."""
+    """Settings of `erecap bench episode`."""
 
     tokens: int = 20_000  # of an episode
     new_tokens: int = 100  # of a turn
@@ -150,7 +150,7 @@ def _measured(
 
 
 def fresh_agreement(model: Any, kept: Sequence[int], plan: Sequence[int]) -> float:
-    """Share of `plan` that is the model's greedy choice after `kept`, read afresh from position 0, teacher-forced."""
+    """Share of `plan` that is the model's greedy choice after a fresh prefill of `kept`, teacher-forced."""
     with torch.no_grad():
         output = model(
             input_ids=torch.tensor([[*kept, *plan]], device=model.device), use_cache=False, logits_to_keep=len(plan) + 1

@@ -1,4 +1,4 @@
-"""What benchmarks leave behind: one row for each figure that has a target, and the file that collects them."""
+"""Results of benchmarks: one row for each figure that has a target, and the file that collects them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where configurations lie, and how their YAML is read."""
+"""Locations of configurations, and reading their YAML."""
 
 from __future__ import annotations
 

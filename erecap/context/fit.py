@@ -21,7 +21,7 @@ _STEPS = 8  # of the limit: old messages are dropped by that share of it
 
 @dataclass(frozen=True)
 class Fitted:
-    """Messages that fit, and what that cost."""
+    """Messages that fit, and the count of what was left out."""
 
     messages: list[Message]
     dropped: int = 0  # whole messages left out
@@ -77,7 +77,7 @@ def _drop_by_steps(
 
 
 def _head(messages: Sequence[Message]) -> int:
-    """How many messages the head has; without a user message, the system messages at the start."""
+    """Number of messages in the head; without a user message, the system messages at the start."""
     for index, message in enumerate(messages):
         if message["role"] == "user":
             return index + 1

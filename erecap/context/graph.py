@@ -1,4 +1,4 @@
-"""Which record supersedes, mentions or protects which. All the rules stand here.
+"""Relations among records: all rules of what supersedes, mentions or protects what.
 
 Edges go from the record that has the effect to the one it acts on, so from newer to older. An edge may carry
 more than one relation.
@@ -66,7 +66,7 @@ class ContextGraph:
         return self._graph
 
     def superseded(self) -> set[int]:
-        """Indices of the records that a newer one has made worthless."""
+        """Indices of the records that a newer one has overwritten."""
         self._update()
         return set(self._superseded)
 

@@ -1,4 +1,4 @@
-"""Drafts for decoding: what was said before is likely to be said again.
+"""Drafts for decoding: earlier text that is likely to be repeated.
 
 Prompt lookup: the newest generated tokens are searched in texts that may go on in the same way, and what followed them
 there is proposed. Nothing is computed; verification decides. Published as prompt lookup decoding (Saxena, 2023).
@@ -35,7 +35,7 @@ class LookupDraft:
         self._places: list[dict[int, list[int]]] | None = None  # made when something is looked up first
 
     def learn(self, proposed: int, accepted: int) -> None:
-        """Take note that of `proposed` tokens the first `accepted` were right."""
+        """Record that of `proposed` tokens the first `accepted` were right."""
         if accepted == proposed:
             self._length = min(LONGEST, 2 * self._length)
         else:

@@ -26,7 +26,7 @@ Ended = Callable[[list[int]], bool]
 
 
 class Reader(Protocol):
-    """What the loop needs of an engine."""
+    """The part of an engine that the decode loop needs."""
 
     @property
     def tokens(self) -> int:

@@ -23,7 +23,7 @@ ALIGNED = 16  # columns of a mask that fused kernels take without copying it
 
 
 def fits(part: Part) -> bool:
-    """Whether this part can be padded together with others: few tokens, and all layers store the same."""
+    """Return True if this part can be padded together with others: few tokens, and all layers store the same."""
     return len(part.ids) <= FEW_TOKENS and part.cache.shares_layout and joinable(part.cache.layers)
 
 

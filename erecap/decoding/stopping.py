@@ -1,4 +1,4 @@
-"""Parts that plug into `generate` of transformers: when prefill ended, when to stop; and sampling."""
+"""Parts that plug into `generate` of transformers: the end of prefill, stopping, and sampling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from erecap.decoding.answer import answer_ends as answer_ends
 
 
 class PrefillClock(LogitsProcessor):
-    """Notes when the first logits are there, which is when prefill has ended."""
+    """Notes when the first logits are there, which is the end of prefill."""
 
     def __init__(self, device: torch.device) -> None:
         self.ended = 0.0  # `time.perf_counter()` seconds

@@ -1,4 +1,4 @@
-"""A tiny deterministic language model with explicit memory, and the engine that serves it. Without torch.
+"""A tiny deterministic language model with explicit memory, and its engine. Without torch.
 
 The model is an attention of integer hashes: a token's value is a hash of the token and of what it attended to when it
 was read, so that it keeps what it absorbed of tokens that are evicted later. A query gives each stored token a weight
@@ -31,7 +31,7 @@ _COLUMNS = ("index", "position", "token", "value")
 
 @dataclass(frozen=True)
 class TinyModel:
-    """The model: what its weights would be."""
+    """The tiny model's parameters."""
 
     vocabulary: int = 128  # token ids are below this
     window: int = 1 << 20  # positions that it takes
@@ -220,7 +220,7 @@ class TinyEngine:
         self._shift = self._tokens - count
 
     def revive(self, span: tuple[int, int] | None) -> int:
-        """Refused: nothing is pruned, so nothing can come back."""
+        """Refuse: nothing is pruned, so nothing can come back."""
         refuse(self.name, "revive", SUPPORTS, "read the text again")
         return 0
 

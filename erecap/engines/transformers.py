@@ -89,7 +89,7 @@ class TransformersEngine:
 
     @property
     def shape(self) -> str:
-        """What must agree for saved keys to fit: enough to tell models apart without hashing their weights."""
+        """Facts that must agree for saved keys to fit: enough to tell models apart without hashing their weights."""
         config = self._config
         heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
         return f"{config.model_type}-{config.num_hidden_layers}x{config.hidden_size}-{heads}-{config.vocab_size}"
@@ -121,7 +121,7 @@ class TransformersEngine:
 
     @cached_property
     def why_fixed(self) -> str | None:
-        """Why keys of this model cannot be rotated to other positions; None: they can."""
+        """Reason why keys of this model cannot be rotated to other positions; None: they can."""
         return why_fixed(self.model)
 
     @property
@@ -155,7 +155,7 @@ class TransformersEngine:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """The hooks are on the model within."""
+        """Put the hooks on the model within."""
         with attach(self.model, self.cache, attention=self.settings.evict_by == "attention"):
             yield
 
@@ -206,7 +206,7 @@ class TransformersEngine:
         return max((int(layout.positions[0, -1]) for layout in self._groups()[0] if layout.width), default=-1)
 
     def fused(self, tokens: int, decode: bool) -> FusedDecoder | None:
-        """What reads the next `tokens` tokens; None: the model. `decode`: they are generated or drafted ones."""
+        """The fused decoder for the next `tokens` tokens; None: the model. `decode`: generated or drafted ones."""
         if self.cache.prunes_next(tokens):
             return None
         return self.short.decoder(tokens, decode)

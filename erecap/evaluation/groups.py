@@ -1,4 +1,4 @@
-"""Which episodes count in the quality comparison, and what they say of a mode, a budget, a suite."""
+"""Groups of episodes that count in the quality comparison, and their figures by mode, budget and suite."""
 
 from __future__ import annotations
 

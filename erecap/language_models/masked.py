@@ -1,4 +1,4 @@
-"""Text part `mask`: a chat is kept within a budget by blanking its oldest observations."""
+"""Text part `mask`: keep a chat within a budget by blanking its oldest observations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A language model that says what it was told to: for tests, examples, and trying out an environment."""
+"""A scripted language model, for tests, examples, and trying out an environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions that read a chat which was shortened as text: what the modes with a `text` part share."""
+"""Sessions that read a chat shortened as text: shared by the modes with a `text` part."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class ShownSessions(ABC):
     def fitted(
         self, rest: Sequence[Message], limit: int, gone: Sequence[int], given: int, masked: int, whole: int
     ) -> ShownChat:
-        """The shown chat, after what it takes to make `rest` fit where nothing else helps.
+        """The shown chat, shortened until `rest` fits where nothing else helps.
 
         Args:
             rest: the chat as it was shortened.

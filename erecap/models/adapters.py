@@ -57,7 +57,7 @@ def describe_adapter(name: str) -> dict[str, str]:
 
 
 def check_adapter(folder: Path, base: Path) -> dict[str, Any]:
-    """Whether an adapter is whole and was trained on the model in `base`.
+    """Refuse an adapter that is damaged or was not trained on the model in `base`.
 
     Returns:
         Its parsed `card.json`.

@@ -1,4 +1,4 @@
-"""The episode loop: observe, plan, act, be surprised, plan again."""
+"""The episode loop: observe, plan, act, and replan when a trigger fires."""
 
 from __future__ import annotations
 

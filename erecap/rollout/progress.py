@@ -1,4 +1,4 @@
-"""Shows how far a run is: a live bar in a terminal, a plain line now and then elsewhere."""
+"""Progress of a run: a live bar in a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 

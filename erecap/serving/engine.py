@@ -1,4 +1,4 @@
-"""One thread owns the model: it takes requests as they come, and lets those that are there share forward calls."""
+"""The model's thread: takes requests as they come, and lets those that wait share forward calls."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def keys(messages: Sequence[Message]) -> list[Key]:
 
 @dataclass(eq=False)
 class Held:
-    """A session, and how far it has read."""
+    """A session, and the messages that it has read."""
 
     session: ReplanSession
     read: list[Key] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Held:
 
     @property
     def whole(self) -> bool:
-        """Whether it still stores all that it has read."""
+        """True if it still stores all that it has read."""
         return self.session.evicted_tokens == 0
 
 

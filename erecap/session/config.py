@@ -67,7 +67,7 @@ class SessionConfig:
             )
 
     def engine_settings(self) -> EngineSettings:
-        """What the engine has to know of this."""
+        """The part of the configuration that the engine needs."""
         return EngineSettings(self.prune, self.evict_by, self.seed, self.decode_weights, self.prefill_chunk)
 
     @property

@@ -1,4 +1,4 @@
-"""Eviction priorities of stored tokens, and which of them stay when a session is over its budget. Without torch.
+"""Eviction priorities of stored tokens, and the choice of tokens to keep within a budget. Without torch.
 
 What is protected has a high priority; what the context graph calls stale goes first; a score ranks the rest.
 """

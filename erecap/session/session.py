@@ -1,4 +1,4 @@
-"""`ReplanSession`: one per agent. Chat in, plan text out; keys and values stay between calls."""
+"""`ReplanSession`, one per agent: chat in, plan text out; keys and values stay between calls."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DEFERRED: FinishReason = "deferred"
 
 
 class ReplanSession:
-    """Keeps what it has read, reads only what is new, and stays within its budget.
+    """A conversation that stores its keys and values, reads only new tokens, and stays within its budget.
 
     A session is composed of a `conversation` (chat to tokens, and what was read), a `policy` (what to keep and when to
     edit) and an `engine` (keys and values, forward passes).
@@ -125,7 +125,7 @@ class ReplanSession:
 
     @property
     def evicted_tokens(self) -> int:
-        """Tokens of what was read that are stored no longer, in the layer that stores most.
+        """Number of tokens read that are no longer stored, in the layer that stores most.
 
         It follows from what the engine stores, so it is right after every call, edit, roll-back and restore; 0 says
         that everything read is still stored. Tokens that pruning kept from the deeper layers are not evicted.
@@ -134,22 +134,22 @@ class ReplanSession:
 
     @property
     def budget(self) -> Budget:
-        """How many tokens stay stored when a call returns."""
+        """The budget of stored tokens when a call returns."""
         return self.policy.budget
 
     @property
     def outlives_window(self) -> bool:
-        """Whether it evicts where a chat outgrows the model's window, instead of leaving messages out."""
+        """True if it evicts where a chat outgrows the model's window, instead of leaving messages out."""
         return self.policy.outlives_window(self.engine)
 
     @property
     def scheduler(self) -> Scheduler | None:
-        """What decides about each call."""
+        """The scheduler, which decides about each call."""
         return self.policy.scheduler
 
     @property
     def takes_old_plan(self) -> bool:
-        """Whether a planner should hand over `old_plan` and `trigger`: a scheduler decides by them."""
+        """True if a planner should hand over `old_plan` and `trigger`, because a scheduler decides by them."""
         return self.scheduler is not None
 
     @property
@@ -210,7 +210,7 @@ class ReplanSession:
     # Calls ------------------------------------------------------------------------------------------------
 
     def append(self, messages: Sequence[Message], *, stale: Sequence[Span] = ()) -> int:
-        """Add new messages to the session's own chat, and read them; `generate()` answers then.
+        """Add new messages to the session's own chat, and prefill them; `generate()` answers then.
 
         The session's answers are part of the chat. Where `messages` begins with one of the assistant, it takes the
         place of the session's own answer: a host may hand back what it made of it. Messages of the assistant that
@@ -237,7 +237,7 @@ class ReplanSession:
         return read
 
     def read(self, messages: Sequence[Message]) -> int:
-        """Read a chat up to the end of its last message without answering it, as far as it was not read before.
+        """Prefill a chat up to the end of its last message without answering it, as far as it was not read before.
 
         Lets an agent read observations while its body moves; the next `generate` then has less to do.
 
@@ -271,7 +271,7 @@ class ReplanSession:
         old_plan: str | None = None,
         trigger: str | None = None,
     ) -> Generation:
-        """Answer `messages`, reading only what was not read before.
+        """Answer `messages`, with a prefill of the new tokens only.
 
         Arguments that are not described here are those of `TransformersLanguageModel.generate`.
 
@@ -367,7 +367,7 @@ class ReplanSession:
         old_plan_tokens: int,
         trigger: str | None,
     ) -> Decision | None:
-        """What the scheduler decided, with evicting and repositioning done; None without one."""
+        """The scheduler's decision, with evicting and repositioning done; None without one."""
         return schedule(
             self.policy,
             self.engine,
@@ -429,7 +429,7 @@ class ReplanSession:
     # Questions and edits ----------------------------------------------------------------------------------
 
     def still_valid(self, plan: str, messages: Sequence[Message] | None = None) -> float:
-        """Whether `plan` is still what the model would answer to `messages`, in one pass over its tokens.
+        """Return True if `plan` is still what the model would answer to `messages`, in one pass over its tokens.
 
         Costs a prefill of what is new and of the plan, instead of decoding a plan token by token. The session reads
         `messages` (None: its own chat) and is otherwise as before.
@@ -462,7 +462,7 @@ class ReplanSession:
         return sum(a == b for a, b in zip(choices, wanted, strict=True)) / len(wanted)
 
     def evict(self, span: tuple[int, int]) -> int:
-        """Drop the keys and values of a span; positions stay. What was read after it has seen it, and keeps that.
+        """Evict the keys and values of a span; positions stay. Tokens read after it have attended to it, and keep that.
 
         Args:
             span: token indices `(start, end)` in everything read, here and in the other edits.
@@ -487,7 +487,7 @@ class ReplanSession:
         return self.edits.splice(span)
 
     def forget(self, span: tuple[int, int]) -> int:
-        """Drop a span and read everything after it anew, at its old positions: as if the span had never been there.
+        """Evict a span and prefill everything after it again, at its old positions, as if it had never been there.
 
         Costs a prefill of what came after. Tokens after the span that had been evicted are stored again, until the
         next call brings the session back to its budget. After a splice there are no old positions: what came after is
@@ -537,7 +537,7 @@ class ReplanSession:
 
 
 def _ranking(evict_by: str | ReadScorer, model: Any) -> str | ReadScorer:
-    """What ranks tokens: a criterion by its name, or a scorer; a trained pruner is loaded by its name."""
+    """The session's ranking of tokens: a criterion by its name, or a scorer; a trained pruner is loaded by its name."""
     if not isinstance(evict_by, str) or evict_by in EVICT_BY:
         return evict_by
     from erecap.tokens.scoring.by_name import scorer_for

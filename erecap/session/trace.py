@@ -1,4 +1,4 @@
-"""The trace of a call: the share of the layers that store tokens which stored each piece of the chat."""
+"""The trace of a call: for each piece of the chat, the share of the layers that stored it."""
 
 from __future__ import annotations
 

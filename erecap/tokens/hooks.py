@@ -43,7 +43,7 @@ def find_decoder(model: nn.Module) -> nn.Module:
 
 
 def acquire(model: nn.Module, attention: bool) -> None:
-    """Put the hooks on `model`, or count one more user. `attention`: also take attention mass for the scorer."""
+    """Put the hooks on `model`, or count one more user. `attention`: also collect attention weights for the scorer."""
     decoder = find_decoder(model)
     with _lock:
         hooks = _installed.get(decoder)

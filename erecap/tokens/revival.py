@@ -1,4 +1,4 @@
-"""Finishing dropped tokens: from where they stopped, through the remaining layers, into the cache.
+"""Revival of dropped tokens: from the layer where they stopped, through the remaining layers, into the cache.
 
 A revived token attends, in each layer, to what that layer stores now at places up to its own, other revived tokens
 among it. What was read before does not see it, what is read afterwards does. So the model is the masked one of
@@ -91,7 +91,7 @@ def revive(model: nn.Module, cache: PrunedCache, span: tuple[int, int] | None = 
 
 
 class _Joining:
-    """What attention sees in place of a cache: stored keys with the new ones at their places among them."""
+    """A stand-in for the cache during revival: stored keys with the new ones merged in order of token indices."""
 
     def __init__(self, cache: PrunedCache) -> None:
         self._cache = cache
@@ -100,7 +100,7 @@ class _Joining:
         self._parts: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def expect(self, layer: int, before: Layout, live: Layout) -> Layout:
-        """What `layer`, which stores `before`, will store with `live`. Layers that store the same share the result."""
+        """Merge `before`, the layout of `layer`, with `live`. Layers that store the same share the result."""
         key = (id(before), id(live))
         if key not in self._memo:
             # The parents are kept beside the result: an id is only unique while its object lives.

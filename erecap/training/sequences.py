@@ -73,7 +73,7 @@ class PlanSequence:
         return positions
 
     def visible(self, window: int | None, device: torch.device | str = "cpu") -> torch.Tensor:
-        """`(1, 1, tokens, tokens)` bool on `device`: which token (last axis) each token may attend to.
+        """`(1, 1, tokens, tokens)` bool on `device`: the tokens (last axis) that each token may attend to.
 
         Args:
             window: the layer's sliding window in positions, or None.

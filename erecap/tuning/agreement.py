@@ -1,4 +1,4 @@
-"""Whether a pruned read predicts the same plan tokens as the unmodified model, teacher-forced."""
+"""Agreement of pruned reads with the unmodified model on plan tokens, teacher-forced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from erecap.tuning.samples import Sample
 
 @dataclass(frozen=True)
 class Answers:
-    """What one stage set gave, sample by sample."""
+    """The results of one stage set, sample by sample."""
 
     kept: list[list[int]]  # prompt tokens that each layer read
     same: list[int]  # plan tokens predicted as by the unmodified model
@@ -43,7 +43,7 @@ class Judge:
         self._wanted: list[torch.Tensor] | None = None
 
     def config(self, stages: Stages) -> PruneConfig:
-        """How a read with these stages prunes."""
+        """The pruning configuration of a read with these stages."""
         return PruneConfig(scorer=self.scorer, keep=self.keep, stages=stages, seed=self.seed)
 
     def compare(self, stages: Stages) -> Answers:

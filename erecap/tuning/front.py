@@ -11,7 +11,7 @@ from erecap.tuning.candidates import Stages
 
 @dataclass(frozen=True)
 class Candidate:
-    """A stage set with what it saves and what it changes."""
+    """A stage set with its speed-up and its agreement."""
 
     stages: Stages
     speed_up: float  # predicted, of the prefill

@@ -1,4 +1,4 @@
-"""Which stage sets to try, and in which order: regular grids first, then neighbours of the best. No torch in here."""
+"""The order of stage sets to try: regular grids first, then neighbours of the best. No torch in here."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Search:
     _read: set[Hashable] = field(default_factory=set, init=False)  # counts of what was tried
 
     def run(self) -> dict[Stages, Candidate]:
-        """Try stage sets until the budget is used up or nothing is left that could win; what was found."""
+        """Try stage sets until the budget is used up or none left could win; return the result."""
         self._try_grids()
         choose = random.Random(self.seed)
         while len(self.found) < self.budget:

@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Tune:
-    """What to tune, and how long.
+    """Settings of the tuner.
 
     Raises:
         ConfigError: a number outside of what is allowed.

@@ -196,7 +196,7 @@ def _holds_a_model(target: Any) -> bool:
 
 
 def _is_pipeline(target: Any) -> bool:
-    """Whether it is a pipeline of transformers; agents of other libraries have a model, a tokenizer and a task, too."""
+    """Return True for a pipeline of transformers; agents of other libraries have model, tokenizer and task, too."""
     module = sys.modules.get("transformers.pipelines.base")  # loaded, if there is a pipeline at all
     return module is not None and isinstance(target, module.Pipeline)
 

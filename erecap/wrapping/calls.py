@@ -1,4 +1,4 @@
-"""One call of a planner that can only be shown other text: shorten, ask, note; and now and then compare."""
+"""Calls of a planner that can only be shown other text: shorten, ask, note; and now and then compare."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OnError = Literal["raise", "full"]
 
 @dataclass(frozen=True)
 class TextOptions:
-    """How a planner's text is shortened.
+    """Settings of shortening a planner's text.
 
     Raises:
         ConfigError: an unusable value.
@@ -60,7 +60,7 @@ class TextOptions:
 
 @dataclass
 class Call:
-    """What is sent instead of what was given."""
+    """The content that is sent instead of the given one."""
 
     shown: Any  # of the kind that was given
     before: int  # tokens given
@@ -97,7 +97,7 @@ class TextCalls:
         return cls(TextOptions(**options), CallLog(None if log is None else Path(log), kind, "compact"))
 
     def prepare(self, given: Any) -> Call:
-        """What to send instead of `given`, a chat or a prompt string.
+        """The content to send instead of `given`, a chat or a prompt string.
 
         Raises:
             ConfigError: neither of the two, or messages as `read_messages` does not take them.

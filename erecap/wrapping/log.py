@@ -78,7 +78,7 @@ class CallLog:
         return number
 
     def compare(self, number: int, total_ms: float, agrees: bool | None, problem: str | None = None) -> None:
-        """Append to `shadow.jsonl` what the bare target did with the call of row `number`.
+        """Append to `shadow.jsonl` the bare target's result of the call of row `number`.
 
         Args:
             number: as `note` gave it.
@@ -89,7 +89,7 @@ class CallLog:
         self._replayed({"replan": number, "total_ms": total_ms, "agrees": agrees, "problem": problem})
 
     def skip(self, number: int, reason: str) -> None:
-        """Append to `shadow.jsonl` that the call of row `number` was to be made once more, and why it was not."""
+        """Append to `shadow.jsonl` the reason why the call of row `number` was not made once more."""
         self._replayed({"replan": number, "total_ms": None, "agrees": None, "problem": None, "skipped": reason})
 
     def _replayed(self, row: JsonRow) -> None:

@@ -17,7 +17,7 @@ LEAST_STORED = 0.5  # share of what is stored, or of the common beginning, that 
 
 @dataclass(eq=False)
 class TokenConversation:
-    """One growing text: its keys and values, and which tokens they are of."""
+    """One growing text: its keys and values, and the tokens that they belong to."""
 
     cache: PrunedCache
     tokens: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))  # (read,) on the CPU
@@ -49,7 +49,7 @@ class TokenConversation:
         return int(differ[0]) if len(differ) else length
 
     def roll_back(self, tokens: int) -> None:
-        """Forget everything behind the first `tokens` tokens."""
+        """Roll back to the first `tokens` tokens."""
         if tokens >= self.read:
             return
         self.cache.crop(tokens - self.read)
@@ -68,7 +68,7 @@ class TokenConversation:
 
 @dataclass(frozen=True)
 class ConversationSummary:
-    """How much a wrapped model stores between calls."""
+    """Totals of what a wrapped model stores between calls."""
 
     count: int  # conversations
     stored_tokens: int  # of all conversations, in their fullest layers
@@ -136,7 +136,7 @@ class TokenConversations:
             self._idle.clear()
 
     def summary(self) -> ConversationSummary:
-        """How much is stored."""
+        """Totals of what is stored."""
         with self._lock:
             stored = sum(held.stored for held in self._idle)
             return ConversationSummary(len(self._idle), stored, self._bytes())

@@ -1,4 +1,4 @@
-"""The grammar of a plan as tokens: what a model may write next.
+"""The grammar of a plan as tokens: the tokens that a model may write next.
 
     plan = skill (newline command){0, max_steps - 1} end-of-turn
 
@@ -40,7 +40,7 @@ class PlanGrammar:
         self._later = Trie()
 
     def allowed(self, situation: Situation, max_new_tokens: int) -> AllowedTokens | None:
-        """What may be written now, for `transformers`' `prefix_allowed_tokens_fn` and the like.
+        """The tokens that may be written now, for `transformers`' `prefix_allowed_tokens_fn` and the like.
 
         The first call for new names tokenises their commands; after that a call takes a few milliseconds.
 

@@ -1,4 +1,4 @@
-"""Flat reads give what the model gives: on every architecture, over evicted caches, in any chunks."""
+"""The fused decoder gives the model's results: on every architecture, over evicted caches, in any chunks."""
 
 from __future__ import annotations
 

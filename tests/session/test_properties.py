@@ -1,4 +1,4 @@
-"""Random sequences of everything a session can do keep ids, places, positions and storage consistent."""
+"""Random sequences of everything a session can do keep ids, token indices, positions and storage consistent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where nothing has to go, whatever is wrapped answers as it does bare: it is given the very same, call after call."""
+"""Where nothing has to be removed, a wrapped planner answers as the bare one: it gets the very same messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Floor plans as data: where one can stand, which receptacles there are, which kinds of objects belong there."""
+"""Floor plans as data: reachable points, receptacles, and the kinds of objects that belong there."""
 
 from __future__ import annotations
 

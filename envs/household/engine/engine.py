@@ -59,7 +59,7 @@ _idle_libraries: list[Any] = []
 
 @dataclass(frozen=True)
 class Turn:
-    """What the engine says after one command."""
+    """The engine's answer to one command."""
 
     feedback: str
     commands: tuple[str, ...]  # admissible now, sorted

@@ -1,4 +1,4 @@
-"""Record-level compaction: a chat is made to fit a target, record by record, the least valuable first.
+"""Record-level compaction: make a chat fit a target, record by record, the least valuable first.
 
 In three rounds, each from the oldest record to the newest, and no further than the target asks for:
 
@@ -29,7 +29,7 @@ _Step = Edit | tuple[int, ...]  # an edit, or the numbers of messages that go
 
 @dataclass(frozen=True)
 class Compacted:
-    """A chat that was made shorter, and what that took."""
+    """A chat that was made shorter, and the edits that it took."""
 
     messages: list[Message]
     tokens: int  # of `messages`, as counted
@@ -42,7 +42,7 @@ class Compacted:
 def compact_messages(
     messages: Sequence[Message], target_tokens: int, count: CountTokens, *, rank: Rank | None = None
 ) -> Compacted:
-    """Make a chat fit `target_tokens`, with as few records touched as possible: one less would not have been enough.
+    """Make a chat fit `target_tokens` with the fewest records touched: one less would not have been enough.
 
     A chat that fits is returned as it is; so is the result when it is compacted again with the same target.
 
@@ -76,7 +76,7 @@ def compact_messages(
 
 
 def compaction_steps(messages: Sequence[Message], rank: Rank | None) -> list[_Step]:
-    """Everything that can be done, in the order in which it is."""
+    """All possible edits, in the order in which they are made."""
     kept = protected_spans(messages)
     stale = [Edit(*place, "") for place in _stale(messages) if not _overlaps(place, kept)]
     gone = [*kept, *(place[:3] for place in stale)]

@@ -1,4 +1,4 @@
-"""Replacing pieces of messages, with the spans that name other text moved along."""
+"""Replace pieces of messages, and move the spans that name other text along."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _rewritten(message: Message, edits: Sequence[Edit], still_observed: bool) ->
 
 
 def moved(span: Span, edits: Sequence[Edit]) -> Span:
-    """Where `span` of a message stands after `edits` of it that do not touch it."""
+    """The characters of a message that `span` covers after `edits` that do not touch it."""
     shift = sum(edit.growth for edit in edits if edit.end <= span[0])
     return span[0] + shift, span[1] + shift
 

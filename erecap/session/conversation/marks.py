@@ -82,7 +82,7 @@ def _digests(part: ChatPart, known: Sequence[Mark]) -> list[bytes]:
 def agreement(
     tokenizer: Any, part: ChatPart, transcript: Transcript, known: int
 ) -> tuple[int, int, Continuation] | None:
-    """Up to where what was read has the tokens that the chat's own text has; None where that cannot be told.
+    """The token index up to which the tokens read are those of the chat's own text; None where that cannot be told.
 
     The messages before the newest two are taken to agree: they were looked at when these were new.
 

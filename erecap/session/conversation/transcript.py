@@ -1,4 +1,4 @@
-"""What a session has read: token ids, and where in them each message of the chat ends.
+"""The transcript of a session: token ids, and the token index at which each message of the chat ends.
 
 A call brings the whole chat again. What was read is found by the text that the chat template makes of it, not by the
 messages: a template that rewrites the past (strips reasoning, adds a date) is then seen at once. Texts are not
@@ -65,16 +65,16 @@ class Transcript:
 
     @property
     def tokens(self) -> int:
-        """Tokens read, those let go included."""
+        """Number of tokens read, forgotten ones included."""
         return self.forgotten + len(self.ids)
 
     @property
     def known_marks(self) -> list[Mark]:
-        """All marks, oldest first; only `marks`, the newest of them, can be gone back to."""
+        """All marks, oldest first; a session can roll back to `marks` only, the newest of them."""
         return [*self.older, *self.marks]
 
     def matched(self, text: str, before: RunningDigest | None = None) -> int:
-        """How many of `marks` lie in a chat, with the same characters up to there.
+        """Number of `marks` that lie in a chat, with the same characters up to there.
 
         The last of them is aligned: reading can go on from it.
 
@@ -101,7 +101,7 @@ class Transcript:
         return found
 
     def ends_with_mark(self, stored: int) -> bool:
-        """Whether nothing was read after the last mark, `stored` tokens being in the cache."""
+        """Return True if nothing was read after the last mark, `stored` tokens being in the cache."""
         last = self.marks[-1].tokens if self.marks else 0
         return last == self.tokens == stored
 
@@ -124,7 +124,7 @@ class Transcript:
         return lost
 
     def since(self, token: int) -> list[int]:
-        """Ids from token index `token` on. Raises ValueError where they were let go."""
+        """Ids from token index `token` on. Raises ValueError where they were forgotten."""
         if token < self.forgotten:
             raise ValueError(f"tokens before {self.forgotten} were let go (rewind_tokens={self.rewind_tokens})")
         return self.ids[token - self.forgotten :]
@@ -145,7 +145,7 @@ class Transcript:
 
     @property
     def wants_tidying(self) -> bool:
-        """Whether enough marks were let go since the last `tidy` to make another worth its while."""
+        """Return True if enough marks were dropped since the last `tidy` to run it again."""
         return len(self.older) > self._tidy_at
 
     def tidy(self, stored: Sequence[int]) -> None:

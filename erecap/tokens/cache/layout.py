@@ -1,4 +1,4 @@
-"""Which tokens a layer stores: their places in the sequence, positions and validity.
+"""Layout of a layer: token indices, positions and validity of the tokens that it stores.
 
 Layers between two stages store the same tokens, so they share one `Layout` object; a read extends each distinct
 layout once, not once per layer.
@@ -66,7 +66,7 @@ class Layout:
         )
 
     def merged(self, live: Layout) -> tuple[Layout, torch.Tensor]:
-        """This layout with `live` at its places among it, and the order `(width,)` of the two in a row. One row."""
+        """This layout merged with `live` by token index, and the order `(width,)` of the two in a row. One row."""
         both = self.extended(live)
         order = both.index[0].argsort()
         return both.take(order.unsqueeze(0)), order

@@ -71,7 +71,7 @@ class PrunedCache(DynamicCache):
         return [0 if rows is None else rows[row] if row is not None else max(rows) for rows in lengths]
 
     def layout(self, layer: int) -> Layout:
-        """Which tokens `layer` stores."""
+        """The layout of `layer`: the tokens that it stores."""
         return self._layouts[layer]
 
     def layouts(self) -> list[Layout]:
@@ -79,16 +79,16 @@ class PrunedCache(DynamicCache):
         return list(self._layouts)
 
     def stores(self, layer: int) -> bool:
-        """Whether `layer` has stored tokens, evicted ones among them; a layer without attention never does."""
+        """Return True if `layer` has stored tokens, evicted ones among them; a layer without attention never does."""
         return layer < len(self.layers) and self.layers[layer].is_initialized
 
     def shared(self, layer: int) -> bool:
-        """Whether `layer` holds keys and values together with forks."""
+        """Return True if `layer` holds keys and values together with forks."""
         return layer < len(self.layers) and self.layers[layer].shared
 
     @property
     def shares_layout(self) -> bool:
-        """Whether all layers store the same tokens, none of them padding."""
+        """True if all layers store the same tokens, none of them padding."""
         first = self._layouts[0]
         return all(layout is first for layout in self._layouts) and first.all_valid and first.index.shape[0] == 1
 
@@ -107,7 +107,7 @@ class PrunedCache(DynamicCache):
         self._armed, self._protect = True, protect
 
     def prunes_next(self, tokens: int) -> bool:
-        """Whether a read of `tokens` tokens now would drop some of them on its way."""
+        """Return True if a read of `tokens` tokens now would drop some of them on its way."""
         return self._armed and tokens > 1 and bool(self.stages)
 
     # The read in progress (called by the hooks) -----------------------------------------------------------
@@ -270,11 +270,11 @@ class PrunedCache(DynamicCache):
         return twin
 
     def skip(self, tokens: int) -> None:
-        """Count `tokens` as read without storing them: places and positions go on behind them."""
+        """Count `tokens` as read without storing them: token indices and positions go on behind them."""
         self._logical += tokens
 
     def stored_index(self) -> torch.Tensor:
-        """Sorted places `(n,)` of the tokens that at least one layer stores. For caches of one row."""
+        """Sorted indices `(n,)` of the tokens that at least one layer stores. For caches of one row."""
         distinct = {id(layout): layout.index[0] for layout in self._layouts if layout.width}
         if not distinct:
             return torch.empty(0, dtype=torch.long)
@@ -356,7 +356,7 @@ class PrunedCache(DynamicCache):
         return self._logical + query_length, 0
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
-        """Where the next token stands in the sequence."""
+        """The index of the next token."""
         return self._logical
 
     def crop(self, tokens_to_remove: int) -> None:

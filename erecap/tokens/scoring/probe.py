@@ -1,4 +1,4 @@
-"""Attention mass of the newest token, taken where every architecture passes: transformers' attention interface.
+"""Attention weights of the newest token, taken where every architecture passes: transformers' attention interface.
 
 While a scorer asks for it, the model's attention implementation `x` is replaced by `erecap_x`, which calls `x` and,
 in the layers before a stage, also computes the last query's softmax over the stored keys. Queries and keys are seen
@@ -19,7 +19,7 @@ PREFIX = "erecap_"
 
 
 class _Current(threading.local):
-    """What this thread is doing: the read in progress, and the caches of its open pruning contexts."""
+    """The state of this thread: the read in progress, and the caches of its open pruning contexts."""
 
     def __init__(self) -> None:
         self.reading: Any = None

@@ -26,7 +26,7 @@ EXPERT, PLANNER = "expert", "reuse"  # modes of the jobs: who acts
 
 
 class Recipe(BaseModel):
-    """What decides the rows of a trajectory folder, beside its suites and the model that acts."""
+    """Settings that decide the rows of a trajectory folder, beside its suites and the model that acts."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -58,7 +58,7 @@ class Collected(Played):
 
 
 class CollectComponents(RealComponents):
-    """As for a run, except that the expert is asked whoever acts."""
+    """Components as for a run, except that the expert is asked whoever acts."""
 
     def env(self, suite: Suite, *, expert: bool) -> gym.Env[str, str]:
         return super().env(suite, expert=True)

@@ -1,4 +1,4 @@
-"""What a trained planner says of itself: `card.json`, `card.md`, and its curves."""
+"""The description of a trained planner: `card.json`, `card.md`, and its curves."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ class Loop:
             )
 
     def _may(self, sequence: PlanSequence) -> torch.Tensor | None:
-        """What tokens may attend to in this step."""
+        """The tokens that each token may attend to in this step."""
         if self._holes is None or not self._holes.drawn(self.step, sequence):
             return None
         return holes_of(self._trainee, sequence, self._holes)

@@ -1,4 +1,4 @@
-"""What a token's age takes off its worth: fitted on which tokens later plans attend to, once the scores are trained."""
+"""Age weight of a pruner's importance scores: fitted to the tokens that later plans attend to, after training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pruner's test as sessions use it: what was evicted once stays gone, call after call, under a budget in tokens."""
+"""The pruner's test as sessions use it: evicted tokens stay evicted, call after call, under a budget in tokens."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class SessionTrial:
             sums[2] += sum(bool(same[sequence.calls[counted] == call].all()) for call in plans)
 
     def result(self) -> JsonRow | None:
-        """What was measured; None without samples.
+        """The measurements; None without samples.
 
         `kv_tokens`, `samples`, `plans`, `tokens` (of the plans); `rankers` as in the test of one call, and the share of
         plans all of whose tokens have the unpruned model's most probable one, `plans_agreement`. A plan is what a

@@ -1,4 +1,4 @@
-"""Saliency labels: how much each token of a history matters, seen from what follows.
+"""Saliency labels: the importance of each token of a history, measured by what follows.
 
 Three kinds. `language-model` and `plan-loss` are the gradient saliency of SDTP: for token i before layer l,
 `|h . dL/dh|` with h the input of layer l, and L the loss of all following tokens, or of the plans alone. (The signed
@@ -93,7 +93,7 @@ def gradient_saliency(
 
 
 def later_maximum(paid: torch.Tensor, prompts: Sequence[int], discount: float) -> torch.Tensor:
-    """The most that any later call pays each token.
+    """The largest attention weight that any later call gives each token.
 
     Args:
         paid: `(calls, tokens)`; 0 where the token is not in a call's history.

@@ -33,7 +33,7 @@ SHARD = 8  # samples of a shard; the most that an interruption loses
 
 @dataclass(frozen=True)
 class SaliencySettings:
-    """What is asked of `erecap train saliency`.
+    """Settings of `erecap train saliency`.
 
     Raises:
         ConfigError: a value out of range, or an unknown kind.
