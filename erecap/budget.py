@@ -61,7 +61,7 @@ class Budget:
 
         Args:
             memory_bytes: of keys and values that the session may store; None: only the window counts.
-            pays: drop half of what is stored as soon as that is predicted to save this share of a call's time, the
+            pays: evict half of the stored tokens as soon as that is predicted to save this share of a call's time, the
                 time of dropping included; above 0 and below 0.5. Needs a calibrated cost model.
         """
         return cls(automatic=True, memory_bytes=memory_bytes, pays=pays)

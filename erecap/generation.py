@@ -15,7 +15,7 @@ class Message(TypedDict):
     # Character spans [start, end) of `content` that pruning must keep. Absent: the default rule of
     # `erecap.context.protection` applies. Chat templates ignore keys that they do not know.
     protect: NotRequired[list[tuple[int, int]]]
-    # Spans that something newer has made worthless, such as an old look at the same place: evicted first.
+    # Stale spans: something newer has overwritten them, such as a later observation of the same room. Evicted first.
     stale: NotRequired[list[tuple[int, int]]]
     # Spans that tell what was seen, which `erecap.context.compaction` may blank. Absent: its default rule applies.
     observations: NotRequired[list[tuple[int, int]]]

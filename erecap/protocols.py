@@ -89,7 +89,7 @@ class StepInfo(TypedDict, total=False):
 class ScoreContext:
     """Inputs of a scorer besides the hidden states. All tensors are on the hidden states' device."""
 
-    index: torch.Tensor  # (batch, tokens) int64: place of each token in the sequence read so far, pads included
+    index: torch.Tensor  # (batch, tokens) int64: token indices in everything read so far, pads included
     positions: torch.Tensor  # (batch, tokens) int64: its position id (RoPE)
     valid: torch.Tensor  # (batch, tokens) bool: False for padding
     seed: int  # from the pruning configuration

@@ -55,7 +55,7 @@ def setting(
         "machine": machine(torch.get_num_threads()),
         "versions": versions(),
         "model": {
-            "name": Path(model).name,  # a folder's place is nobody else's business
+            "name": Path(model).name,  # the path of a folder is private
             "dtype": str(resolve_dtype(dtype, resolve_device("auto"))).removeprefix("torch."),
         },
     }

@@ -13,7 +13,7 @@ MAX_GRAM = 4  # newest tokens that must be found; a longer run is no better guid
 # Tokens of a proposal. Three, with the token before them, make a pass of four, which costs a third more than a pass of
 # one; a fifth token costs as much as those three together (kernels for packed weights take four rows at a time).
 SHORTEST, LONGEST = 3, 16
-LOOK_BACK = 1024  # tokens of what was read before that are worth searching
+LOOK_BACK = 1024  # most tokens of earlier text that are searched
 
 
 class LookupDraft:
@@ -78,10 +78,10 @@ def _places(text: Sequence[int]) -> dict[int, list[int]]:
 
 
 def _longest(text: Sequence[int], ends: Sequence[int], gram: Sequence[int], least: int) -> tuple[int, list[int]] | None:
-    """The longest run of the last tokens of `gram` in `text`, if longer than `least`, and the places where it ends.
+    """The longest run of the last tokens of `gram` in `text`, if longer than `least`, and the indices at which it ends.
 
     Args:
-        ends: places of the last token of `gram`.
+        ends: indices of the last token of `gram`.
     """
     size, places = least + 1, list[int]()
     for end in ends:

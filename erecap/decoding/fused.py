@@ -146,7 +146,7 @@ class FusedDecoder:
             return list(logits.split([part.kept for part in parts]))
 
     def _padded(self, parts: Sequence[Part], hidden: torch.Tensor) -> PaddedAttention | None:
-        """Shared attention for the short parts, where that is worth it."""
+        """Shared attention for the short parts, where it is faster."""
         if not self.pads or not self._whole:
             return None
         shared = [number for number, part in enumerate(parts) if fits(part)]

@@ -18,7 +18,7 @@ from erecap.tokens.cache.storage import fronts, joinable
 from erecap.tokens.ragged import Part
 from erecap.tokens.scoring.probe import last_query_mass
 
-FEW_TOKENS = 64  # longer reads would make the others pay for their padding
+FEW_TOKENS = 64  # longer reads would cost the others too much padding
 ALIGNED = 16  # columns of a mask that fused kernels take without copying it
 
 

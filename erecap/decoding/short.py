@@ -10,7 +10,7 @@ from typing import Any
 from erecap.decoding.fused import FusedDecoder, fused_problem
 from erecap.decoding.linear import Weights, known_weights
 
-FUSED_TOKENS = 128  # up to here the flat layers save more than they cost
+FUSED_TOKENS = 128  # up to here the fused decoder saves more than it costs
 FLAT_TOKENS_ELSEWHERE = 512  # on accelerators, where starting an operation is what costs
 PACKED_TOKENS = 16  # beyond, the kernels of packed weights are slower than a product in float32
 

@@ -193,7 +193,7 @@ class TransformersEngine:
         if self._attention is not None and to <= int(self._attention[0][-1]):
             self._attention = None
         if self.shift:
-            # Positions were closed up once; go on right behind the last token that is still stored.
+            # The session has repositioned; go on right behind the last token that is still stored.
             self.shift = to - (self._last_position() + 1)
 
     def skip(self, tokens: int, gap: bool) -> None:
@@ -323,7 +323,7 @@ def _array(rows: torch.Tensor) -> np.ndarray:
 
 @contextmanager
 def _collecting(layers: int) -> Iterator[dict[int, torch.Tensor]]:
-    """Collect the attention mass of the newest token in all layers; nothing for 0 layers."""
+    """Collect the attention weights of the newest token in all layers; nothing for 0 layers."""
     masses: dict[int, torch.Tensor] = {}
     probe.current.collect = masses if layers else None
     try:

@@ -32,7 +32,7 @@ class ShownSessions(ABC):
     """A language model over sessions that keep everything of the chat that they are shown.
 
     A session with all of its keys and values reads the shown chat: after each change in front it reads again from the
-    first place that changed, so answers are those of the unmodified model for the chat that it is shown.
+    first character that changed, so answers are those of the unmodified model for the chat that it is shown.
 
     `usage.prompt_tokens` counts the whole chat, as in sessions that evict; `kept_per_layer` what was shown.
 

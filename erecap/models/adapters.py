@@ -23,7 +23,7 @@ CARD = "card.json"
 
 
 def locate_adapter(name: str) -> Path:
-    """The folder behind the name of an adapter in the places of models (`erecap.models.folders`), or a path.
+    """The folder behind an adapter's name, among the folders of models (`erecap.models.folders`), or a path.
 
     Raises:
         ModelError: nothing of that name here.

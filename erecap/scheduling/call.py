@@ -18,7 +18,7 @@ class State:
     plan_tokens: int = 32  # that the call will probably generate
     plan_passes: int | None = None  # forward passes for that, where drafts or forced tokens save some; None: one each
     old_plan_tokens: int = 0  # of the old plan that is not executed yet; 0: nothing is left to verify
-    trigger: str | None = None  # why a plan is asked for; named in the reason where the call is put off or saved
+    trigger: str | None = None  # why a plan is asked for; named in the reason where the call is deferred or saved
     protected: int = 0  # stored tokens that no eviction may take
     chat: int | None = None  # of the whole chat; None: not known, and then it is never read anew
 

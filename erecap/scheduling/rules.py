@@ -15,7 +15,7 @@ from erecap.scheduling.call import CallCost, State
 
 SLOWEST, FASTEST = 4.0, 0.25  # bounds of the ratio of actual to predicted times
 LEARNING = 0.2  # weight of the newest call in that ratio
-READ_AGAIN_BELOW = 0.25  # stored share of the chat below which a rewritten chat is worth reading anew
+READ_AGAIN_BELOW = 0.25  # stored share of the chat below which a rewritten chat is re-read
 
 
 class Scheduler:
@@ -32,7 +32,7 @@ class Scheduler:
         low_watermark: share of the budget that is left by an eviction, so that the next calls need none.
         cooldown: calls between two evictions that nothing forces.
         horizon: calls over which the saving of an eviction counts.
-        may_defer: the call may be put off while some of the old plan is left, never twice in a row.
+        may_defer: the call may be deferred while some of the old plan is left, never twice in a row.
         reuse_plan: the rest of the old plan may be verified in one pass instead of generating a new one.
 
     Raises:
@@ -78,7 +78,7 @@ class Scheduler:
         self._last: tuple[State, int] | None = None  # the state that was last decided, and how far to evict in it
 
     def decide(self, state: State) -> Decision:
-        """Decide what to do in this call. Counts as a call for `cooldown`; then `target_kv(state)` is how far to evict."""
+        """Decide what to do in this call. Counts as a call for `cooldown`; then `target_kv(state)` gives the target."""
         decision, target = self._choose(state)
         self._last = (state, target)
         if decision.action in ("evict", "splice", "re-read"):

@@ -218,7 +218,7 @@ class ReplanSession:
 
         Args:
             messages: those that are new, oldest first.
-            stale: characters `(message, start, end)` of earlier messages that these make worthless; `message` counts
+            stale: characters `(message, start, end)` of earlier messages that these make stale; `message` counts
                 the chat's messages from 0, answers included.
 
         Returns:

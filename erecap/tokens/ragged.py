@@ -31,7 +31,7 @@ class Part:
     ids: Sequence[int]
     start: int  # position of the first of them
     keep: int = 0  # logits of this many newest tokens; 0: of all
-    collect: dict[int, torch.Tensor] | None = None  # gets what the newest token pays the stored keys, by layer
+    collect: dict[int, torch.Tensor] | None = None  # gets the newest token's attention weights, by layer
 
     @property
     def kept(self) -> int:

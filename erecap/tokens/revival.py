@@ -1,6 +1,6 @@
 """Revival of dropped tokens: from the layer where they stopped, through the remaining layers, into the cache.
 
-A revived token attends, in each layer, to what that layer stores now at places up to its own, other revived tokens
+A revived token attends, in each layer, to what that layer stores now up to its own index, other revived tokens
 among it. What was read before does not see it, what is read afterwards does. So the model is the masked one of
 `PrunedCache`, with these tokens' rows of the deeper layers computed late.
 """
@@ -30,7 +30,7 @@ def revive(model: nn.Module, cache: PrunedCache, span: tuple[int, int] | None = 
     Args:
         model: the model that read the tokens.
         cache: a cache of one row whose `PruneConfig.park_tokens` is above 0.
-        span: places `(start, end)` in everything read; None: all that is parked.
+        span: token indices `(start, end)` in everything read; None: all that is parked.
 
     Returns:
         Tokens revived: those parked within the span. Tokens that were dropped and are not parked (any more) stay
@@ -111,7 +111,7 @@ class _Joining:
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values `(1, kv_heads, live tokens, head_dim)` joined with the stored ones, in order of places."""
+        """Keys and values `(1, kv_heads, live tokens, head_dim)` joined with the stored ones, by token index."""
         order = self._expected[layer_idx][1]
         self._parts[layer_idx] = self._cache.layers[layer_idx].merged(key_states, value_states, order)
         return self._parts[layer_idx]
@@ -123,7 +123,7 @@ class _Joining:
 
 
 def _visible(stored: Layout, live: Layout, window: int | None) -> torch.Tensor:
-    """`(1, 1, live, stored)` bool: places up to one's own, within the window, which counts positions."""
+    """`(1, 1, live, stored)` bool: indices up to one's own, within the window, which counts positions."""
     allowed = stored.index.unsqueeze(1) <= live.index.unsqueeze(2)
     if window is not None:
         allowed = allowed & (stored.positions.unsqueeze(1) > live.positions.unsqueeze(2) - window)

@@ -27,7 +27,7 @@ class Judge:
     """Compares stage sets on the same samples; the unmodified model is asked once.
 
     A call reads its whole prompt at once and drops tokens on the way, as the modes `prune[...]` do. Then the plan's
-    tokens are read from that cache, and at each place the most probable next token counts.
+    tokens are read from that cache, and at each token the most probable next one counts.
 
     Args:
         model: a causal language model of transformers, in eval mode.

@@ -88,7 +88,7 @@ def wrap(
             of your own. None: all messages of users and tools were, and all that follows an answer in a string.
         on_error: for a callable, what happens if shortening fails: `raise`, or `full`, which sends everything and notes
             the error in the log.
-        rank: for a callable, what an observation is worth, from its text; the least worth goes first. Such as
+        rank: for a callable, importance score of an observation's text; the lowest goes first. Such as
             `erecap.wrapping.ranking.SelfInformation` of a small local model. None: the oldest goes first.
         shadow: for a callable, the share of the calls that are made once more with everything, in the background, to
             compare times and answers (`shadow.jsonl` beside the log; not for streams). Eight may wait; others are

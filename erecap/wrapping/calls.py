@@ -36,7 +36,7 @@ class TextOptions:
     count_tokens: Callable[[str], int] | None = None
     patterns: str | LinePatterns | None = None
     on_error: OnError = "raise"
-    rank: Callable[[str], float] | None = None  # what an observation is worth; None: the oldest goes first
+    rank: Callable[[str], float] | None = None  # importance score of an observation; None: the oldest goes first
 
     def __post_init__(self) -> None:
         if not 0.0 < self.keep <= 1.0:

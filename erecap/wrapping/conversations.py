@@ -31,7 +31,7 @@ class Conversations:
         count: tokens of a text.
         max_tokens, target_tokens: as for `CompactView`.
         patterns: tell what was seen in the host's text, where its messages do not.
-        rank: what an observation is worth, as for `CompactView`.
+        rank: importance score of an observation, as for `CompactView`.
         most: conversations that are remembered.
     """
 

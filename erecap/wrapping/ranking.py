@@ -24,7 +24,7 @@ class SelfInformation:
     Args:
         model: a causal language model of transformers.
         tokenizer: its tokenizer.
-        remembered: texts whose worth is kept.
+        remembered: texts whose scores are kept.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, remembered: int = 4096) -> None:

@@ -10,7 +10,7 @@ import torch
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.shared_storage import stored_bytes
 
-LEAST_SHARED = 8  # tokens; a shorter common beginning is not worth a fork
+LEAST_SHARED = 8  # tokens; a shorter common beginning makes no fork
 SLACK = 8  # tokens: a chat template may write the header of an answer anew once the answer is there
 LEAST_STORED = 0.5  # share of what is stored, or of the common beginning, that a roll back has to leave
 

@@ -57,7 +57,7 @@ def _rewritten(message: Message, edits: Sequence[Edit], still_observed: bool) ->
     if still_observed:
         result["observations"] = sorted([*result.get("observations", ()), *replaced])
     elif "observations" not in message:
-        result["observations"] = []  # all of it was one observation, and that is gone
+        result["observations"] = []  # all of it was one observation, which is removed
     return result
 
 

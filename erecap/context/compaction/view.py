@@ -37,7 +37,7 @@ class CompactView:
         count: tokens of a chat.
         max_tokens: what is shown never exceeds it, unless protected text alone does; None: nothing is left out.
         target_tokens: what a compaction leaves; None: six tenths of `max_tokens`. The lower, the rarer are
-            compactions, and the more is gone after one.
+            compactions, and the more is removed by one.
         prices: of the model; with `calls_left`, the chat is also compacted before it must be where that costs less
             (`erecap.cost.prices.edit_pays`).
         calls_left: how many calls are expected to follow; None: unknown, nothing is compacted before it must be.

@@ -93,7 +93,7 @@ class SessionChat:
 
         Args:
             header: up to the header of the next answer; else up to the end of a message's content.
-            stale: characters `(message, start, end)` of earlier messages that are worthless now.
+            stale: characters `(message, start, end)` of earlier messages that are stale now.
 
         Raises:
             ConfigError: spans that do not lie in their messages.

@@ -55,7 +55,7 @@ class Transcript:
     def __init__(self, rewind_tokens: int | None = None) -> None:
         self.rewind_tokens = rewind_tokens
         self.ids: list[int] = []
-        self.forgotten = 0  # ids let go at the beginning
+        self.forgotten = 0  # ids dropped at the beginning
         self.marks: list[Mark] = []
         # Marks that reading can no longer go back to, of messages of which something may still be stored: they say
         # which stored tokens are the system text, the goal, and what else is protected or stale.
@@ -118,7 +118,7 @@ class Transcript:
         left = max(left, tokens or 0)
         if not left:
             self.older = []
-        # Where ids up to the mark were let go, nothing is known of what is left.
+        # Where ids up to the mark were dropped, the rest cannot be compared.
         del self.ids[max(0, left - self.forgotten) :]
         self.forgotten = min(self.forgotten, left)
         return lost

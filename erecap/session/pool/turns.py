@@ -31,7 +31,7 @@ class Request:
     ids: list[int]
     keep: int  # logits of this many newest tokens; 0: of all
     decode: bool  # generated or drafted tokens
-    collect: dict[int, torch.Tensor] | None  # attention mass is wanted, by layer
+    collect: dict[int, torch.Tensor] | None  # attention weights are wanted, by layer
     fused: FusedDecoder | None  # reads it, if it is read alone; None: the model
     logits: torch.Tensor | None = None
     error: Exception | None = None

@@ -16,7 +16,7 @@ import torch
 class Layout:
     """Tokens in storage order, which is also their order in the sequence."""
 
-    index: torch.Tensor  # (batch, width) int64: place in the sequence read so far, pads included
+    index: torch.Tensor  # (batch, width) int64: token indices in everything read so far, pads included
     positions: torch.Tensor  # (batch, width) int64: position id used for RoPE
     valid: torch.Tensor  # (batch, width) bool: False for padding and for fillers of narrower rows
     all_valid: bool  # known without asking the device

@@ -2,7 +2,7 @@
 
 A token dropped before layer `l` has keys and values in layers 0 to `l - 1` and nowhere deeper. Its hidden state before
 layer `l` is all that is needed to run it through the rest (see `erecap.tokens.revival`). One parked token costs
-`hidden_size * bytes of the dtype + 17` bytes: its state, its place, its position and whether it is real. That is
+`hidden_size * bytes of the dtype + 17` bytes: its state, its index, its position and whether it is real. That is
 2,321 bytes for a model of 576 channels in float32, where its keys and values in one layer would take 1,536.
 """
 

@@ -179,8 +179,8 @@ class PrunedCache(DynamicCache):
     def drop(self, gone: Callable[[Layout], torch.Tensor]) -> int:
         """Evict stored tokens, layer by layer. Positions stay as they are. For caches of one row.
 
-        A parked token that is evicted from the deepest layer it reached is parked no longer: what a session lets go is
-        let go whole.
+        A parked token that is evicted from the deepest layer it reached is parked no longer: a session evicts
+        a token whole.
 
         Args:
             gone: maps a layout to `(width,)` bool, True where the token is to go; asked once per distinct layout.
@@ -292,7 +292,7 @@ class PrunedCache(DynamicCache):
 
         Args:
             rotate: maps `(layer, keys (1, kv_heads, n, head_dim), shift (n,))` to the keys turned by `shift` positions.
-            index: `(n,)` sorted places, those of all stored tokens among them (see `stored_index`).
+            index: `(n,)` sorted token indices, those of all stored tokens among them (see `stored_index`).
             positions: `(n,)` the new position of each.
         """
         done: dict[int, tuple[Layout, Layout]] = {}

@@ -1,7 +1,7 @@
 """Importance scores that are taken once, when a token is read, and stay with it while it is stored.
 
 A causal model's hidden state of a token never changes, so neither does a score of it. Sessions rank what they evict by
-these. The scores lie on the `PrunedCache`; the hooks, and the flat decoder, hand the hidden states over.
+these. The scores lie on the `PrunedCache`; the hooks, and the fused decoder, hand the hidden states over.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class ReadScores:
         Those never scored come below all others.
 
         Args:
-            end: the place behind the newest token, to count ages from.
+            end: the index behind the newest token, to count ages from.
         """
         self._settle()
         row, known = self._rows(index.cpu())
@@ -118,7 +118,7 @@ class ReadScores:
 
     def clear(self) -> None:
         """Forget all scores."""
-        self._taken: list[tuple[torch.Tensor, torch.Tensor]] = []  # places and scores, maybe still being computed
+        self._taken: list[tuple[torch.Tensor, torch.Tensor]] = []  # indices and scores, maybe still being computed
         self._places = torch.empty(0, dtype=torch.long)  # sorted
         self._scores = torch.empty(0)  # -inf: read, but dropped before the scorer's layer
 
@@ -146,7 +146,7 @@ class ReadScores:
         self._places, self._scores = tensors[PLACES].clone(), tensors[SCORES].clone()
 
     def _rows(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where the places `index` `(n,)` stand among those known, and `(n,)` bool: whether they do."""
+        """Ranks of the token indices `index` `(n,)` among those known, and `(n,)` bool: True where known."""
         row = torch.searchsorted(self._places, index)
         inside = row < len(self._places)
         known = inside.clone()

@@ -23,7 +23,7 @@ class _Current(threading.local):
 
     def __init__(self) -> None:
         self.reading: Any = None
-        self.layers: frozenset[int] = frozenset()  # layers whose attention mass is wanted
+        self.layers: frozenset[int] = frozenset()  # layers whose attention weights are wanted
         self.caches: list[Any] = []
         self.collect: dict[int, torch.Tensor] | None = None  # by layer, over all stored keys
         self.attend: Any = None  # called in place of the attention function, which is its first argument

@@ -24,7 +24,7 @@ def save_pruner(folder: Path, pruner: Pruner, card: dict[str, Any]) -> None:
     """Write the weights and the card of `pruner` into `folder`.
 
     Args:
-        card: what `load_pruner` checks, `base` and `test`, and whatever else is worth knowing, as plain JSON.
+        card: what `load_pruner` checks, `base` and `test`, and any other facts, as plain JSON.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in pruner.state_dict().items()}
     write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": FORMAT}))

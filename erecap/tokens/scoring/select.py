@@ -56,7 +56,7 @@ def protected_mask(
     """Tokens that no score may drop.
 
     Args:
-        index: `(batch, tokens)` place of each token in the sequence, rising along a row.
+        index: `(batch, tokens)` index of each token in the sequence, rising along a row.
         valid: `(batch, tokens)` False for padding.
         first: `(batch, 1)` index of each row's first real token.
         sinks: number of first real tokens that are kept.

@@ -27,8 +27,8 @@ ROWS = 64  # query rows looked at together
 class Seen:
     """The results of one forward pass."""
 
-    paid: torch.Tensor  # (calls, tokens) float32: most that a plan's tokens pay each token of its history; 0 elsewhere
-    asked: torch.Tensor  # (calls, tokens): what the prompt's last token pays, mean over heads and layers
+    paid: torch.Tensor  # (calls, tokens) float32: largest weight of a plan for each history token; 0 elsewhere
+    asked: torch.Tensor  # (calls, tokens): weights of the prompt's last token, mean over heads and layers
     hidden: torch.Tensor  # (stages, tokens, hidden_size): inputs of the stages
 
 

@@ -30,7 +30,7 @@ class Labels:
 
     scores: torch.Tensor  # (stages, tokens) float32, not negative
     valid: torch.Tensor  # (tokens,) bool: labelled; False for sinks, and for what no call comes after
-    by_call: torch.Tensor  # (calls, tokens) float32 of `plan-attention`: what each plan pays; (0, tokens) else
+    by_call: torch.Tensor  # (calls, tokens) float32 of `plan-attention`: weights of each plan; (0, tokens) else
     hidden: torch.Tensor  # (stages, tokens, hidden_size): the inputs of the pruning layers
 
 
@@ -98,7 +98,7 @@ def later_maximum(paid: torch.Tensor, prompts: Sequence[int], discount: float) -
     Args:
         paid: `(calls, tokens)`; 0 where the token is not in a call's history.
         prompts: tokens of each call's history.
-        discount: factor for every call between the token and the one that pays.
+        discount: factor for every call between the token and the call.
 
     Returns:
         `(1, tokens)`.

@@ -25,7 +25,7 @@ from erecap.training.sequences import PlanSequence, PlanTarget, plan_sequence
 # How goals and commands begin their lines in a rendered context.
 GOAL, COMMAND = (record_text(kind, " ").removesuffix(" ") for kind in ("goal", "action"))
 Span = tuple[int, int]
-SHORTEST = 16  # tokens; shorter texts hold no history worth ranking
+SHORTEST = 16  # tokens; shorter texts hold no history to rank
 
 
 @dataclass(frozen=True)
