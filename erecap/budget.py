@@ -10,7 +10,7 @@ from erecap.errors import BudgetError
 
 AUTO: Final = "auto"  # how `kv_tokens` is written where nothing is dropped while it fits
 LEFT = 0.75  # share of what fits that an eviction of the automatic budget leaves, so that the next calls need none
-LEFT_TO_SAVE = 0.5  # share of what is stored that is left where dropping saves time (`pays`)
+LEFT_TO_SAVE = 0.5  # share of the stored tokens that is left where evicting saves time (`pays`)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Budget:
     def auto(cls, memory_bytes: int | None = None, pays: float | None = None) -> Budget:
         """Drop nothing while the history fits the model's window, less the room for the answer, and the memory given.
 
-        Where it no longer fits, a session evicts down to three quarters of what fits, by its own ranking.
+        Once it no longer fits, a session evicts down to three quarters of the tokens that fit, by its own ranking.
 
         Args:
             memory_bytes: of keys and values that the session may store; None: only the window counts.
@@ -94,7 +94,7 @@ class Budget:
 
         Args:
             read: tokens read so far.
-            window: positions that the model can take; None: they do not bound what is stored.
+            window: positions that the model can take; None: they set no bound.
             room: tokens of the answer, which must find room as well.
             bytes_per_token: keys and values of a token that all layers store.
             stored, stored_bytes: tokens that some layer stores, and bytes of all of them: where layers store

@@ -1,4 +1,4 @@
-"""The types of a call: messages, token counts, times, decisions, and what a language model returns."""
+"""The types of a call: messages, token counts, times, decisions, and a language model's answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Message(TypedDict):
     protect: NotRequired[list[tuple[int, int]]]
     # Stale spans: something newer has overwritten them, such as a later observation of the same room. Evicted first.
     stale: NotRequired[list[tuple[int, int]]]
-    # Spans that tell what was seen, which `erecap.context.compaction` may blank. Absent: its default rule applies.
+    # Spans of observations, which `erecap.context.compaction` may blank. Absent: its default rule applies.
     observations: NotRequired[list[tuple[int, int]]]
 
 

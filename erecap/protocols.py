@@ -1,4 +1,4 @@
-"""The protocols at the joints: language model, planner, environment info, scorer; and the types that they exchange.
+"""The main protocols: language model, planner, environment info, scorer; and the types that they exchange.
 
 Classes need not inherit from any of these; having the methods is enough. `erecap.generation` has the types of a call.
 """

@@ -1,4 +1,4 @@
-"""A language model as planner: the context as chat, the answer as plan."""
+"""The language-model planner: it renders the context as a chat, and parses the answer as a plan."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Evict:
     # One of `EVICT_BY`; `learned`: the run's trained pruner; any other text: the name or folder of a trained pruner.
     # None: the run's pruner if it has one, else recency.
     by: str | None = None
-    stale_first: bool = False  # evict what the context graph calls stale before anything else
+    stale_first: bool = False  # evict tokens that the context graph calls stale before all others
 
 
 @dataclass(frozen=True)

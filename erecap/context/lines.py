@@ -24,7 +24,7 @@ class LinePatterns:
 
     Args:
         starts: kind -> regular expression that matches at the beginning of such a line.
-        rest: what a line is that nothing matches: the kind itself, or "same" for a continuation of the line before.
+        rest: the kind of a line that no expression matches; "same" continues the line before.
 
     Raises:
         ConfigError: an unknown kind, or an expression that is none.
@@ -61,7 +61,7 @@ PATTERNS: dict[str, LinePatterns] = {
             "goal": r"(Question|Task|Goal):",
         }
     ),
-    # The same authors on ALFWorld: what is typed begins with ">", thoughts are typed, too.
+    # The same authors on ALFWorld: typed lines begin with ">", and thoughts are typed, too.
     "alfworld": LinePatterns(
         {"thought": r"> ?think:", "action": r">", "goal": r"Your task is to:"}, rest="observation"
     ),

@@ -23,7 +23,7 @@ class Record:
     index: int  # place in the context, from 0
     step: int  # environment steps taken when it was recorded
     kind: Kind
-    subject: str  # what it is about, such as "cabinet 3"; "" if nothing in particular
+    subject: str  # subject of the record, such as "cabinet 3"; "" if it has none
     text: str
 
 

@@ -1,7 +1,7 @@
 """Chat messages to token ids, with the token span of every message's content.
 
 Chat templates are programs: some strip white space, some merge the system message into the first user turn,
-some move it, some add a message of their own. So nothing is guessed from the looks of the text. The template
+some move it, some add a message of their own. So nothing is inferred from the looks of the text. The template
 is rendered a second time with a unique mark in place of each content; what stands around the marks is the
 template's own text, and the real content must lie between those pieces.
 """

@@ -32,7 +32,7 @@ class ModelPrices(BaseModel):
 
     @property
     def uncached(self) -> float:
-        """Price of a prompt token that is read anew and stays in the cache for the next call."""
+        """Price of a prompt token that is not in the cache yet, and stays there for the next call."""
         return self.input if self.cache_write is None else self.cache_write
 
     def dollars(self, *, cached: int, uncached: int, output: int, caching: bool = True) -> float:
@@ -91,7 +91,7 @@ def edit_pays(removed: int, after: int, cached_price: float, uncached_price: flo
 
     Args:
         removed: tokens taken out.
-        after: tokens behind the edit, which are read anew once.
+        after: tokens behind the edit, which are re-read once.
         cached_price, uncached_price: of one prompt token found in the cache or not, in one currency.
         remaining_calls: calls that will still be made with this chat.
 

@@ -1,6 +1,6 @@
 """The protocol of engines, which hold one conversation's keys and values and run its forward passes.
 
-An engine knows token ids, token indices and positions. It knows nothing of chats, messages or budgets: a session
+An engine knows token ids, token indices and positions, but no chats, messages or budgets. A session
 decides what is read, kept and evicted, and an engine does it.
 """
 
@@ -40,7 +40,7 @@ class EngineSettings:
     """Settings that an engine takes from its session's configuration."""
 
     prune: PruneConfig | None = None  # how many tokens reach the deeper layers at prefill; None: all
-    evict_by: str | ReadScorer = "recency"  # what the policy ranks by; the engine takes scores only for some of these
+    evict_by: str | ReadScorer = "recency"  # the policy's ranking; the engine takes scores only for some of these
     seed: int = 0  # for scorers that draw
     decode_weights: Weights = "same"  # precision of the weights while decoding
     prefill_chunk: int | None = None  # tokens of one prefill chunk; None: the engine's own choice

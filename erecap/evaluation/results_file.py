@@ -38,7 +38,7 @@ class CommittedRows:
 
     Args:
         path: the file; it need not exist.
-        config: what is to be played.
+        config: the configuration to be played.
         suites: its suites by name.
 
     Raises:

@@ -34,7 +34,7 @@ class ShownSessions(ABC):
     A session with all of its keys and values reads the shown chat: after each change in front it reads again from the
     first character that changed, so answers are those of the unmodified model for the chat that it is shown.
 
-    `usage.prompt_tokens` counts the whole chat, as in sessions that evict; `kept_per_layer` what was shown.
+    `usage.prompt_tokens` counts the whole chat, as in sessions that evict; `kept_per_layer` the shown part.
 
     Args:
         model, tokenizer: as for `ReplanSession`.
@@ -43,7 +43,7 @@ class ShownSessions(ABC):
         options: more arguments of `EpisodeSessions`.
 
     Raises:
-        ValueError: a budget with `pays`: a shorter text is read anew, which saves no time.
+        ValueError: a budget with `pays`: a shorter text is re-read, which saves no time.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, budget: Budget, **options: Any) -> None:

@@ -25,7 +25,7 @@ def make_room(
     """Evict if the next chunk of `coming` tokens does not fit beside the stored tokens and the answer.
 
     Args:
-        marks: of messages that are not read to their end yet.
+        marks: marks of messages that are not read to their end yet.
 
     Returns:
         Tokens of that chunk: as many as the engine would read at once, fewer where only those fit.

@@ -66,7 +66,7 @@ class SessionPolicy:
         """Evict until every layer stores at most the budget.
 
         Args:
-            part: the chat that says what is protected and what is stale.
+            part: the chat with its protected and stale spans.
             coming: marks of messages that are not read to their end yet.
             limit: tokens to leave stored, instead of the budget.
 

@@ -139,10 +139,10 @@ class SessionPrefill:
         self.conversation.pending = []
 
     def roll_back(self, marks: int, reread: bool = False, tokens: int | None = None) -> None:
-        """Forget what was read after the first `marks` marks; corrections among it are read again if asked to.
+        """Roll back to the first `marks` marks; injected corrections behind them are read again if asked to.
 
         Args:
-            tokens: keep what was read up to this token index behind those marks.
+            tokens: keep the tokens before this index behind those marks.
         """
         conversation, transcript = self.conversation, self.conversation.transcript
         if marks == len(transcript.marks) and transcript.ends_with_mark(self.engine.tokens):

@@ -117,7 +117,7 @@ class _Joining:
         return self._parts[layer_idx]
 
     def commit(self) -> None:
-        """Make all of it what the cache stores."""
+        """Store all merged keys and values in the cache."""
         for layer, (keys, values) in self._parts.items():
             self._cache.replace(layer, keys, values, self._expected[layer][0])
 

@@ -1,4 +1,4 @@
-"""From a chat transcript to one token sequence with labels on the plans, exactly as a planner reads and writes it.
+"""Token sequences of chat transcripts with labels on the plans, exactly as a planner reads and writes them.
 
 A transcript is read once: the prompt of every planning call is a prefix of the sequence. Where the expert's plan is the
 one that was played, its tokens in the transcript are the labels. Where another plan was played, the expert's is a

@@ -24,8 +24,8 @@ class Record:
 
     Args:
         folder: made if it is missing.
-        head: what the answers depend on: model, scorer, keep ratio, text, ...
-        fresh: delete what is there.
+        head: settings that the answers depend on: model, scorer, keep ratio, text, ...
+        fresh: delete the rows of earlier runs.
 
     Raises:
         RunError: rows of another head, of another format, or damaged ones; file, line and key are named.

@@ -27,7 +27,7 @@ class Search:
     Args:
         layers: decoder layers of the model.
         evaluate: answers for a stage set and the words on where it comes from.
-        speed_up: what a stage set saves, which is known beforehand.
+        speed_up: speed-up of a stage set, which is known beforehand.
         counts: what each layer reads under a stage set; one of several sets with the same is tried.
         budget: stage sets to try at most.
         seed: of the order of neighbours.

@@ -34,7 +34,7 @@ class Tune:
     """Settings of the tuner.
 
     Raises:
-        ConfigError: a number outside of what is allowed.
+        ConfigError: a number out of range.
     """
 
     keep: float = 0.7  # share of its tokens that a stage keeps

@@ -1,4 +1,4 @@
-"""Calls of a planner that can only be shown other text: shorten, ask, note; and now and then compare."""
+"""Calls of a planner that takes only text: shorten, ask, note; and now and then compare."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Conversations:
     Args:
         count: tokens of a text.
         max_tokens, target_tokens: as for `CompactView`.
-        patterns: tell what was seen in the host's text, where its messages do not.
+        patterns: mark observations in the host's text, where its messages do not.
         rank: importance score of an observation, as for `CompactView`.
         most: conversations that are remembered.
     """

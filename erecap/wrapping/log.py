@@ -18,8 +18,8 @@ class CallLog:
 
     Args:
         folder: where to write; None only counts. An existing log is continued; a last row that is torn is cut.
-        target: what was wrapped, for `run.json`.
-        mode: what pruning is done, for the rows.
+        target: the wrapped object's name, for `run.json`.
+        mode: the kind of pruning, for the rows.
     """
 
     def __init__(self, folder: Path | None, target: str, mode: str) -> None:

@@ -47,9 +47,9 @@ def compact_messages(
     A chat that fits is returned as it is; so is the result when it is compacted again with the same target.
 
     Args:
-        messages: a chat in the shape of the OpenAI API. Spans in `protect`, `stale` and `observations` say what is
-            what; without them the rules of `erecap.context.protection` and `mask_messages` hold. It is not changed.
-        target_tokens: what the result may take. If the rest is protected, the result has more, and `reason` says so.
+        messages: a chat in the shape of the OpenAI API. Spans in `protect`, `stale` and `observations` mark its
+            parts; without them the rules of `erecap.context.protection` and `mask_messages` hold. It is not changed.
+        target_tokens: most tokens of the result. If the rest is protected, the result has more, and `reason` says so.
         count: tokens of a chat.
         rank: importance score of an observation's text; the lowest goes first, and of ties the oldest. An example
             is the score of a small local model. An exchange has the score of its best observation. None: all scores

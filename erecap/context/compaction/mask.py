@@ -40,7 +40,7 @@ def mask_messages(
 
     Args:
         messages: the chat; it is not changed.
-        target_tokens: what the chat may take. If blanking everything is not enough, everything is blanked. None: as
+        target_tokens: most tokens of the chat. If blanking everything is not enough, everything is blanked. None: as
             much as it takes, so that only `already` is blanked.
         count: tokens of a chat.
         already: observations to blank whether it is needed or not, as `Masked.places` of an earlier call named them.

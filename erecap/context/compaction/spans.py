@@ -31,7 +31,7 @@ def rewrite(messages: Sequence[Message], edits: Sequence[Edit], *, still_observe
 
     Args:
         edits: none overlap.
-        still_observed: what takes the place of a whole observation is an observation, too.
+        still_observed: a replacement of a whole observation is an observation, too.
     """
     by_message: dict[int, list[Edit]] = {}
     for edit in sorted(edits):

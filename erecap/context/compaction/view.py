@@ -35,8 +35,8 @@ class CompactView:
 
     Args:
         count: tokens of a chat.
-        max_tokens: what is shown never exceeds it, unless protected text alone does; None: nothing is left out.
-        target_tokens: what a compaction leaves; None: six tenths of `max_tokens`. The lower, the rarer are
+        max_tokens: bound of the shown chat, unless protected text alone exceeds it; None: nothing is left out.
+        target_tokens: tokens that a compaction leaves; None: six tenths of `max_tokens`. The lower, the rarer are
             compactions, and the more is removed by one.
         prices: of the model; with `calls_left`, the chat is also compacted before it must be where that costs less
             (`erecap.cost.prices.edit_pays`).

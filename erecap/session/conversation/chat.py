@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ChatPart:
-    """The end of a rendered chat: what is new, and as much of what comes before as is at hand."""
+    """The end of a rendered chat: the new messages, and the text before them as far as it is known."""
 
     text: str
     spans: list[tuple[int, int]]  # per message in `text`: the characters that hold its content

@@ -119,6 +119,6 @@ class Conversation:
             self.transcript.extend((), [mark])
 
     def tidy(self, stored: Sequence[int]) -> None:
-        """Forget what is known of messages of which nothing is stored; `stored`: rising token indices."""
+        """Forget messages of which no token is stored; `stored`: rising token indices."""
         self.transcript.tidy(stored)
         self.chat.tidy({mark.message for mark in self.transcript.known_marks})

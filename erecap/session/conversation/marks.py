@@ -1,4 +1,4 @@
-"""Tokens of what is new in a chat, and the marks at the ends of its messages."""
+"""Tokens of the new messages in a chat, and the marks at the ends of its messages."""
 
 from __future__ import annotations
 

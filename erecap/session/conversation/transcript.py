@@ -1,6 +1,6 @@
 """The transcript of a session: token ids, and the token index at which each message of the chat ends.
 
-A call brings the whole chat again. What was read is found by the text that the chat template makes of it, not by the
+A call brings the whole chat again. The tokens read are matched by the text that the chat template renders, not by the
 messages: a template that rewrites the past (strips reasoning, adds a date) is then seen at once. Texts are not
 kept, only hashes of everything up to the end of each message.
 """
@@ -17,7 +17,7 @@ from erecap.session.conversation.digest import RunningDigest
 
 @dataclass(frozen=True)
 class Mark:
-    """The end of a message's content within what was read."""
+    """The end of a message's content within the tokens read."""
 
     message: int  # number of the message in the chat
     characters: int  # of the rendered chat up to here
@@ -45,11 +45,11 @@ class Mark:
 
 
 class Transcript:
-    """Grows at the end, is cut at the end when the chat was rewritten, and forgets its beginning.
+    """Token ids and marks: they grow at the end, are cut there when the chat is rewritten, and forget the beginning.
 
     Args:
         rewind_tokens: ids, marks and corrections of at least this many newest tokens are kept; older ones may be
-            forgotten, and a chat that was rewritten further back is read anew, without its corrections. None keeps all.
+            forgotten, and a chat that was rewritten further back is re-read, without its corrections. None keeps all.
     """
 
     def __init__(self, rewind_tokens: int | None = None) -> None:
@@ -149,7 +149,7 @@ class Transcript:
         return len(self.older) > self._tidy_at
 
     def tidy(self, stored: Sequence[int]) -> None:
-        """Forget older marks of messages of which nothing is stored; `stored`: sorted indices of stored tokens."""
+        """Forget older marks of messages of which no token is stored; `stored`: sorted indices of stored tokens."""
 
         def alive(mark: Mark) -> bool:
             at = bisect_left(stored, mark.first)

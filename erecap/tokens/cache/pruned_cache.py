@@ -23,7 +23,7 @@ from erecap.tokens.scoring.select import Spans, protected_columns
 class PrunedCache(DynamicCache):
     """Keys and values after token pruning; also the home of all pruning state.
 
-    The *logical* length is what was read, and what `generate` and positions go by; the *physical* length is what
+    The *logical* length counts all tokens read: `generate` and positions go by it. The *physical* length is what
     a layer stores. The two differ once tokens are dropped, and the latter differs between layers. Sliding-window
     layers are stored whole as well, because windows count tokens of the sequence, not stored ones.
 

@@ -71,7 +71,7 @@ class Reading:
             raise FloatingPointError(problem)
 
     def settle(self) -> None:
-        """Look at what was left for later.
+        """Make the checks that were postponed.
 
         Raises:
             FloatingPointError: the first that is False.

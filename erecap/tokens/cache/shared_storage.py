@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicLayer
 
 # Room is added in steps of a quarter, at least this many tokens, so that copying stays a small share of writing.
 MIN_GROWTH = 128
-TAIL_GROWTH = 32  # the same for what a fork appends: many forks may append a few tokens each
+TAIL_GROWTH = 32  # the same for a fork's own tokens: many forks may append a few each
 LEAST_SHARED = 128  # fewer tokens are copied: two buffers cost more time than so few tokens cost memory
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # keys and values

@@ -1,4 +1,4 @@
-"""Trajectory folders to token sequences, some of them held out."""
+"""Training data of a planner: token sequences from trajectory folders, some of them held out."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Trained:
     """The end of a training."""
 
     folder: Path
-    end: End  # "finished", "early" (no improvement), "time" or "interrupted": the last two can be gone on with
+    end: End  # "finished", "early" (no improvement), "time" or "interrupted": the last two can be resumed
     card: dict[str, Any] | None  # None where an interrupt left only the checkpoint
 
 

@@ -85,7 +85,7 @@ def run_saliency(
 
     Args:
         model: in float32 and evaluation mode.
-        base: what the model is: `name`, `hash`, `adapter`.
+        base: description of the model: `name`, `hash`, `adapter`.
 
     Returns:
         The folder's `meta.json`, with counts and statistics.
