@@ -1,8 +1,8 @@
 """An expert that plays with the same skills as the planner and knows only what the agent has seen.
 
-It reads the mission's instruction tree, and its next command depends on the present state alone, so it can go
-on from wherever a planner left the episode. It stands in for the bot of the BabyAI paper (arXiv:1810.08272),
-whose plan is a stack of low-level sub-goals that a change of the world from outside makes invalid.
+It reads the mission's instruction tree. Its next command depends on the present state alone, so it can go on from
+wherever a planner left the episode. It replaces the bot of the BabyAI paper (arXiv:1810.08272): that bot's plan is a
+stack of low-level sub-goals, which a change of the world from outside makes invalid.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """FLOPs of one prefill of a decoder, from the number of tokens that each layer reads.
 
-Counts one multiplication and one addition as two FLOPs, attention as causal (query i meets i + 1 keys), and leaves
-out what is linear in the tokens with no matrix behind it: norms, activations, rotary embedding, softmax.
+One multiplication and one addition count as two FLOPs. Attention is causal: query i meets i + 1 keys. Operations that
+are linear in the tokens and use no matrix are left out: norms, activations, rotary embedding, softmax.
 """
 
 from __future__ import annotations

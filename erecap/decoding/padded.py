@@ -1,9 +1,9 @@
 """Attention of several short reads in one call per layer, for accelerators.
 
-There, a small operation costs what it takes to start it, so attention of one part after the other, with its keys and
-values written layer by layer, is most of the time of a shared forward call. Here the stored keys of all parts are
-gathered side by side, padded to the longest, and asked in one call; what was read is written once, when the last layer
-has run, for all layers together (`PrunedCache.joined`).
+On an accelerator, starting a small operation takes longer than running it. Attention of one part after the other, layer
+by layer, would take most of the time of a shared forward call. So this module gathers the stored keys of all parts side
+by side, padded to the longest, and attends to them in one call. It writes the new keys and values once, after the last
+layer, for all layers together (`PrunedCache.joined`).
 """
 
 from __future__ import annotations

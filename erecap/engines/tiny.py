@@ -1,10 +1,10 @@
 """A tiny deterministic language model with explicit memory, and its engine. Without torch.
 
-The model is an attention of integer hashes: a token's value is a hash of the token and of what it attended to when it
-was read, so that it keeps what it absorbed of tokens that are evicted later. A query gives each stored token a weight
-that depends on that token's value and on the distance between their positions, and the logit of a vocabulary entry is
-the weight of the stored tokens that are it. So evicting, repositioning and re-reading change answers as they do in a
-transformer, in microseconds. For tests of policies, and as the smallest complete example of a `SessionEngine`.
+The model is an attention of integer hashes. A token's value is a hash of the token and of the values that it attended
+to when it was read; it keeps them when those tokens are evicted. A query gives each stored token a weight, which
+depends on the token's value and on the distance between their positions. The logit of a vocabulary entry is the sum of
+the weights of its stored tokens. So evicting, repositioning and re-reading change answers as they do in a transformer,
+in microseconds. For tests of policies, and as the smallest complete example of a `SessionEngine`.
 """
 
 from __future__ import annotations

@@ -255,7 +255,7 @@ class TransformersEngine:
         scores = np.ones(len(indices), np.float32)
         asked, weights = self._attention
         column = np.searchsorted(asked, indices).clip(max=len(asked) - 1)
-        # What was not stored then, and was read anew since, got nothing.
+        # Tokens that were not stored then, and were prefilled again since, got nothing.
         scores[indices <= asked[-1]] = 0.0
         known = asked[column] == indices
         scores[known] = weights[column[known]]

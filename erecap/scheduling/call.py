@@ -20,7 +20,7 @@ class State:
     old_plan_tokens: int = 0  # of the old plan that is not executed yet; 0: nothing is left to verify
     trigger: str | None = None  # why a plan is asked for; named in the reason where the call is deferred or saved
     protected: int = 0  # stored tokens that no eviction may take
-    chat: int | None = None  # of the whole chat; None: not known, and then it is never read anew
+    chat: int | None = None  # of the whole chat; None: not known, and then it is never re-read
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

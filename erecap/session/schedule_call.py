@@ -31,8 +31,8 @@ def schedule(
 ) -> Decision | None:
     """The scheduler's decision for a call, with evicting and repositioning done; None without a scheduler.
 
-    Reading anew, reusing a plan and deferring are the caller's part. A chat of the session's own is not at hand as a
-    whole, so that reading it anew is no choice there.
+    The caller carries out re-reading, reusing a plan and deferring. The session's own chat cannot be re-read, because
+    its texts are not kept.
 
     Args:
         coming: marks of messages that are about to be read.

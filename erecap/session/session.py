@@ -523,8 +523,8 @@ class ReplanSession:
 
         Needs `PruneConfig(park_tokens=...)`, which bounds how many dropped tokens can come back: the ones dropped last.
         Costs their share of a prefill. They attend to what is stored now. Later tokens have not attended to them,
-        and are not changed; so revive before the new goal is read. Evicted tokens do not come back. The deeper layers may then
-        hold more than the budget, until the next call brings the session back to it; there these tokens rank as usual.
+        and are not changed; so revive before the new goal is read. Evicted tokens do not come back. The deeper layers
+        may then hold more than the budget until the next call, which evicts; there these tokens rank as usual.
 
         Args:
             span: token indices `(start, end)`; None: everything that can come back.

@@ -1,9 +1,9 @@
 """The hooks that prune inside a model, installed once per model and shared by all who use it.
 
-Hooks, not forks: a pre-hook on the decoder announces each read to its cache, a pre-hook on every layer drops tokens
-and hands down masks and rotary embeddings that fit the rest. That saves the MLP's work as well as attention's and
-needs no code per architecture. All state lives on the `PrunedCache` in `kwargs["past_key_values"]`; a call with another
-cache passes through untouched, so threads, sessions and nested contexts do not meet.
+The model's code stays as it is. A pre-hook on the decoder announces each read to its cache. A pre-hook on every layer
+drops tokens, and passes on masks and rotary embeddings for the rest. That saves the MLP's work as well as attention's,
+and needs no code per architecture. All state lives on the `PrunedCache` in `kwargs["past_key_values"]`. A call with
+another cache passes through untouched, so threads, sessions and nested contexts do not meet.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measures the figures on a checkpoint's card again: plays its held-out episodes anew, and scores the weights."""
+"""Verification of a checkpoint's card: play its held-out episodes again, and score the weights."""
 
 from __future__ import annotations
 

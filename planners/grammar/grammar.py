@@ -3,8 +3,8 @@
     plan = skill (newline command){0, max_steps - 1} end-of-turn
 
 A skill is a command that is admissible now; a command is a template filled with names seen so far. The budget
-of tokens is part of the grammar: a token is allowed only if the step it belongs to can still be completed and
-the turn ended, so no plan is cut in the middle of a step.
+of tokens is part of the grammar. A token is allowed only if its step can still be completed and the turn ended.
+So no plan is cut in the middle of a step.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ In three rounds, each from the oldest record to the newest, and no further than 
    before a newer observation does.
 
 Protected text, the system message, the first user message, the newest observation and the newest exchange stay byte for
-byte, and failures and commands do as long as their exchange. Messages keep their roles, calls of tools stay together
-with their results, and content that is JSON stays JSON.
+byte. Failures and commands stay as long as their exchange. Messages keep their roles, tool calls stay together with
+their results, and content that is JSON stays JSON.
 """
 
 from __future__ import annotations

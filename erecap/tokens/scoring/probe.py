@@ -1,8 +1,7 @@
 """Attention weights of the newest token, taken where every architecture passes: transformers' attention interface.
 
-While a scorer asks for it, the model's attention implementation `x` is replaced by `erecap_x`, which calls `x` and,
-in the layers before a stage, also computes the last query's softmax over the stored keys. Queries and keys are seen
-after RoPE and any normalisation.
+While a scorer asks for them, `erecap_x` replaces the model's attention implementation `x`. It calls `x`. In the layers
+before a stage it also computes the last query's softmax over the stored keys, after RoPE and any normalisation.
 """
 
 from __future__ import annotations
