@@ -121,7 +121,7 @@ def _budgets(groups: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def uneven(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Warn where some mode has not played all episodes of a suite: its table rows cannot be compared."""
+    """A warning if some mode has not played all episodes of a suite: rows of its table cannot be compared."""
     waiting = sum(group["waiting"] for group in groups)
     if not waiting and len({group["suite"] for group in groups}) == len({(g["suite"], g["counted"]) for g in groups}):
         return []

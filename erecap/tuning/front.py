@@ -50,7 +50,7 @@ def ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those that no other beats in both speed-up and agreement, fastest first; of equal ones the first in `ranked`."""
+    """Candidates that no other beats in speed-up and agreement, fastest first; of equal ones the first in `ranked`."""
     front: list[Candidate] = []
     best = -1.0
     for candidate in sorted(ranked(candidates), key=lambda c: (-c.speed_up, -c.agreement)):

@@ -1,4 +1,4 @@
-"""Compaction: what stays to the letter, what goes first, and that no more goes than has to."""
+"""Compaction: protected text stays to the letter, the order of removal holds, and no more goes than has to."""
 
 from __future__ import annotations
 

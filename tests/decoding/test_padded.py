@@ -1,4 +1,4 @@
-"""Attention of several short reads in one call gives what one call each gives, and stores the same."""
+"""Attention of several short reads in one call gives the results of one call each, and stores the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From names to folders, and the state of the catalog."""
+"""Lookup of model folders by name, and the state of the catalog."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The masked oracle of a session: one stock forward over everything read, masked by what was stored when."""
+"""The masked oracle of a session: one stock forward over everything read, masked by the log of stored tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A session does what its scheduler decides, and its answers stay those of what it has stored."""
+"""A session carries out its scheduler's decisions, and answers from the tokens that it stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forks share what is stored, equal copies to the bit, and never meet."""
+"""Forks share stored tokens, equal copies to the bit, and never affect each other."""
 
 from __future__ import annotations
 

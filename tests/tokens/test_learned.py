@@ -1,4 +1,4 @@
-"""The learned pruner: its files, what refuses them, and sessions that rank by scores taken when tokens are read."""
+"""The learned pruner: its files, their refusals, and sessions that rank by scores taken when tokens are read."""
 
 from __future__ import annotations
 

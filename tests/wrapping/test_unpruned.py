@@ -1,4 +1,4 @@
-"""Where nothing has to be removed, a wrapped planner answers as the bare one: it gets the very same messages."""
+"""Unpruned calls: where nothing has to be removed, a wrapped planner gets the same messages and answers alike."""
 
 from __future__ import annotations
 

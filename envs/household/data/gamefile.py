@@ -1,4 +1,4 @@
-"""Writes a drawn game in the format that alfworld reads, and reads such games, generated or downloaded."""
+"""Game files in the format of alfworld: write drawn games, and read generated or downloaded ones."""
 
 from __future__ import annotations
 

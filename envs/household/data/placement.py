@@ -67,7 +67,7 @@ def draw(split: str, task_type: str, max_objects: int, rng: random.Random) -> Pl
 
 
 def pick_start(room: Room, rng: random.Random) -> Spot:
-    """Where the agent stands at first: at any reachable point, before no receptacle."""
+    """Draw the agent's starting point: any reachable point, before no receptacle."""
     x, z = rng.choice(room.points)
     # Horizon 0 sets the start apart from the receptacles' spots if they share a grid point.
     taken = {receptacle.spot for receptacle in room.receptacles}

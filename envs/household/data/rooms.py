@@ -24,7 +24,7 @@ LAMP_SURFACES = ("Desk", "SideTable", "Dresser", "DiningTable", "CoffeeTable", "
 
 @dataclass(frozen=True)
 class Spot:
-    """Where the agent stands: grid point, quarter turn (0-3) and camera horizon in degrees."""
+    """Pose of the agent: grid point, quarter turn (0-3) and camera horizon in degrees."""
 
     x: int
     z: int

@@ -42,7 +42,7 @@ def budget_of(config: RunConfig, mode: str) -> int | str | None:
 
 
 def identity_of(config: RunConfig, suite: Suite, mode: Mode, weights: Mapping[str, str | None]) -> Identity:
-    """The identity of a configuration: not the number of episodes, nor the number of processes.
+    """The identity of a configuration, whatever the number of episodes and processes.
 
     Of the settings, only those count that differ from `erecap.rollout.run_folder.reference_values`.
     """

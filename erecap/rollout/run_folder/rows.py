@@ -1,4 +1,4 @@
-"""Builds the rows of `episodes.jsonl` and `replans.jsonl`; `docs/run-format.md` describes every field."""
+"""Rows of `episodes.jsonl` and `replans.jsonl`; `docs/run-format.md` describes every field."""
 
 from __future__ import annotations
 

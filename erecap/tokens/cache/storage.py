@@ -186,7 +186,7 @@ def fronts(layers: Sequence[KVLayer]) -> list[tuple[torch.Tensor, ...]]:
 
 
 def select_together(layers: Sequence[KVLayer], columns: torch.Tensor) -> bool:
-    """As `KVLayer.select` for all `layers`, in one operation; False, and nothing done, where they are not joined."""
+    """Apply `KVLayer.select` to all `layers` in one operation; return False, with nothing done, if not joined."""
     block = layers[0].block if layers else None
     if block is None or not all(layer.block is block and layer.length == layers[0].length for layer in layers):
         return False

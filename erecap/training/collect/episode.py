@@ -1,4 +1,4 @@
-"""Plays one episode for its transcript. Runs in each process that plays, through the executors of rollouts."""
+"""Collection of one episode's transcript. Runs in each process that plays, through the executors of rollouts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Recipe(BaseModel):
         return random.Random(f"collect/{self.seed}/{suite}/{episode}")
 
     def source(self, job: Job) -> Source:
-        """Who acts in an episode."""
+        """Draw who acts in an episode."""
         if job.mode == PLANNER:
             return "planner"
         return "perturbed" if self.chances(job.suite, job.episode).random() < self.perturb else "expert"

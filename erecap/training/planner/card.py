@@ -14,7 +14,7 @@ _PACKAGES = ("torch", "transformers", "peft", "safetensors")
 
 
 def versions() -> dict[str, str]:
-    """Of Python's packages that results depend on."""
+    """Versions of the Python packages that results depend on."""
     from erecap import __version__
 
     return {"erecap": __version__, **{name: version(name) for name in _PACKAGES}}

@@ -41,7 +41,7 @@ class Scores:
         )
 
     def facts(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The scores as JSON values."""
         return asdict(self)
 
 

@@ -35,7 +35,7 @@ class Labelled:
 
     @property
     def name(self) -> str:
-        """Of the sample."""
+        """Name of the sample."""
         return self.sample.sequence.name
 
 
