@@ -1,7 +1,7 @@
 # make demo      install, fetch the embedded model, play the demo, write runs/demo/report.html
 # make test      install, fetch the embedded model, lint, run the unit and integration tests
 # make test-fast unit tests only          make test-slow   the opt-in tests
-# make lint      ruff and mypy            make clean       remove the environment and the caches of tools
+# make lint      ruff, mypy, words        make clean       remove the environment and the caches of tools
 # make bench     measure everything anew where it is not measured yet (about half an hour, nothing beside it), and
 #                write docs/results/replan.json and the tables of README.md; ARGS=--fresh measures all parts again,
 #                ARGS="--parts neighbour" only R11: a replanning call beside a program that is busy on the same cores
@@ -72,6 +72,7 @@ readme: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/python -m tools.language
 	$(BIN)/mypy
 
 model: $(STAMP)

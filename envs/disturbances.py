@@ -80,7 +80,7 @@ class Disturbances(gym.Wrapper[str, str, str, str]):
         if slips.random() < self.slip:
             observation, info = self.get_wrapper_attr("observe_again")()
             failure = "The action slipped, nothing happens."
-            # What was last seen is known; it is worth repeating only if something moved meanwhile.
+            # The last observation is known; it is repeated only if something moved meanwhile.
             text = f"{failure} {observation}" if events else failure
             info = {**info, "failed": True, "failure": failure, "events": [*info["events"], *events, "slip"]}
             return text, 0.0, False, False, info

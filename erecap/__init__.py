@@ -1,7 +1,7 @@
 """E-RECAP: middleware that keeps a language-model planner's replanning calls cheap.
 
 `import erecap` loads neither torch nor transformers; the names below are imported when they are first used. If torch
-is not loaded yet, it also sets how OpenMP threads wait for each other (see `erecap.threading_policy`).
+is not loaded yet, it also sets the waiting policy of OpenMP threads (see `erecap.threading_policy`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How much a session may keep, and when it has to let something go. Pure arithmetic: no model in here."""
+"""Budgets of sessions: how much a session may keep, and when it has to evict. Pure arithmetic, without a model."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from erecap.errors import BudgetError
 
 AUTO: Final = "auto"  # how `kv_tokens` is written where nothing is dropped while it fits
 LEFT = 0.75  # share of what fits that an eviction of the automatic budget leaves, so that the next calls need none
-LEFT_TO_SAVE = 0.5  # share of what is stored that is left where dropping saves time (`pays`)
+LEFT_TO_SAVE = 0.5  # share of the stored tokens that is left where evicting saves time (`pays`)
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What a budget comes to for one call, in tokens."""
+    """The limit of one call, in tokens, as a budget sets it."""
 
     most: int  # that may be stored
     down_to: int  # what an eviction leaves, once there would be more
@@ -57,18 +57,18 @@ class Budget:
     def auto(cls, memory_bytes: int | None = None, pays: float | None = None) -> Budget:
         """Drop nothing while the history fits the model's window, less the room for the answer, and the memory given.
 
-        Where it no longer fits, a session evicts down to three quarters of what fits, by its own ranking.
+        Once it no longer fits, a session evicts down to three quarters of the tokens that fit, by its own ranking.
 
         Args:
             memory_bytes: of keys and values that the session may store; None: only the window counts.
-            pays: drop half of what is stored as soon as that is predicted to save this share of a call's time, the
+            pays: evict half of the stored tokens as soon as that is predicted to save this share of a call's time, the
                 time of dropping included; above 0 and below 0.5. Needs a calibrated cost model.
         """
         return cls(automatic=True, memory_bytes=memory_bytes, pays=pays)
 
     @property
     def limited(self) -> bool:
-        """Whether there is any limit, so that a session evicts instead of leaving messages out."""
+        """True if there is any limit, so that a session evicts instead of leaving messages out."""
         return self.automatic or self.kv_tokens is not None or self.kv_ratio is not None
 
     def tokens(self, read: int) -> int | None:
@@ -90,11 +90,11 @@ class Budget:
         stored: int = 0,
         stored_bytes: int = 0,
     ) -> Limit | None:
-        """How many tokens may be stored before an answer begins; None: all.
+        """The most tokens that may be stored before an answer begins; None: all.
 
         Args:
             read: tokens read so far.
-            window: positions that the model can take; None: they do not bound what is stored.
+            window: positions that the model can take; None: they set no bound.
             room: tokens of the answer, which must find room as well.
             bytes_per_token: keys and values of a token that all layers store.
             stored, stored_bytes: tokens that some layer stores, and bytes of all of them: where layers store
@@ -123,5 +123,5 @@ class Budget:
 
 
 def budget_order(budget: int | str | None) -> tuple[int, int]:
-    """Sorts what rows say of a budget: modes without one first, then by tokens, the automatic one last."""
+    """Sort key of the budgets in rows: modes without one first, then by tokens, the automatic one last."""
     return (1, 0) if isinstance(budget, str) else (0, budget or 0)

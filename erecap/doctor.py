@@ -1,4 +1,4 @@
-"""What this machine has of what is needed, and what to do for each gap."""
+"""The checks of `erecap doctor`: what is missing on this machine, and what to do for each gap."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SIMULATORS = {"household": ("alfworld", "textworld"), "babyai": ("minigrid",)}
 
 
 def run_checks(runs: Path = Path("runs")) -> list[Check]:
-    """Everything that `erecap doctor` prints. `ok is False` means that something needed is missing.
+    """Run all checks of `erecap doctor`. `ok is False` means that something needed is missing.
 
     Args:
         runs: the folder that runs will be written into.
@@ -55,12 +55,12 @@ def run_checks(runs: Path = Path("runs")) -> list[Check]:
 
 
 def check_python() -> Check:
-    """Which Python runs this; pip refuses to install the package on one that is too old."""
+    """Check the Python version; pip refuses to install the package on one that is too old."""
     return Check("python", True, f"{platform.python_version()} ({sys.executable})")
 
 
 def check_package(name: str, tested: str) -> Check:
-    """Installed at all, and in the version that the tests ran with."""
+    """Check that a package is installed, in the version that the tests ran with."""
     try:
         found = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -76,7 +76,7 @@ def check_package(name: str, tested: str) -> Check:
 
 
 def check_simulator(extra: str, modules: tuple[str, ...]) -> Check:
-    """The simulator behind an extra can be imported. Missing is a warning: the other one works without it."""
+    """Check that the simulator behind an extra can be imported. A missing one is a warning: the other works."""
     name = f"simulator {extra}"
     for module in modules:
         try:
@@ -89,7 +89,7 @@ def check_simulator(extra: str, modules: tuple[str, ...]) -> Check:
 
 
 def check_cores() -> Check:
-    """Cores that this process may use against the threads that torch will start."""
+    """Compare the cores that this process may use with the threads that torch will start."""
     import torch
 
     cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
@@ -100,7 +100,7 @@ def check_cores() -> Check:
 
 
 def check_waiting() -> Check:
-    """How OpenMP threads wait for each other in this process: actively, two busy programs slow each other down."""
+    """Check how OpenMP threads wait in this process: waiting actively, two busy programs slow each other down."""
     found = ", ".join(f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ)
     if decision == "late":
         ours = " ".join(f"{name}={value}" for name, value in SHORT_WAITING.items())
@@ -114,7 +114,7 @@ def check_waiting() -> Check:
 
 
 def check_memory() -> Check:
-    """The embedded model in float32 with a full window takes about 2 GB."""
+    """Check the memory; the embedded model in float32 with a full window takes about 2 GB."""
     import psutil
 
     memory = psutil.virtual_memory()
@@ -125,7 +125,7 @@ def check_memory() -> Check:
 
 
 def check_disk(folder: Path) -> Check:
-    """Room for a pulled model."""
+    """Check that the disk has room for a pulled model."""
     there = folder.resolve()
     while not there.exists():
         there = there.parent
@@ -137,7 +137,7 @@ def check_disk(folder: Path) -> Check:
 
 
 def check_gpu() -> Check:
-    """What `device: auto` will take. Having none is fine."""
+    """Check the device that `device: auto` will take. Having no GPU is fine."""
     import torch
 
     if torch.cuda.is_available():
@@ -147,7 +147,7 @@ def check_gpu() -> Check:
 
 
 def check_bfloat16() -> Check:
-    """What `dtype: auto` will take."""
+    """Check the number format that `dtype: auto` will take."""
     from erecap.models.loading import native_bfloat16, resolve_device
 
     device = resolve_device("auto")
@@ -157,7 +157,7 @@ def check_bfloat16() -> Check:
 
 
 def check_model() -> Check:
-    """The embedded model is pulled and whole by its headers; `models check` also hashes and runs it."""
+    """Check that the embedded model is pulled and whole by its headers; `models check` also hashes and runs it."""
     row = next(row for row in list_models() if row.name == EMBEDDED)
     advice = f"run `erecap models pull {EMBEDDED}`"
     if row.state == "pulled":
@@ -166,7 +166,7 @@ def check_model() -> Check:
 
 
 def check_writable(name: str, folder: Path) -> Check:
-    """A file can be made in `folder`, or in the nearest parent that exists; nothing is left behind."""
+    """Check that a file can be made in `folder`, or in its nearest existing parent; nothing is left behind."""
     there = folder.resolve()
     while not there.exists():
         there = there.parent

@@ -1,4 +1,4 @@
-"""Errors that are meant for the person at the keyboard: one line, what is wrong, where, what is allowed."""
+"""Errors for the person at the keyboard: one line that says what is wrong, where, and what is allowed."""
 
 from __future__ import annotations
 
@@ -36,4 +36,4 @@ class RunError(ErecapError):
 
 
 class BudgetError(ErecapError):
-    """What must be kept does not fit the budget or the model's window."""
+    """Protected tokens do not fit the budget or the model's window."""

@@ -1,4 +1,4 @@
-"""Where files go and how they are written: aside first, then renamed, so that no reader sees half a file."""
+"""File locations and atomic writing: under a temporary name first, then renamed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The types of a call: messages, token counts, times, decisions, and what a language model returns."""
+"""The types of a call: messages, token counts, times, decisions, and a language model's answer."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Message(TypedDict):
     # Character spans [start, end) of `content` that pruning must keep. Absent: the default rule of
     # `erecap.context.protection` applies. Chat templates ignore keys that they do not know.
     protect: NotRequired[list[tuple[int, int]]]
-    # Spans that something newer has made worthless, such as an old look at the same place: evicted first.
+    # Stale spans: something newer has overwritten them, such as a later observation of the same room. Evicted first.
     stale: NotRequired[list[tuple[int, int]]]
-    # Spans that tell what was seen, which `erecap.context.compaction` may blank. Absent: its default rule applies.
+    # Spans of observations, which `erecap.context.compaction` may blank. Absent: its default rule applies.
     observations: NotRequired[list[tuple[int, int]]]
 
 
@@ -76,7 +76,7 @@ Action = Literal["append", "evict", "splice", "re-read", "reuse-plan", "defer"]
 
 @dataclass(frozen=True)
 class Decision:
-    """What the scheduler chose to do in one replanning call, and why."""
+    """The scheduler's choice in one replanning call, and its reason."""
 
     action: Action
     reason: str  # one plain sentence, with the figures that decided
@@ -85,7 +85,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Generation:
-    """What a language model returns."""
+    """The answer of a language model."""
 
     text: str
     finish_reason: FinishReason = "stop"

@@ -1,4 +1,4 @@
-"""The protocols at the joints: language model, planner, environment info, scorer; and the types that they exchange.
+"""The main protocols: language model, planner, environment info, scorer; and the types that they exchange.
 
 Classes need not inherit from any of these; having the methods is enough. `erecap.generation` has the types of a call.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """Chat messages in, text out. What the middleware takes, and what it gives back."""
+    """A language model: chat messages in, text out. The middleware takes one and gives one back."""
 
     trace: bool  # whether generations say which share of the layers kept each piece of the prompt
 
@@ -28,7 +28,7 @@ class LanguageModel(Protocol):
 
     @property
     def takes_old_plan(self) -> bool:
-        """Whether `generate` also takes `old_plan` (what is left of the plan before) and `trigger` (of the call)."""
+        """True if `generate` also takes `old_plan` (the rest of the previous plan) and `trigger` (of the call)."""
 
     def reset(self) -> None:
         """Begin an episode: nothing of the last one is remembered."""
@@ -50,7 +50,7 @@ class LanguageModel(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a planner returns: commands in order, or the reason why there are none."""
+    """The result of a planner: commands in order, or the reason why there are none."""
 
     steps: tuple[str, ...]
     text: str = ""  # as the model wrote it
@@ -60,7 +60,7 @@ class Plan:
 
 @runtime_checkable
 class Planner(Protocol):
-    """Turns what is known of an episode into the next few commands."""
+    """Turns an episode's context into the next few commands."""
 
     def plan(self, context: Context) -> Plan: ...
 
@@ -87,9 +87,9 @@ class StepInfo(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ScoreContext:
-    """What a scorer may know besides the hidden states. All tensors are on the hidden states' device."""
+    """Inputs of a scorer besides the hidden states. All tensors are on the hidden states' device."""
 
-    index: torch.Tensor  # (batch, tokens) int64: place of each token in the sequence read so far, pads included
+    index: torch.Tensor  # (batch, tokens) int64: token indices in everything read so far, pads included
     positions: torch.Tensor  # (batch, tokens) int64: its position id (RoPE)
     valid: torch.Tensor  # (batch, tokens) bool: False for padding
     seed: int  # from the pruning configuration

@@ -1,4 +1,4 @@
-"""Registries of what can be named in a configuration: environments, planners, scorers, engines.
+"""Registries of names in a configuration: environments, planners, scorers, engines.
 
 A registry knows its built-in entries by strings, so that a name can be checked without importing what it stands for.
 Other packages add entries in one of two ways:
@@ -89,7 +89,7 @@ class Registry(MutableMapping[str, Any]):
 
 @dataclass(frozen=True)
 class EnvEntry:
-    """Where an environment lives: strings of the form `module:Name`, imported when asked for."""
+    """The module and class of an environment: strings `module:Name`, imported when asked for."""
 
     options: str  # pydantic model of the suite's `options`; its module imports no simulator
     factory: str  # gymnasium.Env, called as factory(options, seed=, episodes=, expert=, render_mode=)

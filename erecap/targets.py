@@ -1,4 +1,4 @@
-"""Targets of all results files: one table that says what each figure is and what it must reach.
+"""Targets of all results files: one table of figures and their required values.
 
 Rows of `docs/results/FILE.json` take their target from here, and the tables of the README list them, measured or not.
 """

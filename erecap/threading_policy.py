@@ -1,4 +1,4 @@
-"""How the threads of OpenMP wait for each other, decided before the library is loaded.
+"""Waiting policy of OpenMP threads, set before the library is loaded.
 
 On a processor, torch computes with OpenMP threads, which wait for each other after every operation. By default they
 wait actively: a core turns in a loop for milliseconds before its thread sleeps. With a second busy program on the same
@@ -26,7 +26,7 @@ Decision = Literal["ours", "user", "late"]
 
 
 def wait_briefly(environment: MutableMapping[str, str] = os.environ, loaded: Container[str] = sys.modules) -> Decision:
-    """Set the variables, where that is ours to do and can still have an effect.
+    """Set the variables, unless the user has set one or the library is loaded already.
 
     Args:
         loaded: names of imported modules.
@@ -45,7 +45,7 @@ def wait_briefly(environment: MutableMapping[str, str] = os.environ, loaded: Con
 
 
 def environment_of_others() -> dict[str, str]:
-    """The environment for a program that is not ours, such as the other side of a comparison, without what we set."""
+    """The environment for a foreign program, such as the other side of a comparison, without our variables."""
     given = dict(os.environ)
     return given if decision == "user" else {name: given[name] for name in given if name not in VARIABLES}
 

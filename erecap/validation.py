@@ -99,7 +99,7 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def allowed(field: FieldInfo) -> str:
-    """What a field takes, in words: its type, its bounds, and what it is for."""
+    """The values that a field takes, in words: its type, its bounds, and its purpose."""
     text = _type(field.annotation)
     bounds = _bounds(field)
     purpose = f" - {field.description}" if field.description else ""

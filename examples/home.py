@@ -1,4 +1,4 @@
-"""What the examples plan for: a home of the household suites, told in words that the shipped planner has learned."""
+"""The home that the examples plan for: a household suite, in the words that the shipped planner has learned."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Home:
 
     @property
     def solved(self) -> bool:
-        """Whether all goals are reached."""
+        """True if all goals are reached."""
         return bool(self._info["success"])
 
     def act(self, command: str) -> str:

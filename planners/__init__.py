@@ -1,4 +1,4 @@
-"""Planners: what turns the context of an episode into the next few commands."""
+"""Planners: they turn the context of an episode into the next few commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The upper bound: a planner that does what the environment's expert would do."""
+"""The expert planner, the upper bound: it follows the environment's expert."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A language model as planner: the context as chat, the answer as plan."""
+"""The language-model planner: it renders the context as a chat, and parses the answer as a plan."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class LLMPlanner:
 
     @property
     def constrained(self) -> bool:
-        """Whether the model's choice of tokens is limited to commands."""
+        """True if the model's choice of tokens is limited to commands."""
         return self._grammar is not None
 
     def messages(self, context: Context) -> list[Message]:
@@ -83,7 +83,7 @@ class LLMPlanner:
         return messages
 
     def plan(self, context: Context) -> Plan:
-        """The model's next commands. What goes wrong with the text is the plan's `problem`, not an exception.
+        """The model's next commands. A text that cannot be read gives a plan with a `problem`, not an exception.
 
         Raises:
             BudgetError: system and goal do not fit the model's window.

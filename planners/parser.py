@@ -1,4 +1,4 @@
-"""From a model's text to a plan. Strict, and no exception: what cannot be read is a plan with a problem."""
+"""Parse a model's text into a plan. Strict, without exceptions: unreadable text gives a plan with a problem."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def parse_plan(text: str, situation: Situation, max_steps: int = 5) -> Plan:
 
 
 def is_command(line: str, situation: Situation) -> bool:
-    """Whether `line` is admissible now, or a template filled with names seen so far."""
+    """Return True if `line` is admissible now, or a template filled with names seen so far."""
     return line in situation.skills or any(
         matches(line, template, situation.entities) for template in situation.templates
     )

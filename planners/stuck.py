@@ -1,4 +1,4 @@
-"""Out of loops: a planner that learns nothing new has to begin with what it has tried least.
+"""A way out of loops: a planner that learns nothing new has to begin with the commands that it tried least.
 
 Small models copy from their own history, and one wrong plan in it makes the next one like it. The rule looks at what
 was executed and seen alone, so it holds in any environment, and whatever part of the history the model still reads.
@@ -13,7 +13,7 @@ from erecap.context import Record
 
 
 def least_tried(records: Sequence[Record], skills: Sequence[str], stuck_after: int) -> tuple[str, ...]:
-    """What a plan may begin with.
+    """The commands that a plan may begin with.
 
     The agent is stuck if the last `stuck_after` commands that worked told, word by word, what had been told before
     under the current goal. Then only commands are left that were executed least often under this goal: those that were

@@ -46,7 +46,7 @@ def fill_templates(templates: Sequence[str], entities: Names) -> list[str]:
 
 
 def matches(command: str, template: str, entities: Names) -> bool:
-    """Whether `command` is the template filled with known names."""
+    """Return True if `command` is the template filled with known names."""
     return _matches_from(command, 0, template_parts(template), 0, entities)
 
 

@@ -1,4 +1,4 @@
-"""When to plan again."""
+"""The replan triggers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REASONS: tuple[str, ...] = get_args(Reason)
 
 @dataclass(frozen=True)
 class Triggers:
-    """The replan triggers. Keeps no state: the answer depends on what the loop says alone."""
+    """The replan triggers. Keeps no state: the answer depends on the loop's arguments alone."""
 
     period: int | None = None  # replan after so many executed steps of a plan; None: never for that reason
 

@@ -1,4 +1,4 @@
-"""What all tests share. Set before torch or transformers are imported anywhere."""
+"""Shared fixtures of all tests. Set before torch or transformers are imported anywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work counted instead of timed: how much is done does not depend on what else the machine does."""
+"""Counters of work, for tests that do not depend on the machine's load."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def door_state(door: Door) -> str:
 
 
 def bearing(ahead: int, right: int) -> str:
-    """Where a cell lies: `ahead` >= 0 steps in front, `right` steps to the right, negative for left.
+    """Bearing of a cell in words: `ahead` >= 0 steps in front, `right` steps to the right, negative for left.
 
     >>> bearing(3, -1), bearing(1, 0), bearing(0, 2)
     ('3 steps ahead and 1 to the left', '1 step ahead', '2 steps to the right')

@@ -1,8 +1,8 @@
 """An expert that plays with the same skills as the planner and knows only what the agent has seen.
 
-It reads the mission's instruction tree, and its next command depends on the present state alone, so it can go
-on from wherever a planner left the episode. It stands in for the bot of the BabyAI paper (arXiv:1810.08272),
-whose plan is a stack of low-level sub-goals that a change of the world from outside makes invalid.
+It reads the mission's instruction tree. Its next command depends on the present state alone, so it can go on from
+wherever a planner left the episode. It replaces the bot of the BabyAI paper (arXiv:1810.08272): that bot's plan is a
+stack of low-level sub-goals, which a change of the world from outside makes invalid.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class _Expert:
     def _clear(
         self, goals: set[Cell], *, ends_too: bool = False, fetching: frozenset[WorldObj] = frozenset()
     ) -> str | None:
-        """What to do about the first obstacle on the cheapest way to one of the goals; None: there is no way.
+        """The command for the first obstacle on the cheapest way to one of the goals; None: there is no way.
 
         Args:
             goals: cells to be faced.

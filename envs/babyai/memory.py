@@ -1,4 +1,4 @@
-"""What the agent has seen of the grid in this episode, and the names under which it knows the objects."""
+"""The agent's memory: the cells seen in this episode, and the names of the objects."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ class Memory:
         return next((thing for thing, known in self.names.items() if known == name), None)
 
     def passable(self, cell: Cell) -> bool:
-        """Whether the cell was seen and can be walked on: floor or an open door."""
+        """Return True if the cell was seen and can be walked on: floor or an open door."""
         if cell not in self.cells:
             return False
         content = self.cells[cell]
         return content is None or content.can_overlap()
 
     def empty(self, cell: Cell) -> bool:
-        """Whether the cell was seen and is bare floor, so that something can be put there."""
+        """Return True if the cell was seen and is bare floor, so that something can be put there."""
         return cell in self.cells and self.cells[cell] is None
 
     def _name(self, thing: WorldObj) -> None:

@@ -32,7 +32,7 @@ LEVELS: tuple[str, ...] = tuple(
 
 
 class BabyAIOptions(BaseModel):
-    """What a suite may set under `options` when its `env` is babyai."""
+    """Options that a suite may set under `options` when its `env` is babyai."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -90,7 +90,7 @@ def touchable(memory: Memory, start: Cell, blocked: Cell | None = None) -> set[C
 
 
 def out_of_the_way(memory: Memory, start: Cell, cell: Cell, by_doors: bool = False) -> bool:
-    """Whether an object put on `cell` bars no way: nothing is cut off, no short way becomes a long one.
+    """Return True if an object put on `cell` bars no way: nothing is cut off, no short way becomes a long one.
 
     Cells beside a door count as in the way unless `by_doors`.
     """

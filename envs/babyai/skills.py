@@ -52,7 +52,7 @@ class _Accomplished(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one command."""
+    """The outcome of one command."""
 
     text: str  # one sentence for the observation
     failure: str = ""  # why it failed; "" if it did what it says
@@ -232,12 +232,12 @@ class Body:
 
     @property
     def cell(self) -> Cell:
-        """Where the agent stands."""
+        """The cell on which the agent stands."""
         return int(self.level.agent_pos[0]), int(self.level.agent_pos[1])
 
     @property
     def pose(self) -> paths.Pose:
-        """Where the agent stands and where it looks."""
+        """The cell on which the agent stands, and the direction in which it looks."""
         return (*self.cell, int(self.level.agent_dir))
 
     def _act(self, action: Actions) -> None:

@@ -59,7 +59,7 @@ def check_split(split: str, *, seed: int, count: int, workers: int) -> dict[str,
 
 
 def signature(path: Path) -> tuple[str, ...]:
-    """Room, goal, and which kind of object starts in which receptacle: what makes two games the same to play."""
+    """Room, goal, and the receptacle in which each kind of object starts: equal for games that play the same."""
     game = read_game(path)
     placed = re.findall(r"\(inReceptacle ([A-Za-z]+)_bar_\S+ (\S+)\)", game.logic["pddl_problem"])
     goal = (str(game.task.room), game.task.type, game.task.target, game.task.parent, game.task.toggle)

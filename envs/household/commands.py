@@ -1,4 +1,4 @@
-"""Shapes of commands with named slots, and which names seen so far can fill them."""
+"""Shapes of commands with named slots, and the names seen so far that can fill them."""
 
 from __future__ import annotations
 

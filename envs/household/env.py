@@ -153,7 +153,7 @@ class HouseholdEnv(gym.Env[str, str]):
 
     @property
     def task(self) -> Task:
-        """What is to be achieved now."""
+        """The task to achieve now."""
         return self._goals.current.task
 
     @property

@@ -1,4 +1,4 @@
-"""What a suite may say about the household environment. Light: nothing of the simulator is imported here."""
+"""Options of the household environment in a suite. Light: nothing of the simulator is imported here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_GOALS = 6
 
 
 class HouseholdOptions(BaseModel):
-    """Which household games an environment plays."""
+    """Options of the household environment."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -22,7 +22,7 @@ NEW_TOKENS = 40  # of the turn that is read before decoding; with the template's
 def decode_bench(
     bench: DecodeBench, model: Any, tokenizer: Any, say: Callable[[str], None] = lambda text: None
 ) -> JsonRow:
-    """`raw` rows of plain decoding, weights in turn, and `repeated` rows of replans that are decoded in both ways.
+    """Return `raw` rows of plain decoding, weights in turn, and `repeated` rows of replans decoded in both ways.
 
     Raises:
         ConfigError: unknown weights, or lengths that do not fit the window.

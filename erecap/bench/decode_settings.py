@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DecodeBench:
-    """What is measured."""
+    """Settings of `erecap bench decode`."""
 
     kv: tuple[int, ...] = (0, 1024, 4096)  # tokens of history stored while decoding
     tokens: int = 32  # generated in every call, no more and no fewer

@@ -1,4 +1,4 @@
-"""Replans that repeat part of the plan before: decoded plainly, and with drafts that are verified."""
+"""Replans that repeat part of the previous plan: decoded plainly, and with verified drafts."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def repeats(tokenizer: Any, old: str, new: str) -> float:
 
 
 def repeated_summary(rows: Sequence[JsonRow], tokens: int) -> list[JsonRow]:
-    """Per weights, over the replans that repeat part of the plan before: the speed-up and how much was accepted.
+    """Speed-up and accepted tokens by weights, over the replans that repeat part of the previous plan.
 
     `speed_up` is the ratio of the sums of decode times over those replans, in the same repetition. `all_speed_up` is
     over all replans, repeating or not.

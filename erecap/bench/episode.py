@@ -1,4 +1,4 @@
-"""Episodes that grow far past the model's window: time of a replan on the way, and what its plans are worth."""
+"""Episodes that grow far past the model's window: time of a replan, and agreement of its plans."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EARLY, BEFORE, BEYOND, LATE = STRETCHES = ("early", "before", "beyond", "late")
 
 @dataclass(frozen=True)
 class EpisodeBench:
-    """What is measured."""
+    """Settings of `erecap bench episode`."""
 
     tokens: int = 20_000  # of an episode
     new_tokens: int = 100  # of a turn
@@ -44,14 +44,14 @@ def episode_bench(
     stands its floor, and the share of its plan's tokens that the model also finds most probable when it reads the
     tokens that were stored afresh, at consecutive positions, and then the plan.
 
-    Texts differ in how sure a plan is, so the places beyond the window are measured a second time, in the stretch
+    Texts differ in how sure a plan is, so the calls beyond the window are measured a second time, in the stretch
     `late`: by sessions that began so late in the same text that they are in the last quarter of their window there.
 
     Raises:
         ConfigError: episodes that do not pass the window, or early points beyond it.
     """
     window = model.config.get_text_config(decoder=True).max_position_embeddings
-    edge = window - 2 * bench.new_tokens - bench.plan_tokens  # the last place where a call still fits
+    edge = window - 2 * bench.new_tokens - bench.plan_tokens  # tokens of the longest chat whose call still fits
     if not bench.early < edge - window // 4 or bench.tokens <= window + 2 * bench.new_tokens:
         raise ConfigError(
             f"tokens must exceed the model's window of {window} by two turns, and early points lie before its last "
@@ -90,7 +90,7 @@ def _episode(
     messages = wander(bench.tokens, count, turn_tokens=bench.new_tokens, seed=bench.seed)
     session, raw = begin(), list[JsonRow]()
     reads: dict[int, int] = {}  # messages of the chat -> tokens read
-    beyond: list[int] = []  # messages read at each place beyond the window
+    beyond: list[int] = []  # messages read before each call beyond the window
     for end in range(3, len(messages), 2):
         session.read(messages[:end])
         reads[end] = session.cache.get_seq_length()
@@ -102,7 +102,7 @@ def _episode(
         raw.append({"place": end, **measured(session, messages[: end + 1], stretch)})
         beyond += [end] if stretch == BEYOND else []
     while beyond:
-        # So much after the goal is left out that the first place comes at the beginning of the window's last quarter.
+        # So much after the goal is left out that the first call comes at the beginning of the window's last quarter.
         behind = reads[beyond[0]] - quarter + reads[3]
         left_out = next((end for end, read in reads.items() if read >= behind), beyond[0]) - 1
         left_out = min(left_out, beyond[0] - 1)
@@ -150,7 +150,7 @@ def _measured(
 
 
 def fresh_agreement(model: Any, kept: Sequence[int], plan: Sequence[int]) -> float:
-    """Share of `plan` that is the model's greedy choice after `kept`, read afresh from position 0, teacher-forced."""
+    """Share of `plan` that is the model's greedy choice after a fresh prefill of `kept`, teacher-forced."""
     with torch.no_grad():
         output = model(
             input_ids=torch.tensor([[*kept, *plan]], device=model.device), use_cache=False, logits_to_keep=len(plan) + 1

@@ -1,4 +1,4 @@
-"""What the replans of episodes past the window say: agreement by stretch, time over the floor, flatness."""
+"""Summary of replans past the window: agreement by stretch, time over the floor, flatness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peak memory of one prefill, in a process of its own: what the resident set grew by, at most, while it ran.
+"""Peak memory of one prefill: the most by which the resident set of a fresh process grows.
 
 python -m erecap.bench.memory reads one JSON object from standard input and writes one to standard output.
 """

@@ -25,7 +25,7 @@ ALONE, BESIDE = "alone", "beside"
 
 @dataclass(frozen=True)
 class NeighbourBench:
-    """What is measured."""
+    """Settings of `erecap bench neighbour`."""
 
     length: int = R11_LENGTH  # tokens of history
     new_tokens: int = 100  # of the turn that is new
@@ -92,7 +92,7 @@ def neighbour_bench(
 
 
 def neighbour_summary(found: JsonRow) -> list[JsonRow]:
-    """Per way of waiting: medians and ranges, alone and beside the neighbour, and their ratio."""
+    """Medians and ranges by way of waiting, alone and beside the neighbour, and their ratio."""
     summary = []
     for name, variables in found["waiting"].items():
         times = {where: _times(found["raw"], name, where) for where in (ALONE, BESIDE)}

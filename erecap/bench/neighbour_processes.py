@@ -1,6 +1,6 @@
 """The two kinds of process of the neighbour benchmark: one that keeps cores busy, and one that replans when asked.
 
-Both are ended when their `with` block is left, however that happens, and end by themselves if this process is gone.
+Both are ended when their `with` block is left, however that happens, and end by themselves when this process has ended.
 """
 
 from __future__ import annotations

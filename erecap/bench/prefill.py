@@ -29,7 +29,7 @@ WITHIN = 0.03  # how much longer than `full` the pruned path may take where it d
 
 @dataclass(frozen=True)
 class PrefillBench:
-    """What is measured."""
+    """Settings of `erecap bench prefill`."""
 
     tokens: int = 4096  # of household text
     keep: float = 0.7  # of each stage
@@ -113,7 +113,7 @@ def prefill_bench(
 
 
 def prefill_summary(bench: PrefillBench, found: JsonRow, memory: dict[str, float | None]) -> JsonRow:
-    """Medians and memory by mode, the speed-up beside its ceilings, and what the pruned path costs at keep 1.0.
+    """Medians and memory by mode, the speed-up beside its ceilings, and the cost of the pruned path at keep 1.0.
 
     `overhead` is a ratio of times with its range; `fault` is set where the speed-up lies above its ceiling.
     """

@@ -1,4 +1,4 @@
-"""What benchmarks leave behind: one row for each figure that has a target, and the file that collects them."""
+"""Results of benchmarks: one row for each figure that has a target, and the file that collects them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def read_results(path: Path) -> JsonRow:
 def merge_rows(path: Path, rows: Sequence[JsonRow], *, file: str = "replan", **more: Any) -> JsonRow:
     """Put `rows` into the results file `path`, which is made if it is missing.
 
-    A row takes the place of the one with the same `id` and `row`; all others stay, and so does what else the
+    A row replaces the one with the same `id` and `row`; all others stay, and so does what else the
     file holds, unless `more` names it.
 
     Args:

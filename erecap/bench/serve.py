@@ -20,7 +20,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ServeBench:
-    """What is asked.
+    """Settings of `erecap bench serve`.
 
     Raises:
         ConfigError: numbers that make no sense.
@@ -41,7 +41,7 @@ class ServeBench:
 
 
 def serve_bench(bench: ServeBench, model: Any, tokenizer: Any, say: Say) -> JsonRow:
-    """Measure.
+    """Let the conversation grow on the server and on the session, in turn, and time every call.
 
     Returns:
         `settings`, `rows`, one per call (`prompt_tokens`, `cached_tokens`, `served_ms`, `direct_ms`, `same` answer),

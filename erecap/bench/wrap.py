@@ -49,7 +49,7 @@ class WrapBench:
 
 
 def wrap_bench(bench: WrapBench, model: Any, tokenizer: Any, say: Say) -> JsonRow:
-    """Measure.
+    """Let the chat grow on each side, in turn, and time every call.
 
     Returns:
         `settings`; `rows`, one per timed call (`repetition`, `length`, `side`, `prompt_tokens`, `read_tokens`,

@@ -82,7 +82,7 @@ class KindError:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a calibration found."""
+    """The outcome of a calibration: fitted costs, and their errors."""
 
     cost: CostModel
     errors: dict[str, KindError]  # by kind

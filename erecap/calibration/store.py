@@ -1,4 +1,4 @@
-"""Writing what a calibration found to the file in which `erecap.cost.store` looks for it."""
+"""Write a calibration to the file in which `erecap.cost.store` looks for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from erecap.files import write_json
 
 
 def save_cost_model(key: CostKey, calibration: Calibration, path: Path | None = None) -> Path:
-    """Write what a calibration found, and what it holds for; returns the file.
+    """Write a calibration's cost model and the key that it holds for; return the file.
 
     Args:
         path: None: `cost_path(key)`, which an earlier calibration of the same key gives way to.

@@ -1,4 +1,4 @@
-"""A session to be timed: filled with a chat as an agent's would be, set back to several lengths, read on from there."""
+"""A session to be timed: filled with an agent's chat, set back to several lengths, read on from there."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def chat_of(tokens: int, tokenizer: Any, turn_tokens: int = 100) -> list[Message
 
 
 class Workload:
-    """Steps of a session, each timed alone, in ms.
+    """Steps of a session, each timed alone, in milliseconds.
 
     Args:
         model, tokenizer: as for `ReplanSession`.
@@ -62,7 +62,7 @@ class Workload:
         self.kv = 0  # tokens stored at the moment
 
     def restart(self) -> None:
-        """Back to the filled session; its keys and values are copied, and the copy is touched once."""
+        """Go back to the filled session; its keys and values are copied, and the copy is touched once."""
         self.session = self._full.fork()
         self.kv = self._ends[-1]
         self.read(1)
@@ -79,14 +79,14 @@ class Workload:
         self.kv = self._ends[nearest]
 
     def prefill(self, new: int) -> float:
-        """Reading `new` tokens as prefill does; they are rolled back."""
+        """Time the prefill of `new` tokens; they are rolled back."""
         engine, ids = self.session.engine, self._take(new)
         elapsed = self._timed(lambda: engine.read(ids))
         engine.rollback(engine.tokens - new)
         return elapsed
 
     def read(self, tokens: int) -> float:
-        """One pass of decoding over `tokens` tokens; they are rolled back."""
+        """Time one pass of decoding over `tokens` tokens; they are rolled back."""
         engine, ids = self.session.engine, self._take(tokens)
         with engine.attached():
             elapsed = self._timed(lambda: engine.verify(ids))
@@ -94,7 +94,7 @@ class Workload:
         return elapsed
 
     def evict(self) -> float:
-        """Evicting a quarter of what is stored, on a copy."""
+        """Time the eviction of a quarter of what is stored, on a copy."""
         twin = self.session.fork()
         twin.policy.budget = Budget(kv_tokens=max(16, self.kv * 3 // 4))
         before = twin.policy.seconds
@@ -102,7 +102,7 @@ class Workload:
         return 1e3 * (twin.policy.seconds - before)
 
     def splice(self) -> float:
-        """Turning all stored keys, on a copy.
+        """Time repositioning all stored tokens, on a copy.
 
         Raises:
             ValueError: a model whose keys cannot be moved.

@@ -1,4 +1,4 @@
-"""`erecap bench remote`: what shortening a remote planner's chat costs and saves, over recorded conversations."""
+"""`erecap bench remote`: cost and savings of shortening a remote planner's chat, over recorded conversations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`erecap bench serve`: what the way over a socket adds to a replanning call, and whether calls stay flat."""
+"""`erecap bench serve`: time that a socket adds to a replanning call, and growth of that time over a conversation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands under `erecap bench` share."""
+"""Shared parts of the commands under `erecap bench`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def measure(
 def setting(
     model: str, dtype: str, threads: int | None, command: str
 ) -> tuple[dict[str, Any], Load, Callable[[str], None]]:
-    """What every part is told: about machine and model, how to load, and where progress goes."""
+    """The settings that every part gets: machine and model, loading, and where progress goes."""
     from datetime import UTC, datetime
 
     import torch
@@ -55,7 +55,7 @@ def setting(
         "machine": machine(torch.get_num_threads()),
         "versions": versions(),
         "model": {
-            "name": Path(model).name,  # a folder's place is nobody else's business
+            "name": Path(model).name,  # the path of a folder is private
             "dtype": str(resolve_dtype(dtype, resolve_device("auto"))).removeprefix("torch."),
         },
     }
@@ -74,7 +74,7 @@ def show(part: dict[str, Any]) -> None:
 
 
 def end(parts: list[dict[str, Any]]) -> None:
-    """A figure above its ceiling ends the command with an error, after everything was written."""
+    """End the command with an error if a figure lies above its ceiling, after everything was written."""
     faults = [line for part in parts for line in part["faults"]]
     if faults:
         raise RunError("; ".join(faults))
@@ -97,13 +97,13 @@ def numbers_in(text: str, option: str, least: int) -> tuple[int, ...]:
 
 
 def is_given(context: typer.Context, parameter: str) -> bool:
-    """Whether the user named this option."""
+    """True if the user named this option."""
     source = context.get_parameter_source(parameter)
     return source is not None and source.name != "DEFAULT"
 
 
 def refuse_given(context: typer.Context, parameters: Iterable[str], option: str) -> None:
-    """Raises ConfigError if the user named one of `parameters`, which say nothing beside `option`."""
+    """Raise ConfigError if the user named one of `parameters`, which mean nothing beside `option`."""
     named = [f"--{name.replace('_', '-')}" for name in parameters if is_given(context, name)]
     if named:
         raise ConfigError(f"{option} goes without {', '.join(named)}")

@@ -1,4 +1,4 @@
-"""`erecap calibrate`: what a replanning call costs on this machine."""
+"""`erecap calibrate`: costs of a replanning call on this machine."""
 
 from __future__ import annotations
 

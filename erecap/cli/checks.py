@@ -1,4 +1,4 @@
-"""Shows a list of checks: what was found, and what to do about it."""
+"""Table of checks: findings, and what to do about each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`erecap doctor`: is everything here that this package needs?"""
+"""`erecap doctor`: check that this machine has what the package needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `rollout` and `compare` share: their arguments, and playing the run."""
+"""Shared parts of `rollout` and `compare`: their arguments, and playing the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`erecap quality`: what pruning does to success, on paired episodes, from rows that are committed."""
+"""`erecap quality`: effect of pruning on success, on paired episodes, from committed rows."""
 
 from __future__ import annotations
 
@@ -106,14 +106,14 @@ def play_missing(config: RunConfig, rows: Path, fresh: bool) -> RunResult:
 
 
 def agreement_path(rows: Path) -> Path:
-    """Where the plans compared token by token lie, beside the rows of episodes."""
+    """The file of plans compared token by token, beside the rows of episodes."""
     if "episodes" in rows.stem:
         return rows.with_name(rows.name.replace("episodes", "agreement"))
     return rows.with_name(f"{rows.stem}-agreement{rows.suffix}")
 
 
 def compare_plans(config: RunConfig, suite: str, path: Path, fresh: bool) -> None:
-    """Measure what is missing of the agreement on one suite of the configuration.
+    """Measure the missing agreement on one suite of the configuration.
 
     Raises:
         ConfigError: the configuration has no such suite.

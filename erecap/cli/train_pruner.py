@@ -1,4 +1,4 @@
-"""`erecap train saliency` and `erecap train pruner`: what tokens a plan needs, and a small network that foresees it."""
+"""`erecap train saliency` and `erecap train pruner`: label the tokens that plans need, and train a pruner on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`erecap verify`: do the figures on a checkpoint's card come out again?"""
+"""`erecap verify`: measure the figures on a checkpoint's card again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Suites and runs as YAML: what they may say, and the errors that tell what is wrong in one line.
+"""Suites and runs as YAML: their schemas, and errors of one line.
 
 `load_run("demo", ["modes=full,prune[recency]", "prune.keep=0.5"])` gives a checked run, `load_suites(run)` its suites.
 """

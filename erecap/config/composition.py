@@ -17,7 +17,7 @@ from erecap.validation import PARTS, WORD
 
 
 class EvictParts(BaseModel):
-    """Eviction down to the run's budget."""
+    """The part `evict` of a mode: eviction down to the run's budget."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -30,7 +30,7 @@ class EvictParts(BaseModel):
 
 
 class DecodeParts(BaseModel):
-    """How a session decodes."""
+    """The part `decode` of a mode."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 

@@ -1,4 +1,4 @@
-"""Modes: compositions of what a planner's call may do, and the presets that have one name everywhere.
+"""Modes: compositions of settings for a planner's calls, and the presets with one name everywhere.
 
 A preset is named by a string, the same in code, configs, tables and plots. A run may compose modes of its own from the
 same parts (`erecap.config.composition`).
@@ -22,12 +22,12 @@ class Evict:
     # One of `EVICT_BY`; `learned`: the run's trained pruner; any other text: the name or folder of a trained pruner.
     # None: the run's pruner if it has one, else recency.
     by: str | None = None
-    stale_first: bool = False  # evict what the context graph calls stale before anything else
+    stale_first: bool = False  # evict tokens that the context graph calls stale before all others
 
 
 @dataclass(frozen=True)
 class Decode:
-    """How a session decodes."""
+    """Decoding settings of a mode."""
 
     draft: bool = True  # propose tokens that followed the newest ones before; answers stay the same
     weights: Literal["same", "int8", "int4"] | None = None  # None: the run's `decode_weights`
@@ -35,7 +35,7 @@ class Decode:
 
 @dataclass(frozen=True)
 class Mode:
-    """A way to make the planner's calls; every mode of a run plays the same episodes."""
+    """A composition of settings for the planner's calls; every mode of a run plays the same episodes."""
 
     name: str  # in rows, tables and plots
     # Keys and values between calls: `reread` keeps none, `reuse` all, `Evict` as many as the budget allows.
@@ -52,12 +52,12 @@ class Mode:
 
     @property
     def preset(self) -> bool:
-        """Whether the name alone says what the mode does."""
+        """True if the mode is a preset, so that its name alone says what it does."""
         return self.name in PRESETS or "[" in self.name
 
     @property
     def session(self) -> bool:
-        """Whether keys and values stay between the calls of an episode."""
+        """True if keys and values stay between the calls of an episode."""
         return self.kv != "reread"
 
     @property
@@ -67,17 +67,17 @@ class Mode:
 
     @property
     def budgeted(self) -> bool:
-        """Whether the run's budget limits what the mode keeps."""
+        """True if the run's budget limits what the mode keeps."""
         return isinstance(self.kv, Evict) or self.text is not None
 
     @property
     def takes_run_pruner(self) -> bool:
-        """Whether the run's trained pruner ranks tokens, where the run has one."""
+        """True if the run's trained pruner ranks tokens, where the run has one."""
         return self.prune == LEARNED or (isinstance(self.kv, Evict) and self.kv.by in (None, LEARNED))
 
     @property
     def needs_run_pruner(self) -> bool:
-        """Whether the mode cannot be played without the run's trained pruner."""
+        """True if the mode cannot be played without the run's trained pruner."""
         return self.prune == LEARNED or (isinstance(self.kv, Evict) and self.kv.by == LEARNED)
 
     @property

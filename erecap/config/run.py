@@ -1,4 +1,4 @@
-"""What a run says: which modes play which suites, with which model and budgets."""
+"""Schema of a run: its modes, suites, model and budgets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LLM, EXPERT = "llm", "expert"  # names of planners
 
 
 class PruneSettings(BaseModel):
-    """How the modes `prune[...]` drop prompt tokens at prefill; the scorer is named by the mode."""
+    """Settings of pruning at prefill for the modes `prune[...]`; the mode names the scorer."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -65,7 +65,7 @@ class PruneSettings(BaseModel):
 
 
 class BudgetSettings(BaseModel):
-    """How much the session modes with eviction keep between calls."""
+    """Settings of the budget that session modes with eviction keep between calls."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -109,14 +109,14 @@ class BudgetSettings(BaseModel):
         return self
 
     def budget(self) -> Budget:
-        """As sessions take it."""
+        """The budget as sessions take it."""
         if isinstance(self.kv_tokens, str):
             return Budget.auto(None if self.memory_gb is None else int(1e9 * self.memory_gb), self.pays)
         return Budget(self.kv_tokens, self.kv_ratio)
 
 
 class ScheduleSettings(BaseModel):
-    """How the session modes decide, call by call, what to do with what they have read."""
+    """Settings of the scheduler, which decides call by call in session modes."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -136,7 +136,7 @@ class ScheduleSettings(BaseModel):
 
 
 class PlannerSettings(BaseModel):
-    """How the planner is asked, and when."""
+    """Settings of the planner: its calls, and the triggers of a replan."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 

@@ -1,4 +1,4 @@
-"""Where configurations lie, and how their YAML is read."""
+"""Locations of configurations, and reading their YAML."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read_named(what: str, text: str, package: str, folder: Path | None = None) -
         what: "suite" or "run", for messages.
         text: a path of a YAML file, or the name of a file of `package`.
         package: importable package whose YAML files have names.
-        folder: what a relative path is relative to; None: the working folder.
+        folder: base of a relative path; None: the working folder.
 
     Returns:
         What to call the source in messages, and its mapping.

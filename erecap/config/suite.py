@@ -1,4 +1,4 @@
-"""What a task suite says: which simulator, which episodes, how long, how disturbed."""
+"""Schema of a task suite: its simulator, episodes, horizon and disturbances."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Disturbances(BaseModel):
-    """How often the world gets in the way of a plan. Probabilities per step."""
+    """Probabilities per step that the world disturbs a plan."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 

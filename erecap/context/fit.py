@@ -21,7 +21,7 @@ _STEPS = 8  # of the limit: old messages are dropped by that share of it
 
 @dataclass(frozen=True)
 class Fitted:
-    """Messages that fit, and what that cost."""
+    """Messages that fit, and the count of what was left out."""
 
     messages: list[Message]
     dropped: int = 0  # whole messages left out
@@ -40,7 +40,7 @@ def fit_messages(messages: Sequence[Message], count_tokens: CountTokens, limit: 
        then the first user message, but not its goal (a `protect` span that starts at 0); then the other
        messages that are left; then the newest again, down to nothing.
 
-    `protect` spans follow their text; what was cut out of them is gone.
+    `protect` spans follow their text; spans of removed text are dropped.
 
     Args:
         count_tokens: tokens of the rendered chat, generation prompt included; must not fall as text is added.
@@ -77,7 +77,7 @@ def _drop_by_steps(
 
 
 def _head(messages: Sequence[Message]) -> int:
-    """How many messages the head has; without a user message, the system messages at the start."""
+    """Number of messages in the head; without a user message, the system messages at the start."""
     for index, message in enumerate(messages):
         if message["role"] == "user":
             return index + 1
@@ -148,7 +148,7 @@ def _trim(
         low = min(size - pinned, int(floor_tokens * per_token))
         smallest, fewest = at(low)
     if fewest >= total:
-        return message, total  # too short to be worth a marker
+        return message, total  # too short for a marker
     if fewest > limit:
         return smallest, fewest
     high = size - pinned

@@ -1,12 +1,12 @@
-"""Which record supersedes, mentions or protects which. All the rules stand here.
+"""Relations among records: all rules of what supersedes, mentions or protects what.
 
 Edges go from the record that has the effect to the one it acts on, so from newer to older. An edge may carry
 more than one relation.
 
-**supersedes**: the older record is dead, its content is told better by the newer one:
+**supersedes**: the newer record makes the older one stale:
 - an observation supersedes the previous observation of the same subject;
-- once a new plan is made, the old plan is superseded by the last record of its outcome (by the new plan
-  itself if nothing came of it);
+- once a new plan is made, the last record of the old plan's outcome supersedes the old plan (the new plan
+  itself does if there was no outcome);
 - a failure is superseded by the next failure of the same command, and by the first success of that command;
 - a failure that belongs to no command (a plan that could not be read) is superseded by the next command
   executed;
@@ -66,7 +66,7 @@ class ContextGraph:
         return self._graph
 
     def superseded(self) -> set[int]:
-        """Indices of the records that a newer one has made worthless."""
+        """Indices of the records that a newer one has overwritten."""
         self._update()
         return set(self._superseded)
 

@@ -1,4 +1,4 @@
-"""Finding the records in text that another program has written: lines that begin in a known way tell what they are.
+"""Find the records in text that another program has written, by how lines begin.
 
 Hosts keep their history as one growing string or as chat messages, and only they know what is a command and what was
 seen. Most of them mark it at the beginning of a line.
@@ -20,11 +20,11 @@ _KINDS = ("goal", "action", "observation", "failure", "thought", "other")
 
 @dataclass(frozen=True)
 class LinePatterns:
-    """How a line's beginning tells what it is.
+    """Patterns that tell a line's kind from its beginning.
 
     Args:
         starts: kind -> regular expression that matches at the beginning of such a line.
-        rest: what a line is that nothing matches: the kind itself, or "same" for a continuation of the line before.
+        rest: the kind of a line that no expression matches; "same" continues the line before.
 
     Raises:
         ConfigError: an unknown kind, or an expression that is none.
@@ -45,7 +45,7 @@ class LinePatterns:
         object.__setattr__(self, "_compiled", compiled)
 
     def kind(self, line: str) -> str:
-        """What `line` is, by the first expression that matches; else `rest`."""
+        """The kind of `line`, by the first expression that matches; else `rest`."""
         return next((kind for kind, pattern in self._compiled if pattern.match(line)), self.rest)
 
 
@@ -61,7 +61,7 @@ PATTERNS: dict[str, LinePatterns] = {
             "goal": r"(Question|Task|Goal):",
         }
     ),
-    # The same authors on ALFWorld: what is typed begins with ">", thoughts are typed, too.
+    # The same authors on ALFWorld: typed lines begin with ">", and thoughts are typed, too.
     "alfworld": LinePatterns(
         {"thought": r"> ?think:", "action": r">", "goal": r"Your task is to:"}, rest="observation"
     ),
@@ -94,7 +94,7 @@ def pieces(text: str, patterns: LinePatterns) -> list[Piece]:
 
 
 def annotate(messages: Sequence[Message], patterns: LinePatterns) -> list[Message]:
-    """`messages` with spans of what was seen, and of what has been seen again since.
+    """`messages` with spans of observations, and of those that have been seen again since.
 
     Messages of the user or of a tool after the first user message get the `observations` that the patterns find, where
     they have none. One is stale when the same command, if it names something, led to another observation later.

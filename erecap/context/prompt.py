@@ -1,4 +1,4 @@
-"""The words around the records: what a planner model is told, and how each kind of record reads.
+"""The words around the records: the system text, and how each kind of record reads.
 
 The wording is thrifty, since small models read it on every replan, and stable, since models are fine-tuned on
 it: changing a word here makes trained planners worse.

@@ -1,4 +1,4 @@
-"""Which characters of a chat must survive pruning."""
+"""Protected spans of a chat: characters that must survive pruning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of an episode: typed records, appended in order and never changed."""
+"""Records of an episode: typed, appended in order and never changed."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 @dataclass(frozen=True)
 class Record:
-    """One thing that happened or holds."""
+    """One event or fact of an episode."""
 
     index: int  # place in the context, from 0
     step: int  # environment steps taken when it was recorded
     kind: Kind
-    subject: str  # what it is about, such as "cabinet 3"; "" if nothing in particular
+    subject: str  # subject of the record, such as "cabinet 3"; "" if it has none
     text: str
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What can be done right now. Replaced at each observation; planners read it for constraints."""
+    """The commands that are possible now. Replaced at each observation; planners read it for constraints."""
 
     skills: tuple[str, ...] = ()  # commands that are admissible now
     entities: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # slot name -> names seen so far
@@ -69,7 +69,7 @@ class Context:
 
     @property
     def goal(self) -> str:
-        """The goal that holds now: the newest."""
+        """The goal that holds now: the newest one."""
         return self._goal
 
     @property
@@ -104,7 +104,7 @@ class Context:
 
     @cached_property
     def graph(self) -> ContextGraph:
-        """Which record supersedes, mentions or protects which; reads new records when it is asked."""
+        """The relations among the records; reads new records when it is asked."""
         from erecap.context.graph import ContextGraph
 
         return ContextGraph(self)

@@ -1,4 +1,4 @@
-"""From records to chat messages, with the place of every record.
+"""Render records as chat messages, with the span of every record.
 
 The messages are prefix-stable: appending records extends the last message or adds new ones, and changes
 nothing before. That is what lets a KV cache of an earlier call be used again. Only `protect` changes: it says
@@ -20,7 +20,7 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True)
 class RecordSpan:
-    """Where a record stands: characters `[start, end)` of the content of `messages[message]`."""
+    """Span of a record: characters `[start, end)` of the content of `messages[message]`."""
 
     message: int
     start: int

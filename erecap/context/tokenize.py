@@ -1,7 +1,7 @@
-"""Chat messages to token ids, knowing for every message where its content went.
+"""Chat messages to token ids, with the token span of every message's content.
 
 Chat templates are programs: some strip white space, some merge the system message into the first user turn,
-some move it, some add a message of their own. So nothing is guessed from the looks of the text. The template
+some move it, some add a message of their own. So nothing is inferred from the looks of the text. The template
 is rendered a second time with a unique mark in place of each content; what stands around the marks is the
 template's own text, and the real content must lie between those pieces.
 """
@@ -158,7 +158,7 @@ def render_prompt(messages: Sequence[Message], tokenizer: Any, add_generation_pr
 
 
 def render_chat(messages: Sequence[Message], tokenizer: Any, add_generation_prompt: bool = True) -> ChatText:
-    """The chat template's text, and where each message's content stands in it. Raises likewise."""
+    """The chat template's text, and the span of each message's content in it. Raises likewise."""
     text = render_text(messages, tokenizer, add_generation_prompt)
     spans, skipped = _locate(messages, tokenizer, add_generation_prompt, text)
     return ChatText(text, spans, skipped)

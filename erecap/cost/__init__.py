@@ -1,1 +1,1 @@
-"""What calls cost: FLOPs, milliseconds, prices; and which lever a replanning call should pull."""
+"""Costs of calls: FLOPs, milliseconds, prices."""

@@ -1,4 +1,4 @@
-"""Least squares with coefficients that are never negative, and errors that count relative to what was measured."""
+"""Least squares with coefficients that are never negative, and errors relative to the measured values."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """FLOPs of one prefill of a decoder, from the number of tokens that each layer reads.
 
-Counts one multiplication and one addition as two FLOPs, attention as causal (query i meets i + 1 keys), and leaves
-out what is linear in the tokens with no matrix behind it: norms, activations, rotary embedding, softmax.
+One multiplication and one addition count as two FLOPs. Attention is causal: query i meets i + 1 keys. Operations that
+are linear in the tokens and use no matrix are left out: norms, activations, rotary embedding, softmax.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class PrefillFlops:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """How many times faster than the full prefill a pruned one can be at most, if FLOPs were all that counts."""
+    """The most times that a pruned prefill can be faster than the full one, if only FLOPs counted."""
 
     linear: float  # projections and MLP alone, head left out
     attention: float  # attention alone
@@ -89,8 +89,10 @@ def prefill_flops(shape: ModelShape, counts_per_layer: Sequence[float], scorer_f
 
 
 def attention_scorer_flops(shape: ModelShape, counts_per_layer: Sequence[float]) -> float:
-    """FLOPs of ranking by last-token attention mass: at each stage, one query against the keys of all tokens that are
-    still there. Both were computed by the layer before. A stage is a layer that reads fewer tokens than that one.
+    """FLOPs of ranking by the newest token's attention weights.
+
+    Each stage multiplies one query with the keys of all tokens that are still there; the layer before computed both.
+    A stage is a layer that reads fewer tokens than the layer before.
     """
     return float(
         sum(
@@ -107,7 +109,7 @@ def schedule_ceiling(
     full_counts: Sequence[float],
     scorer_flops: float = 0,
 ) -> Ceiling:
-    """What a prefill with `counts_per_layer` can save at most against one with `full_counts`.
+    """The most that a prefill with `counts_per_layer` can save against one with `full_counts`.
 
     Both hold one token count a layer, as in `prefill_flops`; for an unpruned prefill all are the prompt's length.
     Eight stages at keep 0.7 at layers `range(4, L - 2, 3)` give 2.64 (linear) and 4.07 (attention) on 28 layers.
@@ -132,8 +134,7 @@ def time_weighted_ceiling(
     attention_share: float,
     scorer_flops: float = 0,
 ) -> float:
-    """How many times faster a pruned prefill can be at most where attention and matrix products do not run at the same
-    FLOP/s.
+    """The most times that a pruned prefill can be faster where attention and matrix products run at different FLOP/s.
 
     Each part of the full prefill's time shrinks at most as its FLOPs do: attention by the ratio of attention FLOPs, the
     rest (projections, MLP, head, and all that is linear in the tokens) by the ratio of linear FLOPs, to which the

@@ -1,4 +1,4 @@
-"""What a calibration holds for: this machine, these weights, this number format."""
+"""Keys of cost models: the machine, weights and number format that a calibration holds for."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FEATURES = (
 
 @dataclass(frozen=True)
 class CostKey:
-    """A stored cost model is used for an equal key only."""
+    """The key of a stored cost model, which is used for an equal key only."""
 
     processor: str  # name of the CPU, and of the GPU where the model runs on one
     features: tuple[str, ...]  # instruction sets that kernels are chosen by

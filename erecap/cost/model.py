@@ -1,4 +1,4 @@
-"""What a replanning call costs in milliseconds, from a few fitted coefficients. No torch in here.
+"""Cost of a replanning call in milliseconds, from a few fitted coefficients. No torch in here.
 
 A chunk of `n` new tokens on top of `kv` stored ones costs
 
@@ -45,12 +45,12 @@ SPLICE_TERMS = ("per splice", "per token stored")
 
 
 def prefill_features(new: float, kv: float) -> tuple[float, ...]:
-    """What the coefficients of `PREFILL_TERMS` are multiplied with, for one chunk."""
+    """Factors of the coefficients of `PREFILL_TERMS` for one chunk."""
     return (1.0, new, max(new - SOME, 0.0), kv, new * (kv + new / 2))
 
 
 def decode_features(tokens: float, kv: float) -> tuple[float, ...]:
-    """What the coefficients of `DECODE_TERMS` are multiplied with, for one pass; a mean of tokens may be broken."""
+    """Factors of the coefficients of `DECODE_TERMS` for one pass; a mean of tokens may be broken."""
     further = tokens - 1
     masked, several = min(further, 1.0), min(max(tokens - 2, 0.0), 1.0)
     beyond = max(tokens - PACKED, 0.0)
@@ -59,13 +59,13 @@ def decode_features(tokens: float, kv: float) -> tuple[float, ...]:
 
 
 def edit_features(kv: float) -> tuple[float, ...]:
-    """What the coefficients of `EVICT_TERMS` and `SPLICE_TERMS` are multiplied with."""
+    """Factors of the coefficients of `EVICT_TERMS` and `SPLICE_TERMS`."""
     return (1.0, kv)
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Predicted milliseconds of what a session does.
+    """Predicted milliseconds of a session's steps.
 
     Fitted by `erecap.calibration.calibrate`, kept by `erecap.cost.store`.
 
@@ -96,7 +96,7 @@ class CostModel:
             raise ValueError(f"CostModel.chunk must be at least 1, got {self.chunk}")
 
     def predict_prefill(self, new: int, kv: int, *, budget: int | None = None) -> float:
-        """Reading `new` tokens on top of `kv` stored ones, chunk by chunk.
+        """Milliseconds of a prefill of `new` tokens on top of `kv` stored ones, chunk by chunk.
 
         Args:
             budget: tokens that stay stored between two chunks of a long read; None: all.
@@ -120,11 +120,11 @@ class CostModel:
         return self.prefill_short if short else self.prefill  # type: ignore[return-value]
 
     def predict_pass(self, tokens: float, kv: float) -> float:
-        """One pass that reads `tokens` tokens as decoding does, all of whose logits are wanted."""
+        """Milliseconds of one decoding pass over `tokens` tokens, all of whose logits are wanted."""
         return _product(self.decode, decode_features(tokens, kv)) if tokens > 0 else 0.0
 
     def predict_decode(self, tokens: int, kv: int, passes: int | None = None) -> float:
-        """Generating `tokens` tokens after a prefill, which gives the first of them.
+        """Milliseconds to generate `tokens` tokens after a prefill, which gives the first of them.
 
         Args:
             passes: forward passes, where drafts or forced tokens save some; None: one a token.
@@ -138,21 +138,21 @@ class CostModel:
     def predict_replan(
         self, new: int, kv: int, plan_tokens: int, *, passes: int | None = None, budget: int | None = None
     ) -> float:
-        """A whole call: reading `new` tokens on top of `kv`, then generating `plan_tokens`."""
+        """Milliseconds of a whole call: prefill of `new` tokens on top of `kv`, then `plan_tokens` generated."""
         reading, after = self._read(new, kv, budget)
         return reading + self.predict_decode(plan_tokens, after, passes)
 
     def predict_verify(self, new: int, kv: int, old_plan_tokens: int, *, budget: int | None = None) -> float:
-        """Reading `new` tokens, then the rest of an old plan in one pass, to see whether it still is the answer."""
+        """Milliseconds of a prefill of `new` tokens and one pass that verifies the rest of an old plan."""
         reading, after = self._read(new, kv, budget)
         return reading + self.predict_pass(old_plan_tokens, after)
 
     def predict_evict(self, kv: int) -> float:
-        """Ranking `kv` stored tokens and dropping some of them."""
+        """Milliseconds to rank `kv` stored tokens and evict some of them."""
         return _product(self.evict, edit_features(kv))
 
     def predict_splice(self, kv: int) -> float:
-        """Giving `kv` stored tokens consecutive positions again, their keys turned to fit."""
+        """Milliseconds to reposition `kv` stored tokens, whose keys are rotated."""
         return _product(self.splice, edit_features(kv))
 
 

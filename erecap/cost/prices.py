@@ -1,4 +1,4 @@
-"""Prices of remote models; and when shortening a chat pays, where cached prompt tokens are cheaper than new ones."""
+"""Prices of remote models, and the rule when shortening a chat pays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PRICES = Path(__file__).with_name("prices.yaml")
 
 
 class ModelPrices(BaseModel):
-    """What a model's tokens cost, in US dollars for a million."""
+    """Prices of a model's tokens, in US dollars for a million."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,7 +32,7 @@ class ModelPrices(BaseModel):
 
     @property
     def uncached(self) -> float:
-        """Of a prompt token that is read anew and stays in the cache for the next call."""
+        """Price of a prompt token that is not in the cache yet, and stays there for the next call."""
         return self.input if self.cache_write is None else self.cache_write
 
     def dollars(self, *, cached: int, uncached: int, output: int, caching: bool = True) -> float:
@@ -80,7 +80,7 @@ def prices_of(model: str, path: Path = PRICES) -> ModelPrices:
 
 
 def edit_pays(removed: int, after: int, cached_price: float, uncached_price: float, remaining_calls: int) -> bool:
-    """Whether taking text out of the chat costs less than leaving it in.
+    """Return True if taking text out of the chat costs less than leaving it in.
 
     Every later call saves the cached price of what was removed; the next one must pay the full price for what comes
     after the edit, since a prefix cache ends where the text first differs:
@@ -91,7 +91,7 @@ def edit_pays(removed: int, after: int, cached_price: float, uncached_price: flo
 
     Args:
         removed: tokens taken out.
-        after: tokens behind the edit, which are read anew once.
+        after: tokens behind the edit, which are re-read once.
         cached_price, uncached_price: of one prompt token found in the cache or not, in one currency.
         remaining_calls: calls that will still be made with this chat.
 

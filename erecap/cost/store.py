@@ -17,7 +17,7 @@ FORMAT = 1  # raised when the meaning of a coefficient changes; older files are 
 
 
 def cost_path(key: CostKey) -> Path:
-    """Where the cost model of `key` lies: `cost/` in `$ERECAP_CACHE`, else in `~/.cache/erecap`."""
+    """The file of the cost model of `key`: in `cost/` of `$ERECAP_CACHE`, else of `~/.cache/erecap`."""
     return cache_dir() / "cost" / f"{key.digest()}.json"
 
 

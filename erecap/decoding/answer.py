@@ -11,7 +11,7 @@ from erecap.generation import FinishReason
 
 
 class AnswerWatcher:
-    """Stops on a text, on a deadline, or when told to; and then says which it was.
+    """Stops on a text, on a deadline, or on request, and records the reason.
 
     Args:
         tokenizer: turns generated ids into text.
@@ -39,7 +39,7 @@ class AnswerWatcher:
         self._reason: FinishReason | None = None
 
     def stopped(self, new_ids: list[int]) -> bool:
-        """Whether to stop after these generated ids."""
+        """Return True if generation must stop after these generated ids."""
         text = self._decode(new_ids) if self._stop or self._on_text else ""
         if self._stop and self._find(text) is not None:
             self._reason = "stop"

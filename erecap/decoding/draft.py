@@ -1,4 +1,4 @@
-"""Drafts for decoding: what was said before is likely to be said again.
+"""Drafts for decoding: earlier text that is likely to be repeated.
 
 Prompt lookup: the newest generated tokens are searched in texts that may go on in the same way, and what followed them
 there is proposed. Nothing is computed; verification decides. Published as prompt lookup decoding (Saxena, 2023).
@@ -13,7 +13,7 @@ MAX_GRAM = 4  # newest tokens that must be found; a longer run is no better guid
 # Tokens of a proposal. Three, with the token before them, make a pass of four, which costs a third more than a pass of
 # one; a fifth token costs as much as those three together (kernels for packed weights take four rows at a time).
 SHORTEST, LONGEST = 3, 16
-LOOK_BACK = 1024  # tokens of what was read before that are worth searching
+LOOK_BACK = 1024  # most tokens of earlier text that are searched
 
 
 class LookupDraft:
@@ -35,7 +35,7 @@ class LookupDraft:
         self._places: list[dict[int, list[int]]] | None = None  # made when something is looked up first
 
     def learn(self, proposed: int, accepted: int) -> None:
-        """Take note that of `proposed` tokens the first `accepted` were right."""
+        """Record that of `proposed` tokens the first `accepted` were right."""
         if accepted == proposed:
             self._length = min(LONGEST, 2 * self._length)
         else:
@@ -78,10 +78,10 @@ def _places(text: Sequence[int]) -> dict[int, list[int]]:
 
 
 def _longest(text: Sequence[int], ends: Sequence[int], gram: Sequence[int], least: int) -> tuple[int, list[int]] | None:
-    """The longest run of the last tokens of `gram` in `text`, if longer than `least`, and the places where it ends.
+    """The longest run of the last tokens of `gram` in `text`, if longer than `least`, and the indices at which it ends.
 
     Args:
-        ends: places of the last token of `gram`.
+        ends: indices of the last token of `gram`.
     """
     size, places = least + 1, list[int]()
     for end in ends:

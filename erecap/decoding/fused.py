@@ -1,4 +1,4 @@
-"""The decoder layers of known architectures written out flat, for reads of few tokens.
+"""The fused decoder: the layers of known architectures written out, for reads of few tokens.
 
 A decode step of a small model on a CPU spends more time between the matrix products than in them: module calls, three
 products where one would do, keys copied for grouped heads. `FusedDecoder` does the same arithmetic with
@@ -29,7 +29,7 @@ OWN_HOOKS = hooks.__name__  # hooks of ours do not stand in the way
 
 
 def fused_problem(model: nn.Module) -> str | None:
-    """Why `FusedDecoder` cannot read for `model`; None if it can."""
+    """Reason why `FusedDecoder` cannot read for `model`; None if it can."""
     if any(hasattr(module, "_hf_hook") for module in model.modules()):
         return "its weights are placed by accelerate"
     if not hasattr(model, "get_decoder") or not isinstance(getattr(model, "lm_head", None), nn.Linear):
@@ -90,7 +90,7 @@ class FusedDecoder:
         self._whole = all(window is None for window in windows)
 
     def bypasses(self) -> bool:
-        """Whether a hook of somebody else is on a module now; reading flat would go past it."""
+        """Return True if a foreign hook is on a module now; the fused decoder would bypass it."""
         return any(
             getattr(hook, "__module__", "") != OWN_HOOKS
             for module in self._modules
@@ -146,7 +146,7 @@ class FusedDecoder:
             return list(logits.split([part.kept for part in parts]))
 
     def _padded(self, parts: Sequence[Part], hidden: torch.Tensor) -> PaddedAttention | None:
-        """Shared attention for the short parts, where that is worth it."""
+        """Shared attention for the short parts, where it is faster."""
         if not self.pads or not self._whole:
             return None
         shared = [number for number, part in enumerate(parts) if fits(part)]

@@ -1,4 +1,4 @@
-"""Matrix products for short reads: the model's own weights, or packed copies in 8 or 4 bits.
+"""Matrix products for short reads: the model's own weights, or packed weights in 8 or 4 bits.
 
 Decoding one token reads every weight once, so on a CPU its time is the bytes of the weights. Packed weights are read by
 torch's own weight-only kernels, which take bfloat16 activations; rows do not influence each other, so a
@@ -88,7 +88,7 @@ def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
 
 @cache
 def _other_way_round(outputs: int, inputs: int) -> bool:
-    """Whether this machine multiplies `weight @ x.T` faster than `x @ weight.T` for a few rows.
+    """Return True if this machine multiplies `weight @ x.T` faster than `x @ weight.T` for a few rows.
 
     Some libraries copy the whole weight into another order when it stands on the right, which for a few rows of `x`
     takes longer than the product. Measured once a shape: 8 rows, and the best of five with weights that no cache holds.

@@ -26,7 +26,7 @@ Ended = Callable[[list[int]], bool]
 
 
 class Reader(Protocol):
-    """What the loop needs of an engine."""
+    """The part of an engine that the decode loop needs."""
 
     @property
     def tokens(self) -> int:
@@ -72,7 +72,7 @@ def decode(
         ended: asked with all generated ids after each token.
         pick: draws a token from masked logits `(vocab,)`; None is greedy. It is asked once per token that is not
             forced, in order, with and without a draft.
-        allowed: ids allowed after the generated ones; it is asked at every drafted place as well.
+        allowed: ids allowed after the generated ones; it is asked at every drafted token as well.
         draft: proposals to verify.
         not_before: `(count, ids)`: these ids are not chosen among the first `count` generated ones.
     """

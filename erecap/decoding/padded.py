@@ -1,9 +1,9 @@
 """Attention of several short reads in one call per layer, for accelerators.
 
-There, a small operation costs what it takes to start it, so attention of one part after the other, with its keys and
-values written layer by layer, is most of the time of a shared forward call. Here the stored keys of all parts are
-gathered side by side, padded to the longest, and asked in one call; what was read is written once, when the last layer
-has run, for all layers together (`PrunedCache.joined`).
+On an accelerator, starting a small operation takes longer than running it. Attention of one part after the other, layer
+by layer, would take most of the time of a shared forward call. So this module gathers the stored keys of all parts side
+by side, padded to the longest, and attends to them in one call. It writes the new keys and values once, after the last
+layer, for all layers together (`PrunedCache.joined`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from erecap.tokens.cache.storage import fronts, joinable
 from erecap.tokens.ragged import Part
 from erecap.tokens.scoring.probe import last_query_mass
 
-FEW_TOKENS = 64  # longer reads would make the others pay for their padding
+FEW_TOKENS = 64  # longer reads would cost the others too much padding
 ALIGNED = 16  # columns of a mask that fused kernels take without copying it
 
 
 def fits(part: Part) -> bool:
-    """Whether this part can be padded together with others: few tokens, and all layers store the same."""
+    """Return True if this part can be padded together with others: few tokens, and all layers store the same."""
     return len(part.ids) <= FEW_TOKENS and part.cache.shares_layout and joinable(part.cache.layers)
 
 

@@ -1,4 +1,4 @@
-"""Which way a read takes: flat for few tokens, through the model for many. Packed weights are made once per model."""
+"""Choice of decoder for a read: fused for few tokens, the model itself for many. Weights are packed once per model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from erecap.decoding.fused import FusedDecoder, fused_problem
 from erecap.decoding.linear import Weights, known_weights
 
-FUSED_TOKENS = 128  # up to here the flat layers save more than they cost
+FUSED_TOKENS = 128  # up to here the fused decoder saves more than it costs
 FLAT_TOKENS_ELSEWHERE = 512  # on accelerators, where starting an operation is what costs
 PACKED_TOKENS = 16  # beyond, the kernels of packed weights are slower than a product in float32
 
@@ -20,13 +20,13 @@ _made: weakref.WeakKeyDictionary[Any, tuple[Any, dict[str, FusedDecoder]]] = wea
 
 @dataclass(frozen=True)
 class ShortReads:
-    """The flat decoders of one model; None where its architecture is not known, and the model reads everything."""
+    """The fused decoders of one model; None where its architecture is not known, and the model reads everything."""
 
     same: FusedDecoder | None
     packed: FusedDecoder | None
 
     def decoder(self, tokens: int, decode: bool) -> FusedDecoder | None:
-        """What should read `tokens` tokens; None: the model itself. `decode`: they are generated or drafted ones."""
+        """The decoder for a read of `tokens` tokens; None: the model itself. `decode`: generated or drafted ones."""
         if self.same is None or self.same.bypasses():
             return None
         if decode and self.packed is not None and tokens <= PACKED_TOKENS:
@@ -36,7 +36,7 @@ class ShortReads:
 
 
 def short_reads(model: Any, weights: Weights = "same") -> ShortReads:
-    """The flat decoders for `model`, made at the first call and again when its weights have changed by the next.
+    """The fused decoders for `model`, made at the first call and again when its weights have changed by the next.
 
     Whoever holds them goes on with the weights of that moment where these are packed copies.
 

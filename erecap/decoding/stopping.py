@@ -1,4 +1,4 @@
-"""Parts that plug into `generate` of transformers: when prefill ended, when to stop; and sampling."""
+"""Parts that plug into `generate` of transformers: the end of prefill, stopping, and sampling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from erecap.decoding.answer import answer_ends as answer_ends
 
 
 class PrefillClock(LogitsProcessor):
-    """Notes when the first logits are there, which is when prefill has ended."""
+    """Notes when the first logits are there, which is the end of prefill."""
 
     def __init__(self, device: torch.device) -> None:
         self.ended = 0.0  # `time.perf_counter()` seconds
@@ -59,7 +59,7 @@ def sampler(temperature: float, top_p: float, seed: int | None, device: torch.de
         probabilities = (torch.as_tensor(logits, device=device).float() / temperature).softmax(-1)
         if top_p < 1.0:
             ordered, ids = probabilities.sort(descending=True)
-            # The smallest set whose mass reaches top_p: drop what begins beyond it.
+            # The smallest set whose probability reaches top_p: drop tokens that begin beyond it.
             ordered[ordered.cumsum(-1) - ordered >= top_p] = 0.0
             # Back in order of id: the noise of a draw then belongs to an id, not to a rank, and rounding in the logits
             # (a chunk of tokens against one by one) hardly ever changes the outcome of a seeded draw.

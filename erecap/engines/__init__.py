@@ -1,4 +1,4 @@
-"""Engines: what holds a conversation's keys and values and runs its forward passes, behind one protocol.
+"""Engines: they hold a conversation's keys and values and run its forward passes, behind one protocol.
 
 `register("mine", factory)` adds an engine from another package; `ReplanSession(model, tokenizer, engine="mine")` then
 calls `factory(model, settings)`, see `erecap.engines.protocol`.

@@ -1,4 +1,4 @@
-"""Cutting a long prefill into chunks, with a word from the policy between them."""
+"""Cut a long prefill into chunks; the policy acts between them."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ READABLE = (FORMAT, "erecap-session-2")
 
 
 def write_file(path: Path, serialized: Any, tensors: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Write the file aside, then rename it.
+    """Write the file under a temporary name, then rename it.
 
     Args:
         serialized: `save` of `safetensors.torch` or `safetensors.numpy`.

@@ -1,4 +1,4 @@
-"""The forwarder of this thread: where an engine's forward passes go while a pool shares them between sessions."""
+"""The forwarder of this thread, through which a pool shares the forward passes of engines."""
 
 from __future__ import annotations
 

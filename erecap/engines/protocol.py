@@ -1,6 +1,6 @@
-"""The protocol of engines: what holds one conversation's keys and values and runs its forward passes.
+"""The protocol of engines, which hold one conversation's keys and values and run its forward passes.
 
-An engine knows token ids, token indices and positions. It knows nothing of chats, messages or budgets: a session
+An engine knows token ids, token indices and positions, but no chats, messages or budgets. A session
 decides what is read, kept and evicted, and an engine does it.
 """
 
@@ -37,10 +37,10 @@ Capability = Literal[
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What an engine must know of its session's configuration when it is made."""
+    """Settings that an engine takes from its session's configuration."""
 
     prune: PruneConfig | None = None  # how many tokens reach the deeper layers at prefill; None: all
-    evict_by: str | ReadScorer = "recency"  # what the policy ranks by; the engine takes scores only for some of these
+    evict_by: str | ReadScorer = "recency"  # the policy's ranking; the engine takes scores only for some of these
     seed: int = 0  # for scorers that draw
     decode_weights: Weights = "same"  # precision of the weights while decoding
     prefill_chunk: int | None = None  # tokens of one prefill chunk; None: the engine's own choice
@@ -110,11 +110,11 @@ class SessionEngine(Protocol):
 
     @property
     def why_fixed(self) -> str | None:
-        """Why the positions of stored tokens cannot be changed; None: they can."""
+        """Reason why the positions of stored tokens cannot be changed; None: they can."""
         ...
 
     def attached(self) -> AbstractContextManager[None]:
-        """Within, several reads are made; an engine that has to prepare its model does so once."""
+        """Prepare the model once for several reads made within."""
         ...
 
     def read(
@@ -202,7 +202,7 @@ class SessionEngine(Protocol):
         ...
 
     def save(self, path: Path, arrays: Mapping[str, np.ndarray], known: Mapping[str, Any]) -> None:
-        """Write keys, values and what is known of them, with `arrays` and `known`, to one safetensors file."""
+        """Write keys, values and their description, with `arrays` and `known`, to one safetensors file."""
         ...
 
     def restore(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

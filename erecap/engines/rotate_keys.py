@@ -1,4 +1,4 @@
-"""Turning stored keys to other positions, so that a session can close the gaps that eviction left."""
+"""Rotate stored keys to other positions, so that a session can reposition after eviction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXACT_ROPES = ("default", "linear", "llama3", "yarn")
 
 
 class KeyRotator:
-    """Re-rotates keys of a model with rotary embeddings: R(new) = R(shift) R(old).
+    """Rotates keys of a model with rotary embeddings to other positions: R(new) = R(shift) R(old).
 
     Uses the architecture's own `apply_rotary_pos_emb`, so that partial rotary dimensions and head layouts are its own.
 
@@ -63,7 +63,7 @@ class KeyRotator:
 
 
 def why_fixed(model: nn.Module) -> str | None:
-    """Why keys of the model cannot be rotated to other positions; None: they can."""
+    """Reason why keys of the model cannot be rotated to other positions; None: they can."""
     try:
         KeyRotator(model)
     except ValueError as error:

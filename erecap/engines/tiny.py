@@ -1,10 +1,10 @@
-"""A tiny deterministic language model with explicit memory, and the engine that serves it. Without torch.
+"""A tiny deterministic language model with explicit memory, and its engine. Without torch.
 
-The model is an attention of integer hashes: a token's value is a hash of the token and of what it attended to when it
-was read, so that it keeps what it absorbed of tokens that are evicted later. A query gives each stored token a weight
-that depends on that token's value and on the distance between their positions, and the logit of a vocabulary entry is
-the weight of the stored tokens that are it. So evicting, repositioning and re-reading change answers as they do in a
-transformer, in microseconds. For tests of policies, and as the smallest complete example of a `SessionEngine`.
+The model is an attention of integer hashes. A token's value is a hash of the token and of the values that it attended
+to when it was read; it keeps them when those tokens are evicted. A query gives each stored token a weight, which
+depends on the token's value and on the distance between their positions. The logit of a vocabulary entry is the sum of
+the weights of its stored tokens. So evicting, repositioning and re-reading change answers as they do in a transformer,
+in microseconds. For tests of policies, and as the smallest complete example of a `SessionEngine`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _COLUMNS = ("index", "position", "token", "value")
 
 @dataclass(frozen=True)
 class TinyModel:
-    """The model: what its weights would be."""
+    """The tiny model's parameters."""
 
     vocabulary: int = 128  # token ids are below this
     window: int = 1 << 20  # positions that it takes
@@ -220,7 +220,7 @@ class TinyEngine:
         self._shift = self._tokens - count
 
     def revive(self, span: tuple[int, int] | None) -> int:
-        """Refused: nothing is pruned, so nothing can come back."""
+        """Refuse: nothing is pruned, so nothing can come back."""
         refuse(self.name, "revive", SUPPORTS, "read the text again")
         return 0
 

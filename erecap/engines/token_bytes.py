@@ -23,7 +23,7 @@ def bytes_per_token(model: Any, cache: PrunedCache | None = None) -> int:
 
 
 def check_memory(each: int, memory_bytes: int | None) -> None:
-    """Refuse a memory that holds next to nothing of a model.
+    """Refuse a memory bound that holds next to nothing of a model.
 
     Args:
         each: bytes per token.

@@ -89,7 +89,7 @@ class TransformersEngine:
 
     @property
     def shape(self) -> str:
-        """What must agree for saved keys to fit: enough to tell models apart without hashing their weights."""
+        """Facts that must agree for saved keys to fit: enough to tell models apart without hashing their weights."""
         config = self._config
         heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
         return f"{config.model_type}-{config.num_hidden_layers}x{config.hidden_size}-{heads}-{config.vocab_size}"
@@ -121,7 +121,7 @@ class TransformersEngine:
 
     @cached_property
     def why_fixed(self) -> str | None:
-        """Why keys of this model cannot be rotated to other positions; None: they can."""
+        """Reason why keys of this model cannot be rotated to other positions; None: they can."""
         return why_fixed(self.model)
 
     @property
@@ -155,7 +155,7 @@ class TransformersEngine:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """The hooks are on the model within."""
+        """Put the hooks on the model within."""
         with attach(self.model, self.cache, attention=self.settings.evict_by == "attention"):
             yield
 
@@ -193,7 +193,7 @@ class TransformersEngine:
         if self._attention is not None and to <= int(self._attention[0][-1]):
             self._attention = None
         if self.shift:
-            # Positions were closed up once; go on right behind the last token that is still stored.
+            # The session has repositioned; go on right behind the last token that is still stored.
             self.shift = to - (self._last_position() + 1)
 
     def skip(self, tokens: int, gap: bool) -> None:
@@ -206,7 +206,7 @@ class TransformersEngine:
         return max((int(layout.positions[0, -1]) for layout in self._groups()[0] if layout.width), default=-1)
 
     def fused(self, tokens: int, decode: bool) -> FusedDecoder | None:
-        """What reads the next `tokens` tokens; None: the model. `decode`: they are generated or drafted ones."""
+        """The fused decoder for the next `tokens` tokens; None: the model. `decode`: generated or drafted ones."""
         if self.cache.prunes_next(tokens):
             return None
         return self.short.decoder(tokens, decode)
@@ -255,7 +255,7 @@ class TransformersEngine:
         scores = np.ones(len(indices), np.float32)
         asked, weights = self._attention
         column = np.searchsorted(asked, indices).clip(max=len(asked) - 1)
-        # What was not stored then, and was read anew since, got nothing.
+        # Tokens that were not stored then, and were prefilled again since, got nothing.
         scores[indices <= asked[-1]] = 0.0
         known = asked[column] == indices
         scores[known] = weights[column[known]]
@@ -323,7 +323,7 @@ def _array(rows: torch.Tensor) -> np.ndarray:
 
 @contextmanager
 def _collecting(layers: int) -> Iterator[dict[int, torch.Tensor]]:
-    """Collect the attention mass of the newest token in all layers; nothing for 0 layers."""
+    """Collect the attention weights of the newest token in all layers; nothing for 0 layers."""
     masses: dict[int, torch.Tensor] = {}
     probe.current.collect = masses if layers else None
     try:

@@ -1,4 +1,4 @@
-"""What the committed episodes say: success by mode, and the figures Q1 to Q5 with their targets."""
+"""Figures of the committed episodes: success by mode, and Q1 to Q5 with their targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which episodes count in the quality comparison, and what they say of a mode, a budget, a suite."""
+"""Groups of episodes that count in the quality comparison, and their figures by mode, budget and suite."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Episodes:
 
     Nor, while a mode is not through with a suite, do those after the first one that it lacks. Short episodes, mostly
     won, are the first to end where several are played at a time, and those that fit into the budget have rows before
-    any other is played; so what a run has at first is easier than what it lacks.
+    any other is played; so the first episodes of a run are easier than those that it lacks.
 
     Args:
         rows: all that were played.

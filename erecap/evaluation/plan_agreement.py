@@ -1,4 +1,4 @@
-"""Whether a session under a budget would write what the unpruned model would: teacher-forced, on the expert's plans."""
+"""Plan agreement of a session under a budget with the unpruned model: teacher-forced, on the expert's plans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small rows of played episodes in one file that can be committed: a run goes on from them in a fresh clone.
+"""The file of committed episode rows, from which a run goes on in a fresh clone.
 
 A row says which configuration, model, adapter and pruner it was played with, as hashes; rows of others are refused.
 """
@@ -38,7 +38,7 @@ class CommittedRows:
 
     Args:
         path: the file; it need not exist.
-        config: what is to be played.
+        config: the configuration to be played.
         suites: its suites by name.
 
     Raises:
@@ -82,7 +82,7 @@ class CommittedRows:
         return digest_of([shown, identities])[:8]
 
     def prepare(self, folder: Path, *, fresh: bool = False) -> None:
-        """Make `folder` ready to be played in: with all rows that there are, and without those of a killed call lost.
+        """Prepare `folder` for playing: import all rows that there are, and lose none of a killed call.
 
         Args:
             folder: of the run.
@@ -201,7 +201,7 @@ def _drops(call: Mapping[str, Any]) -> bool:
 
 
 def committed_key(row: Mapping[str, Any]) -> RowKey:
-    """Which episode a committed row is about."""
+    """The key of the episode that a committed row is about."""
     return row["suite"], row["mode"], row["budget"], row["episode"]
 
 

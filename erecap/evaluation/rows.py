@@ -1,4 +1,4 @@
-"""The committed rows of played episodes, and of plans compared token by token, as they are read back."""
+"""The committed rows of played episodes, and of plans compared token by token, as they are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Episodes that never filled the budget: they go the same way in every mode, so one playing stands for all.
+"""Episodes that never filled the budget: they go the same way in every mode, so one rollout stands for all.
 
 A session evicts, and `mask` blanks, only where a chat and its answer exceed the budget. Until then all modes do the
 same arithmetic in the same order. An unpruned episode whose longest chat fits has been played for them, too.
@@ -52,6 +52,6 @@ def unpressed_rows(
 
 
 def _as_unpruned(mode: Mode, config: RunConfig) -> bool:
-    """Whether a mode does the arithmetic of `reuse` as long as its budget is not full."""
+    """Return True if a mode does the arithmetic of `reuse` as long as its budget is not full."""
     same_weights = mode.decode.weights in (None, config.decode_weights)
     return mode.budgeted and mode.prune is None and same_weights

@@ -121,7 +121,7 @@ def _budgets(groups: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def uneven(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A warning where some mode has not played all episodes of a suite: rows of a table look as if they compared."""
+    """A warning if some mode has not played all episodes of a suite: rows of its table cannot be compared."""
     waiting = sum(group["waiting"] for group in groups)
     if not waiting and len({group["suite"] for group in groups}) == len({(g["suite"], g["counted"]) for g in groups}):
         return []
@@ -135,7 +135,7 @@ def uneven(groups: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def place(mode: str) -> tuple[int, str]:
-    """Key to sort modes by: first what bounds the others, then ours, then the controls."""
+    """Sort key of modes: first what bounds the others, then ours, then the controls."""
     return (ORDER.index(mode) if mode in ORDER else len(ORDER), mode)
 
 

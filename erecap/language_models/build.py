@@ -1,4 +1,4 @@
-"""The one place that turns settings into a `LanguageModel`: open a model, then build one for each mode.
+"""Builds every `LanguageModel`: opens a model, then builds one for each mode.
 
 opened = open_model(ModelSettings("smollm2-135m-instruct"))
 model = build_language_model(opened, parse_mode("erecap"), CallSettings(budget=BudgetSettings(kv_tokens=512)))
@@ -33,7 +33,7 @@ TEXT = {"mask": MaskedSessions, "compact": CompactedSessions}
 
 @dataclass(frozen=True)
 class CallSettings:
-    """What a run sets for the calls of all of its modes; each mode takes what its parts need."""
+    """A run's settings for the calls of all of its modes; each mode takes what its parts need."""
 
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     prune: PruneSettings = field(default_factory=PruneSettings)
@@ -45,7 +45,7 @@ class CallSettings:
 
     @classmethod
     def of(cls, config: RunConfig) -> CallSettings:
-        """Those of a run."""
+        """The call settings of a run."""
         return cls(
             config.budget,
             config.prune,

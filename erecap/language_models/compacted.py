@@ -1,4 +1,4 @@
-"""Text part `compact`: a chat is kept within a budget record by record, as for remote models."""
+"""Text part `compact`: keep a chat within a budget record by record, as for remote models."""
 
 from __future__ import annotations
 

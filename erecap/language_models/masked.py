@@ -1,4 +1,4 @@
-"""Text part `mask`: a chat is kept within a budget by blanking its oldest observations."""
+"""Text part `mask`: keep a chat within a budget by blanking its oldest observations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class MaskedSessions(ShownSessions):
     The chat is only appended to until it exceeds the budget. Then its oldest observations are blanked down to nine
     tenths of it; if that is not enough, the oldest exchanges without protected text go; and at last, as at the end of
     a model's window, the oldest messages and the middle of the newest (`usage.overflow_messages`, `truncated_tokens`).
-    What was blanked or left out stays so.
+    Blanked and left-out text stays so.
     """
 
     def forget(self) -> None:

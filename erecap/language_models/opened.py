@@ -1,4 +1,4 @@
-"""A model that was opened for work: loaded, described, and able to say which trained pruners fit it."""
+"""A loaded model: its description, and the trained pruners that fit it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Which model to open, and how."""
+    """Settings for opening a model."""
 
     name: str  # a catalog name, a folder, or a hub name
     adapter: str | None = None  # LoRA adapter merged into it: a folder or a name
@@ -28,7 +28,7 @@ class ModelSettings:
 
 @dataclass(frozen=True, eq=False)
 class OpenedModel:
-    """A loaded model with what is known of it.
+    """A loaded model with its description.
 
     Attributes:
         model, tokenizer: of transformers.

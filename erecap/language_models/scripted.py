@@ -1,4 +1,4 @@
-"""A language model that says what it was told to: for tests, examples, and trying out an environment."""
+"""A scripted language model, for tests, examples, and trying out an environment."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class _Words:
 
 
 class _Ids:
-    """An answer token by token, steered by what is allowed."""
+    """An answer token by token, limited to the allowed ids."""
 
     def __init__(self, answer: str, tokenizer: Any, allowed: AllowedTokens | None) -> None:
         self._tokenizer = tokenizer

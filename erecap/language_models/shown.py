@@ -1,4 +1,4 @@
-"""Sessions that read a chat which was shortened as text: what the modes with a `text` part share."""
+"""Sessions that read a chat shortened as text: shared by the modes with a `text` part."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class ShownSessions(ABC):
     """A language model over sessions that keep everything of the chat that they are shown.
 
     A session with all of its keys and values reads the shown chat: after each change in front it reads again from the
-    first place that changed, so answers are those of the unmodified model for the chat that it is shown.
+    first character that changed, so answers are those of the unmodified model for the chat that it is shown.
 
-    `usage.prompt_tokens` counts the whole chat, as in sessions that evict; `kept_per_layer` what was shown.
+    `usage.prompt_tokens` counts the whole chat, as in sessions that evict; `kept_per_layer` the shown part.
 
     Args:
         model, tokenizer: as for `ReplanSession`.
@@ -43,7 +43,7 @@ class ShownSessions(ABC):
         options: more arguments of `EpisodeSessions`.
 
     Raises:
-        ValueError: a budget with `pays`: a shorter text is read anew, which saves no time.
+        ValueError: a budget with `pays`: a shorter text is re-read, which saves no time.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, budget: Budget, **options: Any) -> None:
@@ -113,7 +113,7 @@ class ShownSessions(ABC):
     def fitted(
         self, rest: Sequence[Message], limit: int, gone: Sequence[int], given: int, masked: int, whole: int
     ) -> ShownChat:
-        """The shown chat, after what it takes to make `rest` fit where nothing else helps.
+        """The shown chat, shortened until `rest` fits where nothing else helps.
 
         Args:
             rest: the chat as it was shortened.

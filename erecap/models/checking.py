@@ -1,4 +1,4 @@
-"""Whether a model on this machine is the right one and works."""
+"""Checks of a model on this machine: the right files, and a working model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from erecap.models.pulling import CARD
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at, what was found, and what to do about it."""
+    """One check: what was looked at, the finding, and what to do about it."""
 
     name: str
     ok: bool | Literal["warn"]  # "warn": usable, but less than it could be

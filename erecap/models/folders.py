@@ -1,4 +1,4 @@
-"""Where model folders lie."""
+"""Folders of models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fingerprints of weights: which tensors a model has, to the last bit, however they are packed into files."""
+"""Fingerprints of weights: the same for the same tensors, however they are packed into files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a model folder is whole: everything that can be told without loading it."""
+"""Integrity of a model folder: everything that can be told without loading it."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def resolve_dtype(dtype: str, device: Any) -> Any:
 
 
 def native_bfloat16(device: Any) -> bool:
-    """Whether the hardware multiplies bfloat16 itself.
+    """Return True if the hardware multiplies bfloat16 itself.
 
     A CPU that does not converts every operand: reading a prompt then takes three times as long as in
     float32 (measured: docs/log.md).

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the weights of a model come from."""
+    """The folder of a model's weights, and its merged adapter."""
 
     folder: Path
     adapter: Path | None = None  # merged into them

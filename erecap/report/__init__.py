@@ -1,4 +1,4 @@
-"""What a run says: `summary.json`, tables for the terminal, and one self-contained page.
+"""Reports of runs: `summary.json`, tables for the terminal, and one self-contained page.
 
 Light to import; plotting and templates load when a report is built.
 """

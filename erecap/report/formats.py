@@ -1,4 +1,4 @@
-"""Numbers as a reader wants to see them. None, the figure that does not exist, is a dash everywhere."""
+"""Number formats of tables and pages. None, a figure that does not exist, is a dash everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a run folder and refuses damage with the file and line where it sits."""
+"""Read a run folder, and refuse damage with its file and line."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Run:
         return [*configured, *(mode for mode in played if mode not in configured)]
 
     def keeps_session(self, mode: str) -> bool:
-        """Whether a mode keeps keys and values between calls, by its name or by the parts that the run states."""
+        """Return True if a mode keeps keys and values between calls, by its name or by the parts in `run.json`."""
         parts = self._parts(mode)
         return mode in SESSION_MODES if parts is None else parts.get("kv", "reread") != "reread"
 
     def keeps_budget(self, mode: str) -> bool:
-        """Whether the run's budget limits what a mode keeps."""
+        """Return True if the run's budget limits the mode."""
         parts = self._parts(mode)
         return mode in BUDGETED_MODES if parts is None else isinstance(parts.get("kv"), dict) or bool(parts.get("text"))
 

@@ -120,7 +120,7 @@ class EpisodeRow(_Row):
 
     @property
     def pair(self) -> tuple[str, int]:
-        """What the same episode has in common in every mode."""
+        """The key of an episode, equal in every mode."""
         return self.suite, self.episode
 
 
@@ -167,7 +167,7 @@ class ReplanRow(_Row):
 
     @property
     def drops(self) -> bool:
-        """Whether part of the history was dropped in this call; rows from before there were reasons tell by counts."""
+        """True if part of the history was dropped in this call; rows from before there were reasons tell by counts."""
         text = self.overflow_messages or self.truncated_tokens or self.masked_observations or self.dropped_messages
         return self.dropped_because is not None or bool(self.evicted_tokens or text)
 

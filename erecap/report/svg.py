@@ -52,7 +52,7 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Series:
-    """How one mode is drawn, in plots and in the page."""
+    """The style of one mode, in plots and in the page."""
 
     name: str
     index: int  # which of the colours --c0 .. --c6
@@ -76,7 +76,7 @@ def stand_in(index: int) -> str:
 
 
 def series_of(modes: list[str]) -> dict[str, Series]:
-    """Known modes look the same on every page; others take what is free, then start over."""
+    """Styles by mode: known modes look the same on every page; others take what is free, then start over."""
     free = [index for index in range(SERIES) if index not in {KNOWN_MODES.get(mode) for mode in modes}]
     looks: dict[str, Series] = {}
     for mode in modes:

@@ -1,4 +1,4 @@
-"""Opens what a run plays with: environments, the model, planners. Once per process."""
+"""Open the environments, the model and the planners of a run. Once per process."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Say = Callable[[str], None]
 
 
 class Components(Protocol):
-    """What the executors ask for. Tests and other hosts bring their own."""
+    """The interface that the executors use. Tests and other hosts bring their own."""
 
     def prepare(self, modes: list[Mode], say: Say) -> None:
-        """Load and warm up whatever `modes` need, so that no episode pays for it."""
+        """Load and warm up everything that `modes` need, so that no episode pays for it."""
 
     def env(self, suite: Suite, *, expert: bool) -> gym.Env[str, str]:
         """The environment of a suite, opened at the first call."""
@@ -42,14 +42,14 @@ class Components(Protocol):
         """Threads of the model's arithmetic; None where no model was loaded."""
 
     def pool(self) -> ReplanPool | None:
-        """What joins the forward calls of several episodes; None where no model was loaded.
+        """The pool that joins the forward calls of several episodes; None where no model was loaded.
 
         Raises:
             ConfigError: the model's calls cannot be joined.
         """
 
     def twin(self) -> Components:
-        """The same once more, on the same model, for an episode that is played at the same time. Prepared already."""
+        """Prepared components on the same model, for an episode that is played at the same time."""
 
     def close(self) -> None:
         """Close the environments."""
@@ -181,7 +181,7 @@ class RealComponents:
 
 
 def _pruners(config: RunConfig, modes: list[Mode]) -> dict[str, Any]:
-    """What `run.json` says of trained pruners: the run's as `pruner`, those that modes name themselves as `pruners`."""
+    """Descriptions of trained pruners for `run.json`: the run's as `pruner`, those that modes name as `pruners`."""
     from erecap.tokens.scoring.pruner_files import describe_pruner
 
     found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The episode loop: observe, plan, act, be surprised, plan again."""
+"""The episode loop: observe, plan, act, and replan when a trigger fires."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class _Episode:
             self.recorder.planned(number, self.steps, trigger, plan, chat)
         text = clean(plan.text) or "\n".join(plan.steps)
         put_off = plan.generation is not None and plan.generation.finish_reason == "deferred"
-        if text.strip() and not put_off:  # a call that was put off adds nothing: the old plan goes on
+        if text.strip() and not put_off:  # a deferred call adds nothing: the old plan goes on
             context.add("plan", text, step=self.steps)
         if plan.problem is not None:
             context.add("failure", f"the plan could not be used: {clean(plan.problem)}", step=self.steps)

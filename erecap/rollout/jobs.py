@@ -1,4 +1,4 @@
-"""What there is to play, in which order, and with which seeds."""
+"""The jobs of a run: their order and their seeds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Played:
-    """What came of a job: rows as `docs/run-format.md` describes them."""
+    """The result of a job: rows as `docs/run-format.md` describes them."""
 
     job: Job
     episode: JsonRow
@@ -38,7 +38,7 @@ class Played:
 
 
 def row_key(row: Mapping[str, object]) -> EpisodeKey:
-    """Which episode a row of `episodes.jsonl` or `replans.jsonl` belongs to."""
+    """The key of the episode that a row of `episodes.jsonl` or `replans.jsonl` belongs to."""
     return row["suite"], row["mode"], row["episode"]  # type: ignore[return-value]
 
 

@@ -1,4 +1,4 @@
-"""What an environment returned, checked once at the door."""
+"""Observations of an environment, checked once when they arrive."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Observed:
 
     @classmethod
     def read(cls, text: str, info: Mapping[str, Any]) -> Observed:
-        """Check what `reset` or `step` returned.
+        """Check the result of `reset` or `step`.
 
         Raises:
             GameError: `info` lacks a key of `StepInfo`, the goal is empty, or a number is negative or not

@@ -1,4 +1,4 @@
-"""Shows how far a run is: a live bar in a terminal, a plain line now and then elsewhere."""
+"""Progress of a run: a live bar in a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class RunProgress:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def playing(self, job: Job, steps: int, plans: int) -> None:
-        """Something happened in the episode of `job`."""
+        """Show that something happened in the episode of `job`."""
         self._now = f"{job.suite} {job.mode} episode {job.episode}: {plans} plans, {steps} steps"
         self._show()
 

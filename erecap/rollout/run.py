@@ -1,4 +1,4 @@
-"""Plays a run: what is missing in its folder, and nothing twice."""
+"""Play a run: the episodes that its folder lacks, and nothing twice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a call of `run` ended."""
+    """The end of a call of `run`."""
 
     folder: Path
     status: Literal["finished", "interrupted"]

@@ -1,1 +1,1 @@
-"""Scheduling: what to do in a replanning call, decided from predicted costs."""
+"""Scheduling: the scheduler's decision in a replanning call, from predicted costs."""

@@ -1,4 +1,4 @@
-"""One replanning call: what is known when it begins, and what its ways through are predicted to take."""
+"""One replanning call: its state when it begins, and the predicted costs of its options."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from erecap.cost.model import CostModel
 
 @dataclass(frozen=True)
 class State:
-    """What is known when a replanning call begins, in tokens."""
+    """The state when a replanning call begins, in tokens."""
 
     kv: int  # stored by the fullest layer
     new: int  # of the chat, to be read in this call
@@ -18,9 +18,9 @@ class State:
     plan_tokens: int = 32  # that the call will probably generate
     plan_passes: int | None = None  # forward passes for that, where drafts or forced tokens save some; None: one each
     old_plan_tokens: int = 0  # of the old plan that is not executed yet; 0: nothing is left to verify
-    trigger: str | None = None  # why a plan is asked for; named in the reason where the call is put off or saved
+    trigger: str | None = None  # why a plan is asked for; named in the reason where the call is deferred or saved
     protected: int = 0  # stored tokens that no eviction may take
-    chat: int | None = None  # of the whole chat; None: not known, and then it is never read anew
+    chat: int | None = None  # of the whole chat; None: not known, and then it is never re-read
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -34,7 +34,7 @@ class State:
         return min(self.kv, max(target, self.protected, 0))
 
     def passes(self, window: int) -> bool:
-        """Whether the call would need positions beyond the window."""
+        """Return True if the call would need positions beyond the window."""
         return self.positions + self.new + self.plan_tokens > window
 
 
@@ -49,7 +49,7 @@ class CallCost:
     ratio: float  # every prediction is multiplied with it
 
     def ms(self, target: int) -> float:
-        """The whole call, if stored tokens are first evicted down to `target`."""
+        """Milliseconds of the whole call, if stored tokens are first evicted down to `target`."""
         state = self.state
         edits = self.cost.predict_evict(state.kv) if target < state.kv else 0.0
         if state.passes(self.window):
@@ -58,15 +58,15 @@ class CallCost:
         return self.bare_ms(target) + self.ratio * edits
 
     def bare_ms(self, kv: int) -> float:
-        """Reading what is new and generating the plan on top of `kv` stored tokens."""
+        """Milliseconds to prefill what is new and generate the plan on top of `kv` stored tokens."""
         return self.ratio * self._replan(self.state.new, kv)
 
     def evict_ms(self) -> float:
-        """An eviction before anything is read."""
+        """Milliseconds of an eviction before any prefill."""
         return self.ratio * self.cost.predict_evict(self.state.kv)
 
     def verify_ms(self) -> float:
-        """Reading what is new, and verifying what is left of the old plan."""
+        """Milliseconds to prefill what is new, and verify the rest of the old plan."""
         state = self.state
         ms = self.cost.predict_verify(state.new, state.kv, state.old_plan_tokens, budget=self.budget)
         if state.positions + state.new + state.old_plan_tokens > self.window:
@@ -74,7 +74,7 @@ class CallCost:
         return self.ratio * (ms + self._closing(state.kv + state.new))
 
     def read_again_ms(self, chat: int) -> float:
-        """Reading all `chat` tokens on an empty cache, and generating the plan."""
+        """Milliseconds to prefill all `chat` tokens on an empty cache, and generate the plan."""
         return self.ratio * (self._replan(chat, 0) + self._closing(chat + self.state.plan_tokens))
 
     def most_stored(self, deadline: float, lowest: int, below: int) -> int | None:

@@ -1,4 +1,4 @@
-"""Which lever a replanning call pulls, and why: decided from predicted milliseconds. No torch in here.
+"""The scheduler's rules: an action for a replanning call and its reason, from predicted milliseconds. No torch in here.
 
 The scheduler only decides. What it is told comes in a `State`, what it wants goes out as a `Decision`, and how long the
 call really took comes back through `observe`.
@@ -15,7 +15,7 @@ from erecap.scheduling.call import CallCost, State
 
 SLOWEST, FASTEST = 4.0, 0.25  # bounds of the ratio of actual to predicted times
 LEARNING = 0.2  # weight of the newest call in that ratio
-READ_AGAIN_BELOW = 0.25  # stored share of the chat below which a rewritten chat is worth reading anew
+READ_AGAIN_BELOW = 0.25  # stored share of the chat below which a rewritten chat is re-read
 
 
 class Scheduler:
@@ -32,7 +32,7 @@ class Scheduler:
         low_watermark: share of the budget that is left by an eviction, so that the next calls need none.
         cooldown: calls between two evictions that nothing forces.
         horizon: calls over which the saving of an eviction counts.
-        may_defer: the call may be put off while some of the old plan is left, never twice in a row.
+        may_defer: the call may be deferred while some of the old plan is left, never twice in a row.
         reuse_plan: the rest of the old plan may be verified in one pass instead of generating a new one.
 
     Raises:
@@ -78,7 +78,7 @@ class Scheduler:
         self._last: tuple[State, int] | None = None  # the state that was last decided, and how far to evict in it
 
     def decide(self, state: State) -> Decision:
-        """What to do in this call. Counts as a call for `cooldown`; `target_kv(state)` then says how far to evict."""
+        """Decide what to do in this call. Counts as a call for `cooldown`; then `target_kv(state)` gives the target."""
         decision, target = self._choose(state)
         self._last = (state, target)
         if decision.action in ("evict", "splice", "re-read"):
@@ -129,7 +129,7 @@ class Scheduler:
         return Decision(action, f"{why}; the call is predicted to take {_ms(takes)}", takes), target
 
     def _forced(self, state: State) -> tuple[Literal["append", "evict", "splice"], int, str]:
-        """What window and budget leave no choice about, the tokens to leave stored, and why."""
+        """The action that window and budget force, the tokens to leave stored, and the reason."""
         coming = state.new + state.plan_tokens
         words = f"{state.new:,} new and {state.plan_tokens:,} plan tokens"
         limits = [state.kv]
@@ -156,7 +156,7 @@ class Scheduler:
         return "evict", target, f"{exceed}, so tokens are evicted down to {target:,}"
 
     def _late(self, call: CallCost, deadline: float, forced: Decision, target: int) -> tuple[Decision, int]:
-        """What is done where the call as it stands, `forced`, is predicted to miss the deadline."""
+        """The action where the call as it stands, `forced`, is predicted to miss the deadline."""
         state, takes = call.state, forced.predicted_ms or 0.0
         begin = f"{forced.reason}; the call would take {_ms(takes)} and the deadline is {_ms(deadline)}"
         edit: Action = "splice" if forced.action == "splice" else "evict"

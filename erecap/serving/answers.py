@@ -40,7 +40,7 @@ class Answer:
         return self._chunk({"content": text})
 
     def last(self, generation: Generation, sent: str, with_usage: bool) -> list[str]:
-        """What is left after the text `sent`, and how it ended."""
+        """The chunk with the rest after the text `sent`, and the reason of the end."""
         message, reason = self._message(generation)
         chunks = []
         if message.get("tool_calls"):

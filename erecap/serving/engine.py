@@ -1,4 +1,4 @@
-"""One thread owns the model: it takes requests as they come, and lets those that are there share forward calls."""
+"""The model's thread: takes requests as they come, and lets those that wait share forward calls."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Ask:
     options: dict[str, Any]  # of `ReplanSession.generate`
     on_text: Callable[[str], None] | None = None
     came: float = field(default_factory=time.perf_counter)
-    given_up: threading.Event = field(default_factory=threading.Event)  # the client is gone
+    given_up: threading.Event = field(default_factory=threading.Event)  # the client has left
     answer: Future[Generation] = field(default_factory=Future)
     waited: float = 0.0  # seconds until the model turned to it
 

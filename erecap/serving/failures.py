@@ -6,7 +6,7 @@ from typing import Any
 
 
 class ApiFailure(Exception):
-    """What a client is told.
+    """A failure as the client receives it.
 
     Args:
         status: of HTTP.

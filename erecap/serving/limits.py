@@ -1,4 +1,4 @@
-"""What stands before every request: its size, and the key. Plain ASGI, so that nothing is read that is refused."""
+"""Limits before every request: its size, and the key. Plain ASGI, so that nothing is read that is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opens the model that a server answers with."""
+"""Opening of the model that a server answers with."""
 
 from __future__ import annotations
 

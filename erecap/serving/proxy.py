@@ -1,4 +1,4 @@
-"""A proxy before any OpenAI-compatible server: long chats are shortened as text, everything else goes through."""
+"""A proxy before any OpenAI-compatible server: long chats are shortened as text, everything else passes."""
 
 from __future__ import annotations
 

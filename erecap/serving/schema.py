@@ -1,4 +1,4 @@
-"""What `/v1/chat/completions` takes. What would change an answer and is not done here is refused, never ignored."""
+"""The schema of `/v1/chat/completions`. Fields that would change an answer and are not supported are refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ COLDEST = 1e-4  # logits divided by less are no longer finite
 
 
 class StreamOptions(BaseModel):
-    """How a stream ends."""
+    """Options of a stream."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -63,7 +63,7 @@ class ChatRequest(BaseModel):
 
     @property
     def longest(self) -> int | None:
-        """Tokens of the answer at most."""
+        """The most tokens of the answer."""
         return self.max_completion_tokens or self.max_tokens
 
     @property

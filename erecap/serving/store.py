@@ -1,8 +1,8 @@
 """The sessions of a server, found by the conversations that they have read.
 
-A conversation that goes on belongs to the session that has read the most of it. One that leaves another's way (a
-second agent with the same instructions, an answer asked for anew) gets a fork of what both have in common, where
-nothing of that was evicted. Forks share what they have in common; it is in memory once.
+A conversation that goes on belongs to the session that has read the most of it. A conversation that branches off (a
+second agent with the same instructions, a repeated request) gets a fork of the common beginning, unless some of that
+was evicted. Forks share the keys and values of their common beginning; memory holds them once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def keys(messages: Sequence[Message]) -> list[Key]:
 
 @dataclass(eq=False)
 class Held:
-    """A session, and how far it has read."""
+    """A session, and the messages that it has read."""
 
     session: ReplanSession
     read: list[Key] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Held:
 
     @property
     def whole(self) -> bool:
-        """Whether it still stores all that it has read."""
+        """True if it still stores all that it has read."""
         return self.session.evicted_tokens == 0
 
 

@@ -80,7 +80,7 @@ def _plain(message: Message) -> Message:
 
 
 def _functions(message: Message) -> list[dict[str, Any]]:
-    """What a message calls, each with a name and arguments, as the API has them."""
+    """The calls in a message, each with a name and arguments, as the API has them."""
     found: list[dict[str, Any]] = []
     for call in message.get("tool_calls") or ():  # type: ignore[attr-defined]
         function = call.get("function") if isinstance(call, dict) else None

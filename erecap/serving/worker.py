@@ -27,7 +27,7 @@ class Worker:
         self._most, self._asked = most_waiting, 0  # asked: calls that wait or run
 
     async def ask(self, do: Callable[..., Result], *given: Any) -> Result:
-        """What `do` gives. For the event loop.
+        """Run `do` in the thread and return its result. For the event loop.
 
         Raises:
             ApiFailure: too many calls are waiting; and whatever `do` raises.
@@ -42,7 +42,7 @@ class Worker:
             self._asked -= 1
 
     def tell(self, do: Callable[..., Result], *given: Any) -> Future[Result]:
-        """The same for what is never refused and need not be waited for."""
+        """Run `do` in the thread without waiting for it. It is never refused."""
         return self._thread.submit(do, *given)
 
     def close(self) -> None:

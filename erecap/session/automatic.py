@@ -1,4 +1,4 @@
-"""Sessions under `Budget.auto`: room is made before something is read, and only where it does not fit."""
+"""Sessions under `Budget.auto`: they evict before a read, and only where it does not fit."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def make_room(
     part: ChatPart,
     marks: Sequence[Mark],
 ) -> int:
-    """Evict if the next chunk of `coming` tokens does not fit beside what is stored and the answer.
+    """Evict if the next chunk of `coming` tokens does not fit beside the stored tokens and the answer.
 
     Args:
-        marks: of messages that are not read to their end yet.
+        marks: marks of messages that are not read to their end yet.
 
     Returns:
         Tokens of that chunk: as many as the engine would read at once, fewer where only those fit.
@@ -66,7 +66,7 @@ def drop_what_pays(
     plan_tokens: int,
     passes: int | None,
 ) -> None:
-    """Evict half of what is stored where that is predicted to save the share of a call that the budget names."""
+    """Evict half of the stored tokens where that is predicted to save the share of a call that the budget names."""
     cost, share = policy.config.cost, policy.budget.pays
     stored = engine.stored()
     count = len(stored.indices)
@@ -86,7 +86,7 @@ def drop_what_pays(
 def saving(
     cost: CostModel, stored: int, target: int, *, new: int, plan_tokens: int, passes: int | None = None
 ) -> tuple[float, float, float]:
-    """Share of a call's time that evicting down to `target` first would save, and the milliseconds now and then."""
+    """Share of a call's time that evicting down to `target` first would save, and the milliseconds of both."""
     now = cost.predict_replan(new, stored, plan_tokens, passes=passes)
     then = cost.predict_replan(new, target, plan_tokens, passes=passes) + cost.predict_evict(stored)
     return (1 - then / now if now > 0 else 0.0), now, then

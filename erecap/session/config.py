@@ -27,16 +27,16 @@ class SessionConfig:
 
     prune: PruneConfig | None = None  # how many tokens reach the deeper layers at prefill; None: all
     budget: Budget | None = None  # how many tokens stay stored when a call returns; None: all
-    # What ranks tokens that nothing protects: `recency`, `random` (fixed when a token is read), or `attention` (the
-    # attention weight that the newest token of the prompt gives it, taken anew at each call); the name or folder of a
-    # trained pruner, or another object that scores each token once, when it is read (`ReadScorer`).
+    # Ranking of unprotected tokens: `recency`, `random` (fixed when a token is read), or `attention` (the attention
+    # weight that the newest token of the prompt gives it, taken at each call). Or the name or folder of a trained
+    # pruner, or another object that scores each token once, when it is read (`ReadScorer`).
     evict_by: str | ReadScorer = "recency"
     stale_first: bool = True  # evict what the messages call `stale` before anything else
-    # Propose tokens that followed the newest ones before: in the answer itself, the previous one, the newest message
-    # and what was read of late. Answers stay the same, sampled ones with the same seed too.
+    # Draft tokens that followed the newest ones before: in the answer itself, the previous one, the newest message and
+    # the tokens read of late. Answers stay the same, sampled ones with the same seed too.
     draft: bool = True
     seed: int = 0  # for `random`
-    # How far back, in tokens, a chat may be rewritten without being read anew. Older ids, marks and corrections are
+    # How far back, in tokens, a chat may be rewritten without a re-read. Older ids, marks and corrections are
     # forgotten; None: the session remembers the ids of everything it has read.
     rewind_tokens: int | None = None
     # The ids read are exactly those of the whole rendered chat, tokenised at once (corrections aside), whenever an
@@ -47,13 +47,13 @@ class SessionConfig:
     # fewer bytes per token then; answers may differ a little; see `FusedDecoder`).
     decode_weights: Weights = "same"
     prefill_chunk: int | None = None  # tokens of one prefill chunk (None: the engine's own); more need more memory
-    # Decides call by call whether to evict, reposition, read anew, or defer the call; None: the session evicts down to
+    # Decides call by call whether to evict, reposition, re-read, or defer the call. None: the session evicts down to
     # its budget when a call ends, and repositions when the window is full.
     scheduler: Scheduler | None = None
     # The calibrated cost model of this model on this machine (`erecap.cost.store.load_cost_model`), which a budget with
     # `pays` asks.
     cost: CostModel | None = None
-    # Who holds the keys and values and runs the model: a name of `erecap.registries.ENGINES`, or an engine that has
+    # Holds the keys and values and runs the model: a name of `erecap.registries.ENGINES`, or an engine that has
     # read nothing yet; such an engine has settings of its own.
     engine: str | SessionEngine = "transformers"
 
@@ -67,7 +67,7 @@ class SessionConfig:
             )
 
     def engine_settings(self) -> EngineSettings:
-        """What the engine has to know of this."""
+        """The part of the configuration that the engine needs."""
         return EngineSettings(self.prune, self.evict_by, self.seed, self.decode_weights, self.prefill_chunk)
 
     @property

@@ -1,4 +1,4 @@
-"""Edits of what a session remembers, beside the chat: evict, splice, forget, correct, revive.
+"""Edits of a session's stored tokens, beside the chat: evict, splice, forget, correct, revive.
 
 The chat that the caller brings knows nothing of them, and matching skips them.
 """

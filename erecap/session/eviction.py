@@ -1,6 +1,6 @@
-"""Eviction priorities of stored tokens, and which of them stay when a session is over its budget. Without torch.
+"""Eviction priorities of stored tokens, and the choice of tokens to keep within a budget. Without torch.
 
-What is protected has a high priority; what the context graph calls stale goes first; a score ranks the rest.
+Protected tokens have a high priority; tokens that the context graph calls stale go first; a score ranks the rest.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def priorities(
     Args:
         indices: `(n,)` rising indices of stored tokens.
         marks: ends of the messages read.
-        messages: the chat, or what of it claims anything.
+        messages: the chat, or its messages with claims.
         spans: protected `(message, start, end)` characters.
         sinks: first tokens of the sequence that always stay.
 
     Returns:
-        `(n,)` float64: HEAD for sinks, system and what is protected up to the first user message; PROTECTED for
+        `(n,)` float64: HEAD for sinks, system and protected text up to the first user message; PROTECTED for
         other protected text; NEWEST for the last message; OPEN for the rest; STALE for what messages call stale.
     """
     found = np.full(len(indices), OPEN)

@@ -54,7 +54,7 @@ def fit_chat(
 
 
 def _fits(part: ChatPart, conversation: Conversation, engine: SessionEngine, limit: int) -> bool:
-    """Whether what is stored and what is new take at most `limit` positions."""
+    """Return True if the stored and the new tokens take at most `limit` positions."""
     known = conversation.match(part)
     base = conversation.mark_before(known)
     characters, used = (base.characters, base.tokens) if base else (0, 0)

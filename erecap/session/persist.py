@@ -1,4 +1,4 @@
-"""A session on disk: the engine's file, with what the session knows of the conversation beside it.
+"""A session on disk: the engine's file, which also holds the session's conversation.
 
 The number of evicted tokens is not among it: it follows from how many were read (`logical`) and how many are stored.
 """
@@ -18,7 +18,7 @@ from erecap.session.conversation.transcript import Mark
 
 
 def save_session(path: Path, engine: SessionEngine, conversation: Conversation) -> None:
-    """Write what an engine stores and a conversation remembers to `path`."""
+    """Write an engine's keys and values and the conversation to `path`."""
     transcript = conversation.transcript
     known = {
         "forgotten": transcript.forgotten,

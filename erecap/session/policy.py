@@ -1,4 +1,4 @@
-"""The policy of a session: its budget, what it evicts for it, when it repositions, and its scheduler. Without torch."""
+"""Eviction policy of a session: its budget, evictions, repositioning, and scheduler. Without torch."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class SessionPolicy:
         check_memory(engine.bytes_per_token, self.budget.memory_bytes)
 
     def why_fixed(self, engine: SessionEngine) -> str | None:
-        """Why the engine cannot reposition, where the budget relies on it."""
+        """Reason why the engine cannot reposition, where the budget relies on it."""
         return engine.why_fixed if self.budget.automatic else None
 
     def outlives_window(self, engine: SessionEngine) -> bool:
-        """Whether eviction makes room past the window, so that no message has to be left out."""
+        """True if eviction makes room past the window, so that no message has to be left out."""
         return self.budget.limited and self.why_fixed(engine) is None
 
     def enforce(
@@ -63,10 +63,10 @@ class SessionPolicy:
         coming: Sequence[Mark] = (),
         limit: int | None = None,
     ) -> None:
-        """Evict until every layer stores at most what the budget says.
+        """Evict until every layer stores at most the budget.
 
         Args:
-            part: the chat that says what is protected and what is stale.
+            part: the chat with its protected and stale spans.
             coming: marks of messages that are not read to their end yet.
             limit: tokens to leave stored, instead of the budget.
 
@@ -116,14 +116,14 @@ class SessionPolicy:
         return priorities(indices, marks, claims, part.protected, self.config.sinks)
 
     def evict_together(self, engine: SessionEngine, stored: Stored, priority: np.ndarray, budget: int) -> None:
-        """Evict down to `budget` tokens, the same ones in all layers: what one layer keeps takes a position in all."""
+        """Evict down to `budget` tokens, the same in all layers: a token in one layer takes a position in all."""
         started = time.perf_counter()
         kept = stored.indices[staying(priority, self._scores(engine, stored.indices), budget)]
         self.evicted += engine.evict([own[~np.isin(own, kept)] for own in stored.groups])
         self.seconds += time.perf_counter() - started
 
     def why_dropped(self, engine: SessionEngine, decision: Decision | None, usage: Usage) -> str | None:
-        """Why something of the chat was dropped since the last answer, in words; None: nothing was."""
+        """Reason why part of the chat was dropped since the last answer, in words; None: nothing was."""
         because, self.dropped_because = self.dropped_because, None
         if because is None and decision is not None and usage.evicted_tokens:
             because = decision.reason

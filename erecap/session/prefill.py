@@ -1,4 +1,4 @@
-"""Prefill of a chat: roll back to what it shares with what was read, read the rest in chunks, evict between them."""
+"""Prefill of a chat: roll back to the shared beginning, read the rest in chunks, evict between them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SessionPrefill:
         self.engine = engine
 
     def enter(self, part: ChatPart, known: int, answering: bool = False) -> tuple[list[int], list[Mark], int]:
-        """Roll back what does not belong to the chat; ids and marks of what is left to read, and tokens reused.
+        """Roll back tokens that do not belong to the chat; ids and marks of what is left to read, and tokens reused.
 
         Args:
             known: marks that lie in the chat, see `Conversation.match`.
@@ -105,7 +105,7 @@ class SessionPrefill:
         return len(ids)
 
     def enforce(self, part: ChatPart, coming: Sequence[Mark] = ()) -> None:
-        """Evict until every layer stores what the budget says; under an automatic one, until an answer fits.
+        """Evict until every layer stores at most the budget; under an automatic one, until an answer fits.
 
         Args:
             coming: marks of messages that are not read to their end yet.
@@ -139,10 +139,10 @@ class SessionPrefill:
         self.conversation.pending = []
 
     def roll_back(self, marks: int, reread: bool = False, tokens: int | None = None) -> None:
-        """Forget what was read after the first `marks` marks; corrections among it are read again if asked to.
+        """Roll back to the first `marks` marks; injected corrections behind them are read again if asked to.
 
         Args:
-            tokens: keep what was read up to this token index behind those marks.
+            tokens: keep the tokens before this index behind those marks.
         """
         conversation, transcript = self.conversation, self.conversation.transcript
         if marks == len(transcript.marks) and transcript.ends_with_mark(self.engine.tokens):

@@ -12,7 +12,7 @@ from erecap.session.policy import SessionPolicy
 
 
 class CallReport:
-    """Takes times while a call goes on, and says afterwards what it did.
+    """Takes times while a call goes on, and reports its steps afterwards.
 
     Phases are noted in order: `matched`, `prefilled`, `decoded`.
     """
@@ -26,18 +26,18 @@ class CallReport:
         self._kept: tuple[int, ...] = ()
 
     def matched(self) -> None:
-        """What of the chat was read before is known."""
+        """Note the end of matching: the tokens of the chat that were read before are known."""
         self._matched_at = time.perf_counter()
 
     def prefilled(self, reused: int, new: int) -> None:
-        """`new` tokens were read behind `reused` ones."""
+        """Note the end of prefill: `new` tokens were read behind `reused` ones."""
         self._prefilled_at = time.perf_counter()
         self._reused, self._new = reused, new
         self._kept = self._engine.stored().per_layer
         self._pruned = self._prune_seconds() - self._pruning
 
     def decoded(self) -> None:
-        """The answer is there."""
+        """Note the end of decoding: the answer is there."""
         self._decoded_at = time.perf_counter()
 
     def rewritten(self, reused: int) -> int:

@@ -1,4 +1,4 @@
-"""The scheduler in a call: what it is told, and doing what it decided."""
+"""The scheduler in a call: its inputs, and carrying out its decision."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def schedule(
 ) -> Decision | None:
     """The scheduler's decision for a call, with evicting and repositioning done; None without a scheduler.
 
-    Reading anew, reusing a plan and deferring are the caller's part. A chat of the session's own is not at hand as a
-    whole, so that reading it anew is no choice there.
+    The caller carries out re-reading, reusing a plan and deferring. The session's own chat cannot be re-read, because
+    its texts are not kept.
 
     Args:
         coming: marks of messages that are about to be read.
@@ -70,7 +70,7 @@ def schedule(
 
 
 def stops_with_plan(decision: Decision | None, plan: Sequence[int]) -> Callable[[list[int]], bool]:
-    """Whether an answer is the old plan and nothing more, where that was decided to be enough.
+    """Return True if an answer is the old plan and nothing more, where the scheduler decided that this is enough.
 
     The plan's tokens are drafts, verified in one pass. If all of them are what the model chooses, the answer ends there
     instead of going on; at the first other choice it becomes an ordinary answer.
@@ -80,7 +80,7 @@ def stops_with_plan(decision: Decision | None, plan: Sequence[int]) -> Callable[
 
 
 class PlanDraft(LookupDraft):
-    """Proposes what is left of the old plan in one piece, as long as the answer repeats it; then looks up as usual."""
+    """Proposes the rest of the old plan in one piece, as long as the answer repeats it; then looks up as usual."""
 
     def __init__(self, plan: Sequence[int], sources: Sequence[Sequence[int]], past: Sequence[int]) -> None:
         super().__init__([plan, *sources], past=past)

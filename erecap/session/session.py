@@ -1,4 +1,4 @@
-"""`ReplanSession`: one per agent. Chat in, plan text out; keys and values stay between calls."""
+"""`ReplanSession`, one per agent: chat in, plan text out; keys and values stay between calls."""
 
 from __future__ import annotations
 
@@ -39,19 +39,22 @@ DEFERRED: FinishReason = "deferred"
 
 
 class ReplanSession:
-    """Keeps what it has read, reads only what is new, and stays within its budget.
+    """A conversation that stores its keys and values, reads only new tokens, and stays within its budget.
 
-    A session is composed of a `conversation` (chat to tokens, and what was read), a `policy` (what to keep and when to
-    edit) and an `engine` (keys and values, forward passes).
+    A session is composed of a `conversation` (chat to tokens, and the tokens read), a `policy` (what to keep and when
+    to edit) and an `engine` (keys and values, forward passes).
 
     Without `prune` and `budget` every answer is the unmodified model's for the messages given. With them it is the
     answer of the model under the masks that the session's log of reads and evictions implies.
 
-    There are two ways to use it. Either every call brings the whole chat (`generate(messages)`, `read(messages)`), and
-    the session finds what of it is new: it renders and hashes all of it, and tokenises and reads what is new. Or the
-    session keeps a chat of its own: `append(messages)` reads new messages, `generate()` answers, and the answer becomes
-    part of the chat. Then a call costs what is new and what is stored, however long the chat has become. Both may be
-    mixed: a whole chat becomes the session's own.
+    There are two ways to use it:
+
+    - Every call brings the whole chat: `generate(messages)`, `read(messages)`. The session renders and hashes the
+      chat to find its new part, and prefills only that.
+    - The session keeps a chat of its own: `append(messages)` prefills new messages, and `generate()` answers and adds
+      the answer to the chat. The time of a call then depends on new and stored tokens, not on the chat's length.
+
+    Both may be mixed: a whole chat becomes the session's own.
 
     Args:
         model: a causal language model of transformers, in eval mode; sessions may share one. Other engines have models
@@ -125,7 +128,7 @@ class ReplanSession:
 
     @property
     def evicted_tokens(self) -> int:
-        """Tokens of what was read that are stored no longer, in the layer that stores most.
+        """Number of tokens read that are no longer stored, in the layer that stores most.
 
         It follows from what the engine stores, so it is right after every call, edit, roll-back and restore; 0 says
         that everything read is still stored. Tokens that pruning kept from the deeper layers are not evicted.
@@ -134,22 +137,22 @@ class ReplanSession:
 
     @property
     def budget(self) -> Budget:
-        """How many tokens stay stored when a call returns."""
+        """The budget of stored tokens when a call returns."""
         return self.policy.budget
 
     @property
     def outlives_window(self) -> bool:
-        """Whether it evicts where a chat outgrows the model's window, instead of leaving messages out."""
+        """True if it evicts where a chat outgrows the model's window, instead of leaving messages out."""
         return self.policy.outlives_window(self.engine)
 
     @property
     def scheduler(self) -> Scheduler | None:
-        """What decides about each call."""
+        """The scheduler, which decides about each call."""
         return self.policy.scheduler
 
     @property
     def takes_old_plan(self) -> bool:
-        """Whether a planner should hand over `old_plan` and `trigger`: a scheduler decides by them."""
+        """True if a planner should hand over `old_plan` and `trigger`, because a scheduler decides by them."""
         return self.scheduler is not None
 
     @property
@@ -161,13 +164,13 @@ class ReplanSession:
         return cache
 
     def fork(self, messages: Sequence[Message] | None = None) -> ReplanSession:
-        """An independent session that has read the same, on the same model.
+        """An independent session with the same beginning, on the same model.
 
-        The stored keys and values are shared, not copied, where the engine can: a fork costs what it reads itself. Its
-        answers are those of a copy up to rounding.
+        The stored keys and values are shared, not copied, where the engine can. So a fork costs only its own tokens.
+        Its answers are those of a copy up to rounding.
 
         Args:
-            messages: keep only what was read of this chat, which becomes the fork's own; None: everything.
+            messages: keep only the tokens of this chat, which becomes the fork's own; None: everything.
         """
         twin = copy.copy(self)
         twin._compose(self.conversation.copy(), self.policy.copy(), self.engine.fork())
@@ -178,7 +181,7 @@ class ReplanSession:
         return twin
 
     def save(self, path: str | Path) -> None:
-        """Write what was read and is stored to one safetensors file; `restore` reads it back.
+        """Write the conversation and its keys and values to one safetensors file; `restore` reads it back.
 
         Of the chat's texts only the first messages (up to the first user message) and the newest are written, unless
         its template rewrites earlier messages.
@@ -199,7 +202,7 @@ class ReplanSession:
         self._compose(conversation, self.policy, engine)
 
     def close(self) -> None:
-        """Free the stored keys and values and forget what was read."""
+        """Free the stored keys and values and forget the conversation."""
         self.engine.reset()
         self._compose(self.conversation.fresh(), self.policy, self.engine)
 
@@ -210,7 +213,7 @@ class ReplanSession:
     # Calls ------------------------------------------------------------------------------------------------
 
     def append(self, messages: Sequence[Message], *, stale: Sequence[Span] = ()) -> int:
-        """Add new messages to the session's own chat, and read them; `generate()` answers then.
+        """Add new messages to the session's own chat, and prefill them; `generate()` answers then.
 
         The session's answers are part of the chat. Where `messages` begins with one of the assistant, it takes the
         place of the session's own answer: a host may hand back what it made of it. Messages of the assistant that
@@ -218,7 +221,7 @@ class ReplanSession:
 
         Args:
             messages: those that are new, oldest first.
-            stale: characters `(message, start, end)` of earlier messages that these make worthless; `message` counts
+            stale: characters `(message, start, end)` of earlier messages that these make stale; `message` counts
                 the chat's messages from 0, answers included.
 
         Returns:
@@ -228,7 +231,7 @@ class ReplanSession:
             BudgetError: as for `read`; the chat is then as before.
             ConfigError: spans that do not lie in their messages.
             ModelError: the chat template refuses the messages. Some do so for a system message without a user message.
-            RunError: the end of the chat is not among what was read any more, after an edit that failed.
+            RunError: the end of the chat is no longer among the tokens read, after an edit that failed.
         """
         chat, part = self.conversation.chat.going_on(messages, False, stale)
         read = self.prefill.take(part) if part is not None else 0
@@ -237,7 +240,7 @@ class ReplanSession:
         return read
 
     def read(self, messages: Sequence[Message]) -> int:
-        """Read a chat up to the end of its last message without answering it, as far as it was not read before.
+        """Prefill a chat up to the end of its last message without answering it, as far as it was not read before.
 
         Lets an agent read observations while its body moves; the next `generate` then has less to do.
 
@@ -271,16 +274,16 @@ class ReplanSession:
         old_plan: str | None = None,
         trigger: str | None = None,
     ) -> Generation:
-        """Answer `messages`, reading only what was not read before.
+        """Answer `messages`, with a prefill of the new tokens only.
 
         Arguments that are not described here are those of `TransformersLanguageModel.generate`.
 
         Args:
             messages: the whole chat; None: the session's own, see `append`. Asked again without anything appended, it
-                answers anew in place of its last answer.
+                answers again, and replaces its last answer.
             draft: text that the answer may repeat, beside the previous answer and the newest message.
             min_new_tokens: the answer does not end by itself before; for measurements of equal length.
-            old_plan: what is left of the plan before, as the answer would write it. It is verified in one pass, as far
+            old_plan: the rest of the previous plan, as the answer would write it. It is verified in one pass, as far
                 as the answer repeats it. A scheduler may decide that the answer ends with it (`reuse-plan`, needs
                 `draft`), and defer the call only while some of it is left.
             on_text: called with the answer so far as more of it becomes certain, without what may begin a stop text.
@@ -327,7 +330,7 @@ class ReplanSession:
                     ended=lambda out: out[-1] in ends or is_plan(out) or watcher.stopped(out),
                 )
         except BaseException:
-            # Whatever was read of the new messages has no mark yet: forget it, keep what the last call left.
+            # Tokens read of the new messages have no mark yet: forget them, and keep what the last call stored.
             self.prefill.roll_back(len(self.conversation.transcript.marks))
             raise
         report.decoded()
@@ -367,7 +370,7 @@ class ReplanSession:
         old_plan_tokens: int,
         trigger: str | None,
     ) -> Decision | None:
-        """What the scheduler decided, with evicting and repositioning done; None without one."""
+        """The scheduler's decision, with evicting and repositioning done; None without one."""
         return schedule(
             self.policy,
             self.engine,
@@ -413,7 +416,7 @@ class ReplanSession:
         return trace_pieces(part, contents, marks, self.engine.stored(), self.engine.tokens)
 
     def _remember(self, fitted: FittedChat, text: str, decoded: Decoded, ends: Sequence[int]) -> None:
-        """Make the answer part of the chat and of what was read; the engine forgets tokens that are not its text."""
+        """Make the answer part of chat and transcript; the engine rolls back tokens that are not its text."""
         stored = len(decoded.ids) - decoded.unread
         self.conversation.remember(fitted.part, text, decoded.ids, stored, ends)
         if self.engine.tokens > self.conversation.transcript.tokens:
@@ -422,16 +425,16 @@ class ReplanSession:
         self.conversation.chat = fitted.chat.answered(text)
 
     def _tidy(self) -> None:
-        """Forget what is known of messages of which nothing is stored; done now and then, for it looks at all of it."""
+        """Forget messages of which no token is stored; done now and then, for it looks at all messages."""
         if self.conversation.transcript.wants_tidying:
             self.conversation.tidy(self.engine.stored().indices.tolist())
 
     # Questions and edits ----------------------------------------------------------------------------------
 
     def still_valid(self, plan: str, messages: Sequence[Message] | None = None) -> float:
-        """Whether `plan` is still what the model would answer to `messages`, in one pass over its tokens.
+        """Return True if `plan` is still what the model would answer to `messages`, in one pass over its tokens.
 
-        Costs a prefill of what is new and of the plan, instead of decoding a plan token by token. The session reads
+        Costs a prefill of the new tokens and of the plan, instead of decoding a plan token by token. The session reads
         `messages` (None: its own chat) and is otherwise as before.
 
         Returns:
@@ -462,7 +465,7 @@ class ReplanSession:
         return sum(a == b for a, b in zip(choices, wanted, strict=True)) / len(wanted)
 
     def evict(self, span: tuple[int, int]) -> int:
-        """Drop the keys and values of a span; positions stay. What was read after it has seen it, and keeps that.
+        """Evict the keys and values of a span; positions stay. Tokens read after it have attended to it, and keep that.
 
         Args:
             span: token indices `(start, end)` in everything read, here and in the other edits.
@@ -471,7 +474,7 @@ class ReplanSession:
             Tokens that were stored and are evicted, of the layer that lost most.
 
         Raises:
-            ValueError: a span outside of what was read.
+            ValueError: a span outside of the tokens read.
         """
         return self.edits.evict(span)
 
@@ -479,33 +482,33 @@ class ReplanSession:
         """Evict a span and reposition: the tokens still stored get consecutive positions, their keys rotated to fit.
 
         Exact for rotary embeddings that do not depend on the length (default, linear, llama3, yarn). Keys and values
-        keep what they absorbed; only distances change. Lets an episode outlive the model's window.
+        keep what they absorbed of evicted tokens; only distances change. So an episode can outlive the model's window.
 
         Raises:
-            ValueError: a span outside of what was read, or another kind of position embedding.
+            ValueError: a span outside of the tokens read, or another kind of position embedding.
         """
         return self.edits.splice(span)
 
     def forget(self, span: tuple[int, int]) -> int:
-        """Drop a span and read everything after it anew, at its old positions: as if the span had never been there.
+        """Evict a span and prefill everything after it again, at its old positions, as if it had never been there.
 
-        Costs a prefill of what came after. Tokens after the span that had been evicted are stored again, until the
-        next call brings the session back to its budget. After a splice there are no old positions: what came after is
-        then read right behind what is stored before the span.
+        Costs a prefill of the tokens after the span. Those that had been evicted are stored again, until the
+        next call brings the session back to its budget. After a splice there are no old positions: the tokens after the
+        span are then prefilled right behind those stored before it.
 
         Returns:
-            Tokens read anew.
+            Tokens prefilled again.
 
         Raises:
-            ValueError: a span outside of what was read, or ids after it that are forgotten (`rewind_tokens`).
-            BudgetError: what came after does not fit the model's window any more; nothing has changed then.
+            ValueError: a span outside of the tokens read, or ids after it that are forgotten (`rewind_tokens`).
+            BudgetError: the tokens after it do not fit the model's window any more; nothing has changed then.
         """
         return self.edits.forget(span)
 
     def correct(self, text: str) -> int:
         """Inject a correction that the model sees before the next messages.
 
-        Later tokens have already absorbed a stale fact, so evicting the fact is not enough, and re-reading is dear.
+        Later tokens have already attended to a stale fact, so evicting it is not enough, and re-reading is expensive.
 
         Returns:
             Tokens read.
@@ -519,9 +522,9 @@ class ReplanSession:
         """Bring tokens that pruning dropped from the deeper layers back into them, as when the goal has changed.
 
         Needs `PruneConfig(park_tokens=...)`, which bounds how many dropped tokens can come back: the ones dropped last.
-        Costs their share of a prefill. They see what is stored now; what was read after them has not seen them, and
-        keeps that, so revive before the new goal is read. Evicted tokens do not come back. The deeper layers may then
-        hold more than the budget, until the next call brings the session back to it; there these tokens rank as usual.
+        Costs their share of a prefill. They attend to what is stored now. Later tokens have not attended to them,
+        and are not changed; so revive before the new goal is read. Evicted tokens do not come back. The deeper layers
+        may then hold more than the budget until the next call, which evicts; there these tokens rank as usual.
 
         Args:
             span: token indices `(start, end)`; None: everything that can come back.
@@ -530,14 +533,14 @@ class ReplanSession:
             Tokens revived.
 
         Raises:
-            ValueError: a span outside of what was read, or an engine that cannot revive.
+            ValueError: a span outside of the tokens read, or an engine that cannot revive.
             RunError: an attention implementation that takes no mask of this kind (flash attention).
         """
         return self.edits.revive(span)
 
 
 def _ranking(evict_by: str | ReadScorer, model: Any) -> str | ReadScorer:
-    """What ranks tokens: a criterion by its name, or a scorer; a trained pruner is loaded by its name."""
+    """The session's ranking of tokens: a criterion by its name, or a scorer; a trained pruner is loaded by its name."""
     if not isinstance(evict_by, str) or evict_by in EVICT_BY:
         return evict_by
     from erecap.tokens.scoring.by_name import scorer_for

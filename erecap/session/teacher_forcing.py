@@ -16,7 +16,7 @@ def plan_choices(session: ReplanSession, messages: Sequence[Message], plan: str)
     again. No constraint holds.
 
     Args:
-        session: reads what of the chat it has not read.
+        session: reads the part of the chat that it has not read.
         messages: the whole chat.
         plan: the text that the answer is assumed to be.
 

@@ -1,4 +1,4 @@
-"""The trace of a call: the share of the layers that store tokens which stored each piece of the chat."""
+"""The trace of a call: for each piece of the chat, the share of the layers that stored it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def trace_pieces(
         chat: the whole chat as rendered for this call.
         contents: the content of each of its messages.
         marks: ends of all messages read.
-        stored: what the engine stores.
+        stored: the tokens that the engine stores.
         total: tokens read.
     """
     kept = np.zeros(total, np.float32)

@@ -1,4 +1,4 @@
-"""Time that pruning takes while a model reads, measured without waiting for the device."""
+"""Measured time of pruning during a read, without waiting for the device."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The hooks that prune inside a model, installed once per model and shared by all who use it.
 
-Hooks, not forks: a pre-hook on the decoder announces each read to its cache, a pre-hook on every layer drops tokens
-and hands down masks and rotary embeddings that fit the rest. That saves the MLP's work as well as attention's and
-needs no code per architecture. All state lives on the `PrunedCache` in `kwargs["past_key_values"]`; a call with another
-cache passes through untouched, so threads, sessions and nested contexts do not meet.
+The model's code stays as it is. A pre-hook on the decoder announces each read to its cache. A pre-hook on every layer
+drops tokens, and passes on masks and rotary embeddings for the rest. That saves the MLP's work as well as attention's,
+and needs no code per architecture. All state lives on the `PrunedCache` in `kwargs["past_key_values"]`. A call with
+another cache passes through untouched, so threads, sessions and nested contexts do not meet.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def find_decoder(model: nn.Module) -> nn.Module:
 
 
 def acquire(model: nn.Module, attention: bool) -> None:
-    """Put the hooks on `model`, or count one more user. `attention`: also take attention mass for the scorer."""
+    """Put the hooks on `model`, or count one more user. `attention`: also collect attention weights for the scorer."""
     decoder = find_decoder(model)
     with _lock:
         hooks = _installed.get(decoder)

@@ -25,17 +25,17 @@ from erecap.tokens.scoring import probe
 
 @dataclass(frozen=True)
 class Part:
-    """What one cache is to read."""
+    """One cache and the tokens that it is to read."""
 
     cache: PrunedCache
     ids: Sequence[int]
     start: int  # position of the first of them
     keep: int = 0  # logits of this many newest tokens; 0: of all
-    collect: dict[int, torch.Tensor] | None = None  # gets what the newest token pays the stored keys, by layer
+    collect: dict[int, torch.Tensor] | None = None  # gets the newest token's attention weights, by layer
 
     @property
     def kept(self) -> int:
-        """Tokens whose logits are wanted."""
+        """Number of tokens whose logits are wanted."""
         return self.keep or len(self.ids)
 
     def positions(self, device: torch.device) -> torch.Tensor:
@@ -138,7 +138,7 @@ def read_together(model: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
 
 
 def ragged_problem(model: Any) -> str | None:
-    """Why `read_together` would not give what separate calls give; None if it does."""
+    """Reason why `read_together` would not give the results of separate calls; None if it does."""
     changing = sorted(rope_kinds(find_decoder(model).config) & CHANGING)
     if changing:
         return f"its rotary embedding ({', '.join(changing)}) depends on the longest sequence of the call"

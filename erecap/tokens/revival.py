@@ -1,6 +1,6 @@
-"""Finishing dropped tokens: from where they stopped, through the remaining layers, into the cache.
+"""Revival of dropped tokens: from the layer where they stopped, through the remaining layers, into the cache.
 
-A revived token attends, in each layer, to what that layer stores now at places up to its own, other revived tokens
+A revived token attends, in each layer, to what that layer stores now up to its own index, other revived tokens
 among it. What was read before does not see it, what is read afterwards does. So the model is the masked one of
 `PrunedCache`, with these tokens' rows of the deeper layers computed late.
 """
@@ -30,7 +30,7 @@ def revive(model: nn.Module, cache: PrunedCache, span: tuple[int, int] | None = 
     Args:
         model: the model that read the tokens.
         cache: a cache of one row whose `PruneConfig.park_tokens` is above 0.
-        span: places `(start, end)` in everything read; None: all that is parked.
+        span: token indices `(start, end)` in everything read; None: all that is parked.
 
     Returns:
         Tokens revived: those parked within the span. Tokens that were dropped and are not parked (any more) stay
@@ -91,7 +91,7 @@ def revive(model: nn.Module, cache: PrunedCache, span: tuple[int, int] | None = 
 
 
 class _Joining:
-    """What attention sees in place of a cache: stored keys with the new ones at their places among them."""
+    """A stand-in for the cache during revival: stored keys with the new ones merged in order of token indices."""
 
     def __init__(self, cache: PrunedCache) -> None:
         self._cache = cache
@@ -100,7 +100,7 @@ class _Joining:
         self._parts: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def expect(self, layer: int, before: Layout, live: Layout) -> Layout:
-        """What `layer`, which stores `before`, will store with `live`. Layers that store the same share the result."""
+        """Merge `before`, the layout of `layer`, with `live`. Layers that store the same share the result."""
         key = (id(before), id(live))
         if key not in self._memo:
             # The parents are kept beside the result: an id is only unique while its object lives.
@@ -111,19 +111,19 @@ class _Joining:
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values `(1, kv_heads, live tokens, head_dim)` joined with the stored ones, in order of places."""
+        """Keys and values `(1, kv_heads, live tokens, head_dim)` joined with the stored ones, by token index."""
         order = self._expected[layer_idx][1]
         self._parts[layer_idx] = self._cache.layers[layer_idx].merged(key_states, value_states, order)
         return self._parts[layer_idx]
 
     def commit(self) -> None:
-        """Make all of it what the cache stores."""
+        """Store all merged keys and values in the cache."""
         for layer, (keys, values) in self._parts.items():
             self._cache.replace(layer, keys, values, self._expected[layer][0])
 
 
 def _visible(stored: Layout, live: Layout, window: int | None) -> torch.Tensor:
-    """`(1, 1, live, stored)` bool: places up to one's own, within the window, which counts positions."""
+    """`(1, 1, live, stored)` bool: indices up to one's own, within the window, which counts positions."""
     allowed = stored.index.unsqueeze(1) <= live.index.unsqueeze(2)
     if window is not None:
         allowed = allowed & (stored.positions.unsqueeze(1) > live.positions.unsqueeze(2) - window)

@@ -1,1 +1,1 @@
-"""From played episodes to trained weights: trajectories, planner fine-tuning, pruner training."""
+"""Training: trajectories of played episodes, planner fine-tuning, pruner training."""

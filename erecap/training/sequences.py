@@ -1,4 +1,4 @@
-"""From a chat transcript to one token sequence with labels on the plans, exactly as a planner reads and writes it.
+"""Token sequences of chat transcripts with labels on the plans, exactly as a planner reads and writes them.
 
 A transcript is read once: the prompt of every planning call is a prefix of the sequence. Where the expert's plan is the
 one that was played, its tokens in the transcript are the labels. Where another plan was played, the expert's is a
@@ -73,7 +73,7 @@ class PlanSequence:
         return positions
 
     def visible(self, window: int | None, device: torch.device | str = "cpu") -> torch.Tensor:
-        """`(1, 1, tokens, tokens)` bool on `device`: which token (last axis) each token may attend to.
+        """`(1, 1, tokens, tokens)` bool on `device`: the tokens (last axis) that each token may attend to.
 
         Args:
             window: the layer's sliding window in positions, or None.

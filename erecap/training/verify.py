@@ -1,4 +1,4 @@
-"""Measures the figures on a checkpoint's card again: plays its held-out episodes anew, and scores the weights."""
+"""Verification of a checkpoint's card: play its held-out episodes again, and score the weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RELATIVE, SHARE = 0.02, 0.015
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a card beside what was measured now."""
+    """A figure of a card beside its new measurement."""
 
     name: str
     stated: float
@@ -29,7 +29,7 @@ class Figure:
 
     @property
     def holds(self) -> bool:
-        """Whether they agree: counts exactly, losses and divergences to `RELATIVE`, shares and the like to `SHARE`."""
+        """True if both agree: counts exactly, losses and divergences to `RELATIVE`, shares and the like to `SHARE`."""
         apart = abs(self.stated - self.measured)
         if self.name.endswith("plans"):
             return apart == 0

@@ -1,1 +1,1 @@
-"""Where in the model to drop tokens: stage sets compared by what they save and by what they change."""
+"""Tuning of pruning layers: stage sets compared by their speed-up and their agreement."""

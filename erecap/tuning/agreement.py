@@ -1,4 +1,4 @@
-"""Whether a pruned read predicts the same plan tokens as the unmodified model, teacher-forced."""
+"""Agreement of pruned reads with the unmodified model on plan tokens, teacher-forced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from erecap.tuning.samples import Sample
 
 @dataclass(frozen=True)
 class Answers:
-    """What one stage set gave, sample by sample."""
+    """The results of one stage set, sample by sample."""
 
     kept: list[list[int]]  # prompt tokens that each layer read
     same: list[int]  # plan tokens predicted as by the unmodified model
@@ -27,7 +27,7 @@ class Judge:
     """Compares stage sets on the same samples; the unmodified model is asked once.
 
     A call reads its whole prompt at once and drops tokens on the way, as the modes `prune[...]` do. Then the plan's
-    tokens are read from that cache, and at each place the most probable next token counts.
+    tokens are read from that cache, and at each token the most probable next one counts.
 
     Args:
         model: a causal language model of transformers, in eval mode.
@@ -43,7 +43,7 @@ class Judge:
         self._wanted: list[torch.Tensor] | None = None
 
     def config(self, stages: Stages) -> PruneConfig:
-        """How a read with these stages prunes."""
+        """The pruning configuration of a read with these stages."""
         return PruneConfig(scorer=self.scorer, keep=self.keep, stages=stages, seed=self.seed)
 
     def compare(self, stages: Stages) -> Answers:

@@ -1,4 +1,4 @@
-"""How many tokens each layer will read, before anything is read: no scorer changes it. No torch in here."""
+"""Tokens that each layer will read, counted before any prefill: no scorer changes them. No torch in here."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Counts:
         return self._known[stages]
 
     def nearly(self, stages: Stages) -> tuple[tuple[int, ...], ...]:
-        """The same in whole percent of the prompts: equal for sets that hardly differ in effect."""
+        """The counts in whole percent of the prompts: equal for sets that hardly differ in effect."""
         counts = self(stages)
         return tuple(
             tuple(round(100 * count / length) for count in own)

@@ -11,7 +11,7 @@ from erecap.tuning.candidates import Stages
 
 @dataclass(frozen=True)
 class Candidate:
-    """A stage set with what it saves and what it changes."""
+    """A stage set with its speed-up and its agreement."""
 
     stages: Stages
     speed_up: float  # predicted, of the prefill
@@ -50,7 +50,7 @@ def ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those that no other beats in both speed-up and agreement, fastest first; of equal ones the first in `ranked`."""
+    """Candidates that no other beats in speed-up and agreement, fastest first; of equal ones the first in `ranked`."""
     front: list[Candidate] = []
     best = -1.0
     for candidate in sorted(ranked(candidates), key=lambda c: (-c.speed_up, -c.agreement)):

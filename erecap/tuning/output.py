@@ -1,4 +1,4 @@
-"""What the tuner leaves to read: JSON, a Markdown table, a plot of the front."""
+"""Results of the tuner: JSON, a Markdown table, a plot of the front."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write_all(folder: Path, result: Mapping[str, Any], about: Mapping[str, Any],
 
 
 def markdown(result: Mapping[str, Any], about: Mapping[str, Any], yaml_lines: str | None) -> str:
-    """A page with the choice, the candidates that are worth a look, and the times that were measured."""
+    """A page with the choice, the noteworthy candidates, and the measured times."""
     head, candidates = result["head"], result["candidates"]
     times = {tuple(row["stages"]): row for row in (result["timing"] or {"sets": []})["sets"]}
     confirmed = {tuple(row["stages"]): row for row in result["confirmed"] if row["held_out"]}

@@ -1,4 +1,4 @@
-"""What was tried, on disk: a head that says what the rows hold for, and one row a stage set, appended whole."""
+"""The record of trials on disk: a head that says what the rows hold for, and one row a stage set, appended whole."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Record:
 
     Args:
         folder: made if it is missing.
-        head: what the answers depend on: model, scorer, keep ratio, text, ...
-        fresh: delete what is there.
+        head: settings that the answers depend on: model, scorer, keep ratio, text, ...
+        fresh: delete the rows of earlier runs.
 
     Raises:
         RunError: rows of another head, of another format, or damaged ones; file, line and key are named.
@@ -48,7 +48,7 @@ class Record:
         return len(self._answers)
 
     def get(self, part: Part, stages: Stages) -> Answers | None:
-        """What `stages` gave on the samples of `part`, if they were tried."""
+        """The results of `stages` on the samples of `part`, if they were tried."""
         return self._answers.get((part, stages))
 
     def add(self, part: Part, stages: Stages, answers: Answers) -> None:

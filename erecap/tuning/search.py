@@ -1,4 +1,4 @@
-"""Which stage sets to try, and in which order: regular grids first, then neighbours of the best. No torch in here."""
+"""The order of stage sets to try: regular grids first, then neighbours of the best. No torch in here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Search:
     Args:
         layers: decoder layers of the model.
         evaluate: answers for a stage set and the words on where it comes from.
-        speed_up: what a stage set saves, which is known beforehand.
+        speed_up: speed-up of a stage set, which is known beforehand.
         counts: what each layer reads under a stage set; one of several sets with the same is tried.
         budget: stage sets to try at most.
         seed: of the order of neighbours.
@@ -48,7 +48,7 @@ class Search:
     _read: set[Hashable] = field(default_factory=set, init=False)  # counts of what was tried
 
     def run(self) -> dict[Stages, Candidate]:
-        """Try stage sets until the budget is used up or nothing is left that could win; what was found."""
+        """Try stage sets until the budget is used up or none left could win; return the result."""
         self._try_grids()
         choose = random.Random(self.seed)
         while len(self.found) < self.budget:

@@ -1,4 +1,4 @@
-"""How many times faster a pruned prefill is than the full one, predicted from the tokens that each layer reads."""
+"""Predicted speed-up of a pruned prefill over the full one, from the tokens that each layer reads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SpeedModel:
 
     @property
     def source(self) -> str:
-        """What the prediction rests on: `calibration` or `FLOPs`."""
+        """The basis of the prediction: `calibration` or `FLOPs`."""
         return "FLOPs" if self.cost is None else "calibration"
 
     def price(self, counts: Sequence[float]) -> float:

@@ -14,7 +14,7 @@ from erecap.tuning.speed import SpeedModel
 
 @dataclass
 class Trial:
-    """Turns a stage set into a candidate; what the record holds already is not read again."""
+    """Turns a stage set into a candidate; recorded answers are not measured again."""
 
     record: Record
     part: Part

@@ -31,10 +31,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Tune:
-    """What to tune, and how long.
+    """Settings of the tuner.
 
     Raises:
-        ConfigError: a number outside of what is allowed.
+        ConfigError: a number out of range.
     """
 
     keep: float = 0.7  # share of its tokens that a stage keeps

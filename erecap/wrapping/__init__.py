@@ -38,26 +38,27 @@ def wrap(
     shadow: float = 0.0,
     log: str | Path | None = None,
 ) -> Any:
-    """An object with the interface of `target` that makes each call cheaper and otherwise changes nothing.
+    """Wrap `target` in an object with the same interface that makes each call cheaper and changes nothing else.
 
     A **Hugging Face causal model** becomes a session behind its own `generate`:
 
         planner = erecap.wrap(model)
         while not done:
-            output = planner.generate(ids, max_new_tokens=64)  # prefills only what is new in `ids`
+            output = planner.generate(ids, max_new_tokens=64)  # prefills only the new tokens of `ids`
             ids = torch.cat([output, tokens_of(observation)], 1)
 
-    The keys and values of prompts and answers stay, and a call prefills what its prompt does not share with a
-    conversation that is stored. While a conversation fits the window, the result is the bare model's. Calls that
+    The keys and values of prompts and answers stay. A call prefills only the tokens that its prompt does not share
+    with a stored conversation. While a conversation fits the window, the result is the bare model's. Calls that
     cannot be served in this way (batches, beams, a cache of the caller's, and others) go to the model as they are; the
     log says why. With a smaller `budget`, old tokens are evicted earlier. With `keep`, `scorer` or `prune`, the model
     instead reads every prompt whole and drops tokens from its deeper layers while it does.
 
-    A **callable** cannot be looked into, so its text is shortened, record by record (`erecap.context.compaction`). Its
-    first argument is a chat (OpenAI-style dictionaries with `role` and `content`), or a prompt string that grows from
-    call to call. System messages, the first user message and the newest message always stay; of a string, the first
-    prompt and the newest exchange. With `keep_tokens`, what is shown is only appended to until it is full, so that the
-    prompt cache of a server holds; conversations that take turns are told apart by their beginnings.
+    A **callable** gives no access to its cache, so its text is shortened, record by record
+    (`erecap.context.compaction`). Its first argument is a chat (OpenAI-style dictionaries with `role` and `content`),
+    or a prompt string that grows from call to call. System messages, the first user message and the newest message
+    always stay; of a string, the first prompt and the newest exchange. With `keep_tokens`, the shown chat is only
+    appended to until it is full, so that the prompt cache of a server holds. Conversations that take turns are told
+    apart by their beginnings.
 
     A **client** of the package `openai`, sync or async, is treated likewise in `chat.completions`: streams, tools and
     all else that a call has go through as they are. A **text-generation pipeline** of transformers gets a wrapped
@@ -74,8 +75,8 @@ def wrap(
         budget: for a model, the most tokens that each layer stores of one conversation, or a `Budget`. Never evicted
             are the first prompt, up to a quarter of the budget, and the newest quarter of the budget. None
             or `auto`: `Budget.auto()`, which drops nothing while the conversation fits the model's window.
-        evict_by: for a model with a budget, what ranks the other tokens: `recency` (None), `random`, `attention`, the
-            name or folder of a trained pruner, or a scorer of tokens when they are read, as of `ReplanSession`.
+        evict_by: for a model with a budget, the ranking of the other tokens: `recency` (None), `random`, `attention`,
+            the name or folder of a trained pruner, or a scorer of tokens when they are read, as of `ReplanSession`.
         protect_first: for a model with a budget, how many tokens at the beginning are protected instead.
         conversations: for a model, how many are stored between calls (8), the least recently used out first.
         memory_bytes: for a model, the most bytes of keys and values of all conversations; None: a quarter of the
@@ -86,11 +87,11 @@ def wrap(
         prune: for a model, the full configuration instead of `keep` and `scorer`.
         keep_tokens: for a callable, the most tokens of a call instead of `keep`, so that calls stop growing.
         count_tokens: for a callable, tokens of a text; without it a token is taken to be four characters.
-        patterns: for a callable, how lines tell what was seen: a name of `erecap.context.lines.PATTERNS`, or patterns
+        patterns: for a callable, how lines mark observations: a name of `erecap.context.lines.PATTERNS`, or patterns
             of your own. None: all messages of users and tools were, and all that follows an answer in a string.
         on_error: for a callable, what happens if shortening fails: `raise`, or `full`, which sends everything and notes
             the error in the log.
-        rank: for a callable, what an observation is worth, from its text; the least worth goes first. Such as
+        rank: for a callable, importance score of an observation's text; the lowest goes first. Such as
             `erecap.wrapping.ranking.SelfInformation` of a small local model. None: the oldest goes first.
         shadow: for a callable, the share of the calls that are made once more with everything, in the background, to
             compare times and answers (`shadow.jsonl` beside the log; not for streams). Eight may wait; others are
@@ -213,7 +214,7 @@ def _holds_a_model(target: Any) -> bool:
 
 
 def _is_pipeline(target: Any) -> bool:
-    """Whether it is a pipeline of transformers; agents of other libraries have a model, a tokenizer and a task, too."""
+    """Return True for a pipeline of transformers; agents of other libraries have model, tokenizer and task, too."""
     module = sys.modules.get("transformers.pipelines.base")  # loaded, if there is a pipeline at all
     return module is not None and isinstance(target, module.Pipeline)
 

@@ -1,4 +1,4 @@
-"""One call of a planner that can only be shown other text: shorten, ask, note; and now and then compare."""
+"""Calls of a planner that takes only text: shorten, ask, note; and now and then compare."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OnError = Literal["raise", "full"]
 
 @dataclass(frozen=True)
 class TextOptions:
-    """How a planner's text is shortened.
+    """Settings of shortening a planner's text.
 
     Raises:
         ConfigError: an unusable value.
@@ -37,7 +37,7 @@ class TextOptions:
     count_tokens: Callable[[str], int] | None = None
     patterns: str | LinePatterns | None = None
     on_error: OnError = "raise"
-    rank: Callable[[str], float] | None = None  # what an observation is worth; None: the oldest goes first
+    rank: Callable[[str], float] | None = None  # importance score of an observation; None: the oldest goes first
 
     def __post_init__(self) -> None:
         if not is_number(self.keep) or not 0.0 < self.keep <= 1.0:
@@ -66,7 +66,7 @@ class TextOptions:
 
 @dataclass
 class Call:
-    """What is sent instead of what was given."""
+    """The content that is sent instead of the given one."""
 
     shown: Any  # of the kind that was given
     before: int  # tokens given
@@ -103,7 +103,7 @@ class TextCalls:
         return cls(TextOptions(**options), CallLog(log, kind, "compact"))
 
     def prepare(self, given: Any) -> Call:
-        """What to send instead of `given`, a chat or a prompt string.
+        """The content to send instead of `given`, a chat or a prompt string.
 
         Raises:
             ConfigError: neither of the two, or messages as `read_messages` does not take them.

@@ -1,4 +1,4 @@
-"""Which conversation a call belongs to, and what is shown of it. A wrapped planner may serve several agents in turn."""
+"""Conversations of a wrapped planner, which may serve several agents in turn, and the view of each."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Conversations:
     Args:
         count: tokens of a text.
         max_tokens, target_tokens: as for `CompactView`.
-        patterns: tell what was seen in the host's text, where its messages do not.
-        rank: what an observation is worth, as for `CompactView`.
+        patterns: mark observations in the host's text, where its messages do not.
+        rank: importance score of an observation, as for `CompactView`.
         most: conversations that are remembered.
     """
 
@@ -56,7 +56,7 @@ class Conversations:
         self._new_view()  # budgets that cannot be are refused here
 
     def show_chat(self, messages: Sequence[Message]) -> Shown:
-        """What to show of a chat."""
+        """The messages to show of a chat."""
         with self._lock:
             begun = [talk for talk in self._talks if talk.prompt is None and _begins(talk.given, messages)]
             talk = max(begun, key=lambda talk: len(talk.given), default=None) or _Talk(self._new_view(), [])
@@ -65,7 +65,7 @@ class Conversations:
             return talk.view.show(annotate(messages, self._patterns) if self._patterns else messages)
 
     def show_prompt(self, prompt: str) -> tuple[str, Shown, PromptTalk]:
-        """What to show of a prompt string, and the conversation that is to be told the answer (`talk.answer = ...`)."""
+        """The prompt to show, and the conversation that is to be told the answer (`talk.answer = ...`)."""
         with self._lock:
             begun = [talk for talk in self._talks if talk.prompt is not None and talk.prompt.continues(prompt)]
             talk = max(begun, key=lambda talk: len(talk.prompt.given), default=None)  # type: ignore[union-attr]
@@ -84,7 +84,7 @@ class Conversations:
 
 
 def _begins(given: Sequence[Message], messages: Sequence[Message]) -> bool:
-    """Whether `messages` go on from `given`, whose newest message may have grown."""
+    """Return True if `messages` go on from `given`, whose newest message may have grown."""
     if not given or len(given) > len(messages):
         return False
     *before, newest = given

@@ -23,8 +23,8 @@ class CallLog:
 
     Args:
         folder: where to write; None only counts. An existing log is continued; a last row that is torn is cut.
-        target: what was wrapped, for `run.json`.
-        mode: what pruning is done, for the rows.
+        target: the wrapped object's name, for `run.json`.
+        mode: the kind of pruning, for the rows.
 
     Raises:
         ConfigError: a folder that cannot be written, or that holds something else, such as a run.
@@ -87,7 +87,7 @@ class CallLog:
         return number
 
     def compare(self, number: int, total_ms: float, agrees: bool | None, problem: str | None = None) -> None:
-        """Append to `shadow.jsonl` what the bare target did with the call of row `number`.
+        """Append to `shadow.jsonl` the bare target's result of the call of row `number`.
 
         Args:
             number: as `note` gave it.
@@ -98,7 +98,7 @@ class CallLog:
         self._replayed({"replan": number, "total_ms": total_ms, "agrees": agrees, "problem": problem})
 
     def skip(self, number: int, reason: str) -> None:
-        """Append to `shadow.jsonl` that the call of row `number` was to be made once more, and why it was not."""
+        """Append to `shadow.jsonl` the reason why the call of row `number` was not made once more."""
         self._replayed({"replan": number, "total_ms": None, "agrees": None, "problem": None, "skipped": reason})
 
     def _replayed(self, row: JsonRow) -> None:

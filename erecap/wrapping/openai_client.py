@@ -195,7 +195,7 @@ def _said(response: Any) -> str:
 
 
 def _usage(response: Any) -> dict[str, object]:
-    """What the server counted, for the log."""
+    """The server's token counts, for the log."""
     usage = getattr(response, "usage", None)
     if usage is None:
         return {}

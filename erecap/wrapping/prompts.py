@@ -42,7 +42,7 @@ class PromptTalk:
         self.given = self.head
 
     def continues(self, prompt: str) -> bool:
-        """Whether `prompt` is the newest one with something appended."""
+        """Return True if `prompt` is the newest one with something appended."""
         return prompt.startswith(self.given)
 
     def read(self, prompt: str) -> list[Message]:

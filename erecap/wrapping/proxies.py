@@ -1,4 +1,4 @@
-"""An object that stands for another."""
+"""A proxy object: it passes on everything that it does not define."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from erecap.wrapping.stand_ins import StandIn
 
 
 class Proxy(StandIn):
-    """Stands for `target`: what is not defined here is the target's. It passes for one in `isinstance`, too."""
+    """A stand-in for `target`: an attribute not defined here is the target's. It passes for one in `isinstance`, too."""
 
     _OWN = ("_target", "_calls", "_shadow")
 

@@ -1,4 +1,4 @@
-"""What a record is worth, by a small model on this machine: for chats of remote models, which nobody can look into."""
+"""Importance scores of a remote chat's records, by a small model on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _AT_MOST = 512  # tokens of a record that are read; longer ones are judged by th
 
 
 class SelfInformation:
-    """Bits per token that a language model needs for a text: what it could have guessed is worth little.
+    """Bits per token that a language model needs for a text: predictable text is ranked low.
 
     After Selective Context (Li et al., EMNLP 2023, arXiv:2310.06201), which ranks phrases; here whole observations are
     ranked. A text is read once, however often it is asked about.
@@ -24,7 +24,7 @@ class SelfInformation:
     Args:
         model: a causal language model of transformers.
         tokenizer: its tokenizer.
-        remembered: texts whose worth is kept.
+        remembered: texts whose scores are kept.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, remembered: int = 4096) -> None:

@@ -47,7 +47,7 @@ def setting(model: Any, arguments: dict[str, Any], name: str) -> Any:
 
 
 def model_problem(model: Any) -> str | None:
-    """Why no call of `model` can be served from stored keys and values; None where calls can be."""
+    """Reason why no call of `model` can be served from stored keys and values; None where calls can be."""
     name, config = type(model).__name__, model.config
     if getattr(config, "is_encoder_decoder", False):
         return f"{name} has an encoder, whose keys and values are not those of one growing text"
@@ -91,7 +91,7 @@ def answer_tokens(model: Any, arguments: dict[str, Any], prompt: int) -> int:
 
 
 def call_problem(model: Any, arguments: dict[str, Any]) -> str | None:
-    """Why this call of `generate` goes to the bare model; None where it can be served."""
+    """Reason why this call of `generate` goes to the bare model; None where it can be served."""
     if switched_off():
         return f"{SWITCH}=full"
     if model.training:

@@ -1,4 +1,4 @@
-"""Guards of a wrapped model: does it compute the same in two pieces, and are its weights the same as before?"""
+"""Guards of a wrapped model: equal results of a split prefill, and unchanged weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COARSE = 0.1  # in other dtypes, where reading in pieces rounds differently
 
 
 def difference(model: Any, prompt: torch.Tensor, reader: TokenReader) -> str | None:
-    """Why stored keys and values do not serve `model`; None where they do.
+    """Reason why stored keys and values do not serve `model`; None where they do.
 
     Tokens of `prompt` `(1, n)` are read at once and in two pieces, which has to give the same logits.
     """
@@ -40,7 +40,7 @@ def difference(model: Any, prompt: torch.Tensor, reader: TokenReader) -> str | N
 
 
 def weights_state(model: Any) -> tuple:
-    """What changes whenever the weights of `model` do, or the adapters that are active."""
+    """A state that changes whenever the weights of `model` or its active adapters do."""
     weights = tuple(
         (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in model.parameters()
     )

@@ -103,7 +103,7 @@ class SessionModel(StandIn):
 
     @property
     def conversations(self) -> ConversationSummary:
-        """How much is stored between calls."""
+        """Totals of what is stored between calls."""
         return self.held.summary()
 
     def reset(self) -> None:

@@ -1,4 +1,4 @@
-"""A share of the calls is made once more through the bare target, off the critical path, and compared."""
+"""Shadow calls: a share of the calls is repeated through the bare target, off the critical path, and compared."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Shadow:
         _shadows.add(self)
 
     def replay(self, number: int, answer: Any, bare: Callable[[], Any]) -> None:
-        """Ask `bare` in the background, if this call is one of those."""
+        """Ask `bare` in the background, if this call is in the share."""
         if not self.is_due():
             return
         with self._changed:
@@ -156,5 +156,5 @@ def _end_all() -> None:
 
 
 def as_it_is(given: Any) -> Any:
-    """`given` for later: hosts append to the very list that they have sent."""
+    """A copy of `given` for later: hosts append to the very list that they have sent."""
     return list(given) if isinstance(given, list) else given

@@ -17,7 +17,7 @@ PLACE = "erecap_place"  # which of the host's messages one of ours is; taken off
 
 
 def read_messages(given: Any) -> list[Message]:
-    """The host's chat as our messages, each with its place in it.
+    """The host's chat as our messages, each with its index in it.
 
     Understood are `role` and `content` (AgentGym's `from` and `value`, LangChain's `type`) as keys or attributes, and
     content that is a text, None beside calls of tools, or a list of text parts. Several parts are never shortened.

@@ -10,7 +10,7 @@ SWITCH = "ERECAP_MODE"
 
 
 def switched_off() -> bool:
-    """Whether calls are to go through as they are.
+    """Return True if calls are to pass unchanged.
 
     Raises:
         ConfigError: the variable says something else than `full`.

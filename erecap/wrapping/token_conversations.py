@@ -10,14 +10,14 @@ import torch
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.shared_storage import stored_bytes
 
-LEAST_SHARED = 8  # tokens; a shorter common beginning is not worth a fork
+LEAST_SHARED = 8  # tokens; a shorter common beginning makes no fork
 SLACK = 8  # tokens: a chat template may write the header of an answer anew once the answer is there
 LEAST_STORED = 0.5  # share of what is stored, or of the common beginning, that a roll back has to leave
 
 
 @dataclass(eq=False)
 class TokenConversation:
-    """One growing text: its keys and values, and which tokens they are of."""
+    """One growing text: its keys and values, and the tokens that they belong to."""
 
     cache: PrunedCache
     tokens: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))  # (read,) on the CPU
@@ -55,7 +55,7 @@ class TokenConversation:
         return int(differ[0]) if len(differ) else length
 
     def roll_back(self, tokens: int) -> None:
-        """Forget everything behind the first `tokens` tokens."""
+        """Roll back to the first `tokens` tokens."""
         if tokens >= self.read:
             return
         self.cache.crop(tokens - self.read)
@@ -74,7 +74,7 @@ class TokenConversation:
 
 @dataclass(frozen=True)
 class ConversationSummary:
-    """How much a wrapped model stores between calls."""
+    """Totals of what a wrapped model stores between calls."""
 
     count: int  # conversations
     stored_tokens: int  # of all conversations, in their fullest layers
@@ -142,7 +142,7 @@ class TokenConversations:
             self._idle.clear()
 
     def summary(self) -> ConversationSummary:
-        """How much is stored."""
+        """Totals of what is stored."""
         with self._lock:
             stored = sum(held.stored for held in self._idle)
             return ConversationSummary(len(self._idle), stored, self._bytes())

@@ -88,7 +88,7 @@ class TokenReader:
 
     @contextmanager
     def attached(self, conversation: TokenConversation) -> Iterator[None]:
-        """The hooks are on the model within."""
+        """Put the hooks on the model within."""
         with attach(self._model, conversation.cache, attention=self._by_attention):
             yield
 

@@ -1,1 +1,1 @@
-"""Grammar: which texts are admissible commands, as tokens."""
+"""Grammar: admissible commands as tokens."""

@@ -1,4 +1,4 @@
-"""How a tokenizer writes commands: as the first line of an answer, and after a line break.
+"""Token ids of commands: as the first line of an answer, and after a line break.
 
 The two differ. SentencePiece tokenizers write a word at the start of a text with a space mark and right after
 a line break without one; byte-level BPE knows no such mark, but merges across a border where it may. So every
@@ -92,7 +92,7 @@ class CommandTokens:
         return [ids[len(lead) :] if ids[: len(lead)] == lead else None for ids in whole]
 
     def _read_back(self, tails: Sequence[Sequence[int] | None]) -> list[str]:
-        """What a line reads as when it is written behind another one, surrounding white space aside."""
+        """The text of a line when it is written behind another one, surrounding white space aside."""
         lead = [*self._ids([_ANCHOR])[0], self.newline]
         texts = self._tokenizer.batch_decode(
             [[*lead, *(tail or ())] for tail in tails],

@@ -1,10 +1,10 @@
-"""The grammar of a plan as tokens: what a model may write next.
+"""The grammar of a plan as tokens: the tokens that a model may write next.
 
     plan = skill (newline command){0, max_steps - 1} end-of-turn
 
 A skill is a command that is admissible now; a command is a template filled with names seen so far. The budget
-of tokens is part of the grammar: a token is allowed only if the step it belongs to can still be completed and
-the turn ended, so no plan is cut in the middle of a step.
+of tokens is part of the grammar. A token is allowed only if its step can still be completed and the turn ended.
+So no plan is cut in the middle of a step.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class PlanGrammar:
         self._later = Trie()
 
     def allowed(self, situation: Situation, max_new_tokens: int) -> AllowedTokens | None:
-        """What may be written now, for `transformers`' `prefix_allowed_tokens_fn` and the like.
+        """The tokens that may be written now, for `transformers`' `prefix_allowed_tokens_fn` and the like.
 
         The first call for new names tokenises their commands; after that a call takes a few milliseconds.
 

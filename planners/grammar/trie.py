@@ -1,4 +1,4 @@
-"""A trie over token ids that knows how far the nearest complete sequence is."""
+"""A trie over token ids, with the distance to the nearest complete sequence."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def bench(*arguments: str) -> str:
-    """What the command printed; its error is raised."""
+    """The output of the command; its error is raised."""
     done = CliRunner().invoke(app, ["bench", *arguments], catch_exceptions=False, standalone_mode=False)
     return done.output
 

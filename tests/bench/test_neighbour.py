@@ -1,4 +1,4 @@
-"""The busy neighbour is started, stopped, let go on and ended; and what figure R11 is made of."""
+"""The busy neighbour is started, stopped, resumed and ended; and the figure R11."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of the benchmark on a tiny model, what they publish, and what they refuse."""
+"""The parts of the benchmark on a tiny model: published results, and refused settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A conversation on a server and in the process: the same answers, and what is said of their times."""
+"""A conversation on a server and in the process: the same answers, and the summary of their times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Budgets in a run's configuration: a number, `auto`, or everything; and what goes with which."""
+"""Budgets in a run's configuration: a number, `auto`, or everything; and the options that go with each."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Modes of parts: what may be written among a run's modes, what it means, and that it travels."""
+"""Modes of parts: their syntax among a run's modes, their meaning, and their way to worker processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every kind of bad input is one line that names the place, what was got, and what is allowed."""
+"""Every kind of bad input gives one line with its location, the value, and the allowed ones."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What ships loads, and is called what its file is called."""
+"""Packaged configurations load, and are named as their files."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Compaction: what stays to the letter, what goes first, and that no more goes than has to."""
+"""Compaction: protected text stays to the letter, the order of removal holds, and no more goes than has to."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_the_least_worth_goes_first() -> None:
 
     whole = count(chat)  # type: ignore[arg-type]
     assert kept(whole) == "0123" and kept(whole - 1) == "023"
-    order = [kept(target) for target in range(whole, 0, -1)]  # whatever the target, the least worth is what is missing
+    order = [kept(target) for target in range(whole, 0, -1)]  # for every target, the lowest scores are missing
     assert list(dict.fromkeys(order)) == ["0123", "023", "03", "3", ""]
 
 

@@ -1,4 +1,4 @@
-"""Blanking old observations: what goes, what stays, and how much."""
+"""Blanking old observations: the messages, spans and counts of a masked chat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is shown of a growing conversation: appended to while prompt caches hold, compacted when it is due or pays."""
+"""The view of a growing conversation: appended to while prompt caches hold, compacted when it is due or pays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fit finds what made the numbers, and never says that doing more takes less time."""
+"""The fit recovers known coefficients, and never predicts that doing more takes less time."""
 
 from __future__ import annotations
 

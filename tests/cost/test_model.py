@@ -1,4 +1,4 @@
-"""What the predictions of a cost model add up to."""
+"""Predictions of a cost model are sums of its terms."""
 
 from __future__ import annotations
 

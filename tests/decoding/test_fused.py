@@ -1,4 +1,4 @@
-"""Flat reads give what the model gives: on every architecture, over evicted caches, in any chunks."""
+"""The fused decoder gives the model's results: on every architecture, over evicted caches, in any chunks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _ids(count: int) -> list[int]:
 
 
 def _logits(name: str, weights: str | None, chunks: tuple[int, ...] = CHUNKS) -> tuple[torch.Tensor, PrunedCache]:
-    """Logits after 20 tokens read by the model, some of them evicted, and `chunks` read flat or by the model."""
+    """Logits after 20 tokens read by the model, some of them evicted, and `chunks` read fused or by the model."""
     model = tiny(name)
     cache = PrunedCache(PruneConfig(keep=1.0, stages=()), LAYERS)
     ids, rows = _ids(20 + sum(chunks)), []

@@ -1,4 +1,4 @@
-"""Attention of several short reads in one call gives what one call each gives, and stores the same."""
+"""Attention of several short reads in one call gives the results of one call each, and stores the same."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _read(name: str, reads: list[list[Read]], pads: bool) -> tuple[list[torch.Te
             found += flat.read_together(parts)
         found += [mass for part in parts for mass in (part.collect or {}).values()]
         for cache, (_, dropped, _) in zip(caches, round_, strict=True):
-            # Between calls some is taken back, and some evicted: of joined layers, in one operation.
+            # Between calls some is rolled back, and some evicted: of joined layers, in one operation.
             cache.crop(-1)
             cache.drop(lambda layout, dropped=dropped: (layout.index[0] > 3) & (layout.index[0] < 4 + dropped))
     return found, caches

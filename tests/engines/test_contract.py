@@ -1,4 +1,4 @@
-"""What `SessionEngine` promises, for every engine that can be named."""
+"""The contract of `SessionEngine`, for every engine that can be named."""
 
 from __future__ import annotations
 

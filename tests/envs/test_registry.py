@@ -41,7 +41,7 @@ class Rates:
 
 @dataclass
 class SmallSuite:
-    """What `make_env` reads of a suite."""
+    """The part of a suite that `make_env` reads."""
 
     env: str
     options: dict[str, Any]

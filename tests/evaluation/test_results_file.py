@@ -1,4 +1,4 @@
-"""A run goes on from rows that were results_file, and refuses those of another configuration."""
+"""A run goes on from committed rows, and refuses those of another configuration."""
 
 import json
 from pathlib import Path

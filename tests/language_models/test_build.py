@@ -1,4 +1,4 @@
-"""The one place that wires: a language model for each mode, on one opened model."""
+"""Building language models: one for each mode, on one opened model."""
 
 from __future__ import annotations
 

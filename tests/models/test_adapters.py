@@ -1,4 +1,4 @@
-"""Adapters: merged they give what PEFT gives, and what does not fit is one clear line."""
+"""Adapters: merged they give the results of PEFT, and a misfit is one clear line."""
 
 from __future__ import annotations
 

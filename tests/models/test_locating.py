@@ -1,4 +1,4 @@
-"""From names to folders, and the state of the catalog."""
+"""Lookup of model folders by name, and the state of the catalog."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "smollm2-135m-instruct"
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder with empty places for models."""
+    """An empty working folder, and empty folders for models."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ERECAP_CHECKPOINTS", str(tmp_path / "models"))
     return tmp_path / "models"

@@ -1,4 +1,4 @@
-"""What ships loads, belongs together, and stays small."""
+"""Shipped checkpoints load, belong together, and stay small."""
 
 from __future__ import annotations
 

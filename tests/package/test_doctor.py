@@ -1,4 +1,4 @@
-"""The doctor finds what is missing, and says what to do."""
+"""The doctor finds what is missing, and names the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documents promise: their example runs, their links lead somewhere, their commands exist."""
+"""Documents keep their promises: examples run, links lead somewhere, commands exist."""
 
 from __future__ import annotations
 

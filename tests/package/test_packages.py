@@ -1,4 +1,4 @@
-"""What pyproject.toml and constraints.txt say agrees with the folders and with each other."""
+"""pyproject.toml and constraints.txt agree with the folders and with each other."""
 
 from __future__ import annotations
 

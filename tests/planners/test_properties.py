@@ -1,4 +1,4 @@
-"""Parser and grammar in homes that are drawn: what one reads, the other writes, and the other way round."""
+"""Parser and grammar in drawn homes: each reads what the other writes."""
 
 from __future__ import annotations
 

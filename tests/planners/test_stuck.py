@@ -1,4 +1,4 @@
-"""Out of loops: what a plan may begin with when nothing new is learned."""
+"""Ways out of loops: the commands that a plan may begin with when nothing new is learned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes a made-up run folder, for tests of the reader and the page only. Nothing of it is a measurement."""
+"""A made-up run folder, for tests of the reader and the page only. Nothing of it is a measurement."""
 
 from __future__ import annotations
 

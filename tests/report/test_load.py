@@ -1,4 +1,4 @@
-"""What the reader takes, what it leaves out, and what it refuses with file and line."""
+"""The reader of run folders: rows that it takes, leaves out, and refuses with file and line."""
 
 from __future__ import annotations
 

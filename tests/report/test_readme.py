@@ -1,4 +1,4 @@
-"""The tables of README.md: targets beside what was measured, and plainly said where that falls short."""
+"""The tables of README.md: targets beside measured values, with every shortfall said."""
 
 from __future__ import annotations
 

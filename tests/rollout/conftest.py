@@ -1,4 +1,4 @@
-"""Puts the small text world within reach of the tests, and of the worker processes that they start."""
+"""Fixtures that make the small text world available to tests and to the worker processes that they start."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster give the rows of a serial run, and what is lost there is told. Two nodes of one CPU each."""
+"""Workers on a Ray cluster give the rows of a serial run, and losses are reported. Two nodes of one CPU each."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The episode loop: what it records, when it plans again, and how it ends."""
+"""The episode loop: its rows, its triggers, and its ends."""
 
 import json
 from dataclasses import replace

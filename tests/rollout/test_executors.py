@@ -1,4 +1,4 @@
-"""Worker processes give the rows of a serial run, and their deaths are told."""
+"""Worker processes give the rows of a serial run, and their deaths are reported."""
 
 import json
 

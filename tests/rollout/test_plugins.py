@@ -1,4 +1,4 @@
-"""Planners, scorers and environments from a package that is installed beside this one, named in a configuration."""
+"""Planners, scorers and environments from an installed package, named in a configuration."""
 
 from __future__ import annotations
 

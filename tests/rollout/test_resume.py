@@ -62,7 +62,7 @@ def test_killed_at_random_moments(whole, tmp_path, rows_of, seed):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_cut_at_any_byte(whole, tmp_path, rows_of, quiet, seed):
-    """What a kill can leave: whole episodes, replan rows of the next one, and either file's last row torn."""
+    """A kill can leave whole episodes, replan rows of the next one, and either file's last row torn."""
     moment = random.Random(seed)
     episodes = (whole / "episodes.jsonl").read_bytes().splitlines(keepends=True)
     replans = (whole / "replans.jsonl").read_bytes().splitlines(keepends=True)

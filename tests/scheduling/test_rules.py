@@ -1,4 +1,4 @@
-"""What the scheduler decides: forced moves, deadlines, and never an eviction that costs more than it saves."""
+"""Decisions of the scheduler: forced moves, deadlines, and never an eviction that costs more than it saves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real client of `openai` against a real server: what is asked for, and every way in which it may go wrong."""
+"""The real client of `openai` against a real server: requests, answers, and failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which session answers a conversation, and which have to go."""
+"""The choice of a session for a conversation, and of the sessions that are dropped."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def start() -> list[dict]:
 
 
 def turn(answer: str, number: int) -> list[dict]:
-    """What a host appends after an answer: the answer as it was, and what came of it."""
+    """The messages that a host appends after an answer: the answer as it was, and its outcome."""
     return [
         {"role": "assistant", "content": answer},
         {"role": "user", "content": f"> go to shelf {number}\nOn the shelf {number} you see a mug {number * 7}."},

@@ -1,4 +1,4 @@
-"""The masked oracle of a session: one stock forward over everything read, masked by what was stored when."""
+"""The masked oracle of a session: one stock forward over everything read, masked by the log of stored tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Watch:
 
     def __init__(self, session: ReplanSession) -> None:
         self.session = session
-        self.seen: dict[int, list[set[int]]] = {}  # place -> per layer, places visible to it
+        self.seen: dict[int, list[set[int]]] = {}  # token index -> per layer, token indices visible to it
         self.logits: dict[int, torch.Tensor] = {}
         self.positions: dict[int, int] = {}
         self.ids: dict[int, int] = {}
@@ -24,7 +24,7 @@ class Watch:
             start = session.cache.get_seq_length()
             shift = reader.shift
             for place in [place for place in self.logits if place >= start]:
-                del self.logits[place]  # of tokens taken back since
+                del self.logits[place]  # of tokens rolled back since
             rows = forward(ids, keep, decode)
             layers = [session.cache.layout(layer) for layer in range(len(session.cache.layers))]
             for offset, token in enumerate(ids):

@@ -28,7 +28,7 @@ def options(agent: dict) -> dict:
     if "allowed" in agent:
         line = byte_level()(agent["allowed"], add_special_tokens=False)["input_ids"]
         others = list(range(40, 60))
-        # Free choice at every third place, one way to go between.
+        # Free choice at every third token, a single choice between.
         given["allowed_tokens"] = lambda ids: others if len(ids) % 3 == 0 else [line[len(ids) % len(line)]]
     if "temperature" in agent:
         given |= {"temperature": agent["temperature"], "seed": 11}

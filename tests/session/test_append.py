@@ -1,4 +1,4 @@
-"""A session that keeps its own chat does what one does that is given the whole chat at every call."""
+"""A session that keeps its own chat does what a session does that gets the whole chat at every call."""
 
 from __future__ import annotations
 

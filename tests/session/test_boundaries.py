@@ -1,4 +1,4 @@
-"""Borders between messages: the text is always the template's; the tokens are the whole text's where that is asked."""
+"""Borders between messages: the text is always the template's; the tokens are the whole text's with `retokenize`."""
 
 from __future__ import annotations
 

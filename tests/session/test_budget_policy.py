@@ -1,4 +1,4 @@
-"""What a budget comes to in tokens, without any model."""
+"""Budgets in tokens, without any model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a session would write along a given plan, against the model's own logits."""
+"""A session's choices along a given plan, against the model's own logits."""
 
 from __future__ import annotations
 

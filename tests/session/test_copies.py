@@ -130,7 +130,7 @@ def test_a_model_in_which_a_layer_stores_nothing(empty: int, evict_by: str, tmp_
     assert other.cache.kv_bytes() == fork.cache.kv_bytes() == session.cache.kv_bytes() > 0
     expected = go_on(session, messages)
     assert go_on(fork, messages) == expected
-    if evict_by == "recency":  # what the last prompt paid is not saved
+    if evict_by == "recency":  # the last prompt's attention weights are not saved
         assert go_on(other, messages) == expected
 
 

@@ -104,7 +104,7 @@ def test_no_end_before_its_time(salt: int, least: int) -> None:
 
 def test_lookup_searches_the_answer_itself_and_what_was_read_before() -> None:
     draft = LookupDraft([[1, 2, 3]], length=4, past=[9, 5, 6, 9, 5, 7, 8])
-    assert draft.propose([5]) == [7, 8]  # the newest place
+    assert draft.propose([5]) == [7, 8]  # the newest match
     assert draft.propose([9, 5, 6]) == [9, 5, 7, 8]
     assert draft.propose([4, 4]) == [4, 4, 4, 4]
     assert draft.propose([2, 6, 4, 2, 6]) == [4, 2, 6, 4]  # a line of the answer that repeats

@@ -1,4 +1,4 @@
-"""A session behind the language-model protocol, and what it shows of its prompt."""
+"""A session behind the language-model protocol, and the trace of its prompt."""
 
 from __future__ import annotations
 

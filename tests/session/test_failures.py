@@ -1,4 +1,4 @@
-"""A session whose call was broken off anywhere goes on like a twin that nothing happened to; threads do not meet."""
+"""A session whose call was broken off anywhere goes on like a fork that nothing happened to; threads do not meet."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def play(replans: int) -> None:
     assert max(held[5:]) <= 1.3 * max(held[1:5]) + 1000
     assert max(objects[5:]) - max(objects[1:5]) < 2000
     assert memory[-1] - memory[1] < 8 << 20
-    # Beside a session a tenth as old. Medians: one call in a few closes up positions or tidies.
+    # Beside a session a tenth as old. Medians: one call in a few repositions or tidies.
     young = Agent()
     for _ in range(replans // 10):
         young.replan()

@@ -1,4 +1,4 @@
-"""Random sequences of everything a session can do keep ids, places, positions and storage consistent."""
+"""Random sequences of everything a session can do keep ids, token indices, positions and storage consistent."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def check(session: ReplanSession, budget: int | None, called: bool) -> None:
         assert layout.width == layer.length == layer.keys.shape[2] == layer.values.shape[2]
         index, positions = layout.index[0].tolist(), layout.positions[0].tolist()
         assert index == sorted(set(index)) and (not index or index[-1] < read)
-        # Positions rise with places, are the same in every layer, and the next token stands behind them all.
+        # Positions rise with token indices, are the same in every layer, and the next token stands behind them all.
         assert positions == sorted(set(positions)) and (not positions or positions[-1] < following)
         for place, position in zip(index, positions, strict=True):
             assert places.setdefault(place, position) == position

@@ -40,7 +40,7 @@ def test_a_session_with_revivals_is_the_masked_oracle(name: str, evict_by: str) 
     forward = session.engine.forward
 
     def watched(ids, *args, **kwargs):  # type: ignore[no-untyped-def]
-        for seen in log.seen:  # of tokens taken back since
+        for seen in log.seen:  # of tokens rolled back since
             for place in [place for place in seen if place >= session.cache.get_seq_length()]:
                 del seen[place]
         rows = forward(ids, *args, **kwargs)

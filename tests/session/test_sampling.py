@@ -64,7 +64,7 @@ def drawn(seed: int, draft: LookupDraft | None, temperature: float, top_p: float
 def test_drafted_answers_are_distributed_as_the_enumerated_ones(
     temperature: float, top_p: float, constrained: bool
 ) -> None:
-    # The draft proposes the same continuation of whatever is there: likely at some places, impossible at others.
+    # The draft proposes the same continuation of whatever is there: likely at some tokens, impossible at others.
     draft = LookupDraft([[0, 1, 2, 3, 1, 1, 2, 0, 2, 2, 1, 3, 3, 0, 0, 3]], length=2)
     found = list(drawn(10, draft, temperature, top_p, constrained))
     counts = Counter(tuple(out.ids) for out in found)

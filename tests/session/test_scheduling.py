@@ -1,4 +1,4 @@
-"""A session does what its scheduler decides, and its answers stay those of what it has stored."""
+"""A session carries out its scheduler's decisions, and answers from the tokens that it stores."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_call_is_put_off_only_while_an_old_plan_is_left() -> None:
     assert put_off.finish_reason == "deferred" and put_off.text == ""
     assert put_off.decision is not None and "period" in put_off.decision.reason
     assert session.cache.get_seq_length() == read
-    # Never twice in a row; and the answer is that of a session in which nothing was put off.
+    # Never twice in a row; and the answer is that of a session in which nothing was deferred.
     again = session.generate(messages, max_new_tokens=NEW, old_plan="go to shelf 2", trigger="period")
     plain = ReplanSession(model(), byte_level())
     plain.generate(start(), max_new_tokens=NEW)

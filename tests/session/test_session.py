@@ -120,7 +120,7 @@ def test_a_call_that_fails_leaves_the_session_as_it_was(kind: type, layer_calls:
 
 
 def test_reading_ahead_changes_no_answer() -> None:
-    """What happens while the body moves can be read at once; the answer is that of one who reads it when asked."""
+    """New text can be prefilled while the body moves; the answer is that of a session that reads it when asked."""
     ahead, plain = (ReplanSession(model(), byte_level()) for _ in range(2))
     messages = start()
     for number in range(4):

@@ -31,7 +31,7 @@ def choices(name: str, ids: list[int]) -> list[int]:
 def test_unpruned_answers_are_those_of_the_model_re_reading_the_ids(name: str, how: str) -> None:
     session = ReplanSession(model(name), byte_level())
     messages, new = start(), start()
-    answers: list[tuple[int, int]] = []  # places of generated tokens
+    answers: list[tuple[int, int]] = []  # spans of generated tokens
     for number in range(TURNS):
         before = session.token_ids
         if how == "append":
@@ -44,7 +44,7 @@ def test_unpruned_answers_are_those_of_the_model_re_reading_the_ids(name: str, h
         new = [short_turn(number)]
         messages += [{"role": "assistant", "content": generation.text}, *new]
     session.read(messages)
-    # One pass over all ids: a causal model's choice after a place is that of one who has read only so far.
+    # One pass over all ids: a causal model's choice after a token is that of a model that has read only so far.
     ids = session.token_ids
     expected = choices(name, ids)
     for low, high in answers:

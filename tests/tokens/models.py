@@ -85,7 +85,7 @@ def random_pruner(stages: tuple[int, ...] = (1, 2, 3, 4, 6), hidden_size: int = 
 
 
 def scorer_of(name: str) -> str | LearnedScorer:
-    """What `PruneConfig` takes for that scorer."""
+    """The argument of `PruneConfig` for that scorer."""
     return LearnedScorer(random_pruner()) if name == LEARNED else name
 
 

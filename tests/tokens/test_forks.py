@@ -1,4 +1,4 @@
-"""Forks share what is stored, equal copies to the bit, and never meet."""
+"""Forks share stored tokens, equal copies to the bit, and never affect each other."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def started(tokens: int, config: PruneConfig = UNPRUNED) -> PrunedCache:
 
 
 def copied(cache: PrunedCache) -> PrunedCache:
-    """What forks must be like: nothing is shared."""
+    """An independent cache without shared buffers, which a fork must equal."""
     twin = PrunedCache(cache.config, LAYERS)
     for number, layer in enumerate(cache.layers):
         twin.restore(number, layer.keys.clone(), layer.values.clone(), cache.layout(number))

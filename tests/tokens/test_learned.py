@@ -1,4 +1,4 @@
-"""The learned pruner: its files, what refuses them, and sessions that rank by scores taken when tokens are read."""
+"""The learned pruner: its files, their refusals, and sessions that rank by scores taken when tokens are read."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_under_a_budget_a_session_is_its_masked_oracle_and_keeps_the_best(name: 
         session.append([{"role": "user", "content": f"You see a mug {number * 7}."}])
     assert watch.worst_error() <= 1e-4
     assert session.policy.evicted > 0
-    # Scores of what was evicted are gone with it: there are no more than tokens that some layer stores.
+    # Scores of evicted tokens are dropped with them: there are no more than tokens that some layer stores.
     ratings = session.cache.read_scores
     assert ratings is not None
     indices, scores = ratings.tensors(session.cache.get_seq_length()).values()
@@ -111,7 +111,7 @@ def test_the_older_of_two_tokens_counts_less() -> None:
 
 def test_tokens_with_higher_scores_stay() -> None:
     class Even:
-        """Even places are worth more; the oldest odd ones must go although recency would keep none of these."""
+        """Even token indices score higher; the oldest odd ones must go although recency would keep none of these."""
 
         layer = 3
 

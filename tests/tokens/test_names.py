@@ -1,4 +1,4 @@
-"""The light list of names and the classes behind it are the same; what the documentation shows runs."""
+"""The light list of names agrees with the classes behind it; the examples of the documentation run."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def test_room_is_bounded_and_the_oldest_leave() -> None:
                 read(model, cache, prompt(20, seed)["input_ids"])
                 sound(cache)
         places[config.park_tokens] = cache.parking.places()
-        per_token = 32 * 4 + 17  # hidden size 32 in float32, place, position, validity
+        per_token = 32 * 4 + 17  # hidden size 32 in float32, index, position, validity
         assert cache.parking.nbytes() == len(cache.parking) * per_token
     assert len(places[1000]) > 20 and places[9] == places[1000][-9:]
 

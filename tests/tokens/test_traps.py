@@ -188,7 +188,7 @@ def test_masks_that_an_implementation_cannot_express() -> None:
 
 
 def test_crop_is_by_sequence_not_by_storage() -> None:
-    """Assisted decoding takes back rejected tokens; the layers store different numbers of the others."""
+    """Assisted decoding rolls back rejected tokens; the layers store different numbers of the others."""
     model, given = tiny("llama"), prompt()
     step = torch.tensor([[7]])
     with prune(model, PruneConfig("random", 0.5, (2, 4))) as cache, torch.no_grad():

@@ -1,4 +1,4 @@
-"""Collecting trajectories in a small text world: what is in a row, and that it is always the same."""
+"""Collecting trajectories in a small text world: the contents of a row, always the same."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Training under a budget: what is stored is what a session stores, and the masks say no more and no less."""
+"""Training under a budget: it stores the tokens of a session, and its masks allow no more and no less."""
 
 from __future__ import annotations
 

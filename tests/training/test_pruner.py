@@ -1,4 +1,4 @@
-"""From labels to a tested pruner, on a tiny model, within seconds."""
+"""Training of a pruner from labels to its test, on a tiny model, within seconds."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from tests.training.saliency_data import write_trajectories
 
 
 def run(*arguments: object) -> str:
-    """What the command prints; its error is raised."""
+    """The output of the command; its error is raised."""
     result = CliRunner().invoke(app, ["train", *map(str, arguments)])
     if result.exception is not None:
         raise result.exception

@@ -1,4 +1,4 @@
-"""Saliency labels are what their definitions say."""
+"""Saliency labels follow their definitions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reader of trajectories: what it gives, and how it complains."""
+"""The reader of trajectories: its results, and its complaints."""
 
 import json
 

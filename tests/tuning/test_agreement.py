@@ -26,7 +26,7 @@ def sample_of(plan: list[int]) -> Sample:
 
 
 def generated(prune: PruneConfig | None, count: int = 12) -> list[int]:
-    """What the mode `full`, or `prune[...]`, writes after the messages, token by token."""
+    """The answer of the mode `full`, or `prune[...]`, token by token."""
     messages = [{**message, "protect": []} for message in MESSAGES]
     ids: list[int] = []
 

@@ -41,7 +41,7 @@ def test_neighbours_differ_by_one_stage(stages: tuple[int, ...]) -> None:
         assert list(other) == sorted(set(other)) and 1 <= other[0] and other[-1] < 42
         kind = {(1, 1): "moved", (1, 0): "dropped", (0, 1): "added"}[len(gone), len(new)]
         assert what.startswith(kind)
-        assert stages in neighbours(other, 42)  # every step can be taken back
+        assert stages in neighbours(other, 42)  # every step can be undone
     assert sum(what.startswith("added") for what in around.values()) == 41 - len(stages)
 
 

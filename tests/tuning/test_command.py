@@ -29,7 +29,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def stages(*arguments: str) -> str:
-    """What the command printed; its error is raised."""
+    """The output of the command; its error is raised."""
     runner = CliRunner()
     return runner.invoke(app, ["tune", "stages", *arguments], catch_exceptions=False, standalone_mode=False).stdout
 

@@ -1,4 +1,4 @@
-"""The tuner from start to end on a tiny model, and what it leaves behind."""
+"""The tuner from start to end on a tiny model, and its files."""
 
 from __future__ import annotations
 

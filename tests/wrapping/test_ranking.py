@@ -1,4 +1,4 @@
-"""What goes first can be chosen by what a record is worth."""
+"""The order of eviction can follow importance scores of records."""
 
 from __future__ import annotations
 

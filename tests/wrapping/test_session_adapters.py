@@ -1,4 +1,4 @@
-"""Adapters of peft on a wrapped model: what other weights computed is never reused."""
+"""Adapters of peft on a wrapped model: keys and values of other weights are never reused."""
 
 from __future__ import annotations
 

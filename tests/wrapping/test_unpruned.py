@@ -1,4 +1,4 @@
-"""Where nothing has to go, whatever is wrapped answers as it does bare: it is given the very same, call after call."""
+"""Unpruned calls: where nothing has to be removed, a wrapped planner gets the same messages and answers alike."""
 
 from __future__ import annotations
 

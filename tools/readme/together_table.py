@@ -11,7 +11,7 @@ from erecap.report.formats import decimal, percent
 
 
 def together_table(replan: Mapping[str, Any], quality: Mapping[str, Any]) -> str:
-    """Markdown: what a replanning call takes, and what success is left, mode by mode.
+    """Markdown: time of a replanning call beside success, mode by mode.
 
     Args:
         replan: the content of `replan.json`; its row *algorithm* counts, for quality is played in that precision, too.

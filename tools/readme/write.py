@@ -20,7 +20,7 @@ from tools.readme.together_table import together_table
 
 
 def demo_results(run: Path) -> dict[str, Any]:
-    """The figures of a finished run that are worth keeping: small, without rows or paths."""
+    """The figures to keep of a finished run: small, without rows or paths."""
     summary = json.loads((run / "summary.json").read_text("utf-8"))
     head = json.loads((run / "run.json").read_text("utf-8"))
     return {

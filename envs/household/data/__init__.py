@@ -1,1 +1,1 @@
-"""Data of the household: floor plans, where things can be, and the files that hold a game."""
+"""Data of the household: floor plans, object placement, and the files that hold a game."""

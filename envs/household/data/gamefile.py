@@ -1,4 +1,4 @@
-"""Writes a drawn game in the format that alfworld reads, and reads such games, generated or downloaded."""
+"""Game files in the format of alfworld: write drawn games, and read generated or downloaded ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MANGLED = {"|": "_bar_", "+": "_plus_", "-": "_minus_", ".": "_dot_", ",": "_co
 
 @dataclass(frozen=True)
 class Task:
-    """What a game asks for, as its traj_data.json says it. Kinds are lower-case, as the engine has them."""
+    """A game's task, as its traj_data.json states it. Kinds are lower-case, as the engine has them."""
 
     type: str
     target: str  # kind of object
@@ -42,7 +42,7 @@ class GameData:
 
 @dataclass(frozen=True)
 class Goal:
-    """One thing to achieve, and what the expert that knows everything needs for it.
+    """One goal, with the facts that the oracle expert needs for it.
 
     Its steps and metres are counted from the state in which it has fulfilled the goals before.
     """

@@ -1,4 +1,4 @@
-"""Draws one game: a room, a goal that the room allows, and where every object starts."""
+"""Draw one game: a room, a goal that the room allows, and the start of every object."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def draw(split: str, task_type: str, max_objects: int, rng: random.Random) -> Pl
 
 
 def pick_start(room: Room, rng: random.Random) -> Spot:
-    """Where the agent stands at first: at any reachable point, before no receptacle."""
+    """Draw the agent's starting point: any reachable point, before no receptacle."""
     x, z = rng.choice(room.points)
     # Horizon 0 sets the start apart from the receptacles' spots if they share a grid point.
     taken = {receptacle.spot for receptacle in room.receptacles}
@@ -112,7 +112,7 @@ def movable_kinds(room: Room) -> list[str]:
 
 
 def can_hold(receptacle_kind: str, object_kind: str) -> bool:
-    """Whether objects of the one kind may be put into receptacles of the other (`VAL_RECEPTACLE_OBJECTS`)."""
+    """Return True if objects of the one kind may be put into receptacles of the other (`VAL_RECEPTACLE_OBJECTS`)."""
     return object_kind in alfworld_data.constants().VAL_RECEPTACLE_OBJECTS.get(receptacle_kind, ())
 
 

@@ -1,4 +1,4 @@
-"""Floor plans as data: where one can stand, which receptacles there are, which kinds of objects belong there."""
+"""Floor plans as data: reachable points, receptacles, and the kinds of objects that belong there."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAMP_SURFACES = ("Desk", "SideTable", "Dresser", "DiningTable", "CoffeeTable", "
 
 @dataclass(frozen=True)
 class Spot:
-    """Where the agent stands: grid point, quarter turn (0-3) and camera horizon in degrees."""
+    """Pose of the agent: grid point, quarter turn (0-3) and camera horizon in degrees."""
 
     x: int
     z: int

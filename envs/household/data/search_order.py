@@ -1,4 +1,4 @@
-"""Where to look for an object of some kind: a fixed order that needs no sight of the room's contents."""
+"""Search order for an object of some kind: fixed, without sight of the room's contents."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def openable_kinds() -> frozenset[str]:
 
 
 def can_hold(home: str, thing: str) -> bool:
-    """Whether objects of kind `thing` may be put into receptacles of kind `home`; both lower-case."""
+    """Return True if objects of kind `thing` may be put into receptacles of kind `home`; both lower-case."""
     return thing in _contents().get(home, frozenset())
 
 

@@ -1,4 +1,4 @@
-"""Plays one game on the ALFWorld engine: textworld's PDDL state and grammar, alfworld's names.
+"""Engine of one ALFWorld game: textworld's PDDL state and grammar, alfworld's names.
 
 `textworld.envs.PddlEnv` does the same in about two seconds a game and a tenth of a second a command: it translates the
 problem four times, parses the grammar for each game, and derives every admissible command through the grammar at
@@ -59,7 +59,7 @@ _idle_libraries: list[Any] = []
 
 @dataclass(frozen=True)
 class Turn:
-    """What the engine says after one command."""
+    """The engine's answer to one command."""
 
     feedback: str
     commands: tuple[str, ...]  # admissible now, sorted

@@ -42,7 +42,7 @@ class World:
     contains: frozenset[tuple[str, str]]  # (kind of receptacle, kind of object) that go together
 
     def can_hold(self, holder: Holder, thing: Thing) -> bool:
-        """Whether `thing` may be put into `holder`."""
+        """Return True if `thing` may be put into `holder`."""
         return (holder.kind, thing.kind) in self.contains
 
     def holders_here(self) -> list[Holder]:

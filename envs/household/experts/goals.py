@@ -27,7 +27,7 @@ class GoalList:
 
     @property
     def done(self) -> bool:
-        """Whether all goals are fulfilled."""
+        """True if all goals are fulfilled."""
         return self.fulfilled == len(self.goals)
 
     @property
@@ -53,6 +53,6 @@ class GoalList:
 
 
 def holds(world: World, task: Task) -> bool:
-    """Whether all conditions of `task` hold."""
+    """Return True if all conditions of `task` hold."""
     met, total = conditions(world, task)
     return met == total

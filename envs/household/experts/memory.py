@@ -1,4 +1,4 @@
-"""What an agent knows of a home from the text of an episode alone: who looks where, and what was seen there."""
+"""An agent's knowledge of a home, from the text of an episode alone: the agent's location and observed objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of a task is done: ALFRED's goal conditions, read from the true state."""
+"""Progress of a task: ALFRED's goal conditions, read from the true state."""
 
 from __future__ import annotations
 

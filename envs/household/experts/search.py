@@ -1,8 +1,8 @@
-"""The searching expert: it acts on what was seen in this episode, and on nothing else.
+"""The searching expert: it acts on the observations of this episode, and on nothing else.
 
-It goes straight to where it last saw a thing; otherwise it searches, in the order of `plausible.search_kinds`, lower
-numbers first, and never looks into a receptacle twice. Its next command depends on the task and on the memory alone,
-so it goes on from any state, whoever led there, and an agent that reads the same text can learn to do the same.
+It goes straight to where it last saw a thing. Otherwise it searches in the order of `search_order.search_kinds`, lower
+numbers first, and never looks into a receptacle twice. Its next command depends on the task and on the memory alone. So
+it goes on from any state, and an agent that reads the same text can learn to do the same.
 """
 
 from __future__ import annotations

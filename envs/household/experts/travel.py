@@ -1,7 +1,7 @@
 """Distances on a floor plan's own grid of reachable points.
 
-Locations of the engine carry the grid point in their name (`loc|x|z|turn|horizon`, in steps of 0.25 m), in
-generated games as in the published ones, so one rule measures both.
+The engine's locations carry the grid point in their name (`loc|x|z|turn|horizon`, in steps of 0.25 m). Generated and
+published games do so alike, so one rule measures both.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Chain:
     search_steps: int  # commands that the searching expert needed
 
     def notes(self) -> dict[str, Any]:
-        """What `traj_data.json` says of the chain under `erecap`."""
+        """The description of the chain in `traj_data.json`, under `erecap`."""
         return {"search_steps": self.search_steps, "goals": [asdict(goal) for goal in self.goals]}
 
 

@@ -1,4 +1,4 @@
-"""Furnishes a room for a chain of goals: few objects of each kind, most of them behind doors."""
+"""Furnishing of a room for a chain of goals: few objects of each kind, most of them behind doors."""
 
 from __future__ import annotations
 

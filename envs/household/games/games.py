@@ -1,4 +1,4 @@
-"""Where an environment's games come from: generated on demand, or found in a folder."""
+"""Sources of an environment's games: generated on demand, or found in a folder."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ MAX_EXPERT_STEPS = 60
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that games of one folder have in common."""
+    """Settings that all games of one folder have in common."""
 
     split: str
     seed: int
@@ -54,7 +54,7 @@ class Recipe:
 
     @property
     def chained(self) -> bool:
-        """Whether games have more than one goal."""
+        """True if games have more than one goal."""
         return self.goals != (1, 1)
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class Recipe:
             raise ConfigError(f"task_types: got {unknown or 'none'}, allowed are {', '.join(TASK_TYPES)}")
 
     def folder(self) -> Path:
-        """Where the games lie: `<cache>/household/<split>/<seed>/<task types key>`."""
+        """The folder of the games: `<cache>/household/<split>/<seed>/<task types key>`."""
         what = [self.task_types, self.max_objects, GENERATOR, _alfworld_version()]
         name = "all" if self.task_types == TASK_TYPES else f"{len(self.task_types)}-types"
         if self.chained:
@@ -78,7 +78,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class GenerationReport:
-    """What `generate` did."""
+    """The results of `generate`."""
 
     paths: tuple[Path, ...]  # game.tw-pddl of games 0..count-1
     made: int  # generated in this call; the others lay in the cache

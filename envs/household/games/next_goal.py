@@ -1,4 +1,4 @@
-"""What a next goal of a chain asks for: mostly something that was seen, but not lately, and is hard to find again."""
+"""Choice of the next goal of a chain: mostly an object that was seen, but not lately, and is hard to find again."""
 
 from __future__ import annotations
 

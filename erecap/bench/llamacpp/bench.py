@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class LlamaBench:
-    """What is measured."""
+    """Settings of `erecap bench llamacpp`."""
 
     lengths: tuple[int, ...] = (7500,)  # tokens of history
     rows: tuple[str, ...] = ROWS
@@ -59,7 +59,7 @@ class Place:
 def llama_bench(
     bench: LlamaBench, model: Any, tokenizer: Any, name: str, place: Place, say: Say = lambda text: None
 ) -> JsonRow:
-    """Measure.
+    """Time every side of the comparison, in turn.
 
     Args:
         name: of the model in the catalog; llama.cpp reads the GGUF file that it was unpacked from.

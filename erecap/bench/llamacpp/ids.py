@@ -1,4 +1,4 @@
-"""The same token ids for both sides of the comparison with llama.cpp, and whether they say the same."""
+"""Token ids for both sides of the comparison with llama.cpp, and the check that both sides are one model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def compare(
     theirs: list[int],
     never: list[int],
 ) -> JsonRow:
-    """Whether the two sides are one model.
+    """Compare the choices of both sides along a plan, to show that they are one model.
 
     Args:
         prompt: ids that both read.
@@ -64,7 +64,7 @@ def compare(
 
 @torch.no_grad()
 def first_choices(model: Any, prompt: list[int], plan: list[int], never: list[int]) -> list[int]:
-    """The unpruned model's first choice at every place of `plan`."""
+    """The unpruned model's first choice at every token of `plan`."""
     ids = torch.tensor([[*prompt, *plan[:-1]]], device=model.device)
     logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(plan)).logits[0].float()
     logits[:, never] = -torch.inf

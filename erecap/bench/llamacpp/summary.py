@@ -1,4 +1,4 @@
-"""What the raw rows of the comparison with llama.cpp say: a table, and figure R8 in both rows."""
+"""Summary of the comparison with llama.cpp: a table, and figure R8 in both rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Raw = Sequence[JsonRow]
 
 
 def llama_summary(raw: Raw) -> list[JsonRow]:
-    """Per row, length and side: least, median and greatest total; its multiple of its own floor and of `erecap`."""
+    """Per row, length and side: least, median and greatest total, as multiples of its own floor and of `erecap`."""
     summary = []
     for row, length, mode in dict.fromkeys((r["row"], r["length"], r["mode"]) for r in raw):
         own = _of(raw, row, length, mode)
@@ -48,7 +48,7 @@ def llama_summary(raw: Raw) -> list[JsonRow]:
 
 
 def fastest(summary: Sequence[JsonRow], row: str, length: int) -> str:
-    """The variant of llama.cpp with the least median: what `erecap` is compared with."""
+    """The variant of llama.cpp with the least median, which `erecap` is compared with."""
     theirs = [
         entry
         for entry in summary
@@ -124,7 +124,7 @@ def llama_tables(summary: Sequence[JsonRow]) -> list[Table]:
 
 
 def publish_llama(path: Path, part: JsonRow) -> None:
-    """Merge R8 into the results file, and settings, summary and raw rows beside the other parts. All else stays."""
+    """Merge R8 into the results file, with settings, summary and raw rows; keep all other parts."""
     before = read_results(path).get("parts", {})
     own = {key: part[key] for key in ("date", "command", "settings", "model", "summary", "raw")}
     merge_rows(path, part["rows"], parts={**before, "llamacpp": own})

@@ -116,7 +116,7 @@ def _lookup(text: Any, draft: int) -> list[int]:
 
 
 class Server:
-    """What is loaded, and what has been read."""
+    """The loaded model and what it has read, behind the requests of the pipe."""
 
     def __init__(self) -> None:
         self._history: list[int] = []

@@ -28,7 +28,7 @@ class Talk:
 
 @dataclass(frozen=True)
 class RemoteBench:
-    """What is compared.
+    """Settings of `erecap bench remote`.
 
     Raises:
         ConfigError: an unknown view, or numbers that make no sense.

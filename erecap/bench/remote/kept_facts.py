@@ -1,4 +1,4 @@
-"""Whether a shortened chat still says what the next plan needs to know."""
+"""Facts that the next plan needs, looked for in a shortened chat."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Fact = tuple[str, ...]  # names that one line has to mention together
 
 
 def needed_facts(plan: str) -> set[Fact]:
-    """What an expert's plan in the household rests on: the names in it, and where the things that it takes were seen.
+    """Facts that an expert's plan relies on: its names, and where the things that it takes were seen.
 
     Args:
         plan: one command a line.
@@ -25,7 +25,7 @@ def needed_facts(plan: str) -> set[Fact]:
 
 
 def told(facts: Iterable[Fact], messages: Sequence[Message]) -> set[Fact]:
-    """Those of `facts` that a line of the chat tells, the system message aside."""
+    """The facts of `facts` that a line of the chat states, the system message aside."""
     lines = [
         _names(line)
         for message in messages

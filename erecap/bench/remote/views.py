@@ -1,4 +1,4 @@
-"""What a remote planner is shown of a growing chat: the ways that are compared."""
+"""Views of a growing chat for a remote planner: the ways of shortening that are compared."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class View(Protocol):
     """Shows one conversation, call by call."""
 
     def show(self, messages: Sequence[Message], calls_left: int) -> list[Message]:
-        """What is sent for the chat up to now."""
+        """The messages that are sent for the chat up to now."""
 
 
 class Everything:
@@ -42,7 +42,7 @@ class Newest:
 
 
 class Masking:
-    """Blanks the oldest observations; what was blanked stays so."""
+    """Blanks the oldest observations; a blanked one stays blanked."""
 
     def __init__(self, count: CountTokens, budget: int) -> None:
         self._count, self._budget = count, budget

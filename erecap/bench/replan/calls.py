@@ -150,7 +150,7 @@ def floor_message(tokenizer: Any, history: Sequence[Message], new: Message, coun
 
 @contextmanager
 def steady() -> Iterator[Callable[[], object]]:
-    """Garbage is collected only where the yielded function is called, and then only what has come up within.
+    """Collect garbage only when the yielded function is called, and only what has come up within.
 
     Otherwise a collection of everything that was ever imported would fall into some of the timed calls.
     """
@@ -165,12 +165,12 @@ def steady() -> Iterator[Callable[[], object]]:
 
 
 def synchronise(model: Any) -> None:
-    """Wait until the model's device has done what it was given."""
+    """Wait until the model's device has finished its work."""
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
 
 
 def _keeping(mode: Mode, bench: ReplanBench) -> dict[str, Any]:
-    """What of a mode's session the row does not decide."""
+    """Settings of a mode's session that the row does not decide."""
     options = session_options(mode, budget=Budget(kv_tokens=bench.kv_tokens), seed=bench.seed)
     return {key: options[key] for key in ("budget", "evict_by", "stale_first", "seed")}

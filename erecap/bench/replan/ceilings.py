@@ -1,4 +1,4 @@
-"""The most that pruning can save, from counted FLOPs and from where the time of a full prefill goes."""
+"""Upper bounds of what pruning can save, from counted FLOPs and from the phases of a full prefill."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ class Bounded:
 
     @property
     def share(self) -> float:
-        """Of the FLOP ceiling."""
+        """Share of the FLOP ceiling that the speed-up reaches."""
         return self.speed_up.value / self.flops
 
     @property
     def fault(self) -> bool:
-        """Whether the figure lies above what can be, by more than its repetitions scatter.
+        """True if the figure exceeds its ceiling by more than its repetitions scatter.
 
         The bound is the time-weighted ceiling, since attention runs at fewer FLOP/s than matrix products. Above it
         something is measured wrongly, for example two sides that do not do the same work.
@@ -80,7 +80,7 @@ class Bounded:
         return self.speed_up.n >= FAULT_REPETITIONS and self.speed_up.low > bound
 
     def as_row(self) -> JsonRow:
-        """For files and tables."""
+        """The figures as a row for files and tables."""
         return {
             "speed_up": self.speed_up.value,
             "low": self.speed_up.low,

@@ -1,4 +1,4 @@
-"""Long chats to measure on: what an agent sees that wanders through generated household games."""
+"""Long chats to measure on, from an agent that wanders through generated household games."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Walk:
         ]
 
     def turn(self, tokens: int, count: Count) -> list[Message]:
-        """A plan of random commands, and what came of it: a user message of at least `tokens` tokens."""
+        """A plan of random commands, and a user message of at least `tokens` tokens with its outcome."""
         commands: list[str] = []
         lines = self._next_game() if self._ended else []
         while True:
@@ -59,7 +59,7 @@ class Walk:
                 return [{"role": "assistant", "content": "\n".join(commands), "protect": []}, _user(lines)]
 
     def follow(self, plan: str) -> Message:
-        """What comes of the first commands of `plan`, which may be nonsense: the world then says so."""
+        """The outcome of the first commands of `plan`; nonsense gets the world's refusal."""
         lines = self._next_game() if self._ended else []
         for command in [line.strip() for line in plan.splitlines() if line.strip()][:MAX_STEPS]:
             lines += self._step(command)
@@ -115,7 +115,7 @@ def cut(messages: Sequence[Message], tokens: int, count: Count) -> list[Message]
 
 
 def next_turn(tokens: int, count: Count, *, seed: int = 0) -> Message:
-    """What came of the last plan: a user message of about `tokens` tokens, protected as the newest observation."""
+    """The outcome of the last plan: a user message of about `tokens` tokens, protected as the newest observation."""
     choose = random.Random(seed + 1)
     things = ["apple", "bowl", "butterknife", "cup", "dishsponge", "egg", "fork", "ladle", "mug", "pan", "plate"]
     lines = ["> go to countertop 1"]
@@ -125,7 +125,7 @@ def next_turn(tokens: int, count: Count, *, seed: int = 0) -> Message:
 
 
 def shortened(message: Message, tokens: int, count: Count) -> Message:
-    """`message` without as many of its last words as it takes to be a chat of at most `tokens` tokens.
+    """`message` without its last words, so that it makes a chat of at most `tokens` tokens.
 
     Raises:
         ConfigError: the template alone has more tokens.
@@ -148,7 +148,7 @@ def _observation(lines: Sequence[str]) -> Message:
 
 
 def check_lengths(lengths: Sequence[int], new_tokens: int, plan_tokens: int, model: Any) -> None:
-    """Raises ConfigError unless the longest history fits the model's window, with its new turn and its plan."""
+    """Raise ConfigError unless the longest history fits the model's window, with its new turn and its plan."""
     window = model.config.get_text_config(decoder=True).max_position_embeddings
     # A history ends with a whole turn, and so may be longer than asked for by almost one.
     if max(lengths) + 3 * new_tokens + plan_tokens > window:

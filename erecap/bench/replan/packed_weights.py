@@ -1,4 +1,4 @@
-"""What packed decode weights cost: agreement and loss on the plans of household text, teacher-forced."""
+"""Cost of packed decode weights: agreement and loss on plans of household text, teacher-forced."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHUNK = 8  # tokens read at once, as a verified draft would be
 
 
 def weight_loss(model: Any, tokenizer: Any, weights: str, *, tokens: int, seed: int = 0) -> JsonRow:
-    """How `weights` in short reads change the model's predictions of plan tokens, against float32.
+    """Measure how `weights` in short reads change the model's predictions of plan tokens, against float32.
 
     The text is a chat of `tokens` tokens in which the agent's plans name the commands that it then executes. Everything
     between the plans is read with the model's own weights, as a session does; each plan is read in chunks

@@ -21,7 +21,7 @@ from erecap.language_models.opened import shape_of
 def replan_bench(
     bench: ReplanBench, model: Any, tokenizer: Any, say: Callable[[str], None] = lambda text: None
 ) -> JsonRow:
-    """Everything that the benchmark finds out: `raw` rows, `attention_shares`, `quality`, `shape` of the model.
+    """Measure everything: `raw` rows, `attention_shares`, `quality`, `shape` of the model.
 
     Raises:
         ConfigError: as `measure` does.

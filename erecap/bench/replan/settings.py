@@ -11,7 +11,7 @@ ROW_NAMES = ("algorithm", "product", STOCK)
 
 @dataclass(frozen=True)
 class ReplanBench:
-    """What is measured."""
+    """Settings of `erecap bench replan`."""
 
     lengths: tuple[int, ...] = (1000, 2000, 4000, 7500)  # tokens of history
     modes: tuple[str, ...] = ("full", "reuse", "erecap", "prune[recency]")

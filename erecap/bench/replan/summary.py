@@ -1,4 +1,4 @@
-"""What the raw rows of the replan benchmark say: medians, ceilings, and the figures R1 to R4."""
+"""Summary of the raw rows of the replan benchmark: medians, ceilings, and the figures R1 to R4."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making a chat shorter as text, without looking inside a model: what remote models can have, too."""
+"""Shortening a chat as text, without access to the model's cache: what remote models allow."""
 
 from erecap.context.compaction.compact import Compacted, compact_messages
 from erecap.context.compaction.condense import condense

@@ -1,15 +1,15 @@
-"""Record-level compaction: a chat is made to fit a target, record by record, the least valuable first.
+"""Record-level compaction: make a chat fit a target, record by record, the least valuable first.
 
 In three rounds, each from the oldest record to the newest, and no further than the target asks for:
 
-1. what something newer has made worthless (`stale` spans, such as an older sight of a place) goes;
+1. text that something newer has overwritten (`stale` spans, such as an older sight of a room) goes;
 2. old observations are told in fewer words (`erecap.context.compaction.condense`);
 3. exchange by exchange (a plan with what came of it): its observations go, a marker stays, and then all of it goes,
    before a newer observation does.
 
 Protected text, the system message, the first user message, the newest observation and the newest exchange stay byte for
-byte, and failures and commands do as long as their exchange. Messages keep their roles, calls of tools stay together
-with their results, and content that is JSON stays JSON.
+byte. Failures and commands stay as long as their exchange. Messages keep their roles, tool calls stay together with
+their results, and content that is JSON stays JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _Step = Edit | tuple[int, ...]  # an edit, or the numbers of messages that go
 
 @dataclass(frozen=True)
 class Compacted:
-    """A chat that was made shorter, and what that took."""
+    """A chat that was made shorter, and the edits that it took."""
 
     messages: list[Message]
     tokens: int  # of `messages`, as counted
@@ -42,18 +42,18 @@ class Compacted:
 def compact_messages(
     messages: Sequence[Message], target_tokens: int, count: CountTokens, *, rank: Rank | None = None
 ) -> Compacted:
-    """Make a chat fit `target_tokens`, with as few records touched as possible: one less would not have been enough.
+    """Make a chat fit `target_tokens` with the fewest records touched: one less would not have been enough.
 
     A chat that fits is returned as it is; so is the result when it is compacted again with the same target.
 
     Args:
-        messages: a chat in the shape of the OpenAI API. Spans in `protect`, `stale` and `observations` say what is
-            what; without them the rules of `erecap.context.protection` and `mask_messages` hold. It is not changed.
-        target_tokens: what the result may take. If the rest is protected, the result has more, and `reason` says so.
+        messages: a chat in the shape of the OpenAI API. Spans in `protect`, `stale` and `observations` mark its
+            parts; without them the rules of `erecap.context.protection` and `mask_messages` hold. It is not changed.
+        target_tokens: most tokens of the result. If the rest is protected, the result has more, and `reason` says so.
         count: tokens of a chat.
-        rank: what an observation is worth, from its text; the least worth goes first, and ties the oldest first. Such
-            as the score of a small local model. An exchange is worth what the best observation in it is. None: all
-            are worth the same.
+        rank: importance score of an observation's text; the lowest goes first, and of ties the oldest. An example
+            is the score of a small local model. An exchange has the score of its best observation. None: all scores
+            are equal.
 
     Raises:
         ValueError: a target below 1.
@@ -76,7 +76,7 @@ def compact_messages(
 
 
 def compaction_steps(messages: Sequence[Message], rank: Rank | None) -> list[_Step]:
-    """Everything that can be done, in the order in which it is."""
+    """All possible edits, in the order in which they are made."""
     kept = protected_spans(messages)
     stale = [Edit(*place, "") for place in _stale(messages) if not _overlaps(place, kept)]
     gone = [*kept, *(place[:3] for place in stale)]
@@ -101,7 +101,7 @@ def _by_exchange(
     """Exchange by exchange: what was seen in it, then all of it. What was seen outside of them is one by itself."""
     least = min(worth.values(), default=0.0)
     owner = {number: group for group in whole for number in group}
-    # Where nothing that was seen is left, nothing is worth more.
+    # Where no observation is left, no score is higher.
     best: dict[tuple[int, ...], float] = dict.fromkeys(whole, least)
     for (number, _, _), value in worth.items():
         group = owner.get(number, (number,))
@@ -151,7 +151,7 @@ def _whole_lines(messages: Sequence[Message], edits: Sequence[Edit]) -> list[Edi
         elif begins and end == len(content) and start > 0:
             start -= 1
         if result and result[-1].message == edit.message and start < result[-1].end:
-            start = result[-1].end  # the break between two of them is gone already
+            start = result[-1].end  # the break between two of them is removed already
         result.append(Edit(edit.message, start, end, ""))
     return result
 

@@ -1,4 +1,4 @@
-"""Saying an observation in fewer words, by rules: what carries no information goes, nothing is put in other words.
+"""Shorten an observation by rules: words without information go, and nothing is paraphrased.
 
 Names, numbers, ids, quoted text, code and negations stay as they are, and in their order. JSON loses nothing but the
 white space between its tokens.
@@ -22,7 +22,7 @@ _JSON_TOKEN = re.compile(r'("(?:\\.|[^"\\])*")|\s+')
 
 
 def condense(text: str) -> str:
-    """`text` in fewer words; itself where nothing can go. `condense(condense(text)) == condense(text)`."""
+    """`text` in fewer words; unchanged where nothing can go. `condense(condense(text)) == condense(text)`."""
     if is_json(text):
         return _JSON_TOKEN.sub(lambda match: match[1] or "", text)
     # Every second part is quoted, and stays.
@@ -33,7 +33,7 @@ def condense(text: str) -> str:
 
 
 def is_json(text: str) -> bool:
-    """Whether `text` is a JSON object or array. Single values are taken for prose."""
+    """Return True if `text` is a JSON object or array. Single values count as prose."""
     if text.lstrip()[:1] not in ("{", "["):
         return False
     try:

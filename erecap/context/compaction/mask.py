@@ -40,7 +40,7 @@ def mask_messages(
 
     Args:
         messages: the chat; it is not changed.
-        target_tokens: what the chat may take. If blanking everything is not enough, everything is blanked. None: as
+        target_tokens: most tokens of the chat. If blanking everything is not enough, everything is blanked. None: as
             much as it takes, so that only `already` is blanked.
         count: tokens of a chat.
         already: observations to blank whether it is needed or not, as `Masked.places` of an earlier call named them.
@@ -120,7 +120,7 @@ def observations(messages: Sequence[Message]) -> list[tuple[int, int, int]]:
 
 
 def exchanges(messages: Sequence[Message]) -> list[list[int]]:
-    """Numbers of the messages of each exchange, oldest first. Calls of tools and their results are in the same one."""
+    """Numbers of the messages of each exchange, oldest first. A tool call and its result are in the same one."""
     groups: list[list[int]] = []
     for number, message in enumerate(messages):
         if message["role"] == "assistant" and (not groups or messages[number - 1]["role"] != "assistant"):
@@ -131,5 +131,5 @@ def exchanges(messages: Sequence[Message]) -> list[list[int]]:
 
 
 def holds_protected(message: Message) -> bool:
-    """Whether a `protect` span of `message` has any text."""
+    """Return True if a `protect` span of `message` has any text."""
     return any(start < end for start, end in message.get("protect", ()))

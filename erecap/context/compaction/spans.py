@@ -1,4 +1,4 @@
-"""Replacing pieces of messages, with the spans that name other text moved along."""
+"""Replace pieces of messages, and move the spans that name other text along."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rewrite(messages: Sequence[Message], edits: Sequence[Edit], *, still_observe
 
     Args:
         edits: none overlap.
-        still_observed: what takes the place of a whole observation is an observation, too.
+        still_observed: a replacement of a whole observation is an observation, too.
     """
     by_message: dict[int, list[Edit]] = {}
     for edit in sorted(edits):
@@ -57,12 +57,12 @@ def _rewritten(message: Message, edits: Sequence[Edit], still_observed: bool) ->
     if still_observed:
         result["observations"] = sorted([*result.get("observations", ()), *replaced])
     elif "observations" not in message:
-        result["observations"] = []  # all of it was one observation, and that is gone
+        result["observations"] = []  # all of it was one observation, which is removed
     return result
 
 
 def moved(span: Span, edits: Sequence[Edit]) -> Span:
-    """Where `span` of a message stands after `edits` of it that do not touch it."""
+    """The characters of a message that `span` covers after `edits` that do not touch it."""
     shift = sum(edit.growth for edit in edits if edit.end <= span[0])
     return span[0] + shift, span[1] + shift
 

@@ -1,4 +1,4 @@
-"""What a remote model is shown of one conversation: only appended to, until shortening it is due or pays.
+"""The view of one conversation for a remote model: append only, until shortening is due or pays.
 
 Servers find the beginning of a prompt in their cache as far as it is the same as before, and ask a fraction of the
 price for it. So the shown chat must not change in front at every call. It is compacted in one go, far enough that many
@@ -35,9 +35,9 @@ class CompactView:
 
     Args:
         count: tokens of a chat.
-        max_tokens: what is shown never exceeds it, unless protected text alone does; None: nothing is left out.
-        target_tokens: what a compaction leaves; None: six tenths of `max_tokens`. The lower, the rarer are
-            compactions, and the more is gone after one.
+        max_tokens: bound of the shown chat, unless protected text alone exceeds it; None: nothing is left out.
+        target_tokens: tokens that a compaction leaves; None: six tenths of `max_tokens`. The lower, the rarer are
+            compactions, and the more is removed by one.
         prices: of the model; with `calls_left`, the chat is also compacted before it must be where that costs less
             (`erecap.cost.prices.edit_pays`).
         calls_left: how many calls are expected to follow; None: unknown, nothing is compacted before it must be.
@@ -77,7 +77,7 @@ class CompactView:
         self._dropped: tuple[int, ...] = ()
 
     def show(self, messages: Sequence[Message]) -> Shown:
-        """What to show of `messages`, the conversation up to now. Where its past was rewritten, it begins anew."""
+        """The messages to show for `messages`, the conversation up to now. A rewritten past begins anew."""
         known, before = len(self._given), self._view
         same = _alike(self._given, messages)
         reason = "appended"
@@ -109,7 +109,7 @@ class CompactView:
         return self.max_tokens is not None and tokens > self.max_tokens
 
     def _pays(self, view: Sequence[Message], shorter: Sequence[Message], tokens: int, fewer: int) -> bool:
-        """Whether compacting now costs less than leaving the chat as it is for the calls that are left."""
+        """Return True if compacting now costs less than leaving the chat as it is for the calls that are left."""
         if self.prices is None or self.calls_left is None:
             return False
         after = fewer - (self._count(shorter[:same]) if (same := _alike(view, shorter)) else 0)
@@ -118,7 +118,7 @@ class CompactView:
 
 
 def _alike(one: Sequence[Message], other: Sequence[Message]) -> int:
-    """How many leading messages say the same."""
+    """Number of leading messages that say the same."""
     number = 0
     for a, b in zip(one, other, strict=False):
         if _said(a) != _said(b):

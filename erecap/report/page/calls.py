@@ -1,4 +1,4 @@
-"""The report of a wrapped planner: calls without episodes, and what the bare planner did with some of them."""
+"""The report of a wrapped planner: calls without episodes, and a comparison with the bare planner."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEAD, CALLS, SHADOW = "run.json", "replans.jsonl", "shadow.jsonl"
 
 
 def is_call_log(folder: Path) -> bool:
-    """Whether the folder was written by a wrapped planner."""
+    """Return True if a wrapped planner wrote the folder."""
     try:
         return "wrapped" in json.loads((folder / HEAD).read_text("utf-8"))
     except (OSError, ValueError):

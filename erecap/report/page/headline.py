@@ -1,4 +1,4 @@
-"""What the figures say, in sentences, for the top of the report. No claim goes beyond its interval."""
+"""Sentences on the figures for the top of the report. No claim goes beyond its interval."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STOCK_MODELS = ("smollm2-135m-instruct",)  # prefixes of models that were never 
 
 @dataclass(frozen=True)
 class Sentence:
-    """One statement of the headline, and the kind of thing it is about."""
+    """One statement of the headline, and its subject."""
 
     kind: Literal["fault", "label", "success", "speed", "note"]
     text: str
@@ -96,7 +96,7 @@ def _low_success(model: ModelFacts) -> str:
 
 
 def _differences(summary: dict[str, Any]) -> list[Sentence]:
-    """Which modes differ from the baseline in success, as far as the intervals tell."""
+    """The modes that differ from the baseline in success, as far as the intervals tell."""
     base = summary["baseline"]
     few, alike, open_modes, sentences = [], [], [], []
     for mode, paired in summary["paired"].items():

@@ -72,7 +72,7 @@ def length_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def setup_rows(run: Run) -> list[tuple[str, str]]:
-    """What was run, on what and with what: names and values for a two-column table."""
+    """The setup of a run, its model and its machine: names and values for a two-column table."""
     head = run.head
     rows = [("run", head.name), ("status", head.status), ("created", head.created), ("seed", str(head.seed))]
     if "name" in head.config:

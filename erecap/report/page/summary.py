@@ -1,4 +1,4 @@
-"""Turns the rows of a run into the figures of `summary.json`."""
+"""Summary of a run: the figures of `summary.json` from its rows."""
 
 from __future__ import annotations
 

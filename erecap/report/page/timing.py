@@ -1,4 +1,4 @@
-"""Which calls are timed, how calls are paired across modes, and the speed-up beside its ceiling."""
+"""Calls that are timed, their pairing across modes, and the speed-up beside its ceiling."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAULT_PAIRS = 5  # a median over fewer pairs is no ground for calling a fault
 
 
 def timed(calls: Sequence[ReplanRow]) -> list[ReplanRow]:
-    """Calls whose times mean something: a model was called, and nothing else ran beside it."""
+    """Calls whose times count: a model was called, and nothing else ran beside it."""
     return [call for call in calls if call.prompt_tokens > 0 and not call.contended]
 
 

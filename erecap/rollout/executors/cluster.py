@@ -31,7 +31,7 @@ WAIT_SECONDS = 30.0  # between two lines that say what a worker is waiting for
 
 @dataclass(frozen=True)
 class _Task:
-    """What one worker was asked for: to get ready, or to play `job`."""
+    """A worker's present task: to get ready, or to play `job`."""
 
     worker: Any  # the actor's handle
     job: Job | None
@@ -155,7 +155,7 @@ class RayExecutor(Setting):
         self._tasks[worker.ready.remote()] = _Task(worker, None)
 
     def _get(self, reference: Any, task: _Task) -> Any:
-        """What a worker answered; None if it was lost. Raises the ErecapError that it met."""
+        """The worker's answer; None if the worker was lost. Raises the ErecapError that it met."""
         try:
             answer = self._ray.get(reference)
         except self._lost:

@@ -1,4 +1,4 @@
-"""What runs on a node of a cluster: one worker, made from plain objects that travel by pickle."""
+"""The worker on a node of a cluster, made from plain objects that travel by pickle."""
 
 from __future__ import annotations
 

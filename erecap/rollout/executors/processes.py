@@ -192,6 +192,6 @@ def _work(
         except ErecapError as error:
             pipe.send(to_travel(error))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the parent has no more jobs, or is gone
+        pass  # the parent has no more jobs, or has ended
     finally:
         components.close()

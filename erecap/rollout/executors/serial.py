@@ -1,4 +1,4 @@
-"""Who plays the episodes: what all executors share, and the one that plays in this process, one after the other."""
+"""The base of all executors, and the one that plays in this process, one episode after the other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Watch = Callable[[Job, int, int], None]
 
 
 class Executor(Protocol):
-    """Plays jobs and yields what came of each as soon as it is there, in any order."""
+    """Plays jobs and yields the result of each as soon as it is there, in any order."""
 
     contended: bool  # episodes share the machine, so their timings are not to be compared
 
@@ -55,7 +55,7 @@ def play_job(
 
 
 class PlayOne(Protocol):
-    """What an executor does with a job: `play_job`, or something that also records. It travels to workers by pickle."""
+    """An executor's function for a job: `play_job`, or one that also records. It travels to workers by pickle."""
 
     def __call__(
         self,
@@ -70,13 +70,13 @@ class PlayOne(Protocol):
 
 
 def to_travel(error: ErecapError) -> ErecapError:
-    """An error as a worker sends it: with its class and text only, for a cause may hold things that cannot travel."""
+    """An error in the form that workers send: class and text only, for a cause may hold things that cannot travel."""
     return type(error)(str(error))
 
 
 @dataclass(eq=False)
 class Setting:
-    """What every executor is made of."""
+    """The arguments of every executor."""
 
     config: RunConfig
     suites: Mapping[str, Suite]

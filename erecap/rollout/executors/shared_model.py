@@ -62,5 +62,5 @@ EXECUTORS: dict[str, type[AnyExecutor]] = {"serial": SerialExecutor, "process": 
 
 
 def executor_of(config: RunConfig) -> type[AnyExecutor]:
-    """Which executor plays `config`."""
+    """The executor class for `config`."""
     return BatchExecutor if config.batch > 1 else EXECUTORS[config.executor]

@@ -1,4 +1,4 @@
-"""What decides how an episode goes, as short hashes: the configuration, the model, its adapter, the pruner."""
+"""Identity of an episode as short hashes: the configuration, the model, its adapter, the pruner."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IDENTITY = ("config", "model", "adapter", "pruner")
 
 @dataclass(frozen=True)
 class Identity:
-    """What an episode was played with: hexadecimal beginnings of SHA-256 hashes; None where there is none."""
+    """Hashes of an episode's configuration and weights: beginnings of SHA-256 in hexadecimal; None: no such part."""
 
     config: str
     model: str | None
@@ -32,17 +32,17 @@ class Identity:
     pruner: str | None
 
     def fields(self) -> dict[str, str | None]:
-        """As they stand in a row."""
+        """The identity as the fields of a row."""
         return {field: getattr(self, field) for field in IDENTITY}
 
 
 def budget_of(config: RunConfig, mode: str) -> int | str | None:
-    """`kv_tokens`, or `auto`, of the modes that keep within it; None for the others."""
+    """The budget, `kv_tokens` or `auto`, of a mode that keeps within it; None for the others."""
     return config.budget.kv_tokens if config.mode(mode).budgeted else None
 
 
 def identity_of(config: RunConfig, suite: Suite, mode: Mode, weights: Mapping[str, str | None]) -> Identity:
-    """What decides how an episode goes: not how many are played, nor on how many processes.
+    """The identity of a configuration, whatever the number of episodes and processes.
 
     Of the settings, only those count that differ from `erecap.rollout.run_folder.reference_values`.
     """

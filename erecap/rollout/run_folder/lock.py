@@ -17,7 +17,7 @@ LOCK = ".lock"
 def owned(folder: Path) -> Iterator[None]:
     """Hold a run folder; it is made if need be.
 
-    The kernel lets go of the lock when the process ends, however it ends.
+    The kernel releases the lock when the process ends, however it ends.
 
     Raises:
         RunError: another process holds it, or the folder cannot be made.

@@ -1,4 +1,4 @@
-"""What a run was played on: machine, versions, revision. No names and no paths of the machine."""
+"""The machine and software of a run: processor, versions, revision. No names and no paths of the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in a run folder when a run starts, and what must go before it can go on."""
+"""The contents of a run folder when a run starts, and the cleaning before it can go on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds the rows of `episodes.jsonl` and `replans.jsonl`; `docs/run-format.md` describes every field."""
+"""Rows of `episodes.jsonl` and `replans.jsonl`; `docs/run-format.md` describes every field."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def replan_row(
 
 
 def _decided(mode: Mode, generation: Generation | None, usage: Usage) -> JsonRow:
-    """What was done with the prompt, why, and the milliseconds that were predicted for the call."""
+    """The decision about the prompt, its reason, and the milliseconds that were predicted for the call."""
     if generation is not None and generation.decision is not None:
         decision = generation.decision
         predicted = None if decision.predicted_ms is None else round(decision.predicted_ms, 3)

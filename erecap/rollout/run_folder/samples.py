@@ -1,4 +1,4 @@
-"""Records an episode so that a person can read it: observations, frames, plans, and what the model kept."""
+"""Record an episode for people to read: observations, frames, plans, and the tokens that the model kept."""
 
 from __future__ import annotations
 

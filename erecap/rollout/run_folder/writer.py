@@ -1,4 +1,4 @@
-"""The only thing that writes into a run folder."""
+"""The writer of a run folder; nothing else writes into one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def encode_row(row: JsonRow) -> bytes:
 
 
 def sample_path(folder: Path, job: Job) -> Path:
-    """Where the recorded episode of a job lies."""
+    """The file of a job's recorded episode."""
     return folder / SAMPLES / f"{job.suite}--{job.mode}--{job.episode}.json"
 
 
@@ -48,7 +48,7 @@ class RunWriter:
         write_json(self.folder / HEAD, self.head)
 
     def append(self, played: Played) -> None:
-        """Write what came of one job. The episode's row goes last: it is what makes the episode count."""
+        """Write the result of one job. The episode's row goes last: it is what makes the episode count."""
         if played.sample is not None:
             text = json.dumps(played.sample, ensure_ascii=False, allow_nan=False, indent=1)
             write_atomic(sample_path(self.folder, played.job), text.encode("utf-8", errors="replace"))

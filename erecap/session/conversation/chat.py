@@ -1,4 +1,4 @@
-"""The session's own chat: what must be known of it to append to it, without its texts."""
+"""The session's own chat, without its texts: all that appending to it needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ChatPart:
-    """The end of a rendered chat: what is new, and as much of what comes before as is at hand."""
+    """The end of a rendered chat: the new messages, and the text before them as far as it is known."""
 
     text: str
     spans: list[tuple[int, int]]  # per message in `text`: the characters that hold its content
@@ -68,17 +68,17 @@ class SessionChat:
 
     @property
     def empty(self) -> bool:
-        """Whether there is no message."""
+        """True if there is no message."""
         return not (self._ends.count or self._given or self._waiting)
 
     def becomes(self, messages: Sequence[Message]) -> SessionChat:
-        """The chat that a caller brought. It is looked at only when something is appended."""
+        """Take over the chat that a caller brought. It is looked at only when something is appended."""
         chat = SessionChat(self._tokenizer)
         chat._given = list(messages)
         return chat
 
     def answered(self, text: str) -> SessionChat:
-        """This chat and an answer of the session's own."""
+        """Return this chat followed by an answer of the session's own."""
         chat = self.copy()
         chat._waiting, chat._answered = [{"role": "assistant", "content": text}], True
         return chat
@@ -86,14 +86,14 @@ class SessionChat:
     def going_on(
         self, new: Sequence[Message], header: bool, stale: Sequence[Span] = ()
     ) -> tuple[SessionChat, ChatPart | None]:
-        """The chat with `new` messages, and the part of it that is to be read; None where there is none yet.
+        """The chat with `new` messages, and the part of it to be read; None where there is none yet.
 
         Where `new` begins with a message of the assistant, or is empty and `header` is asked for, it takes the place
         of the session's own answer.
 
         Args:
             header: up to the header of the next answer; else up to the end of a message's content.
-            stale: characters `(message, start, end)` of earlier messages that are worthless now.
+            stale: characters `(message, start, end)` of earlier messages that are stale now.
 
         Raises:
             ConfigError: spans that do not lie in their messages.

@@ -1,4 +1,4 @@
-"""The conversation of a session: the chat, the tokens that were read of it, and what is still to be read."""
+"""The conversation of a session: the chat, the tokens read of it, and those still to be read."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Conversation:
         return self.pending + encoded.ids, mark_messages(part, base, encoded, first, self.transcript.marks)
 
     def agreement(self, part: ChatPart, known: int) -> tuple[int, int, Continuation] | None:
-        """Up to where the ids read are those of the chat's text, see `marks.agreement`; None: not asked for."""
+        """Token index up to which the ids read are those of the chat's text (`marks.agreement`), if asked for."""
         return agreement(self.tokenizer, part, self.transcript, known) if self.retokenize else None
 
     def protected_tokens(self, part: ChatPart, coming: Sequence[Mark]) -> list[tuple[int, int]]:
@@ -119,6 +119,6 @@ class Conversation:
             self.transcript.extend((), [mark])
 
     def tidy(self, stored: Sequence[int]) -> None:
-        """Forget what is known of messages of which nothing is stored; `stored`: rising token indices."""
+        """Forget messages of which no token is stored; `stored`: rising token indices."""
         self.transcript.tidy(stored)
         self.chat.tidy({mark.message for mark in self.transcript.known_marks})

@@ -1,4 +1,4 @@
-"""Rendering only what was added to a chat: which chat templates allow it, and what must be known of the chat before.
+"""Incremental rendering of a growing chat: the templates that allow it, and the ends of the chat that it needs.
 
 A chat template is a program over all messages. Most write each message by itself, with a look at its neighbours and at
 whether their number is odd or even. For those a stand-in, made of the first messages and the newest, lets the template
@@ -62,13 +62,13 @@ class ChatEnds:
 
 @dataclass(frozen=True)
 class Growth:
-    """How a template treats a chat that grows."""
+    """A template's treatment of a growing chat."""
 
     rewrites: bool  # it changes what it wrote before, or looks further back than a stand-in shows
     triggers: tuple[str, ...] = ()  # texts in contents that make it do so
 
     def rewritten(self, messages: Sequence[Message]) -> bool:
-        """Whether a chat with these contents has to be rendered whole."""
+        """Return True if a chat with these contents has to be rendered whole."""
         return self.rewrites or any(word in message["content"] for word in self.triggers for message in messages)
 
 
@@ -76,7 +76,7 @@ _known: WeakKeyDictionary[Any, tuple[str, Growth]] = WeakKeyDictionary()
 
 
 def growth_of(tokenizer: Any) -> Growth:
-    """How the chat template of `tokenizer` treats a chat that grows; tried out once for each template."""
+    """Determine how the chat template of `tokenizer` treats a growing chat; tried out once for each template."""
     template = str(getattr(tokenizer, "chat_template", None))
     known = _known.get(tokenizer)
     if known is None or known[0] != template:
@@ -124,7 +124,7 @@ def _with(word: str, others: Sequence[str]) -> list[list[Message]]:
 
 
 def _grows(tokenizer: Any, chat: list[Message]) -> bool | None:
-    """Whether the stand-in tells each continuation of `chat`; None where the template refuses such a chat."""
+    """Return True if the stand-in tells each continuation of `chat`; None where the template refuses such a chat."""
     ends = ChatEnds()
     accepted = False
     for number, message in enumerate(chat[:-1]):

@@ -1,4 +1,4 @@
-"""Tokens of what is new in a chat, and the marks at the ends of its messages."""
+"""Tokens of the new messages in a chat, and the marks at the ends of its messages."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _digests(part: ChatPart, known: Sequence[Mark]) -> list[bytes]:
 def agreement(
     tokenizer: Any, part: ChatPart, transcript: Transcript, known: int
 ) -> tuple[int, int, Continuation] | None:
-    """Up to where what was read has the tokens that the chat's own text has; None where that cannot be told.
+    """The token index up to which the tokens read are those of the chat's own text; None where that cannot be told.
 
     The messages before the newest two are taken to agree: they were looked at when these were new.
 

@@ -1,4 +1,4 @@
-"""What the messages of a session's own chat claim: which of their characters are protected, and which are stale."""
+"""Claims of the messages in a session's own chat: their protected characters, and their stale ones."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class ChatClaims:
         return found
 
     def mark_stale(self, spans: Sequence[Span]) -> None:
-        """Call characters of earlier messages worthless; they are no longer protected.
+        """Mark characters of earlier messages as stale; they are no longer protected.
 
         Raises:
             ConfigError: no such message, or a span that does not rise from 0.

@@ -1,6 +1,6 @@
-"""What a session has read: token ids, and where in them each message of the chat ends.
+"""The transcript of a session: token ids, and the token index at which each message of the chat ends.
 
-A call brings the whole chat again. What was read is found by the text that the chat template makes of it, not by the
+A call brings the whole chat again. The tokens read are matched by the text that the chat template renders, not by the
 messages: a template that rewrites the past (strips reasoning, adds a date) is then seen at once. Texts are not
 kept, only hashes of everything up to the end of each message.
 """
@@ -17,7 +17,7 @@ from erecap.session.conversation.digest import RunningDigest
 
 @dataclass(frozen=True)
 class Mark:
-    """The end of a message's content within what was read."""
+    """The end of a message's content within the tokens read."""
 
     message: int  # number of the message in the chat
     characters: int  # of the rendered chat up to here
@@ -45,17 +45,17 @@ class Mark:
 
 
 class Transcript:
-    """Grows at the end, is cut at the end when the chat was rewritten, and forgets its beginning.
+    """Token ids and marks: they grow at the end, are cut there when the chat is rewritten, and forget the beginning.
 
     Args:
         rewind_tokens: ids, marks and corrections of at least this many newest tokens are kept; older ones may be
-            forgotten, and a chat that was rewritten further back is read anew, without its corrections. None keeps all.
+            forgotten, and a chat that was rewritten further back is re-read, without its corrections. None keeps all.
     """
 
     def __init__(self, rewind_tokens: int | None = None) -> None:
         self.rewind_tokens = rewind_tokens
         self.ids: list[int] = []
-        self.forgotten = 0  # ids let go at the beginning
+        self.forgotten = 0  # ids dropped at the beginning
         self.marks: list[Mark] = []
         # Marks that reading can no longer go back to, of messages of which something may still be stored: they say
         # which stored tokens are the system text, the goal, and what else is protected or stale.
@@ -65,16 +65,16 @@ class Transcript:
 
     @property
     def tokens(self) -> int:
-        """Tokens read, those let go included."""
+        """Number of tokens read, forgotten ones included."""
         return self.forgotten + len(self.ids)
 
     @property
     def known_marks(self) -> list[Mark]:
-        """All marks, oldest first; only `marks`, the newest of them, can be gone back to."""
+        """All marks, oldest first; a session can roll back to `marks` only, the newest of them."""
         return [*self.older, *self.marks]
 
     def matched(self, text: str, before: RunningDigest | None = None) -> int:
-        """How many of `marks` lie in a chat, with the same characters up to there.
+        """Number of `marks` that lie in a chat, with the same characters up to there.
 
         The last of them is aligned: reading can go on from it.
 
@@ -101,7 +101,7 @@ class Transcript:
         return found
 
     def ends_with_mark(self, stored: int) -> bool:
-        """Whether nothing was read after the last mark, `stored` tokens being in the cache."""
+        """Return True if nothing was read after the last mark, `stored` tokens being in the cache."""
         last = self.marks[-1].tokens if self.marks else 0
         return last == self.tokens == stored
 
@@ -118,13 +118,13 @@ class Transcript:
         left = max(left, tokens or 0)
         if not left:
             self.older = []
-        # Where ids up to the mark were let go, nothing is known of what is left.
+        # Where ids up to the mark were dropped, the rest cannot be compared.
         del self.ids[max(0, left - self.forgotten) :]
         self.forgotten = min(self.forgotten, left)
         return lost
 
     def since(self, token: int) -> list[int]:
-        """Ids from token index `token` on. Raises ValueError where they were let go."""
+        """Ids from token index `token` on. Raises ValueError where they were forgotten."""
         if token < self.forgotten:
             raise ValueError(f"tokens before {self.forgotten} were let go (rewind_tokens={self.rewind_tokens})")
         return self.ids[token - self.forgotten :]
@@ -145,11 +145,11 @@ class Transcript:
 
     @property
     def wants_tidying(self) -> bool:
-        """Whether enough marks were let go since the last `tidy` to make another worth its while."""
+        """Return True if enough marks were dropped since the last `tidy` to run it again."""
         return len(self.older) > self._tidy_at
 
     def tidy(self, stored: Sequence[int]) -> None:
-        """Forget older marks of messages of which nothing is stored; `stored`: sorted indices of stored tokens."""
+        """Forget older marks of messages of which no token is stored; `stored`: sorted indices of stored tokens."""
 
         def alive(mark: Mark) -> bool:
             at = bisect_left(stored, mark.first)

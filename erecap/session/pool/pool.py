@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class PoolCounts:
-    """What a pool has done so far."""
+    """Counts of a pool's work so far."""
 
     requests: int = 0  # forward calls that sessions asked for
     forwards: int = 0  # forward calls made
@@ -34,7 +34,7 @@ class PoolCounts:
 
 
 class ReplanPool:
-    """Lets sessions on one model decode together: what they ask the model for at the same time is one forward call.
+    """Lets sessions on one model decode together: simultaneous requests to the model become one forward call.
 
     Decoding one token reads every weight once; so does decoding one token for each of several agents. Each session
     reads, evicts, drafts and decodes as it would alone, and gets the logits that it would get alone, up to
@@ -176,7 +176,7 @@ class ReplanPool:
             yield batch
 
     def _serve_together(self, batch: list[Request]) -> bool:
-        """Whether it went well. If not, nothing has changed."""
+        """Read together, and return True if it went well. If not, nothing has changed."""
         parts = [Part(r.engine.cache, r.ids, r.engine.next_position, r.keep, r.collect) for r in batch]
         fused = batch[0].fused
         try:
@@ -211,5 +211,5 @@ class ReplanPool:
 
 
 def _packed(request: Request) -> bool:
-    """Whether it is read with packed weights."""
+    """Return True if the request is read with packed weights."""
     return request.fused is not None and request.fused.weights != "same"

@@ -1,4 +1,4 @@
-"""Jobs that meet at the model: each runs until it asks for a forward call, then all that were asked for are served.
+"""Jobs that share forward calls: each runs until it asks for one, then all requests are served together.
 
 The jobs run in threads of their own, because a call of a session is ordinary code that stops in its middle. They take
 turns, so that never two of them run at once: what they share (a tokenizer, a world) needs no locks, and the
@@ -31,7 +31,7 @@ class Request:
     ids: list[int]
     keep: int  # logits of this many newest tokens; 0: of all
     decode: bool  # generated or drafted tokens
-    collect: dict[int, torch.Tensor] | None  # attention mass is wanted, by layer
+    collect: dict[int, torch.Tensor] | None  # attention weights are wanted, by layer
     fused: FusedDecoder | None  # reads it, if it is read alone; None: the model
     logits: torch.Tensor | None = None
     error: Exception | None = None

@@ -1,1 +1,1 @@
-"""The pruned KV cache: which layer stores which tokens, and the transaction of a read."""
+"""The pruned KV cache: layouts of layers, and the transaction of a read."""

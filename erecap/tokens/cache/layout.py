@@ -1,4 +1,4 @@
-"""Which tokens a layer stores: their places in the sequence, positions and validity.
+"""Layout of a layer: token indices, positions and validity of the tokens that it stores.
 
 Layers between two stages store the same tokens, so they share one `Layout` object; a read extends each distinct
 layout once, not once per layer.
@@ -16,7 +16,7 @@ import torch
 class Layout:
     """Tokens in storage order, which is also their order in the sequence."""
 
-    index: torch.Tensor  # (batch, width) int64: place in the sequence read so far, pads included
+    index: torch.Tensor  # (batch, width) int64: token indices in everything read so far, pads included
     positions: torch.Tensor  # (batch, width) int64: position id used for RoPE
     valid: torch.Tensor  # (batch, width) bool: False for padding and for fillers of narrower rows
     all_valid: bool  # known without asking the device
@@ -66,7 +66,7 @@ class Layout:
         )
 
     def merged(self, live: Layout) -> tuple[Layout, torch.Tensor]:
-        """This layout with `live` at its places among it, and the order `(width,)` of the two in a row. One row."""
+        """This layout merged with `live` by token index, and the order `(width,)` of the two in a row. One row."""
         both = self.extended(live)
         order = both.index[0].argsort()
         return both.take(order.unsqueeze(0)), order

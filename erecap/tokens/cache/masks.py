@@ -1,4 +1,4 @@
-"""Attention masks for caches whose layers store different tokens, built from where each token stood."""
+"""Attention masks for caches whose layers store different tokens, built from positions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def layer_windows(config: Any) -> list[int | None]:
 
 
 def visible(stored: Layout, live: Layout, window: int | None) -> torch.Tensor | None:
-    """Which stored token each live token may see.
+    """The stored tokens that each live token may attend to.
 
     Args:
         stored: tokens whose keys the layer holds after this read, the live ones last.

@@ -1,8 +1,8 @@
-"""Hidden states of tokens that a stage dropped, kept aside so that the tokens can be finished later.
+"""Parking: hidden states of tokens that a stage dropped, kept so that the tokens can be revived later.
 
 A token dropped before layer `l` has keys and values in layers 0 to `l - 1` and nowhere deeper. Its hidden state before
 layer `l` is all that is needed to run it through the rest (see `erecap.tokens.revival`). One parked token costs
-`hidden_size * bytes of the dtype + 17` bytes: its state, its place, its position and whether it is real. That is
+`hidden_size * bytes of the dtype + 17` bytes: its state, its index, its position and whether it is real. That is
 2,321 bytes for a model of 576 channels in float32, where its keys and values in one layer would take 1,536.
 """
 
@@ -20,7 +20,7 @@ PREFIX = "parked."  # of names of tensors in a file
 
 @dataclass(frozen=True, eq=False)
 class Parked:
-    """Tokens that stopped before one layer, in order of their places. One row."""
+    """Tokens that stopped before one layer, in order of token indices. One row."""
 
     layer: int  # the layer that they did not run through any more
     tokens: Layout  # width n
@@ -28,7 +28,7 @@ class Parked:
 
     @property
     def places(self) -> torch.Tensor:
-        """Places `(n,)` in everything read, rising."""
+        """Token indices `(n,)`, rising."""
         return self.tokens.index[0]
 
     def where(self, stay: torch.Tensor) -> Parked:
@@ -44,12 +44,12 @@ class Parked:
         return self.where(torch.arange(self.tokens.width, device=self.hidden.device) >= self.tokens.width - count)
 
     def joined(self, other: Parked) -> Parked:
-        """These and `other`, which stopped before the same layer or have come as far by now, in order of places."""
+        """These and `other`, which stopped before the same layer or have come as far by now, by token index."""
         tokens, order = self.tokens.merged(other.tokens)
         return Parked(other.layer, tokens, torch.cat([self.hidden, other.hidden], 1).index_select(1, order))
 
     def moved(self, index: torch.Tensor, positions: torch.Tensor) -> Parked:
-        """The same tokens, with the new position `(n,)` of each place in `index` `(n,)`, sorted."""
+        """The same tokens, with the new position `(n,)` of each token index in `index` `(n,)`, sorted."""
         column = torch.searchsorted(index.to(self.places.device), self.places)
         moved = positions.to(self.places.device)[column].unsqueeze(0)
         return Parked(self.layer, self.tokens.moved(moved), self.hidden)
@@ -75,7 +75,7 @@ class Parking:
         return sum(parked.tokens.width for parked in self)
 
     def places(self) -> list[int]:
-        """Places of all parked tokens, rising."""
+        """Token indices of all parked tokens, rising."""
         return sorted(place for parked in self for place in parked.places.tolist())
 
     def nbytes(self) -> int:
@@ -83,7 +83,7 @@ class Parking:
         return sum(parked.nbytes() for parked in self)
 
     def add(self, groups: Iterable[Parked]) -> None:
-        """Park more tokens, and let the oldest go where there is no room."""
+        """Park more tokens, and remove the oldest where there is no room."""
         for parked in groups:
             before = self._by_layer.get(parked.layer)
             self._by_layer[parked.layer] = parked if before is None else before.joined(parked)
@@ -93,17 +93,17 @@ class Parking:
             self.keep(lambda parked: parked.places >= first)
 
     def keep(self, stay: Callable[[Parked], torch.Tensor]) -> None:
-        """Let go all tokens for which `stay`, `(n,)` bool for each group of n tokens, does not hold."""
+        """Remove all tokens for which `stay`, `(n,)` bool for each group of n tokens, does not hold."""
         kept = [parked.where(stay(parked)) for parked in self]
         self._by_layer = {parked.layer: parked for parked in kept if parked.tokens.width}
 
     def within(self, start: int, end: int) -> list[Parked]:
-        """The parked tokens at places `start` to `end - 1`, by layer."""
+        """The parked tokens with indices `start` to `end - 1`, by layer."""
         found = [parked.where((parked.places >= start) & (parked.places < end)) for parked in self]
         return [parked for parked in found if parked.tokens.width]
 
     def move(self, index: torch.Tensor, positions: torch.Tensor) -> None:
-        """Give the token at each place `index` `(n,)`, sorted, its new position `(n,)`; all parked ones are there."""
+        """Give the tokens with indices `index` `(n,)`, sorted, new positions `(n,)`; all parked ones are among them."""
         self._by_layer = {parked.layer: parked.moved(index, positions) for parked in self}
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -127,7 +127,7 @@ class Parking:
             self.add([Parked(layer, tokens, hidden)])
 
     def clear(self) -> None:
-        """Let everything go."""
+        """Remove all parked tokens."""
         self._by_layer = {}
 
     def copy(self) -> Parking:

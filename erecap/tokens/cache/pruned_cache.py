@@ -23,7 +23,7 @@ from erecap.tokens.scoring.select import Spans, protected_columns
 class PrunedCache(DynamicCache):
     """Keys and values after token pruning; also the home of all pruning state.
 
-    The *logical* length is what was read, and what `generate` and positions go by; the *physical* length is what
+    The *logical* length counts all tokens read: `generate` and positions go by it. The *physical* length is what
     a layer stores. The two differ once tokens are dropped, and the latter differs between layers. Sliding-window
     layers are stored whole as well, because windows count tokens of the sequence, not stored ones.
 
@@ -71,7 +71,7 @@ class PrunedCache(DynamicCache):
         return [0 if rows is None else rows[row] if row is not None else max(rows) for rows in lengths]
 
     def layout(self, layer: int) -> Layout:
-        """Which tokens `layer` stores."""
+        """The layout of `layer`: the tokens that it stores."""
         return self._layouts[layer]
 
     def layouts(self) -> list[Layout]:
@@ -79,16 +79,16 @@ class PrunedCache(DynamicCache):
         return list(self._layouts)
 
     def stores(self, layer: int) -> bool:
-        """Whether `layer` has stored tokens, evicted ones among them; a layer without attention never does."""
+        """Return True if `layer` has stored tokens, evicted ones among them; a layer without attention never does."""
         return layer < len(self.layers) and self.layers[layer].is_initialized
 
     def shared(self, layer: int) -> bool:
-        """Whether `layer` holds keys and values together with forks."""
+        """Return True if `layer` holds keys and values together with forks."""
         return layer < len(self.layers) and self.layers[layer].shared
 
     @property
     def shares_layout(self) -> bool:
-        """Whether all layers store the same tokens, none of them padding."""
+        """True if all layers store the same tokens, none of them padding."""
         first = self._layouts[0]
         return all(layout is first for layout in self._layouts) and first.all_valid and first.index.shape[0] == 1
 
@@ -107,7 +107,7 @@ class PrunedCache(DynamicCache):
         self._armed, self._protect = True, protect
 
     def prunes_next(self, tokens: int) -> bool:
-        """Whether a read of `tokens` tokens now would drop some of them on its way."""
+        """Return True if a read of `tokens` tokens now would drop some of them on its way."""
         return self._armed and tokens > 1 and bool(self.stages)
 
     # The read in progress (called by the hooks) -----------------------------------------------------------
@@ -179,8 +179,8 @@ class PrunedCache(DynamicCache):
     def drop(self, gone: Callable[[Layout], torch.Tensor]) -> int:
         """Evict stored tokens, layer by layer. Positions stay as they are. For caches of one row.
 
-        A parked token that is evicted from the deepest layer it reached is parked no longer: what a session lets go is
-        let go whole.
+        A parked token that is evicted from the deepest layer it reached is parked no longer: a session evicts
+        a token whole.
 
         Args:
             gone: maps a layout to `(width,)` bool, True where the token is to go; asked once per distinct layout.
@@ -270,11 +270,11 @@ class PrunedCache(DynamicCache):
         return twin
 
     def skip(self, tokens: int) -> None:
-        """Count `tokens` as read without storing them: places and positions go on behind them."""
+        """Count `tokens` as read without storing them: token indices and positions go on behind them."""
         self._logical += tokens
 
     def stored_index(self) -> torch.Tensor:
-        """Sorted places `(n,)` of the tokens that at least one layer stores. For caches of one row."""
+        """Sorted indices `(n,)` of the tokens that at least one layer stores. For caches of one row."""
         distinct = {id(layout): layout.index[0] for layout in self._layouts if layout.width}
         if not distinct:
             return torch.empty(0, dtype=torch.long)
@@ -292,7 +292,7 @@ class PrunedCache(DynamicCache):
 
         Args:
             rotate: maps `(layer, keys (1, kv_heads, n, head_dim), shift (n,))` to the keys turned by `shift` positions.
-            index: `(n,)` sorted places, those of all stored tokens among them (see `stored_index`).
+            index: `(n,)` sorted token indices, those of all stored tokens among them (see `stored_index`).
             positions: `(n,)` the new position of each.
         """
         done: dict[int, tuple[Layout, Layout]] = {}
@@ -356,7 +356,7 @@ class PrunedCache(DynamicCache):
         return self._logical + query_length, 0
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
-        """Where the next token stands in the sequence."""
+        """The index of the next token."""
         return self._logical
 
     def crop(self, tokens_to_remove: int) -> None:

@@ -1,7 +1,7 @@
-"""Scores that are taken once, when a token is read, and stay with it for as long as it is stored.
+"""Importance scores that are taken once, when a token is read, and stay with it while it is stored.
 
 A causal model's hidden state of a token never changes, so neither does a score of it. Sessions rank what they evict by
-these. The scores lie on the `PrunedCache`; the hooks, and the flat decoder, hand the hidden states over.
+these. The scores lie on the `PrunedCache`; the hooks, and the fused decoder, hand the hidden states over.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PLACES, SCORES = "ratings.places", "ratings.scores"  # names of the tensors in a
 
 
 def late(hidden: torch.Tensor) -> bool:
-    """Whether scores of `hidden` are looked at later than they are taken."""
+    """Return True if scores of `hidden` are looked at later than they are taken."""
     return hidden.device.type != "cpu"
 
 
@@ -32,7 +32,7 @@ class ReadScorer(Protocol):
 
     @property
     def layer(self) -> int:
-        """The layer whose input is looked at."""
+        """The layer whose input is scored."""
         ...
 
     def score(self, layer: int, hidden: torch.Tensor, ctx: ScoreContext) -> torch.Tensor:
@@ -41,7 +41,7 @@ class ReadScorer(Protocol):
 
 
 class ReadScores:
-    """The scores of the tokens that are stored, by their places. One sequence.
+    """The importance scores of the stored tokens, by their indices. One sequence.
 
     Args:
         scorer: what scores; higher is kept longer.
@@ -55,11 +55,11 @@ class ReadScores:
 
     @property
     def layer(self) -> int:
-        """The layer whose input is looked at."""
+        """The layer whose input is scored."""
         return self.scorer.layer
 
     def begin(self, first: int, tokens: int) -> None:
-        """Tokens are about to be read at `tokens` places from `first` on; what was known of these is forgotten."""
+        """Prepare for a read of `tokens` tokens from index `first` on; earlier scores of these are forgotten."""
         self._settle()
         before = int(torch.searchsorted(self._places, first))
         self._places = torch.cat([self._places[:before], torch.arange(first, first + tokens)])
@@ -94,12 +94,12 @@ class ReadScores:
         self._scores[row[known]] = scores[known]
 
     def of(self, index: torch.Tensor, end: int) -> torch.Tensor:
-        """Finite scores `(n,)` of the tokens at places `index` `(n,)`, less what age takes off them.
+        """Finite scores `(n,)` of the tokens with indices `index` `(n,)`, less what age takes off them.
 
         Those never scored come below all others.
 
         Args:
-            end: the place behind the newest token, to count ages from.
+            end: the index behind the newest token, to count ages from.
         """
         self._settle()
         row, known = self._rows(index.cpu())
@@ -111,14 +111,14 @@ class ReadScores:
         return scores.masked_fill(~scored, lowest - 1.0)
 
     def keep(self, index: torch.Tensor) -> None:
-        """Forget all scores but those at places `index` `(n,)`: of what is stored no longer nobody will ask."""
+        """Forget all scores but those of the token indices `index` `(n,)`: only stored tokens are ranked."""
         self._settle()
         stay = torch.isin(self._places, index.cpu())
         self._places, self._scores = self._places[stay], self._scores[stay]
 
     def clear(self) -> None:
         """Forget all scores."""
-        self._taken: list[tuple[torch.Tensor, torch.Tensor]] = []  # places and scores, maybe still being computed
+        self._taken: list[tuple[torch.Tensor, torch.Tensor]] = []  # indices and scores, maybe still being computed
         self._places = torch.empty(0, dtype=torch.long)  # sorted
         self._scores = torch.empty(0)  # -inf: read, but dropped before the scorer's layer
 
@@ -130,7 +130,7 @@ class ReadScores:
         return twin
 
     def tensors(self, tokens: int) -> dict[str, torch.Tensor]:
-        """Places and scores below place `tokens`, by names that `restore` knows."""
+        """Indices and scores of the tokens before index `tokens`, by names that `restore` knows."""
         self._settle()
         end = int(torch.searchsorted(self._places, tokens))
         return {PLACES: self._places[:end].clone(), SCORES: self._scores[:end].clone()}
@@ -146,7 +146,7 @@ class ReadScores:
         self._places, self._scores = tensors[PLACES].clone(), tensors[SCORES].clone()
 
     def _rows(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where the places `index` `(n,)` stand among those known, and `(n,)` bool: whether they do."""
+        """Ranks of the token indices `index` `(n,)` among those known, and `(n,)` bool: True where known."""
         row = torch.searchsorted(self._places, index)
         inside = row < len(self._places)
         known = inside.clone()

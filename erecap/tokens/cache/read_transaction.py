@@ -1,4 +1,4 @@
-"""One forward call of the model over a pruned cache: which tokens are still in flight, layer by layer."""
+"""One forward call over a pruned cache: the tokens still in flight, layer by layer."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Reading:
             raise FloatingPointError(problem)
 
     def settle(self) -> None:
-        """Look at what was left for later.
+        """Make the checks that were postponed.
 
         Raises:
             FloatingPointError: the first that is False.
@@ -89,7 +89,7 @@ class Reading:
         self.attention_mass = None
 
     def stored(self, layer: int) -> Layout:
-        """What `layer` stores once the live tokens are appended."""
+        """The layout of `layer` once the live tokens are appended."""
         before = self.layouts[layer]
         key = ("stored", id(before), id(self.live))
         if key not in self._memo:

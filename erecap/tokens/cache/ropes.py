@@ -1,4 +1,4 @@
-"""Which rotary embeddings a decoder has, and the angles of one of its layers."""
+"""Rotary embeddings of a decoder, and the angles of one of its layers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def rope_kinds(config: Any) -> set[str]:
 
 
 def by_layer_type(config: Any) -> bool:
-    """Whether layers of different types have rotary embeddings of their own, as in Gemma3."""
+    """Return True if layers of different types have rotary embeddings of their own, as in Gemma3."""
     return any(isinstance(part, dict) for part in _parameters(config).values())
 
 
 def layer_type(config: Any, layer: int) -> str | None:
-    """What the rotary module wants to be told for `layer`; None where all layers share one embedding."""
+    """The argument of the rotary module for `layer`; None where all layers share one embedding."""
     return config.layer_types[layer] if by_layer_type(config) else None
 
 

@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicLayer
 
 # Room is added in steps of a quarter, at least this many tokens, so that copying stays a small share of writing.
 MIN_GROWTH = 128
-TAIL_GROWTH = 32  # the same for what a fork appends: many forks may append a few tokens each
+TAIL_GROWTH = 32  # the same for a fork's own tokens: many forks may append a few each
 LEAST_SHARED = 128  # fewer tokens are copied: two buffers cost more time than so few tokens cost memory
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # keys and values
@@ -43,7 +43,7 @@ class Claim:
             self._all.add(self)
 
     def alone(self) -> bool:
-        """Whether no other holder is left."""
+        """True if no other holder is left."""
         with self._lock:
             return len(self._all) == 1
 
@@ -76,7 +76,7 @@ class Piece:
 
 
 class SharingLayer(DynamicLayer):
-    """What a layer stores, in buffers with room to spare, some of which other layers may hold.
+    """Storage of one layer, in buffers with room to spare, some of which other layers may hold.
 
     A layer that was never forked has one buffer for keys and one for values, and `shared` is False.
     """
@@ -266,5 +266,5 @@ def _joined(parts: Iterable[torch.Tensor], capacity: int) -> torch.Tensor:
 
 
 def _worth_sharing(tokens: int, buffer: torch.Tensor | None) -> bool:
-    """Whether to hold `buffer` for its first `tokens` tokens, instead of copying them."""
+    """Return True if `buffer` should be shared for its first `tokens` tokens, instead of copying them."""
     return buffer is not None and tokens >= LEAST_SHARED and 2 * tokens >= buffer.shape[2]

@@ -100,7 +100,7 @@ class KVLayer(SharingLayer):
     def merged(
         self, keys: torch.Tensor, values: torch.Tensor, order: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is stored followed by `keys`, `values` `(batch, kv_heads, n, head_dim)`, put in order; changes nothing.
+        """The stored tokens and `keys`, `values` `(batch, kv_heads, n, head_dim)`, put in order; changes nothing.
 
         Args:
             order: `(length + n,)`: for each column of the result, the column it comes from.
@@ -156,7 +156,7 @@ def join(layers: Sequence[KVLayer], room: int, like: torch.Tensor) -> torch.Tens
 
 
 def joinable(layers: Sequence[KVLayer]) -> bool:
-    """Whether `join` copies nothing that `layers`, which store the same tokens, share with other caches."""
+    """Return True if `join` copies nothing that `layers`, which store the same tokens, share with other caches."""
     if not any(layer.shared for layer in layers):
         return True
     first = layers[0]
@@ -174,7 +174,7 @@ def joinable(layers: Sequence[KVLayer]) -> bool:
 
 
 def fronts(layers: Sequence[KVLayer]) -> list[tuple[torch.Tensor, ...]]:
-    """What `joinable` layers share with others and store before their own block.
+    """The tokens that `joinable` layers share with others and store before their own block.
 
     Returns:
         For each piece, in order, a view `(2, kv_heads, tokens, head_dim)` of the keys and values of each layer.
@@ -186,7 +186,7 @@ def fronts(layers: Sequence[KVLayer]) -> list[tuple[torch.Tensor, ...]]:
 
 
 def select_together(layers: Sequence[KVLayer], columns: torch.Tensor) -> bool:
-    """As `KVLayer.select` for all `layers`, in one operation; False, and nothing done, where they are not joined."""
+    """Apply `KVLayer.select` to all `layers` in one operation; return False, with nothing done, if not joined."""
     block = layers[0].block if layers else None
     if block is None or not all(layer.block is block and layer.length == layers[0].length for layer in layers):
         return False

@@ -1,1 +1,1 @@
-"""Scorers: what gives tokens their importance, fixed rules and learned pruners."""
+"""Scorers: they give tokens their importance scores, by fixed rules or learned pruners."""

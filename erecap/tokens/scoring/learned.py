@@ -73,7 +73,7 @@ class Pruner(nn.Module):
 
 
 class LearnedScorer:
-    """A `Pruner` as token scorer of `PruneConfig`, and as what ranks the tokens of a `ReplanSession` (`evict_by`)."""
+    """A `Pruner` as token scorer of `PruneConfig`, and as the ranking of a `ReplanSession` (`evict_by`)."""
 
     needs_attention = False
 
@@ -87,7 +87,7 @@ class LearnedScorer:
 
     @property
     def age_weight(self) -> float:
-        """What a session takes off a token's score, for each natural logarithm of its age."""
+        """The weight by which a session lowers a token's score, for each natural logarithm of its age."""
         return float(self.pruner.age_weight)
 
     def score(self, layer: int, hidden: torch.Tensor, ctx: ScoreContext) -> torch.Tensor:

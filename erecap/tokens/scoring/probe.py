@@ -1,8 +1,7 @@
-"""Attention mass of the newest token, taken where every architecture passes: transformers' attention interface.
+"""Attention weights of the newest token, taken where every architecture passes: transformers' attention interface.
 
-While a scorer asks for it, the model's attention implementation `x` is replaced by `erecap_x`, which calls `x` and,
-in the layers before a stage, also computes the last query's softmax over the stored keys. Queries and keys are seen
-after RoPE and any normalisation.
+While a scorer asks for them, `erecap_x` replaces the model's attention implementation `x`. It calls `x`. In the layers
+before a stage it also computes the last query's softmax over the stored keys, after RoPE and any normalisation.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ PREFIX = "erecap_"
 
 
 class _Current(threading.local):
-    """What this thread is doing: the read in progress, and the caches of its open pruning contexts."""
+    """The state of this thread: the read in progress, and the caches of its open pruning contexts."""
 
     def __init__(self) -> None:
         self.reading: Any = None
-        self.layers: frozenset[int] = frozenset()  # layers whose attention mass is wanted
+        self.layers: frozenset[int] = frozenset()  # layers whose attention weights are wanted
         self.caches: list[Any] = []
         self.collect: dict[int, torch.Tensor] | None = None  # by layer, over all stored keys
         self.attend: Any = None  # called in place of the attention function, which is its first argument

@@ -1,4 +1,4 @@
-"""A trained pruner on disk: `pruner.safetensors`, and `card.json` with what it was made from and how it was tested."""
+"""A trained pruner on disk: `pruner.safetensors`, and `card.json` with its origin and its test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def save_pruner(folder: Path, pruner: Pruner, card: dict[str, Any]) -> None:
     """Write the weights and the card of `pruner` into `folder`.
 
     Args:
-        card: what `load_pruner` checks, `base` and `test`, and whatever else is worth knowing, as plain JSON.
+        card: what `load_pruner` checks, `base` and `test`, and any other facts, as plain JSON.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in pruner.state_dict().items()}
     write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": FORMAT}))
@@ -83,7 +83,7 @@ def describe_pruner(name: str | Path) -> dict[str, str]:
 
 
 def beats_random(card: dict[str, Any]) -> bool:
-    """Whether a card's test shows plans nearer to the unpruned model's than those of `random` at the same budget.
+    """Return True if a card's test shows plans nearer to the unpruned ones than those of `random` at equal budget.
 
     Nearer is a lower KL divergence: it tells two pruners apart long before the most probable token does.
     """

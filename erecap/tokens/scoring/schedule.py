@@ -1,4 +1,4 @@
-"""Which layers drop tokens, and how many each leaves: the stage schedule, as numbers only."""
+"""The stage schedule: layers that drop tokens and the number that each keeps, as numbers only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """How token pruning at prefill is done.
+    """Settings of token pruning at prefill.
 
     A stage at layer `l` drops tokens before layer `l` runs. The defaults are those published for SDTP
     (stages at layers 4, 7, 10, ...; the first 4 tokens and the newest 10 % always kept).

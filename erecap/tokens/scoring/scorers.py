@@ -29,7 +29,7 @@ class RandomScorer:
 
 
 class RecencyScorer:
-    """Newer tokens score higher: what a truncated history keeps."""
+    """Newer tokens score higher: a truncated history keeps the same ones."""
 
     needs_attention = False
 
@@ -39,7 +39,7 @@ class RecencyScorer:
 
 
 class AttentionScorer:
-    """Attention that the newest token pays each token in the layer before the stage, mean over heads.
+    """Attention weights that the newest token gives each token in the layer before the stage, mean over heads.
 
     The criterion of FastV (arXiv 2403.06764), applied at every stage.
     """
@@ -47,7 +47,7 @@ class AttentionScorer:
     needs_attention = True
 
     def score(self, layer: int, hidden: torch.Tensor, ctx: ScoreContext) -> torch.Tensor:
-        """Scores `(batch, tokens)`: attention mass, summing to at most 1 over a row."""
+        """Scores `(batch, tokens)`: attention weights, summing to at most 1 over a row."""
         if ctx.attention_mass is None:
             raise RuntimeError(f"attention mass was not taken before layer {layer}; this is a bug in the hooks")
         return ctx.attention_mass

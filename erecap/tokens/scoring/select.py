@@ -15,7 +15,7 @@ Spans = Sequence[tuple[int, int]]
 def protected_columns(
     protect: Spans | Sequence[Spans] | None, batch: int, start: int, tokens: int
 ) -> torch.Tensor | None:
-    """Which tokens of a read the caller's spans protect.
+    """The tokens of a read that the caller's spans protect.
 
     Args:
         protect: spans `(start, end)` of token columns, one list for all rows or one per row.
@@ -56,7 +56,7 @@ def protected_mask(
     """Tokens that no score may drop.
 
     Args:
-        index: `(batch, tokens)` place of each token in the sequence, rising along a row.
+        index: `(batch, tokens)` index of each token in the sequence, rising along a row.
         valid: `(batch, tokens)` False for padding.
         first: `(batch, 1)` index of each row's first real token.
         sinks: number of first real tokens that are kept.
@@ -78,7 +78,7 @@ def protected_mask(
 
 
 def protected_bound(tokens: int, sinks: int, local: float, spans: int) -> int:
-    """At most so many tokens of a row of `tokens` does `protected_mask` protect, `spans` of them by the caller."""
+    """The most tokens of a row of `tokens` that `protected_mask` protects, `spans` of them by the caller."""
     return sinks + spans + math.ceil(tokens * local) + 1  # one more: the mask's own product is rounded on the device
 
 

@@ -1,4 +1,4 @@
-"""Whose model acts in a collection with a planner: a run configuration, an adapter's folder, or a model."""
+"""The model that acts in a collection with a planner: a run configuration, an adapter's folder, or a model."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _adapter(name: str) -> Path | None:
 
 
 def describe_planner(config: RunConfig) -> dict[str, Any]:
-    """What `meta.json` says of the planner that acts: everything that decides its plans.
+    """The planner that acts, as `meta.json` describes it: everything that decides its plans.
 
     Raises:
         ModelError: its adapter is not there.

@@ -30,7 +30,7 @@ from erecap.training.collect.rows import ordered_rows, shown, token_counter
 
 @dataclass(frozen=True)
 class CollectResult:
-    """How a call of `collect` ended."""
+    """The end of a call of `collect`."""
 
     folder: Path
     status: Literal["finished", "interrupted"]

@@ -1,4 +1,4 @@
-"""What a collection holds, counted by suite and by who acted."""
+"""Counts of a collection by suite and by who acted."""
 
 from __future__ import annotations
 

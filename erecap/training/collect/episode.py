@@ -1,4 +1,4 @@
-"""Plays one episode for its transcript. Runs in each process that plays, through the executors of rollouts."""
+"""Collection of one episode's transcript. Runs in each process that plays, through the executors of rollouts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXPERT, PLANNER = "expert", "reuse"  # modes of the jobs: who acts
 
 
 class Recipe(BaseModel):
-    """What decides the rows of a trajectory folder, beside its suites and the model that acts."""
+    """Settings that decide the rows of a trajectory folder, beside its suites and the model that acts."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -44,7 +44,7 @@ class Recipe(BaseModel):
         return random.Random(f"collect/{self.seed}/{suite}/{episode}")
 
     def source(self, job: Job) -> Source:
-        """Who acts in an episode."""
+        """Draw who acts in an episode."""
         if job.mode == PLANNER:
             return "planner"
         return "perturbed" if self.chances(job.suite, job.episode).random() < self.perturb else "expert"
@@ -58,7 +58,7 @@ class Collected(Played):
 
 
 class CollectComponents(RealComponents):
-    """As for a run, except that the expert is asked whoever acts."""
+    """Components as for a run, except that the expert is asked whoever acts."""
 
     def env(self, suite: Suite, *, expert: bool) -> gym.Env[str, str]:
         return super().env(suite, expert=True)

@@ -114,7 +114,7 @@ class TrajectoryWriter:
 
 
 def _comparable(meta: dict[str, Any]) -> dict[str, Any]:
-    """What must stay. More episodes may be asked for later: their rows follow those that are there."""
+    """The settings that must stay. More episodes may be asked for later: their rows follow those that are there."""
     options = {key: value for key, value in meta.get("options", {}).items() if key != "episodes"}
     suites = {
         name: {key: value for key, value in suite.items() if key != "episodes"}

@@ -27,7 +27,7 @@ class _Label:
 
 
 class CollectingPlanner:
-    """Acts for one episode, and remembers what the expert would have said.
+    """Acts for one episode, and records the expert's plan at every call.
 
     Args:
         max_steps: the longest plan, in commands.

@@ -23,7 +23,7 @@ Place = tuple[str, int]  # suite, episode
 
 
 def recipe_of(source: Mapping[str, Any]) -> Recipe | None:
-    """How a source of a card (`source_facts`) was collected; None where a model acted, which is not at hand.
+    """The recipe of a card's source (`source_facts`); None where a model acted, which is not at hand.
 
     Raises:
         ConfigError: the card says too little of it.

@@ -1,4 +1,4 @@
-"""From what executors yield to the rows that are written: in order, and with their length."""
+"""The rows of executors, in the order of writing and with their token counts."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class ChatMessage(BaseModel):
 
 
 class Target(BaseModel):
-    """What the expert would have answered at one planning call."""
+    """The expert's answer at one planning call."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -70,7 +70,7 @@ class Trajectory(BaseModel):
         return self
 
     def is_branch(self, target: Target) -> bool:
-        """Whether the label stands beside the chat: it follows `messages[:target.message]`, and was not played."""
+        """True if the label stands beside the chat: it follows `messages[:target.message]`, and was not played."""
         return self.messages[target.message].content != target.plan
 
 
@@ -94,7 +94,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def source_facts(folder: Path) -> dict[str, Any]:
-    """What a card says of a folder that was learned from: all that is needed to play its episodes again.
+    """A card's description of a folder that was learned from: all that is needed to play its episodes again.
 
     Returns:
         `folder` (its name), `sha256` of its rows, and as far as stated `suites` (names), `seed`, `options`, `counts`.
@@ -116,7 +116,7 @@ def source_facts(folder: Path) -> dict[str, Any]:
 
 
 def transcript_name(folder: str, suite: str, episode: int) -> str:
-    """How messages and cards call an episode of a folder."""
+    """The name of a folder's episode in messages and cards."""
     return f"{folder}/{suite}/{episode}"
 
 

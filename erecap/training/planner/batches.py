@@ -1,4 +1,4 @@
-"""Several transcripts in one forward pass, padded: what keeps an accelerator busy that one transcript would not."""
+"""Padded batches: several transcripts in one forward pass, to keep an accelerator busy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trained planner says of itself: `card.json`, `card.md`, and its curves."""
+"""The description of a trained planner: `card.json`, `card.md`, and its curves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PACKAGES = ("torch", "transformers", "peft", "safetensors")
 
 
 def versions() -> dict[str, str]:
-    """Of Python's packages that results depend on."""
+    """Versions of the Python packages that results depend on."""
     from erecap import __version__
 
     return {"erecap": __version__, **{name: version(name) for name in _PACKAGES}}

@@ -1,4 +1,4 @@
-"""Trajectory folders to token sequences, some of them held out."""
+"""Training data of a planner: token sequences from trajectory folders, some of them held out."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _sequence(
 
 
 def held_out_episodes(keys: Sequence[tuple[str, int]], share: float, seed: int) -> set[tuple[str, int]]:
-    """That share of the distinct episodes, rounded up, in the order of a seeded hash."""
+    """Draw `share` of the distinct episodes, rounded up, in the order of a seeded hash."""
     ranked = sorted(set(keys), key=lambda key: hashlib.sha256(f"{seed} {key[0]} {key[1]}".encode()).digest())
     return set(ranked[: math.ceil(share * len(ranked))])
 

@@ -78,7 +78,7 @@ class Best:
         return self.step
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the weights."""
+        """Values that a checkpoint keeps beside the weights."""
         scores = self.scores.facts() if self.scores else None
         return {"best": scores, "best_step": self.step, "worse": self.worse, "evaluated": self.evaluated}
 

@@ -32,7 +32,7 @@ End = Literal["finished", "early", "time", "interrupted"]
 
 @dataclass(frozen=True)
 class Limits:
-    """When to stop and to save; not part of what a training is, so a resume may have others."""
+    """Limits of one call: when to stop and to save. A resumed training may have others."""
 
     hours: float | None = None  # of this call
     save_minutes: float = 10.0
@@ -47,7 +47,7 @@ class Loop:
         data: its sequences.
         settings: checked ones.
         folder: where `log.jsonl` and the checkpoint go.
-        identity: JSON values that a checkpoint must agree with to be gone on from.
+        identity: JSON values that a checkpoint must agree with to be resumed.
         say: takes lines for the person who waits.
         holes: reads some transcripts as under a budget; None: all whole.
 
@@ -176,7 +176,7 @@ class Loop:
             )
 
     def _may(self, sequence: PlanSequence) -> torch.Tensor | None:
-        """What tokens may attend to in this step."""
+        """The tokens that each token may attend to in this step."""
         if self._holes is None or not self._holes.drawn(self.step, sequence):
             return None
         return holes_of(self._trainee, sequence, self._holes)
@@ -228,7 +228,7 @@ class Loop:
                 )
         self.best.restore(facts, restore(self._folder, self._trainee.trainable, self._optimizer))
         self.step, self.seconds, self.end = facts["step"], facts["seconds"], facts["end"]
-        # What was logged after the checkpoint will be logged again.
+        # Rows after the checkpoint will be logged again.
         rows = [
             row
             for row in read_log(self._folder)

@@ -1,4 +1,4 @@
-"""What is trained: a LoRA adapter beside a frozen base, or all weights; and the form in which it ships."""
+"""Trained weights: a LoRA adapter beside a frozen base, or all weights; and the form in which they ship."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Trainee:
 
     @property
     def rank(self) -> int | None:
-        """Of the adapter; None for a full training."""
+        """Rank of the adapter; None for a full training."""
         return None if self.full else self.model.peft_config["default"].r
 
     def precision(self) -> AbstractContextManager[Any]:

@@ -1,4 +1,4 @@
-"""The loss of plans, and how often they are right when every earlier token is the expert's (teacher-forced)."""
+"""The loss of plans, and their accuracy when every earlier token is the expert's (teacher-forced)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from erecap.training.sequences import PlanSequence, plan_logits
 
 @dataclass(frozen=True)
 class Scores:
-    """Of held-out plans."""
+    """Scores of held-out plans."""
 
     loss: float  # nats a plan token
     token_accuracy: float
@@ -28,7 +28,7 @@ class Scores:
     plans: int
 
     def better_than(self, other: Scores | None) -> bool:
-        """More plans right; at equal numbers, a lower loss."""
+        """Return True if more plans are right; at equal numbers, if the loss is lower."""
         return other is None or (self.plan_accuracy, -self.loss) > (other.plan_accuracy, -other.loss)
 
     def mean_with(self, other: Scores) -> Scores:
@@ -41,7 +41,7 @@ class Scores:
         )
 
     def facts(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The scores as JSON values."""
         return asdict(self)
 
 

@@ -1,4 +1,4 @@
-"""What a planner's training is asked to do, checked before anything is loaded."""
+"""Settings of a planner's training, checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class PlannerTraining:
         return self.lr if self.lr is not None else FULL_LR if self.full else ADAPTER_LR
 
     def learning_rate(self, step: int, steps: int) -> float:
-        """Of step `step` of `steps`, from 0: a linear rise, then a fall, to a tenth (cosine) or to 0 (linear)."""
+        """Learning rate of step `step` of `steps`, from 0: a linear rise, a fall to a tenth (cosine) or 0 (linear)."""
         rise = max(1, round(self.warmup * steps))
         if step < rise:
             return self.highest_lr * (step + 1) / rise
@@ -100,7 +100,7 @@ class PlannerTraining:
         return self.highest_lr * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
 
     def facts(self) -> dict[str, Any]:
-        """As JSON values, folders by their last part: a result tells nothing of a machine."""
+        """The settings as JSON values, folders by their last part: a result tells nothing of a machine."""
         values = asdict(self)
         values["data"] = [Path(name).name for name in self.data]
         for key in ("model", "init", "pruner"):

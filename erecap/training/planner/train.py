@@ -28,10 +28,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """How a training ended."""
+    """The end of a training."""
 
     folder: Path
-    end: End  # "finished", "early" (no improvement), "time" or "interrupted": the last two can be gone on with
+    end: End  # "finished", "early" (no improvement), "time" or "interrupted": the last two can be resumed
     card: dict[str, Any] | None  # None where an interrupt left only the checkpoint
 
 
@@ -103,7 +103,7 @@ def train_planner(
 def _holes(
     settings: PlannerTraining, data: PlannerData, model: Any, base: str, init: dict[str, str] | None
 ) -> Holes | None:
-    """What reads transcripts as under the settings' budget; None where there is none."""
+    """The reader of transcripts under the settings' budget; None where there is none."""
     if settings.kv_tokens is None:
         return None
     scorer = None

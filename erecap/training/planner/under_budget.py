@@ -1,4 +1,4 @@
-"""Training under a budget: a transcript is read as a session reads it that evicts when each call returns.
+"""Training under a budget: transcripts are read as by a session that evicts when each call returns.
 
 A planner that always had its whole history in training has to cope with holes when it is used. Here the holes are
 there in training, too: tokens of a call see what the session would have stored by then, and everything newer.
@@ -29,7 +29,7 @@ def end_of(sample: Sample, call: int) -> int:
 def stored(
     sample: Sample, scores: torch.Tensor, budget: int, *, stale_first: bool = True, age_weight: float = 0.0
 ) -> torch.Tensor:
-    """Which tokens a session has when it begins to read for each call.
+    """The tokens that a session has stored when it begins the prefill of each call.
 
     Priorities are those of `erecap.session.eviction`, as an episode's context graph would set them: sinks, system
     message, goal; the plan before the one just written; the newest command and what came of it; the rest by score;
@@ -101,7 +101,7 @@ def _spans(sample: Sample) -> ChatSpans:
 
 
 def allowed(sample: Sample, kept: torch.Tensor) -> torch.Tensor:
-    """`(1, 1, tokens, tokens)` bool: what each token may attend to at most, in any causal order.
+    """`(1, 1, tokens, tokens)` bool: the most that each token may attend to, in any causal order.
 
     Args:
         kept: as `stored` gives it.
@@ -123,7 +123,7 @@ class _Reached(Exception):
 
 
 def scores_of(model: Any, scorer: LearnedScorer | None, sequence: PlanSequence) -> torch.Tensor:
-    """Scores `(transcript,)` of a transcript's tokens: the scorer's, or without one the place of the token (recency).
+    """Importance scores `(transcript,)` of a transcript's tokens: the scorer's; without one, their indices (recency).
 
     The model reads no further than to the scorer's layer.
     """
@@ -150,7 +150,7 @@ def scores_of(model: Any, scorer: LearnedScorer | None, sequence: PlanSequence) 
 
 
 class Holes:
-    """Chooses which transcripts of a training are read under the budget, and makes their masks.
+    """Chooses the transcripts of a training that are read under the budget, and makes their masks.
 
     Args:
         samples: by name of the transcript.
@@ -167,7 +167,7 @@ class Holes:
         self._share, self._seed = share, seed
 
     def drawn(self, step: int, sequence: PlanSequence) -> bool:
-        """Whether `sequence` is read under the budget at this step: a function of step and name, so resumes agree."""
+        """Return True if `sequence` is read under the budget at this step, as step and name decide: resumes agree."""
         return random.Random(f"{self._seed} holes {step} {sequence.name}").random() < self._share
 
     def of(self, model: Any, sequence: PlanSequence) -> torch.Tensor | None:

@@ -1,4 +1,4 @@
-"""What a token's age takes off its worth: fitted on which tokens later plans attend to, once the scores are trained."""
+"""Age weight of a pruner's importance scores: fitted to the tokens that later plans attend to, after training."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ FLOOR = 1e-4  # attention below which tokens are all the same: the logarithm lev
 def fit_age(pruner: Pruner, rows: Sequence[Labelled]) -> float:
     """The weight of age for a trained pruner's session scores.
 
-    A label is the most attention that any later plan pays; what counts when a session evicts is the most that any plan
-    pays from then on, and that falls with the time since the token was read. So, over all tokens and all calls after
-    them, the logarithm of the attention still to come is fitted by least squares as a + b * score - c * log(age); then
-    score - (c / b) * log(age) ranks as the fit does.
+    A label is the largest attention weight that any later plan gives the token. An eviction needs the largest weight
+    of the plans from then on, and that falls with the time since the token was read. So the logarithm of the weight
+    still to come is fitted by least squares as a + b * score - c * log(age), over all tokens and all calls after them.
+    Then score - (c / b) * log(age) ranks as the fit does.
 
     Args:
         rows: samples that the scores were trained on, with their hidden states.
 
     Returns:
-        c / b; 0 where scores or age explain nothing, or the labels do not say when attention is paid (gradients).
+        c / b; 0 where scores or age explain nothing, or the labels do not tell the calls apart (gradients).
     """
     known, wanted = [], []
     with torch.no_grad():

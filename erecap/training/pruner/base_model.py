@@ -1,4 +1,4 @@
-"""The model that a pruner is trained for, and what it is known by."""
+"""The model that a pruner is trained for, and its description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The card of a trained pruner: what it was made from, how, and what its test showed; and its curves."""
+"""The card of a trained pruner: its origin, its settings, its test, and its curves."""
 
 from __future__ import annotations
 

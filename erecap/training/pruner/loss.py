@@ -1,4 +1,4 @@
-"""What a pruner is trained by, and judged by, beside its task: standardised regression, ranks of pairs, Spearman."""
+"""Losses and measures of a pruner beside its task: standardised regression, ranks of pairs, Spearman."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def run_pruner(
 
     Args:
         model: in float32 and evaluation mode, attention implementation `sdpa`.
-        base: what it is: `name`, `hash`, `adapter`.
+        base: description of the model: `name`, `hash`, `adapter`.
         meta, rows: the labels, as `read_labels` gives them.
 
     Returns:

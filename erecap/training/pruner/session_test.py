@@ -1,4 +1,4 @@
-"""The pruner's test as sessions use it: what was evicted once stays gone, call after call, under a budget in tokens."""
+"""The pruner's test as sessions use it: evicted tokens stay evicted, call after call, under a budget in tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from erecap.training.saliency.attention import Seen
 from erecap.training.saliency.forward import forward_masked
 from erecap.training.saliency.samples import Sample
 
-ORACLE = "oracle"  # ranks by the attention that later plans will pay: what no pruner can know
+ORACLE = "oracle"  # ranks by the attention weights of later plans, which no pruner can know
 AGELESS = "learned, without age"
 
 
@@ -70,7 +70,7 @@ class SessionTrial:
             sums[2] += sum(bool(same[sequence.calls[counted] == call].all()) for call in plans)
 
     def result(self) -> JsonRow | None:
-        """What was measured; None without samples.
+        """The measurements; None without samples.
 
         `kv_tokens`, `samples`, `plans`, `tokens` (of the plans); `rankers` as in the test of one call, and the share of
         plans all of whose tokens have the unpruned model's most probable one, `plans_agreement`. A plan is what a
@@ -95,7 +95,7 @@ class SessionTrial:
 
 
 def _asked(sample: Sample, seen: Seen) -> torch.Tensor:
-    """`(calls, transcript)`: what each prompt's last token pays; what was written since ranks first."""
+    """`(calls, transcript)`: attention weights of each prompt's last token; newer text ranks first."""
     asked = seen.asked.clone()
     for call in range(sample.calls):
         asked[call, sample.prompt(call) :] = 1.0
@@ -103,6 +103,6 @@ def _asked(sample: Sample, seen: Seen) -> torch.Tensor:
 
 
 def _paid_later(paid: torch.Tensor) -> torch.Tensor:
-    """`(calls, transcript)`: the most that any plan after a call pays each token."""
+    """`(calls, transcript)`: largest attention weight of any plan after a call."""
     later = paid.flip(0).cummax(0).values.flip(0)
     return torch.cat([later[1:], torch.zeros_like(later[:1])])

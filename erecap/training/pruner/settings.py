@@ -1,4 +1,4 @@
-"""What is asked of `erecap train pruner`."""
+"""Settings of `erecap train pruner`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from erecap.errors import ConfigError
 
 @dataclass(frozen=True)
 class PrunerSettings:
-    """How a pruner is trained.
+    """Settings of a pruner's training.
 
     Raises:
         ConfigError: a value out of range, or no term at all.

@@ -1,4 +1,4 @@
-"""The task term: a model that prunes as the pruner says, made differentiable, against the dense model.
+"""The task term: a differentiable model that prunes by the pruner's scores, against the dense model.
 
 Tokens that a stage drops are masked out of attention from its layer on, as in DynamicViT (arXiv 2106.02034, eq. 10-11):
 the softmax is taken over kept keys, and a token always sees itself. (Scaling hidden states instead would be undone by

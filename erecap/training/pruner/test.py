@@ -42,7 +42,7 @@ def correlations(pruner: Pruner, rows: Sequence[Labelled]) -> dict[int, float]:
 
 
 def identity_correlation(train: Sequence[Labelled], held: Sequence[Labelled]) -> float:
-    """Spearman on held-out samples of the mean label that a token's id has in training: what needs no hidden state.
+    """Spearman on held-out samples of the mean label of a token's id in training: a baseline without hidden states.
 
     A pruner that comes no higher has learned a list of words.
     """

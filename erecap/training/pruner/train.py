@@ -171,7 +171,7 @@ def _epoch(
 
 
 def _asked(rows: Sequence[Labelled], meta: JsonRow, settings: PrunerSettings) -> JsonRow:
-    """What must be the same for a training to go on."""
+    """Settings that must be the same for a training to go on."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(row.name.encode())

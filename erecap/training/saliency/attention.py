@@ -1,4 +1,4 @@
-"""Plan attention: what the tokens of a plan pay each token of their history, the maximum over heads and layers.
+"""Plan attention: the weight that a plan's tokens give each token of their history, maximum over heads and layers.
 
 The queries are those that produce the plan: the last token of the prompt, which gives the plan's first token, and each
 token of the plan. Attention maps are reduced layer by layer as the model runs, so that no more than one block of rows
@@ -25,10 +25,10 @@ ROWS = 64  # query rows looked at together
 
 @dataclass(frozen=True)
 class Seen:
-    """What one forward pass shows."""
+    """The results of one forward pass."""
 
-    paid: torch.Tensor  # (calls, tokens) float32: most that a plan's tokens pay each token of its history; 0 elsewhere
-    asked: torch.Tensor  # (calls, tokens): what the prompt's last token pays, mean over heads and layers
+    paid: torch.Tensor  # (calls, tokens) float32: largest weight of a plan for each history token; 0 elsewhere
+    asked: torch.Tensor  # (calls, tokens): weights of the prompt's last token, mean over heads and layers
     hidden: torch.Tensor  # (stages, tokens, hidden_size): inputs of the stages
 
 

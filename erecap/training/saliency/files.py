@@ -35,7 +35,7 @@ class Labelled:
 
     @property
     def name(self) -> str:
-        """Of the sample."""
+        """Name of the sample."""
         return self.sample.sequence.name
 
 
@@ -51,7 +51,7 @@ def labelled(sample: Sample, labels: Labels, keep: int, seed: int, number: int) 
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """Where shard `number` lies."""
+    """The file of shard `number`."""
     return folder / f"labels-{number:05d}.safetensors"
 
 

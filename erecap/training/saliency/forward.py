@@ -14,7 +14,7 @@ from erecap.training.saliency.samples import Sample
 
 
 def masks_of(model: Any, sample: Sample) -> dict[int | None, torch.Tensor | None]:
-    """By sliding window: `(1, 1, tokens, tokens)` bool, what each may see; None: plain causal order."""
+    """Attention masks by sliding window: `(1, 1, tokens, tokens)` bool, True where visible; None: causal order."""
     sequence = sample.sequence
     masks: dict[int | None, torch.Tensor | None] = {}
     for window in set(layer_windows(find_decoder(model).config)):

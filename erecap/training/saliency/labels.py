@@ -1,4 +1,4 @@
-"""Saliency labels: how much each token of a history matters, seen from what follows.
+"""Saliency labels: the importance of each token of a history, measured by what follows.
 
 Three kinds. `language-model` and `plan-loss` are the gradient saliency of SDTP: for token i before layer l,
 `|h . dL/dh|` with h the input of layer l, and L the loss of all following tokens, or of the plans alone. (The signed
@@ -30,7 +30,7 @@ class Labels:
 
     scores: torch.Tensor  # (stages, tokens) float32, not negative
     valid: torch.Tensor  # (tokens,) bool: labelled; False for sinks, and for what no call comes after
-    by_call: torch.Tensor  # (calls, tokens) float32 of `plan-attention`: what each plan pays; (0, tokens) else
+    by_call: torch.Tensor  # (calls, tokens) float32 of `plan-attention`: weights of each plan; (0, tokens) else
     hidden: torch.Tensor  # (stages, tokens, hidden_size): the inputs of the pruning layers
 
 
@@ -93,12 +93,12 @@ def gradient_saliency(
 
 
 def later_maximum(paid: torch.Tensor, prompts: Sequence[int], discount: float) -> torch.Tensor:
-    """The most that any later call pays each token.
+    """The largest attention weight that any later call gives each token.
 
     Args:
         paid: `(calls, tokens)`; 0 where the token is not in a call's history.
         prompts: tokens of each call's history.
-        discount: factor for every call between the token and the one that pays.
+        discount: factor for every call between the token and the call.
 
     Returns:
         `(1, tokens)`.

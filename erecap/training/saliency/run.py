@@ -33,7 +33,7 @@ SHARD = 8  # samples of a shard; the most that an interruption loses
 
 @dataclass(frozen=True)
 class SaliencySettings:
-    """What is asked of `erecap train saliency`.
+    """Settings of `erecap train saliency`.
 
     Raises:
         ConfigError: a value out of range, or an unknown kind.
@@ -85,7 +85,7 @@ def run_saliency(
 
     Args:
         model: in float32 and evaluation mode.
-        base: what the model is: `name`, `hash`, `adapter`.
+        base: description of the model: `name`, `hash`, `adapter`.
 
     Returns:
         The folder's `meta.json`, with counts and statistics.

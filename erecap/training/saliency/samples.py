@@ -1,4 +1,4 @@
-"""What saliency is measured on, as token sequences: trajectories, chats, or plain text.
+"""Samples for saliency, as token sequences: trajectories, chats, or plain text.
 
 Every sample has *calls*: stretches of text that are predicted from a history. In a trajectory they are the expert's
 plans, in a chat the answers, in plain text its last quarter.
@@ -25,12 +25,12 @@ from erecap.training.sequences import PlanSequence, PlanTarget, plan_sequence
 # How goals and commands begin their lines in a rendered context.
 GOAL, COMMAND = (record_text(kind, " ").removesuffix(" ") for kind in ("goal", "action"))
 Span = tuple[int, int]
-SHORTEST = 16  # tokens; shorter texts hold no history worth ranking
+SHORTEST = 16  # tokens; shorter texts hold no history to rank
 
 
 @dataclass(frozen=True)
 class ChatSpans:
-    """Where in a chat's tokens stands what a session protects or lets go first, as `[start, end)`."""
+    """Token spans of a chat that a session protects or evicts first, as `[start, end)`."""
 
     system: tuple[Span, ...]  # contents of system messages
     goals: tuple[Span, ...]  # lines of goals, in order
@@ -40,7 +40,7 @@ class ChatSpans:
 
 @dataclass(frozen=True)
 class Sample:
-    """A token sequence, and what of the history of its calls is kept in any case."""
+    """A token sequence, and the part of the history of its calls that is always kept."""
 
     sequence: PlanSequence
     head: int  # first tokens, with system message and goal
@@ -49,7 +49,7 @@ class Sample:
 
     @property
     def calls(self) -> int:
-        """Calls that the sequence holds."""
+        """Number of calls that the sequence holds."""
         return len(self.newest)
 
     def rows(self, call: int) -> torch.Tensor:
@@ -125,7 +125,7 @@ def sources_hash(sources: Sequence[Path]) -> str:
 
 
 def sources_facts(sources: Sequence[Path]) -> list[dict[str, Any]]:
-    """What a card says of each source: its name, and of a trajectory folder how it was collected."""
+    """A card's description of each source: its name, and of a trajectory folder how it was collected."""
     return [source_facts(one) if (one / META).is_file() else {"folder": one.name} for one in sources]
 
 

@@ -1,4 +1,4 @@
-"""The environment: the expert's wins, frames, moved objects, and what is counted."""
+"""The environment: the expert's wins, frames, moved objects, and counts."""
 
 from __future__ import annotations
 

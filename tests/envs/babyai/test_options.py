@@ -1,4 +1,4 @@
-"""What the options take and refuse, without the simulator."""
+"""Options of the BabyAI environment, without the simulator."""
 
 from __future__ import annotations
 

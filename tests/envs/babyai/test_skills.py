@@ -1,4 +1,4 @@
-"""Skills: what each does, why it is refused, and that all that is offered can be carried out."""
+"""Skills: their effects, reasons of refusal, and that every offered skill can be carried out."""
 
 from __future__ import annotations
 

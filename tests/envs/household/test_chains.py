@@ -50,7 +50,7 @@ def chain(chain_cache):
 
 
 def follow(env: HouseholdEnv, episode: int, limit: int = 150) -> list[tuple[str, str, dict]]:
-    """What the expert of `env` does: command, observation, info."""
+    """Follow the expert of `env`: command, observation, info."""
     observation, info = env.reset(options={"episode": episode})
     turns = [("", observation, info)]
     while not turns[-1][2]["success"] and len(turns) <= limit:

@@ -1,4 +1,4 @@
-"""Games from folders: downloaded ones play the same way; damaged ones are told in one line that names the file."""
+"""Games from folders: downloaded ones play the same way; damaged ones give one line that names the file."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What the text of an episode leaves in the memory."""
+"""The memory that the text of an episode leaves."""
 
 from erecap.envs.household.experts.memory import Memory, kind_of, number_of
 

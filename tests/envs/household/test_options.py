@@ -1,4 +1,4 @@
-"""Options of the household environment: what is allowed, and that nothing heavy is loaded for them."""
+"""Options of the household environment: allowed values, and nothing heavy is loaded for them."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The searching expert's choices, on rooms told in text."""
+"""The searching expert's choices, in rooms given as text."""
 
 import random
 
