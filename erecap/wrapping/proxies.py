@@ -10,7 +10,7 @@ from erecap.wrapping.stand_ins import StandIn
 
 
 class Proxy(StandIn):
-    """A stand-in for `target`: an attribute not defined here is the target's. It passes for one in `isinstance`, too."""
+    """A stand-in for `target`: what is not defined here is the target's. It passes for one in `isinstance`, too."""
 
     _OWN = ("_target", "_calls", "_shadow")
 

@@ -44,7 +44,7 @@ class TokenConversation:
         return self.read - self.shift
 
     def kept_of_prompt(self, tokens: int) -> tuple[int, ...]:
-        """How many of the first `tokens` tokens each layer stores, while all behind them are stored."""
+        """Return for each layer how many of the first `tokens` tokens it stores, while all behind them are stored."""
         behind = max(0, self.cache.get_seq_length() - tokens)
         return tuple(max(0, kept - behind) for kept in self.cache.kept_lengths())
 
