@@ -1,4 +1,4 @@
-"""What this machine has of what is needed, and what to do for each gap."""
+"""Checks of this machine: packages, extras, simulators, plug-ins, processor, model; and what mends each gap."""
 
 from __future__ import annotations
 
