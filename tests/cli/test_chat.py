@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
 import re
 import signal
 import subprocess
@@ -102,20 +104,42 @@ def test_mistakes_are_one_line(erecap, tiny_model, monkeypatch) -> None:  # type
     assert code == 2 and err.splitlines()[-1] == "error: stdin: not text in utf-8"
 
 
-def test_ctrl_c_ends_it_cleanly(tiny_model) -> None:  # type: ignore[no-untyped-def]
-    command = [sys.executable, "-m", "erecap.cli.main", "chat", str(tiny_model), *PLACE]
+@pytest.mark.parametrize("when", ["between two turns", "within an answer"])
+def test_ctrl_c_ends_it_cleanly(when: str, tiny_model) -> None:  # type: ignore[no-untyped-def]
+    place = (*PLACE, "--max-new-tokens", "12" if when == "between two turns" else "900")
+    command = [sys.executable, "-m", "erecap.cli.main", "chat", str(tiny_model), *place]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    process = subprocess.Popen(command, text=True, bufsize=1, **pipes)  # type: ignore[call-overload]
+    process = subprocess.Popen(command, text=True, bufsize=1, errors="replace", **pipes)  # type: ignore[call-overload]
     try:
         process.stdin.write("hello\n")
-        for line in process.stderr:
-            if re.search(COST, line):
-                break
+        if when == "between two turns":
+            assert any(re.search(COST, line) for line in process.stderr)  # waits for it
+        else:
+            assert process.stdout.read(1)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 0 and "Traceback" not in err and "error" not in err
     finally:
         process.kill()
+
+
+def test_somebody_at_a_terminal_is_prompted_and_ends_with_ctrl_d(tiny_model) -> None:  # type: ignore[no-untyped-def]
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "erecap.cli.main", "chat", str(tiny_model), *PLACE]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    try:
+        for prompts, keys in ((1, b"hello\r"), (2, b"\x04")):
+            while shown.count(b"> ") < prompts:
+                shown += os.read(ours, 4096)
+            os.write(ours, keys)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        os.close(ours)
+    text = shown.decode(errors="replace")
+    assert "mode erecap; /quit, /reset, /stats" in text and len(costs(text)) == 1
 
 
 def test_cost_line() -> None:
