@@ -1,4 +1,4 @@
-"""The checks of `erecap doctor`: what is missing on this machine, and what to do for each gap."""
+"""Checks of this machine: packages, extras, simulators, plug-ins, processor, model; and what mends each gap."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from erecap.files import cache_dir
 from erecap.models.catalog import list_models
 from erecap.models.checking import Check
 from erecap.models.folders import destination
+from erecap.registries import ENGINES, ENVIRONMENTS, PLANNERS, SCORERS, EnvEntry, Registry, load_attribute
 from erecap.threading_policy import SHORT_WAITING, VARIABLES, decision
 
 GIB = 2**30
@@ -30,6 +34,8 @@ TESTED = {
     "numpy": "2.4.6",
 }
 SIMULATORS = {"household": ("alfworld", "textworld"), "babyai": ("minigrid",)}
+# Extras that are groups of the others.
+GROUPS = ("all", "dev")
 
 
 def run_checks(runs: Path = Path("runs")) -> list[Check]:
@@ -42,6 +48,8 @@ def run_checks(runs: Path = Path("runs")) -> list[Check]:
         check_python(),
         *(check_package(name, tested) for name, tested in TESTED.items()),
         *(check_simulator(extra, modules) for extra, modules in SIMULATORS.items()),
+        *check_extras(_requirements()),
+        *(check for registry in (ENVIRONMENTS, PLANNERS, SCORERS, ENGINES) for check in check_registry(registry)),
         check_cores(),
         check_waiting(),
         check_memory(),
@@ -86,6 +94,71 @@ def check_simulator(extra: str, modules: tuple[str, ...]) -> Check:
             return Check(name, "warn", f"cannot import {module}: {reason}", f"pip install 'erecap[{extra}]'")
     versions = [f"{module} {importlib.metadata.version(module)}" for module in modules]
     return Check(name, True, ", ".join(versions))
+
+
+def check_extras(requirements: list[str]) -> list[Check]:
+    """The packages of every extra but the simulators' and the groups; missing is a warning: each adds something.
+
+    Args:
+        requirements: of this package, as its metadata states them: `ray>=2.40; extra == "ray"`.
+    """
+    if not requirements:
+        return [Check("extras", "warn", "unknown: erecap itself is not installed", "pip install -e .")]
+    parsed = [Requirement(text) for text in requirements]
+    # An extra's requirements are those whose marker holds with it and not without.
+    named = dict.fromkeys(name for text in requirements for name in re.findall(r"""extra == ["']([^"']+)["']""", text))
+    checks = []
+    for extra in (name for name in named if name not in (*GROUPS, *SIMULATORS)):
+        wanted = [one for one in parsed if one.marker and one.marker.evaluate({"extra": extra})]
+        wanted = [one for one in wanted if one.marker and not one.marker.evaluate({"extra": ""})]
+        checks.append(_check_extra(extra, wanted))
+    return checks
+
+
+def _requirements() -> list[str]:
+    """Requirements of this package; none where it runs from a folder that was never installed."""
+    try:
+        return importlib.metadata.requires("erecap") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+
+
+def _check_extra(extra: str, wanted: list[Requirement]) -> Check:
+    there, lacking = [], []
+    for requirement in wanted:
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            lacking.append(f"{requirement.name} is not installed")
+            continue
+        if requirement.specifier.contains(version, prereleases=True):
+            there.append(f"{requirement.name} {version}")
+        else:
+            lacking.append(f"{requirement.name} is {version}, wanted {requirement.specifier}")
+    if lacking:
+        return Check(f"extra {extra}", "warn", ", ".join(lacking), f"pip install 'erecap[{extra}]'")
+    return Check(f"extra {extra}", True, ", ".join(there))
+
+
+def check_registry(registry: Registry) -> list[Check]:
+    """The names that configurations may use; a warning for each one that cannot be imported."""
+    there, broken = [], []
+    for name in registry:
+        origin = registry.origin(name)
+        advice = f"pip install --force-reinstall {origin or 'erecap'}"
+        try:
+            entry = registry[name]
+            if isinstance(entry, EnvEntry):
+                advice = f"pip install '{entry.requires}'"
+                load_attribute(entry.options)
+                if name not in SIMULATORS:  # those have a line of their own
+                    load_attribute(entry.factory)
+        except (ImportError, AttributeError, OSError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            broken.append(Check(f"{registry.kind} {name}", "warn", f"cannot be imported: {reason}", advice))
+        else:
+            there.append(f"{name} (of {origin})" if origin else name)
+    return [Check(f"{registry.kind}s", True, ", ".join(there) or "none"), *broken]
 
 
 def check_cores() -> Check:

@@ -45,6 +45,7 @@ class LanguageModel(Protocol):
         allowed_tokens: AllowedTokens | None = None,
         deadline_ms: float | None = None,
         cancel: Callable[[], bool] | None = None,
+        on_text: Callable[[str], None] | None = None,
     ) -> Generation: ...
 
 

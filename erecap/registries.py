@@ -83,6 +83,11 @@ class Registry(MutableMapping[str, Any]):
     def __len__(self) -> int:
         return len({*self._entries, *self._plugins()})
 
+    def origin(self, name: str) -> str | None:
+        """The package whose entry point brings the entry; None: this one, or `register` in this process."""
+        point = None if name in self._entries else self._plugins().get(name)
+        return None if point is None or point.dist is None else str(point.dist.name)
+
     def _plugins(self) -> dict[str, EntryPoint]:
         return {point.name: point for point in entry_points(group=self.group)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def doctor() -> None:
-    """Check Python, packages, processor, model and simulators, and say what to do for each gap."""
+    """Check Python, packages, extras, simulators, plug-ins, processor and model, and say what to do for each gap."""
     from erecap.cli.checks import show_checks
     from erecap.doctor import run_checks
 

@@ -14,10 +14,12 @@ from erecap.cli import (
     bench_serve,
     bench_wrap,
     calibrate,
+    chat,
     collect,
     compare,
     doctor,
     games,
+    generate,
     models,
     quality,
     report,
@@ -44,6 +46,8 @@ app.command("quality")(quality.quality)
 app.command("report")(report.report)
 app.command("verify")(verify.verify)
 app.command("serve")(serve.serve)
+app.command("generate")(generate.generate)
+app.command("chat")(chat.chat)
 app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
 app.add_typer(models.app, name="models")

@@ -68,6 +68,11 @@ class EpisodeSessions:
             **self._options,  # type: ignore[arg-type]
         )
 
+    @property
+    def stored_tokens(self) -> int:
+        """Tokens stored for the next call, in the layer that stores most."""
+        return self.session.engine.stored().most
+
     def generate(self, messages: Sequence[Message], **options: Any) -> Generation:
         """As `ReplanSession.generate`."""
         return self.session.generate(messages, trace=self.trace, **options)

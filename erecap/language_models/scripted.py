@@ -73,12 +73,13 @@ class ScriptedModel:
         allowed_tokens: AllowedTokens | None = None,
         deadline_ms: float | None = None,
         cancel: Callable[[], bool] | None = None,
+        on_text: Callable[[str], None] | None = None,
     ) -> Generation:
         """The next answer of the script, within the limits of the call.
 
         It ends before the first text of `stop`. The finish reason is "cancelled" if `cancel()` was true
         before a token, "deadline" if the next token would pass `deadline_ms`, "length" if `max_new_tokens`
-        came first.
+        came first. `on_text` is called with the answer so far after each token that does not end it.
 
         Raises:
             ConfigError: `max_new_tokens` is below 1.
@@ -109,6 +110,8 @@ class ScriptedModel:
             if _first_stop(pieces.text(), stop) is not None:
                 finish = "stop"
                 break
+            if on_text is not None:
+                on_text(pieces.text())
         text = pieces.text()
         text = text[: _first_stop(text, stop)]
         prompt = self._prompt_tokens(messages)

@@ -64,6 +64,11 @@ class ShownSessions(ABC):
         self.forget()
         self._sessions.reset()
 
+    @property
+    def stored_tokens(self) -> int:
+        """Tokens stored for the next call, in the layer that stores most."""
+        return self._sessions.stored_tokens
+
     def generate(self, messages: Sequence[Message], *, max_new_tokens: int, **options: Any) -> Generation:
         """As `ReplanSession.generate`.
 

@@ -64,6 +64,7 @@ class TransformersLanguageModel:
         allowed_tokens: AllowedTokens | None = None,
         deadline_ms: float | None = None,
         cancel: Callable[[], bool] | None = None,
+        on_text: Callable[[str], None] | None = None,
         min_new_tokens: int = 0,
     ) -> Generation:
         """Answer `messages`.
@@ -80,6 +81,7 @@ class TransformersLanguageModel:
             deadline_ms: stop decoding when this much time has passed since the call; checked after every token, so
                 that the prefill and one token are always done.
             cancel: asked after every token; true stops decoding.
+            on_text: called with the answer so far as more of it becomes certain, without what may begin a stop text.
             min_new_tokens: the answer does not end by itself before; for measurements of equal length.
 
         Raises:
@@ -92,7 +94,7 @@ class TransformersLanguageModel:
             raise ValueError(f"max_new_tokens must be from 1 to {self.window - 1}, got {max_new_tokens}")
         fitted, prompt = self._fit(messages, self.window - max_new_tokens)
         clock = PrefillClock(self.model.device)
-        watcher = StopWatcher(self.tokenizer, len(prompt.input_ids), stop or (), started, deadline_ms, cancel)
+        watcher = StopWatcher(self.tokenizer, len(prompt.input_ids), stop or (), started, deadline_ms, cancel, on_text)
         ends = answer_ends(self.model, self.tokenizer)
         # Not the model's own defaults: a repetition penalty or top-k from its folder would change greedy answers.
         sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}

@@ -286,7 +286,6 @@ class ReplanSession:
             old_plan: the rest of the previous plan, as the answer would write it. It is verified in one pass, as far
                 as the answer repeats it. A scheduler may decide that the answer ends with it (`reuse-plan`, needs
                 `draft`), and defer the call only while some of it is left.
-            on_text: called with the answer so far as more of it becomes certain, without what may begin a stop text.
             trigger: why the call is made, for the scheduler's reasons.
             trace: also return which share of the layers stored each piece of the chat (`Generation.pieces`); only with
                 a whole chat.

@@ -18,3 +18,15 @@ def tiny_environment():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENVIRONMENTS, "tiny", ENTRY)
         yield
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model and its tokenizer."""
+    from tests.context.small_tokenizers import byte_level
+    from tests.session.chats import model
+
+    folder = tmp_path_factory.mktemp("tiny")
+    model("llama", 1024).save_pretrained(folder)
+    byte_level().save_pretrained(folder)
+    return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from erecap.context.tokenize import render_prompt
 from erecap.errors import BudgetError
+from erecap.language_models.scripted import ScriptedModel
 from erecap.language_models.transformers import TransformersLanguageModel
 from erecap.protocols import LanguageModel
 from erecap.tokens import SCORER_NAMES, PruneConfig
@@ -63,6 +65,21 @@ def test_full_is_the_unmodified_model() -> None:
     assert usage.prompt_tokens == usage.new_tokens == ids.shape[1] and usage.kept_tokens == ids.shape[1]
     assert usage.kv_bytes == 8 * 2 * 2 * 8 * 4 * (ids.shape[1] + usage.completion_tokens - 1)
     assert timing.total_ms >= timing.prefill_ms + timing.decode_ms and timing.prune_ms == 0
+
+
+@pytest.mark.parametrize("prune", [None, PruneConfig("recency", 0.5, (1, 3))], ids=["full", "pruned"])
+def test_the_answer_is_told_as_it_grows(prune: PruneConfig | None) -> None:
+    told: list[str] = []
+    generation = language_model(prune).generate(chat(), max_new_tokens=12, on_text=told.append)
+    assert len(told) == 12 and all(later.startswith(earlier) for earlier, later in pairwise(told))
+    assert generation.text.startswith(told[-1]) and len(set(told)) > 3
+    assert generation.text == language_model(prune).generate(chat(), max_new_tokens=12).text
+
+
+def test_a_script_is_told_as_it_grows() -> None:
+    told: list[str] = []
+    ScriptedModel(["go to shelf 1\nlook"]).generate(chat(), max_new_tokens=9, stop=["\nl"], on_text=told.append)
+    assert len(told) == 4 and told[0] == "go" and told[-1].strip() == "go to shelf 1"
 
 
 @pytest.mark.parametrize("scorer", SCORER_NAMES)

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from erecap import doctor
-from erecap.doctor import check_disk, check_model, check_package, check_simulator, check_writable
+from erecap.doctor import (
+    check_disk,
+    check_extras,
+    check_model,
+    check_package,
+    check_registry,
+    check_simulator,
+    check_writable,
+)
+from erecap.models.checking import Check
+from erecap.registries import ENGINES, ENVIRONMENTS, PLANNERS, SCORERS, EnvEntry, Registry
 
 
 def test_every_check_reports(tmp_path: Path) -> None:
@@ -16,6 +28,8 @@ def test_every_check_reports(tmp_path: Path) -> None:
     names = [check.name for check in checks]
     assert len(names) == len(set(names))
     assert {"python", "torch", "threads", "memory", "disk", "gpu", "bfloat16", "model", "runs folder"} <= set(names)
+    assert {"extra serve", "extra frameworks", "extra ray", "simulator household", "simulator babyai"} <= set(names)
+    assert {"environments", "planners", "scorers", "engines"} <= set(names)
     for check in checks:
         assert check.found and (check.ok is True) == (check.advice == ""), check
     assert not (tmp_path / "runs").exists()
@@ -33,6 +47,64 @@ def test_another_version_is_a_warning() -> None:
 def test_a_missing_simulator_is_a_warning() -> None:
     check = check_simulator("household", ("no_such_simulator",))
     assert check.ok == "warn" and check.advice == "pip install 'erecap[household]'"
+
+
+def test_extras_say_what_they_lack_and_the_line_that_adds_it() -> None:
+    checks = check_extras([
+        "numpy>=1.0",
+        "no-such-package>=1.0",
+        "pydantic>=2.0; extra == 'whole'",
+        "numpy>=1.0; extra == 'partly'",
+        "no-such-package>=2; extra == 'partly'",
+        "numpy>=99; extra == 'old'",
+        "numpy>=1.0; extra == 'past' and python_version < '3'",
+        "alfworld>=0.4; extra == 'household'",
+        "erecap[partly,whole]; extra == 'all'",
+        "pytest; extra == 'dev'",
+    ])  # fmt: skip
+    found = {check.name: check for check in checks}
+    assert list(found) == ["extra whole", "extra partly", "extra old", "extra past"]  # no simulators, no groups
+    version = importlib.metadata.version
+    assert found["extra whole"] == Check("extra whole", True, f"pydantic {version('pydantic')}")
+    lacking = Check("extra partly", "warn", "no-such-package is not installed", "pip install 'erecap[partly]'")
+    assert found["extra partly"] == lacking
+    assert found["extra old"].ok == "warn" and found["extra old"].found == f"numpy is {version('numpy')}, wanted >=99"
+    assert found["extra past"].ok is True
+    assert check_extras([])[0].ok == "warn" and "pip install" in check_extras([])[0].advice
+
+
+@pytest.mark.parametrize("registry", [ENVIRONMENTS, PLANNERS, SCORERS, ENGINES], ids=lambda registry: registry.kind)
+def test_everything_that_is_registered_here_can_be_imported(registry: Registry) -> None:
+    (check,) = check_registry(registry)
+    assert (check.name, check.ok, check.found) == (f"{registry.kind}s", True, ", ".join(registry))
+
+
+def test_what_is_registered_and_cannot_be_imported_is_a_warning() -> None:
+    entries = {
+        "good": "erecap.errors:RunError",
+        "gone": "no_such_module:Thing",
+        "away": "erecap.errors:NoSuchError",
+        "world": EnvEntry("no_such_world:Options", "no_such_world:Env", "a-world"),
+    }
+    first, *broken = check_registry(Registry("thing", "erecap.things", entries))
+    assert first == Check("things", True, "good")
+    assert [(check.name, check.ok) for check in broken] == [(f"thing {n}", "warn") for n in ("away", "gone", "world")]
+    assert all("cannot be imported: " in check.found and "pip install" in check.advice for check in broken)
+    assert broken[-1].advice == "pip install 'a-world'" and "no_such_world" in broken[-1].found
+
+
+def test_a_plug_in_is_shown_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "my_scorers-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-scorers\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[erecap.scorers]\nmine = my_scorers:Mine\nlost = my_scorers:Lost\n")
+    (tmp_path / "my_scorers.py").write_text("class Mine:\n    needs_attention = False\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_scorers", raising=False)
+    there, lost = check_registry(SCORERS)
+    assert there.found == "attention, mine (of my-scorers), random, recency"
+    assert lost.name == "scorer lost" and lost.advice == "pip install --force-reinstall my-scorers"
+    assert SCORERS.origin("mine") == "my-scorers" and SCORERS.origin("random") is None
 
 
 def test_a_missing_model_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,189 @@
+"""Shared parts of `erecap generate` and `erecap chat`: options, the model behind them, and a streamed answer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from erecap.budget import AUTO
+
+if TYPE_CHECKING:
+    from erecap.config.modes import Mode
+    from erecap.generation import Generation, Message
+    from erecap.protocols import LanguageModel
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Catalog name, folder or hub name.")]
+AdapterOption = Annotated[str | None, typer.Option(help="LoRA adapter merged into it: a folder or a name.")]
+ModeOption = Annotated[str, typer.Option(help="A mode's name: erecap, full, reuse, recency, prune[attention], ...")]
+EvictByOption = Annotated[
+    str | None,
+    typer.Option(
+        "--evict-by",
+        "--pruner",
+        help="Ranks what erecap evicts: recency, random, attention, or a trained pruner; the pruner of prune[learned].",
+    ),
+]
+KvTokensOption = Annotated[
+    str | None, typer.Option(metavar="N", help="Tokens stored: auto (all that fit; if left out), a number, or all.")
+]
+KeepOption = Annotated[
+    float | None, typer.Option(help="With prune[...]: share of its tokens that a stage keeps; 0.7 if left out.")
+]
+MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")]
+TemperatureOption = Annotated[float, typer.Option(min=0, help="0: the likeliest token each time.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of sampling and of random rankings.")]
+DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads; torch's choice if left out.")]
+SystemOption = Annotated[str | None, typer.Option(metavar="TEXT", help="System message in front of the chat.")]
+
+
+@dataclass(frozen=True)
+class Talker:
+    """A language model, and the settings of every answer that it gives."""
+
+    model: LanguageModel
+    max_new_tokens: int
+    temperature: float
+    seed: int
+
+    @property
+    def stored_tokens(self) -> int:
+        """Tokens stored for the next call, in the layer that stores most; 0 in modes that read everything again."""
+        from erecap.language_models.per_episode import EpisodeSessions
+        from erecap.language_models.shown import ShownSessions
+
+        return self.model.stored_tokens if isinstance(self.model, (EpisodeSessions, ShownSessions)) else 0
+
+    def answer(self, messages: Sequence[Message]) -> Generation:
+        """Answer a chat; the text appears on stdout as it is decoded, and ends with a newline.
+
+        Raises:
+            ConfigError: no room for an answer of `max_new_tokens`, or a pruner of other layers.
+            BudgetError: the chat cannot be made to fit the budget or the window.
+            ModelError: the chat template refuses the messages.
+        """
+        from erecap.errors import ConfigError
+
+        shown = 0
+
+        def show(text: str) -> None:
+            nonlocal shown
+            typer.echo(text[shown:], nl=False)
+            shown = max(shown, len(text))
+
+        try:
+            generation = self.model.generate(
+                messages,
+                max_new_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+                seed=self.seed,
+                on_text=show,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        show(generation.text + "\n")
+        return generation
+
+
+def open_talker(
+    model: str,
+    *,
+    adapter: str | None,
+    mode: str,
+    evict_by: str | None,
+    kv_tokens: str | None,
+    keep: float | None,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    dtype: str,
+    device: str,
+    threads: int | None,
+) -> Talker:
+    """Open the model that a command names. Options are checked before it is loaded.
+
+    Raises:
+        ConfigError: an option out of range, or one that the mode does not take.
+        ModelError: model, adapter or pruner cannot be loaded.
+    """
+    from erecap.config.run import BudgetSettings, PruneSettings
+
+    chosen, pruner = chosen_mode(mode, evict_by)
+    budget = BudgetSettings(kv_tokens=_tokens(kv_tokens, chosen))
+    prune = PruneSettings() if keep is None else PruneSettings(keep=_share(keep, chosen))
+
+    from erecap.language_models.build import CallSettings, ModelSettings, build_language_model, open_model
+
+    opened = open_model(ModelSettings(model, adapter, dtype, device, threads))
+    settings = CallSettings(budget, prune, pruner=pruner, seed=seed)
+    return Talker(build_language_model(opened, chosen, settings), max_new_tokens, temperature, seed)
+
+
+def chosen_mode(name: str, evict_by: str | None) -> tuple[Mode, str | None]:
+    """The mode of that name, with what it ranks by; and the trained pruner that prunes at prefill.
+
+    Raises:
+        ConfigError: no such mode, one that asks no model, or a ranking that it does not take.
+    """
+    from erecap.config.modes import Evict, parse_mode
+    from erecap.errors import ConfigError
+    from erecap.registries import LEARNED
+
+    try:
+        mode = parse_mode(name)
+    except ValueError as error:
+        raise ConfigError(f"--mode: {error}") from error
+    if not mode.needs_model:
+        raise ConfigError(f"--mode: {mode} asks no model; choose another")
+    if evict_by == LEARNED or (evict_by is None and mode.needs_run_pruner):
+        raise ConfigError(f"--pruner: mode {mode} wants the trained pruner itself; give its name or folder")
+    if evict_by is None:
+        return mode, None
+    if mode.prune == LEARNED:
+        return mode, evict_by
+    if not isinstance(mode.kv, Evict) or mode.kv.by is not None:
+        raise ConfigError(f"--evict-by: mode {mode} leaves no choice of a ranking; allowed with erecap, prune[learned]")
+    return replace(mode, kv=replace(mode.kv, by=evict_by)), None
+
+
+def _tokens(text: str | None, mode: Mode) -> int | Literal["auto"] | None:
+    from erecap.errors import ConfigError
+
+    if text is None:
+        return AUTO
+    if not mode.budgeted:
+        raise ConfigError(f"--kv-tokens: mode {mode} has no budget; leave it out")
+    if text in (AUTO, "all"):
+        return AUTO if text == AUTO else None
+    if not (text.isdecimal() and int(text) >= 16):
+        raise ConfigError(f"--kv-tokens: got {text!r}; allowed: auto, all, or a whole number, at least 16")
+    return int(text)
+
+
+def _share(keep: float, mode: Mode) -> float:
+    from erecap.errors import ConfigError
+
+    if mode.prune is None:
+        raise ConfigError(f"--keep: mode {mode} does not prune at prefill; leave it out")
+    if not 0 < keep <= 1:
+        raise ConfigError(f"--keep: got {keep}; allowed: above 0, at most 1")
+    return keep
+
+
+def note(text: str, style: str = "dim") -> None:
+    """Print a line about an answer on stderr, so that stdout holds the answers alone."""
+    from rich.console import Console
+    from rich.text import Text
+
+    sys.stdout.flush()
+    Console(stderr=True, soft_wrap=True, highlight=False).print(Text(text, style=style))
+
+
+def system_message(text: str | None) -> list[Message]:
+    """The chat before anybody has said anything: the system message, if there is one."""
+    return [] if text is None else [{"role": "system", "content": text}]
