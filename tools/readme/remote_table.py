@@ -1,4 +1,4 @@
-"""The README's table of what shortening does for a remote planner."""
+"""Table of what shortening does for a remote planner."""
 
 from __future__ import annotations
 
