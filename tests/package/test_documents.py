@@ -166,6 +166,18 @@ def test_the_readme_is_short_and_cites_the_five_systems() -> None:
     assert {reference["url"] for reference in cited["references"]} == links and cited["license"] == "MIT"
 
 
+def test_the_changelog_has_the_version_on_top() -> None:
+    heads = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    found = [re.fullmatch(r"(\d+)\.(\d+)\.(\d+) \((unreleased|\d{4}-\d\d-\d\d)\)", head) for head in heads]
+    releases = [match.groups() for match in found if match is not None]
+    assert heads and len(releases) == len(heads), heads
+    numbers = [tuple(map(int, release[:3])) for release in releases]
+    assert numbers == sorted(set(numbers), reverse=True)  # newest first, each once
+    number, _, development = erecap.__version__.partition(".dev")
+    assert ".".join(releases[0][:3]) == number and (not development or releases[0][3] == "unreleased")
+    assert all(release[3] != "unreleased" for release in releases[1:])
+
+
 def python_blocks(document: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", document.read_text(), flags=re.DOTALL)
 
