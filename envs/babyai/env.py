@@ -143,7 +143,7 @@ class BabyAIEnv(gym.Env[str, str]):
         return level.get_frame(tile_size=max(8, min(32, 400 // max(level.width, level.height))))
 
     @property
-    def _body(self) -> Body:
+    def body(self) -> Body:
         if self._started is None:
             raise ResetNeeded("call reset before step, observe_again, move_untouched or render")
         return self._started
