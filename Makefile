@@ -3,13 +3,14 @@
 # make test-fast unit tests only          make test-slow   the opt-in tests
 # make lint      ruff, mypy, words        make clean       remove the environment and the caches of tools
 # make bench     measure everything anew where it is not measured yet (about half an hour, nothing beside it), and
-#                write docs/results/replan.json and the tables of README.md; ARGS=--fresh measures all parts again,
+#                write docs/results/replan.json and the tables of docs/results.md; ARGS=--fresh measures all parts again,
 #                ARGS="--parts neighbour" only R11: a replanning call beside a program that is busy on the same cores
 # make bench-llamacpp  the comparison with llama.cpp, which is compiled first (about 10 minutes, once)
 # make quality   success with and without pruning, against the controls, on paired episodes (hours; it goes on from
 #                docs/results/raw), then docs/results/quality.json and its table; ARGS=--batch=8 plays eight episodes at a time
 # make quality-smoke   a few short episodes of the same (about 10 minutes), into runs/quality-smoke
-# make readme    write the tables of README.md from docs/results
+# make readme    write what is generated in README.md and docs: tables, result lines, a figure, the command line's page
+# make docs      build the documentation into site/, without a network; open site/index.html
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -22,7 +23,7 @@ LLAMACPP_VERSION := 0.3.36
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-slow bench bench-llamacpp bench-remote quality quality-smoke readme lint model venv clean
+.PHONY: demo test test-fast test-slow bench bench-llamacpp bench-remote quality quality-smoke readme docs lint model venv clean
 
 demo: model
 	$(BIN)/erecap compare configs/demo.yaml
@@ -70,6 +71,10 @@ quality-smoke: model
 readme: $(STAMP)
 	$(BIN)/python -m tools.readme.write
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "built site/index.html"
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/python -m tools.language
@@ -104,5 +109,5 @@ $(LLAMACPP)/.installed: Makefile
 	  echo $(LLAMACPP_VERSION) > $@
 
 clean:
-	rm -rf $(VENV) $(LLAMACPP) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LLAMACPP) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,6 +1,7 @@
 """Targets of all results files: one table of figures and their required values.
 
-Rows of `docs/results/FILE.json` take their target from here, and the tables of the README list them, measured or not.
+Rows of `docs/results/FILE.json` take their target from here, and the tables of docs/results.md list all of them,
+measured or not.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from erecap.rollout.run import run
 
 
 class LampsOptions(BaseModel):
-    """What a suite may set under `options`."""
+    """Settings: what a suite may set under `options`."""
 
     model_config = ConfigDict(extra="forbid")
     rooms: int = Field(default=5, ge=2, description="rooms of the corridor")

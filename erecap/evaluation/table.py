@@ -1,4 +1,4 @@
-"""The tables of the quality comparison for the README, and the plot of success against the budget."""
+"""The tables of the quality comparison for docs/results.md, and the plot of success against the budget."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def quality_table(results: dict[str, Any]) -> str:
     """
     lines = [
         "`make quality`: every mode plays the same episodes in rooms that were never trained on "
-        "([how](docs/quality.md)). Differences are paired, with 95 % bootstrap intervals in brackets; fewer than "
+        "([how](quality.md)). Differences are paired, with 95 % bootstrap intervals in brackets; fewer than "
         f"{QUALITY_EPISODES} episodes, where a target says nothing else, are a smoke test, and judge nothing.",
         "",
-        "| | target | measured | n |",
-        "|---|---|---|---|",
+        "| figure | id | target | measured | n |",
+        "|---|---|---|---|---|",
     ]
     found = {row["id"]: row for row in results.get("rows", [])}
     for name, target in TARGETS.items():
         least = "" if target.n == QUALITY_EPISODES else f", n >= {target.n}"
-        lines.append(f"| {name} {target.what} | {target} {target.unit}{least} | {_measured(found.get(name))} |")
+        lines.append(f"| {target.what} | {name} | {target} {target.unit}{least} | {_measured(found.get(name))} |")
     notes = [f"- {row['id']}: {row['note']}." for row in found.values() if row["note"]]
     if notes:
         lines += ["", *notes]
@@ -99,7 +99,7 @@ def _budgets(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         f"{number} chains of {CHAIN} again, the same ones at each budget{few}:",
         "",
-        f'<img src="docs/results/{PLOT}" alt="{what}" width="480">',
+        f'<img src="results/{PLOT}" alt="{what}" width="480">',
         "",
         "| mode | KV tokens | SR | 95 % | SPL | steps | kept |" + (" calls that dropped |" if counted else ""),
         "|---|---|---|---|---|---|---|" + ("---|" if counted else ""),

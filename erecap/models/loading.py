@@ -118,7 +118,7 @@ def native_bfloat16(device: Any) -> bool:
     """Return True if the hardware multiplies bfloat16 itself.
 
     A CPU that does not converts every operand: reading a prompt then takes three times as long as in
-    float32 (measured: docs/log.md).
+    float32 (measured: docs/dev/log/speed.md).
     """
     import torch
 

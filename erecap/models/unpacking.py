@@ -65,7 +65,7 @@ def _split_text_as_trained(tokenizer: Any, gguf: Path) -> None:
     """Restore the rule that cuts text before the merges, which transformers does not read from a GGUF file.
 
     SmolLM was trained with every digit on its own. Without that, "\\n\\n2." loses its double-newline token,
-    and numbered lists cost 15-34 % more nats (docs/log.md).
+    and numbered lists cost 15-34 % more nats (docs/dev/log/speed.md).
     """
     from gguf import GGUFReader
     from tokenizers.pre_tokenizers import ByteLevel, Digits

@@ -1,7 +1,8 @@
-"""The tables of README.md: targets beside measured values, with every shortfall said."""
+"""The generated tables, result lines and figure of the documents: targets beside what was measured."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from erecap.bench import results as bench
 from erecap.targets import targets_of
 from tools.readme.remote_table import remote_table
+from tools.readme.short_results import short_results
+from tools.readme.time_figure import points, time_figure
 from tools.readme.together_table import together_table
 from tools.readme.write import filled, replan_table
 
@@ -41,15 +44,20 @@ def results() -> dict[str, Any]:
         return bench.merge_rows(Path(folder) / "replan.json", rows, **head)
 
 
+def targets(table: str) -> list[str]:
+    """The rows of the first table, whose second cell is an id."""
+    return [line for line in table.split("\n\n")[1].splitlines() if re.search(r"^\| [^|]+ \| R\d", line)]
+
+
 def test_every_target_stands_in_the_table_with_its_limit() -> None:
-    lines = [line for line in replan_table(results()).splitlines() if line.startswith("| R")]
+    lines = targets(replan_table(results()))
     for line, (name, target) in zip(lines, targets_of("replan").items(), strict=True):
-        assert line.startswith(f"| {name} {target.what} | {target} |")
+        assert line.startswith(f"| {target.what} | {name} | {target} |")
 
 
 def test_target_and_measured_side_by_side() -> None:
     lines = replan_table(results()).splitlines()
-    by_id = {line.split()[1]: line for line in lines if line.startswith("| R")}
+    by_id = {line.split(" | ")[1]: line for line in targets("\n".join(lines))}
     assert by_id["R1a"].endswith("| >= 18 | 5.432 (5 to 6) **short** | 19 (18.5 to 20) |")
     assert by_id["R2"].endswith("| <= 1.15 | 1.1 (1 to 1.2) | – |")
     assert by_id["R5"].endswith("| >= -1 | not measured | – |")
@@ -110,3 +118,49 @@ def test_only_the_marked_blocks_change(tmp_path: Path) -> None:
         "<!-- /results:replan -->\nafter\n"
     )
     assert "worn out" not in new and filled(new, tmp_path) == new
+
+
+def test_three_lines_with_interval_number_and_baseline() -> None:
+    def figure(name: str, measured: float, low: float, high: float, n: int) -> dict[str, Any]:
+        return {"id": name, "measured": measured, "low": low, "high": high, "n": n}
+
+    replan = {
+        "rows": [
+            {**figure("R1b", 24.0, 23, 25, 5), "row": "product"},
+            {**figure("R1b", 13.44, 11.7, 14, 5), "row": "algorithm"},
+        ]
+    }
+    quality = {
+        "rows": [
+            figure("Q2-chain-SR", 15.83, 6.7, 25, 120),
+            figure("Q3", 3, -1, 7, 90),
+            figure("Q2-in", -10.9, -21.8, 0, 55),
+        ]
+    }
+    time, long, short = short_results(replan, quality).splitlines()
+    assert "13.4 times as fast as reading everything again (11.7 to 14.0, n = 5)" in time
+    assert "+15.8 points (+6.7 to +25.0, n = 120) against the unpruned planner" in long
+    assert long.endswith("(recency, random, attention, masked text): +3.0 points (-1.0 to +7.0, n = 90).")
+    assert "-10.9 points (-21.8 to +0.0, n = 55)" in short
+
+
+def test_the_figure_of_time_shows_medians_and_ranges() -> None:
+    raw = [
+        {"row": row, "mode": mode, "length": length, "total_ms": ms * length}
+        for row in ("algorithm", "product")
+        for mode, factor in (("full", 4.0), ("reuse", 0.5), ("erecap", 0.25))
+        for length in (1000, 7500)
+        for ms in (factor, factor * 0.5, factor * (2 if row == "algorithm" else 9))
+    ]
+    short, longest = points(raw, "full")
+    assert longest.middle == 30.0
+    assert (short.length, short.middle, short.low, short.high, short.n) == (1000, 4.0, 2.0, 8.0, 3)
+    settings = {"new_tokens": 100, "plan_tokens": 32, "kv_tokens": 1024}
+    part = {"raw": raw, "settings": settings, "model": {"name": "tiny", "dtype": "float32"}, "date": "2026-01-31"}
+    svg = time_figure({"parts": {"replan": part}, "machine": {"threads": 2}})
+    assert svg == time_figure({"parts": {"replan": part}, "machine": {"threads": 2}})
+    assert ">30.0 s  read everything again (full)<" in svg and ">1.9 s  keep 1,024 tokens (erecap)<" in svg
+    assert svg.count("<polyline") == 3 and ">65 s<" in svg and ">1,000<" in svg and ">7,500<" in svg
+    # The line of `full` rises to the height of its seconds: 30 of 65 between the margins.
+    line = re.search(r'--full\)" points="(\S+),(\S+) (\S+),(\S+)"/>\n<polygon', svg)
+    assert line is not None and float(line[4]) == round(320 - 46 - 30 / 65 * (320 - 44 - 46), 1)

@@ -1,4 +1,4 @@
-"""The README's table of shortening a remote planner's chat."""
+"""Table of what shortening does for a remote planner."""
 
 from __future__ import annotations
 

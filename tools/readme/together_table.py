@@ -1,4 +1,4 @@
-"""Speed and quality in one table for the README."""
+"""Speed and quality in one table."""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
-"""The tables of README.md, generated from the measured results in docs/results.
+"""Generated parts of the documents, from the measured results in docs/results.
+
+The tables of docs/results.md, the result lines of README.md and its figure, docs/results/replan-time.svg; and the page
+docs/reference/cli.md, from the help texts of the commands.
 
 python -m tools.readme.write --demo runs/demo     # keep the figures of a run as docs/results/demo.json
-python -m tools.readme.write                      # write the tables anew
+python -m tools.readme.write                      # write all of them anew
 """
 
 from __future__ import annotations
@@ -15,7 +18,10 @@ from typing import Any
 
 from erecap.evaluation.table import quality_table
 from erecap.files import write_atomic, write_json
+from tools.readme.cli_reference import PAGE, cli_reference
 from tools.readme.remote_table import remote_table
+from tools.readme.short_results import short_results
+from tools.readme.time_figure import FIGURE, time_figure
 from tools.readme.together_table import together_table
 
 
@@ -85,16 +91,16 @@ def replan_table(results: dict[str, Any]) -> str:
     """Markdown: targets beside what was measured, then seconds by length of history and mode, a table a row."""
     lines = [
         "Each figure is a ratio of two sides that were measured in turn in one run (`make bench`; "
-        "[how](docs/benchmarks.md)). *algorithm*: one precision and plain decoding on both sides. *product*: each side "
+        "[how](benchmarks.md)). *algorithm*: one precision and plain decoding on both sides. *product*: each side "
         "at its best settings. In brackets the range of the repetitions.",
         "",
-        "| | target | algorithm | product |",
-        "|---|---|---|---|",
+        "| figure | id | target | algorithm | product |",
+        "|---|---|---|---|---|",
     ]
     found = {(row["id"], row["row"]): row for row in results["rows"]}
     for name, target in results["targets"].items():
         cells = [_measured(found.get((name, row)), target["row"] == row) for row in ("algorithm", "product")]
-        lines.append("| " + " | ".join([f"{name} {target['what']}", target["target"], *cells]) + " |")
+        lines.append("| " + " | ".join([target["what"], name, target["target"], *cells]) + " |")
     notes = [f"- {row['id']}, {row['row']}: {row['note']}." for row in results["rows"] if row.get("note")]
     if notes:
         lines += ["", *notes]
@@ -143,13 +149,18 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "remote": ((REMOTE,), remote_table),
     "replan": (("replan.json",), replan_table),
     "together": (("replan.json", QUALITY), together_table),
-}
+}  # of docs/results.md
+LINES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
+    "short": (("replan.json", QUALITY), short_results),
+}  # of README.md
 
 
 def filled(text: str, results: Path) -> str:
-    """`text` with every block `<!-- results:NAME -->` holding the table of its files in `results`."""
-    for name, (files, table) in TABLES.items():
+    """`text` with every block `<!-- results:NAME -->` holding what its files in `results` say."""
+    for name, (files, table) in (TABLES | LINES).items():
         block = re.compile(rf"(<!-- results:{name} -->\n).*?(<!-- /results:{name} -->)", re.S)
+        if block.search(text) is None:
+            continue
         content = table(*(_read(results / file) for file in files))
         text = block.sub(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text)  # type: ignore[misc]
     return text
@@ -172,11 +183,13 @@ def _times(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write the tables of README.md from docs/results.")
+    parser = argparse.ArgumentParser(description="Write the generated parts of README.md and of docs.")
     parser.add_argument("--demo", type=Path, help="a finished run whose figures become docs/results/demo.json")
     given = parser.parse_args()
     folder = Path("docs/results")
     if given.demo is not None:
         write_json(folder / "demo.json", demo_results(given.demo))
-    readme = Path("README.md")
-    write_atomic(readme, filled(readme.read_text("utf-8"), folder))
+    for document in (Path("README.md"), Path("docs/results.md")):
+        write_atomic(document, filled(document.read_text("utf-8"), folder))
+    write_atomic(folder / FIGURE, time_figure(_read(folder / "replan.json")))
+    write_atomic(Path("docs") / PAGE, cli_reference())
