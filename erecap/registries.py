@@ -52,7 +52,8 @@ class Registry(MutableMapping[str, Any]):
             ConfigError: the name is taken or reserved, or cannot be written in a mode such as `prune[name]`; or an
                 entry of another kind.
         """
-        if not isinstance(name, str) or not name or not all(character.isalnum() or character in "-_." for character in name):
+        allowed = isinstance(name, str) and all(character.isalnum() or character in "-_." for character in name)
+        if not name or not allowed:
             raise ConfigError(f"{self.kind} name {name!r}: allowed are letters, digits, '-', '_' and '.'")
         if name in self:
             raise ConfigError(f"{self.kind} {name!r} is registered already")

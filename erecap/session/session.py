@@ -6,16 +6,18 @@ import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from erecap.budget import Budget
 from erecap.decoding.answer import AnswerWatcher, answer_ends
 from erecap.decoding.loop import Decoded, decode
 from erecap.engines.protocol import SessionEngine
+from erecap.errors import ConfigError
 from erecap.generation import AllowedTokens, Decision, FinishReason, Generation, Message, PromptPiece
 from erecap.registries import ENGINES, EVICT_BY
 from erecap.scheduling.rules import Scheduler
 from erecap.session.automatic import drop_what_pays
-from erecap.session.config import SessionConfig
+from erecap.session.config import SessionConfig, is_engine
 from erecap.session.conversation.chat import ChatPart, whole_part
 from erecap.session.conversation.conversation import Conversation
 from erecap.session.conversation.protection_spans import Span, numbered
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from erecap.tokens.scoring.schedule import PruneConfig
 
 DEFERRED: FinishReason = "deferred"
+# By the id of an engine the session that uses it, as long as there is one.
+_USERS: WeakValueDictionary[int, ReplanSession] = WeakValueDictionary()
 
 
 class ReplanSession:
@@ -57,14 +61,16 @@ class ReplanSession:
         model: a causal language model of transformers, in eval mode; sessions may share one. Other engines have models
             of their own kind.
         tokenizer: its fast tokenizer, with a chat template.
-        prune, budget, evict_by, stale_first, draft, seed, rewind_tokens, retokenize, decode_weights, prefill_chunk,
+        budget: a `Budget`, or what `Budget.of` takes: tokens, "auto", or None for no limit.
+        prune, evict_by, stale_first, draft, seed, rewind_tokens, retokenize, decode_weights, prefill_chunk,
             scheduler, cost, engine: see the fields of `SessionConfig`.
 
     Raises:
-        ConfigError: no engine, criterion or pruner of that name.
+        ConfigError: no engine of that name, or one that cannot be made.
         ModelError: a trained pruner that is damaged, untested, or of another model.
-        ValueError: `prune` or `decode_weights` that engine or model cannot serve, a budget with
-            `pays` without `cost` or with a memory that holds next to nothing, or an engine that has read something.
+        ValueError: an argument of another type or out of range, no criterion or pruner of that name, a model, `prune`
+            or `decode_weights` that the engine cannot serve, a budget with `pays` without `cost` or with a memory that
+            holds next to nothing, or an engine that has read something or that another session uses.
     """
 
     trace = False  # of the calls with a whole chat that do not ask for it themselves
@@ -75,7 +81,7 @@ class ReplanSession:
         tokenizer: Any,
         *,
         prune: PruneConfig | None = None,
-        budget: Budget | None = None,
+        budget: Budget | int | str | None = None,
         evict_by: str | ReadScorer = "recency",
         stale_first: bool = True,
         draft: bool = True,
@@ -89,7 +95,7 @@ class ReplanSession:
         engine: str | SessionEngine = "transformers",
     ) -> None:
         self.config = SessionConfig(
-            prune, budget, _ranking(evict_by, model), stale_first, draft, seed, rewind_tokens, retokenize,
+            prune, Budget.of(budget), _ranking(evict_by, model), stale_first, draft, seed, rewind_tokens, retokenize,
             decode_weights, prefill_chunk, scheduler, cost, engine,
         )  # fmt: skip
         self.model = model
@@ -105,8 +111,12 @@ class ReplanSession:
         """The engine that the configuration names or gives."""
         engine = self.config.engine
         if isinstance(engine, str):
-            made: SessionEngine = ENGINES.get_or_refuse(engine, "engine")(self.model, self.config.engine_settings())
-            return made
+            name, engine = engine, ENGINES.get_or_refuse(engine, "engine")(self.model, self.config.engine_settings())
+            if not is_engine(engine):
+                raise ConfigError(f"engine {name!r}: its factory must return a SessionEngine, got {engine!r}")
+        user = _USERS.get(id(engine))
+        if user is not None and user.engine is engine:
+            raise ValueError("the engine is in use by another session; a session needs one of its own")
         if engine.tokens:
             raise ValueError(f"the engine has read {engine.tokens} tokens already; a session needs one of its own")
         return engine
@@ -115,6 +125,7 @@ class ReplanSession:
         self.conversation, self.policy, self.engine = conversation, policy, engine
         self.prefill = SessionPrefill(conversation, policy, engine)
         self.edits = SessionEdits(self.prefill)
+        _USERS[id(engine)] = self
 
     # What is known ----------------------------------------------------------------------------------------
 
@@ -247,6 +258,9 @@ class ReplanSession:
         Raises:
             BudgetError: system and goal exceed the budget, or the chat the window where nothing may be evicted.
         """
+        return self._read(messages)
+
+    def _read(self, messages: Sequence[Message]) -> int:
         read = self.prefill.take(whole_part(messages, self.tokenizer, header=False))
         self.conversation.chat = self.conversation.chat.becomes(messages)
         self._tidy()
@@ -446,7 +460,7 @@ class ReplanSession:
         if not wanted:
             raise ValueError("an empty plan has no tokens to agree with")
         if messages is not None:
-            self.read(messages)
+            self._read(messages)
             part = whole_part(messages, self.tokenizer, header=True)
         else:
             part = self.conversation.own_part()[1]

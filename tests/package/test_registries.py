@@ -51,7 +51,12 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (ENGINES, "lacking", "broken_plugin:Engine of erecap.engines", "has no attribute 'Engine'"),
         (ENGINES, "raising", "broken_plugin_inside:Engine of erecap.engines", "'a_library_that_is_missing'"),
         (ENGINES, "number", "broken_plugin:NUMBER of erecap.engines", "must be callable, got an object of type int"),
-        (SCORERS, "instance", "broken_plugin:SCORER of erecap.scorers", "must be a class, got an object of type Scorer"),
+        (
+            SCORERS,
+            "instance",
+            "broken_plugin:SCORER of erecap.scorers",
+            "must be a class, got an object of type Scorer",
+        ),
     ],
 )
 def test_an_entry_point_that_cannot_be_used(broken: None, registry: Registry, name: str, point: str, why: str) -> None:
@@ -89,9 +94,7 @@ class Whole(Undecided):
         (ENVIRONMENTS, Whole, "must be an EnvEntry, got the class Whole"),
     ],
 )
-def test_entries_of_another_kind_are_refused_when_they_are_registered(
-    registry: Registry, entry: Any, why: str
-) -> None:
+def test_entries_of_another_kind_are_refused_when_they_are_registered(registry: Registry, entry: Any, why: str) -> None:
     with pytest.raises(ConfigError, match="'mine'") as caught:
         registry.register("mine", entry)
     assert why in str(caught.value) and "mine" not in registry

@@ -54,5 +54,5 @@ def test_a_head_that_is_no_object(folder: Path) -> None:
     assert is_call_log(folder)
     (folder / "run.json").write_text("5")
     assert not is_call_log(folder)
-    with pytest.raises(RunError, match="run.json: "):
+    with pytest.raises(RunError, match=r"run\.json: "):
         load_run_folder(folder)
