@@ -24,6 +24,7 @@ from erecap.session.conversation.protection_spans import Span, numbered
 from erecap.session.conversation.transcript import Mark
 from erecap.session.edits import SessionEdits
 from erecap.session.fit_call import FittedChat, fit_chat
+from erecap.session.one_call import OneCall, one_call
 from erecap.session.persist import load_session, save_session
 from erecap.session.policy import SessionPolicy
 from erecap.session.prefill import SessionPrefill
@@ -71,6 +72,9 @@ class ReplanSession:
         ValueError: an argument of another type or out of range, no criterion or pruner of that name, a model, `prune`
             or `decode_weights` that the engine cannot serve, a budget with `pays` without `cost` or with a memory that
             holds next to nothing, or an engine that has read something or that another session uses.
+
+    A session serves one call at a time: one more from another thread is refused by RuntimeError. Forks are sessions of
+    their own.
     """
 
     trace = False  # of the calls with a whole chat that do not ask for it themselves
@@ -101,6 +105,7 @@ class ReplanSession:
         self.model = model
         self.tokenizer = tokenizer
         self.draft = draft
+        self._one_call = OneCall()
         self._passes: int | None = None  # forward passes that it took to decode the last answer
         self._compose(
             Conversation(tokenizer, rewind_tokens, retokenize), SessionPolicy(self.config), self._own_engine()
@@ -171,6 +176,7 @@ class ReplanSession:
             raise AttributeError(f"the engine {self.engine.name!r} has no PrunedCache; ask session.engine.stored()")
         return cache
 
+    @one_call
     def fork(self, messages: Sequence[Message] | None = None) -> ReplanSession:
         """An independent session that has read the same, on the same model.
 
@@ -181,6 +187,7 @@ class ReplanSession:
             messages: keep only what was read of this chat, which becomes the fork's own; None: everything.
         """
         twin = copy.copy(self)
+        twin._one_call = OneCall()
         twin._compose(self.conversation.copy(), self.policy.copy(), self.engine.fork())
         if messages is not None:
             part = whole_part(messages, self.tokenizer, header=True)
@@ -188,6 +195,7 @@ class ReplanSession:
             twin.conversation.chat = self.conversation.chat.becomes(messages)
         return twin
 
+    @one_call
     def save(self, path: str | Path) -> None:
         """Write what was read and is stored to one safetensors file; `restore` reads it back.
 
@@ -196,6 +204,7 @@ class ReplanSession:
         """
         save_session(Path(path), self.engine, self.conversation)
 
+    @one_call
     def restore(self, path: str | Path) -> None:
         """Become the session that was saved in `path`; only for a session that has read nothing yet.
 
@@ -209,6 +218,7 @@ class ReplanSession:
         load_session(Path(path), engine, conversation)
         self._compose(conversation, self.policy, engine)
 
+    @one_call
     def close(self) -> None:
         """Free the stored keys and values and forget what was read."""
         self.engine.reset()
@@ -220,6 +230,7 @@ class ReplanSession:
 
     # Calls ------------------------------------------------------------------------------------------------
 
+    @one_call
     def append(self, messages: Sequence[Message], *, stale: Sequence[Span] = ()) -> int:
         """Add new messages to the session's own chat, and read them; `generate()` answers then.
 
@@ -247,6 +258,7 @@ class ReplanSession:
         self._tidy()
         return read
 
+    @one_call
     def read(self, messages: Sequence[Message]) -> int:
         """Read a chat up to the end of its last message without answering it, as far as it was not read before.
 
@@ -266,6 +278,7 @@ class ReplanSession:
         self._tidy()
         return read
 
+    @one_call
     def generate(
         self,
         messages: Sequence[Message] | None = None,
@@ -442,6 +455,7 @@ class ReplanSession:
 
     # Questions and edits ----------------------------------------------------------------------------------
 
+    @one_call
     def still_valid(self, plan: str, messages: Sequence[Message] | None = None) -> float:
         """Whether `plan` is still what the model would answer to `messages`, in one pass over its tokens.
 
@@ -475,6 +489,7 @@ class ReplanSession:
         choices = rows[len(header) - 1 : -1].argmax(-1).tolist()
         return sum(a == b for a, b in zip(choices, wanted, strict=True)) / len(wanted)
 
+    @one_call
     def evict(self, span: tuple[int, int]) -> int:
         """Drop the keys and values of a span; positions stay. What was read after it has seen it, and keeps that.
 
@@ -489,6 +504,7 @@ class ReplanSession:
         """
         return self.edits.evict(span)
 
+    @one_call
     def splice(self, span: tuple[int, int]) -> int:
         """Evict a span and reposition: the tokens still stored get consecutive positions, their keys rotated to fit.
 
@@ -500,6 +516,7 @@ class ReplanSession:
         """
         return self.edits.splice(span)
 
+    @one_call
     def forget(self, span: tuple[int, int]) -> int:
         """Drop a span and read everything after it anew, at its old positions: as if the span had never been there.
 
@@ -516,6 +533,7 @@ class ReplanSession:
         """
         return self.edits.forget(span)
 
+    @one_call
     def correct(self, text: str) -> int:
         """Inject a correction that the model sees before the next messages.
 
@@ -529,6 +547,7 @@ class ReplanSession:
         """
         return self.edits.correct(text)
 
+    @one_call
     def revive(self, span: tuple[int, int] | None = None) -> int:
         """Bring tokens that pruning dropped from the deeper layers back into them, as when the goal has changed.
 
