@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from erecap.errors import ConfigError, EnvironmentUnavailable
-from erecap.registries import ENVIRONMENTS, EnvEntry, env_entry, load_attribute
+from erecap.registries import ENVIRONMENTS, EnvEntry, env_entry, import_or_refuse, load_attribute
 from erecap.validation import one_line
 
 __all__ = ["ENVIRONMENTS", "EnvEntry", "env_class", "env_entry", "make_env", "options_class", "register"]
@@ -27,9 +27,10 @@ register = ENVIRONMENTS.register  # (name, EnvEntry): adds an environment from a
 def options_class(name: str) -> type[BaseModel]:
     """The pydantic model of the options that environment `name` takes.
 
-    Raises: ConfigError if there is no such environment.
+    Raises: ConfigError if there is no such environment, or its options cannot be imported.
     """
-    return load_attribute(env_entry(name).options)
+    options = env_entry(name).options
+    return import_or_refuse(options, f"environment {name!r}: its options {options}")
 
 
 def env_class(name: str) -> type[gym.Env[str, str]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from numbers import Integral, Real
+from typing import Any, Final
 
 from erecap.errors import BudgetError
 
@@ -29,7 +30,7 @@ class Budget:
     The smaller of `kv_tokens` and `kv_ratio` counts where both are given. `Budget()` keeps everything.
 
     Raises:
-        ValueError: a limit out of range, or limits that exclude each other.
+        ValueError: a limit that is no number or out of range, or limits that exclude each other.
     """
 
     kv_tokens: int | None = None  # tokens stored per layer when a call returns, protected ones included
@@ -39,8 +40,10 @@ class Budget:
     pays: float | None = None  # share of a call's time that dropping has to save; only if automatic
 
     def __post_init__(self) -> None:
-        if self.kv_tokens is not None and self.kv_tokens < 16:
-            raise ValueError(f"kv_tokens must be 16 or more, got {self.kv_tokens}")
+        check_whole("kv_tokens", self.kv_tokens, least=16)
+        check_whole("memory_bytes", self.memory_bytes, least=1)
+        check_number("kv_ratio", self.kv_ratio)
+        check_number("pays", self.pays)
         if self.kv_ratio is not None and not 0.0 < self.kv_ratio <= 1.0:
             raise ValueError(f"kv_ratio must be above 0 and at most 1, got {self.kv_ratio}")
         fixed = self.kv_tokens is not None or self.kv_ratio is not None
@@ -48,8 +51,6 @@ class Budget:
             raise ValueError("an automatic budget takes neither kv_tokens nor kv_ratio")
         if not self.automatic and (self.memory_bytes is not None or self.pays is not None):
             raise ValueError("memory_bytes and pays are for an automatic budget: Budget.auto(...)")
-        if self.memory_bytes is not None and self.memory_bytes < 1:
-            raise ValueError(f"memory_bytes must be 1 or more, got {self.memory_bytes}")
         if self.pays is not None and not 0.0 < self.pays < 1 - LEFT_TO_SAVE:
             raise ValueError(f"pays must be above 0 and below {1 - LEFT_TO_SAVE:g}, got {self.pays}")
 
@@ -65,6 +66,23 @@ class Budget:
                 time of dropping included; above 0 and below 0.5. Needs a calibrated cost model.
         """
         return cls(automatic=True, memory_bytes=memory_bytes, pays=pays)
+
+    @classmethod
+    def of(cls, value: Any) -> Budget:
+        """The budget that a caller means: a `Budget`, a number of tokens (`kv_tokens`), "auto", or None for no limit.
+
+        Raises:
+            ValueError: anything else, or a number of tokens out of range.
+        """
+        if isinstance(value, Budget):
+            return value
+        if value is None:
+            return cls()
+        if isinstance(value, str) and value == AUTO:
+            return cls.auto()
+        if isinstance(value, Integral) and not isinstance(value, bool):
+            return cls(kv_tokens=int(value))
+        raise ValueError(f"a budget must be a Budget, a whole number of tokens, {AUTO!r} or None, got {value!r}")
 
     @property
     def limited(self) -> bool:
@@ -125,3 +143,27 @@ class Budget:
 def budget_order(budget: int | str | None) -> tuple[int, int]:
     """Sort key of the budgets in rows: modes without one first, then by tokens, the automatic one last."""
     return (1, 0) if isinstance(budget, str) else (0, budget or 0)
+
+
+def check_whole(name: str, value: Any, least: int | None = None) -> None:
+    """Refuse what is neither None nor a whole number from `least` on.
+
+    Raises:
+        ValueError: another type (a bool, a float, a text), or a smaller number.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    if least is not None and int(value) < least:
+        raise ValueError(f"{name} must be {least} or more, got {value}")
+
+
+def check_number(name: str, value: Any) -> None:
+    """Refuse what is neither None nor a real number; NaN is left to the check of its range.
+
+    Raises:
+        ValueError: another type (a bool, a text).
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise ValueError(f"{name} must be a number, got {value!r}")

@@ -11,7 +11,7 @@ Other packages add entries in one of two ways:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -27,23 +27,42 @@ class Registry(MutableMapping[str, Any]):
         kind: word for one entry, for messages.
         group: the entry-point group that other packages use.
         builtin: the entries of this package: objects, or strings `module:attribute` that are imported when asked for.
+        problem: says what is wrong with an object as an entry, in words that follow "must be"; None: nothing.
+        reserved: names that no entry may have.
     """
 
-    def __init__(self, kind: str, group: str, builtin: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        builtin: Mapping[str, Any],
+        problem: Callable[[Any], str | None],
+        reserved: tuple[str, ...] = (),
+    ) -> None:
         self.kind = kind
         self.group = group
         self._entries: dict[str, Any] = dict(builtin)
+        self._problem = problem
+        self._reserved = reserved
 
     def register(self, name: str, entry: Any) -> None:
         """Add an entry: an object, or a string `module:attribute` that is imported when it is asked for.
 
         Raises:
-            ConfigError: the name is taken, or cannot be written in a mode such as `prune[name]`.
+            ConfigError: the name is taken or reserved, or cannot be written in a mode such as `prune[name]`; or an
+                entry of another kind.
         """
-        if not name or not all(character.isalnum() or character in "-_." for character in name):
+        allowed = isinstance(name, str) and all(character.isalnum() or character in "-_." for character in name)
+        if not name or not allowed:
             raise ConfigError(f"{self.kind} name {name!r}: allowed are letters, digits, '-', '_' and '.'")
         if name in self:
             raise ConfigError(f"{self.kind} {name!r} is registered already")
+        if name in self._reserved:
+            raise ConfigError(f"{self.kind} {name!r}: the name is reserved")
+        if not isinstance(entry, str):
+            self._checked(entry, f"{self.kind} {name!r}")
+        elif not _is_path(entry):
+            raise ConfigError(f"{self.kind} {name!r}: got {entry!r}; a string must have the form 'module:attribute'")
         self._entries[name] = entry
 
     def __getitem__(self, name: str) -> Any:
@@ -51,11 +70,24 @@ class Registry(MutableMapping[str, Any]):
 
         Raises:
             KeyError: no entry of that name (see `get_or_refuse` for a message to a user).
+            ConfigError: it cannot be imported, or is of another kind.
         """
         if name in self._entries:
             entry = self._entries[name]
-            return load_attribute(entry) if isinstance(entry, str) else entry
-        return self._plugins()[name].load()
+            return self._imported(entry, f"{self.kind} {name!r}") if isinstance(entry, str) else entry
+        point = self._plugins()[name]
+        origin = f"distribution {point.dist.name}" if point.dist is not None else "no distribution"
+        path = f"{point.module}:{point.attr}"
+        return self._imported(path, f"{self.kind} {name!r}: entry point {path} of {self.group} ({origin})")
+
+    def _imported(self, path: str, what: str) -> Any:
+        return self._checked(import_or_refuse(path, what), what)
+
+    def _checked(self, entry: Any, what: str) -> Any:
+        problem = self._problem(entry)
+        if problem is not None:
+            raise ConfigError(f"{what} must be {problem}")
+        return entry
 
     def get_or_refuse(self, name: str, where: str) -> Any:
         """The entry, or ConfigError with the names that exist.
@@ -101,6 +133,28 @@ class EnvEntry:
     requires: str  # what to install, as in: pip install 'erecap[household]'
 
 
+def _env_problem(entry: Any) -> str | None:
+    return None if isinstance(entry, EnvEntry) else f"an EnvEntry, got {_named(entry)}"
+
+
+def _factory_problem(entry: Any) -> str | None:
+    return None if callable(entry) else f"callable, got {_named(entry)}"
+
+
+def _scorer_problem(entry: Any) -> str | None:
+    if not isinstance(entry, type):
+        return f"a class, got {_named(entry)}"
+    if not callable(getattr(entry, "score", None)):
+        return f"a class with a method score; {entry.__name__} has none"
+    if not hasattr(entry, "needs_attention"):
+        return f"a class with the attribute needs_attention; {entry.__name__} has none"
+    return None
+
+
+def _named(entry: Any) -> str:
+    return f"the class {entry.__name__}" if isinstance(entry, type) else f"an object of type {type(entry).__name__}"
+
+
 ENVIRONMENTS = Registry(
     "environment",
     "erecap.environments",
@@ -116,6 +170,7 @@ ENVIRONMENTS = Registry(
             requires="erecap[household]",
         ),
     },
+    _env_problem,
 )
 
 # Called as factory(settings, model) for each mode: `PlannerSettings` of the run, and the mode's language model (None
@@ -124,8 +179,10 @@ PLANNERS = Registry(
     "planner",
     "erecap.planners",
     {"expert": "erecap.planners.expert:make_expert_planner", "llm": "erecap.planners.llm:make_llm_planner"},
+    _factory_problem,
 )
 
+LEARNED = "learned"  # the scorer that comes from a trained checkpoint, and so cannot be made from its name alone
 # Classes without arguments, see `erecap.protocols.TokenScorer`.
 SCORERS = Registry(
     "scorer",
@@ -135,6 +192,8 @@ SCORERS = Registry(
         "random": "erecap.tokens.scoring.scorers:RandomScorer",
         "recency": "erecap.tokens.scoring.scorers:RecencyScorer",
     },
+    _scorer_problem,
+    reserved=(LEARNED,),
 )
 # Called as factory(model, settings): the model of the session, and `erecap.engines.protocol.EngineSettings`; gives a
 # `SessionEngine` that has read nothing, or raises ValueError for settings that engine or model cannot serve.
@@ -142,10 +201,10 @@ ENGINES = Registry(
     "engine",
     "erecap.engines",
     {"tiny": "erecap.engines.tiny:TinyEngine", "transformers": "erecap.engines.transformers:TransformersEngine"},
+    _factory_problem,
 )
 # What a session may rank by without a trained pruner; see `erecap.tokens.scoring.by_name`.
 EVICT_BY = ("recency", "random", "attention")
-LEARNED = "learned"  # the scorer that comes from a trained checkpoint, and so cannot be made from its name alone
 SINKS = 4  # first tokens of a sequence that are always kept, unless a configuration says otherwise
 PRESETS: dict[str, float] = {"keep09": 0.9, "keep08": 0.8, "keep07": 0.7}  # published keep ratios by name
 
@@ -160,7 +219,31 @@ def env_entry(name: str) -> EnvEntry:
     return ENVIRONMENTS.get_or_refuse(name, "env")
 
 
+def import_or_refuse(path: str, what: str) -> Any:
+    """Import `module:attribute`.
+
+    Args:
+        what: who names it, for the message.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    try:
+        return load_attribute(path)
+    except (ImportError, AttributeError, SyntaxError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ConfigError(f"{what} cannot be imported: {reason}") from error
+
+
 def load_attribute(path: str) -> Any:
-    """Import `module:attribute`."""
+    """Import `module:attribute`; the attribute may be dotted."""
     module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
+    found: Any = import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _is_path(text: str) -> bool:
+    module, colon, name = text.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), *name.split(".")))

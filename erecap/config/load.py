@@ -13,7 +13,7 @@ from erecap.config.run import RunConfig
 from erecap.config.source import is_path, read_named
 from erecap.config.suite import Suite
 from erecap.errors import ConfigError
-from erecap.registries import env_entry, load_attribute
+from erecap.registries import env_entry, import_or_refuse
 from erecap.validation import one_line
 
 RUNS = "erecap.configs"
@@ -58,12 +58,13 @@ def load_suite(name_or_path: str | Path) -> Suite:
     source, values = read_named("suite", str(name_or_path), SUITES)
     suite = _checked(source, Suite, values)
     try:
-        model = load_attribute(env_entry(suite.env).options)
+        options = env_entry(suite.env).options
+        model = import_or_refuse(options, f"environment {suite.env!r}: its options {options}")
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
-    options = _checked(source, model, suite.options, "options.")
+    checked = _checked(source, model, suite.options, "options.")
     # As checked, but only what the suite says: some options are refused beside others even at their default.
-    return suite.model_copy(update={"options": options.model_dump(mode="json", exclude_unset=True)})
+    return suite.model_copy(update={"options": checked.model_dump(mode="json", exclude_unset=True)})
 
 
 def load_suites(config: RunConfig) -> dict[str, Suite]:

@@ -33,6 +33,8 @@ def read_file(path: Path, framework: str) -> tuple[dict[str, Any], dict[str, Any
     """
     from safetensors import SafetensorError, safe_open
 
+    if path.is_dir():
+        raise RunError(f"{path.name}: a folder; a saved session is one file")
     try:
         with safe_open(path, framework=framework) as file:
             metadata = file.metadata() or {}
@@ -40,7 +42,9 @@ def read_file(path: Path, framework: str) -> tuple[dict[str, Any], dict[str, Any
                 raise RunError(f"{path.name}: not a saved session ({FORMAT})")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         return tensors, json.loads(metadata["known"])
-    except (FileNotFoundError, IsADirectoryError) as error:
+    except FileNotFoundError as error:
         raise RunError(f"{path.name}: no such session file") from error
+    except OSError as error:
+        raise RunError(f"{path.name}: cannot be read: {error}") from error
     except (SafetensorError, ValueError, KeyError) as error:
         raise RunError(f"{path.name}: damaged session file: {error}") from error

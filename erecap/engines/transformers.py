@@ -20,6 +20,7 @@ from erecap.engines.forwarder import current
 from erecap.engines.protocol import BetweenChunks, EngineSettings, Stored
 from erecap.engines.rotate_keys import KeyRotator, why_fixed
 from erecap.engines.token_bytes import bytes_per_token
+from erecap.registries import ENGINES
 from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.read_scores import ReadScores
@@ -51,13 +52,19 @@ class TransformersEngine:
         settings: see `EngineSettings`.
 
     Raises:
-        ValueError: `prune` does not fit the model, or `decode_weights` that it cannot have.
+        ValueError: another kind of model; `prune` does not fit the model, or `decode_weights` that it cannot have.
     """
 
     name = "transformers"
     supports: frozenset[str] = SUPPORTS
 
     def __init__(self, model: Any, settings: EngineSettings | None = None) -> None:
+        if not (hasattr(getattr(model, "config", None), "get_text_config") and hasattr(model, "modules")):
+            others = " or ".join(repr(name) for name in ENGINES if name != self.name)
+            raise ValueError(
+                "the engine 'transformers' serves a causal language model of transformers, got "
+                f"{type(model).__name__}; name the engine of this model: engine={others}"
+            )
         self.model = model
         self.settings = settings = settings or EngineSettings()
         self.chunk = settings.prefill_chunk or CHUNK

@@ -111,9 +111,11 @@ def shape_of(model: Any) -> ModelShape:
 
 def warm_up(model: LanguageModel) -> None:
     """Make one call that is not timed, long enough that every mode prunes in it."""
+    goal = "Goal: find a cup."
     places = "\n".join(f"You look at shelf {number}. On it, there is nothing." for number in range(1, 41))
     chat: list[Message] = [
         {"role": "system", "content": "You plan for a robot. Reply with the next command."},
-        {"role": "user", "content": f"Goal: find a cup.\n{places}"},
+        # Of these places any budget may drop what it must.
+        {"role": "user", "content": f"{goal}\n{places}", "protect": [(0, len(goal))]},
     ]
     model.generate(chat, max_new_tokens=8)

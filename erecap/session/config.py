@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from erecap.budget import Budget
+from erecap.budget import Budget, check_whole
 from erecap.engines.protocol import EngineSettings
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class SessionConfig:
     """The keywords of `ReplanSession`.
 
     Raises:
-        ValueError: a budget with `pays` without a cost model.
+        ValueError: a value of another type or out of range, or a budget with `pays` without a cost model.
     """
 
     prune: PruneConfig | None = None  # how many tokens reach the deeper layers at prefill; None: all
@@ -58,6 +58,7 @@ class SessionConfig:
     engine: str | SessionEngine = "transformers"
 
     def __post_init__(self) -> None:
+        self._check_types()
         pays = self.budget.pays if self.budget is not None else None
         if (pays is None) != (self.cost is None):
             raise ValueError(
@@ -65,6 +66,28 @@ class SessionConfig:
                 if self.cost is None
                 else "a cost model is for a budget with pays: Budget.auto(pays=...)"
             )
+
+    def _check_types(self) -> None:
+        check_whole("prefill_chunk", self.prefill_chunk, least=1)
+        check_whole("rewind_tokens", self.rewind_tokens, least=0)
+        if self.seed is None:
+            raise ValueError("seed must be a whole number, got None")
+        check_whole("seed", self.seed)
+        if self.budget is not None and not isinstance(self.budget, Budget):
+            raise ValueError(
+                f"budget must be a Budget or None, got {self.budget!r}; Budget.of takes a number of tokens"
+            )
+        if self.prune is not None:
+            from erecap.tokens.scoring.schedule import PruneConfig
+
+            if not isinstance(self.prune, PruneConfig):
+                raise ValueError(f"prune must be a PruneConfig or None, got {self.prune!r}")
+        if not isinstance(self.evict_by, str) and not _has(self.evict_by, "score", "layer"):
+            raise ValueError(
+                f"evict_by must be a name, or an object with `score` and `layer`, got {type(self.evict_by).__name__}"
+            )
+        if not isinstance(self.engine, str) and not is_engine(self.engine):
+            raise ValueError(f"engine must be a registered name, or an engine object, got {_named(self.engine)}")
 
     def engine_settings(self) -> EngineSettings:
         """The part of the configuration that the engine needs."""
@@ -76,3 +99,17 @@ class SessionConfig:
         from erecap.tokens.scoring.schedule import PruneConfig
 
         return (self.prune or PruneConfig()).sinks
+
+
+def is_engine(value: object) -> bool:
+    """Whether a value has the main methods of a `SessionEngine`; a class is none."""
+    return _has(value, "read", "verify", "stored", "evict", "tokens", "window")
+
+
+def _has(value: object, *names: str) -> bool:
+    # Of a class, names are those of its objects: it would be called where one of them is meant.
+    return not isinstance(value, type) and all(hasattr(value, name) for name in names)
+
+
+def _named(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__

@@ -5,6 +5,8 @@ The chat that the caller brings knows nothing of them, and matching skips them.
 
 from __future__ import annotations
 
+import operator
+
 from erecap.errors import BudgetError
 from erecap.session.prefill import SessionPrefill
 
@@ -74,7 +76,10 @@ class SessionEdits:
         return self._engine.revive(None if span is None else self._checked(span))
 
     def _checked(self, span: tuple[int, int]) -> tuple[int, int]:
-        start, end = span
+        try:
+            start, end = map(operator.index, span)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"a span must be two token indices (start, end), got {span!r}") from error
         if not 0 <= start <= end <= self._conversation.transcript.tokens:
             raise ValueError(
                 f"span ({start}, {end}) lies outside the {self._conversation.transcript.tokens} tokens read"

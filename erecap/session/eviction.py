@@ -34,7 +34,8 @@ def priorities(
 
     Returns:
         `(n,)` float64: HEAD for sinks, system and protected text up to the first user message; PROTECTED for
-        other protected text; NEWEST for the last message; OPEN for the rest; STALE for what messages call stale.
+        other protected text; NEWEST for the last message, unless it is the first user message and says nothing of
+        what to protect: then all of it is the goal; OPEN for the rest; STALE for what messages call stale.
     """
     found = np.full(len(indices), OPEN)
     found[: np.searchsorted(indices, sinks)] = HEAD
@@ -44,7 +45,8 @@ def priorities(
     last = max(claims, default=-1)
 
     def level(number: int) -> float:
-        if number == last:
+        # A first user message with spans of its own holds an observation beside the goal, which may be trimmed.
+        if number == last and (number != first_user or "protect" in claims[number]):
             return NEWEST
         return HEAD if number <= first_user or claims[number]["role"] == "system" else PROTECTED
 

@@ -6,22 +6,25 @@ import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from erecap.budget import Budget
 from erecap.decoding.answer import AnswerWatcher, answer_ends
 from erecap.decoding.loop import Decoded, decode
 from erecap.engines.protocol import SessionEngine
+from erecap.errors import ConfigError
 from erecap.generation import AllowedTokens, Decision, FinishReason, Generation, Message, PromptPiece
 from erecap.registries import ENGINES, EVICT_BY
 from erecap.scheduling.rules import Scheduler
 from erecap.session.automatic import drop_what_pays
-from erecap.session.config import SessionConfig
+from erecap.session.config import SessionConfig, is_engine
 from erecap.session.conversation.chat import ChatPart, whole_part
 from erecap.session.conversation.conversation import Conversation
 from erecap.session.conversation.protection_spans import Span, numbered
 from erecap.session.conversation.transcript import Mark
 from erecap.session.edits import SessionEdits
 from erecap.session.fit_call import FittedChat, fit_chat
+from erecap.session.one_call import OneCall, one_call
 from erecap.session.persist import load_session, save_session
 from erecap.session.policy import SessionPolicy
 from erecap.session.prefill import SessionPrefill
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from erecap.tokens.scoring.schedule import PruneConfig
 
 DEFERRED: FinishReason = "deferred"
+# By the id of an engine the session that uses it, as long as there is one.
+_USERS: WeakValueDictionary[int, ReplanSession] = WeakValueDictionary()
 
 
 class ReplanSession:
@@ -60,14 +65,19 @@ class ReplanSession:
         model: a causal language model of transformers, in eval mode; sessions may share one. Other engines have models
             of their own kind.
         tokenizer: its fast tokenizer, with a chat template.
-        prune, budget, evict_by, stale_first, draft, seed, rewind_tokens, retokenize, decode_weights, prefill_chunk,
+        budget: a `Budget`, or what `Budget.of` takes: tokens, "auto", or None for no limit.
+        prune, evict_by, stale_first, draft, seed, rewind_tokens, retokenize, decode_weights, prefill_chunk,
             scheduler, cost, engine: see the fields of `SessionConfig`.
 
     Raises:
-        ConfigError: no engine, criterion or pruner of that name.
+        ConfigError: no engine of that name, or one that cannot be made.
         ModelError: a trained pruner that is damaged, untested, or of another model.
-        ValueError: `prune` or `decode_weights` that engine or model cannot serve, a budget with
-            `pays` without `cost` or with a memory that holds next to nothing, or an engine that has read something.
+        ValueError: an argument of another type or out of range, no criterion or pruner of that name, a model, `prune`
+            or `decode_weights` that the engine cannot serve, a budget with `pays` without `cost` or with a memory that
+            holds next to nothing, or an engine that has read something or that another session uses.
+
+    A session serves one call at a time: one more from another thread is refused by RuntimeError. Forks are sessions of
+    their own.
     """
 
     trace = False  # of the calls with a whole chat that do not ask for it themselves
@@ -78,7 +88,7 @@ class ReplanSession:
         tokenizer: Any,
         *,
         prune: PruneConfig | None = None,
-        budget: Budget | None = None,
+        budget: Budget | int | str | None = None,
         evict_by: str | ReadScorer = "recency",
         stale_first: bool = True,
         draft: bool = True,
@@ -92,12 +102,13 @@ class ReplanSession:
         engine: str | SessionEngine = "transformers",
     ) -> None:
         self.config = SessionConfig(
-            prune, budget, _ranking(evict_by, model), stale_first, draft, seed, rewind_tokens, retokenize,
+            prune, Budget.of(budget), _ranking(evict_by, model), stale_first, draft, seed, rewind_tokens, retokenize,
             decode_weights, prefill_chunk, scheduler, cost, engine,
         )  # fmt: skip
         self.model = model
         self.tokenizer = tokenizer
         self.draft = draft
+        self._one_call = OneCall()
         self._passes: int | None = None  # forward passes that it took to decode the last answer
         self._compose(
             Conversation(tokenizer, rewind_tokens, retokenize), SessionPolicy(self.config), self._own_engine()
@@ -108,8 +119,12 @@ class ReplanSession:
         """The engine that the configuration names or gives."""
         engine = self.config.engine
         if isinstance(engine, str):
-            made: SessionEngine = ENGINES.get_or_refuse(engine, "engine")(self.model, self.config.engine_settings())
-            return made
+            name, engine = engine, ENGINES.get_or_refuse(engine, "engine")(self.model, self.config.engine_settings())
+            if not is_engine(engine):
+                raise ConfigError(f"engine {name!r}: its factory must return a SessionEngine, got {engine!r}")
+        user = _USERS.get(id(engine))
+        if user is not None and user.engine is engine:
+            raise ValueError("the engine is in use by another session; a session needs one of its own")
         if engine.tokens:
             raise ValueError(f"the engine has read {engine.tokens} tokens already; a session needs one of its own")
         return engine
@@ -118,6 +133,7 @@ class ReplanSession:
         self.conversation, self.policy, self.engine = conversation, policy, engine
         self.prefill = SessionPrefill(conversation, policy, engine)
         self.edits = SessionEdits(self.prefill)
+        _USERS[id(engine)] = self
 
     # What is known ----------------------------------------------------------------------------------------
 
@@ -163,6 +179,7 @@ class ReplanSession:
             raise AttributeError(f"the engine {self.engine.name!r} has no PrunedCache; ask session.engine.stored()")
         return cache
 
+    @one_call
     def fork(self, messages: Sequence[Message] | None = None) -> ReplanSession:
         """An independent session with the same beginning, on the same model.
 
@@ -173,6 +190,7 @@ class ReplanSession:
             messages: keep only the tokens of this chat, which becomes the fork's own; None: everything.
         """
         twin = copy.copy(self)
+        twin._one_call = OneCall()
         twin._compose(self.conversation.copy(), self.policy.copy(), self.engine.fork())
         if messages is not None:
             part = whole_part(messages, self.tokenizer, header=True)
@@ -180,6 +198,7 @@ class ReplanSession:
             twin.conversation.chat = self.conversation.chat.becomes(messages)
         return twin
 
+    @one_call
     def save(self, path: str | Path) -> None:
         """Write the conversation and its keys and values to one safetensors file; `restore` reads it back.
 
@@ -188,6 +207,7 @@ class ReplanSession:
         """
         save_session(Path(path), self.engine, self.conversation)
 
+    @one_call
     def restore(self, path: str | Path) -> None:
         """Become the session that was saved in `path`; only for a session that has read nothing yet.
 
@@ -201,6 +221,7 @@ class ReplanSession:
         load_session(Path(path), engine, conversation)
         self._compose(conversation, self.policy, engine)
 
+    @one_call
     def close(self) -> None:
         """Free the stored keys and values and forget the conversation."""
         self.engine.reset()
@@ -212,6 +233,7 @@ class ReplanSession:
 
     # Calls ------------------------------------------------------------------------------------------------
 
+    @one_call
     def append(self, messages: Sequence[Message], *, stale: Sequence[Span] = ()) -> int:
         """Add new messages to the session's own chat, and prefill them; `generate()` answers then.
 
@@ -239,6 +261,7 @@ class ReplanSession:
         self._tidy()
         return read
 
+    @one_call
     def read(self, messages: Sequence[Message]) -> int:
         """Prefill a chat up to the end of its last message without answering it, as far as it was not read before.
 
@@ -250,11 +273,15 @@ class ReplanSession:
         Raises:
             BudgetError: system and goal exceed the budget, or the chat the window where nothing may be evicted.
         """
+        return self._read(messages)
+
+    def _read(self, messages: Sequence[Message]) -> int:
         read = self.prefill.take(whole_part(messages, self.tokenizer, header=False))
         self.conversation.chat = self.conversation.chat.becomes(messages)
         self._tidy()
         return read
 
+    @one_call
     def generate(
         self,
         messages: Sequence[Message] | None = None,
@@ -430,6 +457,7 @@ class ReplanSession:
 
     # Questions and edits ----------------------------------------------------------------------------------
 
+    @one_call
     def still_valid(self, plan: str, messages: Sequence[Message] | None = None) -> float:
         """Return True if `plan` is still what the model would answer to `messages`, in one pass over its tokens.
 
@@ -448,7 +476,7 @@ class ReplanSession:
         if not wanted:
             raise ValueError("an empty plan has no tokens to agree with")
         if messages is not None:
-            self.read(messages)
+            self._read(messages)
             part = whole_part(messages, self.tokenizer, header=True)
         else:
             part = self.conversation.own_part()[1]
@@ -463,6 +491,7 @@ class ReplanSession:
         choices = rows[len(header) - 1 : -1].argmax(-1).tolist()
         return sum(a == b for a, b in zip(choices, wanted, strict=True)) / len(wanted)
 
+    @one_call
     def evict(self, span: tuple[int, int]) -> int:
         """Evict the keys and values of a span; positions stay. Tokens read after it have attended to it, and keep that.
 
@@ -477,6 +506,7 @@ class ReplanSession:
         """
         return self.edits.evict(span)
 
+    @one_call
     def splice(self, span: tuple[int, int]) -> int:
         """Evict a span and reposition: the tokens still stored get consecutive positions, their keys rotated to fit.
 
@@ -488,6 +518,7 @@ class ReplanSession:
         """
         return self.edits.splice(span)
 
+    @one_call
     def forget(self, span: tuple[int, int]) -> int:
         """Evict a span and prefill everything after it again, at its old positions, as if it had never been there.
 
@@ -504,6 +535,7 @@ class ReplanSession:
         """
         return self.edits.forget(span)
 
+    @one_call
     def correct(self, text: str) -> int:
         """Inject a correction that the model sees before the next messages.
 
@@ -517,6 +549,7 @@ class ReplanSession:
         """
         return self.edits.correct(text)
 
+    @one_call
     def revive(self, span: tuple[int, int] | None = None) -> int:
         """Bring tokens that pruning dropped from the deeper layers back into them, as when the goal has changed.
 

@@ -35,7 +35,7 @@ def test_the_command(erecap, tmp_path: Path) -> None:  # type: ignore[no-untyped
     pytest.importorskip("alfworld")
     model().save_pretrained(tmp_path / "tiny")
     byte_level().save_pretrained(tmp_path / "tiny")
-    options = ("--turns", 5, "--kv-tokens", 300, "--plan-tokens", 4, "--out", "serve.json")
+    options = ("--turns", 5, "--kv-tokens", 500, "--plan-tokens", 4, "--out", "serve.json")
     code, out, err = erecap("bench", "serve", "--model", tmp_path / "tiny", *options)
     assert code == 0 and "same answers: 100%" in out, err
     found = json.loads(Path("serve.json").read_text())

@@ -24,7 +24,7 @@ class ToyOptions(BaseModel):
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
     monkeypatch.setitem(ENVIRONMENTS, "toy", EnvEntry(f"{__name__}:ToyOptions", f"{__name__}:None", "dev"))
-    monkeypatch.setattr("erecap.config.load.load_attribute", lambda path: ToyOptions)
+    monkeypatch.setattr("erecap.config.load.import_or_refuse", lambda path, what: ToyOptions)
 
 
 @pytest.fixture

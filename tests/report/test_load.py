@@ -107,6 +107,14 @@ def test_damaged_files(folder: Path, tmp_path: Path) -> None:
     refused(folder, r"run.json: run format 9 is unknown; allowed is 1")
 
 
+@pytest.mark.parametrize("line", ["5", "null", "[]"])
+@pytest.mark.parametrize("name", ["episodes.jsonl", "replans.jsonl"])
+def test_a_line_that_is_no_object(folder: Path, name: str, line: str) -> None:
+    with (folder / name).open("a") as file:
+        file.write(line + "\n")
+    refused(folder, rf"{name}:3: ")
+
+
 def test_unicode_line_separators_do_not_split_rows(folder: Path) -> None:
     text = json.dumps(episode_row("s", "full", 0, goal="a\u2028b\u0085c"), ensure_ascii=False)
     (folder / "episodes.jsonl").write_text(text + "\n", encoding="utf-8")

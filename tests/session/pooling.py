@@ -51,7 +51,10 @@ def chats() -> list[list[dict]]:
     found = []
     for number, agent in enumerate(AGENTS):
         messages = start()
+        goal = len(messages[1]["content"])
         messages[1]["content"] += f"\nYou are agent {number}." + " Look." * agent.get("words", number)
+        if "words" in agent:  # more than its budget: only the goal must stay
+            messages[1]["protect"] = [(0, goal)]
         found.append(messages)
     return found
 

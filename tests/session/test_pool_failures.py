@@ -144,12 +144,22 @@ def interrupt(where: str, made, errors: list) -> None:  # type: ignore[no-untype
         assert_same_state(session, twin)
 
 
-def test_two_functions_with_one_session_both_fail() -> None:
+def test_two_functions_with_one_engine_both_fail() -> None:
+    pool = ReplanPool(model(), byte_level())
+    session, other = pool.session(), pool.session()
+    jobs = [lambda s=s: len(s.engine.read([5, 6, 7])) for s in (session, session, other)]
+    one, two, three = pool.run(jobs, return_exceptions=True)
+    assert "same session" in str(one) and "same session" in str(two) and three == len(byte_level())
+
+
+def test_of_two_functions_with_one_session_the_second_is_refused() -> None:
     pool = ReplanPool(model(), byte_level())
     session, other = pool.session(), pool.session()
     jobs = [lambda s=s: s.generate(start(), max_new_tokens=4).text for s in (session, session, other)]
     one, two, three = pool.run(jobs, return_exceptions=True)
-    assert "same session" in str(one) and "same session" in str(two) and isinstance(three, str)
+    assert isinstance(two, RuntimeError) and "one call at a time" in str(two)
+    assert one == three == ReplanSession(model(), byte_level()).generate(start(), max_new_tokens=4).text
+    assert session.generate(start(), max_new_tokens=4).text == one
 
 
 def test_what_is_refused() -> None:

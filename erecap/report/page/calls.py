@@ -15,14 +15,17 @@ from erecap.generation import JsonRow
 from erecap.report.stats import percentiles
 
 HEAD, CALLS, SHADOW = "run.json", "replans.jsonl", "shadow.jsonl"
+OF_CALLS = ("replan", "kept_tokens", "prompt_tokens", "reused_tokens", "total_ms", "decision")  # that rows must have
+OF_SHADOW = ("replan", "total_ms", "agrees")
 
 
 def is_call_log(folder: Path) -> bool:
     """Return True if a wrapped planner wrote the folder."""
     try:
-        return "wrapped" in json.loads((folder / HEAD).read_text("utf-8"))
+        head = json.loads((folder / HEAD).read_bytes())
     except (OSError, ValueError):
         return False  # the loader of runs says what is wrong with it
+    return isinstance(head, dict) and "wrapped" in head
 
 
 def summarise_calls(folder: Path) -> JsonRow:
@@ -36,7 +39,7 @@ def summarise_calls(folder: Path) -> JsonRow:
     Raises:
         RunError: no calls, or a damaged row, with file and line.
     """
-    rows = _rows(folder / CALLS)
+    rows = _rows(folder / CALLS, OF_CALLS)
     if not rows:
         raise RunError(f"{folder / CALLS}: no calls; the planner that was wrapped has not been asked yet")
     shown = [row["kept_tokens"] for row in rows]
@@ -50,7 +53,7 @@ def summarise_calls(folder: Path) -> JsonRow:
         "reused": sum(row["reused_tokens"] for row in rows) / max(1.0, sum(shown)),
         "cached": sum(row.get("server_cached_tokens") or 0 for row in rows) / prompts if prompts else None,
         "total_ms": _figures([row["total_ms"] for row in rows]),
-        "shadow": _shadow(_rows(folder / SHADOW), rows),
+        "shadow": _shadow(_rows(folder / SHADOW, OF_SHADOW), rows),
     }
 
 
@@ -107,17 +110,34 @@ def _figures(values: Sequence[float]) -> dict[str, float]:
     return {"mean": found.mean, "p50": found.p50, "p95": found.p95, "p99": found.p99, "max": found.max}
 
 
-def _rows(path: Path) -> list[JsonRow]:
+def _rows(path: Path, keys: Sequence[str]) -> list[JsonRow]:
     """Rows of a file that may still be written to: a last line that is cut short is left out."""
     if not path.exists():
         return []
-    lines = path.read_text("utf-8").splitlines(keepends=True)
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            if number == len(lines) and not line.endswith("\n"):
-                break
-            raise RunError(f"{path}:{number}: no JSON: {error}") from error
+    # Bytes, because a row may break off within a character.
+    lines = path.read_bytes().split(b"\n")
+    torn = lines.pop()
+    rows = [_row(f"{path}:{number}", line, keys) for number, line in enumerate(lines, start=1)]
+    if _is_object(torn):
+        rows.append(_row(f"{path}:{len(lines) + 1}", torn, keys))
     return rows
+
+
+def _row(where: str, line: bytes, keys: Sequence[str]) -> JsonRow:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise RunError(f"{where}: no JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise RunError(f"{where}: no JSON object, got {line[:40].decode(errors='replace')}")
+    missing = [key for key in keys if key not in row]
+    if missing:
+        raise RunError(f"{where}: the row lacks {', '.join(missing)}")
+    return row
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False

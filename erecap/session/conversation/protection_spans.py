@@ -49,7 +49,7 @@ class ChatClaims:
         claim: Message = {"role": message["role"], "content": ""}
         if "protect" in message:
             claim["protect"] = [(start, end) for start, end in message["protect"] if start < end]
-        elif message["role"] == "system" or number == self.first_user:
+        elif message["role"] == "system":
             claim["protect"] = [(0, size)] if size else []
         if message.get("stale"):
             claim["stale"] = [(start, end) for start, end in message["stale"]]
@@ -61,9 +61,13 @@ class ChatClaims:
         """Protected `(message, start, end)` characters."""
         found = []
         for number, claim in sorted(self.messages.items()):
-            default = [(0, self._sizes[number])] if number == self.count - 1 and self._sizes[number] else []
-            found += [(number, start, end) for start, end in claim.get("protect", default)]
+            found += [(number, start, end) for start, end in claim.get("protect", self._default(number))]
         return found
+
+    def _default(self, number: int) -> list[tuple[int, int]]:
+        """Protected characters of a message that does not say itself what to keep."""
+        size = self._sizes[number]
+        return [(0, size)] if size and number in (self.first_user, self.count - 1) else []
 
     def mark_stale(self, spans: Sequence[Span]) -> None:
         """Mark characters of earlier messages as stale; they are no longer protected.
@@ -81,6 +85,8 @@ class ChatClaims:
             idle: Message = {"role": role, "content": ""}  # type: ignore[typeddict-item]
             known = self.messages.get(number, idle)
             claim: Message = {**known, "stale": [*known.get("stale", ()), (start, end)]}
+            if number == self.first_user:
+                claim.setdefault("protect", self._default(number))
             if "protect" in claim:
                 parts = [
                     part for low, high in claim["protect"] for part in ((low, min(high, start)), (max(low, end), high))

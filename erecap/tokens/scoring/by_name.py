@@ -65,7 +65,7 @@ def scorer_for(evict_by: str | Scorer, model: Any) -> str | Scorer | LearnedScor
             its adapter's, as far as they are known (`erecap.models.origins`).
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a pruner for a model that is not one of transformers.
         ModelError: a pruner of another model, a damaged or an untested one.
     """
     if not isinstance(evict_by, str) or evict_by in EVICT_BY:
@@ -76,6 +76,11 @@ def scorer_for(evict_by: str | Scorer, model: Any) -> str | Scorer | LearnedScor
         raise ValueError(
             f"unknown evict_by {evict_by!r}; allowed: {', '.join(EVICT_BY)}, or the name or folder of a trained pruner"
         ) from error
+    if not hasattr(getattr(model, "config", None), "get_text_config"):
+        raise ValueError(
+            f"the pruner {evict_by!r} ranks for a causal language model of transformers, got {type(model).__name__}; "
+            f"use evict_by={' or '.join(map(repr, EVICT_BY))}"
+        )
     written = (folder / WEIGHTS).stat().st_mtime_ns if (folder / WEIGHTS).exists() else 0
     key, known = (folder.resolve(), written), _SCORERS.setdefault(model, {})
     if key not in known:
