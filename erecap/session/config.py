@@ -102,7 +102,7 @@ class SessionConfig:
 
 
 def is_engine(value: object) -> bool:
-    """Whether a value has the main methods of a `SessionEngine`; a class is none."""
+    """Say whether a value has the main methods of a `SessionEngine`; a class is none."""
     return _has(value, "read", "verify", "stored", "evict", "tokens", "window")
 
 
