@@ -14,6 +14,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from erecap.errors import ConfigError
 from erecap.files import cache_dir
 from erecap.models.catalog import list_models
 from erecap.models.checking import Check
@@ -153,8 +154,8 @@ def check_registry(registry: Registry) -> list[Check]:
                 load_attribute(entry.options)
                 if name not in SIMULATORS:  # those have a line of their own
                     load_attribute(entry.factory)
-        except (ImportError, AttributeError, OSError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+        except (ImportError, AttributeError, OSError, ConfigError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0].split("cannot be imported: ")[-1]
             broken.append(Check(f"{registry.kind} {name}", "warn", f"cannot be imported: {reason}", advice))
         else:
             there.append(f"{name} (of {origin})" if origin else name)

@@ -16,9 +16,9 @@ from typing import Literal
 # Each of these says how to wait; whoever has set one has decided. `OMP_` is the standard's, `GOMP_` is read by the
 # library in torch's wheels for Linux, `KMP_` by those of Intel and LLVM.
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
-# What `import erecap` sets: a thread that waits sleeps at once. Loops of 1,000 turns and more were measured to cost
-# a busy machine more than they save a quiet one (docs/dev/log/speed.md).
-SHORT_WAITING: Mapping[str, str] = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+# What `import erecap` sets. Fewer turns of the loop make a busy machine quicker and a quiet one slower; both were
+# measured (docs/dev/log/speed.md).
+SHORT_WAITING: Mapping[str, str] = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
 # What libgomp does if nothing is set, spelled out: the other side of measurements.
 LIBRARY_DEFAULT: Mapping[str, str] = {"GOMP_SPINCOUNT": "300000"}
 

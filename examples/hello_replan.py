@@ -1,6 +1,6 @@
 """Three replans of one agent: the first reads the whole prompt, the others only what is new.
 
-    python examples/hello_replan.py
+python examples/hello_replan.py
 """
 
 import erecap

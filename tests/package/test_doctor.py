@@ -86,7 +86,7 @@ def test_what_is_registered_and_cannot_be_imported_is_a_warning() -> None:
         "away": "erecap.errors:NoSuchError",
         "world": EnvEntry("no_such_world:Options", "no_such_world:Env", "a-world"),
     }
-    first, *broken = check_registry(Registry("thing", "erecap.things", entries))
+    first, *broken = check_registry(Registry("thing", "erecap.things", entries, problem=lambda entry: None))
     assert first == Check("things", True, "good")
     assert [(check.name, check.ok) for check in broken] == [(f"thing {n}", "warn") for n in ("away", "gone", "world")]
     assert all("cannot be imported: " in check.found and "pip install" in check.advice for check in broken)
@@ -98,7 +98,7 @@ def test_a_plug_in_is_shown_with_its_package(tmp_path: Path, monkeypatch: pytest
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-scorers\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[erecap.scorers]\nmine = my_scorers:Mine\nlost = my_scorers:Lost\n")
-    (tmp_path / "my_scorers.py").write_text("class Mine:\n    needs_attention = False\n")
+    (tmp_path / "my_scorers.py").write_text("class Mine:\n    needs_attention = False\n    score = len\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "my_scorers", raising=False)
     there, lost = check_registry(SCORERS)

@@ -86,4 +86,4 @@ def test_the_doctor_shows_what_is_in_force(monkeypatch: pytest.MonkeyPatch) -> N
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     check = doctor.check_waiting()
-    assert check.ok is True and check.found == "OMP_WAIT_POLICY=PASSIVE, GOMP_SPINCOUNT=0 (set by erecap)"
+    assert check.ok is True and check.found == "OMP_WAIT_POLICY=PASSIVE, GOMP_SPINCOUNT=10000 (set by erecap)"
