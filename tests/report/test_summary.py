@@ -120,7 +120,7 @@ def test_ceiling_beside_the_speed_up(tmp_path: Path) -> None:
     assert "full" not in summary["ceiling"]
 
 
-def test_a_speed_up_above_its_ceiling_is_a_fault(tmp_path: Path) -> None:
+def test_a_speed_up_above_its_ceiling_says_that_times_are_rough(tmp_path: Path) -> None:
     assert summary_of(calls_run(tmp_path / "noise", 3.1))["faults"] == []  # above 2.96, within the allowance
     few = calls_run(tmp_path / "few", 3.6)
     rows = (few / "replans.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -128,7 +128,10 @@ def test_a_speed_up_above_its_ceiling_is_a_fault(tmp_path: Path) -> None:
     assert summary_of(few)["ceiling"][PRUNED]["pairs"] == 4
     assert summary_of(few)["faults"] == []
     assert summary_of(calls_run(tmp_path / "fault", 3.6))["faults"] == [PRUNED]
-    assert words_of(tmp_path / "fault").startswith(f"Fault: {PRUNED} measured a prefill speed-up of 3.60×")
+    words = words_of(tmp_path / "fault")
+    assert "This machine was busy, times are rough: in the median of 6 pairs of calls" in words
+    assert f"the prefill of {PRUNED} was " in words
+    assert "1.22× as fast as its token counts allow (allowance 10 %)." in words and "Fault" not in words
 
 
 def test_contended_calls_are_not_timed(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from erecap.report.formats import (
 from erecap.report.page.headline import Sentence
 
 # What the tables below the headline cannot say; sentences of the other kinds would repeat them.
-STYLES = {"fault": "bold red", "label": "bold", "note": "dim"}
+STYLES = {"label": "bold", "note": "dim"}
 
 
 def make_table(summary: dict[str, Any], sentences: list[Sentence]) -> RenderableType:
@@ -85,7 +85,7 @@ def _cost(summary: dict[str, Any]) -> Table:
             milliseconds(at(total, "p99")),
             times(at(ceiling, "prefill_speed_up")),
             times(at(ceiling, "total")),
-            style="red" if mode in summary["faults"] else None,
+            style="dim" if mode in summary["faults"] else None,
         )
     return table
 
