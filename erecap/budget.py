@@ -82,7 +82,7 @@ class Budget:
             return cls.auto()
         if isinstance(value, Integral) and not isinstance(value, bool):
             return cls(kv_tokens=int(value))
-        raise ValueError(f"a budget must be a Budget, a whole number of tokens, {AUTO!r} or None, got {value!r}")
+        raise ValueError(f"got {value!r}; allowed: a number of tokens, {AUTO!r}, or a Budget")
 
     @property
     def limited(self) -> bool:

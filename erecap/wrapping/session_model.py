@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, LogitsProcessorList
 
-from erecap.budget import AUTO, Budget
+from erecap.budget import Budget
 from erecap.decoding.stopping import PrefillClock
 from erecap.errors import ConfigError
 from erecap.generation import Timing, Usage
@@ -221,14 +221,8 @@ class SessionModel(StandIn):
 
 
 def _limits(budget: int | str | Budget | None) -> Budget:
-    if isinstance(budget, Budget):
-        return budget
-    if budget is None or budget == AUTO:
-        return DEFAULT_BUDGET
-    if not is_whole(budget):
-        raise ConfigError(f"budget: got {budget!r}; allowed: a number of tokens, {AUTO!r}, or a Budget")
     try:
-        return Budget(kv_tokens=budget)  # type: ignore[arg-type]
+        return DEFAULT_BUDGET if budget is None else Budget.of(budget)
     except ValueError as error:
         raise ConfigError(f"budget: {error}") from error
 
