@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -79,7 +80,7 @@ class SessionPrefill:
         Returns:
             Logits `(vocab,)` after the last token.
         """
-        conversation, transcript, coming, noted = self.conversation, self.conversation.transcript, list(marks), 0
+        conversation, transcript, coming, noted = self.conversation, self.conversation.transcript, deque(marks), 0
         # The rest of the last answer comes first; once read, it belongs to that answer's mark.
         settled = transcript.tokens + len(conversation.pending)
 
@@ -92,7 +93,7 @@ class SessionPrefill:
                     transcript.settle(settled)
                     conversation.pending = []
                 while coming and coming[0].tokens <= transcript.tokens:
-                    transcript.extend((), [coming.pop(0)])
+                    transcript.extend((), [coming.popleft()])
                 if following:
                     self.enforce(part, coming)
             if not following:
