@@ -50,7 +50,7 @@ def create_app(engine: Engine, model: str, *, key: str | None = None, most_bytes
         yield
         await asyncio.to_thread(engine.close)
 
-    app = FastAPI(title="E-RECAP", lifespan=life, openapi_url=None)
+    app = FastAPI(title="E-RECAP", lifespan=life, openapi_url=None, redirect_slashes=False)
     add_failures(app)
 
     def offered(asked: Sampling) -> None:

@@ -201,10 +201,7 @@ class Engine:
             self.store.drop(held)
             raise
         ask.evicted = held.session.evicted_tokens
-        if held.session.conversation.transcript.tokens:
-            self.store.put_back(held, [*ask.messages, {"role": "assistant", "content": generation.text}])
-        else:  # it ended before anything was read
-            self.store.drop(held)
+        self.store.put_back(held, [*ask.messages, {"role": "assistant", "content": generation.text}])
         if generation.finish_reason == "deadline":
             raise ApiFailure(504, f"the request took longer than {self.request_s:g} s", "server_error", "timeout")
         return generation

@@ -134,13 +134,18 @@ class SessionStore:
         request, asked = Request(messages[:-1]), len(messages) - 1
         held.own = held.own if 0 < held.own < _common(held.read, request.beginnings) else asked
         held.read, held.asked, held.pair = Request(messages).beginnings, asked, request.last_pair
-        held.busy = False
-        self._shrink()
+        self._free(held)
 
     def release(self, held: Held) -> None:
-        """The session is as it was before; one that was made for this request goes."""
+        """The session was given a request that failed; one that was made for it goes."""
+        if held.asked:
+            self._free(held)
+        else:
+            self.drop(held)
+
+    def _free(self, held: Held) -> None:
         held.busy = False
-        if not held.asked:
+        if not held.session.conversation.transcript.tokens:  # the request ended before anything was read
             self.drop(held)
         self._shrink()
 
