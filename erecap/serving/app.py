@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -23,6 +24,9 @@ from erecap.serving.limits import Limits
 from erecap.serving.metrics import Metrics
 from erecap.serving.schema import ChatRequest, ResponseRequest, Sampling, TextRequest
 from erecap.serving.streams import Stream, whole
+
+
+_NAMED = re.compile(r"(\w+): got ")
 
 
 class AsciiResponse(JSONResponse):
@@ -119,7 +123,8 @@ def add_failures(app: FastAPI) -> None:
         where = ".".join(str(part) for part in first["loc"] if part != "body")
         said = str(first["msg"]).removeprefix("Value error, ")
         words = f"{where}: {said}" if where else said
-        return AsciiResponse(ApiFailure(400, words, param=where or None).body(), 400)
+        field = _NAMED.match(said)  # what looks at several fields names the one itself
+        return AsciiResponse(ApiFailure(400, words, param=where or (field and field[1])).body(), 400)
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> AsciiResponse:

@@ -13,7 +13,6 @@ import gc
 import json
 import logging
 import sys
-import weakref
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,19 +69,12 @@ class Tracebacks(logging.Handler):
 
 
 class Target:
-    """The application on a tiny model, and every session that it has made."""
+    """The application on a tiny model."""
 
     def __init__(self) -> None:
         made, tokenizer = model(window=512), byte_level()
-        self.alive: weakref.WeakSet[ReplanSession] = weakref.WeakSet()
-
-        def session() -> ReplanSession:
-            new = ReplanSession(made, tokenizer, budget=Budget(160))
-            self.alive.add(new)
-            return new
-
         limits = {"at_once": AT_ONCE, "most_waiting": 64, "sessions": SESSIONS, "session_bytes": 1 << 20}
-        self.engine = Engine(made, tokenizer, session, **limits)
+        self.engine = Engine(made, tokenizer, lambda: ReplanSession(made, tokenizer, budget=Budget(160)), **limits)
         self.app = create_app(self.engine, MODEL, most_bytes=64 << 10)
         config = made.config
         self._heads, self._dim = config.num_key_value_heads, config.hidden_size // config.num_attention_heads
@@ -137,7 +129,9 @@ class Target:
         gc.collect()
         store = self.engine.store
         held = {id(one.session) for one in store.held}
-        live = [session for session in self.alive if session.cache.get_seq_length()]
+        model = self.engine.pool.model
+        made = [thing for thing in gc.get_objects() if type(thing) is ReplanSession and thing.model is model]
+        live = [session for session in made if session.cache.get_seq_length()]
         report.sessions, report.slots = len(live), len(store)
         stray = [session for session in live if id(session) not in held]
         storages = {}
