@@ -113,9 +113,10 @@ class Engine:
         self._refuse_waiting()
 
     def close(self) -> None:
-        """Finish what is running, refuse what waits, and end the thread."""
+        """Finish what is running, refuse what waits, end the thread, and free all keys and values."""
         self.end()
         self.thread.join()
+        self.store.clear()
 
     def _no_more(self) -> ApiFailure:
         """Why nothing is answered any more."""
@@ -153,11 +154,14 @@ class Engine:
                     ask = self._asks.get_nowait()
                 except queue.Empty:
                     return
-                ask.answer.set_exception(self._no_more())
+                if ask.answer.set_running_or_notify_cancel():
+                    ask.answer.set_exception(self._no_more())
 
     def _work(self, ask: Ask) -> None:
         """Answer one request; every failure is its own."""
-        ask.answer.set_running_or_notify_cancel()  # whoever waits for it can no longer cancel it from outside
+        if not ask.answer.set_running_or_notify_cancel():  # from now on nobody can cancel it from outside
+            self.running -= 1
+            return
         try:
             ask.begun, ask.waited = True, time.perf_counter() - ask.came
             left = self.request_s - ask.waited
@@ -201,7 +205,8 @@ class Engine:
             self.store.drop(held)
             raise
         ask.evicted = held.session.evicted_tokens
-        self.store.put_back(held, [*ask.messages, {"role": "assistant", "content": generation.text}])
+        said: Message = {"role": "user" if ask.raw else "assistant", "content": generation.text}
+        self.store.put_back(held, [*ask.messages, said])
         if generation.finish_reason == "deadline":
             raise ApiFailure(504, f"the request took longer than {self.request_s:g} s", "server_error", "timeout")
         return generation

@@ -65,10 +65,9 @@ class Grammars:
             raise refused(place, "needs llguidance on the server; pip install 'erecap[serve]'") from error
         matcher = LLMatcher(self._read_vocabulary(), LLMatcher.grammar_from_lark(lark))
         if matcher.is_error():
-            raise refused(place, f"the schema cannot be followed: {matcher.get_error().splitlines()[0]:.200}")
+            raise unfollowed(place, matcher)
         allowed = Allowed(matcher, place)
-        if not matcher.is_accepting() and set(allowed(())) <= set(answer_ends(self._model, self._tokenizer)):
-            raise refused(place, "the schema cannot be followed: no text satisfies it")
+        allowed(())  # some schemas are found out to have no answer only here
         return allowed
 
     def _mark(self, text: str) -> str:
@@ -104,7 +103,7 @@ class Allowed:
         """The ids that may come next, in rising order.
 
         Raises:
-            ApiFailure: the grammar needs more work than `llguidance` does for one token.
+            ApiFailure: nothing can come next, or `llguidance` would have to do too much work to find it.
         """
         done = len(self._read)
         if list(generated[:done]) != self._read:
@@ -117,7 +116,7 @@ class Allowed:
                 self._read += new
             bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
             if self._matcher.is_error():
-                raise refused(self._place, f"too complex to be followed: {self._matcher.get_error().splitlines()[0]:.200}")
+                raise unfollowed(self._place, self._matcher)
             self._next = bits.nonzero()[0].tolist()
         return self._next
 
@@ -138,6 +137,11 @@ def wanted_schema(format: Any, place: str) -> dict[str, Any] | None:
     if not isinstance(schema, dict):
         raise refused(place, f"got {format!r:.80}; allowed: text, json_object, or json_schema with a schema")
     return schema
+
+
+def unfollowed(place: str, matcher: Any) -> ApiFailure:
+    """A grammar that its matcher has given up."""
+    return refused(place, f"the schema cannot be followed: {matcher.get_error().splitlines()[0]:.200}")
 
 
 def no_minimum(place: str) -> ApiFailure:

@@ -45,7 +45,7 @@ class Held:
     group: Hashable = None
     read: list[Key] = field(default_factory=list)  # beginnings of that request; its answer is the last
     asked: int = 0  # messages of that request
-    own: int = 0  # number of the first message of it that the session itself has answered
+    own: int = 0  # number of the first message of it that is the session's own answer; 0: of a text, which has none
     pair: Key | None = None  # the newest two messages of that request
     busy: bool = False
 
@@ -130,9 +130,12 @@ class SessionStore:
         return found
 
     def put_back(self, held: Held, messages: Sequence[Message]) -> None:
-        """The session has answered `messages`; the last of them is its answer."""
+        """The session has answered `messages`; the last of them is its answer, or its continuation of a text."""
         request, asked = Request(messages[:-1]), len(messages) - 1
-        held.own = held.own if 0 < held.own < _common(held.read, request.beginnings) else asked
+        if messages[-1]["role"] != "assistant":
+            held.own = 0
+        elif not 0 < held.own < _common(held.read, request.beginnings):
+            held.own = asked
         held.read, held.asked, held.pair = Request(messages).beginnings, asked, request.last_pair
         self._free(held)
 
@@ -153,6 +156,11 @@ class SessionStore:
         """Forget a session."""
         self.held = [other for other in self.held if other is not held]
         held.session.close()
+
+    def clear(self) -> None:
+        """Forget all sessions."""
+        for held in list(self.held):
+            self.drop(held)
 
     def _shrink(self) -> None:
         while self._over():

@@ -27,7 +27,7 @@ from tests.context.small_tokenizers import byte_level
 from tests.fuzz.hostile import Clients, Shot
 from tests.session.chats import model
 
-MODEL, AT_ONCE, SESSIONS, BATCH = "tiny", 3, 6, 24
+MODEL, AT_ONCE, SESSIONS, BATCH, WINDOW = "tiny", 3, 6, 24, 1024
 STATUSES = {200, 400, 404, 405, 413, 415, 421, 503, 504}
 
 
@@ -69,15 +69,21 @@ class Tracebacks(logging.Handler):
 
 
 class Target:
-    """The application on a tiny model."""
+    """The application on a tiny model.
 
-    def __init__(self) -> None:
-        made, tokenizer = model(window=512), byte_level()
+    Args:
+        kv_tokens: budget of a conversation.
+    """
+
+    def __init__(self, kv_tokens: int | None = 160) -> None:
+        self._foreign: list[Any] = []  # of others in this process; held, so that none goes while its successor comes
+        made, tokenizer = model(window=WINDOW), byte_level()
         limits = {"at_once": AT_ONCE, "most_waiting": 64, "sessions": SESSIONS, "session_bytes": 1 << 20}
-        self.engine = Engine(made, tokenizer, lambda: ReplanSession(made, tokenizer, budget=Budget(160)), **limits)
+        self.engine = Engine(made, tokenizer, lambda: ReplanSession(made, tokenizer, budget=Budget(kv_tokens)), **limits)
         self.app = create_app(self.engine, MODEL, most_bytes=64 << 10)
         config = made.config
         self._heads, self._dim = config.num_key_value_heads, config.hidden_size // config.num_attention_heads
+        self._foreign = [*self._sessions(), *self._tensors()]
 
     async def ask(self, shot: Shot) -> tuple[int, bytes]:
         """Status and body of the response to one request; status 0 where the client was gone before."""
@@ -89,6 +95,8 @@ class Target:
         async def receive() -> dict[str, Any]:
             if bodies:
                 return {"type": "http.request", "body": bodies.pop(), "more_body": False}
+            if gone.is_set() or ended.is_set():
+                return {"type": "http.disconnect"}
             waits = [asyncio.ensure_future(event.wait()) for event in (gone, ended)]
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -129,9 +137,7 @@ class Target:
         gc.collect()
         store = self.engine.store
         held = {id(one.session) for one in store.held}
-        model = self.engine.pool.model
-        made = [thing for thing in gc.get_objects() if type(thing) is ReplanSession and thing.model is model]
-        live = [session for session in made if session.cache.get_seq_length()]
+        live = [session for session in self._sessions() if session.cache.get_seq_length()]
         report.sessions, report.slots = len(live), len(store)
         stray = [session for session in live if id(session) not in held]
         storages = {}
@@ -150,13 +156,22 @@ class Target:
             if wrong:
                 report.faults.append(words)
 
+    def _sessions(self) -> list[ReplanSession]:
+        return self._own([thing for thing in gc.get_objects() if type(thing) is ReplanSession])
+
+    def _tensors(self) -> list[torch.Tensor]:
+        """Everything in this process that has the form of keys and values."""
+        found = [thing for thing in gc.get_objects() if type(thing) is torch.Tensor and thing.ndim == 4]
+        return self._own([tensor for tensor in found if tensor.shape[1::2] == (self._heads, self._dim)])
+
+    def _own(self, things: list[Any]) -> list[Any]:
+        foreign = {id(thing) for thing in self._foreign}
+        return [thing for thing in things if id(thing) not in foreign]
+
     def _allocated(self) -> int:
-        """Bytes of all memory in this process that has the form of keys and values."""
-        found = {}
-        for thing in gc.get_objects():
-            if type(thing) is torch.Tensor and thing.ndim == 4 and thing.shape[1::2] == (self._heads, self._dim):
-                found[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
-        return sum(found.values())
+        """Bytes of all memory of that form."""
+        storages = [tensor.untyped_storage() for tensor in self._tensors()]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def check(shot: Shot, status: int, body: bytes, report: Report) -> None:
