@@ -25,7 +25,6 @@ from erecap.serving.metrics import Metrics
 from erecap.serving.schema import ChatRequest, ResponseRequest, Sampling, TextRequest
 from erecap.serving.streams import Stream, whole
 
-
 _NAMED = re.compile(r"(\w+): got ")
 
 
@@ -115,7 +114,9 @@ def add_failures(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> AsciiResponse:
         # It is raised again behind this, and so comes into the server's log.
-        return AsciiResponse(ApiFailure(500, f"{type(error).__name__}: {error}", "server_error", "internal").body(), 500)
+        return AsciiResponse(
+            ApiFailure(500, f"{type(error).__name__}: {error}", "server_error", "internal").body(), 500
+        )
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> AsciiResponse:

@@ -35,7 +35,9 @@ def chat_job(asked: ChatRequest, grammars: Grammars) -> Job:
         ApiFailure: what this server does not do, with its place.
     """
     tools = read_tools(asked.tools, asked.tool_choice, asked.parallel_tool_calls)
-    options = _options(asked, wanted_schema(asked.response_format, "response_format"), tools, grammars, "response_format")
+    options = _options(
+        asked, wanted_schema(asked.response_format, "response_format"), tools, grammars, "response_format"
+    )
     if asked.prediction is not None:
         options["draft"] = text_of(asked.prediction.get("content"), "prediction.content")
     with_usage = asked.stream_options is not None and asked.stream_options.include_usage

@@ -20,10 +20,31 @@ _ROLES = {
 _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}  # parts, and their keys
 # Keys of messages that change nothing in what the model is shown. Reasoning of earlier answers is not shown again.
 _HARMLESS = {
-    "role", "content", "name", "id", "type", "status", "tool_calls", "tool_call_id", "function_call", "refusal", "phase",
-    "annotations", "reasoning", "reasoning_content", "reasoning_details", "thinking_blocks", "cache_control",
-    "provider_specific_fields", "additional_kwargs", "response_metadata", "metadata", "protect", "stale", "observations",
-}  # fmt: skip
+    "role",
+    "content",
+    "name",
+    "id",
+    "type",
+    "status",
+    "tool_calls",
+    "tool_call_id",
+    "function_call",
+    "refusal",
+    "phase",
+    "annotations",
+    "reasoning",
+    "reasoning_content",
+    "reasoning_details",
+    "thinking_blocks",
+    "cache_control",
+    "provider_specific_fields",
+    "additional_kwargs",
+    "response_metadata",
+    "metadata",
+    "protect",
+    "stale",
+    "observations",
+}
 
 
 def refused(place: str, words: str) -> ApiFailure:

@@ -11,7 +11,7 @@ _TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
 
 def raw_tokenizer(tokenizer: Any) -> Any:
-    """A copy whose chat template writes nothing but contents, behind the token that begins a text where there is one."""
+    """A copy whose chat template writes contents alone, behind the token that begins a text if there is one."""
     raw = copy.copy(tokenizer)
     begins = tokenizer("a").get("input_ids", [])[:1]
     is_bos = tokenizer.bos_token_id is not None and begins == [tokenizer.bos_token_id]

@@ -82,9 +82,7 @@ class ResponseAnswer:
                 events += self._message_begins() if self.waits else []
                 events += self.text(text[len(sent) :]) if text[len(sent) :] else []
                 events.append(self._event("response.output_text.done", **self._part_place(), text=text, logprobs=[]))
-                events.append(
-                    self._event("response.content_part.done", **self._part_place(), part=item["content"][0])
-                )
+                events.append(self._event("response.content_part.done", **self._part_place(), part=item["content"][0]))
             else:
                 begun = {**item, "arguments": "", "status": "in_progress"}
                 place = {"item_id": item["id"], "output_index": number}

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from erecap.generation import Message
 from erecap.session.session import ReplanSession
@@ -29,7 +30,7 @@ class Request:
         self.beginnings = _beginnings(single)  # of each beginning, from one message to all
         # Of each two messages in a row; system messages are what different conversations share.
         talk = [key for key, message in zip(single, messages, strict=True) if message["role"] != "system"]
-        self.pairs = [one + two for one, two in zip(talk, talk[1:], strict=False)]
+        self.pairs = [one + two for one, two in pairwise(talk)]
 
     @property
     def last_pair(self) -> Key | None:
@@ -118,7 +119,9 @@ class SessionStore:
         else:
             whole = [held for held in idle if held.whole]
             # Of several that have as much in common, the one that has read the least: a fork of it shares more.
-            shared = max(whole, key=lambda held: (_common(held.read, request.beginnings), -len(held.read)), default=None)
+            shared = max(
+                whole, key=lambda held: (_common(held.read, request.beginnings), -len(held.read)), default=None
+            )
             if shared is not None and _common(shared.read, request.beginnings) > 0:
                 # Only what both have in common: what else the other has read is not kept for this one.
                 found = Held(shared.session.fork(messages), group)

@@ -105,7 +105,7 @@ async def whole(ask: Ask, request: Request, most_s: float) -> Generation:
 
 
 async def watched(coming: Any, ask: Ask, request: Request, most_s: float) -> Any:
-    """What `coming` gives. A client that hangs up gives `ask` up, which ends `coming`.
+    """Wait for `coming`, and return its result. A client that hangs up gives `ask` up, which ends `coming`.
 
     Raises:
         ApiFailure: the model has not turned to `ask` in time.

@@ -23,6 +23,7 @@ def _no_number(name: str) -> Any:
 
 _DECODER = json.JSONDecoder(strict=False, parse_constant=_no_number)  # models write line breaks into texts
 
+
 @dataclass(frozen=True)
 class Call:
     """A call of a tool."""

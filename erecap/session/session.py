@@ -315,8 +315,8 @@ class ReplanSession:
                 as the answer repeats it. A scheduler may decide that the answer ends with it (`reuse-plan`, needs
                 `draft`), and defer the call only while some of it is left.
             trigger: why the call is made, for the scheduler's reasons.
-            deadline_ms, cancel: asked between prefill chunks as well; a call that ends there has no text, and the session
-                keeps the messages that it has read to their end.
+            deadline_ms, cancel: asked between prefill chunks as well; a call that ends there has no text, and the
+                session keeps the messages that it has read to their end.
             trace: also return which share of the layers stored each piece of the chat (`Generation.pieces`); only with
                 a whole chat.
 

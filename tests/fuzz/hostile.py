@@ -9,25 +9,121 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
-WORDS = ("mug", "shelf 3", "go to fridge 1", "look", "\n", " ", "你好", "é\u0301", "🤖", "\u2028", "<tool_call>", "{", '"')
+WORDS = (
+    "mug",
+    "shelf 3",
+    "go to fridge 1",
+    "look",
+    "\n",
+    " ",
+    "你好",
+    "é\u0301",
+    "🤖",
+    "\u2028",
+    "<tool_call>",
+    "{",
+    '"',
+)
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2, 7, 1 << 31, -(1 << 63), 1 << 63, 10**400, 0.5, 1e-300, 1e-40, 1e300, float("nan"),
-    float("inf"), "", "x", "auto", "none", "required", "\ud83d", "\x00", "a" * 3000, [], {}, [[]], [None], [1], ["x"],
-    {"a": 1}, {"type": "function"}, {"type": "text"}, {"\udc00": "\udc00"}, [{"type": "text", "text": "x"}],
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2,
+    7,
+    1 << 31,
+    -(1 << 63),
+    1 << 63,
+    10**400,
+    0.5,
+    1e-300,
+    1e-40,
+    1e300,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "auto",
+    "none",
+    "required",
+    "\ud83d",
+    "\x00",
+    "a" * 3000,
+    [],
+    {},
+    [[]],
+    [None],
+    [1],
+    ["x"],
+    {"a": 1},
+    {"type": "function"},
+    {"type": "text"},
+    {"\udc00": "\udc00"},
+    [{"type": "text", "text": "x"}],
+)
 FIELDS = (
-    "model", "messages", "prompt", "input", "max_tokens", "max_completion_tokens", "max_output_tokens", "temperature",
-    "top_p", "top_k", "min_p", "stop", "seed", "stream", "stream_options", "n", "best_of", "logprobs", "logit_bias",
-    "tools", "tool_choice", "functions", "response_format", "guided_json", "repetition_penalty", "stop_token_ids",
-    "continue_final_message", "min_tokens", "prediction", "user", "metadata", "store", "text", "instructions", "echo",
-    "suffix", "parallel_tool_calls", "drop_message", "previous_response_id", "\ud800", "",
-)  # fmt: skip
+    "model",
+    "messages",
+    "prompt",
+    "input",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "stop",
+    "seed",
+    "stream",
+    "stream_options",
+    "n",
+    "best_of",
+    "logprobs",
+    "logit_bias",
+    "tools",
+    "tool_choice",
+    "functions",
+    "response_format",
+    "guided_json",
+    "repetition_penalty",
+    "stop_token_ids",
+    "continue_final_message",
+    "min_tokens",
+    "prediction",
+    "user",
+    "metadata",
+    "store",
+    "text",
+    "instructions",
+    "echo",
+    "suffix",
+    "parallel_tool_calls",
+    "drop_message",
+    "previous_response_id",
+    "\ud800",
+    "",
+)
 SCHEMAS: tuple[Any, ...] = (
-    {"type": "object"}, {"type": "string", "maxLength": 3}, {"enum": ["a", 2]}, {"type": "nope"}, {"$ref": "#"},
-    {"$ref": "#/x"}, {"pattern": "("}, {"not": {}}, {"type": "string", "pattern": "(a{1,999}){1,999}"}, True, [], "x",
+    {"type": "object"},
+    {"type": "string", "maxLength": 3},
+    {"enum": ["a", 2]},
+    {"type": "nope"},
+    {"$ref": "#"},
+    {"$ref": "#/x"},
+    {"pattern": "("},
+    {"not": {}},
+    {"type": "string", "pattern": "(a{1,999}){1,999}"},
+    True,
+    [],
+    "x",
     {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False},
-    {"allOf": [{"type": "string"}, {"type": "integer"}]}, {"type": "array", "minItems": 10**9}, {"x-guidance": 3},
-)  # fmt: skip
+    {"allOf": [{"type": "string"}, {"type": "integer"}]},
+    {"type": "array", "minItems": 10**9},
+    {"x-guidance": 3},
+)
 TOOL = {"type": "function", "function": {"name": "go", "parameters": {"type": "object"}}}
 
 
@@ -58,8 +154,13 @@ class Clients:
     def shot(self) -> Shot:
         """The next request."""
         kinds: tuple[tuple[int, Callable[[], Shot]], ...] = (
-            (5, self._chat), (2, self._text), (2, self._response), (5, self._broken), (2, self._bytes), (1, self._other),
-        )  # fmt: skip
+            (5, self._chat),
+            (2, self._text),
+            (2, self._response),
+            (5, self._broken),
+            (2, self._bytes),
+            (1, self._other),
+        )
         [make] = self._draw.choices([kind for _, kind in kinds], [weight for weight, _ in kinds])
         shot = make()
         if self._draw.random() < 0.05:
@@ -123,9 +224,13 @@ class Clients:
             elif where == 2:
                 body["response_format"] = {"type": "json_schema", "json_schema": {"schema": self._draw.choice(SCHEMAS)}}
             elif where == 3:
-                body["tools"] = [self._draw.choice((TOOL, self._value(), {"type": "function", "function": self._value()}))]
+                body["tools"] = [
+                    self._draw.choice((TOOL, self._value(), {"type": "function", "function": self._value()}))
+                ]
             else:
-                key = next((key for key in ("messages", "input") if isinstance(body.get(key), list) and body[key]), None)
+                key = next(
+                    (key for key in ("messages", "input") if isinstance(body.get(key), list) and body[key]), None
+                )
                 if key is not None:
                     self._spoil(body[key])
         return Shot(shot.path, _json(body))
@@ -149,10 +254,23 @@ class Clients:
 
     def _bytes(self) -> Shot:
         """A body that is no request at all."""
-        body = self._draw.choice((
-            b"", b"{", b"[]", b"null", b"\xff\xfe", b'"x"', b"[" * 100_000, b'{"a":' * 5000, b"1" * 6000, self._chat().body[:-9],
-            b'{"model": "\xed\xa0\x80"}', self._draw.randbytes(60), b" " * 70_000,
-        ))  # fmt: skip
+        body = self._draw.choice(
+            (
+                b"",
+                b"{",
+                b"[]",
+                b"null",
+                b"\xff\xfe",
+                b'"x"',
+                b"[" * 100_000,
+                b'{"a":' * 5000,
+                b"1" * 6000,
+                self._chat().body[:-9],
+                b'{"model": "\xed\xa0\x80"}',
+                self._draw.randbytes(60),
+                b" " * 70_000,
+            )
+        )
         kind = self._draw.choice(("application/json", "text/plain", "", "multipart/form-data; boundary=x"))
         return Shot(self._draw.choice((CHAT, TEXT, RESPONSES)), body, headers={"content-type": kind})
 

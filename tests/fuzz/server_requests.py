@@ -79,7 +79,9 @@ class Target:
         self._foreign: list[Any] = []  # of others in this process; held, so that none goes while its successor comes
         made, tokenizer = model(window=WINDOW), byte_level()
         limits = {"at_once": AT_ONCE, "most_waiting": 64, "sessions": SESSIONS, "session_bytes": 1 << 20}
-        self.engine = Engine(made, tokenizer, lambda: ReplanSession(made, tokenizer, budget=Budget(kv_tokens)), **limits)
+        self.engine = Engine(
+            made, tokenizer, lambda: ReplanSession(made, tokenizer, budget=Budget(kv_tokens)), **limits
+        )
         self.app = create_app(self.engine, MODEL, most_bytes=64 << 10)
         config = made.config
         self._heads, self._dim = config.num_key_value_heads, config.hidden_size // config.num_attention_heads
@@ -120,10 +122,18 @@ class Target:
         path = shot.path.encode()
         headers = {"host": "127.0.0.1", "content-length": str(len(shot.body)), **shot.headers}
         scope = {
-            "type": "http", "http_version": "1.1", "method": shot.method, "scheme": "http", "path": shot.path,
-            "raw_path": path, "query_string": b"", "root_path": "", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2),
+            "type": "http",
+            "http_version": "1.1",
+            "method": shot.method,
+            "scheme": "http",
+            "path": shot.path,
+            "raw_path": path,
+            "query_string": b"",
+            "root_path": "",
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 2),
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-        }  # fmt: skip
+        }
         await asyncio.wait_for(self.app(scope, receive, send), 60)
         return status, b"".join(parts)
 

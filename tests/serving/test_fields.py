@@ -18,16 +18,55 @@ from tests.serving.conftest import Server
 from tests.session.chats import start
 
 REFUSED: dict[str, Any] = {
-    "top_k": 5, "min_p": 0.1, "typical_p": 0.9, "repetition_penalty": 1.1, "frequency_penalty": -1, "presence_penalty": 0.5,
-    "logit_bias": {"1": 5}, "n": 2, "best_of": 3, "logprobs": True, "top_logprobs": 1, "prompt_logprobs": 0, "echo": True,
-    "guided_json": {}, "guided_regex": "a*", "guided_choice": ["a"], "structured_outputs": {"regex": "a"}, "functions": [{"name": "f"}],
-    "function_call": "auto", "stop_token_ids": [1], "ignore_eos": True, "bad_words": ["x"], "continue_final_message": True,
-    "add_generation_prompt": False, "skip_special_tokens": False, "include_stop_str_in_output": True, "store": True,
-    "chat_template": "{{ x }}", "chat_template_kwargs": {"enable_thinking": False}, "documents": [{}], "reasoning_effort": "low",
-    "modalities": ["text", "audio"], "audio": {"voice": "x"}, "web_search_options": {}, "length_penalty": 2, "use_beam_search": True,
-    "drop_message": {"2": [0]}, "reposition": [1], "keep_alive": "5m", "mirostat": 2, "xtc_probability": 0.5, "dry_multiplier": 1,
-    "no_such_field": 0, "suffix": "end", "truncate_prompt_tokens": 5, "verbosity": "low", "background": True, "lora": "x",
-}  # fmt: skip
+    "top_k": 5,
+    "min_p": 0.1,
+    "typical_p": 0.9,
+    "repetition_penalty": 1.1,
+    "frequency_penalty": -1,
+    "presence_penalty": 0.5,
+    "logit_bias": {"1": 5},
+    "n": 2,
+    "best_of": 3,
+    "logprobs": True,
+    "top_logprobs": 1,
+    "prompt_logprobs": 0,
+    "echo": True,
+    "guided_json": {},
+    "guided_regex": "a*",
+    "guided_choice": ["a"],
+    "structured_outputs": {"regex": "a"},
+    "functions": [{"name": "f"}],
+    "function_call": "auto",
+    "stop_token_ids": [1],
+    "ignore_eos": True,
+    "bad_words": ["x"],
+    "continue_final_message": True,
+    "add_generation_prompt": False,
+    "skip_special_tokens": False,
+    "include_stop_str_in_output": True,
+    "store": True,
+    "chat_template": "{{ x }}",
+    "chat_template_kwargs": {"enable_thinking": False},
+    "documents": [{}],
+    "reasoning_effort": "low",
+    "modalities": ["text", "audio"],
+    "audio": {"voice": "x"},
+    "web_search_options": {},
+    "length_penalty": 2,
+    "use_beam_search": True,
+    "drop_message": {"2": [0]},
+    "reposition": [1],
+    "keep_alive": "5m",
+    "mirostat": 2,
+    "xtc_probability": 0.5,
+    "dry_multiplier": 1,
+    "no_such_field": 0,
+    "suffix": "end",
+    "truncate_prompt_tokens": 5,
+    "verbosity": "low",
+    "background": True,
+    "lora": "x",
+}
 
 
 @pytest.mark.parametrize("name", list(REFUSED))
@@ -88,14 +127,20 @@ def post(server: Server, path: str = "chat/completions", **body: Any) -> httpx.R
 
 @pytest.mark.parametrize("name", ["top_k", "functions", "drop_message", "a" * 500])
 def test_a_refusal_names_the_field_on_the_wire(server: Server, name: str) -> None:
-    for path, rest in (("chat/completions", {"messages": start()}), ("completions", {"prompt": "x"}), ("responses", {"input": "x"})):
+    for path, rest in (
+        ("chat/completions", {"messages": start()}),
+        ("completions", {"prompt": "x"}),
+        ("responses", {"input": "x"}),
+    ):
         sent = post(server, path, **rest, **{name: [{"name": "f"}]})
         error = sent.json()["error"]
         assert sent.status_code == 400 and error["message"].startswith(f"{name[:60]}: got ")
         assert error["type"] == "invalid_request_error" and error["param"] == name[:60]
 
 
-@pytest.mark.parametrize("odd", [{"top_p": 1e-300}, {"top_p": 5e-324}, {"temperature": 1e-4}, {"top_p": 1e-9, "temperature": 2}])
+@pytest.mark.parametrize(
+    "odd", [{"top_p": 1e-300}, {"top_p": 5e-324}, {"temperature": 1e-4}, {"top_p": 1e-9, "temperature": 2}]
+)
 def test_a_nucleus_of_next_to_nothing_is_the_likeliest_token(server: Server, odd: dict[str, float]) -> None:
     greedy = post(server, messages=start(), temperature=0, max_tokens=8).json()["choices"][0]["message"]["content"]
     sent = post(server, messages=start(), max_tokens=8, **{"temperature": 1.0, **odd})
@@ -104,14 +149,19 @@ def test_a_nucleus_of_next_to_nothing_is_the_likeliest_token(server: Server, odd
 
 @pytest.mark.parametrize("seed", [-(1 << 63), (1 << 63) - 1, 0])
 def test_seeds_of_64_bits(server: Server, seed: int) -> None:
-    texts = {post(server, messages=start(), seed=seed, max_tokens=6).json()["choices"][0]["message"]["content"] for _ in range(2)}
+    texts = {
+        post(server, messages=start(), seed=seed, max_tokens=6).json()["choices"][0]["message"]["content"]
+        for _ in range(2)
+    }
     assert len(texts) == 1
 
 
 def test_min_tokens_and_prediction_are_served(server: Server) -> None:
     plain = post(server, messages=start(), temperature=0, max_tokens=30).json()
     text = plain["choices"][0]["message"]["content"]
-    predicted = post(server, messages=start(), temperature=0, max_tokens=30, prediction={"type": "content", "content": text})
+    predicted = post(
+        server, messages=start(), temperature=0, max_tokens=30, prediction={"type": "content", "content": text}
+    )
     assert predicted.json()["choices"][0]["message"]["content"] == text
     assert post(server, messages=start(), min_tokens=30, max_tokens=30).json()["usage"]["completion_tokens"] == 30
     assert post(server, messages=start(), prediction={"content": 5}).json()["error"]["param"] == "prediction.content"
@@ -121,6 +171,10 @@ def test_min_tokens_and_prediction_are_served(server: Server) -> None:
 def test_a_special_token_as_a_stop_text_ends_the_answer(name: str, engines) -> None:  # type: ignore[no-untyped-def]
     pytest.importorskip("erecap.decoding.special")
     tokenizer = byte_level()
-    said = [*tokenizer("look")["input_ids"], tokenizer.convert_tokens_to_ids(name), *tokenizer("user\nmade up")["input_ids"]]
+    said = [
+        *tokenizer("look")["input_ids"],
+        tokenizer.convert_tokens_to_ids(name),
+        *tokenizer("user\nmade up")["input_ids"],
+    ]
     made = answer(engines(), start(), stop=[name], allowed_tokens=choosing(said), max_new_tokens=len(said))
     assert made.text == "look" and made.finish_reason == "stop"

@@ -166,7 +166,7 @@ TEXT = "You plan for a robot.\nGoal: cool the apple 1.\nYou see a fridge 1 and a
 
 
 def bare(text: str, tokens: int) -> str:
-    """What the model itself writes behind a text."""
+    """The text that the model itself writes behind another."""
     ids = byte_level()(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
     with torch.no_grad():
         out = model(window=1200).generate(ids, max_new_tokens=tokens, do_sample=False)
@@ -254,7 +254,10 @@ def test_a_response_in_a_schema(server: Server) -> None:
         ({"input": []}, "input: got no items"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type: got 'item_reference'"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0]: a part of type"),
-        ({"input": [{"type": "function_call_output", "output": [{"type": "input_file"}]}]}, "input[0].output[0]: a part"),
+        (
+            {"input": [{"type": "function_call_output", "output": [{"type": "input_file"}]}]},
+            "input[0].output[0]: a part",
+        ),
         ({"text": {"format": {"type": "grammar"}}}, "text.format: got"),
         ({"text": {"verbosity": "high"}}, "text.verbosity: this server does not do that"),
         ({"reasoning": {"effort": "high"}}, "reasoning: got"),

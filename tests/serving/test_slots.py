@@ -17,7 +17,9 @@ from tests.session.chats import start, turn
 HALF = {"role": "user", "content": "\ud83d"}
 
 
-def fails(on: Engine, messages: list[dict[str, Any]], before: Callable[[Ask], None] = lambda ask: None, **options: Any) -> int:
+def fails(
+    on: Engine, messages: list[dict[str, Any]], before: Callable[[Ask], None] = lambda ask: None, **options: Any
+) -> int:
     """Status of a request that has to fail."""
     ask = Ask(messages, {"max_new_tokens": 6, **options})  # type: ignore[arg-type]
     before(ask)
@@ -76,7 +78,10 @@ def test_a_template_that_refuses_leaves_no_slot_taken(engines) -> None:  # type:
 def test_a_goal_beyond_the_budget_leaves_no_slot_taken(engines) -> None:  # type: ignore[no-untyped-def]
     on = engines(kv_tokens=60, sessions=2, at_once=2)
     for number in range(5):
-        goal = [{"role": "system", "content": f"{number} You plan for a robot. " * 20}, {"role": "user", "content": "Go."}]
+        goal = [
+            {"role": "system", "content": f"{number} You plan for a robot. " * 20},
+            {"role": "user", "content": "Go."},
+        ]
         assert fails(on, goal) == 400 and len(on.store) == 0
 
 

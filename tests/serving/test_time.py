@@ -100,7 +100,13 @@ def test_a_deadline_in_a_prefill_is_a_504_within_a_chunk() -> None:
 def test_a_client_that_is_gone_ends_decoding(stream: bool, tools: bool) -> None:
     target = Target(kv_tokens=None)
     tool = {"type": "function", "function": {"name": "go", "parameters": {"type": "object"}}}
-    body: dict[str, Any] = {"model": "tiny", "messages": start(), "max_tokens": 300, "min_tokens": 300, "stream": stream}
+    body: dict[str, Any] = {
+        "model": "tiny",
+        "messages": start(),
+        "max_tokens": 300,
+        "min_tokens": 300,
+        "stream": stream,
+    }
     body |= {"tools": [tool]} if tools else {}
     slow = model(window=WINDOW).get_decoder().layers[0].register_forward_pre_hook(lambda *_: time.sleep(0.01))
     asks: list[Ask] = []
@@ -123,9 +129,15 @@ def test_a_client_that_is_gone_ends_decoding(stream: bool, tools: bool) -> None:
 def test_a_request_that_waits_too_long_is_told_so_in_time(serve) -> None:  # type: ignore[no-untyped-def]
     server = serve(at_once=1, request_s=1.0)
     release = threading.Event()
-    hook = server.engine.pool.model.get_decoder().layers[0].register_forward_pre_hook(lambda *_: release.wait(20) and None)
-    first = threading.Thread(target=lambda: httpx.post(f"{server.url}{CHAT}", timeout=60, json=dict(
-        model="tiny", messages=start(), max_tokens=2)), daemon=True)  # fmt: skip
+    hook = (
+        server.engine.pool.model.get_decoder().layers[0].register_forward_pre_hook(lambda *_: release.wait(20) and None)
+    )
+    first = threading.Thread(
+        target=lambda: httpx.post(
+            f"{server.url}{CHAT}", timeout=60, json={"model": "tiny", "messages": start(), "max_tokens": 2}
+        ),
+        daemon=True,
+    )
     try:
         first.start()
         while not server.engine.running:
@@ -219,9 +231,19 @@ def test_slow_bodies_are_refused() -> None:
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode(), "query_string": b"", "root_path": "",
-             "headers": [(b"content-type", b"application/json"), (b"content-length", b"100")], "http_version": "1.1",
-             "scheme": "http", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2)}  # fmt: skip
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": CHAT,
+        "raw_path": CHAT.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"content-type", b"application/json"), (b"content-length", b"100")],
+        "http_version": "1.1",
+        "scheme": "http",
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2),
+    }
     asyncio.run(asyncio.wait_for(app(scope, receive, send), 20))
     engine.close()
     assert sent[0]["status"] == 408
@@ -273,7 +295,7 @@ def work(messages: int) -> tuple[int, int]:
         render_chat(read, Counting())
         part = whole_part(read, byte_level(), True)
         known = session.conversation.match(part)
-        ids, marks = session.conversation.unread(part, known)
+        _, marks = session.conversation.unread(part, known)
         session.conversation.protected_tokens(part, marks)
     finally:
         sys.setprofile(None)

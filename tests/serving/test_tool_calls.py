@@ -61,7 +61,10 @@ def test_old_calls_custom_tools_and_results() -> None:
         ({"role": "user"}, "messages[1].content"),
         ({"role": "user", "content": {"text": "x"}}, "messages[1].content"),
         ({"role": "user", "content": [{"type": "text", "text": 5}]}, "messages[1].content[0].text"),
-        ({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "input_audio"}]}, "messages[1].content[1]"),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "input_audio"}]},
+            "messages[1].content[1]",
+        ),
         ({"role": "user", "content": [{"type": ["text"]}]}, "messages[1].content[0]"),
         ({"role": "assistant", "content": "x", "prefix": True}, "messages[1].prefix"),
         ({"role": "assistant", "audio": {"id": "a"}}, "messages[1].audio"),
