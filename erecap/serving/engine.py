@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _IDLE_S = 0.05  # how long the thread sleeps when there is nothing to do, before it looks whether it is to end
 
 
-@dataclass
+@dataclass(eq=False)
 class Ask:
     """A request on its way to the model."""
 
@@ -103,9 +103,19 @@ class Engine:
         with self._door:
             if self._closed or self._ending.is_set():
                 raise self._no_more()
+            self._forget_gone()
             if self.waiting >= self._most_waiting:
                 raise overloaded(f"{self.waiting} requests are waiting already; try again later")
             self._asks.put(ask)
+
+    def _forget_gone(self) -> None:
+        """Take those out of the queue whose clients have gone: otherwise nothing would bound it."""
+        with self._asks.mutex:
+            gone = [ask for ask in self._asks.queue if ask.given_up.is_set()]
+            for ask in gone:
+                self._asks.queue.remove(ask)
+        for ask in gone:
+            ask.answer.cancel()
 
     def end(self) -> None:
         """Refuse what waits and what comes; what is running goes on. Returns at once."""

@@ -45,11 +45,8 @@ class Grammars:
         if schema is None and not tools.forced:
             return None
         called = tools if tools.forced else Tools(tools.functions, tuple(f["name"] for f in tools.functions))
-        try:
-            text = json.dumps({**(schema or {}), "x-guidance": _LOOKS})
-            call = json.dumps({**called.schema(), "x-guidance": _LOOKS})
-        except RecursionError as error:
-            raise refused(place, "nested too deeply") from error
+        text = json.dumps({**(schema or {}), "x-guidance": _LOOKS})
+        call = json.dumps({**called.schema(), "x-guidance": _LOOKS})
         rules = []
         if called.functions:
             rules.append(f'call: {self._mark(OPEN)} "\\n" called "\\n" {self._mark(CLOSE)}\ncalled: %json {call}')

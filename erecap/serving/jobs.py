@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from erecap.generation import Message
 from erecap.serving.answers import Answer, ChatAnswer
 from erecap.serving.engine import Ask
-from erecap.serving.failures import ApiFailure
 from erecap.serving.grammar import Grammars, no_minimum, wanted_schema
 from erecap.serving.messages import refused, text_of
 from erecap.serving.raw_text import as_lines
@@ -82,8 +80,4 @@ def _options(
 
 
 def _ask(messages: list[dict[str, Any]], tools: Tools, options: dict[str, Any]) -> Ask:
-    try:
-        read: list[Message] = as_text(messages, tools.functions)
-    except RecursionError as error:
-        raise ApiFailure(400, "messages or tools are nested too deeply", param="messages") from error
-    return Ask(read, options)
+    return Ask(as_text(messages, tools.functions), options)

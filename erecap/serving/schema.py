@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -11,6 +12,7 @@ from erecap.serving.fields import unserved
 COLDEST = 1e-4  # logits divided by less are no longer finite
 NARROWEST = 1e-6  # a nucleus of this probability is the likeliest token, in any vocabulary
 _STOPS, _STOP_CHARACTERS = 16, 1000
+_DEEPEST = 100  # levels of lists and objects; what reads and writes them goes as deep
 _PENDING_OPTIONS = ("include_obfuscation", "continuous_usage_stats")
 
 
@@ -43,6 +45,13 @@ class Sampling(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     min_tokens: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_too_deep(cls, given: Any) -> Any:
+        if _depth(given) > _DEEPEST:
+            raise ValueError(f"the request is nested more than {_DEEPEST} levels deep")
+        return given
 
     @model_validator(mode="after")
     def _what_is_done(self) -> Sampling:
@@ -140,6 +149,20 @@ class ResponseRequest(Sampling):
     def longest(self) -> int | None:
         """The most tokens of the answer; None: as many as fit."""
         return self.max_output_tokens
+
+
+def _depth(value: Any) -> int:
+    """Levels of lists and objects in a value, counted without going down into them by calls."""
+    level, depth = [value], 0
+    while level := [inner for one in level for inner in _inside(one)]:
+        depth += 1
+    return depth
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _refusal(name: str, value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -111,13 +112,12 @@ async def watched(coming: Any, ask: Ask, request: Request, most_s: float) -> Any
         ApiFailure: the model has not turned to `ask` in time.
     """
     task = asyncio.ensure_future(coming)
-    waited = 0.0
     try:
         while not task.done():
             await asyncio.wait([task], timeout=_LOOK_S)
-            waited += _LOOK_S
             if not task.done() and await request.is_disconnected():
                 ask.given_up.set()
+            waited = time.perf_counter() - ask.came
             if not task.done() and not ask.begun and waited > most_s:
                 raise waited_too_long(waited)
         return task.result()

@@ -90,6 +90,13 @@ def test_what_asks_for_what_is_done_anyway_is_accepted() -> None:
             ChatRequest(model="m", messages=start(), **{name: value})
 
 
+def nested(levels: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for _ in range(levels):
+        found = {"a": [found]}
+    return found
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -106,6 +113,8 @@ def test_what_asks_for_what_is_done_anyway_is_accepted() -> None:
         ({"min_tokens": 9, "max_tokens": 8}, "min_tokens: got 9, and max_tokens 8"),
         ({"stream_options": {"every": 5}}, "every: got 5"),
         ({"messages": []}, "messages"),
+        ({"tools": [nested(101)]}, "nested more than 100 levels deep"),
+        ({"metadata": nested(5000)}, "nested more than 100 levels deep"),
     ],
 )
 def test_values_out_of_range(changes: dict[str, Any], words: str) -> None:

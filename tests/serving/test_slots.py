@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -101,6 +102,24 @@ def test_clients_that_have_gone_and_models_that_fail(engines) -> None:  # type: 
         hook.remove()
     assert set(statuses) == {500} and len(on.store) == 0 and on.running == 0
     assert answer(on, start()).usage.reused_tokens == 0
+
+
+def test_clients_that_leave_while_they_wait_do_not_fill_the_queue(engines) -> None:  # type: ignore[no-untyped-def]
+    on = engines(sessions=1, at_once=1, most_waiting=3)
+    hold = Ask(start(), {"max_new_tokens": 2000})  # type: ignore[arg-type]
+    on.submit(hold)
+    while not on.running:
+        time.sleep(0.01)
+    left = []
+    for number in range(40):
+        left.append(Ask([{"role": "user", "content": f"{number}"}], {"max_new_tokens": 2}))
+        on.submit(left[-1])
+        left[-1].given_up.set()
+        assert on.waiting == 0
+    hold.given_up.set()
+    hold.answer.result(60)
+    assert answer(on, start()).usage.completion_tokens == 8
+    assert all(ask.answer.done() for ask in left)
 
 
 def test_a_future_that_its_waiter_cancels_does_not_end_the_engine(engines) -> None:  # type: ignore[no-untyped-def]
