@@ -59,7 +59,7 @@ def serve_bench(bench: ServeBench, model: Any, tokenizer: Any, say: Say) -> Json
         raise EnvironmentUnavailable(f"{error.name} is missing: pip install 'erecap[serve]'") from error
 
     def make() -> ReplanSession:
-        return ReplanSession(model, tokenizer, budget=Budget(kv_tokens=bench.kv_tokens))
+        return ReplanSession(model, tokenizer, budget=Budget(kv_tokens=bench.kv_tokens), retokenize=True)
 
     def count(messages: Any) -> int:
         return len(render_prompt(messages, tokenizer).input_ids)

@@ -153,12 +153,12 @@ def _secret(variable: str | None, option: str) -> str | None:
 
 def _run(app: Any, what: str, host: str, port: int, timeout: float) -> None:
     """Serve until a signal."""
-    import uvicorn
     from rich.console import Console
 
     from erecap.errors import ConfigError
+    from erecap.serving.connections import Server, settings
 
-    class Server(uvicorn.Server):
+    class Told(Server):
         async def startup(self, sockets: list | None = None) -> None:
             await super().startup(sockets)
             if self.started:
@@ -166,9 +166,8 @@ def _run(app: Any, what: str, host: str, port: int, timeout: float) -> None:
                 console.print(f"serving {what} at http://{host}:{at}/v1; Ctrl-C ends it", soft_wrap=True)
 
     console = Console(stderr=True)
-    wait = int(timeout) + 5
     try:
-        Server(uvicorn.Config(app, host, port, log_level="warning", timeout_graceful_shutdown=wait)).run()
+        Told(settings(app, host, port, end_s=int(timeout) + 5)).run()
     except KeyboardInterrupt:
         pass  # told to end, and has ended as it should
     except SystemExit as ended:  # uvicorn's way to say that it could not start; the reason is in its log

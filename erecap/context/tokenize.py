@@ -8,6 +8,7 @@ template's own text, and the real content must lie between those pieces.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from erecap.generation import Message
 
 # Private-use characters: no template tests for them, no tokenizer normalises them away.
 _MARK = "\ue0f0{index}\ue0f1"
+_MARKS = re.compile("\ue0f0([0-9]+)\ue0f1")
 
 
 @dataclass(frozen=True)
@@ -197,10 +199,13 @@ def _locate(
         {"role": message["role"], "content": mark} for message, mark in zip(messages, marks, strict=True)
     ]
     skeleton = render_text(marked, tokenizer, add_generation_prompt)
-    places = [skeleton.find(mark) for mark in marks]
-    for index, place in enumerate(places):
-        if place < 0:
-            raise _lost(messages, index, tokenizer)
+    # Searched for once, not once for each of them: there may be tens of thousands of messages.
+    found: dict[int, int] = {}
+    for mark in _MARKS.finditer(skeleton):
+        found.setdefault(int(mark[1]), mark.start())
+    places = [found.get(index, -1) for index in range(len(messages))]
+    if -1 in places:
+        raise _lost(messages, places.index(-1), tokenizer)
     spans: list[tuple[int, int]] = [(0, 0)] * len(messages)
     skipped = [0] * len(messages)
     # Templates may move a message (some put the system text before the last user turn), so go by place.

@@ -1,82 +1,128 @@
-"""Generations as the OpenAI API has them: whole, and in chunks."""
+"""Generations as the OpenAI API has them: whole, and in the events of a stream."""
 
 from __future__ import annotations
 
 import json
 import time
 import uuid
-from typing import Any
+from typing import Any, Protocol
 
 from erecap.generation import Generation
-from erecap.serving.tools import calls_in
+from erecap.serving.failures import ApiFailure
+from erecap.serving.tools import Tools, calls_in
 
-_REASONS = {"stop": "stop", "length": "length", "cancelled": "stop", "deadline": "length"}
+REASONS = {"stop": "stop", "length": "length", "cancelled": "stop", "deadline": "length"}
 
 
-class Answer:
-    """One completion.
+class Answer(Protocol):
+    """The form of one answer. `evicted` are tokens of the conversation that are no longer stored."""
+
+    waits: bool  # the text is sent when it is whole, for only then it is known what it is
+
+    def whole(self, generation: Generation, evicted: int) -> dict[str, Any]:
+        """The body of a response."""
+        ...
+
+    def first(self) -> list[str]:
+        """The events that begin a stream."""
+        ...
+
+    def text(self, text: str) -> list[str]:
+        """The events with a piece of text."""
+        ...
+
+    def last(self, generation: Generation, sent: str, evicted: int) -> list[str]:
+        """The events with the rest after the text `sent`, and with the reason of the end."""
+        ...
+
+    def failed(self, failure: ApiFailure) -> list[str]:
+        """The events that end a stream by a failure."""
+        ...
+
+
+class ChatAnswer:
+    """One chat completion.
 
     Args:
         model: the name that the client asked for.
-        tools: whether calls of tools are looked for.
+        tools: calls of these are looked for.
+        with_usage: end a stream with the token counts.
     """
 
-    def __init__(self, model: str, tools: bool) -> None:
-        self.tools = tools
+    def __init__(self, model: str, tools: Tools, with_usage: bool) -> None:
+        self.waits = bool(tools.functions)
+        self._tools, self._with_usage = tools, with_usage
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex[:24]}", "created": int(time.time()), "model": model}
 
-    def whole(self, generation: Generation) -> dict[str, Any]:
+    def whole(self, generation: Generation, evicted: int) -> dict[str, Any]:
         """`chat.completion`."""
         message, reason = self._message(generation)
         choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason, "logprobs": None}
-        return {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage(generation)}
+        return {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage(generation, evicted)}
 
-    def first(self) -> str:
+    def first(self) -> list[str]:
         """The chunk that begins a stream."""
-        return self._chunk({"role": "assistant", "content": ""})
+        return [self._chunk({"role": "assistant", "content": ""})]
 
-    def text(self, text: str) -> str:
+    def text(self, text: str) -> list[str]:
         """A chunk of text."""
-        return self._chunk({"content": text})
+        return [self._chunk({"content": text})]
 
-    def last(self, generation: Generation, sent: str, with_usage: bool) -> list[str]:
+    def last(self, generation: Generation, sent: str, evicted: int) -> list[str]:
         """The chunk with the rest after the text `sent`, and the reason of the end."""
         message, reason = self._message(generation)
         chunks = []
+        if rest := (message["content"] or "")[len(sent) :]:
+            chunks += self.text(rest)
         if message.get("tool_calls"):
             calls = [{"index": number, **call} for number, call in enumerate(message["tool_calls"])]
             chunks.append(self._chunk({"tool_calls": calls}))
-        elif rest := (message["content"] or "")[len(sent) :]:
-            chunks.append(self.text(rest))
         chunks.append(self._chunk({}, reason))
-        if with_usage:
-            body = {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage(generation)}
-            chunks.append(event(body))
-        return [*chunks, "data: [DONE]\n\n"]
+        if self._with_usage:
+            counts = usage(generation, evicted)
+            chunks.append(event({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": counts}))
+        return [*chunks, DONE]
+
+    def failed(self, failure: ApiFailure) -> list[str]:
+        """The failure as an event."""
+        return [event(failure.body())]
 
     def _message(self, generation: Generation) -> tuple[dict[str, Any], str]:
-        reason = _REASONS.get(generation.finish_reason, "stop")
-        if not self.tools:
-            return {"content": generation.text}, reason
-        content, calls = calls_in(generation.text)
-        return ({"content": content, "tool_calls": calls}, "tool_calls") if calls else ({"content": content}, reason)
+        content, calls = split(generation, self._tools)
+        if calls:
+            return {"content": content, "tool_calls": calls}, "tool_calls"
+        return {"content": content}, REASONS.get(generation.finish_reason, "stop")
 
     def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> str:
         choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
         return event({**self._head, "object": "chat.completion.chunk", "choices": [choice]})
 
 
-def event(body: dict[str, Any]) -> str:
-    """A server-sent event."""
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+def split(generation: Generation, tools: Tools) -> tuple[str | None, list[dict[str, Any]]]:
+    """The text of an answer without its calls, and these."""
+    if not tools.functions:
+        return generation.text, []
+    content, calls = calls_in(generation.text)
+    return content, calls if tools.parallel else calls[:1]
 
 
-def usage(generation: Generation) -> dict[str, Any]:
-    """Token counts; `cached_tokens` were found in the session."""
+def event(body: dict[str, Any], name: str | None = None) -> str:
+    """A server-sent event, in ASCII: some clients split streams at line ends that only Unicode knows."""
+    return (f"event: {name}\n" if name else "") + f"data: {json.dumps(body)}\n\n"
+
+
+DONE = "data: [DONE]\n\n"
+
+
+def usage(generation: Generation, evicted: int) -> dict[str, Any]:
+    """Token counts; `cached_tokens` were found in the session, `evicted_tokens` are no longer stored.
+
+    While nothing is evicted, the answer is the one that the whole chat gets when it is read anew.
+    """
     counts = generation.usage
     return {
         "prompt_tokens": counts.prompt_tokens,
         "completion_tokens": counts.completion_tokens,
         "total_tokens": counts.prompt_tokens + counts.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": counts.reused_tokens},
+        "prompt_tokens_details": {"cached_tokens": counts.reused_tokens, "evicted_tokens": evicted},
     }

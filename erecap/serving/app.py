@@ -1,31 +1,42 @@
-"""The application: `/v1/chat/completions`, `/v1/models`, `/health` and `/metrics` on a local model."""
+"""The application on a local model: `/v1/chat/completions`, `/v1/completions`, `/v1/responses`, `/v1/models`, `/health`
+and `/metrics`."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
-from erecap.errors import ConfigError
-from erecap.generation import Generation, Message
-from erecap.serving.answers import Answer
-from erecap.serving.engine import Ask, Engine
+from erecap.serving.connections import SlowBodies
+from erecap.serving.engine import Engine
 from erecap.serving.failures import ApiFailure
+from erecap.serving.grammar import Grammars
+from erecap.serving.jobs import Job, chat_job, response_job, text_job
 from erecap.serving.limits import Limits
 from erecap.serving.metrics import Metrics
-from erecap.serving.schema import ChatRequest
-from erecap.serving.streams import Stream
-from erecap.serving.tools import as_text
-from erecap.wrapping.shapes import PLACE, read_messages
+from erecap.serving.schema import ChatRequest, ResponseRequest, Sampling, TextRequest
+from erecap.serving.streams import Stream, whole
+
+_NAMED = re.compile(r"(\w+): got ")
 
 
-def create_app(engine: Engine, model: str, *, key: str | None = None, most_bytes: int = 4 << 20) -> Any:
+class AsciiResponse(JSONResponse):
+    """A JSON body in ASCII: half of a surrogate pair, which a client or a model may write, has no other encoding."""
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return json.dumps(content, separators=(",", ":")).encode("ascii")
+
+
+def create_app(engine: Engine, model: str, *, key: str | None = None, most_bytes: int = 4 << 20) -> Limits:
     """The ASGI application.
 
     Args:
@@ -35,14 +46,31 @@ def create_app(engine: Engine, model: str, *, key: str | None = None, most_bytes
         most_bytes: of a request's body.
     """
     metrics = Metrics(engine)
+    grammars = Grammars(engine.pool.model, engine.tokenizer)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(engine.close)
 
-    app = FastAPI(title="E-RECAP", lifespan=life, openapi_url=None)
+    app = FastAPI(title="E-RECAP", lifespan=life, openapi_url=None, redirect_slashes=False)
     add_failures(app)
+
+    def offered(asked: Sampling) -> None:
+        if asked.model != model:
+            raise ApiFailure(404, f"no model {asked.model!r:.80}; this server has {model}", code="model_not_found")
+
+    async def answered(job: Job, request: Request) -> Any:
+        if not job.streamed:
+            engine.submit(job.ask)
+            generation = await whole(job.ask, request, engine.request_s)
+            metrics.answered(generation, job.ask.waited)
+            return AsciiResponse(job.answer.whole(generation, job.ask.evicted))
+        stream = Stream(job)
+        engine.submit(job.ask)
+        # What cannot be answered at all is refused by its status, not within a stream.
+        await stream.begun(request, engine.request_s)
+        return stream.response(metrics)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -59,77 +87,47 @@ def create_app(engine: Engine, model: str, *, key: str | None = None, most_bytes
 
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Any:
-        if asked.model != model:
-            raise ApiFailure(404, f"no model {asked.model!r}; this server has {model}", code="model_not_found")
-        tools = asked.tools if asked.tools and asked.tool_choice != "none" else []
-        ask = Ask(_messages(asked, tools), _options(asked))
-        answer = Answer(model, bool(tools))
-        if not asked.stream:
-            engine.submit(ask)
-            generation = await _answered(ask, request)
-            metrics.answered(generation, ask.waited)
-            return answer.whole(generation)
-        stream = Stream(ask, answer, asked.stream_options is not None and asked.stream_options.include_usage)
-        engine.submit(ask)
-        await stream.begun()  # what cannot be answered at all is refused by its status, not within a stream
-        return StreamingResponse(stream.events(metrics), media_type="text/event-stream")
+        offered(asked)
+        # A grammar is made in a thread: the vocabulary is looked at once, which takes a moment.
+        return await answered(await asyncio.to_thread(chat_job, asked, grammars), request)
 
-    return Limits(app, key, most_bytes, metrics.ended)
+    @app.post("/v1/completions")
+    async def text(asked: TextRequest, request: Request) -> Any:
+        offered(asked)
+        return await answered(text_job(asked), request)
+
+    @app.post("/v1/responses")
+    async def responses(asked: ResponseRequest, request: Request) -> Any:
+        offered(asked)
+        return await answered(await asyncio.to_thread(response_job, asked, grammars), request)
+
+    return Limits(SlowBodies(app), key, most_bytes, metrics.ended, ending=engine.end)
 
 
 def add_failures(app: FastAPI) -> None:
     """All failures in the OpenAI API's format."""
 
     @app.exception_handler(ApiFailure)
-    async def failed(request: Request, failure: ApiFailure) -> JSONResponse:
-        return JSONResponse(failure.body(), failure.status)
+    async def failed(request: Request, failure: ApiFailure) -> AsciiResponse:
+        return AsciiResponse(failure.body(), failure.status)
 
     @app.exception_handler(Exception)
-    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+    async def unforeseen(request: Request, error: Exception) -> AsciiResponse:
         # It is raised again behind this, and so comes into the server's log.
-        return JSONResponse(ApiFailure(500, f"{type(error).__name__}: {error}", "server_error", "internal").body(), 500)
+        return AsciiResponse(
+            ApiFailure(500, f"{type(error).__name__}: {error}", "server_error", "internal").body(), 500
+        )
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> AsciiResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "body")
-        words = f"{where}: {first['msg']}" if where else first["msg"]
-        return JSONResponse(ApiFailure(400, words, param=where or None).body(), 400)
+        said = str(first["msg"]).removeprefix("Value error, ")
+        words = f"{where}: {said}" if where else said
+        field = _NAMED.match(said)  # what looks at several fields names the one itself
+        return AsciiResponse(ApiFailure(400, words, param=where or (field and field[1])).body(), 400)
 
     @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+    async def refused(request: Request, error: HTTPException) -> AsciiResponse:
         words = f"nothing at {request.url.path}" if error.status_code == 404 else str(error.detail)
-        return JSONResponse(ApiFailure(error.status_code, words).body(), error.status_code)
-
-
-def _messages(asked: ChatRequest, tools: list[dict[str, Any]]) -> list[Message]:
-    try:
-        read = read_messages(asked.messages)
-        unknown = next((m["role"] for m in read if m["role"] not in ("system", "user", "assistant", "tool")), None)
-        if unknown is not None:
-            raise ConfigError(f"role: got {unknown!r}; allowed: system, user, assistant, tool")
-        plain: list[Message] = [{k: v for k, v in m.items() if k != PLACE} for m in read]  # type: ignore[misc]
-        return as_text(plain, tools)
-    except ConfigError as error:
-        raise ApiFailure(400, str(error), param="messages") from error
-
-
-def _options(asked: ChatRequest) -> dict[str, Any]:
-    return {
-        "max_new_tokens": asked.longest,
-        "stop": asked.stops,
-        "temperature": 1.0 if asked.temperature is None else asked.temperature,
-        "top_p": 1.0 if asked.top_p is None else asked.top_p,
-        "seed": asked.seed,
-    }
-
-
-async def _answered(ask: Ask, request: Request) -> Generation:
-    """The generation; a client that hangs up ends it."""
-    answer = asyncio.wrap_future(ask.answer)
-    while True:
-        done, _ = await asyncio.wait([answer], timeout=0.5)
-        if done:
-            return answer.result()
-        if await request.is_disconnected():
-            ask.given_up.set()
+        return AsciiResponse(ApiFailure(error.status_code, words).body(), error.status_code)

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import uvicorn
-
 from erecap.errors import RunError
+from erecap.serving.connections import Server, settings
 
 _END_S = 30  # how long a server may take to finish what is running
 
@@ -22,7 +21,7 @@ def running(app: Any) -> Iterator[str]:
     Raises:
         RunError: the server does not start, or does not end.
     """
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
+    server = Server(settings(app))
     thread = threading.Thread(target=server.run, name="erecap-server", daemon=True)
     thread.start()
     try:

@@ -15,8 +15,10 @@ from typing import Any
 from erecap.context.tokenize import render_prompt
 from erecap.errors import BudgetError, MessagesError
 from erecap.generation import Generation, Message
-from erecap.serving.failures import ApiFailure, overloaded, too_long
+from erecap.serving.failures import ApiFailure, overloaded, too_long, waited_too_long
+from erecap.serving.raw_text import raw_tokenizer
 from erecap.serving.store import SessionStore
+from erecap.session.conversation.chat import SessionChat
 from erecap.session.pool.pool import ReplanPool
 from erecap.session.session import ReplanSession
 
@@ -24,17 +26,20 @@ log = logging.getLogger(__name__)
 _IDLE_S = 0.05  # how long the thread sleeps when there is nothing to do, before it looks whether it is to end
 
 
-@dataclass
+@dataclass(eq=False)
 class Ask:
     """A request on its way to the model."""
 
     messages: list[Message]
     options: dict[str, Any]  # of `ReplanSession.generate`
+    raw: bool = False  # the messages are pieces of one text, which no chat template is laid around
     on_text: Callable[[str], None] | None = None
     came: float = field(default_factory=time.perf_counter)
     given_up: threading.Event = field(default_factory=threading.Event)  # the client has left
     answer: Future[Generation] = field(default_factory=Future)
     waited: float = 0.0  # seconds until the model turned to it
+    begun: bool = False  # the model has turned to it
+    evicted: int = 0  # tokens of the conversation that are no longer stored, when it was answered
 
 
 class Engine:
@@ -69,10 +74,12 @@ class Engine:
             raise ValueError(f"sessions: got {sessions} with {at_once} answered at once; allowed: at least as many")
         self.tokenizer = tokenizer
         self.window = int(model.config.get_text_config(decoder=True).max_position_embeddings)
-        self.store = SessionStore(make_session, sessions, session_bytes)
+        self.request_s = request_s
+        self._make_session, self._raw_tokenizer = make_session, raw_tokenizer(tokenizer)
+        self.store = SessionStore(self._session, sessions, session_bytes)
         self.running = 0
         self.pool = ReplanPool(model, tokenizer)
-        self._at_once, self._most_waiting, self._request_s = at_once, most_waiting, request_s
+        self._at_once, self._most_waiting = at_once, most_waiting
         self._asks: queue.Queue[Ask] = queue.Queue()
         self._door = threading.Lock()  # nothing is queued behind the one who turns away what waits
         self._closed = False
@@ -83,8 +90,9 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Requests that the model has not turned to yet."""
-        return self._asks.qsize()
+        """Requests that the model has not turned to yet, and whose clients are still there."""
+        with self._asks.mutex:
+            return sum(not ask.given_up.is_set() for ask in self._asks.queue)
 
     def submit(self, ask: Ask) -> None:
         """Queue a request; `ask.answer` gets its generation, or an `ApiFailure`.
@@ -95,14 +103,30 @@ class Engine:
         with self._door:
             if self._closed or self._ending.is_set():
                 raise self._no_more()
+            self._forget_gone()
             if self.waiting >= self._most_waiting:
                 raise overloaded(f"{self.waiting} requests are waiting already; try again later")
             self._asks.put(ask)
 
-    def close(self) -> None:
-        """Finish what is running, refuse what waits, and end the thread."""
+    def _forget_gone(self) -> None:
+        """Take those out of the queue whose clients have gone: otherwise nothing would bound it."""
+        with self._asks.mutex:
+            gone = [ask for ask in self._asks.queue if ask.given_up.is_set()]
+            for ask in gone:
+                self._asks.queue.remove(ask)
+        for ask in gone:
+            ask.answer.cancel()
+
+    def end(self) -> None:
+        """Refuse what waits and what comes; what is running goes on. Returns at once."""
         self._ending.set()
+        self._refuse_waiting()
+
+    def close(self) -> None:
+        """Finish what is running, refuse what waits, end the thread, and free all keys and values."""
+        self.end()
         self.thread.join()
+        self.store.clear()
 
     def _no_more(self) -> ApiFailure:
         """Why nothing is answered any more."""
@@ -135,25 +159,33 @@ class Engine:
     def _refuse_waiting(self) -> None:
         with self._door:
             self._closed = True
-            while not self._asks.empty():
-                self._asks.get_nowait().answer.set_exception(self._no_more())
+            while True:
+                try:
+                    ask = self._asks.get_nowait()
+                except queue.Empty:
+                    return
+                if ask.answer.set_running_or_notify_cancel():
+                    ask.answer.set_exception(self._no_more())
 
     def _work(self, ask: Ask) -> None:
         """Answer one request; every failure is its own."""
+        if not ask.answer.set_running_or_notify_cancel():  # from now on nobody can cancel it from outside
+            self.running -= 1
+            return
         try:
-            ask.waited = time.perf_counter() - ask.came
-            left = self._request_s - ask.waited
+            ask.begun, ask.waited = True, time.perf_counter() - ask.came
+            left = self.request_s - ask.waited
             if ask.given_up.is_set():
                 raise ApiFailure(499, "the client is gone", "server_error", "cancelled")
             if left <= 0:
-                raise overloaded(f"the request waited {ask.waited:.0f} s, longer than it may take")
+                raise waited_too_long(ask.waited)
             ask.answer.set_result(self._answered(ask, left))
         except ApiFailure as failure:
             ask.answer.set_exception(failure)
         except BudgetError as error:
             ask.answer.set_exception(too_long(str(error)))
         except MessagesError as error:
-            ask.answer.set_exception(ApiFailure(400, str(error), param="messages"))
+            ask.answer.set_exception(ApiFailure(400, str(error), param="prompt" if ask.raw else "messages"))
         except Exception as error:  # the model's or ours, not the client's: a ValueError of torch is no bad request
             log.exception("a request failed")
             ask.answer.set_exception(ApiFailure(500, f"{type(error).__name__}: {error}", "server_error", "internal"))
@@ -166,13 +198,9 @@ class Engine:
 
     def _answered(self, ask: Ask, left: float) -> Generation:
         options = dict(ask.options)
-        held = self.store.take(ask.messages)
+        held = self.store.take(ask.messages, ask.raw, self._raw_session if ask.raw else None)
         try:
             options["max_new_tokens"] = self._room(held.session, ask)
-        except BaseException:
-            self.store.release(held)
-            raise
-        try:
             generation = held.session.generate(
                 ask.messages,
                 **options,
@@ -180,13 +208,32 @@ class Engine:
                 cancel=ask.given_up.is_set,
                 on_text=ask.on_text,
             )
+        except (ApiFailure, BudgetError, MessagesError):  # nothing was read, or it was rolled back
+            self.store.release(held)
+            raise
         except BaseException:
             self.store.drop(held)
             raise
-        self.store.put_back(held, [*ask.messages, {"role": "assistant", "content": generation.text}])
+        ask.evicted = held.session.evicted_tokens
+        said: Message = {"role": "user" if ask.raw else "assistant", "content": generation.text}
+        self.store.put_back(held, [*ask.messages, said])
         if generation.finish_reason == "deadline":
-            raise ApiFailure(504, f"the request took longer than {self._request_s:g} s", "server_error", "timeout")
+            raise ApiFailure(504, f"the request took longer than {self.request_s:g} s", "server_error", "timeout")
         return generation
+
+    def _session(self) -> ReplanSession:
+        """A new session. It reads the tokens of the text that clients hand back, so that a conversation gets the
+        answers which it would get if it were read anew."""
+        session = self._make_session()
+        session.conversation.retokenize = True
+        return session
+
+    def _raw_session(self) -> ReplanSession:
+        """A new session for texts without a chat template."""
+        session = self._session()
+        session.tokenizer = session.conversation.tokenizer = self._raw_tokenizer
+        session.conversation.chat = SessionChat(self._raw_tokenizer)
+        return session
 
     def _room(self, session: ReplanSession, ask: Ask) -> int:
         """Tokens that the answer may have.
@@ -200,7 +247,7 @@ class Engine:
             if wanted is not None and wanted >= self.window:
                 raise too_long(f"the answer may have {wanted} tokens; allowed: less than the window of {self.window}")
             return wanted or self.window // 4
-        tokens = len(render_prompt(ask.messages, self.tokenizer).input_ids)
+        tokens = len(render_prompt(ask.messages, session.tokenizer).input_ids)
         room = self.window - tokens
         if room < (wanted or 1):
             raise too_long(

@@ -36,3 +36,8 @@ def too_long(message: str) -> ApiFailure:
 def overloaded(message: str) -> ApiFailure:
     """The server cannot answer now."""
     return ApiFailure(503, message, "server_error", "overloaded")
+
+
+def waited_too_long(seconds: float) -> ApiFailure:
+    """The model did not turn to the request in time."""
+    return overloaded(f"the request waited {seconds:.0f} s, longer than it may take")

@@ -15,7 +15,7 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 OPEN = ("/health", "/metrics")  # need no key: whoever watches a server need not be able to use it
-PATHS = ("/v1/chat/completions", "/v1/models", *OPEN)
+PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/models", *OPEN)
 
 
 class Limits:
@@ -26,11 +26,18 @@ class Limits:
         ended: called with the path ("other" for unknown ones) and the status of every response.
         key: what `Authorization: Bearer` must bring; None: nothing.
         most_bytes: of a body.
+        ending: called when the server is told to end, before what is running has ended.
     """
 
     def __init__(
-        self, app: Any, key: str | None, most_bytes: int, ended: Callable[[str, int], None] = lambda path, status: None
+        self,
+        app: Any,
+        key: str | None,
+        most_bytes: int,
+        ended: Callable[[str, int], None] = lambda path, status: None,
+        ending: Callable[[], None] = lambda: None,
     ) -> None:
+        self.ending = ending
         self._app, self._key, self._most, self._ended = app, key, most_bytes, ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,46 +1,70 @@
-"""The sessions of a server, found by the conversations that they have read.
+"""The sessions of a server, found by what a request has in common with what they have read.
 
-A conversation that goes on belongs to the session that has read the most of it. A conversation that branches off (a
-second agent with the same instructions, a repeated request) gets a fork of the common beginning, unless some of that
-was evicted. Forks share the keys and values of their common beginning; memory holds them once.
+A conversation has one session. It goes on there even if the client hands back an answer in other words, tells the
+newest message anew, or leaves out the oldest messages: the session rolls back to the longest common beginning. A
+conversation that branches off (a second agent with the same instructions, another way from an earlier turn) gets a fork
+of the common beginning, unless some of that was evicted. Forks share the keys and values of their common beginning;
+memory holds them once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from erecap.generation import Message
 from erecap.session.session import ReplanSession
 from erecap.tokens.cache.shared_storage import stored_bytes
 
-Key = bytes  # of a conversation up to some message: a digest of all messages to there
+Key = bytes  # digest of messages
 
 
-def keys(messages: Sequence[Message]) -> list[Key]:
-    """The key of each beginning of a conversation, from one message to all."""
-    digest, found = hashlib.sha256(), []
-    for message in messages:
-        said = json.dumps([message["role"], message["content"]], ensure_ascii=False)
-        digest.update(f"{len(said)}:{said}".encode("utf-8", "surrogatepass"))
-        found.append(digest.copy().digest())
-    return found
+class Request:
+    """The keys of a request's messages."""
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        single = [_digest(message) for message in messages]
+        self.beginnings = _beginnings(single)  # of each beginning, from one message to all
+        # Of each two messages in a row; system messages are what different conversations share.
+        talk = [key for key, message in zip(single, messages, strict=True) if message["role"] != "system"]
+        self.pairs = [one + two for one, two in pairwise(talk)]
+
+    @property
+    def last_pair(self) -> Key | None:
+        """The key of the newest two messages, if there are two of which none is a system message."""
+        return self.pairs[-1] if self.pairs else None
 
 
 @dataclass(eq=False)
 class Held:
-    """A session, and the messages that it has read."""
+    """A session, and the last request that it answered."""
 
     session: ReplanSession
-    read: list[Key] = field(default_factory=list)
+    group: Hashable = None
+    read: list[Key] = field(default_factory=list)  # beginnings of that request; its answer is the last
+    asked: int = 0  # messages of that request
+    own: int = 0  # number of the first message of it that is the session's own answer; 0: of a text, which has none
+    pair: Key | None = None  # the newest two messages of that request
     busy: bool = False
 
     @property
     def whole(self) -> bool:
         """True if it still stores all that it has read."""
         return self.session.evicted_tokens == 0
+
+    def goes_on_in(self, request: Request) -> bool:
+        """True if `request` belongs to the same conversation.
+
+        It begins with the whole last request; or with all but its newest message, and an answer of the session's own is
+        among that; or it contains the newest two messages of the last request somewhere.
+        """
+        common = _common(self.read, request.beginnings)
+        if common >= self.asked:
+            return True
+        return (common >= self.asked - 1 and common > self.own) or self.pair in request.pairs
 
 
 class SessionStore:
@@ -62,48 +86,84 @@ class SessionStore:
     def __len__(self) -> int:
         return len(self.held)
 
+    @property
+    def busy(self) -> int:
+        """Sessions that are answering."""
+        return sum(held.busy for held in list(self.held))
+
     def kv_bytes(self) -> int:
         """Bytes of keys and values of all sessions; a beginning that some share counts once."""
         return stored_bytes(layer for held in list(self.held) for layer in list(held.session.cache.layers))
 
-    def take(self, messages: Sequence[Message]) -> Held:
-        """A session for this conversation, marked busy until it is put back."""
-        wanted = keys(messages)
-        idle = [held for held in self.held if not held.busy]
-        own = [held for held in idle if held.read and held.read == wanted[: len(held.read)]]
+    def take(
+        self,
+        messages: Sequence[Message],
+        group: Hashable = None,
+        make: Callable[[], ReplanSession] | None = None,
+    ) -> Held:
+        """A session for this conversation, marked busy until it is put back, released or dropped.
+
+        Args:
+            group: requests of different groups never share a session.
+            make: a new session of this group; None: as for all.
+
+        Raises:
+            MessagesError: the chat template refuses the messages; nothing is held then.
+        """
+        request = Request(messages)
+        idle = [held for held in self.held if not held.busy and held.group == group]
+        own = [held for held in idle if held.goes_on_in(request)]
         if own:
-            found = max(own, key=lambda held: len(held.read))
+            found = max(own, key=lambda held: _common(held.read, request.beginnings))
             self.held.remove(found)
         else:
             whole = [held for held in idle if held.whole]
             # Of several that have as much in common, the one that has read the least: a fork of it shares more.
-            shared = max(whole, key=lambda held: (_common(held.read, wanted), -len(held.read)), default=None)
-            common = _common(shared.read, wanted) if shared is not None else 0
-            if shared is not None and common > 0:
+            shared = max(
+                whole, key=lambda held: (_common(held.read, request.beginnings), -len(held.read)), default=None
+            )
+            if shared is not None and _common(shared.read, request.beginnings) > 0:
                 # Only what both have in common: what else the other has read is not kept for this one.
-                found = Held(shared.session.fork(messages), wanted[:common])
+                found = Held(shared.session.fork(messages), group)
             else:
-                found = Held(self._make())
+                found = Held((make or self._make)(), group)
         found.busy = True
         self.held.append(found)
         self._shrink()
         return found
 
     def put_back(self, held: Held, messages: Sequence[Message]) -> None:
-        """The session has read `messages`, its answer among them."""
-        held.busy, held.read = False, keys(messages)
-        self._shrink()
+        """The session has answered `messages`; the last of them is its answer, or its continuation of a text."""
+        request, asked = Request(messages[:-1]), len(messages) - 1
+        if messages[-1]["role"] != "assistant":
+            held.own = 0
+        elif not 0 < held.own < _common(held.read, request.beginnings):
+            held.own = asked
+        held.read, held.asked, held.pair = Request(messages).beginnings, asked, request.last_pair
+        self._free(held)
 
     def release(self, held: Held) -> None:
-        """The session was not used after all."""
-        held.busy = False
-        if not held.read:
+        """The session was given a request that failed; one that was made for it goes."""
+        if held.asked:
+            self._free(held)
+        else:
             self.drop(held)
 
+    def _free(self, held: Held) -> None:
+        held.busy = False
+        if not held.session.conversation.transcript.tokens:  # the request ended before anything was read
+            self.drop(held)
+        self._shrink()
+
     def drop(self, held: Held) -> None:
-        """Forget a session that failed."""
+        """Forget a session."""
         self.held = [other for other in self.held if other is not held]
         held.session.close()
+
+    def clear(self) -> None:
+        """Forget all sessions."""
+        for held in list(self.held):
+            self.drop(held)
 
     def _shrink(self) -> None:
         while self._over():
@@ -119,10 +179,26 @@ class SessionStore:
         return self._most_bytes is not None and self.kv_bytes() > self._most_bytes
 
 
+def _digest(message: Message) -> Key:
+    said = json.dumps([message["role"], message["content"]], ensure_ascii=True)
+    return hashlib.blake2b(said.encode("ascii"), digest_size=16).digest()
+
+
+def _beginnings(single: Sequence[Key]) -> list[Key]:
+    digest, found = hashlib.blake2b(digest_size=16), []
+    for one in single:
+        digest.update(one)
+        found.append(digest.copy().digest())
+    return found
+
+
 def _common(one: Sequence[Key], other: Sequence[Key]) -> int:
-    number = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        number += 1
-    return number
+    # Beginnings: where one is equal, all before it are. So the longest equal one is searched by halves.
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[middle - 1] == other[middle - 1]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

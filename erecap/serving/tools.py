@@ -7,15 +7,14 @@ SmolLM2 among them.
 from __future__ import annotations
 
 import json
-import re
-import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from erecap.errors import ConfigError
 from erecap.generation import Message
+from erecap.serving.messages import read_chat, refused
+from erecap.serving.tool_calls import calls_in as calls_in
 
-_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.S)
 _ABOUT = (
     "You can call these functions. To call one, write\n"
     '<tool_call>\n{"name": NAME, "arguments": {...}}\n</tool_call>\n'
@@ -23,74 +22,91 @@ _ABOUT = (
 )
 
 
-def as_text(messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> list[Message]:
-    """The chat with tools, their calls and their results as text, for templates that know none of them.
+@dataclass(frozen=True)
+class Tools:
+    """The tools of a request.
+
+    Args:
+        functions: their descriptions; empty: no calls are looked for.
+        forced: names of those of which one has to be called; empty: the model chooses.
+        parallel: several calls in one answer are passed on; else the first.
+    """
+
+    functions: tuple[dict[str, Any], ...] = ()
+    forced: tuple[str, ...] = ()
+    parallel: bool = True
+
+    def schema(self) -> dict[str, Any]:
+        """JSON schema of a call of one of the forced functions."""
+        calls = [
+            {
+                "type": "object",
+                "properties": {
+                    "name": {"const": function["name"]},
+                    "arguments": {"type": "object", **(function.get("parameters") or {})},
+                },
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+            for function in self.functions
+            if function["name"] in self.forced
+        ]
+        return calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+
+def read_tools(given: Sequence[Any] | None, choice: Any, parallel: bool | None) -> Tools:
+    """The tools of a request, and the choice among them.
 
     Raises:
-        ConfigError: a call without the name of its function, or arguments that are no text.
+        ApiFailure: a tool that is no function, or a choice that is none of them; with the place.
     """
-    plain = [_plain(message) for message in messages]
+    functions = tuple(_function(tool, f"tools[{at}]") for at, tool in enumerate(given or ()))
+    names = tuple(function["name"] for function in functions)
+    named = _named(choice)
+    if named is not None and named not in names:
+        raise refused("tool_choice", f"got {named!r:.60}; tools has no function of that name")
+    if choice == "required" and not names:
+        raise refused("tool_choice", "got 'required' without tools")
+    if choice == "none":
+        return Tools()
+    forced = (named,) if named is not None else names if choice == "required" else ()
+    return Tools(functions, forced, parallel is not False)
+
+
+def as_text(messages: Sequence[Any], tools: Sequence[dict[str, Any]]) -> list[Message]:
+    """The chat of a request as text, with the functions `tools` described at the end of its system message.
+
+    Raises:
+        ApiFailure: a message that cannot be shown to a model; with its place.
+    """
+    plain = read_chat(messages)
     if not tools:
         return plain
-    lines = [json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools]
-    about = "\n".join([_ABOUT, *lines])
+    about = "\n".join([_ABOUT, *(json.dumps(tool, ensure_ascii=False) for tool in tools)])
     if plain and plain[0]["role"] == "system":
-        return [{**plain[0], "content": f"{plain[0]['content']}\n\n{about}"}, *plain[1:]]
+        return [{"role": "system", "content": f"{plain[0]['content']}\n\n{about}"}, *plain[1:]]
     return [{"role": "system", "content": about}, *plain]
 
 
-def calls_in(text: str) -> tuple[str | None, list[dict[str, Any]]]:
-    """The answer's text without its calls, None if nothing is left of it, and the calls as the API has them.
-
-    What looks like a call and is no JSON with a name stays text.
-    """
-    calls: list[dict[str, Any]] = []
-
-    def take(match: re.Match[str]) -> str:
-        try:
-            content = json.loads(match[1])
-        except ValueError:
-            return match[0]
-        if not isinstance(content, dict) or not isinstance(content.get("name"), str):
-            return match[0]
-        arguments = json.dumps(content.get("arguments", {}), ensure_ascii=False)
-        function = {"name": content["name"], "arguments": arguments}
-        calls.append({"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function})
-        return ""
-
-    rest = _CALL.sub(take, text)
-    return (rest if not calls else rest.strip() or None), calls
+def _function(tool: Any, place: str) -> dict[str, Any]:
+    """The description of one tool; also flat, as `/v1/responses` has it."""
+    if not isinstance(tool, dict) or tool.get("type", "function") != "function":
+        raise refused(place, f"got {tool!r:.80}; this server has tools of the type function only")
+    inner = tool.get("function", tool)
+    if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"]:
+        raise refused(place, f"got {tool!r:.80}; wanted a function with a name")
+    parameters = inner.get("parameters")
+    if parameters is not None and not isinstance(parameters, dict):
+        raise refused(f"{place}.parameters", f"got {parameters!r:.80}; wanted a JSON schema")
+    return {key: value for key, value in inner.items() if key not in ("type", "strict")}
 
 
-def _plain(message: Message) -> Message:
-    """One message as text."""
-    content = message["content"]
-    if message["role"] == "tool":
-        return {"role": "user", "content": f"<tool_response>\n{content}\n</tool_response>"}
-    calls = []
-    for function in _functions(message):
-        try:
-            arguments = json.loads(function.get("arguments") or "{}")
-        except ValueError:
-            arguments = function["arguments"]
-        said = json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False)
-        calls.append(f"<tool_call>\n{said}\n</tool_call>")
-    text = "\n".join([*([content] if content else []), *calls])
-    return {"role": message["role"], "content": text}
-
-
-def _functions(message: Message) -> list[dict[str, Any]]:
-    """The calls in a message, each with a name and arguments, as the API has them."""
-    found: list[dict[str, Any]] = []
-    for call in message.get("tool_calls") or ():  # type: ignore[attr-defined]
-        function = call.get("function") if isinstance(call, dict) else None
-        if not isinstance(function, dict) or not _is_call(function):
-            raise ConfigError(
-                f"tool_calls: got {function!r:.80}; wanted a function with a name and arguments as a JSON text"
-            )
-        found.append(function)
-    return found
-
-
-def _is_call(function: dict[str, Any]) -> bool:
-    return isinstance(function.get("name"), str) and isinstance(function.get("arguments") or "", str)
+def _named(choice: Any) -> str | None:
+    """The function that a choice names."""
+    if choice is None or choice in ("auto", "none", "required"):
+        return None
+    inner = choice.get("function", choice) if isinstance(choice, dict) and choice.get("type") == "function" else None
+    name = inner.get("name") if isinstance(inner, dict) else None
+    if not isinstance(name, str):
+        raise refused("tool_choice", f"got {choice!r:.80}; allowed: auto, none, required, or a function by its name")
+    return name

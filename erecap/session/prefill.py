@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from erecap.session.conversation.chat import ChatPart
 from erecap.session.conversation.conversation import Conversation
 from erecap.session.conversation.marks import mark_messages
 from erecap.session.conversation.transcript import Mark
+from erecap.session.interrupt import Interrupt
 from erecap.session.policy import SessionPolicy
 
 
@@ -23,18 +25,22 @@ class SessionPrefill:
         self.policy = policy
         self.engine = engine
 
-    def enter(self, part: ChatPart, known: int, answering: bool = False) -> tuple[list[int], list[Mark], int]:
+    def enter(
+        self, part: ChatPart, known: int, answering: bool = False, anew: bool = False
+    ) -> tuple[list[int], list[Mark], int]:
         """Roll back tokens that do not belong to the chat; ids and marks of what is left to read, and tokens reused.
 
         Args:
             known: marks that lie in the chat, see `Conversation.match`.
             answering: leave something to read, for the logits, where the template writes nothing before an answer.
+            anew: read the whole chat again, whatever of it was read.
         """
+        known = 0 if anew else known
         conversation, transcript = self.conversation, self.conversation.transcript
         end = part.offset + len(part.text)
         while answering and known and transcript.marks[known - 1].characters == end:
             known -= 1
-        agreed = conversation.agreement(part, known)
+        agreed = None if anew else conversation.agreement(part, known)
         if agreed is None:
             base = conversation.mark_before(known)
             reused = base.tokens if base else 0
@@ -43,7 +49,7 @@ class SessionPrefill:
         number, same, encoded = agreed
         base = conversation.mark_before(number)
         first = base.tokens if base else 0
-        same = min(same, len(encoded.ids) - answering)
+        same = max(0, min(same, len(encoded.ids) - answering))
         marks = mark_messages(part, base, encoded, first, transcript.marks)
         reused = first + same
         self.roll_back(number, reread=True, tokens=reused)
@@ -54,16 +60,27 @@ class SessionPrefill:
         transcript.extend((), [mark for mark in marks if mark.tokens <= reused])
         return encoded.ids[same:], [mark for mark in marks if mark.tokens > reused], reused
 
-    def read(self, ids: Sequence[int], marks: Sequence[Mark], part: ChatPart, room: int) -> np.ndarray:
+    def read(
+        self,
+        ids: Sequence[int],
+        marks: Sequence[Mark],
+        part: ChatPart,
+        room: int,
+        interrupt: Interrupt | None = None,
+    ) -> np.ndarray:
         """Prefill `ids`, evicting between chunks, and note them in the transcript.
 
         Args:
             room: tokens that will be generated afterwards and must find positions.
+            interrupt: may end the prefill between two chunks.
+
+        Raises:
+            Interrupted: by `interrupt`.
 
         Returns:
             Logits `(vocab,)` after the last token.
         """
-        conversation, transcript, coming, noted = self.conversation, self.conversation.transcript, list(marks), 0
+        conversation, transcript, coming, noted = self.conversation, self.conversation.transcript, deque(marks), 0
         # The rest of the last answer comes first; once read, it belongs to that answer's mark.
         settled = transcript.tokens + len(conversation.pending)
 
@@ -76,11 +93,13 @@ class SessionPrefill:
                     transcript.settle(settled)
                     conversation.pending = []
                 while coming and coming[0].tokens <= transcript.tokens:
-                    transcript.extend((), [coming.pop(0)])
+                    transcript.extend((), [coming.popleft()])
                 if following:
                     self.enforce(part, coming)
             if not following:
                 return None
+            if done and interrupt is not None:
+                interrupt.check()
             if self.policy.budget.automatic:
                 rest = len(ids) - done
                 following = make_room(self.policy, self.engine, rest, transcript, part, coming)

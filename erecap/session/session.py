@@ -24,6 +24,7 @@ from erecap.session.conversation.protection_spans import Span, numbered
 from erecap.session.conversation.transcript import Mark
 from erecap.session.edits import SessionEdits
 from erecap.session.fit_call import FittedChat, fit_chat
+from erecap.session.interrupt import Interrupt, Interrupted
 from erecap.session.one_call import OneCall, one_call
 from erecap.session.persist import load_session, save_session
 from erecap.session.policy import SessionPolicy
@@ -314,6 +315,8 @@ class ReplanSession:
                 as the answer repeats it. A scheduler may decide that the answer ends with it (`reuse-plan`, needs
                 `draft`), and defer the call only while some of it is left.
             trigger: why the call is made, for the scheduler's reasons.
+            deadline_ms, cancel: asked between prefill chunks as well; a call that ends there has no text, and the
+                session keeps the messages that it has read to their end.
             trace: also return which share of the layers stored each piece of the chat (`Generation.pieces`); only with
                 a whole chat.
 
@@ -328,6 +331,7 @@ class ReplanSession:
         part, known = fitted.part, self.conversation.match(fitted.part)
         report.matched()
         watcher = AnswerWatcher(self.tokenizer, stop or (), report.started, deadline_ms, cancel, on_text)
+        interrupt = Interrupt(report.started, deadline_ms, cancel)
         ends = answer_ends(self.model, self.tokenizer)
         left = self.tokenizer(old_plan, add_special_tokens=False)["input_ids"] if old_plan else []
         pick = _sampler(temperature, top_p, seed)
@@ -339,11 +343,11 @@ class ReplanSession:
             if decision is not None and decision.action == "defer":
                 return Generation("", DEFERRED, *report.deferred(), decision=decision)
             if decision is not None and decision.action == "re-read":
-                ids, marks, reused = self.prefill.enter(part, 0, answering=True)
+                ids, marks, reused = self.prefill.enter(part, 0, answering=True, anew=True)
             is_plan = stops_with_plan(decision, left)
             self._drop_what_pays(part, marks, len(ids), max_new_tokens)
             with self.engine.attached():
-                logits = self.prefill.read(ids, marks, part, max_new_tokens)
+                logits = self.prefill.read(ids, marks, part, max_new_tokens, interrupt)
                 report.prefilled(reused, len(ids))
                 decoded = decode(
                     self.engine,
@@ -355,6 +359,10 @@ class ReplanSession:
                     not_before=(min_new_tokens, ends),
                     ended=lambda out: out[-1] in ends or is_plan(out) or watcher.stopped(out),
                 )
+        except Interrupted as ended:
+            # The messages that were read to their end stay read.
+            self.prefill.roll_back(len(self.conversation.transcript.marks))
+            return Generation("", ended.reason, *report.deferred())
         except BaseException:
             # Tokens read of the new messages have no mark yet: forget them, and keep what the last call stored.
             self.prefill.roll_back(len(self.conversation.transcript.marks))

@@ -14,6 +14,7 @@ from erecap.serving.background import running
 from erecap.serving.engine import Engine
 from erecap.session.session import ReplanSession
 from tests.context.small_tokenizers import byte_level
+from tests.serving.asking import engines as engines
 from tests.session.chats import model
 
 

@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 
@@ -45,6 +47,40 @@ def test_started_asked_and_ended(model: Path) -> None:
         assert answer.usage.prompt_tokens > 200 and answer.usage.prompt_tokens_details.cached_tokens > 0  # type: ignore[union-attr]
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
+    finally:
+        process.kill()
+
+
+def test_sigterm_finishes_what_runs_and_refuses_what_waits(model: Path) -> None:
+    command = [sys.executable, "-m", "erecap.cli.main", "serve", "--model", str(model), "--name", "mine", "--port", "0"]
+    command += ["--kv-tokens", "200", "--threads", "1", "--at-once", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        found = next(match for line in process.stderr if (match := re.search(r"serving mine at (\S+);", line)))
+        client = openai.OpenAI(api_key="x", base_url=found[1], max_retries=0)
+        options = {"model": "mine", "messages": [{"role": "user", "content": "Goal: find a mug."}], "temperature": 0}
+        stream = client.chat.completions.create(**options, stream=True, max_tokens=400, extra_body={"min_tokens": 400})  # type: ignore[call-overload]
+        next(stream)
+        statuses: list[int] = []
+
+        def wait() -> None:
+            try:
+                client.chat.completions.create(**options, max_tokens=400, extra_body={"min_tokens": 400})  # type: ignore[call-overload]
+            except openai.APIStatusError as error:
+                statuses.append(error.status_code)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        while "erecap_waiting 1.0" not in httpx.get(found[1].replace("/v1", "/metrics")).text:
+            assert waiting.is_alive()
+        process.send_signal(signal.SIGTERM)
+        reasons = [chunk.choices[0].finish_reason for chunk in stream if chunk.choices]
+        waiting.join(30)
+        assert reasons[-1] == "length" and statuses == [503]
+        assert process.wait(30) in (0, -signal.SIGTERM)
+        with pytest.raises(openai.APIConnectionError):
+            client.models.list()
     finally:
         process.kill()
 

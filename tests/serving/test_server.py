@@ -38,20 +38,20 @@ def test_a_plain_call(serve) -> None:  # type: ignore[no-untyped-def]
 
 def test_a_conversation_that_grows_is_read_once(serve) -> None:  # type: ignore[no-untyped-def]
     client, talk = serve().client(), start()
-    session = ReplanSession(model(), byte_level())
+    session = ReplanSession(model(), byte_level(), retokenize=True)
     for number in range(4):
         answer = client.chat.completions.create(messages=talk, **GREEDY)
         assert answer.choices[0].message.content == session.generate(talk, max_new_tokens=12).text
         usage = answer.usage
         if number:
-            assert usage.prompt_tokens_details.cached_tokens > 0.6 * usage.prompt_tokens
+            assert usage.prompt_tokens_details.cached_tokens > 0.5 * usage.prompt_tokens
         talk += turn(answer.choices[0].message.content, number)
 
 
 def test_an_automatic_budget_is_the_plain_model_within_the_window_and_goes_on_beyond(serve) -> None:  # type: ignore[no-untyped-def]
     client, talk = serve(budget=Budget.auto(), window=300).client(), start()
     talk[1]["content"] = "Goal: cool the apple 1."
-    within = ReplanSession(model(window=300), byte_level())
+    within = ReplanSession(model(window=300), byte_level(), retokenize=True)
     sizes = []
     for number in range(9):
         answer = client.chat.completions.create(messages=talk, **GREEDY)
@@ -134,14 +134,14 @@ def test_a_key(serve) -> None:  # type: ignore[no-untyped-def]
         ({"max_tokens": 0}, openai.BadRequestError, "max_tokens: Input should be greater"),
         ({"n": 2}, openai.BadRequestError, "n: got 2; this server does not do that"),
         ({"logit_bias": {"1": 5}}, openai.BadRequestError, "logit_bias: got"),
-        ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "response_format: got"),
+        ({"response_format": {"type": "regex"}}, openai.BadRequestError, "response_format: got"),
         ({"temperature": 3}, openai.BadRequestError, "temperature: Input should be less"),
         ({"temperature": 1e-9}, openai.BadRequestError, "temperature: got 1e-09; allowed: 0, or 0.0001 to 2"),
         ({"seed": 1 << 70}, openai.BadRequestError, "seed: Input should be less"),
         (
             {"messages": [*start(), {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}]},
             openai.BadRequestError,
-            "tool_calls: got None; wanted a function with a name",
+            "messages[2].tool_calls[0]: got {'id': '1'}; wanted a function with a name",
         ),
         (
             {"messages": [{"role": "robot", "content": "x"}]},
@@ -151,7 +151,7 @@ def test_a_key(serve) -> None:  # type: ignore[no-untyped-def]
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
             openai.BadRequestError,
-            "message 0 has parts of type image_url",
+            "messages[0].content[0]: a part of type 'image_url'; this server reads text only",
         ),
     ],
 )

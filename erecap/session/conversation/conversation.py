@@ -67,7 +67,10 @@ class Conversation:
         return self.pending + encoded.ids, mark_messages(part, base, encoded, first, self.transcript.marks)
 
     def agreement(self, part: ChatPart, known: int) -> tuple[int, int, Continuation] | None:
-        """Token index up to which the ids read are those of the chat's text (`marks.agreement`), if asked for."""
+        """Longest common beginning of the ids read and those of the chat's text (`marks.agreement`), if asked for.
+
+        A message of which only the end was changed is then read again from there.
+        """
         return agreement(self.tokenizer, part, self.transcript, known) if self.retokenize else None
 
     def protected_tokens(self, part: ChatPart, coming: Sequence[Mark]) -> list[tuple[int, int]]:

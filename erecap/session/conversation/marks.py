@@ -82,7 +82,7 @@ def _digests(part: ChatPart, known: Sequence[Mark]) -> list[bytes]:
 def agreement(
     tokenizer: Any, part: ChatPart, transcript: Transcript, known: int
 ) -> tuple[int, int, Continuation] | None:
-    """The token index up to which the tokens read are those of the chat's own text; None where that cannot be told.
+    """The longest common beginning of the tokens read and the tokens of the chat's own text; None: it cannot be told.
 
     The messages before the newest two are taken to agree: they were looked at when these were new.
 
@@ -92,7 +92,7 @@ def agreement(
     Returns:
         Marks to go back to, tokens after them that agree, and the tokens of the text after those marks.
     """
-    for number in range(known - 1, -1, -1):
+    for number in range(max(0, known - 1), -1, -1):
         base = transcript.marks[number - 1] if number else None
         if base is None and (part.offset or transcript.older):
             return None
@@ -102,12 +102,16 @@ def agreement(
             if base.generated or not base.aligned:
                 continue
         encoded = encode_from(tokenizer, part.text, base.characters - part.offset if base else 0)
-        if not encoded.exact:
-            continue
-        place = base.tokens if base else 0
-        read = transcript.since(place)[: transcript.marks[known - 1].tokens - place]
-        if any(at >= place for at, _ in transcript.corrections):
-            read = []  # tokens that no text stands for are in between
-        same = next((n for n, (a, b) in enumerate(zip(read, encoded.ids, strict=False)) if a != b), None)
-        return number, min(len(read), len(encoded.ids)) if same is None else same, encoded
+        if encoded.exact:
+            return number, common_tokens(transcript, base, encoded.ids), encoded
     return None
+
+
+def common_tokens(transcript: Transcript, base: Mark | None, ids: Sequence[int]) -> int:
+    """Number of `ids` that were read behind the mark `base`, one after the other."""
+    place = base.tokens if base else 0
+    if any(at >= place for at, _ in transcript.corrections):
+        return 0  # tokens that no text stands for are in between
+    read = transcript.since(place)
+    same = next((n for n, (a, b) in enumerate(zip(read, ids, strict=False)) if a != b), None)
+    return min(len(read), len(ids)) if same is None else same
