@@ -42,6 +42,7 @@ def test_runs_models_and_environments_stay_out(sdist: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_core_is_tested_from_the_sdist(unpacked: Path, tmp_path: Path) -> None:
     environment = new_environment(tmp_path, "-e", unpacked)
     where = environment.run("python", "-c", "import erecap, erecap.envs; print(erecap.__file__, erecap.envs.__file__)")

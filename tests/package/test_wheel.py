@@ -80,6 +80,7 @@ def test_it_generates_with_the_adapter_that_ships(with_model: Environment) -> No
     assert done.stdout.strip() and re.search(r"^answer +\d tokens", done.stderr, flags=re.MULTILINE)
 
 
+@pytest.mark.timeout(1200)  # it makes a game, and plays with the model
 def test_it_compares_modes_in_both_simulators(with_model: Environment) -> None:
     done = with_model.run("erecap", "compare", "smoke")
     assert done.returncode == 0, done.stdout + done.stderr
