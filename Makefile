@@ -86,14 +86,16 @@ model: $(STAMP)
 venv: $(STAMP)
 
 # One environment for all targets. The stamp is made last, so an installation that was cut off is done again, and
-# nothing is asked of the network while pyproject.toml and constraints.txt stay as they are.
+# nothing is asked of the network while pyproject.toml and constraints.txt stay as they are. The environment comes first
+# in PATH, since the build of fast-downward-textworld calls `python`, which many systems have as `python3` only.
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python found: install Python 3.11, or name one with make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is too old: install Python 3.11, or name a newer one with make PYTHON=..." >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing into $(VENV) (about 4 minutes the first time)"
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e ".[dev]" | \
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
+	  -c constraints.txt -e ".[dev]" | \
 	  awk '/^(Collecting|Building wheels|Installing collected|Successfully installed)/ { print "  " substr($$0, 1, 100); fflush() }'
 	@touch $@
 

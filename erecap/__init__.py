@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from erecap.tokens import PruneConfig, PrunedCache, prune
     from erecap.wrapping import wrap
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Budget",

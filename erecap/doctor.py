@@ -45,11 +45,12 @@ def run_checks(runs: Path = Path("runs")) -> list[Check]:
     Args:
         runs: the folder that runs will be written into.
     """
+    requirements = _requirements()
     return [
         check_python(),
-        *(check_package(name, tested) for name, tested in TESTED.items()),
+        *(check_package(name, tested, requirements) for name, tested in TESTED.items()),
         *(check_simulator(extra, modules) for extra, modules in SIMULATORS.items()),
-        *check_extras(_requirements()),
+        *check_extras(requirements),
         *(check for registry in (ENVIRONMENTS, PLANNERS, SCORERS, ENGINES) for check in check_registry(registry)),
         check_cores(),
         check_waiting(),
@@ -68,19 +69,22 @@ def check_python() -> Check:
     return Check("python", True, f"{platform.python_version()} ({sys.executable})")
 
 
-def check_package(name: str, tested: str) -> Check:
-    """Check that a package is installed, in the version that the tests ran with."""
+def check_package(name: str, tested: str, requirements: list[str] | None = None) -> Check:
+    """Check that a package is installed, in the range that this one needs and the version that the tests ran with.
+
+    Args:
+        requirements: of this package, as its metadata state them: `torch>=2.10`.
+    """
+    advice = f"pip install '{name}=={tested}'"
     try:
         found = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Check(name, False, "not installed", f"pip install '{name}=={tested}'")
+        return Check(name, False, "not installed", advice)
+    for needed in map(Requirement, requirements or []):
+        if needed.name == name and not needed.marker and not needed.specifier.contains(found, prereleases=True):
+            return Check(name, False, f"{found}, needed {needed.specifier}", advice)
     if found.split("+")[0] != tested:
-        return Check(
-            name,
-            "warn",
-            f"{found}, tested with {tested}",
-            "if something fails: pip install -c constraints.txt",
-        )
+        return Check(name, "warn", f"{found}, tested with {tested}", f"if something fails: {advice}")
     return Check(name, True, found)
 
 

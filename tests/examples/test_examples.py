@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,6 +123,7 @@ def test_wrap_transformers(example) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_custom_environment_and_read_run(example, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("pandas")
     monkeypatch.chdir(tmp_path)
     out = example("custom_environment", "--episodes", "3")
     assert re.search(r"expert +3 +100 %", out)
@@ -135,6 +137,7 @@ def test_custom_environment_and_read_run(example, tmp_path: Path, monkeypatch) -
 
 @pytest.mark.usefixtures("checkpoints")
 def test_the_custom_environment_with_a_model(example, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("pandas")
     monkeypatch.chdir(tmp_path)
     example("custom_environment", "--episodes", "1", "--modes", "erecap", "--rooms", "2")
     told = example("read_run", "runs/lamps")
@@ -175,3 +178,34 @@ def test_custom_scorer(example) -> None:  # type: ignore[no-untyped-def]
     assert all(stored == "100" and abs(float(kl)) < 1e-3 and same == "100" for _, stored, kl, same in whole)
     assert len({stored for _, stored, _, _ in half}) == 1 and int(half[0][1]) < 60
     assert all(float(kl) > 0.001 for _, _, kl, _ in half)
+
+
+def cells_of(notebook: Path) -> list[str]:
+    """The code of a notebook's cells, in order."""
+    book = json.loads(notebook.read_text(encoding="utf-8"))
+    code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert book["nbformat"] == 4 and len({cell["id"] for cell in book["cells"]}) == len(book["cells"])
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)  # kept without results
+    return ["".join(cell["source"]) for cell in code]
+
+
+@pytest.mark.usefixtures("checkpoints")
+def test_the_notebook_plots_a_run(example, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    example("custom_environment", "--episodes", "1", "--modes", "expert", "erecap", "--rooms", "2")
+    cells = cells_of(EXAMPLES / "plot_run.ipynb")
+    assert sum(cell.count('"../runs/demo"') for cell in cells) == 1
+    names: dict[str, Any] = {}
+    for cell in cells:
+        exec(cell.replace('"../runs/demo"', '"runs/lamps"'), names)
+    rows = [json.loads(line) for line in Path("runs/lamps/replans.jsonl").read_text().splitlines()]
+    called = [row for row in rows if row["mode"] == "erecap"]
+    assert names["modes"] == ["erecap"] and len(called) > 1  # the expert calls no model
+    (seconds,), (tokens,) = (names[figure].axes[0].lines for figure in ("seconds", "tokens"))
+    assert seconds.get_label() == tokens.get_label() == "erecap"
+    assert list(seconds.get_xdata()) == [row["prompt_tokens"] for row in called]
+    assert list(seconds.get_ydata()) == pytest.approx([row["total_ms"] / 1000 for row in called])
+    assert list(tokens.get_ydata()) == [row["new_tokens"] for row in called]
+    assert dict(names["success"]["episodes"]) == {"erecap": 1, "expert": 1}
+    assert names["success"]["success"]["expert"] == 1.0

@@ -41,7 +41,14 @@ def test_a_missing_package_is_needed() -> None:
 
 
 def test_another_version_is_a_warning() -> None:
-    assert check_package("numpy", "0.1").ok == "warn"
+    check = check_package("numpy", "0.1", ["torch<1", "numpy>=1.0", "numpy<1; extra == 'old'"])
+    assert check.ok == "warn" and check.advice == "if something fails: pip install 'numpy==0.1'"
+
+
+def test_a_version_out_of_range_is_needed_in_another() -> None:
+    found = importlib.metadata.version("numpy")
+    check = check_package("numpy", "1.5", ["torch>=2", "numpy>=1.0,<1.9"])
+    assert check == Check("numpy", False, f"{found}, needed <1.9,>=1.0", "pip install 'numpy==1.5'")
 
 
 def test_a_missing_simulator_is_a_warning() -> None:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,52 @@ def test_the_changelog_has_the_version_on_top() -> None:
     number, _, development = erecap.__version__.partition(".dev")
     assert ".".join(releases[0][:3]) == number and (not development or releases[0][3] == "unreleased")
     assert all(release[3] != "unreleased" for release in releases[1:])
+
+
+def test_the_parts_of_the_changelog_are_those_of_keep_a_changelog() -> None:
+    lines = (ROOT / "CHANGELOG.md").read_text().splitlines()
+    parts = [line.removeprefix("### ") for line in lines if line.startswith("### ")]
+    assert parts and set(parts) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    first = next(place for place, line in enumerate(lines) if line.startswith("## "))
+    for line, following in pairwise(line for line in lines[first:] if line):
+        assert line.startswith(("## ", "### ", "- ", "  ")), line
+        assert not line.startswith("## ") or following.startswith("### "), line
+        assert not line.startswith("### ") or following.startswith("- "), line
+
+
+def test_the_citation_and_the_wheel_to_install_have_the_version() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    newest = re.search(r"^## (\S+) \((.*)\)$", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert newest is not None
+    assert (cited["version"], str(cited["date-released"])) == newest.groups()
+    assert cited["version"] == erecap.__version__
+    wheels = [name for page in DOCUMENTS for name in re.findall(r"erecap-[\w.]+-py3-none-any\.whl", page.read_text())]
+    assert wheels and set(wheels) == {f"erecap-{erecap.__version__}-py3-none-any.whl"}
+
+
+def test_forms_of_issues_ask_for_what_is_there() -> None:
+    forms = ROOT / ".github" / "ISSUE_TEMPLATE"
+    assert yaml.safe_load((forms / "config.yml").read_text())["blank_issues_enabled"] is True
+    names = {"bug", "wrong-answer-or-slow", "host-or-model"}
+    assert {path.stem for path in forms.glob("*.yml")} == names | {"config"}
+    for name in names:
+        form = yaml.safe_load((forms / f"{name}.yml").read_text())
+        assert form["name"] and form["description"] and form["labels"]
+        asked = [part for part in form["body"] if part["type"] != "markdown"]
+        assert len({part["id"] for part in asked}) == len(asked)
+        assert all(part["type"] in ("input", "textarea", "dropdown", "checkboxes") for part in asked)
+        assert all(part["attributes"]["label"] for part in asked)
+        for target in re.findall(r"blob/main/([^)]+)\)", (forms / f"{name}.yml").read_text()):
+            assert (ROOT / target).exists(), target
+    request = (ROOT / ".github" / "PULL_REQUEST_TEMPLATE.md").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z-]+)`", request)) == {"test", "lint"} <= targets
+
+
+def test_every_example_is_listed() -> None:
+    listed = re.findall(r"^\| `(\S+)` \|", (ROOT / "examples" / "README.md").read_text(), flags=re.MULTILINE)
+    there = {path.name for path in (ROOT / "examples").iterdir() if path.suffix in (".py", ".ipynb")}
+    assert sorted(listed) == sorted(there - {"home.py"}) and listed[0] == "hello_replan.py"
 
 
 def python_blocks(document: Path) -> list[str]:

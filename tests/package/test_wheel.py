@@ -1,57 +1,22 @@
-"""The wheel holds `erecap` and nothing else, and works where there is no clone."""
+"""The wheel holds `erecap` and nothing else, and works in an empty folder where there is no clone."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
+import re
 import zipfile
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
 
+import erecap
+from tests.package.conftest import Environment
+
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, so that nothing is written into the clone; with a downloaded and a shipped checkpoint."""
-    source = tmp_path_factory.mktemp("source")
-    for file in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / file, source)
-    for folder in ("erecap", "envs", "planners", "tasks", "configs"):
-        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (source / "checkpoints").mkdir()
-    for file in ("__init__.py", "README.md"):
-        shutil.copy(ROOT / "checkpoints" / file, source / "checkpoints")
-    for place in ("downloaded", "shipped/small"):
-        (source / "checkpoints" / place).mkdir(parents=True)
-        (source / "checkpoints" / place / "model.safetensors").write_bytes(b"weights")
-    command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--no-index"]
-    out = tmp_path_factory.mktemp("wheel")
-    subprocess.run([*command, "--wheel-dir", str(out), "--quiet"], cwd=source, check=True)
-    (built,) = out.glob("*.whl")
-    return built
-
-
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("installed")
-    command = [sys.executable, "-m", "pip", "install", str(wheel), "--no-deps", "--no-index", "--quiet"]
-    subprocess.run([*command, "--target", str(target)], check=True)
-    return target
-
-
-def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in an empty folder with the installed wheel in front of everything else."""
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
-    environment.pop("ERECAP_CHECKPOINTS", None)
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+MODEL = "smollm2-135m-instruct"
 
 
 def test_only_erecap_at_the_top(wheel: Path) -> None:
@@ -67,48 +32,64 @@ def test_data_files_are_inside(wheel: Path) -> None:
         for file in (ROOT / folder).glob("*.yaml"):
             assert f"erecap/{folder}/{file.name}" in names
     assert any(name.startswith("erecap/report/") and name.endswith(".j2") for name in names)
-    assert "erecap/checkpoints/shipped/small/model.safetensors" in names
-    assert not [name for name in names if "downloaded" in name]
+    checkpoints = ROOT / "checkpoints"
+    shipped = [file for kind in ("safetensors", "json") for file in checkpoints.glob(f"shipped/*/*.{kind}")]
+    assert len(shipped) >= 5
+    for file in shipped:
+        assert f"erecap/checkpoints/{file.relative_to(checkpoints)}" in names
+    assert not [name for name in names if "downloaded" in name or "runs" in name.split("/")]
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-def test_it_is_the_installed_one_that_runs(installed: Path, tmp_path: Path) -> None:
+def test_its_metadata_are_this_version(wheel: Path) -> None:
+    assert wheel.name == f"erecap-{erecap.__version__}-py3-none-any.whl"
+    metadata = zipfile.ZipFile(wheel).read(f"erecap-{erecap.__version__}.dist-info/METADATA").decode()
+    fields = Parser().parsestr(metadata)
+    assert fields["Version"] == erecap.__version__ and fields["Requires-Python"] == ">=3.11"
+    pythons = re.findall(r"Programming Language :: Python :: (3\.\d+)$", "\n".join(fields.get_all("Classifier")), re.M)
+    assert pythons == ["3.11", "3.12", "3.13"]
+
+
+def test_it_is_the_installed_one_that_runs(installed: Environment) -> None:
     code = "import erecap, erecap.envs, erecap.planners; print(erecap.__file__, erecap.envs.__file__)"
-    done = run(installed, tmp_path, "-c", code)
+    done = installed.run("python", "-c", code)
     assert done.returncode == 0, done.stderr
-    assert all(path.startswith(str(installed)) for path in done.stdout.split())
+    assert all(path.startswith(str(installed.folder)) for path in done.stdout.split())
+    assert installed.run("erecap", "--version").stdout == f"erecap {erecap.__version__}\n"
 
 
-def test_a_packaged_run_plays_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
-    script = str(installed / "bin" / "erecap")
-    done = run(
-        installed,
-        tmp_path,
-        script,
-        "rollout",
-        "smoke",
-        "modes=[expert]",
-        "suites=[babyai-demo]",
-        "episodes=1",
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = (tmp_path / "runs" / "smoke" / "episodes.jsonl").read_text().splitlines()
-    assert json.loads(rows[0])["suite"] == "babyai-demo"
-
-
-def test_without_its_model_a_run_says_how_to_get_it(installed: Path, tmp_path: Path) -> None:
-    os.makedirs(tmp_path / "cache")
-    script = str(installed / "bin" / "erecap")
-    environment = {**os.environ, "PYTHONPATH": str(installed), "ERECAP_CACHE": str(tmp_path / "cache")}
-    environment.pop("ERECAP_CHECKPOINTS", None)
-    done = subprocess.run(
-        [sys.executable, script, "rollout", "smoke", "suites=[babyai-demo]", "episodes=1"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_without_its_model_a_run_says_how_to_get_it(installed: Environment) -> None:
+    done = installed.run("erecap", "rollout", "smoke", "suites=[babyai-demo]", "episodes=1")
     assert done.returncode == 1
-    assert "run `erecap models pull smollm2-135m-instruct`" in " ".join(done.stderr.split())
+    assert f"run `erecap models pull {MODEL}`" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_the_doctor_finds_all_that_is_needed(with_model: Environment) -> None:
+    done = with_model.run("erecap", "doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = dict(re.findall(r"^\w+ +(\S+(?: \S+)*?)  +(.*?) *$", done.stdout, flags=re.MULTILINE))
+    assert str(with_model.python) in said["python"] and said["model"].startswith(f"{MODEL} in {with_model.cache}")
+    assert said["environments"] == "babyai, household" and said["scorers"] == "attention, random, recency"
+
+
+def test_it_generates_with_the_adapter_that_ships(with_model: Environment) -> None:
+    options = ("--adapter", "smollm2-135m-planner", "--max-new-tokens", "8")
+    done = with_model.run("erecap", "generate", MODEL, "Name a colour.", *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() and re.search(r"^answer +\d tokens", done.stderr, flags=re.MULTILINE)
+
+
+@pytest.mark.timeout(1200)  # it makes a game, and plays with the model
+def test_it_compares_modes_in_both_simulators(with_model: Environment) -> None:
+    done = with_model.run("erecap", "compare", "smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = with_model.here / "runs" / "smoke"
+    rows = [json.loads(line) for line in (run / "episodes.jsonl").read_text().splitlines()]
+    modes = ("full", "prune[attention]", "expert")
+    assert {(row["suite"], row["mode"]) for row in rows} == {
+        (suite, mode) for suite in ("babyai-demo", "household-demo") for mode in modes
+    }
+    assert not [row["error"] for row in rows if row["error"]]
+    assert "<svg" in (run / "report.html").read_text() and json.loads((run / "run.json").read_text())["git"] is None
+    assert [path.name for path in with_model.here.iterdir()] == ["runs"]  # it leaves nothing else behind
