@@ -41,7 +41,7 @@ def test_a_short_demo(erecap, embedded_model_folder: Path) -> None:  # type: ign
     assert len(sentences) == 3 and " ".join(out.split()).endswith(" ".join(sentences))
     found = courses(run)
     assert len(found) == 2 and [way.name for way in found[0].ways] == [RE_READ, *run.modes]
-    assert f"Seconds of a replan in {found[0].suite}, call 1 to" in out
+    assert f"Seconds a replan, {found[0].suite}: call 1 to" in out
     page = Path("runs/demo/report.html").read_text(encoding="utf-8")
     assert all(sentence in page for sentence in sentences)
     assert json.loads(Path("runs/demo/run.json").read_text())["machine"]["busy_beside"] is not None

@@ -164,7 +164,7 @@ def bars(course: Course) -> dict[str, str]:
 def test_the_chart_has_one_scale_and_leaves_gaps(tmp_path: Path) -> None:
     (course,) = courses(a_run(tmp_path / "run", rows()))
     lines = course_chart(course)
-    assert lines[0] == "Seconds of a replan in chain, call 1 to 9, history up to 4,500 tokens"
+    assert lines[0] == "Seconds a replan, chain: call 1 to 9, up to 4,500 tokens"
     assert lines[1].startswith("re-read    ") and lines[1].endswith("1.0 s → 9.0 s")
     assert max(len(line) for line in lines) < 80
     drawn = bars(course)

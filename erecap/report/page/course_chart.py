@@ -17,9 +17,7 @@ def course_chart(course: Course) -> list[str]:
     heights = {way.name: _stretches(way, course.calls, columns) for way in course.ways}
     highest = max(value for values in heights.values() for value in values if value is not None)
     room = max(len(name) for name in heights)
-    lines = [
-        f"Seconds of a replan in {course.suite}, call 1 to {course.calls}, history up to {count(course.longest)} tokens"
-    ]
+    lines = [f"Seconds a replan, {course.suite}: call 1 to {course.calls}, up to {count(course.longest)} tokens"]
     for way in course.ways:
         bars = "".join(_bar(value, highest) * WIDTH for value in heights[way.name])
         known = [value for value in heights[way.name] if value is not None]

@@ -55,7 +55,7 @@ def make_ending(run: Run) -> RenderableType | None:
     if not found:
         return None
     parts: list[RenderableType] = [Text()]
-    parts += [Text(line, no_wrap=True, overflow="crop") for line in course_chart(found[0])]
+    parts += [Text(line) for line in course_chart(found[0])]
     busy = busy_sentence(run)
     if busy is not None:
         parts += [Text(), Text(busy, style="dim")]
