@@ -217,9 +217,21 @@ def test_the_terminal_ends_with_them(tmp_path: Path) -> None:
     assert "\x1b[2mThis machine was busy" in text and "\x1b[31m" not in text  # grey, and nothing is red
 
 
-@pytest.mark.parametrize("busy", [None, 0.1, "much"])
-def test_a_quiet_machine_is_not_mentioned(tmp_path: Path, busy: Any) -> None:
-    assert busy_sentence(a_run(tmp_path / "run", rows(), busy_beside=busy)) is None
+@pytest.mark.parametrize(
+    ("machine", "told"),
+    [
+        ({"busy_beside": None}, False), ({"busy_beside": 0.1}, False), ({"busy_beside": "much"}, False),
+        ({"busy_beside": 0.3}, True), ({"busy_beside": 0.3, "threads": None}, False),
+        ({"busy_beside": 9.0, "cores": 16, "threads": 4}, False),
+        ({"busy_beside": 13.0, "cores": 16, "threads": 4}, True),
+    ],
+)  # fmt: skip
+def test_a_machine_is_busy_where_others_take_more_than_was_left(
+    tmp_path: Path, machine: dict[str, Any], told: bool
+) -> None:
+    busy = busy_sentence(a_run(tmp_path / "run", rows(), **machine))
+    assert (busy is not None) == told
+    assert busy is None or f"took {machine['busy_beside']:.1f} of its {machine.get('cores', 2)} cores" in busy
 
 
 def test_a_busy_machine_is_told_for_other_runs_too(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from erecap.report.load import Run
 from erecap.report.page.course import RE_READ, Course, courses, successes
 from erecap.report.page.timing import timed
 
-BUSY = 0.25  # cores that other programs took, from which on times are called rough
+BUSY = 0.25  # cores that other programs took beyond those that the run left free, from which on times are called rough
 
 
 def course_sentences(run: Run) -> list[str]:
@@ -20,12 +20,12 @@ def course_sentences(run: Run) -> list[str]:
 
 def busy_sentence(run: Run) -> str | None:
     """A word of caution where other programs were busy beside the run; None where they were not, or nobody knows."""
-    beside = run.head.machine.get("busy_beside")
-    if not isinstance(beside, int | float) or beside < BUSY:
+    beside, cores, threads = (run.head.machine.get(key) for key in ("busy_beside", "cores", "threads"))
+    if not isinstance(beside, int | float) or not isinstance(cores, int) or not isinstance(threads, int):
         return None
-    cores = run.head.machine.get("cores")
-    of = f" of its {cores}" if isinstance(cores, int) else ""
-    return f"This machine was busy, times are rough: other programs took {beside:.1f}{of} cores meanwhile."
+    if beside < max(0, cores - threads) + BUSY:
+        return None
+    return f"This machine was busy, times are rough: other programs took {beside:.1f} of its {cores} cores meanwhile."
 
 
 def meanings(run: Run, course: Course) -> list[tuple[str, str]]:
