@@ -1,4 +1,6 @@
-# make demo      install, fetch the embedded model, play the demo, write runs/demo/report.html
+# make demo      install, fetch the embedded model, play the demo (about 6 minutes), write runs/demo/report.html; called
+#                again it shows what was played, ARGS=--fresh plays anew; ARGS=--full plays configs/demo-full.yaml, which
+#                compares ways of pruning at prefill
 # make test      install, fetch the embedded model, lint, run the unit and integration tests
 # make test-fast unit tests only          make test-slow   the opt-in tests
 # make lint      ruff, mypy, words        make clean       remove the environment and the caches of tools
@@ -26,7 +28,7 @@ SHELL := bash
 .PHONY: demo test test-fast test-slow bench bench-llamacpp bench-remote quality quality-smoke readme docs lint model venv clean
 
 demo: model
-	$(BIN)/erecap compare configs/demo.yaml
+	$(BIN)/erecap compare $(if $(filter --full,$(ARGS)),demo-full,demo) $(filter-out --full,$(ARGS))
 
 test: model
 	$(BIN)/ruff check .

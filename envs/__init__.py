@@ -55,7 +55,7 @@ def make_env(suite: Suite, *, expert: bool = False, render_mode: str | None = No
     """Build the environment of a suite: simulator, then disturbances, then the horizon.
 
     Args:
-        suite: has `name`, `env`, `options`, `episodes`, `seed`, `horizon`, `disturbances` (`slip`, `move`).
+        suite: which simulator, options, episodes, horizon and disturbances.
         expert: put `expert_actions` into every info, which costs an expert's run at each step.
         render_mode: None, or "rgb_array" where the environment draws frames.
 
@@ -68,7 +68,7 @@ def make_env(suite: Suite, *, expert: bool = False, render_mode: str | None = No
     """
     options = _validated(suite.name, options_class(suite.env), suite.options)
     made = env_class(suite.env)(  # type: ignore[call-arg]  # the constructor of our contract, not gymnasium's
-        options, seed=suite.seed, episodes=suite.episodes, expert=expert, render_mode=render_mode
+        options, seed=suite.seed, episodes=suite.numbers.stop, expert=expert, render_mode=render_mode
     )
     from gymnasium.wrappers import TimeLimit  # the extra brings gymnasium; it was imported just now
 

@@ -94,6 +94,7 @@ class Generation:
     pieces: tuple[PromptPiece, ...] = ()  # only when the model was asked to trace its prompt
     decision: Decision | None = None  # only where a scheduler decided
     dropped_because: str | None = None  # why part of the history was dropped since the last answer; None: nothing was
+    reread: Generation | None = None  # the same call on an empty cache, where one was made beside it to be measured
 
 
 AllowedTokens = Callable[[Sequence[int]], Sequence[int]]

@@ -51,7 +51,10 @@ def show(folder: Path) -> None:
 
     from erecap.report import Report
 
-    report = Report.of(folder)
+    report, console = Report.of(folder), Console()
     page = report.write()
-    Console().print(report.table())
+    console.print(report.table())
     typer.echo(f"report: {page}")
+    ending = report.ending()
+    if ending is not None:
+        console.print(ending)

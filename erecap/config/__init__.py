@@ -1,6 +1,7 @@
 """Suites and runs as YAML: their schemas, and errors of one line.
 
-`load_run("demo", ["modes=full,prune[recency]", "prune.keep=0.5"])` gives a checked run, `load_suites(run)` its suites.
+`load_run("demo-full", ["modes=full,prune[recency]", "prune.keep=0.5"])` gives a checked run, `load_suites(run)` its
+suites.
 """
 
 from erecap.config.load import load_run, load_suite, load_suites

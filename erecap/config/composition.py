@@ -10,10 +10,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from erecap.budget import AUTO
 from erecap.config.modes import PRESETS, Decode, Evict, Mode
 from erecap.config.suite import NAME_PATTERN
 from erecap.registries import ENGINES, EVICT_BY, LEARNED, mode_scorers
 from erecap.validation import PARTS, WORD
+
+
+def tokens_or_auto(value: Any) -> Any:
+    """A budget as configurations write it.
+
+    Raises:
+        ValueError: neither `auto`, nor null, nor a number of tokens that a session takes.
+    """
+    if value is None or value == AUTO or (type(value) is int and value >= 16):
+        return value
+    raise ValueError(f"got {value!r}; allowed: auto, null or a whole number, at least 16 - tokens stored per layer")
 
 
 class EvictParts(BaseModel):
@@ -27,6 +39,14 @@ class EvictParts(BaseModel):
         "null: the run's pruner if it has one, else recency.",
     )
     stale_first: bool = Field(default=False, description="Evict what newer records have made stale before the rest.")
+    kv_tokens: int | Literal["auto"] | None = Field(
+        default=None, description="A budget of the mode's own, as `budget.kv_tokens`; null: the run's budget."
+    )
+
+    @field_validator("kv_tokens", mode="before")
+    @classmethod
+    def _tokens_or_auto(cls, value: Any) -> Any:
+        return tokens_or_auto(value)
 
 
 class DecodeParts(BaseModel):
@@ -100,7 +120,7 @@ class ModeParts(BaseModel):
         kv, decode = self.kv, self.decode or DecodeParts()
         return Mode(
             name,
-            kv=Evict(kv.evict, kv.stale_first) if isinstance(kv, EvictParts) else kv,
+            kv=Evict(kv.evict, kv.stale_first, kv.kv_tokens) if isinstance(kv, EvictParts) else kv,
             prune=self.prune,
             text=self.text,
             decode=Decode(decode.draft, decode.weights),

@@ -23,6 +23,7 @@ class Evict:
     # None: the run's pruner if it has one, else recency.
     by: str | None = None
     stale_first: bool = False  # evict tokens that the context graph calls stale before all others
+    kv_tokens: int | Literal["auto"] | None = None  # a budget of the mode's own; None: the run's
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,13 @@ class Mode:
 
     @property
     def budgeted(self) -> bool:
-        """True if the run's budget limits what the mode keeps."""
+        """True if a budget limits what the mode keeps: the run's, or one of its own."""
         return isinstance(self.kv, Evict) or self.text is not None
+
+    @property
+    def own_kv_tokens(self) -> int | Literal["auto"] | None:
+        """The budget that the mode states itself; None: the run's counts."""
+        return self.kv.kv_tokens if isinstance(self.kv, Evict) else None
 
     @property
     def takes_run_pruner(self) -> bool:
@@ -91,6 +97,8 @@ class Mode:
         found: dict[str, Any] = {}
         if isinstance(self.kv, Evict):
             found["kv"] = {"evict": self.kv.by, "stale_first": self.kv.stale_first}
+            if self.kv.kv_tokens is not None:
+                found["kv"]["kv_tokens"] = self.kv.kv_tokens
         elif self.session:
             found["kv"] = self.kv
         decode = {"draft": self.decode.draft, "weights": self.decode.weights}

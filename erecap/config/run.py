@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from erecap.budget import AUTO, Budget
-from erecap.config.composition import ModeParts, names_and_parts
+from erecap.config.composition import ModeParts, names_and_parts, tokens_or_auto
 from erecap.config.modes import SESSION_MODES, Mode, parse_mode
 from erecap.config.suite import Name, Seed
 from erecap.registries import PLANNERS, PRESETS, SINKS
@@ -96,9 +96,7 @@ class BudgetSettings(BaseModel):
     @field_validator("kv_tokens", mode="before")
     @classmethod
     def _tokens_or_auto(cls, value: Any) -> Any:
-        if value is None or value == AUTO or (type(value) is int and value >= 16):
-            return value
-        raise ValueError(f"got {value!r}; allowed: auto, null or a whole number, at least 16 - tokens stored per layer")
+        return tokens_or_auto(value)
 
     @model_validator(mode="after")
     def _only_of_auto(self) -> BudgetSettings:
@@ -132,6 +130,17 @@ class ScheduleSettings(BaseModel):
     reuse_plan: bool = Field(
         default=False,
         description="Past the deadline, verify what is left of the old plan (`planner.period`) instead of writing on.",
+    )
+
+
+class RereadSettings(BaseModel):
+    """Settings of a measurement beside the calls of a mode: the price of reading the same prompt anew."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    mode: str = Field(min_length=1, description="A mode of this run that keeps a session and reads the whole chat.")
+    every: int = Field(
+        ge=1, le=1000, description="The first call of an episode and every such call after it are made once more."
     )
 
 
@@ -209,6 +218,11 @@ class RunConfig(BaseModel):
     schedule: ScheduleSettings | None = Field(
         default=None, description="Scheduling of session modes; null: evict down to the budget after each call."
     )
+    reread: RereadSettings | None = Field(
+        default=None,
+        description="Some calls of one mode are made once more on an empty cache, to measure what reading everything "
+        "again takes; null: none.",
+    )
     planner: PlannerSettings = Field(default_factory=PlannerSettings, description="The planner.")
     episodes: int | None = Field(
         default=None, ge=1, le=100_000, description="Episodes per suite; null: what the suite says."
@@ -264,6 +278,18 @@ class RunConfig(BaseModel):
         needs = [name for name in self.modes if self.mode(name).needs_run_pruner]
         if self.pruner is None and needs:
             raise ValueError(f"mode {needs[0]} needs a trained pruner; give pruner: FOLDER")
+        return self
+
+    @model_validator(mode="after")
+    def _reread_is_beside_a_session(self) -> RunConfig:
+        if self.reread is None:
+            return self
+        sessions = [name for name in self.modes if self.mode(name).session and self.mode(name).text is None]
+        if self.reread.mode not in sessions:
+            allowed = ", ".join(sessions) or "none of this run's modes keeps a session of the whole chat"
+            raise ValueError(f"reread.mode: got {self.reread.mode!r}; allowed: {allowed}")
+        if self.batch > 1:
+            raise ValueError(f"reread: its calls are measured alone, and batch is {self.batch}; allowed: 1")
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 # Names become file names and table headings.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -32,8 +32,19 @@ class Suite(BaseModel):
         default_factory=dict, description="The environment's own options, checked by its options class."
     )
     episodes: int = Field(ge=1, le=100_000, description="How many episodes the suite has.")
+    first: int = Field(default=0, ge=0, le=100_000, description="Number of the first episode that is played.")
     seed: Seed = Field(default=0, description="Seed of the games and of every episode's chances.")
     horizon: int = Field(ge=1, le=100_000, description="Commands after which an episode ends.")
     disturbances: Disturbances = Field(
         default_factory=Disturbances, description="How often the world gets in the way of a plan."
     )
+
+    @property
+    def numbers(self) -> range:
+        """Numbers of the episodes that are played."""
+        return range(self.first, self.first + self.episodes)
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_first(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Runs from before suites had a first episode stay those of the same configuration.
+        return {key: value for key, value in handler(self).items() if (key, value) != ("first", 0)}

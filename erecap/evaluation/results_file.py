@@ -93,7 +93,7 @@ class CommittedRows:
                 erase(folder)
         self.export_from(folder)
         for row in unpressed_rows(list(self._rows.values()), self._config, self.identities):
-            if row["episode"] < self._suites[row["suite"]].episodes:
+            if row["episode"] in self._suites[row["suite"]].numbers:
                 self._rows.setdefault(committed_key(row), row)
         self._write()  # before the run folder has them, which does not know where they come from
         self.import_into(folder)

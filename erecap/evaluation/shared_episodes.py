@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from erecap.config.modes import Mode
 from erecap.config.run import RunConfig
 from erecap.generation import JsonRow
-from erecap.rollout.run_folder.identity import Identity
+from erecap.rollout.run_folder.identity import Identity, budget_of
 
 UNPRUNED = "reuse"
 
@@ -30,25 +30,34 @@ def unpressed_rows(
         Copies with the other mode's name, budget and identity, and with `same_as`. None where the budget is a share
         of the chat or of the memory, where it drops to save time, or where a scheduler may decide otherwise.
     """
-    budget, limit = config.budget.budget(), config.budget.kv_tokens
-    others = (budget.kv_ratio, budget.memory_bytes, budget.pays, config.schedule)
-    if limit is None or any(other is not None for other in others):
-        return []
-    modes = [name for name in config.modes if _as_unpruned(config.mode(name), config)]
+    limits = {name: _limit(config, name) for name in config.modes if _as_unpruned(config.mode(name), config)}
     found = []
     for row in rows:
         identity = identities.get((row["suite"], UNPRUNED))
         if row["mode"] != UNPRUNED or identity is None or any(row[k] != v for k, v in identity.fields().items()):
             continue
-        # The automatic budget is the window, which the row says whether it was passed.
-        most = row["tokens"] if isinstance(limit, str) else limit - config.planner.max_new_tokens
-        fits = 0 < row["tokens"] <= most
-        if row["error"] is not None or row["overflow"] or not fits:
+        if row["error"] is not None or row["overflow"] or not row["tokens"]:
             continue
-        for mode in modes:
+        for mode, limit in limits.items():
+            if limit is None:
+                continue
+            # The automatic budget is the window, which the row says whether it was passed.
+            most = row["tokens"] if isinstance(limit, str) else limit - config.planner.max_new_tokens
+            if row["tokens"] > most:
+                continue
             own = identities[row["suite"], mode].fields()
             found.append({**row, "mode": mode, "budget": limit, "same_as": UNPRUNED, **own})
     return found
+
+
+def _limit(config: RunConfig, mode: str) -> int | str | None:
+    """The tokens up to which nothing is dropped in a mode, or `auto`; None where that is not known beforehand."""
+    budget = config.budget.budget()
+    shares = (budget.kv_ratio, budget.memory_bytes, budget.pays)
+    of_the_run = config.mode(mode).own_kv_tokens is None
+    if config.schedule is not None or (of_the_run and any(share is not None for share in shares)):
+        return None
+    return budget_of(config, mode)
 
 
 def _as_unpruned(mode: Mode, config: RunConfig) -> bool:

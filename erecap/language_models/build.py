@@ -11,13 +11,14 @@ from typing import Any
 
 from erecap.budget import Budget
 from erecap.config.modes import Evict, Mode
-from erecap.config.run import BudgetSettings, PruneSettings, RunConfig, ScheduleSettings
+from erecap.config.run import BudgetSettings, PruneSettings, RereadSettings, RunConfig, ScheduleSettings
 from erecap.decoding.linear import Weights
 from erecap.errors import ConfigError
 from erecap.language_models.compacted import CompactedSessions
 from erecap.language_models.masked import MaskedSessions
 from erecap.language_models.opened import ModelSettings, OpenedModel, open_model
 from erecap.language_models.per_episode import EpisodeSessions
+from erecap.language_models.reread import RereadBeside
 from erecap.language_models.schedulers import scheduler_maker, stored_cost_model
 from erecap.language_models.transformers import TransformersLanguageModel
 from erecap.protocols import LanguageModel
@@ -38,6 +39,7 @@ class CallSettings:
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     prune: PruneSettings = field(default_factory=PruneSettings)
     schedule: ScheduleSettings | None = None
+    reread: RereadSettings | None = None
     decode_weights: Weights = "same"
     pruner: str | None = None  # trained pruner: a folder or a checkpoint's name
     allow_untested_pruner: bool = False
@@ -50,6 +52,7 @@ class CallSettings:
             config.budget,
             config.prune,
             config.schedule,
+            config.reread,
             config.decode_weights,
             config.pruner,
             config.allow_untested_pruner,
@@ -69,7 +72,7 @@ def build_language_model(opened: OpenedModel, mode: Mode, settings: CallSettings
     prune = _prune_config(opened, mode, settings)
     if not mode.session:
         return TransformersLanguageModel(opened.model, opened.tokenizer, prune=prune)
-    budget = settings.budget.budget()
+    budget = _budget(mode, settings)
     options = session_options(
         mode,
         budget=budget,
@@ -83,7 +86,13 @@ def build_language_model(opened: OpenedModel, mode: Mode, settings: CallSettings
     try:
         if mode.text is not None:
             return TEXT[mode.text](opened.model, opened.tokenizer, **options | {"budget": budget})
-        return EpisodeSessions(opened.model, opened.tokenizer, engine=mode.engine, **options)
+        sessions = EpisodeSessions(opened.model, opened.tokenizer, engine=mode.engine, **options)
+        if settings.reread is None or settings.reread.mode != mode.name:
+            return sessions
+        # On the same path, so that what differs is what is read: a session of its own for each call, without a limit.
+        anew = options | {"budget": None, "scheduler": None, "cost": None}
+        again = EpisodeSessions(opened.model, opened.tokenizer, engine=mode.engine, **anew)
+        return RereadBeside(sessions, again, settings.reread.every)
     except ValueError as error:  # settings that the model, the device or the engine cannot serve
         raise ConfigError(f"mode {mode}: {error}") from error
 
@@ -112,6 +121,11 @@ def session_options(
         "decode_weights": mode.decode.weights or decode_weights,
         "seed": seed,
     }
+
+
+def _budget(mode: Mode, settings: CallSettings) -> Budget:
+    """The budget of a mode: its own where it states one, else the run's."""
+    return settings.budget.budget() if mode.own_kv_tokens is None else Budget.of(mode.own_kv_tokens)
 
 
 def _ranking(opened: OpenedModel, mode: Mode, settings: CallSettings) -> LearnedScorer | None:

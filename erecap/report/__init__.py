@@ -53,6 +53,12 @@ class Report:
 
         return make_table(self.summary, headline(self.run, self.summary))
 
+    def ending(self) -> RenderableType | None:
+        """The end of the terminal's report: what re-read calls showed, with a chart; None where none were made."""
+        from erecap.report.page.terminal import make_ending
+
+        return make_ending(self.run)
+
 
 def build(run_dir: Path) -> Path:
     """Write the report of a run folder, see `Report`; returns the path of the page."""

@@ -63,6 +63,13 @@ def milliseconds(value: float | None) -> str:
     return f"{value:.1f} ms" if 0 < value < 10 else f"{value:.0f} ms"
 
 
+def seconds(value: float | None) -> str:
+    """A time in seconds, to two digits."""
+    if value is None:
+        return DASH
+    return f"{value:.2f} s" if value < 1 else f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+
+
 def mebibytes(value: float | None) -> str:
     """A number of bytes in MiB."""
     return DASH if value is None else f"{value / 2**20:.1f} MiB"

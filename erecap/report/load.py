@@ -47,6 +47,15 @@ class Run:
         parts = self._parts(mode)
         return mode in BUDGETED_MODES if parts is None else isinstance(parts.get("kv"), dict) or bool(parts.get("text"))
 
+    def kv_tokens(self, mode: str) -> int | str | None:
+        """The budget of a mode, tokens or `auto`: its own or the run's; None: no budget, or the run does not say."""
+        if not self.keeps_budget(mode):
+            return None
+        kv = (self._parts(mode) or {}).get("kv")
+        own = kv.get("kv_tokens") if isinstance(kv, dict) else None
+        found: int | str | None = self.head.config.get("budget", {}).get("kv_tokens") if own is None else own
+        return found
+
     def _parts(self, mode: str) -> dict[str, Any] | None:
         """The parts of a mode that the run has composed; None for a preset."""
         found: dict[str, Any] | None = self.head.config.get("compositions", {}).get(mode)

@@ -124,6 +124,16 @@ class EpisodeRow(_Row):
         return self.suite, self.episode
 
 
+class RereadCall(_Row):
+    """The same call made once more on an empty cache."""
+
+    new_tokens: NonNegativeInt
+    prefill_ms: NonNegativeFloat = 0
+    decode_ms: NonNegativeFloat = 0
+    total_ms: NonNegativeFloat
+    same: bool  # it gave the same text
+
+
 class ReplanRow(_Row):
     """One line of `replans.jsonl`."""
 
@@ -159,6 +169,7 @@ class ReplanRow(_Row):
     reason: str | None = None
     predicted_ms: NonNegativeFloat | None = None
     dropped_because: str | None = None
+    reread: RereadCall | None = None
     contended: bool = False
 
     @property

@@ -51,8 +51,8 @@ def episode_seed(suite_seed: int, episode: int) -> int:
 def all_jobs(suites: Mapping[str, Suite], modes: Sequence[str], samples: int) -> list[Job]:
     """Every job of a run. Modes take turns (A B C A B C ...), so that a slow hour of the machine hits all."""
     return [
-        Job(name, mode, episode, episode_seed(suite.seed, episode), sample=episode < samples)
+        Job(name, mode, episode, episode_seed(suite.seed, episode), sample=episode < suite.first + samples)
         for name, suite in suites.items()
-        for episode in range(suite.episodes)
+        for episode in suite.numbers
         for mode in modes
     ]

@@ -21,6 +21,7 @@ from erecap.rollout.executors.serial import Executor
 from erecap.rollout.executors.shared_model import executor_of
 from erecap.rollout.jobs import Job, all_jobs, row_key
 from erecap.rollout.progress import RunProgress
+from erecap.rollout.run_folder.busy import BusyBeside
 from erecap.rollout.run_folder.interrupt import Interrupts
 from erecap.rollout.run_folder.lock import owned
 from erecap.rollout.run_folder.machine import git_revision, machine, versions
@@ -113,11 +114,14 @@ def _play_missing(
             if missing:
                 executor.prepare([config.mode(name) for name in config.modes], progress.say)
                 _record_machine(writer, executor)
+            beside = BusyBeside()
             for result in executor.play(missing, progress.playing):
                 with interrupts.held():
                     writer.append(result)
                     played += 1
                 progress.played(result.episode)
+            if missing and config.executor == "serial":  # workers would count as other programs
+                writer.save_head(machine={**writer.head["machine"], "busy_beside": _rounded(beside.cores())})
             status = "finished"
     except KeyboardInterrupt:
         pass  # the rows are whole; the status says the rest
@@ -150,6 +154,10 @@ def _record_machine(writer: RunWriter, executor: Executor) -> None:
     before = writer.head.get("model")
     require_same_model(writer.folder, before, facts)
     writer.save_head(model=facts if facts is not None else before, machine=machine(threads))
+
+
+def _rounded(cores: float | None) -> float | None:
+    return None if cores is None else round(cores, 2)
 
 
 def _check_erasable(folder: Path) -> None:

@@ -97,7 +97,7 @@ def test_with_the_embedded_model(erecap, embedded_model_folder, monkeypatch):
         "budget.kv_tokens=448",
         f"model={embedded_model_folder}",
     ]
-    code, _, err = erecap("quality", "demo", *changes, *FILES)
+    code, _, err = erecap("quality", "demo-full", *changes, *FILES)
     assert code == 0 and "reuse: 1 new rows" in err and "mask: 1 new rows" in err
     rows = {row["mode"]: row for row in map(json.loads, Path("raw/episodes.jsonl").read_text().splitlines())}
     assert rows["reuse"]["kept_share"] == 1.0 and rows["mask"]["kept_share"] < 1.0
@@ -105,15 +105,16 @@ def test_with_the_embedded_model(erecap, embedded_model_folder, monkeypatch):
     assert rows["mask"]["overflow"] == 0 and rows["mask"]["end"] == "horizon"
     with monkeypatch.context() as patch:
         patch.setattr(plan_agreement, "play", lambda *args: signal.raise_signal(signal.SIGTERM))
-        code, out, err = erecap("quality", "demo", *changes, "--agreement", "household-demo", *FILES)
+        code, out, err = erecap("quality", "demo-full", *changes, "--agreement", "household-demo", *FILES)
     assert code == 130 and "figures: quality.json" in out
     assert not Path("raw/agreement.jsonl").exists()
-    code, _, err = erecap("quality", "demo", *changes, "--agreement", "household-demo", *FILES)
+    code, _, err = erecap("quality", "demo-full", *changes, "--agreement", "household-demo", *FILES)
     assert code == 0 and "1 new rows" in err
     row = json.loads(Path("raw/agreement.jsonl").read_text())
     assert row["plans"] > 0 and 0 < row["agreed"] <= row["plan_tokens"] and row["skipped"] == 0
-    assert "0 new rows" in erecap("quality", "demo", *changes, "--agreement", "household-demo", *FILES)[2]
-    code, _, err = erecap("quality", "demo", *changes, "planner.max_steps=1", "--agreement", "household-demo", *FILES)
+    assert "0 new rows" in erecap("quality", "demo-full", *changes, "--agreement", "household-demo", *FILES)[2]
+    other = [*changes, "planner.max_steps=1"]
+    code, _, err = erecap("quality", "demo-full", *other, "--agreement", "household-demo", *FILES)
     assert code == 1 and "agreement.jsonl:1: measured with config" in err
 
 
@@ -124,7 +125,8 @@ def test_an_episode_within_the_budget_goes_the_same_way_in_every_mode(erecap, em
 
     def play(name, chosen):
         files = ("--rows", f"raw/{name}.jsonl", "--results", f"{name}.json")
-        code, _, err = erecap("quality", "demo", *changes, f"modes={','.join(chosen)}", "budget.kv_tokens=2048", *files)
+        more = (f"modes={','.join(chosen)}", "budget.kv_tokens=2048")
+        code, _, err = erecap("quality", "demo-full", *changes, *more, *files)
         assert code == 0, err
         return {row["mode"]: row for row in map(json.loads, Path(f"raw/{name}.jsonl").read_text().splitlines())}, err
 

@@ -21,7 +21,7 @@ def test_what_a_budget_becomes():
     assert budget("budget.kv_ratio=0.35", "budget.kv_tokens=64") == Budget(64, 0.35)
 
 
-@pytest.mark.parametrize("name", ["demo", "quality", "quality-smoke"])
+@pytest.mark.parametrize("name", ["demo-full", "quality", "quality-smoke"])
 def test_published_rows_keep_their_fixed_budget(name):
     assert load_run(name).budget.budget() == Budget(1024)
 

@@ -20,4 +20,4 @@ def test_suites(name):
 
 
 def test_the_demo_is_there():
-    assert {"demo", "smoke"} <= set(packaged_names(RUNS))
+    assert {"demo", "demo-full", "smoke"} <= set(packaged_names(RUNS))

@@ -46,7 +46,7 @@ class SmallSuite:
     env: str
     options: dict[str, Any]
     name: str = "small"
-    episodes: int = 2
+    numbers: range = range(2)
     seed: int = 3
     horizon: int = 12
     disturbances: Rates = field(default_factory=Rates)

@@ -133,7 +133,7 @@ def test_the_command_plays_a_real_simulator(tmp_path, nodes, monkeypatch, rows_o
     monkeypatch.setenv("RAY_ADDRESS", nodes)
     for name, more in (("a", []), ("b", ["--ray", "--workers", 2])):
         code, out, err = erecap(
-            "rollout", "demo", "suites=babyai-mixed", "modes=expert", "episodes=3", *more, "--out", name
+            "rollout", "demo-full", "suites=babyai-mixed", "modes=expert", "episodes=3", *more, "--out", name
         )
         assert code == 0 and f"{name}: 3 episodes" in out, err
     assert rows_of(tmp_path / "b", sort=True) == rows_of(tmp_path / "a", sort=True)

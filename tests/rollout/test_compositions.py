@@ -96,6 +96,24 @@ def test_identity_has_what_the_parts_need_of_the_run() -> None:
     assert identity({"kv": {"evict": "runs/other"}}).pruner == "dddd"
 
 
+def test_a_budget_of_the_mode_s_own_counts_instead_of_the_run_s() -> None:
+    own = {"kv": {"evict": "random", "kv_tokens": 64}}
+    assert identity(own) == identity(own, budget={"kv_tokens": 99})
+    assert len({identity({"kv": {"evict": "random", "kv_tokens": n}}).config for n in (64, 65, "auto", None)}) == 4
+    assert identity({"kv": {"evict": "random", "kv_tokens": None}}) == identity({"kv": {"evict": "random"}})
+    modes = [
+        {"name": name, "kv": {"evict": None, "kv_tokens": n}} for name, n in (("a", 64), ("b", "auto"), ("c", None))
+    ]
+    config = tiny_run(modes=["reuse", *modes], budget={"kv_tokens": 128})
+    assert [budget_of(config, name) for name in config.modes] == [None, 64, "auto", 128]
+    config = tiny_run(modes=["reuse", *modes], budget={"kv_ratio": 0.5})
+    identities = {(SUITE.name, name): identity_of(config, SUITE, config.mode(name), WEIGHTS) for name in config.modes}
+    row = {"suite": SUITE.name, "mode": "reuse", "tokens": 99, "error": None, "overflow": 0, "episode": 0}
+    row |= identities[SUITE.name, "reuse"].fields()
+    # 99 tokens fill a budget of 64; what a share of the chat drops is not known beforehand.
+    assert [(r["mode"], r["budget"]) for r in unpressed_rows([row], config, identities)] == [("b", "auto")]
+
+
 def test_presets_keep_their_identity_beside_parts() -> None:
     plain, mixed = tiny_run(modes=["full", "erecap"]), tiny_run(modes=["full", "erecap", PRUNED])
     for name in ("full", "erecap"):

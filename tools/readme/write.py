@@ -3,7 +3,7 @@
 The tables of docs/results.md, the result lines of README.md and its figure, docs/results/replan-time.svg; and the page
 docs/reference/cli.md, from the help texts of the commands.
 
-python -m tools.readme.write --demo runs/demo     # keep the figures of a run as docs/results/demo.json
+python -m tools.readme.write --demo runs/demo-full# keep its figures as docs/results/demo.json
 python -m tools.readme.write                      # write all of them anew
 """
 
@@ -31,7 +31,7 @@ def demo_results(run: Path) -> dict[str, Any]:
     head = json.loads((run / "run.json").read_text("utf-8"))
     return {
         "what": "success and latency of a replanning call, mode by mode, on the same episodes",
-        "command": f"erecap compare configs/{head['name']}.yaml",
+        "command": f"erecap compare {head['name']}",
         "date": head["created"][:10],
         "machine": head["machine"],
         "model": {key: head["model"].get(key) for key in ("name", "hash", "adapter", "pruner", "dtype")},
@@ -57,7 +57,7 @@ def demo_table(results: dict[str, Any]) -> str:
     """Markdown: one row a mode."""
     model = results["model"]
     lines = [
-        f"`make demo`, {results['date']}, {model['name']}{_adapted(model)} in {model['dtype']} on "
+        f"`make demo ARGS=--full`, {results['date']}, {model['name']}{_adapted(model)} in {model['dtype']} on "
         f"{results['machine']['threads']} threads. A {results['label']} run: it shows that everything works, and ranks "
         "nothing. Speed-ups are medians over pairs of calls with prompts of equal length; the ceiling is what the "
         "counted FLOPs allow.",

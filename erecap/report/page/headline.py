@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from erecap.report.formats import count, interval_points, listing, milliseconds, percent, plural, points, times
 from erecap.report.load import Run
+from erecap.report.page.course import courses
+from erecap.report.page.course_sentences import busy_sentence
 from erecap.report.page.summary import RESULT_EPISODES
 from erecap.report.rows import ModelFacts
 
@@ -33,9 +35,16 @@ def headline(run: Run, summary: dict[str, Any]) -> list[Sentence]:
         _label(run, summary),
         *_success(run, summary),
         *_speed(summary),
+        *_busy(run),
         *_rough(summary),
         *_notes(summary),
     ]
+
+
+def _busy(run: Run) -> list[Sentence]:
+    """A word on a busy machine, where the sentences on re-read calls, which say it too, do not stand above."""
+    busy = None if courses(run) else busy_sentence(run)
+    return [] if busy is None else [Sentence("note", busy)]
 
 
 def _rough(summary: dict[str, Any]) -> list[Sentence]:

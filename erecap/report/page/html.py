@@ -12,10 +12,13 @@ from markupsafe import Markup
 from erecap.report import formats
 from erecap.report.load import Run
 from erecap.report.page import plots
+from erecap.report.page.course import courses
+from erecap.report.page.course_plots import seconds_by_call, tokens_by_call
+from erecap.report.page.course_sentences import busy_sentence, course_sentences, meanings
 from erecap.report.page.headline import MIN_PAIRS, headline
 from erecap.report.page.samples import SHADE_NAMES, sample_views
 from erecap.report.page.timing import LENGTH_EDGES, PHASES
-from erecap.report.svg import series_of
+from erecap.report.svg import Series, series_of
 
 FILTERS = ("percent", "points", "times", "count", "decimal", "kv_tokens", "milliseconds", "mebibytes", "plural")
 
@@ -31,6 +34,9 @@ def render_page(run: Run, summary: dict[str, Any]) -> str:
         run=run.head,
         summary=summary,
         sentences=headline(run, summary),
+        course_sentences=course_sentences(run),
+        busy=busy_sentence(run),
+        courses=course_views(run, looks),
         min_pairs=MIN_PAIRS,
         looks=looks,
         plots={
@@ -54,6 +60,20 @@ def render_page(run: Run, summary: dict[str, Any]) -> str:
         css=Markup(_text("report.css")),
         script=Markup(_text("report.js")),
     )
+
+
+def course_views(run: Run, looks: dict[str, Series]) -> list[dict[str, Any]]:
+    """The course of an episode of each suite that was re-read: what it is, and its two figures."""
+    return [
+        {
+            "suite": course.suite,
+            "episode": course.episode,
+            "ways": meanings(run, course),
+            "seconds": Markup(seconds_by_call(course, looks, f"seconds{number}")),
+            "tokens": Markup(tokens_by_call(course, looks, f"tokens{number}")),
+        }
+        for number, course in enumerate(courses(run))
+    ]
 
 
 def length_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:

@@ -95,7 +95,7 @@ def _mode_figures(run: Run, mode: str, counted: Sequence[EpisodeRow], calls: Seq
         "invalid_plans": sum(row.invalid_plans for row in rows),
         "model_calls": len(read),
         # None: the mode has no budget, or the run does not say which.
-        "kv_tokens": run.head.config.get("budget", {}).get("kv_tokens") if run.keeps_budget(mode) else None,
+        "kv_tokens": run.kv_tokens(mode),
         "dropping": mean([call.drops for call in read]),  # share of the calls that dropped part of the history
         "tokens": {
             "prompt": percentiles([call.prompt_tokens for call in read]),

@@ -22,6 +22,10 @@ from erecap.report.formats import (
     points,
     times,
 )
+from erecap.report.load import Run
+from erecap.report.page.course import courses
+from erecap.report.page.course_chart import course_chart
+from erecap.report.page.course_sentences import busy_sentence, course_sentences
 from erecap.report.page.headline import Sentence
 
 # What the tables below the headline cannot say; sentences of the other kinds would repeat them.
@@ -42,6 +46,21 @@ def make_table(summary: dict[str, Any], sentences: list[Sentence]) -> Renderable
             parts += [Text(), _cost(summary)]
         if any(figures["kv_tokens"] is not None for figures in summary["modes"].values()):
             parts += [Text(), _kept(summary)]
+    return Group(*parts)
+
+
+def make_ending(run: Run) -> RenderableType | None:
+    """A chart of the longest re-read episode and the sentences on it; None for a run without re-read calls."""
+    found = courses(run)
+    if not found:
+        return None
+    parts: list[RenderableType] = [Text()]
+    parts += [Text(line) for line in course_chart(found[0])]
+    busy = busy_sentence(run)
+    if busy is not None:
+        parts += [Text(), Text(busy, style="dim")]
+    for sentence in course_sentences(run):
+        parts += [Text(), Text(sentence)]
     return Group(*parts)
 
 

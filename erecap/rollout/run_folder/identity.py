@@ -38,7 +38,10 @@ class Identity:
 
 def budget_of(config: RunConfig, mode: str) -> int | str | None:
     """The budget, `kv_tokens` or `auto`, of a mode that keeps within it; None for the others."""
-    return config.budget.kv_tokens if config.mode(mode).budgeted else None
+    known = config.mode(mode)
+    if not known.budgeted:
+        return None
+    return config.budget.kv_tokens if known.own_kv_tokens is None else known.own_kv_tokens
 
 
 def identity_of(config: RunConfig, suite: Suite, mode: Mode, weights: Mapping[str, str | None]) -> Identity:
@@ -59,7 +62,7 @@ def identity_of(config: RunConfig, suite: Suite, mode: Mode, weights: Mapping[st
         parts["schedule"] = differing(config.schedule, reference.SCHEDULE)
     if mode.prune is not None:
         parts["prune"] = differing(config.prune, reference.PRUNE)
-    if mode.budgeted:
+    if mode.budgeted and mode.own_kv_tokens is None:  # a budget of its own is among its parts
         parts["budget"] = differing(config.budget, reference.BUDGET)
     known = weights if mode.needs_model else {}
     pruner = known.get("pruner") if mode.takes_run_pruner else None

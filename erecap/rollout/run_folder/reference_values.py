@@ -20,6 +20,7 @@ Values = Mapping[str, Any]
 SUITE: Values = {"seed": 0}
 SUITE_LEFT_OUT = (
     "episodes",  # how many are played changes none of them
+    "first",  # nor does the first of them
     "options",  # OPTIONS
     "disturbances",  # DISTURBANCES
 )
@@ -55,6 +56,8 @@ RUN_LEFT_OUT = (
     "model", "adapter", "pruner", "allow_untested_pruner",
     # PRUNE, BUDGET, SCHEDULE, PLANNER
     "prune", "budget", "schedule", "planner",
+    # Measures beside the calls, and changes no answer.
+    "reread",
 )  # fmt: skip
 RUN_OF_SESSIONS = ("decode_weights",)  # count in modes that keep a session; the others in every mode with a model
 

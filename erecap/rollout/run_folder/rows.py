@@ -62,7 +62,22 @@ def replan_row(
         "problem": None if plan.problem is None else clean(plan.problem),
         **_decided(mode, generation, usage),
         "dropped_because": generation.dropped_because if generation else None,
+        "reread": _reread(generation),
         "contended": contended,
+    }
+
+
+def _reread(generation: Generation | None) -> JsonRow | None:
+    """Tokens and times of the same call on an empty cache, and whether it gave the same answer; None: not made."""
+    if generation is None or generation.reread is None:
+        return None
+    again = generation.reread
+    return {
+        "new_tokens": again.usage.new_tokens,
+        "prefill_ms": round(again.timing.prefill_ms, 3),
+        "decode_ms": round(again.timing.decode_ms, 3),
+        "total_ms": round(again.timing.total_ms, 3),
+        "same": again.text == generation.text,
     }
 
 
