@@ -67,8 +67,11 @@ class Answer:
 
 
 def event(body: dict[str, Any]) -> str:
-    """A server-sent event."""
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+    """A server-sent event.
+
+    All but ASCII is escaped: some clients take U+2028, U+2029 and U+0085 for ends of lines, and then lose an event.
+    """
+    return f"data: {json.dumps(body)}\n\n"
 
 
 def usage(generation: Generation) -> dict[str, Any]:

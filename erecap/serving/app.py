@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,7 +17,9 @@ from erecap.generation import Generation, Message
 from erecap.serving.answers import Answer
 from erecap.serving.engine import Ask, Engine
 from erecap.serving.failures import ApiFailure
-from erecap.serving.limits import Limits
+from erecap.serving.guard import Guard
+from erecap.serving.keys import EVERYBODY, Keys
+from erecap.serving.limits import TENANT, Limits
 from erecap.serving.metrics import Metrics
 from erecap.serving.schema import ChatRequest
 from erecap.serving.streams import Stream
@@ -25,16 +27,26 @@ from erecap.serving.tools import as_text
 from erecap.wrapping.shapes import PLACE, read_messages
 
 
-def create_app(engine: Engine, model: str, *, key: str | None = None, most_bytes: int = 4 << 20) -> Any:
+def create_app(
+    engine: Engine,
+    model: str,
+    *,
+    key: str | Keys | None = None,
+    most_bytes: int = 4 << 20,
+    hosts: Collection[str] | None = None,
+) -> Any:
     """The ASGI application.
 
     Args:
         engine: answers; closed when the application shuts down, after what is running.
         model: the name under which it is offered. Requests for another are refused.
-        key: an API key that clients must send; None: none.
+        key: an API key that clients must send, or several, whose tenants are those of `engine`; None: none.
         most_bytes: of a request's body.
+        hosts: names besides those of this machine under which it may be asked; None: any.
     """
-    metrics = Metrics(engine)
+    keys = Keys.of(key)
+    tenants = (EVERYBODY,) if keys is None else keys.tenants
+    metrics = {tenant: Metrics(engine, tenant) for tenant in tenants}
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -50,31 +62,34 @@ def create_app(engine: Engine, model: str, *, key: str | None = None, most_bytes
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        state = {"status": engine.broken or "ok", "sessions": len(engine.store), "running": engine.running}
+        state: dict[str, Any] = {"status": engine.broken or "ok"}
+        if len(tenants) == 1:  # of several, none is told what the others do
+            state |= {"sessions": len(engine.store), "running": engine.running}
         return JSONResponse(state, 200 if engine.broken is None else 503)
 
     @app.get("/metrics")
-    async def page() -> PlainTextResponse:
-        return PlainTextResponse(metrics.page(), media_type="text/plain; version=0.0.4")
+    async def page(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(metrics[request.scope[TENANT]].page(), media_type="text/plain; version=0.0.4")
 
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Any:
         if asked.model != model:
             raise ApiFailure(404, f"no model {asked.model!r}; this server has {model}", code="model_not_found")
         tools = asked.tools if asked.tools and asked.tool_choice != "none" else []
-        ask = Ask(_messages(asked, tools), _options(asked))
+        tenant = request.scope[TENANT]
+        ask = Ask(_messages(asked, tools), _options(asked), tenant)
         answer = Answer(model, bool(tools))
         if not asked.stream:
             engine.submit(ask)
             generation = await _answered(ask, request)
-            metrics.answered(generation, ask.waited)
+            metrics[tenant].answered(generation, ask.waited)
             return answer.whole(generation)
         stream = Stream(ask, answer, asked.stream_options is not None and asked.stream_options.include_usage)
         engine.submit(ask)
         await stream.begun()  # what cannot be answered at all is refused by its status, not within a stream
-        return StreamingResponse(stream.events(metrics), media_type="text/event-stream")
+        return StreamingResponse(stream.events(metrics[tenant]), media_type="text/event-stream")
 
-    return Limits(app, key, most_bytes, metrics.ended)
+    return Limits(Guard(app, hosts), keys, most_bytes, lambda tenant, *ended: metrics[tenant].ended(*ended))
 
 
 def add_failures(app: FastAPI) -> None:

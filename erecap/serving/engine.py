@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +16,7 @@ from erecap.context.tokenize import render_prompt
 from erecap.errors import BudgetError, MessagesError
 from erecap.generation import Generation, Message
 from erecap.serving.failures import ApiFailure, overloaded, too_long
+from erecap.serving.keys import EVERYBODY
 from erecap.serving.store import SessionStore
 from erecap.session.pool.pool import ReplanPool
 from erecap.session.session import ReplanSession
@@ -30,6 +31,7 @@ class Ask:
 
     messages: list[Message]
     options: dict[str, Any]  # of `ReplanSession.generate`
+    tenant: str = EVERYBODY  # whose conversations it may go on from
     on_text: Callable[[str], None] | None = None
     came: float = field(default_factory=time.perf_counter)
     given_up: threading.Event = field(default_factory=threading.Event)  # the client has left
@@ -48,6 +50,8 @@ class Engine:
         sessions: conversations that are remembered.
         session_bytes: about how much their keys and values may take together; None: no limit.
         request_s: how long a request may take, waiting included.
+        tenants: who have conversations of their own, with equal shares of `sessions` and `session_bytes`. So what one
+            is answered does not depend on what another has asked.
 
     Raises:
         ValueError: a model whose calls cannot be joined, or fewer `sessions` than conversations answered at once.
@@ -64,12 +68,20 @@ class Engine:
         sessions: int = 32,
         session_bytes: int | None = None,
         request_s: float = 120.0,
+        tenants: Sequence[str] = (EVERYBODY,),
     ) -> None:
         if sessions < at_once:
             raise ValueError(f"sessions: got {sessions} with {at_once} answered at once; allowed: at least as many")
+        share = sessions // len(tenants)
+        if share < at_once:
+            raise ValueError(
+                f"sessions: got {sessions} for {len(tenants)} keys, with {at_once} answered at once; allowed: at least "
+                f"{at_once * len(tenants)}"
+            )
         self.tokenizer = tokenizer
         self.window = int(model.config.get_text_config(decoder=True).max_position_embeddings)
-        self.store = SessionStore(make_session, sessions, session_bytes)
+        most_bytes = None if session_bytes is None else session_bytes // len(tenants)
+        self.stores = {tenant: SessionStore(make_session, share, most_bytes) for tenant in tenants}
         self.running = 0
         self.pool = ReplanPool(model, tokenizer)
         self._at_once, self._most_waiting, self._request_s = at_once, most_waiting, request_s
@@ -80,6 +92,11 @@ class Engine:
         self.broken: str | None = None  # why the thread ended by itself
         self.thread = threading.Thread(target=self._run, name="erecap-engine", daemon=True)
         self.thread.start()
+
+    @property
+    def store(self) -> SessionStore:
+        """The conversations of the first tenant, who is the only one where there are not several keys."""
+        return next(iter(self.stores.values()))
 
     @property
     def waiting(self) -> int:
@@ -166,11 +183,12 @@ class Engine:
 
     def _answered(self, ask: Ask, left: float) -> Generation:
         options = dict(ask.options)
-        held = self.store.take(ask.messages)
+        store = self.stores[ask.tenant]
+        held = store.take(ask.messages)
         try:
             options["max_new_tokens"] = self._room(held.session, ask)
         except BaseException:
-            self.store.release(held)
+            store.release(held)
             raise
         try:
             generation = held.session.generate(
@@ -181,9 +199,9 @@ class Engine:
                 on_text=ask.on_text,
             )
         except BaseException:
-            self.store.drop(held)
+            store.drop(held)
             raise
-        self.store.put_back(held, [*ask.messages, {"role": "assistant", "content": generation.text}])
+        store.put_back(held, [*ask.messages, {"role": "assistant", "content": generation.text}])
         if generation.finish_reason == "deadline":
             raise ApiFailure(504, f"the request took longer than {self._request_s:g} s", "server_error", "timeout")
         return generation
