@@ -22,7 +22,7 @@ def running(app: Any) -> Iterator[str]:
     Raises:
         RunError: the server does not start, or does not end.
     """
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on", http="h11"))
     thread = threading.Thread(target=server.run, name="erecap-server", daemon=True)
     thread.start()
     try:

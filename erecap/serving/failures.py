@@ -28,7 +28,7 @@ class ApiFailure(Exception):
         self.status, self.kind, self.code, self.param = status, kind, code, param
 
     def body(self) -> dict[str, Any]:
-        """The JSON body. What a message repeats of a request may be half a surrogate pair, which no answer can carry."""
+        """The JSON body. What a message repeats of a request may be half a surrogate pair, which no answer holds."""
         message = str(self).encode("utf-8", "replace").decode("utf-8")
         return {"error": {"message": message, "type": self.kind, "param": self.param, "code": self.code}}
 

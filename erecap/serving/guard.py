@@ -23,7 +23,7 @@ class Guard:
 
     Args:
         app: the application behind.
-        hosts: names besides those of this machine under which it may be asked; None: any, and `Origin` is not looked at.
+        hosts: names besides those of this machine under which it may be asked; None: any, from pages of any origin.
         types: content types that a request with a body may have.
     """
 

@@ -24,7 +24,7 @@ class Limits:
 
     Args:
         app: the application behind.
-        keys: of the clients; None: none is needed. With several, `/metrics` needs one as well: it shows what that one did.
+        keys: of the clients; None: none is needed. With several, `/metrics` needs one as well, and shows its tenant's.
         most_bytes: of a body.
         ended: called with the tenant, the path ("other" for unknown ones) and the status of every response.
     """

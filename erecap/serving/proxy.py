@@ -20,17 +20,17 @@ from erecap.serving.app import add_failures
 from erecap.serving.books import StreamBooks, noted
 from erecap.serving.failures import ApiFailure
 from erecap.serving.guard import JSON, MULTIPART, Guard
-from erecap.serving.headers import OF_ANSWERS, Header, end_to_end, path_below
+from erecap.serving.headers import OF_ANSWERS, Header, end_to_end
 from erecap.serving.keys import EVERYBODY, Keys
 from erecap.serving.limits import TENANT, Limits
 from erecap.serving.metrics import Metrics
+from erecap.serving.paths import PATH, PlainPaths
 from erecap.serving.upstream import Upstream
 from erecap.serving.worker import Worker
 from erecap.wrapping.calls import Call, TextCalls
 from erecap.wrapping.shapes import read_messages
 
 log = logging.getLogger(__name__)
-_PREFIX = b"/v1"
 _MOST_TENANTS = 256  # whose conversations are remembered
 
 
@@ -91,12 +91,11 @@ def create_proxy(
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        path = _path(request)
         if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise ApiFailure(415, "Content-Encoding: a chat is read here; send it uncompressed")
         mine, books = talks.of(request), metrics[request.scope[TENANT]]
         call, body, streams = await worker.ask(_prepared, mine, await request.body())
-        answer = await behind.ask(request, path, body)
+        answer = await behind.ask(request, request.scope[PATH], body)
         if answer.status_code < 400 and streams:
             stream = _streamed(behind.chunks(answer), worker, mine, books, call)
             return _passed(StreamingResponse(stream, answer.status_code), answer.headers.raw)
@@ -108,10 +107,10 @@ def create_proxy(
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "DELETE"])
     async def other(request: Request) -> Response:
-        answer = await behind.ask(request, _path(request), await request.body())
+        answer = await behind.ask(request, request.scope[PATH], await request.body())
         return _passed(_Whole(behind.chunks(answer), answer.status_code), answer.headers.raw)
 
-    guarded = Guard(app, hosts, (JSON, MULTIPART))
+    guarded = Guard(PlainPaths(app, "/v1"), hosts, (JSON, MULTIPART))
     return Limits(guarded, keys, most_bytes, lambda tenant, *ended: metrics[tenant].ended(*ended))
 
 
@@ -141,10 +140,6 @@ class _Whole(StreamingResponse):
             await super().stream_response(send)
         except ApiFailure as failure:
             log.warning("%s", failure)
-
-
-def _path(request: Request) -> bytes:
-    return path_below(request.scope["raw_path"], _PREFIX, request.scope["query_string"])
 
 
 def _passed(response: Response, headers: list[Header], *more: Header) -> Response:

@@ -12,7 +12,8 @@ from fastapi import Request
 
 from erecap.errors import ConfigError
 from erecap.serving.failures import ApiFailure
-from erecap.serving.headers import OF_REQUESTS, Header, end_to_end, path_below
+from erecap.serving.headers import OF_REQUESTS, Header, end_to_end
+from erecap.serving.paths import path_below
 
 # Those whose expansion is bounded by their size: a thousand times at most.
 _ENCODINGS = ("", "identity", "gzip", "deflate")
@@ -28,13 +29,15 @@ def checked_url(url: str) -> httpx.URL:
     """
     try:
         parts, found = urlsplit(url), httpx.URL(url)
-        credentials = "@" in parts.netloc
+        credentials, _ = "@" in parts.netloc, parts.port
     except (ValueError, httpx.InvalidURL) as error:
         raise ConfigError(f"--upstream: {error}; allowed: such as https://api.example.com/v1") from error
     if credentials:  # not repeated: they would stand in a log
         raise ConfigError("--upstream: has a name or password; name its key's variable by --upstream-key-env instead")
     if found.scheme not in ("http", "https") or not found.host or parts.query or parts.fragment:
-        raise ConfigError(f"--upstream: got {url!r}; allowed: http or https, a host and a path, such as http://x:8000/v1")
+        raise ConfigError(
+            f"--upstream: got {url!r}; allowed: http or https, a host and a path, such as http://x:8000/v1"
+        )
     path = parts.path.rstrip("/").encode("utf-8", "replace")
     try:
         base = path_below(path, b"", b"") if path else b""
