@@ -76,5 +76,5 @@ def collect(
     if result.played == 0:
         typer.echo(f"{out}: finished already, all {result.total} episodes are there (--fresh plays anew)", err=True)
     # Wide enough for the table where nobody says how wide the output is.
-    Console(width=None if sys.stdout.isatty() else 120).print(result.tally.table())
+    Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 120).print(result.tally.table())
     typer.echo(f"{out}: {result.rows} episodes")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -135,8 +134,6 @@ def serve(
             typer.echo(f"note: nothing answers at {behind.host} yet; until it does, clients get status 502", err=True)
         _run(made, f"a proxy before {upstream}", host, port, timeout)
         return
-    from rich.console import Console
-
     from erecap.serving.opening import open_engine
 
     engine = open_engine(
@@ -144,11 +141,17 @@ def serve(
         decode_weights=decode_weights, threads=threads, at_once=at_once, most_waiting=waiting, sessions=sessions,
         session_bytes=None if kv_mb is None else kv_mb << 20, request_s=timeout,
         **({} if keys is None else {"tenants": keys.tenants}),
-        say=partial(Console(stderr=True).print, markup=False, highlight=False, soft_wrap=True),
+        say=_say,
     )  # fmt: skip
     offered = name or Path(model).name
     made = app.create_app(engine, offered, key=keys, most_bytes=most_bytes, hosts=names)
     _run(made, offered, host, port, timeout)
+
+
+def _say(line: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True).print(line)
 
 
 def _budget(kv_tokens: str, memory_gb: float | None, pays: float | None) -> Budget:
@@ -235,7 +238,7 @@ def _run(app: Any, what: str, host: str, port: int, timeout: float) -> None:
                 line = f"serving {what} at http://{name}:{at}/v1; Ctrl-C ends it"
                 console.print(line, soft_wrap=True, markup=False, highlight=False)
 
-    console = Console(stderr=True)
+    console = Console(markup=False, emoji=False, stderr=True)
     wait = int(timeout) + 5
     try:
         # h11 gives paths as they were sent; another parser takes the host out of some before anybody can look.

@@ -183,7 +183,7 @@ def note(text: str, style: str = "dim") -> None:
     from rich.text import Text
 
     sys.stdout.flush()
-    Console(stderr=True, soft_wrap=True, highlight=False).print(Text(text, style=style))
+    Console(markup=False, emoji=False, stderr=True, soft_wrap=True, highlight=False).print(Text(text, style=style))
 
 
 def system_message(text: str | None) -> list[Message]:

@@ -47,7 +47,7 @@ def saliency(
     _threads(threads)
     if fresh:
         _clear(out, "labels-*.safetensors", "meta.json")
-    progress = Console(stderr=True, highlight=False)
+    progress = Console(markup=False, emoji=False, stderr=True, highlight=False)
     loaded, tokenizer, base = load_base(model, device, adapter)
     meta = run_saliency(loaded, tokenizer, base, data, out, settings, say=progress.print)
     table = Table(title=f"{meta['samples']} samples, {meta['tokens']:,} tokens")
@@ -56,7 +56,7 @@ def saliency(
     for row in meta["statistics"]:
         values = [f"{row[name]:.3g}" for name in ("mean", "median", "p90")]
         table.add_row(str(row["stage"]), *values, f"{row['recency']:+.2f}")
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 def _layers(text: str | None) -> tuple[int, ...] | None:
@@ -134,7 +134,7 @@ def pruner(
     _threads(threads)
     if fresh:
         _clear(out, "state.safetensors", "log.jsonl")
-    progress = Console(stderr=True, highlight=False)
+    progress = Console(markup=False, emoji=False, stderr=True, highlight=False)
     loaded, _, base = load_base(model, device, adapter)
     card = run_pruner(loaded, base, meta, rows, out, settings, say=progress.print)
     typer.echo((out / "card.md").read_text(encoding="utf-8"))

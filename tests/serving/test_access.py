@@ -16,10 +16,18 @@ from erecap.serving.guard import is_loopback
 from erecap.serving.keys import Keys
 from erecap.session.session import ReplanSession
 from tests.context.small_tokenizers import byte_level
-from tests.serving.recorded import ASKED, asked, proxied
+from tests.serving.recorded import ASKED, Behind, asked, proxied
 from tests.session.chats import model, start
 
 JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[tuple[Behind, str]]:
+    """A proxy that checks hosts."""
+    with proxied(hosts=["robot.local"]) as (behind, url):
+        behind.answers(b"{}")
+        yield behind, url
 
 
 @pytest.mark.parametrize(
@@ -45,11 +53,9 @@ JSON = {"Content-Type": "application/json"}
         ("localhost/../evil", 421),
     ],
 )
-def test_hosts(host: str, status: int) -> None:
-    with proxied(hosts=["robot.local"]) as (behind, url):
-        behind.answers(b"{}")
-        for path in ("/health", "/metrics", "/v1/models"):
-            assert httpx.get(url + path, headers={"Host": host}).status_code == status
+def test_hosts(local: tuple[Behind, str], host: str, status: int) -> None:
+    for path in ("/health", "/metrics", "/v1/models"):
+        assert httpx.get(local[1] + path, headers={"Host": host}).status_code == status
 
 
 @pytest.mark.parametrize(
@@ -65,10 +71,8 @@ def test_hosts(host: str, status: int) -> None:
         ("http://a@localhost", 403),
     ],
 )
-def test_pages_of_other_sites(origin: str, status: int) -> None:
-    with proxied(hosts=["robot.local"]) as (behind, url):
-        behind.answers(b"{}")
-        assert httpx.post(f"{url}/v1/x", json={}, headers={"Origin": origin}).status_code == status
+def test_pages_of_other_sites(local: tuple[Behind, str], origin: str, status: int) -> None:
+    assert httpx.post(f"{local[1]}/v1/x", json={}, headers={"Origin": origin}).status_code == status
 
 
 @pytest.mark.parametrize(
@@ -83,12 +87,10 @@ def test_pages_of_other_sites(origin: str, status: int) -> None:
         ("text/plain; application/json", 415),
     ],
 )
-def test_content_types(kind: str, status: int) -> None:
-    with proxied() as (behind, url):
-        behind.answers(b"{}")
-        headers = {"Content-Type": kind} if kind else {}
-        assert httpx.post(f"{url}/v1/files", content=b"x", headers=headers).status_code == status
-        assert httpx.post(f"{url}/v1/cancel").status_code == httpx.delete(f"{url}/v1/files/1").status_code == 200
+def test_content_types(local: tuple[Behind, str], kind: str, status: int) -> None:
+    url, headers = local[1], {"Content-Type": kind} if kind else {}
+    assert httpx.post(f"{url}/v1/files", content=b"x", headers=headers).status_code == status
+    assert httpx.post(f"{url}/v1/cancel").status_code == httpx.delete(f"{url}/v1/files/1").status_code == 200
 
 
 def test_our_own_server_takes_json_alone(serve) -> None:  # type: ignore[no-untyped-def]
@@ -166,6 +168,10 @@ def url() -> Iterator[str]:
         yield url
 
 
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
 class TestTenants:
     """Two keys."""
 
@@ -178,7 +184,7 @@ class TestTenants:
         return got.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
 
     def metrics(self, url: str, key: str) -> list[str]:
-        page = httpx.get(f"{url}/metrics", headers={"Authorization": f"Bearer {key}"}).text
+        page = httpx.get(f"{url}/metrics", headers=bearer(key)).text
         return [line for line in page.splitlines() if not line.startswith("#") and "_created" not in line]
 
     def test_one_learns_nothing_of_the_other(self, url: str) -> None:
@@ -203,9 +209,7 @@ class TestTenants:
 
     def test_shares_that_are_too_small_are_refused(self) -> None:
         made, tokenizer = model(), byte_level()
-        with pytest.raises(
-            ValueError, match="sessions: got 9 for 2 keys, with 8 answered at once; allowed: at least 16"
-        ):
+        with pytest.raises(ValueError, match="got 9 for 2 keys, with 8 answered at once; allowed: at least 16"):
             Engine(made, tokenizer, lambda: ReplanSession(made, tokenizer), sessions=9, tenants=("a", "b"))
 
 
@@ -217,8 +221,8 @@ def test_a_proxy_keeps_the_conversations_of_keys_apart() -> None:
     ]
 
     def told(url: str, key: str, messages: list) -> bytes:  # type: ignore[type-arg]
-        headers = {"Authorization": f"Bearer {key}"}
-        return httpx.post(f"{url}/v1/chat/completions", json={**ASKED, "messages": messages}, headers=headers).content
+        body = {**ASKED, "messages": messages}
+        return httpx.post(f"{url}/v1/chat/completions", json=body, headers=bearer(key)).content
 
     with proxied(key=Keys(["a", "b"])) as (behind, url):
         behind.answers(b"{}")

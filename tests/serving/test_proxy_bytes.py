@@ -9,6 +9,7 @@ import resource
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_what_is_noted_does_not_depend_on_how_a_stream_is_cut(ending: bytes, tex
     lines += [b"data:" + json.dumps(chunk(text), ensure_ascii=False).encode() for text in texts]
     sent = ending.join([*lines, b'data: {"usage": {"prompt_tokens": 7}}', b""])
     books, borders = StreamBooks(), [0, *sorted(min(cut, len(sent)) for cut in cuts), len(sent)]
-    for low, high in zip(borders, borders[1:], strict=False):
+    for low, high in pairwise(borders):
         books.read(sent[low:high])
     assert books.text == "".join(texts) and books.counts == {"prompt": 7}
 
