@@ -70,8 +70,9 @@ class Disturbances(gym.Wrapper[str, str, str, str]):
         """
         begun = self.env.reset(seed=seed, options=options)
         self._seed = self._seed if seed is None else seed
-        # An environment that numbers its episodes knows which one it is.
-        self._episode = getattr(self.env.unwrapped, "episode", (options or {}).get("episode", 0))
+        named = (options or {}).get("episode")
+        # An environment that numbers its episodes knows which one it went on to.
+        self._episode = getattr(self.env.unwrapped, "episode", 0) if named is None else named
         self._step = 0
         return begun
 

@@ -128,9 +128,18 @@ def test_headers_of_connections_and_proxies_end_here(through: tuple[Behind, str]
         b"Trailer: X",
     )
     given = [
-        ("Connection", "x-secret , keep-alive"), ("X-Secret", "1"), ("Keep-Alive", "5"), ("Proxy-Authorization", "Basic x"),
-        ("Proxy-Connection", "x"), ("TE", "trailers"), ("Upgrade", "h2c"), ("X-Forwarded-For", "1.2.3.4"), ("Via", "x"),
-        ("Forwarded", "for=x"), ("X-Two", "1"), ("X-Two", "2"),
+        ("Connection", "x-secret , keep-alive"),
+        ("X-Secret", "1"),
+        ("Keep-Alive", "5"),
+        ("Proxy-Authorization", "Basic x"),
+        ("Proxy-Connection", "x"),
+        ("TE", "trailers"),
+        ("Upgrade", "h2c"),
+        ("X-Forwarded-For", "1.2.3.4"),
+        ("Via", "x"),
+        ("Forwarded", "for=x"),
+        ("X-Two", "1"),
+        ("X-Two", "2"),
     ]
     sent = [(name.encode(), value.encode()) for name, value in given]
     sent += [(b"Content-Type", b"application/json"), (b"X-Name", "caf\u00e9 \u5b89".encode()), (b"Cookie", b"c=3")]

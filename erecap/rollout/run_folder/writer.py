@@ -34,8 +34,8 @@ def sample_path(folder: Path, job: Job) -> Path:
 def unwritable(folder: Path, error: OSError) -> RunError:
     """The error of a run folder on a full disk, say."""
     return RunError(
-        f"{folder}: cannot be written: {error.strerror}; the episodes that it has are whole, and the same command goes on "
-        "from there"
+        f"{folder}: cannot be written: {error.strerror}; the episodes that it has are whole, and the same command goes "
+        "on from there"
     )
 
 
