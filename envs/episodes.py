@@ -1,4 +1,4 @@
-"""Which episode a `reset` begins, by the conventions of gymnasium, and what a `step` may be given."""
+"""Conventions of gymnasium: the episode that a `reset` begins, and the actions that a `step` takes."""
 
 from __future__ import annotations
 

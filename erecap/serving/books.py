@@ -1,4 +1,4 @@
-"""What a proxy notes of answers: their text and token counts, as far as they can be told. Nothing in here fails.
+"""Notes of a proxy on answers: their text and token counts, as far as they can be told. Nothing in here fails.
 
 An answer is whatever the server behind says. It was paid for, so it goes to the client; what in it is no text or no
 count is not noted.
@@ -52,7 +52,7 @@ class StreamBooks:
 
     @property
     def text(self) -> str:
-        """What was said so far."""
+        """The text so far."""
         return "".join(self._texts)
 
     def read(self, chunk: bytes) -> None:

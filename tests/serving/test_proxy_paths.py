@@ -1,4 +1,4 @@
-"""What a proxy lets through of paths, headers and keys, and what it is started with."""
+"""Paths, headers and keys on their way through a proxy, and the addresses that it is started with."""
 
 from __future__ import annotations
 
