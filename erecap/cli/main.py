@@ -97,9 +97,10 @@ def main() -> None:
         complain(str(error))
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.errno not in _OF_THE_DISK:
+        if error.errno in _OF_THE_DISK:
+            complain(f"{error.filename or 'output'}: {error.strerror}")
+        elif error.errno != errno.EPIPE:  # whoever read the output has seen enough
             raise
-        complain(f"{error.filename or 'output'}: {error.strerror}")
         _drop_output()
         sys.exit(1)
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import resource
@@ -55,6 +56,28 @@ def run(*arguments: str, limit: int | None = None, stdout: str | None = None) ->
 def test_output_that_nothing_takes(arguments: tuple[str, ...]) -> None:
     done = run(*arguments, stdout="/dev/full")
     assert done.returncode == 1 and done.stderr == "error: output: No space left on device\n"
+
+
+def test_a_reader_who_has_seen_enough() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as out:
+        command = [sys.executable, "-m", "erecap.cli.main", "models", "list"]
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and done.stderr == ""
+
+
+def test_no_console_reads_names_as_markup() -> None:
+    calls = [
+        (file, node)
+        for file in (Path(__file__).parents[2] / "erecap").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Console"
+    ]
+    assert len(calls) > 15
+    for file, call in calls:
+        given = {word.arg: getattr(word.value, "value", None) for word in call.keywords}
+        assert given.get("markup") is given.get("emoji") is False, f"{file}:{call.lineno}"
 
 
 def call_log(folder: Path) -> Path:

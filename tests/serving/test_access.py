@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -235,6 +239,28 @@ def test_a_proxy_keeps_the_conversations_of_keys_apart() -> None:
         assert bodies[0] == bodies[1] == behind.body
         assert 'kind="prompt"' in httpx.get(f"{url}/metrics", headers={"Authorization": "Bearer a"}).text
         assert asked(url).status_code == 401
+
+
+def test_a_proxy_as_a_person_starts_it(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("# two robots\nalice-key\n\n  bob-key  \n")
+    command = [sys.executable, "-m", "erecap.cli.main", "serve", "--upstream", "http://127.0.0.1:9/v1", "--port", "0"]
+    command += ["--keep-tokens", "99", "--key-file", str(tmp_path / "keys"), "--allow-host", "Robot.local"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        said = [process.stderr.readline(), process.stderr.readline()]
+        assert said[0] == "note: nothing answers at 127.0.0.1 yet; until it does, clients get status 502\n"
+        found = re.fullmatch(
+            r"serving a proxy before http://127\.0\.0\.1:9/v1 at (http://127\.0\.0\.1:\d+)/v1; .*\n", said[1]
+        )
+        assert found is not None, said
+        for key, host, status in (("bob-key", "robot.local", 502), ("bob-key", "x", 421), ("x", "localhost", 401)):
+            got = httpx.get(f"{found[1]}/v1/models", headers={**bearer(key), "Host": host}, timeout=30)
+            assert got.status_code == status
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+    finally:
+        process.kill()
 
 
 def test_keys() -> None:
