@@ -52,7 +52,7 @@ def env_class(name: str) -> type[gym.Env[str, str]]:
 
 
 def make_env(suite: Suite, *, expert: bool = False, render_mode: str | None = None) -> gym.Env[str, str]:
-    """Build the environment of a suite: simulator, then disturbances, then the horizon.
+    """Build the environment of a suite: simulator, then disturbances, then the horizon, then refusals after the end.
 
     Args:
         suite: which simulator, options, episodes, horizon and disturbances.
@@ -73,10 +73,11 @@ def make_env(suite: Suite, *, expert: bool = False, render_mode: str | None = No
     from gymnasium.wrappers import TimeLimit  # the extra brings gymnasium; it was imported just now
 
     from erecap.envs.disturbances import Disturbances
+    from erecap.envs.episodes import Ending
 
     rates = suite.disturbances
     disturbed = Disturbances(made, slip=rates.slip, move=rates.move, seed=suite.seed)
-    return TimeLimit(disturbed, max_episode_steps=suite.horizon)
+    return Ending(TimeLimit(disturbed, max_episode_steps=suite.horizon))
 
 
 def _validated(suite: str, model: type[BaseModel], options: Any) -> BaseModel:

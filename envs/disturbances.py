@@ -28,7 +28,7 @@ class Disturbances(gym.Wrapper[str, str, str, str]):
             `move_untouched(rng) -> str | None` if `move` > 0 (a name if something moved).
         slip: probability that a command slips, at each step.
         move: probability that an untouched object moves, at each step.
-        seed: counts where `reset` is given none.
+        seed: counts until `reset` is given one.
 
     Raises:
         ConfigError: a probability outside 0..1, or a disturbance that the environment cannot make.
@@ -60,15 +60,21 @@ class Disturbances(gym.Wrapper[str, str, str, str]):
                 why = f"{type(env.unwrapped).__name__} has no method {method}"
                 raise ConfigError(f"disturbances.{key}: got {value!r}; allowed: 0, because {why}")
         self.slip, self.move = slip, move
-        self._default_seed = self._seed = seed
+        self._seed = seed
         self._episode, self._step = 0, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Start an episode, `options["episode"]` or 0; see the class for what `seed` decides."""
-        self._seed = self._default_seed if seed is None else seed
-        self._episode = (options or {}).get("episode", 0)
+        """Start an episode, `options["episode"]` or the one that the environment goes on to.
+
+        A seed decides the disturbances of the following episodes as well; see the class.
+        """
+        begun = self.env.reset(seed=seed, options=options)
+        self._seed = self._seed if seed is None else seed
+        named = (options or {}).get("episode")
+        # An environment that numbers its episodes knows which one it went on to.
+        self._episode = getattr(self.env.unwrapped, "episode", 0) if named is None else named
         self._step = 0
-        return self.env.reset(seed=seed, options=options)
+        return begun
 
     def step(self, action: str) -> tuple[str, SupportsFloat, bool, bool, dict[str, Any]]:
         """One step of the environment, struck or not."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,28 @@ def write_atomic(path: Path, data: str | bytes) -> None:
     """Write `data` to `path` so that the file is either the old one or the whole new one.
 
     Parent folders are made. Text is UTF-8.
+
+    Raises:
+        OSError: with the name of the file; what was there is unchanged.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     raw = data.encode("utf-8") if isinstance(data, str) else data
+    with naming(path):
+        _write_aside(path, raw)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError from inside the name of the file that it is about, where it has none, as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def _write_aside(path: Path, raw: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from erecap.errors import ConfigError, RunError
+from erecap.untrusted import parse_json
 
 
 class WorkerProcess:
@@ -113,7 +114,7 @@ class WorkerProcess:
             self._lines.put("")  # it stays ended: further requests need not wait
             raise RunError(f"{self.name}'s process ended at '{what}': {self._last_words()}")
         try:
-            answer = json.loads(line)
+            answer = parse_json(line)
         except ValueError as error:
             raise RunError(f"{self.name}'s process answered '{what}' with {line[:80]!r}, which is not JSON") from error
         if not isinstance(answer, dict) or "error" in answer:

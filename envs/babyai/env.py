@@ -19,6 +19,7 @@ from erecap.envs.babyai import paths
 from erecap.envs.babyai.describe import describe
 from erecap.envs.babyai.options import BabyAIOptions
 from erecap.envs.babyai.skills import TEMPLATES, Body, Outcome
+from erecap.envs.episodes import Episodes, command_of
 from erecap.errors import ConfigError, GameError
 from erecap.protocols import StepInfo
 
@@ -68,20 +69,24 @@ class BabyAIEnv(gym.Env[str, str]):
         self.render_mode = render_mode
         self.options, self.seed, self.episodes, self.expert = options, seed, episodes, expert
         self._started: Body | None = None
+        self._numbers, self._drawn_from = Episodes(episodes), seed
+        self.episode = 0  # the number of the one that is played
         self.rejected = 0  # levels drawn and dropped so far, because the expert did not win them
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Start episode `options["episode"]` (default 0) of `seed` (default: the constructor's).
+        """Start an episode: `options["episode"]`, or else the first of a new seed, or else the next one.
+
+        Args:
+            seed: of this and the following episodes; at first the constructor's.
 
         Raises:
             ConfigError: the episode is not in 0..episodes-1.
             GameError: no level that the expert wins was found.
         """
         super().reset(seed=seed)
-        episode = (options or {}).get("episode", 0)
-        if not 0 <= episode < self.episodes:
-            raise ConfigError(f"episode: got {episode!r}; allowed: 0 to {self.episodes - 1}")
-        drawn = self._draw(self.seed if seed is None else seed, episode)
+        self.episode = self._numbers.begin(seed, options)
+        self._drawn_from = self._drawn_from if seed is None else seed
+        drawn = self._draw(self._drawn_from, self.episode)
         self._started, self._expert_steps, self._expert_cells = drawn
         grid = self.body.level.grid
         cells = [((i, j), grid.get(i, j)) for j in range(grid.height) for i in range(grid.width)]
@@ -92,13 +97,17 @@ class BabyAIEnv(gym.Env[str, str]):
         return self._report(Outcome(""))
 
     def step(self, action: str) -> tuple[str, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Carry out one command. Never truncates: the horizon is a wrapper's business."""
+        """Carry out one command. Never truncates: the horizon is a wrapper's business.
+
+        Raises gymnasium's InvalidAction for what is no text.
+        """
+        command = command_of(action)
         if self.body.success:
             over = Outcome("The mission is accomplished already.", failure="the episode is over")
             observation, info = self._report(over)
             return observation, 0.0, True, False, info
         self.body.memory.update(self.body.level)  # something may have moved since
-        observation, info = self._report(self.body.perform(action))
+        observation, info = self._report(self.body.perform(command))
         return observation, float(self.body.success), self.body.success, False, info
 
     def observe_again(self) -> tuple[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from erecap.envs.episodes import Episodes, command_of
 from erecap.envs.household.commands import command_templates, fill_slots, names_in
 from erecap.envs.household.data.gamefile import GameData, Goal, Task
 from erecap.envs.household.engine.opening import open_engine
@@ -74,7 +75,7 @@ class HouseholdEnv(gym.Env[str, str]):
         Raises:
             ConfigError: there are not enough games, or no such render mode.
             EnvironmentUnavailable: the simulator's packages are missing.
-            GameError: a game in `options.games_dir` is damaged.
+            GameError: there is no game in `options.games_dir`.
         """
         if render_mode not in (None, "ansi"):
             raise ConfigError(f"render_mode: got {render_mode!r}, allowed are None and 'ansi'")
@@ -84,19 +85,25 @@ class HouseholdEnv(gym.Env[str, str]):
         self._expert = expert
         self._searches = options.expert == "search"
         self._games = Games(options, seed=seed, episodes=episodes)
+        self._numbers = Episodes(episodes)
+        self.episode = 0  # the number of the one that is played
         self._engine = open_engine()
         self._closed = False
         self._started = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Begin episode `options["episode"]` (0 if not given). `seed` changes nothing: the episode is the seed.
+        """Begin an episode: `options["episode"]`, or else one that a new seed draws, or else the next one.
+
+        A seed decides nothing but which episodes are played without their number: each is the same under every seed.
 
         Raises:
             ConfigError: there is no such episode.
             GameError: the game file is damaged, or the expert knows no way to win it.
         """
         super().reset(seed=seed)
-        game = self._games.load(int((options or {}).get("episode", 0)), self._engine)
+        drawn = 0 if seed is None else int(self.np_random.integers(self._games.episodes))
+        self.episode = self._numbers.begin(seed, options, drawn)
+        game = self._games.load(self.episode, self._engine)
         self._plan = floor_plan(game.task.room)
         sentence = self._engine.load(game)
         self.turn = self._engine.reset()
@@ -117,9 +124,12 @@ class HouseholdEnv(gym.Env[str, str]):
         return self._said, dict(self._info())
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Play one command. Raises gymnasium's ResetNeeded before the first `reset`."""
+        """Play one command.
+
+        Raises gymnasium's ResetNeeded before the first `reset`, and InvalidAction for what is no text.
+        """
         self._need_reset("step")
-        command = action.strip()
+        command = command_of(action).strip()
         failed = command not in self.turn.commands
         before = self.turn.world.place
         self.turn = self._engine.step(command)

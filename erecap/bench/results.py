@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from erecap.errors import RunError
 from erecap.files import write_json
 from erecap.generation import JsonRow
 from erecap.targets import TARGETS, targets_of
+from erecap.untrusted import read_json
 
 ROWS = ("algorithm", "product")  # the same precision and plain decoding everywhere; each side at its best
 FIELDS = ("id", "row", "target", "measured", "low", "high", "unit", "n", "holds", "command", "machine", "date", "note")
@@ -63,7 +63,7 @@ def read_results(path: Path) -> JsonRow:
     if not path.exists():
         return {}
     try:
-        content: JsonRow = json.loads(path.read_text("utf-8"))
+        content: JsonRow = read_json(path)
     except ValueError as error:
         raise RunError(f"{path.name}: not JSON ({error}); move it away to start a new one") from error
     if not isinstance(content, dict) or not all("id" in row for row in content.get("rows", [])):

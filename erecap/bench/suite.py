@@ -24,6 +24,7 @@ from erecap.bench.results import merge_rows, read_results, rounded
 from erecap.errors import RunError
 from erecap.files import write_json
 from erecap.generation import JsonRow
+from erecap.untrusted import read_json
 
 Settings = ReplanBench | PrefillBench | DecodeBench | EpisodeBench | NeighbourBench
 Say = Callable[[str], None]
@@ -178,7 +179,7 @@ def read_part(path: Path) -> JsonRow | None:
     if not path.exists():
         return None
     try:
-        part: JsonRow = json.loads(path.read_text("utf-8"))
+        part: JsonRow = read_json(path)
     except ValueError as error:
         raise RunError(f"{path.name}: not JSON ({error}); delete it to measure that part anew") from error
     if not isinstance(part, dict) or "rows" not in part:

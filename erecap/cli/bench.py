@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from erecap.cli.benching import end, is_given, measure, names_in, numbers_in, refuse_given, setting, show
+from erecap.cli.numbers import finite
 from erecap.errors import ConfigError
 
 app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
@@ -93,7 +94,7 @@ def replan(
 @app.command()
 def prefill(
     tokens: Annotated[int, typer.Option(min=16, help="Tokens of household text.")] = 4096,
-    keep: Annotated[float, typer.Option(help="Share of the tokens that each stage keeps.")] = 0.7,
+    keep: Annotated[float, typer.Option(callback=finite, help="Share of the tokens that each stage keeps.")] = 0.7,
     scorer: Annotated[str, typer.Option(help="What ranks the tokens.")] = "recency",
     repetitions: Repetitions = 5,
     model: Model = MODEL,

@@ -72,7 +72,7 @@ def llamacpp(
         "rows": llama_rows(found, about),
         "faults": [],
     }
-    console = Console()
+    console = Console(markup=False, emoji=False)
     for table in llama_tables(summary):
         console.print(table)
     if part["rows"]:

@@ -64,7 +64,7 @@ def remote(
             f"{row['calls_without_a_fact']:.1%}",
         )
     # Wide enough for the table where nobody says how wide the output is.
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 120).print(table)
     typer.echo(
         f"{result['conversations']} conversations, {result['calls']} calls, at most {budget:,} tokens; "
         f"prices of {prices}, for all calls together"

@@ -39,7 +39,7 @@ def wrap(
         ratio = "{:.2f} ({:.2f} to {:.2f})".format(*row["speed_up"])
         counts = (f"{row[name]:,.0f}" for name in ("prompt_tokens", "read_tokens", "stored_tokens"))
         table.add_row(f"{row['length']:,}", names[row["side"]], *counts, seconds, ratio, f"{row['equal_tokens']:.1%}")
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
     if out is not None:
         write_json(out, found)
         typer.echo(f"results: {out}")

@@ -48,7 +48,7 @@ def setting(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    progress = Console(stderr=True)
+    progress = Console(markup=False, emoji=False, stderr=True)
     about = {
         "command": command,
         "date": datetime.now(UTC).date().isoformat(),
@@ -68,7 +68,7 @@ def show(part: dict[str, Any]) -> None:
 
     from erecap.bench.tables import tables_of
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     for table in tables_of(part):
         console.print(table)
 

@@ -30,13 +30,13 @@ def calibrate(
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
-    progress = Console(stderr=True, highlight=False)
+    progress = Console(markup=False, emoji=False, stderr=True, highlight=False)
     opened = open_model(ModelSettings(model, dtype=dtype, device=device, threads=threads))
     found = run(opened.model, opened.tokenizer, decode_weights=weights, say=lambda text: progress.print(text))
     for line in in_words(found.cost):
         typer.echo(line)
     typer.echo()
-    Console().print(error_table(found))
+    Console(markup=False, emoji=False).print(error_table(found))
     warning = disturbance(found)
     if warning is not None:
         progress.print(f"warning: {warning}", style="yellow")

@@ -26,6 +26,6 @@ def show_checks(checks: Iterable[Check]) -> None:
         grid.add_row(Text(word, style=colour), Text(row.name), Text(row.found))
         if row.advice:
             grid.add_row("", "", Text(row.advice, style="bold"))
-    Console().print(grid)
+    Console(markup=False, emoji=False).print(grid)
     if any(row.ok is False for row in rows):
         raise typer.Exit(1)

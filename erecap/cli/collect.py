@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from erecap.cli.numbers import finite
+
 
 def collect(
     suites: Annotated[list[str], typer.Argument(metavar="SUITE...", help="Packaged names, or YAML files.")],
@@ -19,13 +21,18 @@ def collect(
     batch: Annotated[
         int, typer.Option(min=1, max=256, help="With --planner: episodes that a process plays at a time.")
     ] = 1,
-    perturb: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of episodes with detours.")] = 0.0,
+    perturb: Annotated[
+        float, typer.Option(callback=finite, min=0.0, max=1.0, help="Share of episodes with detours.")
+    ] = 0.0,
     max_steps: Annotated[int, typer.Option(min=1, max=20, help="Most commands in one plan.")] = 5,
     planner: Annotated[
         str | None, typer.Option(help="Let this act (adapter folder, model or run configuration); label as the expert.")
     ] = None,
     beta: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="With --planner: share of calls in which the expert acts.")
+        float,
+        typer.Option(
+            callback=finite, min=0.0, max=1.0, help="With --planner: share of calls in which the expert acts."
+        ),
     ] = 0.0,
     model: Annotated[str | None, typer.Option(help="Count tokens with this model's tokenizer.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="With --model: drop longer episodes.")] = None,
@@ -69,5 +76,5 @@ def collect(
     if result.played == 0:
         typer.echo(f"{out}: finished already, all {result.total} episodes are there (--fresh plays anew)", err=True)
     # Wide enough for the table where nobody says how wide the output is.
-    Console(width=None if sys.stdout.isatty() else 120).print(result.tally.table())
+    Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 120).print(result.tally.table())
     typer.echo(f"{out}: {result.rows} episodes")

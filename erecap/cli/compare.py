@@ -10,6 +10,7 @@ from erecap.cli.playing import (
     OverrideArguments,
     RayOption,
     WorkersOption,
+    end,
     play,
 )
 from erecap.cli.report import show
@@ -25,4 +26,6 @@ def compare(
     fresh: FreshOption = False,
 ) -> None:
     """Play what is missing of a run, then write its report and print the comparison of its modes."""
-    show(play(config, overrides, out, workers, batch, ray, fresh).folder)
+    result = play(config, overrides, out, workers, batch, ray, fresh)
+    show(result.folder)
+    end(result)

@@ -32,7 +32,7 @@ def household(
     from erecap.envs.household.games.generate import generate
     from erecap.envs.household.options import TASK_TYPES
 
-    console = Console(stderr=True)
+    console = Console(markup=False, emoji=False, stderr=True)
     with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task("games", total=count)
         report = generate(

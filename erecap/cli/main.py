@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from typing import Annotated
 
@@ -30,6 +32,12 @@ from erecap.cli import (
     verify,
 )
 from erecap.errors import ErecapError
+
+# What the person can do something about: full disks, quotas, limits, folders that cannot be written.
+_OF_THE_DISK = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
+    errno.ENAMETOOLONG, errno.EIO, errno.ENOENT,
+}  # fmt: skip
 
 app = typer.Typer(
     name="erecap",
@@ -81,13 +89,31 @@ def _options(
 def main() -> None:
     """Entry point of the console script. Errors for the user become one line and an exit code."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # a full disk behind it is told here, not in the interpreter's last breath
     except ErecapError as error:
         complain(str(error))
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno in _OF_THE_DISK:
+            complain(f"{error.filename or 'output'}: {error.strerror}")
+        elif error.errno != errno.EPIPE:  # whoever read the output has seen enough
+            raise
+        _drop_output()
+        sys.exit(1)
     except KeyboardInterrupt:
         complain("interrupted")
         sys.exit(130)
+
+
+def _drop_output() -> None:
+    """Let the interpreter's end not fail at what standard output could not take."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(message: str) -> None:
@@ -96,7 +122,9 @@ def complain(message: str) -> None:
     from rich.text import Text
 
     line = " ".join(message.split())
-    Console(stderr=True, soft_wrap=True, highlight=False).print(Text(f"error: {line}", style="red"))
+    Console(markup=False, emoji=False, stderr=True, soft_wrap=True, highlight=False).print(
+        Text(f"error: {line}", style="red")
+    )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def list_() -> None:
         state = f"{model.state}: {model.problem}" if model.problem else model.state
         size = f"{model.download_mb} MB"
         table.add_row(*map(Text, (model.name, state, size, model.licence, model.source)))
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 @app.command("check")

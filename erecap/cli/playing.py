@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from erecap.config import RunConfig
     from erecap.rollout.run import RunResult
 
+FAILED_EPISODES = 3  # exit code of a run that was played to its end, and has episodes that failed
+
 ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG", help="Run configuration: a packaged name, such as demo, or a YAML file.")
 ]
@@ -87,3 +89,18 @@ def play(
             err=True,
         )
     return result
+
+
+def end(result: RunResult) -> None:
+    """Leave with the code for failed episodes if a run has some. Their rows say why.
+
+    Raises:
+        typer.Exit: with code 3.
+    """
+    if result.failed:
+        typer.echo(
+            f"{result.folder}: {result.failed} of {result.episodes} episodes failed; the field error of their rows in "
+            "episodes.jsonl says why",
+            err=True,
+        )
+        raise typer.Exit(FAILED_EPISODES)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from erecap.cli.playing import (
+    FAILED_EPISODES,
     BatchOption,
     ConfigArgument,
     FreshOption,
@@ -68,8 +69,10 @@ def quality(
             raise
         summarise(rows, results, command)
         return
+    failed = 0
     for part in _unpruned_first(loaded):
         result = play_missing(part, rows, fresh)
+        failed += result.failed
         if result.status == "interrupted":
             break
     summarise(rows, results, command)
@@ -78,6 +81,9 @@ def quality(
         done = f"interrupted after {result.episodes} of {result.total} episodes of {modes}"
         typer.echo(f"{done}; call it again to go on", err=True)
         raise typer.Exit(130)
+    if failed:
+        typer.echo(f"{rows}: {failed} episodes failed; the field error of their rows says why", err=True)
+        raise typer.Exit(FAILED_EPISODES)
 
 
 def _unpruned_first(config: RunConfig) -> list[RunConfig]:
@@ -127,7 +133,7 @@ def compare_plans(config: RunConfig, suite: str, path: Path, fresh: bool) -> Non
     suites = load_suites(config)
     if suite not in suites:
         raise ConfigError(f"--agreement {suite}: not a suite of {config.name}; allowed: {', '.join(suites)}")
-    console = Console(stderr=True)
+    console = Console(markup=False, emoji=False, stderr=True)
     added = measure_agreement(path, config, suites[suite], console.print, fresh=fresh)
     typer.echo(f"{path}: {added} new rows", err=True)
 
@@ -160,14 +166,14 @@ def summarise(rows: Path, results: Path, command: str) -> None:
         table.add_row(
             row["id"], f"{row['target']} {row['unit']}", f"{row['measured']:g}", interval, str(row["n"]), word
         )
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
     typer.echo(f"figures: {results}")
 
 
 def _dated(row: dict[str, Any], results: Path) -> dict[str, Any]:
     """`row`, or what the file has of it where nothing but its date and machine would change."""
-    import json
+    from erecap.untrusted import read_json
 
-    before = json.loads(results.read_text("utf-8"))["rows"] if results.exists() else []
+    before = read_json(results)["rows"] if results.exists() else []
     same = [old for old in before if {**old, "date": 0, "machine": 0} == {**row, "date": 0, "machine": 0}]
     return same[0] if same else row

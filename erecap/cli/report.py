@@ -42,7 +42,7 @@ def show_calls(folders: list[Path]) -> None:
 
     logs = [(folder.name, summarise_calls(folder)) for folder in folders]
     write_json(folders[0] / "summary.json", logs[0][1])
-    Console(width=None if sys.stdout.isatty() else 120).print(call_table(logs))
+    Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 120).print(call_table(logs))
 
 
 def show(folder: Path) -> None:
@@ -51,7 +51,7 @@ def show(folder: Path) -> None:
 
     from erecap.report import Report
 
-    report, console = Report.of(folder), Console()
+    report, console = Report.of(folder), Console(markup=False, emoji=False)
     page = report.write()
     console.print(report.table())
     typer.echo(f"report: {page}")

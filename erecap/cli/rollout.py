@@ -12,6 +12,7 @@ from erecap.cli.playing import (
     OverrideArguments,
     RayOption,
     WorkersOption,
+    end,
     play,
 )
 
@@ -28,3 +29,4 @@ def rollout(
     """Play the episodes of a run that are still missing. Can be stopped at any time, and goes on when called again."""
     result = play(config, overrides, out, workers, batch, ray, fresh)
     typer.echo(f"{result.folder}: {result.episodes} episodes. Report: erecap report {result.folder}")
+    end(result)

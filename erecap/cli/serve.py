@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from erecap.budget import AUTO, Budget
 from erecap.cli.bench import MODEL
+from erecap.cli.numbers import finite
+
+if TYPE_CHECKING:
+    from erecap.serving.keys import Keys
 
 # Parameters that only one of the two kinds of server has.
 OF_MODELS = (
     "model", "adapter", "evict_by", "pruner", "kv_tokens", "memory_gb", "pays", "name", "sessions", "kv_mb", "at_once",
     "waiting", "dtype", "device", "decode_weights", "threads",
 )  # fmt: skip
-OF_PROXIES = ("upstream_key_env", "keep_tokens", "patterns", "log")
+OF_PROXIES = ("upstream_key_env", "keep_tokens", "patterns", "log", "answer_mb")
 
 
 def serve(
@@ -34,10 +38,12 @@ def serve(
         str, typer.Option(help="Tokens that a conversation keeps: auto (all that fit), a number, or all.")
     ] = "auto",
     memory_gb: Annotated[
-        float | None, typer.Option(help="With auto: 10^9 bytes of keys and values that a conversation may store.")
+        float | None,
+        typer.Option(callback=finite, help="With auto: 10^9 bytes of keys and values that a conversation may store."),
     ] = None,
     pays: Annotated[
-        float | None, typer.Option(help="With auto: drop earlier where that saves this share of a call's time.")
+        float | None,
+        typer.Option(callback=finite, help="With auto: drop earlier where that saves this share of a call's time."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name under which it is offered; else the model's.")] = None,
     upstream: Annotated[
@@ -58,14 +64,31 @@ def serve(
     api_key_env: Annotated[
         str | None, typer.Option(help="Environment variable with the key that clients must send.")
     ] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with keys, one a line: each client must send one. One key's conversations are its own."
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen on another address than this machine's own without a key.")
+    ] = False,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Another name under which this machine may be asked; can be repeated.")
+    ] = None,
     sessions: Annotated[int, typer.Option(min=1, help="Conversations that are remembered.")] = 32,
     kv_mb: Annotated[
         int | None, typer.Option(min=1, help="MiB of their keys and values, about; else no limit.")
     ] = None,
     at_once: Annotated[int, typer.Option(min=1, max=256, help="Conversations answered together.")] = 8,
     waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait.")] = 64,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take.")] = 120.0,
-    body_mb: Annotated[float, typer.Option(min=0.001, help="MiB of a request.")] = 4.0,
+    timeout: Annotated[
+        float, typer.Option(callback=finite, min=0.1, max=1e6, help="Seconds a request may take.")
+    ] = 120.0,
+    body_mb: Annotated[float, typer.Option(callback=finite, min=0.001, max=1e6, help="MiB of a request.")] = 4.0,
+    answer_mb: Annotated[
+        float, typer.Option(callback=finite, min=0.001, max=1e6, help="With --upstream: MiB of an answer.")
+    ] = 64.0,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     decode_weights: Annotated[str, typer.Option(help="Weights while decoding: same, int8 or int4.")] = "same",
@@ -87,34 +110,48 @@ def serve(
     if upstream is not None and keep_tokens is None:
         raise ConfigError("--upstream: give --keep-tokens, the tokens of a prompt beyond which it is shortened")
     budget = _budget(kv_tokens, memory_gb, pays)
-    key, upstream_key = _secret(api_key_env, "--api-key-env"), _secret(upstream_key_env, "--upstream-key-env")
+    upstream_key = _secret(upstream_key_env, "--upstream-key-env")
     try:
         import uvicorn  # noqa: F401
 
         from erecap.serving import app, proxy
+        from erecap.serving.upstream import answers, checked_url
     except ImportError as error:
         raise ConfigError(f"serve: {error.name} is not installed; pip install 'erecap[serve]'") from error
+    keys = _keys(api_key_env, key_file)
+    names = _names(host, keys is not None, insecure, allow_host or [])
     most_bytes = int(body_mb * (1 << 20))
     if upstream is not None:
         from erecap.wrapping.calls import TextCalls
 
+        behind = checked_url(upstream)
         calls = TextCalls.opened("proxy", log, keep_tokens=keep_tokens, patterns=patterns)
         made = proxy.create_proxy(
-            upstream, calls, upstream_key=upstream_key, key=key, most_bytes=most_bytes, request_s=timeout
-        )
+            upstream, calls, upstream_key=upstream_key, key=keys, most_bytes=most_bytes,
+            most_answer_bytes=int(answer_mb * (1 << 20)), request_s=timeout, hosts=names,
+        )  # fmt: skip
+        if not answers(behind):
+            typer.echo(f"note: nothing answers at {behind.host} yet; until it does, clients get status 502", err=True)
         _run(made, f"a proxy before {upstream}", host, port, timeout)
         return
-    from rich.console import Console
-
     from erecap.serving.opening import open_engine
 
     engine = open_engine(
         model, adapter=adapter, evict_by=evict_by or pruner or "recency", budget=budget, dtype=dtype, device=device,
         decode_weights=decode_weights, threads=threads, at_once=at_once, most_waiting=waiting, sessions=sessions,
-        session_bytes=None if kv_mb is None else kv_mb << 20, request_s=timeout, say=Console(stderr=True).print,
+        session_bytes=None if kv_mb is None else kv_mb << 20, request_s=timeout,
+        **({} if keys is None else {"tenants": keys.tenants}),
+        say=_say,
     )  # fmt: skip
     offered = name or Path(model).name
-    _run(app.create_app(engine, offered, key=key, most_bytes=most_bytes), offered, host, port, timeout)
+    made = app.create_app(engine, offered, key=keys, most_bytes=most_bytes, hosts=names)
+    _run(made, offered, host, port, timeout)
+
+
+def _say(line: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True).print(line)
 
 
 def _budget(kv_tokens: str, memory_gb: float | None, pays: float | None) -> Budget:
@@ -151,6 +188,40 @@ def _secret(variable: str | None, option: str) -> str | None:
     return value
 
 
+def _keys(variable: str | None, file: Path | None) -> Keys | None:
+    from erecap.errors import ConfigError
+    from erecap.serving.keys import Keys
+
+    if variable is not None and file is not None:
+        raise ConfigError("--key-file: got it beside --api-key-env; allowed: one of them")
+    if file is not None:
+        return Keys.read(file)
+    key = _secret(variable, "--api-key-env")
+    try:
+        return Keys.of(key)
+    except ConfigError as error:
+        raise ConfigError(f"--api-key-env: {variable}: {error}") from error
+
+
+def _names(host: str, has_key: bool, insecure: bool, allowed: list[str]) -> list[str] | None:
+    """Names besides this machine's own that a request may give as its host; None where it listens for other machines.
+
+    Raises:
+        ConfigError: other machines could use it without a key.
+    """
+    from erecap.errors import ConfigError
+    from erecap.serving.guard import is_loopback
+
+    if is_loopback(host):
+        return allowed
+    if not has_key and not insecure:
+        raise ConfigError(
+            f"--host: {host!r} can be reached from other machines, and no key is asked for; give --api-key-env or "
+            "--key-file, or --insecure to let everybody in"
+        )
+    return allowed or None
+
+
 def _run(app: Any, what: str, host: str, port: int, timeout: float) -> None:
     """Serve until a signal."""
     from rich.console import Console
@@ -163,9 +234,11 @@ def _run(app: Any, what: str, host: str, port: int, timeout: float) -> None:
             await super().startup(sockets)
             if self.started:
                 at = self.servers[0].sockets[0].getsockname()[1]
-                console.print(f"serving {what} at http://{host}:{at}/v1; Ctrl-C ends it", soft_wrap=True)
+                name = f"[{host}]" if ":" in host else host
+                line = f"serving {what} at http://{name}:{at}/v1; Ctrl-C ends it"
+                console.print(line, soft_wrap=True, markup=False, highlight=False)
 
-    console = Console(stderr=True)
+    console = Console(markup=False, emoji=False, stderr=True)
     try:
         Told(settings(app, host, port, end_s=int(timeout) + 5)).run()
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from erecap.budget import AUTO
+from erecap.cli.numbers import finite
 
 if TYPE_CHECKING:
     from erecap.config.modes import Mode
@@ -31,10 +32,11 @@ KvTokensOption = Annotated[
     str | None, typer.Option(metavar="N", help="Tokens stored: auto (all that fit; if left out), a number, or all.")
 ]
 KeepOption = Annotated[
-    float | None, typer.Option(help="With prune[...]: share of its tokens that a stage keeps; 0.7 if left out.")
+    float | None,
+    typer.Option(callback=finite, help="With prune[...]: share of its tokens that a stage keeps; 0.7 if left out."),
 ]
 MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")]
-TemperatureOption = Annotated[float, typer.Option(min=0, help="0: the likeliest token each time.")]
+TemperatureOption = Annotated[float, typer.Option(callback=finite, min=0, help="0: the likeliest token each time.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of sampling and of random rankings.")]
 DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
@@ -181,7 +183,7 @@ def note(text: str, style: str = "dim") -> None:
     from rich.text import Text
 
     sys.stdout.flush()
-    Console(stderr=True, soft_wrap=True, highlight=False).print(Text(text, style=style))
+    Console(markup=False, emoji=False, stderr=True, soft_wrap=True, highlight=False).print(Text(text, style=style))
 
 
 def system_message(text: str | None) -> list[Message]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from erecap.cli import train_pruner
+from erecap.cli.numbers import finite
 
 app = typer.Typer(help="Train planners and pruners from collected trajectories.", no_args_is_help=True)
 
@@ -34,20 +35,26 @@ def planner(
     rank: Annotated[
         int | None, typer.Option(help="Rank of the adapter, at most 32; else 16, or that of --init.")
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate; else 5e-4, or 5e-5 with --full.")] = None,
+    lr: Annotated[
+        float | None, typer.Option(callback=finite, help="Highest learning rate; else 5e-4, or 5e-5 with --full.")
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the transcripts.")] = 2,
     accumulate: Annotated[int, typer.Option(help="Transcripts a step.")] = 8,
     batch_tokens: Annotated[
         int | None, typer.Option(help="Read so many tokens of transcripts at once, with padding; else one transcript.")
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens of a transcript; the rest is cut after a plan.")] = 4096,
-    held_out: Annotated[float, typer.Option(help="Share of the episodes that are scored, not learned.")] = 0.05,
+    held_out: Annotated[
+        float, typer.Option(callback=finite, help="Share of the episodes that are scored, not learned.")
+    ] = 0.05,
     evaluations: Annotated[int, typer.Option(help="Evaluations on them in an epoch.")] = 2,
     patience: Annotated[int, typer.Option(help="Evaluations without improvement that end the training.")] = 3,
-    warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = 0.05,
+    warmup: Annotated[
+        float, typer.Option(callback=finite, help="Share of the steps in which the learning rate rises.")
+    ] = 0.05,
     schedule: Annotated[str, typer.Option(help="How it falls: cosine or linear.")] = "cosine",
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.01,
-    clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 1.0,
+    weight_decay: Annotated[float, typer.Option(callback=finite, help="Of AdamW.")] = 0.01,
+    clip: Annotated[float, typer.Option(callback=finite, help="Largest norm of the gradient.")] = 1.0,
     amp: Annotated[str, typer.Option(help="bf16, none, or auto: bf16 where the hardware computes in it.")] = "auto",
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
@@ -60,9 +67,13 @@ def planner(
     pruner: Annotated[
         str | None, typer.Option(metavar="PRUNER", help="Ranks what such a session keeps; else the newest.")
     ] = None,
-    pruned_share: Annotated[float, typer.Option(help="Share of the transcripts that are read so.")] = 0.5,
-    hours: Annotated[float | None, typer.Option(help="Stop after this time; the same command goes on later.")] = None,
-    save_minutes: Annotated[float, typer.Option(help="Time between checkpoints.")] = 10.0,
+    pruned_share: Annotated[
+        float, typer.Option(callback=finite, help="Share of the transcripts that are read so.")
+    ] = 0.5,
+    hours: Annotated[
+        float | None, typer.Option(callback=finite, help="Stop after this time; the same command goes on later.")
+    ] = None,
+    save_minutes: Annotated[float, typer.Option(callback=finite, help="Time between checkpoints.")] = 10.0,
     fresh: Annotated[
         bool, typer.Option("--fresh/--resume", help="Train anew, or go on with what FOLDER holds.")
     ] = False,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from erecap.cli.numbers import finite
+
 Model = Annotated[str, typer.Option(help="Catalog name, folder or hub name.")]
 Adapter = Annotated[str | None, typer.Option(help="Adapter of a trained planner, merged into the model.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, or cuda[:N].")]
@@ -24,7 +26,9 @@ def saliency(
     max_tokens: Annotated[int, typer.Option(help="Longest sample, in tokens.")] = 4096,
     limit: Annotated[int | None, typer.Option(help="Samples of each source.")] = None,
     cache_tokens: Annotated[int, typer.Option(help="Hidden states kept of each sample, for `train pruner`.")] = 256,
-    discount: Annotated[float, typer.Option(help="Plan attention: factor for every plan in between.")] = 1.0,
+    discount: Annotated[
+        float, typer.Option(callback=finite, help="Plan attention: factor for every plan in between.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="Draws the tokens whose hidden states are kept.")] = 0,
     device: Device = "auto",
     threads: Threads = None,
@@ -43,7 +47,7 @@ def saliency(
     _threads(threads)
     if fresh:
         _clear(out, "labels-*.safetensors", "meta.json")
-    progress = Console(stderr=True, highlight=False)
+    progress = Console(markup=False, emoji=False, stderr=True, highlight=False)
     loaded, tokenizer, base = load_base(model, device, adapter)
     meta = run_saliency(loaded, tokenizer, base, data, out, settings, say=progress.print)
     table = Table(title=f"{meta['samples']} samples, {meta['tokens']:,} tokens")
@@ -52,7 +56,7 @@ def saliency(
     for row in meta["statistics"]:
         values = [f"{row[name]:.3g}" for name in ("mean", "median", "p90")]
         table.add_row(str(row["stage"]), *values, f"{row['recency']:+.2f}")
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 def _layers(text: str | None) -> tuple[int, ...] | None:
@@ -88,13 +92,13 @@ def pruner(
     mse: Annotated[bool, typer.Option(help="Regression on the labels.")] = True,
     rank: Annotated[bool, typer.Option(help="Order of pairs of tokens.")] = True,
     epochs: Annotated[int, typer.Option(help="Passes over the samples at most.")] = 10,
-    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 1e-3,
-    keep: Annotated[float, typer.Option(help="Task: share of its tokens that a stage keeps.")] = 0.7,
-    temperature: Annotated[float, typer.Option(help="Task: of the Gumbel-softmax.")] = 1.0,
+    lr: Annotated[float, typer.Option(callback=finite, help="Learning rate of Adam.")] = 1e-3,
+    keep: Annotated[float, typer.Option(callback=finite, help="Task: share of its tokens that a stage keeps.")] = 0.7,
+    temperature: Annotated[float, typer.Option(callback=finite, help="Task: of the Gumbel-softmax.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(help="Task: longer samples are left out of this term.")] = 1024,
-    held_out: Annotated[float, typer.Option(help="Share of the samples to test on.")] = 0.1,
+    held_out: Annotated[float, typer.Option(callback=finite, help="Share of the samples to test on.")] = 0.1,
     patience: Annotated[int, typer.Option(help="Epochs without progress that end the training.")] = 3,
-    budget: Annotated[float, typer.Option(help="Test: share of the history that stays.")] = 0.35,
+    budget: Annotated[float, typer.Option(callback=finite, help="Test: share of the history that stays.")] = 0.35,
     test_samples: Annotated[int, typer.Option(help="Test: held-out samples at most.")] = 12,
     kv_tokens: Annotated[int, typer.Option(help="Test: tokens that a session stores.")] = 1024,
     seed: Annotated[int, typer.Option(help="Of initial weights, order, noise and held-out samples.")] = 0,
@@ -130,7 +134,7 @@ def pruner(
     _threads(threads)
     if fresh:
         _clear(out, "state.safetensors", "log.jsonl")
-    progress = Console(stderr=True, highlight=False)
+    progress = Console(markup=False, emoji=False, stderr=True, highlight=False)
     loaded, _, base = load_base(model, device, adapter)
     card = run_pruner(loaded, base, meta, rows, out, settings, say=progress.print)
     typer.echo((out / "card.md").read_text(encoding="utf-8"))

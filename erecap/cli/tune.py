@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from erecap.cli.numbers import finite
+
 app = typer.Typer(help="Find settings of pruning by trying them.", no_args_is_help=True)
 
 WARN_BELOW = 0.9  # agreement of the chosen set
@@ -22,7 +24,7 @@ def stages(
     model: Annotated[
         str, typer.Option("--model", metavar="NAME", help="Catalog name, folder or hub name.")
     ] = "smollm2-135m-instruct",
-    keep: Annotated[float, typer.Option(help="Share of its tokens that one stage keeps.")] = 0.7,
+    keep: Annotated[float, typer.Option(callback=finite, help="Share of its tokens that one stage keeps.")] = 0.7,
     scorer: Annotated[
         str | None, typer.Option(help="What ranks the tokens: attention (if left out), recency, random, learned.")
     ] = None,
@@ -44,7 +46,9 @@ def stages(
     ] = None,
     length: Annotated[int, typer.Option(help="Tokens that a prompt has at least.")] = 2000,
     samples: Annotated[int, typer.Option(help="Planning calls, and as many others for the best few.")] = 8,
-    least_agreement: Annotated[float, typer.Option(help="Share of plan tokens that the chosen set must keep.")] = 0.0,
+    least_agreement: Annotated[
+        float, typer.Option(callback=finite, help="Share of plan tokens that the chosen set must keep.")
+    ] = 0.0,
     confirm: Annotated[int, typer.Option(help="Best sets that are read on other calls and timed.")] = 3,
     repetitions: Annotated[int, typer.Option(help="Timed reads of each of them; 0 for none.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the histories, the search and the random scorer.")] = 0,

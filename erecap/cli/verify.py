@@ -31,7 +31,7 @@ def verify(
 
     folder = find_pruner(checkpoint, "checkpoint")
     card = read_json(folder / CARD)
-    progress = Console(stderr=True, highlight=False)
+    progress = Console(markup=False, emoji=False, stderr=True, highlight=False)
     kind = card.get("format")
     if kind not in (PLANNER, PRUNER):
         raise ConfigError(f"{folder / CARD}: format: got {kind!r}; allowed: {PLANNER!r}, {PRUNER!r}")
@@ -44,6 +44,6 @@ def verify(
     table = Table("figure", "on the card", "now", "", box=None, padding=(0, 2, 0, 0))
     for figure in figures:
         table.add_row(figure.name, f"{figure.stated:.4f}", f"{figure.measured:.4f}", "" if figure.holds else "differs")
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
     if not all(figure.holds for figure in figures):
         raise typer.Exit(1)

@@ -36,7 +36,7 @@ LLM, EXPERT = "llm", "expert"  # names of planners
 class PruneSettings(BaseModel):
     """Settings of pruning at prefill for the modes `prune[...]`; the mode names the scorer."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     keep: float = Field(default=0.7, gt=0, le=1, description="Share of its tokens that one stage keeps.")
     preset: Preset | None = Field(default=None, description="A published keep ratio by name, instead of `keep`.")
@@ -67,7 +67,7 @@ class PruneSettings(BaseModel):
 class BudgetSettings(BaseModel):
     """Settings of the budget that session modes with eviction keep between calls."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     kv_tokens: int | Literal["auto"] | None = Field(
         default=AUTO,
@@ -116,7 +116,7 @@ class BudgetSettings(BaseModel):
 class ScheduleSettings(BaseModel):
     """Settings of the scheduler, which decides call by call in session modes."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     deadline_ms: float | None = Field(default=None, gt=0, description="What one call should take at most.")
     low_watermark: float = Field(

@@ -10,15 +10,35 @@ from typing import Any
 import yaml
 
 from erecap.errors import ConfigError
+from erecap.untrusted import DEEPEST
 
 _SUFFIXES = (".yaml", ".yml")
+_MERGE = "tag:yaml.org,2002:merge"
+_MOST_VALUES = 100_000
+_MOST_BYTES = 16 << 20  # of a file
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML's safe loader, except that two things are errors which PyYAML lets pass.
+    """YAML's safe loader, except that some things are errors which PyYAML lets pass, or fails at.
 
-    A key written twice (it would keep the last one), and half a surrogate pair (which no file can hold).
+    A key written twice (it would keep the last one), half a surrogate pair (which no file can hold), values that their
+    tag cannot have (a 13th month), and aliases that contain themselves or stand for very much together.
     """
+
+    def get_single_data(self) -> Any:
+        node = self.get_single_node()
+        if node is None:
+            return None
+        _size(node, {}, 0)
+        return self.construct_document(node)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, OverflowError) as error:
+            kind, shown = node.tag.rpartition(":")[2], str(node.value)[:40]
+            problem = f"{shown!r} cannot be read as {kind}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
 
     def construct_scalar(self, node: yaml.ScalarNode) -> Any:
         value = super().construct_scalar(node)
@@ -29,7 +49,10 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
+            if key_node.tag == _MERGE:  # stands for the keys of another mapping, over which those written here win
+                key = "<<"
+            else:
+                key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is not text", key_node.start_mark)
             if key in seen:
@@ -38,6 +61,23 @@ class _StrictLoader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _size(node: yaml.Node, known: dict[int, int], depth: int) -> int:
+    """Values in a node, those that aliases stand for counted each time."""
+    if known.get(id(node), 1) == 0:
+        raise yaml.constructor.ConstructorError(None, None, "an alias contains itself", node.start_mark)
+    if id(node) not in known:
+        if depth > DEEPEST:
+            raise yaml.constructor.ConstructorError(None, None, "nested too deeply", node.start_mark)
+        known[id(node)] = 0  # not known yet
+        below = [] if isinstance(node, yaml.ScalarNode) else node.value
+        flat = [part for item in below for part in (item if isinstance(item, tuple) else (item,))]
+        known[id(node)] = 1 + sum(_size(part, known, depth + 1) for part in flat)
+        if known[id(node)] > _MOST_VALUES:
+            problem = f"more than {_MOST_VALUES:,} values, aliases written out"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+    return known[id(node)]
 
 
 def is_path(text: str) -> bool:
@@ -93,7 +133,11 @@ def parse_yaml(source: str, text: str) -> Any:
 
 def _read(path: Path, what: str, package: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ConfigError(f"{path}: larger than {_MOST_BYTES} bytes")
+        return content.decode("utf-8")
     except FileNotFoundError as error:
         known = ", ".join(packaged_names(package)) or "none"
         raise ConfigError(f"{path}: no such {what} file; packaged names: {known}") from error

@@ -17,7 +17,9 @@ from weakref import WeakKeyDictionary
 
 from erecap.errors import MessagesError, ModelError
 from erecap.generation import Message
+from erecap.time_limit import time_limit
 
+TEMPLATE_S = 20.0  # that rendering a chat may take; 25,000 messages take a tenth of it
 # Private-use characters: no template tests for them, no tokenizer normalises them away.
 _MARK = "\ue0f0{index}\ue0f1"
 _MARKS = re.compile("\ue0f0([0-9]+)\ue0f1")
@@ -184,10 +186,17 @@ def render_text(messages: Sequence[Message], tokenizer: Any, add_generation_prom
         raise ModelError(f"tokenizer {_name(tokenizer)} has no chat template; use an instruct model")
     plain = [{"role": message["role"], "content": message["content"]} for message in messages]
     try:
-        return tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=add_generation_prompt)
+        with time_limit(TEMPLATE_S):
+            return tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=add_generation_prompt)
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise MessagesError(f"the chat template of {_name(tokenizer)} refuses roles [{roles}]: {error}") from error
+    except TimeoutError as error:
+        raise ModelError(f"the chat template of {_name(tokenizer)} takes {error}; it may have no end") from error
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError) as error:
+        # A template is a program of the model's authors, and these are its mistakes.
+        words = f"{type(error).__name__}: {error}"
+        raise MessagesError(f"the chat template of {_name(tokenizer)} fails: {' '.join(words.split())}") from error
 
 
 def _locate(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from erecap.config.source import parse_yaml
 from erecap.errors import ConfigError
 
 PRICES = Path(__file__).with_name("prices.yaml")
@@ -49,11 +49,12 @@ def load_prices(path: Path = PRICES) -> dict[str, ModelPrices]:
         ConfigError: the file is missing, no YAML, or has an entry that is no price.
     """
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; it should hold prices by model") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: no YAML: {error}") from error
+    content = parse_yaml(str(path), text)
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{path}: no prices; it should map model names to input, cached_input and output")
     prices = {}

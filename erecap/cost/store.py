@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from erecap.cost.machine import CostKey
 from erecap.cost.model import CostModel
 from erecap.errors import ConfigError
 from erecap.files import cache_dir
+from erecap.untrusted import read_json
 
 FORMAT = 1  # raised when the meaning of a coefficient changes; older files are then refused
 
@@ -32,7 +32,7 @@ def load_cost_model(key: CostKey, path: Path | None = None) -> CostModel | None:
     """
     source = path or cost_path(key)
     try:
-        content = json.loads(source.read_text(encoding="utf-8"))
+        content = read_json(source)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 from erecap.errors import RunError
 from erecap.files import write_atomic
+from erecap.untrusted import parse_json
 
 FORMAT = "erecap-session-3"
 READABLE = (FORMAT, "erecap-session-2")
@@ -41,7 +42,7 @@ def read_file(path: Path, framework: str) -> tuple[dict[str, Any], dict[str, Any
             if metadata.get("format") not in READABLE:
                 raise RunError(f"{path.name}: not a saved session ({FORMAT})")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        return tensors, json.loads(metadata["known"])
+        return tensors, parse_json(metadata["known"])
     except FileNotFoundError as error:
         raise RunError(f"{path.name}: no such session file") from error
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from erecap.rollout.run_folder.identity import identity_of, weights_of
 from erecap.rollout.run_folder.interrupt import Interrupts
 from erecap.rollout.run_folder.lock import writing
 from erecap.rollout.run_folder.writer import encode_row
+from erecap.untrusted import parse_json
 
 MODES = ("reuse", "erecap")
 
@@ -154,7 +154,7 @@ def rows_done(path: Path, suite: str, budget: int, identity: JsonRow, fresh: boo
     kept, done = [], set()
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             own = (row["suite"], row["budget"]) == (suite, budget)
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path}:{number}: the row is damaged; restore the file from the repository") from error

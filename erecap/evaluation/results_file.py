@@ -5,7 +5,6 @@ A row says which configuration, model, adapter and pruner it was played with, as
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -23,6 +22,7 @@ from erecap.rollout.run_folder.identity import IDENTITY, budget_of, digest_of, i
 from erecap.rollout.run_folder.lock import owned, writing
 from erecap.rollout.run_folder.resume import erase, repair
 from erecap.rollout.run_folder.writer import EPISODES, REPLANS, encode_row
+from erecap.untrusted import parse_json
 
 # Taken over from a row of `episodes.jsonl` as they are.
 SAME = ("seed", "success", "progress", "spl", "steps", "path_length", "path_unit", "replans", "invalid_plans", "end")
@@ -229,7 +229,7 @@ def _lines(path: Path) -> list[JsonRow]:
     rows = []
     for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise RunError(f"{path}:{number}: the row is damaged ({error})") from error
         if not isinstance(row, dict):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from pathlib import Path
 from typing import Any
 
 from erecap.errors import ModelError
+from erecap.untrusted import parse_json
+from erecap.untrusted import read_json as read_any_json
+
+# Sizes of a model, in the words of most and of the GPT-2 family.
+_SIZES = {
+    "num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size", "head_dim",
+    "vocab_size", "max_position_embeddings", "n_layer", "n_head", "n_embd", "n_positions",
+}  # fmt: skip
+_LARGEST = 10**9
 
 
 def inspect_folder(folder: Path) -> dict[str, Any]:
@@ -22,6 +30,7 @@ def inspect_folder(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     if "model_type" not in config:
         raise ModelError(f"{folder / 'config.json'}: no 'model_type', so this is not a Hugging Face model folder")
+    _check_sizes(folder, config)
     for shard in weight_files(folder):
         read_header(shard)
     tokenizer_files = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -31,6 +40,18 @@ def inspect_folder(folder: Path) -> dict[str, Any]:
         if (folder / file).is_file():
             read_json(folder / file)
     return config
+
+
+def _check_sizes(folder: Path, config: dict[str, Any]) -> None:
+    parts = [config, *(config[name] for name in ("text_config",) if isinstance(config.get(name), dict))]
+    for part in parts:
+        for name in _SIZES & part.keys():
+            value = part[name]
+            if value is None or isinstance(value, list):  # a list has one for each layer
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
+                shown = repr(value)[:40]
+                raise ModelError(f"{folder / 'config.json'}: {name}: got {shown}; allowed: 1 to {_LARGEST:,}")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -62,7 +83,7 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
         with path.open("rb") as file:
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-            header = json.loads(file.read(length)) if length <= size - 8 else None
+            header = parse_json(file.read(length)) if length <= size - 8 else None
     except FileNotFoundError:
         raise ModelError(f"{path} is missing") from None
     except (OSError, ValueError) as error:
@@ -86,7 +107,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: the file is missing or is not a JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_any_json(path)
     except FileNotFoundError:
         raise ModelError(f"{path} is missing") from None
     except (OSError, ValueError) as error:

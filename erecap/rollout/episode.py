@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from erecap.config.modes import Mode, parse_mode
@@ -12,7 +15,7 @@ from erecap.config.run import PlannerSettings
 from erecap.config.suite import Suite
 from erecap.context.records import Context
 from erecap.context.render import render
-from erecap.errors import BudgetError, GameError
+from erecap.errors import BudgetError, ErecapError, GameError, RunError
 from erecap.generation import JsonRow
 from erecap.planners.triggers import Triggers
 from erecap.protocols import Plan, Planner
@@ -24,6 +27,11 @@ from erecap.rollout.run_folder.samples import SampleRecorder
 if TYPE_CHECKING:
     import gymnasium as gym
 
+log = logging.getLogger(__name__)
+# Troubles of the machine: every further episode would meet them, so they end the run instead of becoming its rows.
+_OF_THE_MACHINE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+}  # fmt: skip
 INVALID = "invalid"  # the trigger after a plan that could not be read; for the others see `Triggers`
 
 Tick = Callable[[int, int], None]
@@ -46,14 +54,16 @@ def play(
     An episode ends with "success"; with "horizon", when the environment truncates it or when
     `settings.max_invalid` plans in a row could not be read (no command was executed in between, so a
     deterministic planner would go on like that for ever); or with "error", when the game is broken
-    (GameError) or the planner's protected text exceeds its budget (BudgetError). An error is a row like
-    any other, with what was played before it; it does not touch other episodes.
+    (GameError, or anything else that the environment raises) or the planner's protected text exceeds its
+    budget (BudgetError). An error is a row like any other, with what was played before it; it does not
+    touch other episodes.
 
     Args:
         mode: of the job; None: the preset that it names.
 
     Raises:
         ModelError: the model cannot be used; that is not a matter of one episode.
+        RunError: the machine cannot go on, because of a full disk, say.
     """
     episode = _Episode(job, mode or parse_mode(job.mode), suite, env, planner, settings, contended, tick)
     started = time.perf_counter()
@@ -75,6 +85,25 @@ def play(
     )
     sample = episode.recorder.finish(row["goal"], row["success"]) if episode.recorder else None
     return Played(job, row, episode.replans, sample)
+
+
+@contextmanager
+def costs_its_episode() -> Iterator[None]:
+    """Turn what an environment raises inside into an error of its game.
+
+    Raises:
+        GameError: anything but errors for the user, which pass, and troubles of the machine.
+        RunError: such a trouble.
+    """
+    try:
+        yield
+    except ErecapError:
+        raise
+    except Exception as error:  # the code of a simulator: whatever it is, it is about this episode
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _OF_THE_MACHINE):
+            raise RunError(f"the environment met {type(error).__name__}: {error}; no row was written for it") from error
+        log.warning("an environment failed", exc_info=error)
+        raise GameError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 class _Episode:
@@ -107,8 +136,9 @@ class _Episode:
 
     def run(self) -> str:
         """Play; returns how it ended."""
-        text, info = self._env.reset(seed=self.job.seed, options={"episode": self.job.episode})
-        seen = self._observe(None, text, info)
+        with costs_its_episode():
+            text, info = self._env.reset(seed=self.job.seed, options={"episode": self.job.episode})
+            seen = self._observe(None, text, info)
         context = Context(seen.goal, seen.situation.templates, situation=seen.situation)
         context.add("observation", seen.text, seen.subject, step=0)
         pending: deque[str] = deque()
@@ -166,9 +196,10 @@ class _Episode:
 
     def _step(self, context: Context, command: str) -> str | None:
         """Execute one command and record what came of it; returns how the episode ended, if it did."""
-        text, _, terminated, truncated, info = self._env.step(command)
-        self.steps += 1
-        seen = self._observe(command, text, info)
+        with costs_its_episode():
+            text, _, terminated, truncated, info = self._env.step(command)
+            self.steps += 1
+            seen = self._observe(command, text, info)
         context.add("action", command, step=self.steps)
         if seen.failed:
             context.add("failure", seen.failure or seen.text, seen.subject, step=self.steps)

@@ -70,7 +70,7 @@ class Observed:
             subject=clean(info["subject"]),
             failed=bool(info["failed"]),
             failure=clean(info["failure"]),
-            events=list(info["events"]),
+            events=[clean(event) for event in info["events"]],
             success=bool(info["success"]),
             progress=min(1.0, float(info["progress"])),
             path_length=float(info["path_length"]),

@@ -40,6 +40,7 @@ class RunResult:
     episodes: int  # with a row, from this call or earlier ones
     total: int
     played: int  # in this call
+    failed: int = 0  # of `episodes`, with an error instead of an end
 
 
 def run(
@@ -69,7 +70,7 @@ def run(
         EnvironmentUnavailable, ModelError, ConfigError: what the run needs is missing or does not fit.
     """
     suites = suites if suites is not None else load_suites(config)
-    console = console or Console(stderr=True)
+    console = console or Console(markup=False, emoji=False, stderr=True)
     head = _new_head(config, suites)
     with owned(out), Interrupts() as interrupts:
         old = None
@@ -87,7 +88,7 @@ def run(
         finished = {row_key(row) for row in done}
         missing = [job for job in jobs if job.key not in finished]
         if not missing and old is not None and old.get("status") == "finished":
-            return RunResult(out, "finished", len(jobs), len(jobs), 0)
+            return RunResult(out, "finished", len(jobs), len(jobs), 0, _failed(done))
         with closing(RunWriter(out, head)) as writer:
             return _play_missing(config, suites, missing, done, writer, interrupts, open_components, console)
 
@@ -103,7 +104,7 @@ def _play_missing(
     console: Console,
 ) -> RunResult:
     total = len(done) + len(missing)
-    played = 0
+    rows = list(done)
     status: Literal["finished", "interrupted"] = "interrupted"
     executor: Executor = executor_of(config)(config, suites, open_components)
     try:
@@ -118,7 +119,7 @@ def _play_missing(
             for result in executor.play(missing, progress.playing):
                 with interrupts.held():
                     writer.append(result)
-                    played += 1
+                    rows.append(result.episode)
                 progress.played(result.episode)
             if missing and config.executor == "serial":  # workers would count as other programs
                 writer.save_head(machine={**writer.head["machine"], "busy_beside": _rounded(beside.cores())})
@@ -128,7 +129,11 @@ def _play_missing(
     finally:
         with interrupts.held():
             writer.save_head(status=status)
-    return RunResult(writer.folder, status, len(done) + played, total, played)
+    return RunResult(writer.folder, status, len(rows), total, len(rows) - len(done), _failed(rows))
+
+
+def _failed(rows: list[JsonRow]) -> int:
+    return sum(row.get("error") is not None for row in rows)
 
 
 def _new_head(config: RunConfig, suites: Mapping[str, Suite]) -> dict[str, Any]:

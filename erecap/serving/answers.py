@@ -107,7 +107,10 @@ def split(generation: Generation, tools: Tools) -> tuple[str | None, list[dict[s
 
 
 def event(body: dict[str, Any], name: str | None = None) -> str:
-    """A server-sent event, in ASCII: some clients split streams at line ends that only Unicode knows."""
+    """A server-sent event.
+
+    All but ASCII is escaped: some clients take U+2028, U+2029 and U+0085 for ends of lines, and then lose an event.
+    """
     return (f"event: {name}\n" if name else "") + f"data: {json.dumps(body)}\n\n"
 
 

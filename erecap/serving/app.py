@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,8 +19,10 @@ from erecap.serving.connections import SlowBodies
 from erecap.serving.engine import Engine
 from erecap.serving.failures import ApiFailure
 from erecap.serving.grammar import Grammars
+from erecap.serving.guard import Guard
 from erecap.serving.jobs import Job, chat_job, response_job, text_job
-from erecap.serving.limits import Limits
+from erecap.serving.keys import EVERYBODY, Keys
+from erecap.serving.limits import TENANT, Limits
 from erecap.serving.metrics import Metrics
 from erecap.serving.schema import ChatRequest, ResponseRequest, Sampling, TextRequest
 from erecap.serving.streams import Stream, whole
@@ -36,16 +38,26 @@ class AsciiResponse(JSONResponse):
         return json.dumps(content, separators=(",", ":")).encode("ascii")
 
 
-def create_app(engine: Engine, model: str, *, key: str | None = None, most_bytes: int = 4 << 20) -> Limits:
+def create_app(
+    engine: Engine,
+    model: str,
+    *,
+    key: str | Keys | None = None,
+    most_bytes: int = 4 << 20,
+    hosts: Collection[str] | None = None,
+) -> Limits:
     """The ASGI application.
 
     Args:
         engine: answers; closed when the application shuts down, after what is running.
         model: the name under which it is offered. Requests for another are refused.
-        key: an API key that clients must send; None: none.
+        key: an API key that clients must send, or several, whose tenants are those of `engine`; None: none.
         most_bytes: of a request's body.
+        hosts: names besides those of this machine under which it may be asked; None: any.
     """
-    metrics = Metrics(engine)
+    keys = Keys.of(key)
+    tenants = (EVERYBODY,) if keys is None else keys.tenants
+    metrics = {tenant: Metrics(engine, tenant) for tenant in tenants}
     grammars = Grammars(engine.pool.model, engine.tokenizer)
 
     @asynccontextmanager
@@ -61,16 +73,18 @@ def create_app(engine: Engine, model: str, *, key: str | None = None, most_bytes
             raise ApiFailure(404, f"no model {asked.model!r:.80}; this server has {model}", code="model_not_found")
 
     async def answered(job: Job, request: Request) -> Any:
+        job.ask.tenant = request.scope[TENANT]
+        books = metrics[job.ask.tenant]
         if not job.streamed:
             engine.submit(job.ask)
             generation = await whole(job.ask, request, engine.request_s)
-            metrics.answered(generation, job.ask.waited)
+            books.answered(generation, job.ask.waited)
             return AsciiResponse(job.answer.whole(generation, job.ask.evicted))
         stream = Stream(job)
         engine.submit(job.ask)
         # What cannot be answered at all is refused by its status, not within a stream.
         await stream.begun(request, engine.request_s)
-        return stream.response(metrics)
+        return stream.response(books)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -78,12 +92,14 @@ def create_app(engine: Engine, model: str, *, key: str | None = None, most_bytes
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        state = {"status": engine.broken or "ok", "sessions": len(engine.store), "running": engine.running}
+        state: dict[str, Any] = {"status": engine.broken or "ok"}
+        if len(tenants) == 1:  # of several, none is told what the others do
+            state |= {"sessions": len(engine.store), "running": engine.running}
         return JSONResponse(state, 200 if engine.broken is None else 503)
 
     @app.get("/metrics")
-    async def page() -> PlainTextResponse:
-        return PlainTextResponse(metrics.page(), media_type="text/plain; version=0.0.4")
+    async def page(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(metrics[request.scope[TENANT]].page(), media_type="text/plain; version=0.0.4")
 
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Any:
@@ -101,7 +117,10 @@ def create_app(engine: Engine, model: str, *, key: str | None = None, most_bytes
         offered(asked)
         return await answered(await asyncio.to_thread(response_job, asked, grammars), request)
 
-    return Limits(SlowBodies(app), key, most_bytes, metrics.ended, ending=engine.end)
+    guarded = Guard(SlowBodies(app), hosts)
+    return Limits(
+        guarded, keys, most_bytes, lambda tenant, *ended: metrics[tenant].ended(*ended), ending=engine.end
+    )
 
 
 def add_failures(app: FastAPI) -> None:

@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +16,7 @@ from erecap.context.tokenize import render_prompt
 from erecap.errors import BudgetError, MessagesError
 from erecap.generation import Generation, Message
 from erecap.serving.failures import ApiFailure, overloaded, too_long, waited_too_long
+from erecap.serving.keys import EVERYBODY
 from erecap.serving.raw_text import raw_tokenizer
 from erecap.serving.store import SessionStore
 from erecap.session.conversation.chat import SessionChat
@@ -33,6 +34,7 @@ class Ask:
     messages: list[Message]
     options: dict[str, Any]  # of `ReplanSession.generate`
     raw: bool = False  # the messages are pieces of one text, which no chat template is laid around
+    tenant: str = EVERYBODY  # whose conversations it may go on from
     on_text: Callable[[str], None] | None = None
     came: float = field(default_factory=time.perf_counter)
     given_up: threading.Event = field(default_factory=threading.Event)  # the client has left
@@ -53,6 +55,8 @@ class Engine:
         sessions: conversations that are remembered.
         session_bytes: about how much their keys and values may take together; None: no limit.
         request_s: how long a request may take, waiting included.
+        tenants: who have conversations of their own, with equal shares of `sessions` and `session_bytes`. So what one
+            is answered does not depend on what another has asked.
 
     Raises:
         ValueError: a model whose calls cannot be joined, or fewer `sessions` than conversations answered at once.
@@ -69,14 +73,22 @@ class Engine:
         sessions: int = 32,
         session_bytes: int | None = None,
         request_s: float = 120.0,
+        tenants: Sequence[str] = (EVERYBODY,),
     ) -> None:
         if sessions < at_once:
             raise ValueError(f"sessions: got {sessions} with {at_once} answered at once; allowed: at least as many")
+        share = sessions // len(tenants)
+        if share < at_once:
+            raise ValueError(
+                f"sessions: got {sessions} for {len(tenants)} keys, with {at_once} answered at once; allowed: at least "
+                f"{at_once * len(tenants)}"
+            )
         self.tokenizer = tokenizer
         self.window = int(model.config.get_text_config(decoder=True).max_position_embeddings)
         self.request_s = request_s
         self._make_session, self._raw_tokenizer = make_session, raw_tokenizer(tokenizer)
-        self.store = SessionStore(self._session, sessions, session_bytes)
+        most_bytes = None if session_bytes is None else session_bytes // len(tenants)
+        self.stores = {tenant: SessionStore(self._session, share, most_bytes) for tenant in tenants}
         self.running = 0
         self.pool = ReplanPool(model, tokenizer)
         self._at_once, self._most_waiting = at_once, most_waiting
@@ -87,6 +99,11 @@ class Engine:
         self.broken: str | None = None  # why the thread ended by itself
         self.thread = threading.Thread(target=self._run, name="erecap-engine", daemon=True)
         self.thread.start()
+
+    @property
+    def store(self) -> SessionStore:
+        """The conversations of the first tenant, who is the only one where there are not several keys."""
+        return next(iter(self.stores.values()))
 
     @property
     def waiting(self) -> int:
@@ -126,7 +143,8 @@ class Engine:
         """Finish what is running, refuse what waits, end the thread, and free all keys and values."""
         self.end()
         self.thread.join()
-        self.store.clear()
+        for store in self.stores.values():
+            store.clear()
 
     def _no_more(self) -> ApiFailure:
         """Why nothing is answered any more."""
@@ -198,7 +216,8 @@ class Engine:
 
     def _answered(self, ask: Ask, left: float) -> Generation:
         options = dict(ask.options)
-        held = self.store.take(ask.messages, ask.raw, self._raw_session if ask.raw else None)
+        store = self.stores[ask.tenant]
+        held = store.take(ask.messages, ask.raw, self._raw_session if ask.raw else None)
         try:
             options["max_new_tokens"] = self._room(held.session, ask)
             generation = held.session.generate(
@@ -209,14 +228,14 @@ class Engine:
                 on_text=ask.on_text,
             )
         except (ApiFailure, BudgetError, MessagesError):  # nothing was read, or it was rolled back
-            self.store.release(held)
+            store.release(held)
             raise
         except BaseException:
-            self.store.drop(held)
+            store.drop(held)
             raise
         ask.evicted = held.session.evicted_tokens
         said: Message = {"role": "user" if ask.raw else "assistant", "content": generation.text}
-        self.store.put_back(held, [*ask.messages, said])
+        store.put_back(held, [*ask.messages, said])
         if generation.finish_reason == "deadline":
             raise ApiFailure(504, f"the request took longer than {self.request_s:g} s", "server_error", "timeout")
         return generation

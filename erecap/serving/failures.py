@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Awaitable, Callable
 from typing import Any
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class ApiFailure(Exception):
@@ -24,8 +28,9 @@ class ApiFailure(Exception):
         self.status, self.kind, self.code, self.param = status, kind, code, param
 
     def body(self) -> dict[str, Any]:
-        """The JSON body."""
-        return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
+        """The JSON body. What a message repeats of a request may be half a surrogate pair, which no answer holds."""
+        message = str(self).encode("utf-8", "replace").decode("utf-8")
+        return {"error": {"message": message, "type": self.kind, "param": self.param, "code": self.code}}
 
 
 def too_long(message: str) -> ApiFailure:
@@ -41,3 +46,11 @@ def overloaded(message: str) -> ApiFailure:
 def waited_too_long(seconds: float) -> ApiFailure:
     """The model did not turn to the request in time."""
     return overloaded(f"the request waited {seconds:.0f} s, longer than it may take")
+
+
+async def refuse(send: Send, failure: ApiFailure) -> None:
+    """Answer an ASGI request with a failure."""
+    body = json.dumps(failure.body()).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": failure.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

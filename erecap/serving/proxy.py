@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from erecap.errors import ConfigError
+from erecap.serving.answers import event
 from erecap.serving.app import add_failures
+from erecap.serving.books import StreamBooks, noted
 from erecap.serving.failures import ApiFailure
-from erecap.serving.limits import Limits
+from erecap.serving.guard import JSON, MULTIPART, Guard
+from erecap.serving.headers import OF_ANSWERS, Header, end_to_end
+from erecap.serving.keys import EVERYBODY, Keys
+from erecap.serving.limits import TENANT, Limits
 from erecap.serving.metrics import Metrics
+from erecap.serving.paths import PATH, PlainPaths
+from erecap.serving.upstream import Upstream
 from erecap.serving.worker import Worker
 from erecap.wrapping.calls import Call, TextCalls
 from erecap.wrapping.shapes import read_messages
 
-# Of one connection, not of the request; and what httpx sets itself for the body that it sends.
-_OWN_HEADERS = {"host", "connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer", "content-length"}
-_OWN_HEADERS |= {"accept-encoding", "content-encoding"}
+log = logging.getLogger(__name__)
+_MOST_TENANTS = 256  # whose conversations are remembered
 
 
 def create_proxy(
@@ -31,30 +39,42 @@ def create_proxy(
     calls: TextCalls,
     *,
     upstream_key: str | None = None,
-    key: str | None = None,
+    key: str | Keys | None = None,
     most_bytes: int = 4 << 20,
+    most_answer_bytes: int = 64 << 20,
     request_s: float = 120.0,
     most_waiting: int = 64,
+    hosts: Collection[str] | None = None,
 ) -> Any:
     """The ASGI application.
 
     Args:
         upstream: base URL of the server behind, with its `/v1`.
         calls: shorten and note chats.
-        upstream_key: sent to the server behind instead of what the client sent; None: the client's own goes through.
-        key: that clients must send to the proxy; None: none.
+        upstream_key: sent to the server behind instead of what the client sent; None: the client's own goes through,
+            unless it is a key of the proxy.
+        key: that clients must send to the proxy, or several; None: none.
         most_bytes: of a request's body.
+        most_answer_bytes: of an answer's body, uncompressed.
         request_s: how long the server behind may be silent.
         most_waiting: calls that may wait to be shortened; more are refused.
+        hosts: names besides those of this machine under which it may be asked; None: any.
+
+    Raises:
+        ConfigError: an `upstream` that cannot be one.
     """
+    keys = Keys.of(key)
+    behind = Upstream(
+        upstream, upstream_key, passes_keys=keys is None, silent_s=request_s, most_bytes=most_answer_bytes
+    )
     worker = Worker(most_waiting)
-    metrics = Metrics(None)
-    client = httpx.AsyncClient(base_url=upstream.rstrip("/"), timeout=request_s)
+    metrics = {tenant: Metrics(None, tenant) for tenant in ((EVERYBODY,) if keys is None else keys.tenants)}
+    talks = _Talks(calls)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await client.aclose()
+        await behind.close()
         await asyncio.to_thread(worker.close)
 
     app = FastAPI(title="E-RECAP proxy", lifespan=life, openapi_url=None)
@@ -65,27 +85,67 @@ def create_proxy(
         return {"status": "ok"}
 
     @app.get("/metrics")
-    async def page() -> PlainTextResponse:
-        return PlainTextResponse(metrics.page(), media_type="text/plain; version=0.0.4")
+    async def page(request: Request) -> PlainTextResponse:
+        shown = metrics[request.scope[TENANT]].page()
+        return PlainTextResponse(shown, media_type="text/plain; version=0.0.4")
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        call, body, streams = await worker.ask(_prepared, calls, await request.body())
-        answer = await _sent(client, request, "/chat/completions", body, upstream_key)
-        headers = _passed(answer.headers)
-        if answer.status_code >= 400 or not streams:
-            content = await answer.aread()
-            if answer.status_code < 400:
-                await asyncio.wrap_future(worker.tell(_noted, calls, metrics, call, *_whole(content)))
-            return Response(content, answer.status_code, headers)
-        return StreamingResponse(_streamed(answer, worker, calls, metrics, call), answer.status_code, headers)
+        if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise ApiFailure(415, "Content-Encoding: a chat is read here; send it uncompressed")
+        mine, books = talks.of(request), metrics[request.scope[TENANT]]
+        call, body, streams = await worker.ask(_prepared, mine, await request.body())
+        answer = await behind.ask(request, request.scope[PATH], body)
+        if answer.status_code < 400 and streams:
+            stream = _streamed(behind.chunks(answer), worker, mine, books, call)
+            return _passed(StreamingResponse(stream, answer.status_code), answer.headers.raw)
+        content = await behind.whole(answer)
+        if answer.status_code < 400:
+            await asyncio.wrap_future(worker.tell(_noted, mine, books, call, *noted(content)))
+        length = (b"content-length", str(len(content)).encode())
+        return _passed(Response(content, answer.status_code), [*answer.headers.raw], length)
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "DELETE"])
-    async def other(path: str, request: Request) -> Response:
-        answer = await _sent(client, request, f"/{path}", await request.body(), upstream_key)
-        return StreamingResponse(_bytes(answer), answer.status_code, _passed(answer.headers))
+    async def other(request: Request) -> Response:
+        answer = await behind.ask(request, request.scope[PATH], await request.body())
+        return _passed(_Whole(behind.chunks(answer), answer.status_code), answer.headers.raw)
 
-    return Limits(app, key, most_bytes, metrics.ended)
+    guarded = Guard(PlainPaths(app, "/v1"), hosts, (JSON, MULTIPART))
+    return Limits(guarded, keys, most_bytes, lambda tenant, *ended: metrics[tenant].ended(*ended))
+
+
+class _Talks:
+    """Conversations by who leads them: the tenant, or, where clients send keys of the server behind, such a key."""
+
+    def __init__(self, calls: TextCalls) -> None:
+        self._calls = calls
+        self._apart: OrderedDict[str, TextCalls] = OrderedDict()  # the most recently used last
+
+    def of(self, request: Request) -> TextCalls:
+        """The calls among which those of this request are."""
+        said = f"{request.scope[TENANT]} {request.headers.get('authorization', '')}"
+        name = hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+        found = self._apart.pop(name, None) or self._calls.apart()
+        self._apart[name] = found
+        if len(self._apart) > _MOST_TENANTS:
+            self._apart.popitem(last=False)
+        return found
+
+
+class _Whole(StreamingResponse):
+    """A body that is passed on as it comes. Where it breaks off, the response has no end, and so the client sees it."""
+
+    async def stream_response(self, send: Any) -> None:
+        try:
+            await super().stream_response(send)
+        except ApiFailure as failure:
+            log.warning("%s", failure)
+
+
+def _passed(response: Response, headers: list[Header], *more: Header) -> Response:
+    """The response with the headers of the server behind, and nothing of ours but `more`."""
+    response.raw_headers = [*end_to_end(headers, OF_ANSWERS), *more]
+    return response
 
 
 def _prepared(calls: TextCalls, content: bytes) -> tuple[Call, bytes, bool]:
@@ -103,6 +163,8 @@ def _prepared(calls: TextCalls, content: bytes) -> tuple[Call, bytes, bool]:
         except ConfigError as error:
             raise ApiFailure(400, str(error), param="messages") from error
         raise  # the proxy is set up wrongly, which is not the client's fault
+    if call.shown is asked["messages"]:
+        return call, content, bool(asked.get("stream"))
     # Escaped, because a client may send half of a surrogate pair; what that means is for the server behind to say.
     body = json.dumps({**asked, "messages": list(call.shown)}).encode("ascii")
     return call, body, bool(asked.get("stream"))
@@ -113,81 +175,37 @@ def _body(content: bytes) -> dict[str, Any]:
         asked = json.loads(content)
     except ValueError as error:
         raise ApiFailure(400, f"the body is no JSON: {error}") from error
+    except RecursionError as error:
+        raise ApiFailure(400, "the body is nested too deeply") from error
     if not isinstance(asked, dict) or not isinstance(asked.get("messages"), list):
         raise ApiFailure(400, "messages: missing; it must be a list of messages", param="messages")
     return asked
 
 
-async def _sent(client: httpx.AsyncClient, request: Request, path: str, body: bytes, key: str | None) -> httpx.Response:
-    headers = {name: value for name, value in request.headers.items() if name.lower() not in _OWN_HEADERS}
-    if key is not None:
-        headers["authorization"] = f"Bearer {key}"
-    made = client.build_request(request.method, path, params=request.query_params, headers=headers, content=body)
-    try:
-        return await client.send(made, stream=True)
-    except httpx.TimeoutException as error:
-        raise ApiFailure(504, f"the server behind did not answer: {error!r}", "server_error", "timeout") from error
-    except httpx.HTTPError as error:
-        raise ApiFailure(502, f"the server behind cannot be reached: {error!r}", "server_error", "upstream") from error
-
-
-def _passed(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name.lower() not in _OWN_HEADERS}
-
-
-async def _bytes(answer: httpx.Response) -> AsyncIterator[bytes]:
-    """The body, no longer compressed: the header that would say so is the connection's."""
-    try:
-        async for chunk in answer.aiter_bytes():
-            yield chunk
-    finally:
-        await answer.aclose()
-
-
 async def _streamed(
-    answer: httpx.Response, worker: Worker, calls: TextCalls, metrics: Metrics, call: Call
+    chunks: AsyncGenerator[bytes, None], worker: Worker, calls: TextCalls, metrics: Metrics, call: Call
 ) -> AsyncIterator[bytes]:
-    """The events as they come; what they said is noted when they end, or when the client hangs up."""
-    said: list[str] = []
-    usage: dict[str, Any] = {}
+    """The events byte by byte as they come; what they said is noted when they end, or when the client hangs up."""
+    books = StreamBooks()
     try:
-        async for line in answer.aiter_lines():
-            yield f"{line}\n".encode()
-            text, counted = _chunk(line)
-            said.append(text)
-            usage = counted or usage
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                books.read(chunk)
+                yield chunk
+    except ApiFailure as failure:
+        yield f"\n\n{event(failure.body())}".encode()
     finally:
         # Told first: where the client has hung up, everything that is awaited here is cancelled.
-        noted = worker.tell(_noted, calls, metrics, call, "".join(said), usage)
-        await answer.aclose()
-        await asyncio.wrap_future(noted)
+        told = worker.tell(_noted, calls, metrics, call, books.text, books.counts)
+        await asyncio.wrap_future(told)
 
 
-def _chunk(line: str) -> tuple[str, dict[str, Any]]:
-    """Text and usage of one line of a stream."""
-    if not line.startswith("data: {"):
-        return "", {}
-    try:
-        body = json.loads(line[6:])
-    except ValueError:
-        return "", {}
-    choices = body.get("choices") or [{}]
-    return (choices[0].get("delta") or {}).get("content") or "", body.get("usage") or {}
-
-
-def _whole(content: bytes) -> tuple[str, dict[str, Any]]:
-    """Text and usage of an answer; nothing where it is in no format that is known."""
-    try:
-        body = json.loads(content)
-        message = body["choices"][0]["message"]
-    except (ValueError, LookupError, TypeError):
-        return "", {}
-    return message.get("content") or "", body.get("usage") or {}
-
-
-def _noted(calls: TextCalls, metrics: Metrics, call: Call, said: str, usage: dict[str, Any]) -> None:
-    prompt, completion = usage.get("prompt_tokens", call.after), usage.get("completion_tokens", 0)
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+def _noted(calls: TextCalls, metrics: Metrics, call: Call, said: str, counts: dict[str, int]) -> None:
+    prompt, cached, completion = counts.get("prompt", call.after), counts.get("cached", 0), counts.get("completion", 0)
     metrics.counted(prompt, cached, completion)
     counted = {"server_prompt_tokens": prompt, "server_cached_tokens": cached, "server_completion_tokens": completion}
-    calls.note(call, said, **(counted if usage else {}))
+    try:
+        calls.note(call, said, **(counted if counts else {}))
+    except Exception:  # a full disk, say: the answer is paid for, and goes to the client all the same
+        metrics.unnoted()
+        log.exception("a call could not be noted")

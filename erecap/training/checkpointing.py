@@ -15,6 +15,7 @@ import torch
 
 from erecap.errors import RunError
 from erecap.models.inspection import first_line
+from erecap.untrusted import parse_json
 
 STATE = "state.safetensors"
 _FORMAT = "erecap-training-1"
@@ -93,7 +94,7 @@ def _open(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     path = folder / STATE
     try:
         with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {})["erecap"])
+            facts = parse_json((file.metadata() or {})["erecap"])
             if facts["format"] != _FORMAT:
                 raise KeyError(facts["format"])
             return facts, {name: file.get_tensor(name) for name in file.keys()}

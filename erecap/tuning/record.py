@@ -11,6 +11,7 @@ from erecap.errors import RunError
 from erecap.files import write_atomic
 from erecap.tuning.agreement import Answers
 from erecap.tuning.candidates import Stages
+from erecap.untrusted import parse_json
 
 FORMAT = "erecap-stages-1"
 NAME = "stages.jsonl"
@@ -66,7 +67,7 @@ class Record:
 
     def _take(self, number: int, line: bytes, wanted: dict[str, Any]) -> None:
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             if number == 1:
                 self._same(row, wanted)
                 return

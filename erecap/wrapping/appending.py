@@ -12,6 +12,7 @@ from typing import BinaryIO
 from filelock import FileLock
 
 from erecap.generation import JsonRow
+from erecap.untrusted import parse_json
 
 LOCK = ".log.lock"
 
@@ -73,6 +74,6 @@ class RowFile:
 
 def _is_row(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(parse_json(line), dict)
     except ValueError:
         return False

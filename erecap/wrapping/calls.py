@@ -102,6 +102,10 @@ class TextCalls:
         """Calls of a planner of this kind, noted in the folder `log`; `options` as of `TextOptions`."""
         return cls(TextOptions(**options), CallLog(log, kind, "compact"))
 
+    def apart(self) -> TextCalls:
+        """Calls with the same settings and log, and with conversations of their own."""
+        return TextCalls(self._options, self.log)
+
     def prepare(self, given: Any) -> Call:
         """The content to send instead of `given`, a chat or a prompt string.
 

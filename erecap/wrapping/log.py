@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from pathlib import Path
 from erecap.errors import ConfigError
 from erecap.files import write_json
 from erecap.generation import JsonRow, Timing, Usage
+from erecap.untrusted import read_json
 from erecap.wrapping.appending import RowFile
 
 HEAD = "run.json"
@@ -117,7 +117,7 @@ def _checked(given: str | Path) -> Path:
     folder = Path(given)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        head = json.loads((folder / HEAD).read_text("utf-8"))
+        head = read_json(folder / HEAD)
     except FileNotFoundError:
         return folder
     except OSError as error:

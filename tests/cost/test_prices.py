@@ -58,7 +58,7 @@ def test_dollars() -> None:
     [
         ("", "no prices"),
         ("- 1", "no prices"),
-        ("a: {input: 1", "no YAML"),
+        ("a: {input: 1", "not valid YAML"),
         ("a: {input: 1, cached_input: 0.1}", "a.output: Field required"),
         ("a: {input: 1, cached_input: 2, output: 3}", "cached_input 2.0 is above"),
         ("a: {input: -1, cached_input: 0, output: 3}", "a.input: Input should be greater"),

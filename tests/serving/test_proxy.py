@@ -149,7 +149,7 @@ def test_compressed_answers_arrive_readable() -> None:
 
 
 def test_an_error_of_the_proxy_itself_has_the_same_format(proxied: Proxy, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(proxied.calls, "prepare", lambda messages: 1 / 0)
+    monkeypatch.setattr(TextCalls, "prepare", lambda calls, messages: 1 / 0)
     with pytest.raises(openai.InternalServerError, match="ZeroDivisionError") as caught:
         proxied.client().chat.completions.create(messages=start(), **GREEDY)  # type: ignore[call-overload]
     assert caught.value.code == "internal"
@@ -164,7 +164,7 @@ def test_an_error_of_the_proxy_itself_has_the_same_format(proxied: Proxy, monkey
     ],
 )
 def test_what_cannot_be_shortened(proxied: Proxy, body: bytes, words: str) -> None:
-    sent = httpx.post(f"{proxied.url}/chat/completions", content=body)
+    sent = httpx.post(f"{proxied.url}/chat/completions", content=body, headers={"Content-Type": "application/json"})
     assert sent.status_code == 400 and words in sent.json()["error"]["message"]
 
 

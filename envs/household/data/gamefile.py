@@ -13,6 +13,7 @@ from erecap.envs.household.data import alfworld_data
 from erecap.envs.household.data.placement import LOOK, Placement, can_hold, kinds_of
 from erecap.envs.household.options import TASK_TYPES
 from erecap.errors import GameError
+from erecap.untrusted import read_json
 
 GAME_FILE = "game.tw-pddl"
 TASK_FILE = "traj_data.json"
@@ -219,13 +220,15 @@ def _read_chain(path: Path, data: dict[str, Any]) -> tuple[Goal, ...]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except OSError as error:
         raise GameError(f"game file {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise GameError(f"game file {path} is not UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise GameError(f"game file {path} is not valid JSON: {error.msg} at line {error.lineno}") from error
+    except ValueError as error:
+        raise GameError(f"game file {path} is not valid JSON: {error}") from error
     if not isinstance(data, dict):
         raise GameError(f"game file {path} holds no JSON object")
     return data

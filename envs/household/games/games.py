@@ -19,7 +19,7 @@ class Games:
     """The games of one suite: episode -> game."""
 
     def __init__(self, options: HouseholdOptions, *, seed: int, episodes: int) -> None:
-        """Raises ConfigError if there are not enough games, GameError if one in `games_dir` is damaged."""
+        """Raises ConfigError if there are not enough games, GameError if there is none in `games_dir`."""
         if episodes < 1:
             raise ConfigError(f"episodes: got {episodes}, allowed are whole numbers from 1 up")
         self.episodes = episodes
@@ -53,11 +53,12 @@ class Games:
 def find_games(folder: Path, task_types: tuple[str, ...]) -> list[Path]:
     """Games below `folder` that can be played, sorted by path.
 
-    As in alfworld, games with slicing or with movable receptacles and games marked as unsolvable are left out.
+    As in alfworld, games with slicing or with movable receptacles and games marked as unsolvable are left out. A game
+    that cannot be read is among them: nobody can tell which task it had.
 
     Raises:
         ConfigError: there is no such folder.
-        GameError: a game's files cannot be read.
+        GameError: there is no game at all.
     """
     folder = folder.expanduser()
     if not folder.is_dir():
@@ -67,7 +68,11 @@ def find_games(folder: Path, task_types: tuple[str, ...]) -> list[Path]:
         inner = path.relative_to(folder).as_posix()
         if "movable" in inner or "Sliced" in inner:
             continue
-        game = read_game(path)
+        try:
+            game = read_game(path)
+        except GameError:  # told when its own episode is played, which is the only one that it costs
+            found.append(path)
+            continue
         if game.task.type in task_types and game.logic.get("solvable") is not False:
             found.append(path)
     if not found and not any(folder.rglob(GAME_FILE)):

@@ -30,6 +30,7 @@ from erecap.envs.household.engine.opening import open_engine
 from erecap.envs.household.options import SPLITS, TASK_TYPES
 from erecap.errors import ConfigError, GameError
 from erecap.files import cache_dir, write_json
+from erecap.untrusted import read_json
 
 if TYPE_CHECKING:
     from erecap.envs.household.engine.engine import Engine
@@ -265,7 +266,7 @@ def _alfworld_version() -> str:
 def _notes(game_file: Path) -> dict[str, Any]:
     path = game_file.with_name(TASK_FILE)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         params = data["pddl_params"]
         place = params["toggle_target"] if data["task_type"] == LOOK else params["parent_target"]
         return {

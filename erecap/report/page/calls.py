@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.table import Table
 from erecap.errors import RunError
 from erecap.generation import JsonRow
 from erecap.report.stats import percentiles
+from erecap.untrusted import parse_json, read_json
 
 HEAD, CALLS, SHADOW = "run.json", "replans.jsonl", "shadow.jsonl"
 OF_CALLS = ("replan", "kept_tokens", "prompt_tokens", "reused_tokens", "total_ms", "decision")  # that rows must have
@@ -22,7 +22,7 @@ OF_SHADOW = ("replan", "total_ms", "agrees")
 def is_call_log(folder: Path) -> bool:
     """Return True if a wrapped planner wrote the folder."""
     try:
-        head = json.loads((folder / HEAD).read_bytes())
+        head = read_json(folder / HEAD)
     except (OSError, ValueError):
         return False  # the loader of runs says what is wrong with it
     return isinstance(head, dict) and "wrapped" in head
@@ -125,7 +125,7 @@ def _rows(path: Path, keys: Sequence[str]) -> list[JsonRow]:
 
 def _row(where: str, line: bytes, keys: Sequence[str]) -> JsonRow:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
         raise RunError(f"{where}: no JSON: {error}") from error
     if not isinstance(row, dict):
@@ -138,6 +138,6 @@ def _row(where: str, line: bytes, keys: Sequence[str]) -> JsonRow:
 
 def _is_object(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(parse_json(line), dict)
     except ValueError:
         return False

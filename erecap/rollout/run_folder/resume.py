@@ -13,7 +13,8 @@ from erecap.files import write_atomic
 from erecap.generation import JsonRow
 from erecap.rollout.jobs import EpisodeKey, row_key
 from erecap.rollout.run_folder.lock import LOCK
-from erecap.rollout.run_folder.writer import EPISODES, HEAD, REPLANS, SAMPLES, encode_row
+from erecap.rollout.run_folder.writer import EPISODES, HEAD, REPLANS, SAMPLES, encode_row, unwritable
+from erecap.untrusted import parse_json, read_json
 
 # How the work is spread changes no row but its timings and `contended`, so a run may go on with another.
 _FREE = {"config.executor", "config.workers", "config.batch"}
@@ -34,7 +35,7 @@ def read_head(folder: Path) -> dict[str, Any] | None:
             raise RunError(f"{folder}: holds {strange!r} but no run.json, so it is no run; choose another --out")
         return None
     try:
-        head = json.loads(path.read_text(encoding="utf-8"))
+        head = read_json(path)
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read ({error}); --fresh starts anew") from error
     if not isinstance(head, dict) or head.get("format") != 1:
@@ -104,8 +105,16 @@ def repair(folder: Path) -> list[JsonRow]:
     replaced atomically, and only if something goes. Files that were being written aside go too.
 
     Raises:
-        RunError: a line in the middle of a file is damaged, which no kill of ours can cause.
+        RunError: a line in the middle of a file is damaged, which no kill of ours can cause, or the files can neither
+            be read nor replaced.
     """
+    try:
+        return _repaired(folder)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def _repaired(folder: Path) -> list[JsonRow]:
     for unfinished in (*folder.glob(".*.part"), *(folder / SAMPLES).glob(".*.part")):
         unfinished.unlink()
     episodes = _read_rows(folder / EPISODES)
@@ -139,7 +148,7 @@ def _read_rows(path: Path) -> list[JsonRow]:
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             row_key(row)
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path}:{number}: the row is damaged; --fresh starts anew") from error

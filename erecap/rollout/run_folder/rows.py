@@ -139,6 +139,6 @@ def episode_row(
 
 
 def lost_episode(job: Job, suite: Suite, error: str, contended: bool) -> Played:
-    """An episode whose process died: an error row, so that it is neither lost nor played for ever."""
+    """An episode that could not be played: an error row, so that it is neither lost nor played for ever."""
     row = episode_row(job, suite, [], None, steps=0, end="error", error=error, contended=contended, wall_s=0.0)
     return Played(job, row, [])

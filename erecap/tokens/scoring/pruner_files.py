@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from erecap.files import write_atomic, write_json
 from erecap.models.folders import candidates
 from erecap.models.wheels import sha256
 from erecap.tokens.scoring.learned import Pruner
+from erecap.untrusted import read_json
 
 FORMAT = "erecap-pruner-2"
 WEIGHTS = "pruner.safetensors"
@@ -63,7 +63,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     """
     path = folder / CARD
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = read_json(path)
     except FileNotFoundError:
         raise ModelError(f"{path} is missing; `erecap train pruner` makes such a folder") from None
     except (OSError, ValueError) as error:

@@ -77,7 +77,7 @@ def collect(
     if batch > 1 and (workers > 1 or planner is None):
         without = f"{workers} workers" if workers > 1 else "no planner, so that there are no forward calls to share"
         raise ConfigError(f"batch: got {batch} with {without}; allowed: 1, or a planner and one worker")
-    console = console or Console(stderr=True)
+    console = console or Console(markup=False, emoji=False, stderr=True)
     suites = {name: suite.model_copy(update=_episodes(recipe)) for name, suite in suites.items()}
     meta = new_meta(recipe, suites, planner)
     jobs = _jobs(recipe, suites, PLANNER if planner else EXPERT)

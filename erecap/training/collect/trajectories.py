@@ -6,7 +6,6 @@ A folder holds `meta.json` and `episodes.jsonl`; `docs/training.md` describes bo
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from erecap.errors import ConfigError
+from erecap.untrusted import read_json
 
 FORMAT = "erecap-trajectories-1"
 META = "meta.json"
@@ -84,7 +84,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{folder}: holds no {META}, so no trajectories; `erecap collect` makes such a folder")
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = read_json(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     found = meta.get("format") if isinstance(meta, dict) else None

@@ -24,6 +24,7 @@ from erecap.training.planner.scores import batch_loss, holes_of
 from erecap.training.planner.settings import PlannerTraining
 from erecap.training.planner.under_budget import Holes
 from erecap.training.sequences import PlanSequence
+from erecap.untrusted import parse_json
 
 LOG = "log.jsonl"
 PROJECT_AFTER_STEPS, PROJECT_AFTER_S = 5, 60.0
@@ -241,5 +242,5 @@ class Loop:
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The rows of `log.jsonl`; a last one that was cut short is left out."""
     path = folder / LOG
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    *whole, _ = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]
+    return [parse_json(line) for line in whole]

@@ -17,6 +17,7 @@ from erecap.files import write_atomic
 from erecap.training.saliency.labels import Labels
 from erecap.training.saliency.samples import ChatSpans, Sample
 from erecap.training.sequences import Branch, PlanSequence
+from erecap.untrusted import parse_json, read_json
 
 FORMAT = "erecap-saliency-2"
 META = "meta.json"
@@ -95,7 +96,7 @@ def read_shard(path: Path) -> list[Labelled]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("erecap", "{}"))
+            header = parse_json((file.metadata() or {}).get("erecap", "{}"))
             if header.get("format") != FORMAT:
                 raise ConfigError(f"{path}: holds no saliency labels ({FORMAT})")
             known = header["samples"]
@@ -130,7 +131,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     path = folder / META
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = read_json(path)
     except FileNotFoundError:
         raise ConfigError(
             f"{folder}: holds no {META}, so no labels; `erecap train saliency` makes such a folder"

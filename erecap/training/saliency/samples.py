@@ -7,7 +7,6 @@ plans, in a chat the answers, in plain text its last quarter.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from erecap.errors import ConfigError, ModelError
 from erecap.generation import Message
 from erecap.training.collect.trajectories import EPISODES, META, read_trajectories, source_facts, transcript_name
 from erecap.training.sequences import PlanSequence, PlanTarget, plan_sequence
+from erecap.untrusted import parse_json
 
 # How goals and commands begin their lines in a rendered context.
 GOAL, COMMAND = (record_text(kind, " ").removesuffix(" ") for kind in ("goal", "action"))
@@ -251,14 +251,14 @@ def _plain_rows(source: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read: {error}") from error
-        lines: Iterable[tuple[str, str]] = [(f"{path.name}:{n}", line) for n, line in enumerate(text.splitlines(), 1)]
+        lines: Iterable[tuple[str, str]] = [(f"{path.name}:{n}", line) for n, line in enumerate(text.split("\n"), 1)]
         if path.suffix == ".json":
             lines = [(path.name, text)]
         for where, line in lines:
             if not line.strip():
                 continue
             try:
-                value = json.loads(line)
+                value = parse_json(line)
             except ValueError as error:
                 raise ConfigError(f"{where}: not JSON: {error}") from error
             rows = value if isinstance(value, list) else [value]

@@ -141,7 +141,7 @@ def test_misuse_is_told_clearly(play):
     env = play()
     with pytest.raises(ResetNeeded):
         env.step("look")
-    with pytest.raises(ConfigError, match="episode: got 5, allowed are 0 to 4"):
+    with pytest.raises(ConfigError, match="episode: got 5; allowed: a whole number from 0 to 4"):
         env.reset(options={"episode": 5})
     with pytest.raises(ConfigError, match="episodes: got 0"):
         play(episodes=0)

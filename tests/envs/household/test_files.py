@@ -67,6 +67,24 @@ def test_a_damaged_game_is_one_line_that_names_the_file(one_game, damage):
     assert str(one_game) in message and "\n" not in message and len(message) < 500
 
 
+@pytest.mark.parametrize("damage", ["truncated", "no json object", "no task file", "no scene"])
+def test_a_damaged_game_costs_its_own_episode(made, play, tmp_path, damage):
+    folders = [tmp_path / "json_2.1.1" / path.parent.name for path in made["train"].paths[:3]]
+    for path, folder in zip(made["train"].paths, folders, strict=False):
+        shutil.copytree(path.parent, folder)
+    whole = play(games_dir=tmp_path, episodes=3)
+    before = [whole.reset(options={"episode": number})[0] for number in range(3)]
+    DAMAGES[damage](folders[1])
+    env, after = play(games_dir=tmp_path, episodes=3), []
+    for number in range(3):
+        try:
+            after.append(env.reset(options={"episode": number})[0])
+        except GameError as error:
+            assert str(folders[1]) in str(error) and "\n" not in str(error)
+            after.append(None)
+    assert after.count(None) == 1 and [b for a, b in zip(after, before, strict=True) if a] == [a for a in after if a]
+
+
 def test_an_unknown_floor_plan_is_an_error(one_game):
     edit_json(one_game / "traj_data.json", lambda task: task["scene"].update(scene_num=77))
     env = HouseholdEnv(HouseholdOptions(games_dir=one_game.parents[1]), seed=0, episodes=1)

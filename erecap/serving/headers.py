@@ -1,0 +1,34 @@
+"""Headers on their way through a proxy, as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+Header = tuple[bytes, bytes]
+
+# Of one connection, not of the request (RFC 9110, 7.6.1), and what tells of proxies before this one.
+_HOP_BY_HOP = frozenset(
+    b"connection keep-alive te trailer trailers transfer-encoding upgrade expect forwarded via x-forwarded-for "
+    b"x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip".split()
+)
+# Written anew for the body that is sent on.
+_OF_BODY = frozenset((b"content-length",))
+OF_REQUESTS = _OF_BODY | {b"host", b"accept-encoding"}
+# Bodies are sent on uncompressed; date and server are those of the server that the client talks to.
+OF_ANSWERS = _OF_BODY | {b"content-encoding", b"date", b"server"}
+
+
+def end_to_end(headers: Iterable[Header], dropped: Collection[bytes]) -> list[Header]:
+    """The headers that are sent on, in their order, with names in lower case; several of one name stay several.
+
+    Args:
+        headers: names and values as they came.
+        dropped: further names to leave out, in lower case.
+    """
+    found = [(name.lower(), value) for name, value in headers]
+    named = {word.strip().lower() for name, value in found if name == b"connection" for word in value.split(b",")}
+    return [
+        (name, value)
+        for name, value in found
+        if name not in _HOP_BY_HOP and name not in named and name not in dropped and not name.startswith(b"proxy-")
+    ]

@@ -1,0 +1,140 @@
+"""The server behind a proxy: its checked address, requests to it, and bounded reading of what it answers."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncGenerator
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from urllib.parse import urlsplit
+
+import httpx
+from fastapi import Request
+
+from erecap.errors import ConfigError
+from erecap.serving.failures import ApiFailure
+from erecap.serving.headers import OF_REQUESTS, Header, end_to_end
+from erecap.serving.paths import path_below
+
+# Those whose expansion is bounded by their size: a thousand times at most.
+_ENCODINGS = ("", "identity", "gzip", "deflate")
+# Where clients put keys. None of theirs goes beside one of ours.
+_KEYS = {b"authorization", b"api-key", b"x-api-key"}
+
+
+def checked_url(url: str) -> httpx.URL:
+    """The base URL of the server behind.
+
+    Raises:
+        ConfigError: another scheme than http and https, no host, credentials, a query, or a path with odd segments.
+    """
+    try:
+        parts, found = urlsplit(url), httpx.URL(url)
+        credentials, _ = "@" in parts.netloc, parts.port
+    except (ValueError, httpx.InvalidURL) as error:
+        raise ConfigError(f"--upstream: {error}; allowed: such as https://api.example.com/v1") from error
+    if credentials:  # not repeated: they would stand in a log
+        raise ConfigError("--upstream: has a name or password; name its key's variable by --upstream-key-env instead")
+    if found.scheme not in ("http", "https") or not found.host or parts.query or parts.fragment:
+        raise ConfigError(
+            f"--upstream: got {url!r}; allowed: http or https, a host and a path, such as http://x:8000/v1"
+        )
+    path = parts.path.rstrip("/").encode("utf-8", "replace")
+    try:
+        base = path_below(path, b"", b"") if path else b""
+    except ApiFailure as failure:
+        raise ConfigError(f"--upstream: {failure}") from failure
+    return found.copy_with(raw_path=base or b"/")
+
+
+def answers(url: httpx.URL, seconds: float = 3.0) -> bool:
+    """True if something accepts a connection there now."""
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        socket.create_connection((url.host, port), seconds).close()
+    except OSError:
+        return False
+    return True
+
+
+class Upstream:
+    """The server behind.
+
+    Args:
+        url: as `checked_url` takes it.
+        key: sent to it instead of what clients sent; None: none of ours.
+        passes_keys: without `key`, whether the clients' own keys go to it: not where they are keys of the proxy.
+        silent_s: how long it may be silent.
+        most_bytes: of an answer, uncompressed.
+    """
+
+    def __init__(self, url: str, key: str | None, *, passes_keys: bool, silent_s: float, most_bytes: int) -> None:
+        self._base = checked_url(url)
+        self._key, self._passes_keys, self._most = key, passes_keys, most_bytes
+        # One client's cookies are not another's: nothing is remembered between calls.
+        forgetful = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        self._client = httpx.AsyncClient(timeout=silent_s, cookies=forgetful)
+
+    async def ask(self, request: Request, path: bytes, body: bytes) -> httpx.Response:
+        """Send a request on; its answer has begun, and is to be closed.
+
+        Args:
+            path: as of `path_below`.
+
+        Raises:
+            ApiFailure: it cannot be reached, or is silent for too long.
+        """
+        base = self._base.raw_path.rstrip(b"/")
+        made = self._client.build_request(
+            request.method, self._base.copy_with(raw_path=base + path), headers=self._headers(request), content=body
+        )
+        assert made.url.raw_path.startswith(base + b"/"), "paths were checked, and only go down"
+        try:
+            answer = await self._client.send(made, stream=True)
+        except httpx.TimeoutException as error:
+            raise ApiFailure(504, f"the server behind did not answer: {error!r}", "server_error", "timeout") from error
+        except httpx.HTTPError as error:
+            raise _broken(f"the server behind cannot be reached: {error!r}") from error
+        encoding = answer.headers.get("content-encoding", "").strip().lower()
+        if encoding not in _ENCODINGS:
+            await answer.aclose()
+            raise _broken(f"the server behind answered in the encoding {encoding!r:.40}, which was not asked for")
+        return answer
+
+    async def chunks(self, answer: httpx.Response) -> AsyncGenerator[bytes, None]:
+        """The body as it comes, uncompressed. The answer is closed at its end, whatever ends it.
+
+        Raises:
+            ApiFailure: it breaks off, is damaged, or is larger than allowed.
+        """
+        read = 0
+        try:
+            async for chunk in answer.aiter_bytes():
+                read += len(chunk)
+                if read > self._most:
+                    raise _broken(f"the answer of the server behind is larger than {self._most} bytes")
+                yield chunk
+        except httpx.HTTPError as error:
+            raise _broken(f"the server behind broke off: {error!r}") from error
+        finally:
+            await answer.aclose()
+
+    async def whole(self, answer: httpx.Response) -> bytes:
+        """The whole body. Raises as `chunks`."""
+        return b"".join([chunk async for chunk in self.chunks(answer)])
+
+    async def close(self) -> None:
+        """End all connections."""
+        await self._client.aclose()
+
+    def _headers(self, request: Request) -> list[Header]:
+        kept = end_to_end(request.headers.raw, OF_REQUESTS)
+        if self._key is not None:
+            kept = [(name, value) for name, value in kept if name not in _KEYS]
+            kept.append((b"authorization", b"Bearer " + self._key.encode()))
+        elif not self._passes_keys:
+            kept = [(name, value) for name, value in kept if name != b"authorization"]
+        return [*kept, (b"accept-encoding", b"gzip, deflate")]
+
+
+def _broken(words: str) -> ApiFailure:
+    return ApiFailure(502, words, "server_error", "upstream")

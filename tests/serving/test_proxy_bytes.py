@@ -1,0 +1,260 @@
+"""Answers pass the proxy byte by byte, whatever is in them, and what is noted of them never costs one."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import resource
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from erecap.generation import Generation
+from erecap.serving.answers import Answer
+from erecap.serving.books import StreamBooks, counts, noted
+from tests.serving.recorded import ASKED, Behind, asked, event, proxied
+
+ENDS = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e", "\r", "\ufeff", "\U0001f600", "\u0000"]
+
+
+@pytest.fixture(scope="module")
+def through() -> Iterator[tuple[Behind, str]]:
+    with proxied() as both:
+        yield both
+
+
+def chunk(text: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": "stop"}
+    return {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_characters_that_end_lines_elsewhere_stay_in_a_stream(through: tuple[Behind, str], end: str) -> None:
+    behind, url = through
+    text = f"one{end}two{end}{end}three"
+    sent = event(chunk(text)) + b"data: [DONE]\n\n"
+    behind.answers(sent, kind=b"text/event-stream")
+    assert asked(url, stream=True).content == sent
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0)
+    chunks = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}], stream=True)
+    assert [one.choices[0].delta.content for one in chunks] == [text]
+
+
+@pytest.mark.parametrize("end", [*ENDS, "\ud800"])
+def test_our_own_events_are_one_line_for_everybody(end: str) -> None:
+    answer = Answer("m", tools=False)
+    events = [answer.text(f"one{end}two"), *answer.last(Generation(f"a{end}b"), "", with_usage=True)]
+    for line in events:
+        assert line.endswith("\n\n") and line[:-2].splitlines() == [line[:-2]] and line.isascii()
+    assert json.loads(events[0][6:])["choices"][0]["delta"]["content"] == f"one{end}two"
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+@given(texts=st.lists(st.text(max_size=20), max_size=4), cuts=st.lists(st.integers(0, 400), max_size=8))
+def test_what_is_noted_does_not_depend_on_how_a_stream_is_cut(ending: bytes, texts: list[str], cuts: list[int]) -> None:
+    lines = [b": a comment", b"event: x", b"data:[DONE]", b"data: {", b'data: {"choices": [null]}']
+    lines += [b"data:" + json.dumps(chunk(text), ensure_ascii=False).encode() for text in texts]
+    sent = ending.join([*lines, b'data: {"usage": {"prompt_tokens": 7}}', b""])
+    books, borders = StreamBooks(), [0, *sorted(min(cut, len(sent)) for cut in cuts), len(sent)]
+    for low, high in pairwise(borders):
+        books.read(sent[low:high])
+    assert books.text == "".join(texts) and books.counts == {"prompt": 7}
+
+
+ODD = [None, [], {}, "12", True, -1, 1.5, math.nan, math.inf, 10**400, "\ud800", [[[]]], {"a": None}]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:12])
+@pytest.mark.parametrize("stream", [False, True])
+def test_odd_fields_pass_and_are_not_counted(tmp_path: Path, odd: Any, stream: bool) -> None:
+    usage = {"prompt_tokens": odd, "completion_tokens": 3, "prompt_tokens_details": odd}
+    choice = {"index": 0, "message": odd, "delta": odd}
+    bodies = [{"choices": odd}, {"choices": [odd], "usage": odd}, {"choices": [choice], "usage": usage}, [odd], odd]
+    bodies.append(
+        {"choices": [{"message": {"content": odd}, "delta": {"content": odd}}], "usage": {"prompt_tokens": 5}}
+    )
+    with proxied(log=tmp_path) as (behind, url):
+        for body in bodies:
+            sent = event(body) if stream else json.dumps(body).encode()
+            behind.answers(sent, kind=b"text/event-stream" if stream else b"application/json")
+            got = asked(url, stream=stream)
+            assert (got.status_code, got.content) == (200, sent)
+        page = httpx.get(f"{url}/metrics").text
+    assert 'erecap_tokens_total{kind="completion"} 3.0' in page
+    assert "erecap_unnoted_total 0.0" in page
+    rows = [json.loads(line) for line in (tmp_path / "replans.jsonl").read_text().splitlines()]
+    assert len(rows) == len(bodies) and rows[-1]["server_prompt_tokens"] == 5
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"nothing", b'{"usage": {"prompt_tokens": %s}}' % (b"9" * 5000), b"[" * 100_000, b"\xff\xfe", b'"\\ud800"'],
+)
+def test_answers_in_no_known_format_pass(through: tuple[Behind, str], content: bytes) -> None:
+    behind, url = through
+    for stream in (False, True):
+        sent = b"data: " + content + b"\n\n" if stream else content
+        behind.answers(sent)
+        got = asked(url, stream=stream)
+        assert (got.status_code, got.content) == (200, sent)
+    assert noted(content)[1] == {}
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+        lambda below: (
+            st.lists(below)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "usage",
+                        "choices",
+                        "message",
+                        "delta",
+                        "content",
+                        "prompt_tokens",
+                        "completion_tokens",
+                        "prompt_tokens_details",
+                        "cached_tokens",
+                    ]
+                ),
+                below,
+            )
+        ),
+    )
+)
+def test_books_take_any_json(body: Any) -> None:
+    text, found = noted(json.dumps(body).encode())
+    books = StreamBooks()
+    books.read(event(body))
+    assert isinstance(text, str) and isinstance(books.text, str)
+    assert all(type(value) is int and 0 <= value <= 10**12 for value in [*found.values(), *counts(body).values()])
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file of this process grows beyond so many bytes: the nearest thing to a full disk that needs no disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("trouble", ["a full disk", "a folder in its place"])
+def test_a_log_that_cannot_be_written_costs_no_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, trouble: str
+) -> None:
+    rows = tmp_path / "replans.jsonl"
+    full = trouble == "a full disk"
+    if full:
+        rows.write_bytes(b"{}\n" * 350_000)
+    with proxied(log=tmp_path) as (behind, url):
+        if not full:
+            rows.mkdir()
+        with full_disk(1_050_100) if full else nullcontext():
+            for stream in (False, True):
+                sent = event(chunk("y")) if stream else b'{"choices": [{"message": {"content": "y"}}]}'
+                behind.answers(sent)
+                got = asked(url, stream=stream)
+                assert (got.status_code, got.content) == (200, sent)
+        assert "erecap_unnoted_total 2.0" in httpx.get(f"{url}/metrics").text
+    assert ("File too large" if full else "Is a directory") in caplog.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_chat_that_fits_is_sent_as_it_came(through: tuple[Behind, str], stream: bool) -> None:
+    behind, url = through
+    behind.answers(b"{}")
+    body = b'{ "stream": %s, "messages": [{"role": "user", "content": "\\ud800 \\u2028"}], "seed": 1e400, "seed": %s}'
+    body %= (b"true" if stream else b"false", b"12345678901234567890123")
+    httpx.post(f"{url}/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+    assert behind.body == body
+
+
+def test_half_a_surrogate_pair_in_a_chat_that_is_shortened(through: tuple[Behind, str]) -> None:
+    behind, url = through
+    behind.answers(b"{}")
+    turns = [
+        {"role": role, "content": f"\ud83d {number} " + 300 * "word "}
+        for number in range(4)
+        for role in ("user", "assistant")
+    ]
+    body = json.dumps({**ASKED, "messages": [{"role": "system", "content": "s"}, *turns, *ASKED["messages"]]}).encode()
+    got = httpx.post(f"{url}/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+    assert got.status_code == 200
+    kept = json.loads(behind.body)["messages"]
+    assert len(behind.body) < len(body) and kept[-1] == ASKED["messages"][0]
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000, b'{"messages": ' + b"[" * 5000, b'{"messages": [' + b"9" * 5000 + b"]}"]
+)
+def test_bodies_that_no_parser_takes_are_refused(through: tuple[Behind, str], body: bytes) -> None:
+    got = httpx.post(f"{through[1]}/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+    assert got.status_code == 400 and "\n" not in got.json()["error"]["message"]
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[tuple[Behind, str]]:
+    with proxied(most_answer_bytes=10_000) as both:
+        yield both
+
+
+class TestBounds:
+    """Answers are bounded in bytes, unpacked ones."""
+
+    @pytest.mark.parametrize("pack", [bytes, gzip.compress, zlib.compress])
+    def test_a_whole_answer(self, small: tuple[Behind, str], pack: Any) -> None:
+        behind, url = small
+        coding = {bytes: b"identity", gzip.compress: b"gzip", zlib.compress: b"deflate"}[pack]
+        for size, status in ((9_000, 200), (11_000, 502), (3_000_000, 502)):
+            behind.answers(pack(b" " * size), b"Content-Encoding: " + coding)
+            got = asked(url)
+            assert got.status_code == status, size
+            assert status == 200 or got.json()["error"]["message"].endswith("is larger than 10000 bytes")
+
+    def test_a_stream_ends_with_the_reason(self, small: tuple[Behind, str]) -> None:
+        behind, url = small
+        behind.answers(event(chunk("x")) * 200, kind=b"text/event-stream")
+        got = asked(url, stream=True)
+        assert len(got.content) < 11_000
+        assert json.loads(got.content.split(b"data: ")[-1])["error"]["code"] == "upstream"
+
+    def test_other_answers_have_no_end(self, small: tuple[Behind, str]) -> None:
+        behind, url = small
+        behind.answers(b"x" * 200_000)
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(f"{url}/v1/files/1/content")
+
+    def test_a_packing_that_nobody_asked_for(self, small: tuple[Behind, str]) -> None:
+        behind, url = small
+        behind.answers(b"x", b"Content-Encoding: zstd")
+        got = asked(url)
+        assert got.status_code == 502 and "encoding 'zstd'" in got.json()["error"]["message"]
+        behind.answers(b"no gzip", b"Content-Encoding: gzip")
+        assert asked(url).status_code == 502
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_breaks_off(through: tuple[Behind, str], stream: bool) -> None:
+    behind, url = through
+    behind.answers(event(chunk("begun")) * 2)
+    behind.answer = behind.answer[:-5]
+    got = asked(url, stream=stream)
+    if stream:  # its status went out before
+        assert b"begun" in got.content and b"the server behind broke off" in got.content
+    else:
+        assert got.status_code == 502 and "broke off" in got.json()["error"]["message"]
