@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erecap.context import Context
-from erecap.context.compaction import MARKER, compact_messages, condense
+from erecap.context.compaction import MARKER, compact_messages
 from erecap.context.compaction.compact import chat_after, compaction_steps
 from erecap.context.protection import protected_spans
 from erecap.context.render import render
