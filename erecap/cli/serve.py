@@ -16,7 +16,7 @@ OF_MODELS = (
     "model", "adapter", "evict_by", "pruner", "kv_tokens", "memory_gb", "pays", "name", "sessions", "kv_mb", "at_once",
     "waiting", "dtype", "device", "decode_weights", "threads",
 )  # fmt: skip
-OF_PROXIES = ("upstream_key_env", "keep_tokens", "patterns", "log")
+OF_PROXIES = ("upstream_key_env", "keep_tokens", "tokenizer", "patterns", "log")
 
 
 def serve(
@@ -47,7 +47,11 @@ def serve(
         str | None, typer.Option(help="Environment variable with that server's key; else clients send it.")
     ] = None,
     keep_tokens: Annotated[
-        int | None, typer.Option(min=1, help="With --upstream: tokens of a prompt, a token taken as four characters.")
+        int | None, typer.Option(min=1, help="With --upstream: most tokens of a request, tools and images included.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="With --upstream: whose tokens are counted; a model's name or folder. Else an estimate."),
     ] = None,
     patterns: Annotated[
         str | None, typer.Option(help="With --upstream: how lines tell what was seen: erecap, react or alfworld.")
@@ -98,7 +102,7 @@ def serve(
     if upstream is not None:
         from erecap.wrapping.calls import TextCalls
 
-        calls = TextCalls.opened("proxy", log, keep_tokens=keep_tokens, patterns=patterns)
+        calls = TextCalls.opened("proxy", log, keep_tokens=keep_tokens, patterns=patterns, tokenizer=tokenizer)
         made = proxy.create_proxy(
             upstream, calls, upstream_key=upstream_key, key=key, most_bytes=most_bytes, request_s=timeout
         )

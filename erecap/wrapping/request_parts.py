@@ -1,0 +1,103 @@
+"""What a call sends besides the text of its messages: tools and their calls, reasoning, images, schemas.
+
+All of it takes part in the window and in the bill, so all of it is counted. Only text of messages is ever shortened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any, NamedTuple
+
+# An image, a sound or a file. Images take 85 to about 1,600 tokens, by model and size; this is near the upper end.
+MEDIA_TOKENS = 1600
+# Role, tags and line ends of a message, in ChatML and in the formats of Llama, Gemma and gpt-oss: 5 or 6 tokens.
+MESSAGE_TOKENS = 6
+# Fields of a request that are rendered into its prompt.
+FIELDS = (
+    "tools", "functions", "tools_to_call_from", "response_format", "response_model", "text_format", "system",
+    "instructions", "documents", "guided_json", "guided_grammar", "guided_regex", "grammar",
+)  # fmt: skip
+_CONTENT = ("content", "value")
+# Of messages that are dictionaries all other keys are sent; these are ours, or name the message for the host alone.
+_UNSENT = ("role", "from", *_CONTENT, "protect", "stale", "observations", "erecap_place", "id", "type", "cache_control")
+# Of messages that are objects, whose other attributes are the host's own.
+_ATTRIBUTES = (
+    "tool_calls", "function_call", "reasoning", "reasoning_content", "reasoning_details", "thinking", "refusal", "name",
+)  # fmt: skip
+_DESCRIBED = ("name", "description", "inputs", "parameters", "args_schema", "args", "output_type")
+# Parts of a message whose data is no text to the model, however long it is.
+_MEDIA = ("image", "audio", "video", "file", "document", "media")
+
+
+class Parts(NamedTuple):
+    """Text that is counted as such, and the number of images and the like."""
+
+    text: str
+    media: int
+
+
+def beside_content(message: Any) -> Parts:
+    """What `message`, in the host's shape, holds besides the text of its content."""
+    media, texts = 0, []
+    content = next((value for name in _CONTENT if (value := _get(message, name)) is not None), None)
+    for part in content if isinstance(content, (list, tuple)) else ():
+        kind = str(_get(part, "type") or "")
+        if kind.split("_")[0].removeprefix("input") in _MEDIA or any(word in kind for word in _MEDIA):
+            media += 1
+        elif kind != "text":
+            texts.append(as_text(part))
+    if isinstance(message, Mapping):
+        sent = {key: value for key, value in message.items() if key not in _UNSENT and value is not None}
+    else:
+        sent = {name: value for name in _ATTRIBUTES if (value := getattr(message, name, None))}
+        if getattr(message, "attachment", None) is not None:  # BALROG's image
+            media += 1
+    if sent:
+        texts.append(as_text(sent))
+    return Parts("\n".join(texts), media)
+
+
+def beside_messages(request: Mapping[str, Any]) -> str:
+    """The text of a request's fields that its messages do not hold."""
+    fields = {name: request[name] for name in FIELDS if request.get(name)}
+    extra = request.get("extra_body")
+    if isinstance(extra, Mapping):
+        fields |= {name: extra[name] for name in FIELDS if extra.get(name)}
+    return as_text(fields) if fields else ""
+
+
+def as_text(value: Any) -> str:
+    """`value` as JSON, about as servers render it."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=_plain)
+    except (ValueError, TypeError, RecursionError):  # keys that are no text, or a circle
+        return repr(value)
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value for an object of some package."""
+    if isinstance(value, type):
+        schema = getattr(value, "model_json_schema", None)  # pydantic
+        return schema() if callable(schema) else value.__name__
+    if isinstance(value, Enum):
+        return value.value
+    for name in ("model_dump", "to_dict"):
+        dump = getattr(value, name, None)
+        if callable(dump):
+            return dump()
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    described = {name: found for name in _DESCRIBED if (found := getattr(value, name, None)) is not None}
+    return described or repr(value)
+
+
+def _get(thing: Any, name: str) -> Any:
+    return thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
+
+
+def listed(given: Any) -> Sequence[Any]:
+    """The messages of a chat; none of a text."""
+    return given if isinstance(given, Sequence) and not isinstance(given, str) else ()
