@@ -155,7 +155,9 @@ def _whole_lines(messages: Sequence[Message], edits: Sequence[Edit]) -> list[Edi
         elif begins and end == len(content) and start > 0:
             start -= 1
         if result and result[-1].message == edit.message and start < result[-1].end:
-            start = result[-1].end  # the break between two of them is removed already
+            start, before = result[-1].end, result[-1].start  # the break between two of them is removed already
+            if end == len(content) and before > 0 and content[before - 1] == "\n":
+                result[-1] = result[-1]._replace(start=before - 1)  # so the one before the first of them is the last
         result.append(Edit(edit.message, start, end, ""))
     return result
 
