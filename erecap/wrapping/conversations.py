@@ -224,7 +224,7 @@ class Conversations:
             place = self._place(oldest)
             self._left(oldest, place)
             self._forgotten[place] = None
-            if len(self._forgotten) > self._memory >> 10:
+            if len(self._forgotten) > self._memory >> 9:
                 self._forgotten.popitem(last=False)
 
     def _budget(self, view: CompactView, room: int | None) -> None:

@@ -15,11 +15,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from typing import Literal
 
 from erecap.context.lines import LinePatterns, pieces
 from erecap.context.turn_tags import table, tag_spans, unknown_tags
 from erecap.generation import Message
 
+Role = Literal["assistant", "tool"]
 _NUMBER = re.compile(r"\d+")
 _FAR = 400  # characters before the end of a prompt that may ask for an answer
 _NEAR = 40  # characters before an answer that a host may have put there: a blank, a tag
@@ -137,18 +139,9 @@ class PromptTalk:
         for number, part in enumerate(self.parts):
             said, seen = prompt[place : place + part.answer], prompt[place + part.answer : place + part.size]
             place += part.size
-            # A host may ask twice in an exchange, for a thought and for an action: both stay or go. Only what lies
-            # between two equal cues can go whole.
-            begins = not comes_again or cues[number] == cues[0]
-            whole = comes_again or cues[number] == cues[number + 1]
-            messages.append(
-                {
-                    "role": "assistant" if begins else "tool",
-                    "content": said,
-                    "protect": [] if whole else [(0, len(said))],
-                    "observations": [],
-                }
-            )
+            # A host may ask twice in an exchange, for a thought and for an action: both stay or go.
+            role: Role = "assistant" if not comes_again or cues[number] == cues[0] else "tool"
+            messages.append({"role": role, "content": said, "protect": [], "observations": []})
             messages.append({"role": "user", "content": seen, "protect": [], "observations": self._seen(seen, common)})
         if self.parts:
             messages[-1]["protect"] = [(0, len(messages[-1]["content"]))]

@@ -115,6 +115,6 @@ def test_smolagents_agents_plan_with_a_wrapped_model(tmp_path) -> None:  # type:
     bare, whole, less = Planner(), Planner(), Planner()
     assert played(bare) == "shelf 11"
     assert played(erecap.wrap(whole, keep_tokens=100_000)) == "shelf 11" and whole.shown == bare.shown
-    wrapped = erecap.wrap(less, keep_tokens=bare.shown[4] // 4, log=tmp_path)
+    wrapped = erecap.wrap(less, keep_tokens=int(bare.shown[4] / 2.25), log=tmp_path)
     assert played(wrapped) == "shelf 11" and wrapped.log.rows == 12
     assert less.shown[:3] == bare.shown[:3] and max(less.shown) < bare.shown[-1] // 1.3
