@@ -90,8 +90,8 @@ def wrap(
             is sent counts: tools and their calls, reasoning, schemas, and each image as 1,600 tokens.
         count_tokens: for a callable, tokens of a text.
         tokenizer: for a callable, what counts instead: a tokenizer with `encode`, a function of a text that returns a
-            number or tokens, a model's catalog name or folder, or a file `tokenizer.json`. The tags of its chat template
-            tell the turns of a prompt string. None: an estimate by scripts, rather too high.
+            number or tokens, a model's catalog or hub name, its folder, or a file `tokenizer.json`. The tags of its
+            chat template tell the turns of a prompt string. None: an estimate by scripts, rather too high.
         patterns: for a callable, how lines mark observations: a name of `erecap.context.lines.PATTERNS`, or patterns
             of your own. None: all messages of users and tools were; in a string, all between two chat tags, or all
             lines that follow an answer. Where tags of an unknown format are seen, nothing between them is cut.

@@ -1,8 +1,8 @@
 """Conversations of a wrapped planner, which may serve many agents in turn, and the view of each.
 
-A call belongs to the conversation that it shares most with, found by digests: no conversation has a name, and no text of
-one is kept. The memory of all is bounded; of one that was forgotten, the length and digest of its beginning stay, by
-which it is found again.
+A call belongs to the conversation that it shares most with, found by digests: no conversation has a name, and little
+of its text is kept. The memory of all is bounded; of one that was forgotten, the length and digest of its beginning
+stay, by which it is found again.
 """
 
 from __future__ import annotations
@@ -117,9 +117,7 @@ class Conversations:
 
     def _talk_of_chat(self, messages: Sequence[Message], keys: list[bytes]) -> _Talk:
         """The conversation that these messages go on with, or a new one; a fork where they leave its way."""
-        likely = Counter(
-            talk for key in set(keys) for talk in self._some(self._having.get(key, ()))
-        )
+        likely = Counter(talk for key in set(keys) for talk in self._some(self._having.get(key, ())))
         ranks = {}
         for talk, common in likely.items():
             goes_on = talk.view.goes_on(messages, keys)

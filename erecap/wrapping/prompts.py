@@ -10,11 +10,12 @@ Of the parts only lengths and digests are kept; their text is in every prompt.
 
 from __future__ import annotations
 
-import os
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Literal
 
 from erecap.context.lines import LinePatterns, pieces
@@ -128,7 +129,7 @@ class PromptTalk:
         """`text` divided behind each cue."""
         ends = [] if cue is None else [found.end() for found in cue.finditer(text)]
         borders = [0, *ends, *([len(text)] if not ends or ends[-1] < len(text) else [])]
-        found = [text[start:end] for start, end in zip(borders, borders[1:], strict=False)]
+        found = [text[start:end] for start, end in pairwise(borders)]
         return [_part(piece, _turn_end(piece, self.tags)) for piece in found]
 
     def _messages(self, prompt: str) -> list[Message]:
@@ -198,7 +199,7 @@ class PromptTalk:
         Both have a beginning in common, up to a line, that is at least half of the shorter one; behind it comes what
         was answered.
         """
-        same = len(os.path.commonprefix([self.head, prompt]))
+        same = _common_beginning(self.head, prompt)
         line = self.head.rfind("\n", 0, same) + 1
         cue, answer = self._cue(self.head), self.answer.strip()
         if cue is None or not answer or 2 * line < min(len(self.head), len(prompt)) or answer not in prompt[line:]:
@@ -240,6 +241,11 @@ def join_prompt(messages: Sequence[Message]) -> str:
 def digest(text: str) -> bytes:
     """Digest of a text, half surrogates included."""
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _common_beginning(one: str, other: str) -> int:
+    most = min(len(one), len(other))
+    return bisect_left(range(most), True, key=lambda size: one[: size + 1] != other[: size + 1])
 
 
 def _part(text: str, answer: int) -> Part:

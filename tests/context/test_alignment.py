@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,7 +62,7 @@ def test_whatever_the_host_does_to_its_past(seen: list[str], changes: list[tuple
                 place = texts.index(message["content"], place + 1)
         assert shown.messages[0] == messages[0] and shown.messages[-1]["content"] == texts[-1]
         roles = [message["role"] for message in shown.messages]
-        assert all(a != b for a, b in zip(roles, roles[1:], strict=False))
+        assert all(a != b for a, b in pairwise(roles))
         assert shown.tokens == count(shown.messages) <= max(most, count([*messages[:2], *messages[-2:]]))
         assert shown.thrashed <= shown.compactions
         old = list(messages)
@@ -84,5 +85,9 @@ def test_whatever_the_host_does_to_its_past(seen: list[str], changes: list[tuple
 
 def test_equal_messages_have_equal_keys_whatever_is_said_about_them() -> None:
     one: Message = {"role": "tool", "content": "x", "protect": [(0, 1)]}
-    assert message_key(one) == message_key({"role": "tool", "content": "x"}) != message_key({"role": "user", "content": "x"})
+    assert (
+        message_key(one)
+        == message_key({"role": "tool", "content": "x"})
+        != message_key({"role": "user", "content": "x"})
+    )
     assert message_key({"role": "user", "content": "\ud800"}) != message_key({"role": "user", "content": "?"})

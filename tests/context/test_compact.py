@@ -162,9 +162,12 @@ def test_the_least_worth_goes_first() -> None:
 
 OTHER = st.sampled_from(
     [
-        "block a is on block b. a coke can is in the trash can.", "  #####\n  #a..#   d\n  #####", "It says 'push  the bar'.",
-        "x =   1\n\tif the_a:\n\t\treturn a", "机器人走到冰箱前。", "يصل الروبوت إلى الثلاجة", "| a | the |\n|---|-----|\n|   1 |  2  |",
-        "id: 0a-the-7f", "`the a`", "<|im_end|>", "[removed]", "🤖 the  🍎", "\u2028line\u0085", "<tool_call>{}</tool_call>",
+        "block a is on block b. a coke can is in the trash can.", "  #####\n  #a..#   d\n  #####",
+        "It says 'push  the bar'.",
+        "x =   1\n\tif the_a:\n\t\treturn a", "机器人走到冰箱前。", "يصل الروبوت إلى الثلاجة",
+        "| a | the |\n|---|-----|\n|   1 |  2  |",
+        "id: 0a-the-7f", "`the a`", "<|im_end|>", "[removed]", "🤖 the  🍎", "\u2028line\u0085",
+        "<tool_call>{}</tool_call>",
     ]
 )  # fmt: skip
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -196,7 +199,9 @@ def test_nothing_is_rewritten(messages: list[Message], target: int) -> None:
     result = compact_messages(messages, target, estimated)
     kept = [message for number, message in enumerate(messages) if number not in result.dropped]
     for before, message in zip(kept, result.messages, strict=True):  # a subsequence of the messages
-        assert {**message, "content": ""}.items() >= {k: v for k, v in {**before, "content": ""}.items() if k not in KEYS}.items()
+        assert {**message, "content": ""}.items() >= {
+            k: v for k, v in {**before, "content": ""}.items() if k not in KEYS
+        }.items()
         if message["content"] == before["content"]:
             continue
         # Every line is one of the message's own, in their order, or a marker.

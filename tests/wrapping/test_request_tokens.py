@@ -65,7 +65,12 @@ def test_what_stands_beside_the_text_counts(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["机器人走到冰箱前,打开冰箱门,取出苹果。", "يصل الروبوت إلى الثلاجة ويفتحها.", "🤖🍎🧊🚪", "ロボットは扉を開けて、リンゴを取り出す。"],
+    [
+        "机器人走到冰箱前,打开冰箱门,取出苹果。",
+        "يصل الروبوت إلى الثلاجة ويفتحها.",
+        "🤖🍎🧊🚪",
+        "ロボットは扉を開けて、リンゴを取り出す。",
+    ],
     ids=["Chinese", "Arabic", "emoji", "Japanese"],
 )
 def test_a_budget_holds_in_scripts_of_one_character_a_token(text: str) -> None:
@@ -125,9 +130,14 @@ def test_an_image_counts_the_same_however_long_its_data_is() -> None:
         assert found == ("", 1)
     two = TokenCounter().beside(
         [{"role": "user", "content": "see"}] * 2,
-        [{"role": "user", "content": [PICTURE, PICTURE]}, SimpleNamespace(role="user", content="see", attachment=b"png")],
+        [
+            {"role": "user", "content": [PICTURE, PICTURE]},
+            SimpleNamespace(role="user", content="see", attachment=b"png"),
+        ],
     )
-    assert [TokenCounter().chat([message]) - TokenCounter().chat([{"role": "user", "content": "see"}]) for message in two] == [
+    assert [
+        TokenCounter().chat([message]) - TokenCounter().chat([{"role": "user", "content": "see"}]) for message in two
+    ] == [
         2 * MEDIA_TOKENS,
         MEDIA_TOKENS,
     ]
@@ -137,7 +147,9 @@ def test_thinking_and_tool_parts_count_as_text() -> None:
     thinking = {"type": "thinking", "thinking": "First the mug. " * 20, "signature": "abc"}
     use = {"type": "tool_use", "id": "t", "name": "look", "input": {"at": "shelf " * 50}}
     found = beside_content({"role": "assistant", "content": [thinking, {"type": "text", "text": "go"}, use]})
-    assert found.media == 0 and "First the mug." in found.text and "shelf shelf" in found.text and "go" not in found.text
+    assert (
+        found.media == 0 and "First the mug." in found.text and "shelf shelf" in found.text and "go" not in found.text
+    )
     assert beside_messages({"model": "m", "temperature": 0, "tools": None}) == ""
 
 
@@ -173,7 +185,9 @@ class TakesMarks:
 def test_whatever_counts_can_be_named(tokenizer: Any, tmp_path: Path) -> None:
     counter = TokenCounter(tokenizer)
     assert counter.text("a mug <|endoftext|>") == 19 and not counter.estimated
-    chat = exchanges(9, lambda n: {"role": "assistant", "content": "go"}, lambda n: {"role": "user", "content": "a " * 30})
+    chat = exchanges(
+        9, lambda n: {"role": "assistant", "content": "go"}, lambda n: {"role": "user", "content": "a " * 30}
+    )
     shown = sent(chat, keep_tokens=300, tokenizer=tokenizer, log=tmp_path)
     assert sum(len(message["content"]) + 6 for message in shown) == rows(tmp_path)[0]["kept_tokens"] <= 300
     assert rows(tmp_path)[0]["tokens_estimated"] is False

@@ -58,7 +58,7 @@ def align(old: Sequence[bytes], new: Sequence[bytes]) -> list[int | None]:
 def _next(
     old: Sequence[bytes], new: Sequence[bytes], where: dict[bytes, list[int]], place: int, number: int
 ) -> tuple[int, int] | None:
-    """The nearest common message from `old[place]` and `new[number]` on: how many of `new` it skips, and where it is."""
+    """The nearest common message from `old[place]` and `new[number]` on: those of `new` that it skips, its place."""
     best: tuple[int, int, int] | None = None
     for skipped in range(min(_AHEAD, len(new) - number)):
         places = where.get(new[number + skipped], ())
@@ -74,9 +74,7 @@ def _next(
     return None if best is None else best[1:]
 
 
-def retold(
-    matches: Sequence[int | None], old_roles: Sequence[str], new_roles: Sequence[str]
-) -> list[tuple[int, int]]:
+def retold(matches: Sequence[int | None], old_roles: Sequence[str], new_roles: Sequence[str]) -> list[tuple[int, int]]:
     """`(old, new)` of the messages that stand at one place between two common ones, in other words.
 
     Only messages of one role are paired, from the front, until the roles differ.

@@ -3,8 +3,8 @@
 In two rounds, each from the oldest record to the newest, and no further than the target asks for:
 
 1. text that something newer has overwritten (`stale` spans, such as an older sight of a room) goes;
-2. exchange by exchange (a plan with what came of it): its observations go, a marker stays in place of each, and then all
-   of it goes, before a newer observation does.
+2. exchange by exchange (a plan with what came of it): its observations go, a marker stays in place of each, and then
+   all of it goes, before a newer observation does.
 
 Nothing is rewritten: a record stays as it was told, or goes whole. Protected text, the system message, the first user
 message, the newest observation and the newest exchange stay byte for byte. Failures and commands stay as long as their
