@@ -86,5 +86,5 @@ def tag_spans(text: str, tags: re.Pattern[str]) -> Iterator[tuple[int, int]]:
 
 
 def unknown_tags(text: str) -> set[str]:
-    """What in `text` may be a tag of an unknown format."""
+    """Parts of `text` that may be tags of an unknown format."""
     return set(_LIKE_A_TAG.findall(text))

@@ -62,7 +62,7 @@ class TextOptions:
 
     @cached_property
     def counter(self) -> TokenCounter:
-        """What counts tokens.
+        """Counter of tokens.
 
         Raises:
             ConfigError: the tokenizer is none, or cannot be found.

@@ -36,8 +36,8 @@ class _Talk:
     used: int = 0  # number of its newest call among those of all
 
     @property
-    def bytes(self) -> int:
-        return self.view.bytes + (self.prompt.bytes if self.prompt is not None else 0)
+    def memory(self) -> int:
+        return self.view.memory + (self.prompt.memory if self.prompt is not None else 0)
 
 
 class _Beginning(NamedTuple):
@@ -209,8 +209,8 @@ class Conversations:
 
     def _use(self, talk: _Talk) -> None:
         """Note that `talk` was used now, and forget others where memory is short."""
-        self._bytes += talk.bytes - self._used.pop(talk, 0)
-        self._used[talk] = talk.bytes
+        self._bytes += talk.memory - self._used.pop(talk, 0)
+        self._used[talk] = talk.memory
         self._calls += 1
         talk.used = self._calls
         while self._bytes > self._memory and len(self._used) > 1:

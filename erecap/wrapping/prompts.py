@@ -61,8 +61,8 @@ class PromptTalk:
         return len(self.head) + sum(part.size for part in self.parts)
 
     @property
-    def bytes(self) -> int:
-        """Memory that the conversation takes, about."""
+    def memory(self) -> int:
+        """Bytes that the conversation takes, about."""
         return 2 * len(self.head) + _BYTES * (1 + len(self.parts)) + 2 * len(self.answer)
 
     def shared(self, prompt: str) -> int:

@@ -1,4 +1,4 @@
-"""What a call sends besides the text of its messages: tools and their calls, reasoning, images, schemas.
+"""Parts of a request besides the text of its messages: tools and their calls, reasoning, images, schemas.
 
 All of it takes part in the window and in the bill, so all of it is counted. Only text of messages is ever shortened.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ FIELDS = (
     "tools", "functions", "tools_to_call_from", "response_format", "response_model", "text_format", "system",
     "instructions", "documents", "guided_json", "guided_grammar", "guided_regex", "grammar",
 )  # fmt: skip
-_CONTENT = ("content", "value")
+_CONTENT = ("content", "value", "parts")
 # Of messages that are dictionaries all other keys are sent; these are ours, or name the message for the host alone.
 _UNSENT = ("role", "from", *_CONTENT, "protect", "stale", "observations", "erecap_place", "id", "type", "cache_control")
 # Of messages that are objects, whose other attributes are the host's own.
@@ -30,6 +30,7 @@ _ATTRIBUTES = (
 _DESCRIBED = ("name", "description", "inputs", "parameters", "args_schema", "args", "output_type")
 # Parts of a message whose data is no text to the model, however long it is.
 _MEDIA = ("image", "audio", "video", "file", "document", "media")
+_DATA = {"image_url", "input_audio", "inline_data", "inlineData", "file_data", "fileData"}
 
 
 class Parts(NamedTuple):
@@ -39,25 +40,34 @@ class Parts(NamedTuple):
     media: int
 
 
-def beside_content(message: Any) -> Parts:
-    """What `message`, in the host's shape, holds besides the text of its content."""
-    media, texts = 0, []
+def beside_content(message: Any, told: str) -> Parts:
+    """Return all that `message`, in the host's shape, holds besides the text `told`, which is counted already."""
     content = next((value for name in _CONTENT if (value := _get(message, name)) is not None), None)
-    for part in content if isinstance(content, (list, tuple)) else ():
-        kind = str(_get(part, "type") or "")
-        if kind.split("_")[0].removeprefix("input") in _MEDIA or any(word in kind for word in _MEDIA):
-            media += 1
-        elif kind != "text":
-            texts.append(as_text(part))
+    parts = [part for part in content if _get(part, "type") != "text"] if isinstance(content, (list, tuple)) else []
     if isinstance(message, Mapping):
         sent = {key: value for key, value in message.items() if key not in _UNSENT and value is not None}
     else:
         sent = {name: value for name in _ATTRIBUTES if (value := getattr(message, name, None))}
         if getattr(message, "attachment", None) is not None:  # BALROG's image
-            media += 1
-    if sent:
-        texts.append(as_text(sent))
-    return Parts("\n".join(texts), media)
+            parts.append({"type": "image"})
+    media: list[Any] = []
+    left = [_left(thing, told, media) for thing in (parts, sent) if thing]
+    return Parts("\n".join(as_text(thing) for thing in left if thing and thing != [None] * len(thing)), len(media))
+
+
+def _left(value: Any, told: str, media: list[Any]) -> Any:
+    """`value` without texts that are told already, and without images, which are put into `media`."""
+    if isinstance(value, str):
+        return "" if value and value in told else value
+    if isinstance(value, (list, tuple)):
+        return [_left(one, told, media) for one in value]
+    kind = str(_get(value, "type") or "") if not isinstance(value, type) else ""
+    if any(word in kind for word in _MEDIA) or (isinstance(value, Mapping) and not _DATA.isdisjoint(value)):
+        media.append(value)
+        return None
+    if isinstance(value, Mapping):
+        return {key: _left(one, told, media) for key, one in value.items()}
+    return value
 
 
 def beside_messages(request: Mapping[str, Any]) -> str:
@@ -84,20 +94,17 @@ def _plain(value: Any) -> Any:
         return schema() if callable(schema) else value.__name__
     if isinstance(value, Enum):
         return value.value
+    described = {name: found for name in _DESCRIBED if (found := getattr(value, name, None)) is not None}
+    if {"name", "description"} <= described.keys():  # a tool of some framework
+        return described
     for name in ("model_dump", "to_dict"):
         dump = getattr(value, name, None)
         if callable(dump):
             return dump()
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    described = {name: found for name in _DESCRIBED if (found := getattr(value, name, None)) is not None}
     return described or repr(value)
 
 
 def _get(thing: Any, name: str) -> Any:
     return thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
-
-
-def listed(given: Any) -> Sequence[Any]:
-    """The messages of a chat; none of a text."""
-    return given if isinstance(given, Sequence) and not isinstance(given, str) else ()

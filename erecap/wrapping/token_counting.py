@@ -62,15 +62,13 @@ class TokenCounter:
 
     def chat(self, messages: Sequence[Message]) -> int:
         """Tokens of messages: content, what `beside` found in them, and the tags around each."""
-        return sum(
-            self.text(message["content"] or "") + message.get(BESIDE, 0) + MESSAGE_TOKENS for message in messages
-        )
+        return sum(self.text(message["content"] or "") + _beside(message) + MESSAGE_TOKENS for message in messages)
 
     def beside(self, ours: Sequence[Message], given: Sequence[Any]) -> list[Message]:
         """`ours`, one for each of `given` in the host's shape, with the tokens of what else these hold."""
         result = []
         for message, original in zip(ours, given, strict=True):
-            parts = beside_content(original)
+            parts = beside_content(original, message["content"] or "")
             tokens = parts.media * MEDIA_TOKENS + (self.text(parts.text) if parts.text else 0)
             result.append({**message, BESIDE: tokens} if tokens else message)
         return result  # type: ignore[return-value]
@@ -79,6 +77,10 @@ class TokenCounter:
         """Tokens of a request besides its messages: tools, schemas, system text of its own."""
         text = beside_messages(fields)
         return self.text(text) if text else 0
+
+
+def _beside(message: Any) -> int:
+    return message.get(BESIDE, 0)
 
 
 def _loaded(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What two versions of one conversation have in common, and a compaction carried from one to the other."""
+"""Alignment of two versions of one conversation, and a compaction carried from one to the other."""
 
 from __future__ import annotations
 

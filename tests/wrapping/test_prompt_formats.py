@@ -58,7 +58,7 @@ UNKNOWN = {
 
 
 def played(before: str, after: str, steps: int = 24, most: int = 500, **options: object) -> tuple[list[str], list[str]]:
-    """What was sent, and what was shown, of an episode in one string."""
+    """Play an episode in one string; returns the prompts that were sent, and those that were shown."""
     shown: list[str] = []
     wrapped = erecap.wrap(lambda prompt: shown.append(prompt) or "go", keep_tokens=most, **options)
     prompt, sent = f"Rules.{before}Goal: a mug.{after}", []

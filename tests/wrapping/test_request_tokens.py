@@ -124,9 +124,10 @@ def test_an_image_counts_the_same_however_long_its_data_is() -> None:
         "Anthropic": {"type": "image", "source": {"data": "A" * 9000}},
         "sound": {"type": "input_audio", "input_audio": {"data": "A" * 9000}},
         "a file": {"type": "file", "file": {"file_data": "A" * 9000}},
+        "Gemini": {"inline_data": {"mime_type": "image/png", "data": "A" * 9000}},
     }
     for part in parts.values():
-        found = beside_content({"role": "user", "content": [{"type": "text", "text": "see"}, part]})
+        found = beside_content({"role": "user", "content": [{"type": "text", "text": "see"}, part]}, "see")
         assert found == ("", 1)
     two = TokenCounter().beside(
         [{"role": "user", "content": "see"}] * 2,
@@ -146,11 +147,21 @@ def test_an_image_counts_the_same_however_long_its_data_is() -> None:
 def test_thinking_and_tool_parts_count_as_text() -> None:
     thinking = {"type": "thinking", "thinking": "First the mug. " * 20, "signature": "abc"}
     use = {"type": "tool_use", "id": "t", "name": "look", "input": {"at": "shelf " * 50}}
-    found = beside_content({"role": "assistant", "content": [thinking, {"type": "text", "text": "go"}, use]})
+    found = beside_content({"role": "assistant", "content": [thinking, {"type": "text", "text": "go"}, use]}, "go")
     assert (
         found.media == 0 and "First the mug." in found.text and "shelf shelf" in found.text and "go" not in found.text
     )
     assert beside_messages({"model": "m", "temperature": 0, "tools": None}) == ""
+
+
+def test_a_tools_result_is_counted_once_and_its_images_as_images() -> None:
+    image = {"type": "image", "source": {"data": "A" * 9000}}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "a mug"}, image]}
+    told = beside_content({"role": "user", "content": [result]}, "a mug")
+    untold = beside_content({"role": "user", "content": [result]}, "")
+    assert told.media == untold.media == 1 and "a mug" not in told.text and "a mug" in untold.text
+    output = {"type": "function_call_output", "call_id": "c", "output": "a mug"}
+    assert "mug" not in beside_content(output, "a mug").text and "mug" in beside_content(output, "").text
 
 
 class Encodes:

@@ -103,8 +103,8 @@ class CompactView:
         return other
 
     @property
-    def bytes(self) -> int:
-        """Memory that the view takes, about."""
+    def memory(self) -> int:
+        """Bytes that the view takes, about."""
         told = sum(len(edit.content) for edit in self._edits.values() if edit is not None)
         return _BYTES * len(self.keys) + 2 * told + (2 * len(self._newest["content"] or "") if self._newest else 0)
 
