@@ -20,7 +20,7 @@ OF_MODELS = (
     "model", "adapter", "evict_by", "pruner", "kv_tokens", "memory_gb", "pays", "name", "sessions", "kv_mb", "at_once",
     "waiting", "dtype", "device", "decode_weights", "threads",
 )  # fmt: skip
-OF_PROXIES = ("upstream_key_env", "keep_tokens", "patterns", "log", "answer_mb")
+OF_PROXIES = ("upstream_key_env", "keep_tokens", "tokenizer", "patterns", "log", "answer_mb")
 
 
 def serve(
@@ -53,7 +53,11 @@ def serve(
         str | None, typer.Option(help="Environment variable with that server's key; else clients send it.")
     ] = None,
     keep_tokens: Annotated[
-        int | None, typer.Option(min=1, help="With --upstream: tokens of a prompt, a token taken as four characters.")
+        int | None, typer.Option(min=1, help="With --upstream: most tokens of a request, tools and images included.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="With --upstream: whose tokens are counted; a model's name or folder. Else an estimate."),
     ] = None,
     patterns: Annotated[
         str | None, typer.Option(help="With --upstream: how lines tell what was seen: erecap, react or alfworld.")
@@ -125,7 +129,7 @@ def serve(
         from erecap.wrapping.calls import TextCalls
 
         behind = checked_url(upstream)
-        calls = TextCalls.opened("proxy", log, keep_tokens=keep_tokens, patterns=patterns)
+        calls = TextCalls.opened("proxy", log, keep_tokens=keep_tokens, patterns=patterns, tokenizer=tokenizer)
         made = proxy.create_proxy(
             upstream, calls, upstream_key=upstream_key, key=keys, most_bytes=most_bytes,
             most_answer_bytes=int(answer_mb * (1 << 20)), request_s=timeout, hosts=names,

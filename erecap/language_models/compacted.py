@@ -14,9 +14,9 @@ TARGET = 0.6  # share of the budget that a compaction leaves, so that the next c
 class CompactedSessions(ShownSessions):
     """A language model that compacts its chat whenever it and its answer would exceed a budget.
 
-    Between compactions the shown chat is only appended to (`CompactView`). A compaction removes stale text, tells old
-    observations in fewer words, and then leaves out exchanges from the oldest on. Protected text stays; where it alone
-    exceeds the budget, the oldest messages and the middle of the newest go, as at the end of a model's window
+    Between compactions the shown chat is only appended to (`CompactView`). A compaction removes stale text, then
+    exchange by exchange, from the oldest on, first its observations and then all of it. Protected text stays; where it
+    alone exceeds the budget, the oldest messages and the middle of the newest go, as at the end of a model's window
     (`usage.overflow_messages`, `truncated_tokens`).
     """
 

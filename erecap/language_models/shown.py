@@ -22,7 +22,7 @@ class ShownChat:
 
     messages: list[Message]
     numbers: list[int]  # which message of the whole chat each of them is
-    masked: int  # observations that were blanked or told in fewer words
+    masked: int  # observations that were blanked
     dropped: int  # messages that were left out
     fitted: Fitted
     whole: int  # tokens of the whole chat

@@ -156,7 +156,7 @@ def _prepared(calls: TextCalls, content: bytes) -> tuple[Call, bytes, bool]:
     """
     asked = _body(content)
     try:
-        call = calls.prepare(asked["messages"])
+        call = calls.prepare(asked["messages"], asked)
     except ConfigError:
         try:
             read_messages(asked["messages"])

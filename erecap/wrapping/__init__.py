@@ -32,6 +32,7 @@ def wrap(
     prune: PruneConfig | None = None,
     keep_tokens: int | None = None,
     count_tokens: Callable[[str], int] | None = None,
+    tokenizer: Any = None,
     patterns: str | LinePatterns | None = None,
     on_error: str = "raise",
     rank: Callable[[str], float] | None = None,
@@ -85,10 +86,15 @@ def wrap(
             with a chat, the share of all tokens of a call (0.7). 1.0 keeps everything.
         scorer: for a model, a name of `erecap.registries.SCORERS`; for a callable only `recency`.
         prune: for a model, the full configuration instead of `keep` and `scorer`.
-        keep_tokens: for a callable, the most tokens of a call instead of `keep`, so that calls stop growing.
-        count_tokens: for a callable, tokens of a text; without it a token is taken to be four characters.
+        keep_tokens: for a callable, the most tokens of a call instead of `keep`, so that calls stop growing. All that
+            is sent counts: tools and their calls, reasoning, schemas, and each image as 1,600 tokens.
+        count_tokens: for a callable, tokens of a text.
+        tokenizer: for a callable, what counts instead: a tokenizer with `encode`, a function of a text that returns a
+            number or tokens, a model's catalog or hub name, its folder, or a file `tokenizer.json`. The tags of its
+            chat template tell the turns of a prompt string. None: an estimate by scripts, rather too high.
         patterns: for a callable, how lines mark observations: a name of `erecap.context.lines.PATTERNS`, or patterns
-            of your own. None: all messages of users and tools were, and all that follows an answer in a string.
+            of your own. None: all messages of users and tools were; in a string, all between two chat tags, or all
+            lines that follow an answer. Where tags of an unknown format are seen, nothing between them is cut.
         on_error: for a callable, what happens if shortening fails: `raise`, or `full`, which sends everything and notes
             the error in the log.
         rank: for a callable, importance score of an observation's text; the lowest goes first. Such as
@@ -116,19 +122,21 @@ def wrap(
     pipeline = _is_pipeline(target)
     if pipeline and target.task not in ("text-generation", ""):  # "" where it was built by hand
         raise ConfigError(f"a pipeline for {target.task!r} plans nothing; only text-generation can be wrapped")
-    text = any(given is not None for given in (keep, keep_tokens, count_tokens, patterns, rank))
+    text = any(given is not None for given in (keep, keep_tokens, count_tokens, tokenizer, patterns, rank))
     text = text or on_error != "raise" or bool(shadow)
     if pipeline or (_holds_a_model(target) and not text):
         holder = copy.copy(target)
         holder.model = wrap(
             target.model, **session, **pruning, keep_tokens=keep_tokens, count_tokens=count_tokens,
-            patterns=patterns, on_error=on_error, rank=rank, shadow=shadow, log=log,
+            tokenizer=tokenizer, patterns=patterns, on_error=on_error, rank=rank, shadow=shadow, log=log,
         )  # fmt: skip
         holder.log = holder.model.log
         return holder
     if _is_model(target):
         if keep_tokens is not None or count_tokens is not None:
             raise ConfigError("keep_tokens and count_tokens are for callables; a model has budget, or keep and scorer")
+        if tokenizer is not None:
+            raise ConfigError("tokenizer is for callables; a model is given token ids")
         if patterns is not None or on_error != "raise" or rank is not None or shadow:
             raise ConfigError(
                 "patterns, on_error, rank and shadow are for callables; a model has budget, or keep and scorer"
@@ -148,7 +156,8 @@ def wrap(
 
         calls = TextCalls.opened(
             "client" if client else "generator" if generator else "callable", log, keep=KEEP if keep is None else keep,
-            keep_tokens=keep_tokens, count_tokens=count_tokens, patterns=patterns, on_error=on_error, rank=rank,
+            keep_tokens=keep_tokens, count_tokens=count_tokens, tokenizer=tokenizer, patterns=patterns,
+            on_error=on_error, rank=rank,
         )  # fmt: skip
         replays = Shadow(shadow, calls.log)
         if client:

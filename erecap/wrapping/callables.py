@@ -17,7 +17,7 @@ def wrap_callable(target: Callable[..., Any], calls: TextCalls, shadow: Shadow) 
 
         @functools.wraps(target)
         async def wrapped_async(messages: Any, *args: Any, **kwargs: Any) -> Any:
-            call, given = calls.prepare(messages), as_it_is(messages)
+            call, given = calls.prepare(messages, kwargs), as_it_is(messages)
             answer = await target(call.shown, *args, **kwargs)
             number = calls.note(call, answer)
             shadow.replay_async(number, answer, lambda: target(given, *args, **kwargs))
@@ -27,7 +27,7 @@ def wrap_callable(target: Callable[..., Any], calls: TextCalls, shadow: Shadow) 
         return wrapped_async
 
     def wrapped(messages: Any, *args: Any, **kwargs: Any) -> Any:
-        call, given = calls.prepare(messages), as_it_is(messages)
+        call, given = calls.prepare(messages, kwargs), as_it_is(messages)
         answer = target(call.shown, *args, **kwargs)
         number = calls.note(call, answer)
         shadow.replay(number, answer, lambda: target(given, *args, **kwargs))

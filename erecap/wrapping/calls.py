@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from erecap.context.compaction import compact_messages
+from erecap.context.compaction import Shown, compact_messages
 from erecap.context.lines import PATTERNS, LinePatterns, annotate
+from erecap.context.turn_tags import template_tags
 from erecap.errors import ConfigError
 from erecap.generation import Message, Timing, Usage
 from erecap.wrapping.conversations import Conversations
@@ -19,8 +21,8 @@ from erecap.wrapping.option_types import is_number, is_whole
 from erecap.wrapping.prompts import PromptTalk
 from erecap.wrapping.shapes import read_messages, write_messages
 from erecap.wrapping.switch import SWITCH, switched_off
+from erecap.wrapping.token_counting import TokenCounter
 
-CHARACTERS_PER_TOKEN = 4  # of English text in the common vocabularies; used only where nothing better is given
 OnError = Literal["raise", "full"]
 
 
@@ -38,6 +40,7 @@ class TextOptions:
     patterns: str | LinePatterns | None = None
     on_error: OnError = "raise"
     rank: Callable[[str], float] | None = None  # importance score of an observation; None: the oldest goes first
+    tokenizer: Any = None  # what counts tokens, as for `erecap.wrap`; None: `count_tokens`, or an estimate
 
     def __post_init__(self) -> None:
         if not is_number(self.keep) or not 0.0 < self.keep <= 1.0:
@@ -54,10 +57,17 @@ class TextOptions:
         if self.patterns is not None and not known:
             raise ConfigError(f"patterns: got {self.patterns!r}; allowed: {', '.join(PATTERNS)}, or LinePatterns")
 
-    def count(self, text: str) -> int:
-        """Tokens of `text`."""
-        counted = self.count_tokens or (lambda text: math.ceil(len(text) / CHARACTERS_PER_TOKEN))
-        return counted(text)
+        if self.tokenizer is not None and self.count_tokens is not None:
+            raise ConfigError("count_tokens and tokenizer both count tokens; give one of them")
+
+    @cached_property
+    def counter(self) -> TokenCounter:
+        """Counter of tokens.
+
+        Raises:
+            ConfigError: the tokenizer is none, or cannot be found.
+        """
+        return TokenCounter(self.tokenizer) if self.count_tokens is None else TokenCounter.by(self.count_tokens)
 
     @property
     def lines(self) -> LinePatterns | None:
@@ -78,6 +88,9 @@ class Call:
     started: float = field(default_factory=time.perf_counter)
     prepared: float = 0.0
     talk: PromptTalk | None = None
+    beside: int = 0  # tokens of what is sent beside it
+    compactions: int = 0  # of its conversation, up to now
+    thrashed: int = 0  # of these, soon after another
 
 
 class TextCalls:
@@ -90,10 +103,13 @@ class TextCalls:
 
     def __init__(self, options: TextOptions, log: CallLog) -> None:
         self._options, self.log = options, log
+        self._counter = options.counter
         self._talks = Conversations(
-            options.count,
+            self._counter.chat,
+            self._counter.text,
             max_tokens=options.keep_tokens,  # with a share it is None, and no conversation fills up
             patterns=options.lines,
+            tags=template_tags(self._counter.tokenizer),
             rank=options.rank,
         )
 
@@ -106,8 +122,12 @@ class TextCalls:
         """Calls with the same settings and log, and with conversations of their own."""
         return TextCalls(self._options, self.log)
 
-    def prepare(self, given: Any) -> Call:
+    def prepare(self, given: Any, request: Mapping[str, Any] | None = None) -> Call:
         """The content to send instead of `given`, a chat or a prompt string.
+
+        Args:
+            given: it, in the host's shape.
+            request: what is sent beside it: tools, schemas and system text are counted (`request_parts.FIELDS`).
 
         Raises:
             ConfigError: neither of the two, or messages as `read_messages` does not take them.
@@ -115,7 +135,10 @@ class TextCalls:
         call = Call(given, 0, 0)
         try:
             ours = given if isinstance(given, str) else read_messages(given)
-            call.before = call.after = self._tokens(ours)
+            if not isinstance(ours, str):
+                ours = self._counter.beside(ours, given)
+            call.beside = self._counter.request(request or {})
+            call.before = call.after = self._tokens(ours) + call.beside
             if switched_off():
                 call.reason = f"{SWITCH}=full"
             else:
@@ -139,13 +162,18 @@ class TextCalls:
             reused_tokens=call.reused,
             kept_per_layer=(call.after,),
             # What has failed may have been the count.
-            completion_tokens=self._options.count(said) if call.decision != "failed" else 0,
+            completion_tokens=self._counter.text(said) if call.decision != "failed" else 0,
             overflow_messages=call.left_out,
         )
         ended = time.perf_counter()
         timing = Timing(prune_ms=1e3 * (call.prepared - call.started), total_ms=1e3 * (ended - call.started))
-        estimated = self._options.count_tokens is None
-        extra = {"dropped_because": self._dropped_because(call), "tokens_estimated": estimated, **extra}
+        extra = {
+            "dropped_because": self._dropped_because(call),
+            "tokens_estimated": self._counter.estimated,
+            "compactions": call.compactions,
+            "thrashed": call.thrashed,
+            **extra,
+        }
         return self.log.note(usage, timing, call.decision, call.reason, **extra)
 
     def _dropped_because(self, call: Call) -> str | None:
@@ -158,23 +186,27 @@ class TextCalls:
 
     def _shorten(self, call: Call, given: Any, ours: str | list[Message]) -> None:
         options = self._options
+        shown: Shown | None = None
+        room = None if options.keep_tokens is None else max(1, options.keep_tokens - call.beside)
         if isinstance(ours, str):
-            if options.keep_tokens is None and options.keep < 1.0:
+            if room is None and options.keep < 1.0:
                 raise ConfigError("a prompt string is shortened to a number of tokens; give keep_tokens")
-            call.shown, shown, call.talk = self._talks.show_prompt(ours)
-            call.after, call.reused = self._tokens(call.shown), shown.same
+            call.shown, shown, call.talk = self._talks.show_prompt(ours, room)
+            call.after = self._tokens(call.shown) + call.beside
         elif not ours:
             return
-        elif options.keep_tokens is not None:
-            shown = self._talks.show_chat(ours)
-            call.shown, call.after, call.reused = write_messages(shown.messages, given), shown.tokens, shown.same
+        elif room is not None:
+            shown = self._talks.show_chat(ours, room)
+            call.shown, call.after = write_messages(shown.messages, given), shown.tokens + call.beside
             call.left_out = len(ours) - len(shown.messages)
         else:
             marked = annotate(ours, options.lines) if options.lines else ours
-            target = math.ceil(options.keep * call.before)
-            shorter = compact_messages(marked, target, self._talks.count, rank=options.rank)
-            call.shown, call.after = write_messages(shorter.messages, given), shorter.tokens
+            target = max(1, math.ceil(options.keep * call.before) - call.beside)
+            shorter = compact_messages(marked, target, self._counter.chat, rank=options.rank)
+            call.shown, call.after = write_messages(shorter.messages, given), shorter.tokens + call.beside
             call.left_out = len(shorter.dropped)
+        if shown is not None:
+            call.reused, call.compactions, call.thrashed = shown.same, shown.compactions, shown.thrashed
         if call.after < call.before:
             call.decision, call.reason = "pruned", f"{call.before - call.after} of {call.before} tokens left out"
         if options.keep_tokens is not None and call.after > options.keep_tokens:
@@ -183,8 +215,8 @@ class TextCalls:
 
     def _tokens(self, given: str | Sequence[Message]) -> int:
         if isinstance(given, str):
-            return self._options.count(given)
-        return self._talks.count(given)
+            return self._counter.text(given)
+        return self._counter.chat(given)
 
 
 def said_by(answer: Any) -> str:

@@ -30,7 +30,7 @@ class WrappedGenerator(Proxy):
 
     def _ask(self, method: Any, first: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         listed = isinstance(first, list) and bool(first) and all(isinstance(part, tuple) for part in first)
-        call = self._calls.prepare(_text_of(first) if listed else first)
+        call = self._calls.prepare(_text_of(first) if listed else first, kwargs)
         first = as_it_is(first)
         shown = [("text", call.shown)] if listed else call.shown
         answer = method(shown, *args, **kwargs)

@@ -21,10 +21,11 @@ class CompactEdit:
     """A `ContextEdit` of LangChain. One may serve several agents; conversations are told apart by their beginnings.
 
     Args:
-        max_tokens: what the messages may take, the system message aside. Until then they are only appended to, so that
-            the provider's prompt cache holds; then they are compacted to six tenths of it.
+        max_tokens: what the messages may take. System message and tools are not shown to an edit, and come on top;
+            `erecap.wrapping.langchain_agents.CompactMiddleware` counts them. Until then messages are only appended to,
+            so that the provider's prompt cache holds; then they are compacted to six tenths of it.
         log: a folder that gets a row for each call, without answers, which an edit does not see.
-        options: `count_tokens`, `patterns`, `on_error`, `rank`, as for `erecap.wrap`.
+        options: `count_tokens`, `tokenizer`, `patterns`, `on_error`, `rank`, as for `erecap.wrap`.
 
     Raises:
         ConfigError: an unusable value.

@@ -36,6 +36,6 @@ class CompactHook(CustomLogger):
         """`data` with fewer messages; calls that are no chats as they are."""
         if call_type not in _CHATS or not isinstance(data.get("messages"), list):
             return data
-        call = self._compact.prepare(data["messages"])
+        call = self._compact.prepare(data["messages"], data)
         self._compact.note(call, "")
         return {**data, "messages": list(call.shown)}

@@ -73,7 +73,7 @@ class _Completions(Proxy):
 
     def _ask(self, method: Any, messages: Any, options: dict[str, Any]) -> Any:
         given = list(messages)
-        call = self._calls.prepare(given)
+        call = self._calls.prepare(given, options)
         result = method(messages=call.shown, **options)
         if inspect.isawaitable(result):
             return self._awaited(result, call, method, given, options)

@@ -20,7 +20,7 @@ def read_messages(given: Any) -> list[Message]:
     """The host's chat as our messages, each with its index in it.
 
     Understood are `role` and `content` (AgentGym's `from` and `value`, LangChain's `type`) as keys or attributes, and
-    content that is a text, None beside calls of tools, or a list of text parts. Several parts are never shortened.
+    content that is a text, None beside calls of tools, or a list of text parts. Several parts are never cut.
 
     Raises:
         ConfigError: something else, such as an image.
@@ -70,7 +70,7 @@ def _read(message: Any, number: int) -> Message:
     if isinstance(message, Mapping):
         ours |= {key: message[key] for key in ("protect", "stale", "observations") if key in message}
     if len(parts) > 1:
-        ours["protect"] = [(0, len(ours["content"]))]
+        ours["observations"] = []  # it is shown as it is, or goes with its exchange
     return ours  # type: ignore[return-value]
 
 

@@ -59,6 +59,57 @@ def test_langchain_shows_the_model_less_and_keeps_the_state_whole(tmp_path) -> N
         CompactEdit(0)
 
 
+def test_langchains_tools_and_system_message_count(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    langchain = pytest.importorskip("langchain.agents")
+    import json
+
+    from langchain_core.language_models.chat_models import BaseChatModel
+    from langchain_core.messages import AIMessage
+    from langchain_core.outputs import ChatGeneration, ChatResult
+    from langchain_core.tools import tool
+
+    from erecap.wrapping.langchain_agents import CompactMiddleware
+
+    class Model(BaseChatModel):
+        """Looks twelve times."""
+
+        shown: ClassVar[list[int]] = []
+
+        @property
+        def _llm_type(self) -> str:
+            return "scripted"
+
+        def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+            return self
+
+        def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+            Model.shown.append(len(messages))
+            number = sum(message.type == "ai" for message in messages) and len(Model.shown)
+            calls = [{"name": "look", "args": {"shelf": number}, "id": f"c{number}"}] if len(Model.shown) < 12 else []
+            return ChatResult(generations=[ChatGeneration(message=AIMessage(content="There.", tool_calls=calls))])
+
+    @tool
+    def look(shelf: int) -> str:
+        """Look at a shelf."""
+        return f"You see a plate {shelf}, and nothing else on the shelf."
+
+    def played(rules: str) -> list[dict]:
+        Model.shown.clear()
+        folder = tmp_path / str(len(rules))
+        middleware = CompactMiddleware(max_tokens=700, log=folder)
+        agent = langchain.create_agent(Model(), [look], system_prompt=rules, middleware=[middleware])
+        agent.invoke({"messages": [{"role": "user", "content": "Find the mug."}]}, {"recursion_limit": 100})
+        assert middleware.log.rows == len(Model.shown) == 12
+        return [json.loads(line) for line in (folder / "replans.jsonl").read_text().splitlines()]
+
+    short = played("Rules.")
+    shown = Model.shown[-1]
+    long = played("Rules of the house. " * 60)
+    assert long[0]["prompt_tokens"] - short[0]["prompt_tokens"] > 250 and short[0]["prompt_tokens"] > 60
+    assert max(row["kept_tokens"] for row in [*short, *long]) <= 700 and Model.shown[-1] < shown
+    assert all(row["plan_tokens"] for row in long)
+
+
 def test_litellm_shortens_chats_and_nothing_else(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     pytest.importorskip("litellm")
@@ -115,6 +166,6 @@ def test_smolagents_agents_plan_with_a_wrapped_model(tmp_path) -> None:  # type:
     bare, whole, less = Planner(), Planner(), Planner()
     assert played(bare) == "shelf 11"
     assert played(erecap.wrap(whole, keep_tokens=100_000)) == "shelf 11" and whole.shown == bare.shown
-    wrapped = erecap.wrap(less, keep_tokens=bare.shown[4] // 4, log=tmp_path)
+    wrapped = erecap.wrap(less, keep_tokens=int(bare.shown[4] / 2.25), log=tmp_path)
     assert played(wrapped) == "shelf 11" and wrapped.log.rows == 12
     assert less.shown[:3] == bare.shown[:3] and max(less.shown) < bare.shown[-1] // 1.3

@@ -91,7 +91,7 @@ def test_a_short_chat_is_sent_as_it_is(url: str) -> None:
 
 
 def test_a_long_chat_is_shortened_and_noted(url: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    wrapped = erecap.wrap(client(url), keep_tokens=120, log=tmp_path)
+    wrapped = erecap.wrap(client(url), keep_tokens=170, log=tmp_path)
     messages = chat(0)
     for turn in range(20):
         answer = wrapped.chat.completions.create(model="m", messages=messages)
@@ -99,13 +99,13 @@ def test_a_long_chat_is_shortened_and_noted(url: str, tmp_path) -> None:  # type
         messages.append(answer.choices[0].message)
         messages.append({"role": "user", "content": f"You see a plate {turn}, and nothing else is on this shelf."})
     sizes = [sum(len(m["content"]) for m in body["messages"]) for body in Handler.seen]
-    assert max(sizes) <= 120 * 4 and len(messages) == 42
+    assert max(sizes) <= 170 * 4 and len(messages) == 42
     fronts = [before["messages"] == now["messages"][: len(before["messages"])]
               for before, now in zip(Handler.seen, Handler.seen[1:], strict=False)]  # fmt: skip
     assert sum(fronts) >= 12
     assert all(set(m) <= {"role", "content"} for m in Handler.seen[-1]["messages"])
     rows = [json.loads(line) for line in (tmp_path / "replans.jsonl").read_text().splitlines()]
-    assert rows[-1]["decision"] == "pruned" and rows[-1]["server_cached_tokens"] == 5 and rows[-1]["plan_tokens"] == 4
+    assert rows[-1]["decision"] == "pruned" and rows[-1]["server_cached_tokens"] == 5 and rows[-1]["plan_tokens"] == 5
 
 
 @pytest.mark.parametrize("way", ["iterate", "next", "with"])
@@ -124,7 +124,7 @@ def test_streams(url: str, way: str, tmp_path) -> None:  # type: ignore[no-untyp
         chunks = list(stream)
     assert [c.choices[0].delta.content for c in chunks if c.choices] == WORDS
     [row] = [json.loads(line) for line in (tmp_path / "replans.jsonl").read_text().splitlines()]
-    assert row["decision"] == "pruned" and row["plan_tokens"] == 4 and row["server_prompt_tokens"] == 7
+    assert row["decision"] == "pruned" and row["plan_tokens"] == 5 and row["server_prompt_tokens"] == 7
 
 
 def test_a_stream_that_is_left_is_noted_once(url: str) -> None:

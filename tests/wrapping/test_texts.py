@@ -61,8 +61,8 @@ def play(llm, steps: int, tags: tuple[str, str] | None = None) -> list[str]:  # 
     return sent
 
 
-@pytest.mark.parametrize("tags", [None, LLAMA], ids=["lines", "llama"])
-def test_a_growing_string_stays_within_its_budget_and_keeps_its_front(tags, tmp_path) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(("tags", "most"), [(None, 260), (LLAMA, 620)], ids=["lines", "llama"])
+def test_a_growing_string_stays_within_its_budget_and_keeps_its_front(tags, most, tmp_path) -> None:  # type: ignore[no-untyped-def]
     seen: list[str] = []
 
     def llm(prompt: str, stop: list[str] | None = None) -> str:
@@ -70,10 +70,10 @@ def test_a_growing_string_stays_within_its_budget_and_keeps_its_front(tags, tmp_
         seen.append(prompt)
         return f" go to shelf {len(seen) - 1}"
 
-    wrapped = erecap.wrap(llm, keep_tokens=260, log=tmp_path, patterns=None if tags else "alfworld")
+    wrapped = erecap.wrap(llm, keep_tokens=most, log=tmp_path, patterns=None if tags else "alfworld")
     sent = play(wrapped, 40, tags)
     assert len(seen) == 40 and seen[0] == HEAD and seen[3] == sent[3]
-    assert max(len(prompt) for prompt in seen) <= 260 * 4 < len(sent[-1])
+    assert max(len(prompt) for prompt in seen) <= most * 4 < len(sent[-1])
     kept_front = 0
     for before, prompt, whole in zip(seen, seen[1:], sent[1:], strict=False):
         assert prompt.startswith(HEAD) and prompt.endswith(tags[1] if tags else "\n>")
@@ -84,7 +84,7 @@ def test_a_growing_string_stays_within_its_budget_and_keeps_its_front(tags, tmp_
     assert kept_front >= 25  # most calls only append
     noted = rows(tmp_path)
     assert noted[-1]["decision"] == "pruned" and noted[0]["decision"] == "passed"
-    assert noted[-1]["prompt_tokens"] > 260 >= noted[-1]["kept_tokens"] and any(row["reused_tokens"] for row in noted)
+    assert noted[-1]["prompt_tokens"] > most >= noted[-1]["kept_tokens"] and any(row["reused_tokens"] for row in noted)
 
 
 def test_conversations_that_take_turns_are_told_apart() -> None:
@@ -95,9 +95,9 @@ def test_conversations_that_take_turns_are_told_apart() -> None:
         shown[prompt[6]].append(prompt)
         return "look"
 
-    wrapped = erecap.wrap(llm, keep_tokens=60)
+    wrapped = erecap.wrap(llm, keep_tokens=90)
     chats = {name: [{"role": "user", "content": f"Agent {name}, find the mug."}] for name in "ab"}
-    wrapped_chat = erecap.wrap(lambda messages: messages[0]["content"], keep_tokens=60)
+    wrapped_chat = erecap.wrap(lambda messages: messages[0]["content"], keep_tokens=90)
     for number in range(20):
         for name in "ab":
             wrapped(prompts[name])
@@ -135,7 +135,7 @@ def test_what_is_protected_beyond_the_budget_is_said(tmp_path) -> None:  # type:
     chat += [{"role": role, "content": "There is a plate here."} for role in ("assistant", "user") * 3]
     wrapped(chat)
     first, second = rows(tmp_path)
-    assert first["decision"] == "passed" and first["reason"] == "9 tokens are protected, more than the 3 of the budget"
+    assert first["decision"] == "passed" and first["reason"] == "17 tokens are protected, more than the 3 of the budget"
     assert second["decision"] == "pruned" and second["reason"].endswith("are protected, more than the 3 of the budget")
 
 
@@ -144,7 +144,7 @@ def test_what_an_error_of_the_middleware_does(tmp_path) -> None:  # type: ignore
 
     def count(text: str) -> int:
         counted.append(text)
-        if len(counted) == 4:
+        if len(counted) == 1:
             raise OverflowError("no such number")
         return len(text)
 

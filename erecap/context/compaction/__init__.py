@@ -1,7 +1,6 @@
 """Shortening a chat as text, without access to the model's cache: what remote models allow."""
 
 from erecap.context.compaction.compact import Compacted, compact_messages
-from erecap.context.compaction.condense import condense
 from erecap.context.compaction.mask import MARKER, Masked, drop_exchanges, mask_messages
 from erecap.context.compaction.view import CompactView, Shown
 
@@ -12,7 +11,6 @@ __all__ = [
     "Masked",
     "Shown",
     "compact_messages",
-    "condense",
     "drop_exchanges",
     "mask_messages",
 ]

@@ -1,23 +1,22 @@
 """Record-level compaction: make a chat fit a target, record by record, the least valuable first.
 
-In three rounds, each from the oldest record to the newest, and no further than the target asks for:
+In two rounds, each from the oldest record to the newest, and no further than the target asks for:
 
 1. text that something newer has overwritten (`stale` spans, such as an older sight of a room) goes;
-2. old observations are told in fewer words (`erecap.context.compaction.condense`);
-3. exchange by exchange (a plan with what came of it): its observations go, a marker stays, and then all of it goes,
-   before a newer observation does.
+2. exchange by exchange (a plan with what came of it): its observations go, a marker stays in place of each, and then
+   all of it goes, before a newer observation does.
 
-Protected text, the system message, the first user message, the newest observation and the newest exchange stay byte for
-byte. Failures and commands stay as long as their exchange. Messages keep their roles, tool calls stay together with
-their results, and content that is JSON stays JSON.
+Nothing is rewritten: a record stays as it was told, or goes whole. Protected text, the system message, the first user
+message, the newest observation and the newest exchange stay byte for byte. Failures and commands stay as long as their
+exchange. Messages keep their roles, tool calls stay together with their results, and content that is JSON stays JSON.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from erecap.context.compaction.condense import condense, is_json
 from erecap.context.compaction.mask import MARKER, CountTokens, exchanges, fewest, observations
 from erecap.context.compaction.spans import Edit, rewrite
 from erecap.context.protection import protected_spans
@@ -34,7 +33,7 @@ class Compacted:
     messages: list[Message]
     tokens: int  # of `messages`, as counted
     before: int  # tokens of the chat that was given
-    edited: int = 0  # records that went or were told in fewer words
+    edited: int = 0  # records that went; a marker stands for an observation
     dropped: tuple[int, ...] = ()  # numbers of the given messages that were left out
     reason: str = "it fits"
 
@@ -63,7 +62,7 @@ def compact_messages(
     before = count(messages)
     if before <= target_tokens:
         return Compacted(list(messages), before, before)
-    steps = compaction_steps(messages, rank)
+    steps = compaction_steps(messages, rank, count)
     number = fewest(len(steps), lambda some: count(chat_after(messages, steps[:some])) <= target_tokens)
     done = steps[:number]
     result = chat_after(messages, done)
@@ -71,12 +70,16 @@ def compact_messages(
     edited = len({step[:3] for step in done if isinstance(step, Edit)})
     dropped = tuple(sorted(number for step in done if not isinstance(step, Edit) for number in step))
     met = tokens <= target_tokens
-    reason = f"{edited} records shortened, {len(dropped)} messages left out"
+    reason = f"{edited} records removed, {len(dropped)} messages left out"
     return Compacted(result, tokens, before, edited, dropped, reason if met else f"{reason}; the rest is protected")
 
 
-def compaction_steps(messages: Sequence[Message], rank: Rank | None) -> list[_Step]:
+def compaction_steps(messages: Sequence[Message], rank: Rank | None, count: CountTokens) -> list[_Step]:
     """All possible edits, in the order in which they are made."""
+
+    def tokens(text: str) -> int:
+        return count([{"role": "user", "content": text}])
+
     kept = protected_spans(messages)
     stale = [Edit(*place, "") for place in _stale(messages) if not _overlaps(place, kept)]
     gone = [*kept, *(place[:3] for place in stale)]
@@ -87,12 +90,13 @@ def compaction_steps(messages: Sequence[Message], rank: Rank | None) -> list[_St
 
     worth = {place: rank(text(place)) if rank else 0.0 for place in seen}
     seen.sort(key=lambda place: (worth[place], place))
-    fewer = [Edit(*place, condense(text(place))) for place in seen]
-    marked = [Edit(*place, f'"{MARKER}"' if is_json(text(place)) else MARKER) for place in seen]
+    marked = [Edit(*place, f'"{MARKER}"' if _is_json(text(place)) else MARKER) for place in seen]
+    marker = tokens(f'"{MARKER}"')
     holding = {number for number, _, _ in kept}
     whole = [tuple(group) for group in exchanges(messages)[:-1] if holding.isdisjoint(group)]
-    shorter = [edit for edit in marked if edit.growth < 0]
-    return [*stale, *(edit for edit in fewer if edit.growth < 0), *_by_exchange(shorter, whole, worth)]
+    # A marker that takes as many tokens as what it stands for would say less and save nothing.
+    shorter = [edit for edit in marked if tokens(text(edit[:3])) > marker]
+    return [*stale, *_by_exchange(shorter, whole, worth)]
 
 
 def _by_exchange(
@@ -151,9 +155,22 @@ def _whole_lines(messages: Sequence[Message], edits: Sequence[Edit]) -> list[Edi
         elif begins and end == len(content) and start > 0:
             start -= 1
         if result and result[-1].message == edit.message and start < result[-1].end:
-            start = result[-1].end  # the break between two of them is removed already
+            start, before = result[-1].end, result[-1].start  # the break between two of them is removed already
+            if end == len(content) and before > 0 and content[before - 1] == "\n":
+                result[-1] = result[-1]._replace(start=before - 1)  # so the one before the first of them is the last
         result.append(Edit(edit.message, start, end, ""))
     return result
+
+
+def _is_json(text: str) -> bool:
+    """Return True if `text` is a JSON object or array. Single values count as prose."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _never_empty(message: Message) -> Message:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from erecap.generation import Message
 
 Span = tuple[int, int]
-_KEYS = ("protect", "stale", "observations")
+KEYS = ("protect", "stale", "observations")
 
 
 class Edit(NamedTuple):
@@ -49,7 +49,7 @@ def _rewritten(message: Message, edits: Sequence[Edit], still_observed: bool) ->
         done = edit.end
     # A copy: other keys that a host put on the message stay.
     result: Message = {**message, "content": "".join([*parts, content[done:]])}
-    for key in _KEYS:
+    for key in KEYS:
         if key in message:
             own = [moved(span, edits) for span in message[key] if not _touched(span, edits)]  # type: ignore[literal-required]
             result[key] = own  # type: ignore[literal-required]

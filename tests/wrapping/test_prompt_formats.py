@@ -1,0 +1,146 @@
+"""Strings in any chat format: turns go whole or stay, and where they cannot be told nothing is cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import erecap
+from erecap.context.compaction import MARKER
+from erecap.context.token_estimate import estimate_tokens
+from tests.context.small_tokenizers import byte_level
+from tests.context.test_turn_tags import FORMATS
+from tests.wrapping.test_conversations import rows, seen
+
+RESUMED = {
+    "ChatML": ("<|im_start|>system\nRules.<|im_end|>\n<|im_start|>user\nGoal: a mug.", None),
+    "Gemma": ("<bos><start_of_turn>user\nGoal: a mug.", None),
+    "Mistral": ("<s>[INST]Goal: a mug.", None),
+    "DeepSeek": ("<｜begin▁of▁sentence｜>Rules.<｜User｜>Goal: a mug.", None),
+    "ALFWorld": (
+        "Interact with a household.\n> go to fridge 1\nAn example.\n\nYour task is to: find a mug.",
+        "alfworld",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_string_that_was_never_seen_is_shortened_where_its_turns_can_be_told(name: str) -> None:
+    head, patterns = RESUMED[name]
+    before, after = FORMATS.get(name, ("\n", "\n>"))
+    prompt = head + after
+    for step in range(30):
+        prompt += f"{'' if name in FORMATS else ' '}go {step}{before}{seen(step)}{after}"
+    shown: list[str] = []
+    wrapped = erecap.wrap(lambda given: shown.append(given) or "go", keep_tokens=400, patterns=patterns)
+    wrapped(prompt)
+    assert estimate_tokens(shown[0]) <= 400 < estimate_tokens(prompt)
+    assert shown[0].startswith(head + after) and shown[0].endswith(f"go 29{before}{seen(29)}{after}")
+
+
+@pytest.mark.parametrize(
+    "prompt", ["Robot.\n>" + f" go\n{seen(1)}\n>" * 40, "No turns here. " * 200, f"{seen(2)}\n" * 60]
+)
+def test_a_string_whose_turns_cannot_be_told_is_left_alone(prompt: str, tmp_path: Path) -> None:
+    assert erecap.wrap(lambda given: given, keep_tokens=200, log=tmp_path)(prompt) == prompt
+    [row] = rows(tmp_path)
+    assert row["decision"] == "passed" and row["reason"].endswith("more than the 200 of the budget")
+
+
+UNKNOWN = {
+    "percent": (" %%over%%\n%%user%%\n", "\n%%over%%\n%%planner%%\n"),
+    "braces": ("\n{{/bot}}\n{{human}}\n", "\n{{/human}}\n{{bot}}\n"),
+    "inline": (" [turn user] ", " [turn bot] "),
+}
+
+
+def played(before: str, after: str, steps: int = 24, most: int = 500, **options: object) -> tuple[list[str], list[str]]:
+    """Play an episode in one string; returns the prompts that were sent, and those that were shown."""
+    shown: list[str] = []
+    wrapped = erecap.wrap(lambda prompt: shown.append(prompt) or "go", keep_tokens=most, **options)
+    prompt, sent = f"Rules.{before}Goal: a mug.{after}", []
+    for step in range(steps):
+        sent.append(prompt)
+        prompt += f"{wrapped(prompt)} {step}{before}{seen(step)}\nIt is red {step}.{after}"
+    return sent, shown
+
+
+@pytest.mark.parametrize("name", [*FORMATS, *UNKNOWN])
+def test_no_turn_of_any_format_is_cut(name: str) -> None:
+    before, after = (FORMATS | UNKNOWN)[name]
+    sent, shown = played(before, after)
+    assert max(map(estimate_tokens, shown)) <= 500 < estimate_tokens(sent[-1])
+    for most in range(380, 640, 60):
+        more = played(before, after, most=most)
+        sent, shown = [*sent, *more[0]], [*shown, *more[1]]
+    for whole, prompt in zip(sent, shown, strict=True):
+        assert prompt.startswith(f"Rules.{before}Goal: a mug.{after}") and prompt.endswith(whole[-60:])
+        # Every turn is one of the string's own, or has a marker for all that was told in it.
+        for turn in prompt.split(after)[1:-1]:
+            answer, told = turn.split(before)
+            number = answer.removeprefix("go ")
+            assert told in (f"{seen(int(number))}\nIt is red {number}.", MARKER)
+    assert any(MARKER in prompt for prompt in shown) == (name not in UNKNOWN)
+
+
+def test_a_tokenizers_template_tells_the_turns() -> None:
+    tokenizer = byte_level()
+    theirs = tokenizer.chat_template
+    before, after = UNKNOWN["percent"]
+    try:
+        tokenizer.chat_template = (
+            "{% for m in messages %}{{ '%%' + "
+            "('planner' if m['role'] == 'assistant' else m['role']) + '%%\n' + m['content'] }}"
+            "{{ (' ' if m['role'] == 'assistant' else '\n') + '%%over%%\n' }}{% endfor %}"
+            "{% if add_generation_prompt %}{{ '%%planner%%\n' }}{% endif %}"
+        )
+        _, shown = played(before, after, most=900, tokenizer=tokenizer)
+    finally:
+        tokenizer.chat_template = theirs
+    blanked = [prompt for prompt in shown if MARKER in prompt]
+    assert blanked and all(f"{before}{MARKER}{after}" in prompt for prompt in blanked)
+
+
+def test_a_host_that_asks_twice_in_an_exchange_keeps_both_together() -> None:
+    shown: list[str] = []
+    wrapped = erecap.wrap(lambda prompt: shown.append(prompt) or "go on", keep_tokens=400)
+    prompt = "Rules.\nThought 0:"
+    for step in range(40):
+        prompt += f" {wrapped(prompt)} {step}\nAction {step}:"
+        prompt += f" {wrapped(prompt)} {step}\n{seen(step)}\nThought {step + 1}:"
+    for text in shown[4:]:
+        asked = [line.split()[0] for line in text.split("\n") if line.startswith(("Thought", "Action"))]
+        assert asked == (["Thought", "Action"] * len(asked))[: len(asked)]
+    assert max(map(estimate_tokens, shown)) <= 400
+
+
+PIECES = st.lists(
+    st.sampled_from(["go", "shelf 1", "\n", "<|im_end|>", "<end_of_turn>\n<start_of_turn>user\n", "[/INST]", "机器人",
+                     ">", "🤖", "%%x%%", "\u2028", "USER: "]),
+    max_size=8,
+).map("".join)  # fmt: skip
+
+
+@settings(max_examples=120, deadline=None)
+@given(PIECES, st.lists(st.tuples(PIECES, PIECES, st.booleans(), st.integers(0, 3)), max_size=9), st.integers(10, 120))
+def test_whatever_a_host_writes(head: str, calls: list[tuple[str, str, bool, int]], most: int) -> None:
+    """The shown string is made of the host's own text and markers, begins as its head and ends as it does."""
+    wrapped_for: list[str] = []
+    answers = iter(answer for answer, *_ in calls)
+    wrapped = erecap.wrap(lambda prompt: wrapped_for.append(prompt) or next(answers), keep_tokens=most)
+    prompt = head + "\n>"
+    for answer, below, stripped, cut in calls:
+        assert wrapped(prompt) == answer
+        shown = wrapped_for[-1]
+        assert shown.endswith(prompt[-4:]) and (len(shown) <= len(prompt) or MARKER in shown)
+        place = 0
+        for piece in shown.split(MARKER):
+            for line in piece.split("\n"):
+                found = prompt.find(line, place)
+                assert found >= 0
+                place = found + len(line)
+        said = answer.strip() if stripped else answer
+        prompt = prompt[: max(len(head) + 2, len(prompt) - cut)] + f" {said}\n{below}\n>"
