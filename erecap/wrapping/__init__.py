@@ -14,7 +14,7 @@ from erecap.errors import ConfigError
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.wrapping.log import CallLog
 from erecap.wrapping.option_types import is_number
-from erecap.wrapping.stand_ins import StandIn
+from erecap.wrapping.stand_ins import is_stand_in
 
 KEEP = 0.7  # share of the tokens that stay where nothing else is said
 
@@ -136,36 +136,22 @@ def wrap(
         return _wrapped_model(target, session, pruning, log)
     if session:
         raise ConfigError(f"{', '.join(session)}: for models, which have keys and values; a callable has keep_tokens")
-    client = hasattr(target, "chat") and hasattr(target.chat, "completions")
-    generator = callable(getattr(target, "generate", None))
-    if client or generator or callable(target):
-        if prune is not None:
-            raise ConfigError("prune is for models; a callable is pruned by keep or keep_tokens")
-        if scorer not in (None, "recency"):
-            raise ConfigError(f"scorer {scorer!r} looks inside a model; for a callable only 'recency' is possible")
-        from erecap.wrapping.calls import TextCalls
-        from erecap.wrapping.shadow import Shadow
+    if prune is not None:
+        raise ConfigError("prune is for models; a callable is pruned by keep or keep_tokens")
+    if scorer not in (None, "recency"):
+        raise ConfigError(f"scorer {scorer!r} looks inside a model; for a callable only 'recency' is possible")
+    from erecap.wrapping.text_planners import wrap_text
 
-        calls = TextCalls.opened(
-            "client" if client else "generator" if generator else "callable", log, keep=KEEP if keep is None else keep,
-            keep_tokens=keep_tokens, count_tokens=count_tokens, patterns=patterns, on_error=on_error, rank=rank,
-        )  # fmt: skip
-        replays = Shadow(shadow, calls.log)
-        if client:
-            from erecap.wrapping.openai_client import WrappedClient
+    options: dict[str, Any] = {
+        "keep": KEEP if keep is None else keep, "keep_tokens": keep_tokens, "count_tokens": count_tokens,
+        "patterns": patterns, "on_error": on_error, "rank": rank, "shadow": shadow, "log": log,
+    }  # fmt: skip
+    return wrap_text(target, options, rewrapped)
 
-            return WrappedClient(target, calls, replays)
-        if generator:
-            from erecap.wrapping.generators import WrappedGenerator
 
-            return WrappedGenerator(target, calls, replays)
-        from erecap.wrapping.callables import wrap_callable
-
-        return wrap_callable(target, calls, replays)
-    raise TypeError(
-        "wrap takes a transformers model or pipeline, an openai client, or a callable messages -> str or prompt -> str,"
-        f" got {type(target).__name__}"
-    )
+def rewrapped(target: Any, options: dict[str, Any]) -> Any:
+    """As `wrap`, with its options in a dictionary: what copies and pickles of wrapped planners are made by."""
+    return wrap(target, **options)
 
 
 def _wrapped_model(model: Any, session: dict[str, Any], pruning: dict[str, Any], log: str | Path | None) -> Any:
@@ -193,7 +179,7 @@ def _wrapped_model(model: Any, session: dict[str, Any], pruning: dict[str, Any],
 
 def _refuse(target: Any) -> None:
     """Refuse what would pass for a callable, and is none: something wrapped, or a module that cannot generate."""
-    if issubclass(type(target), StandIn) or (callable(target) and type(getattr(target, "log", None)) is CallLog):
+    if is_stand_in(target):
         raise ConfigError("it is already wrapped; give all options to one wrap")
     torch = sys.modules.get("torch")  # loaded, if there is a module at all
     if torch is not None and isinstance(target, torch.nn.Module) and not callable(getattr(target, "generate", None)):

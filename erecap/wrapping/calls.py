@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +15,16 @@ from erecap.context.compaction import compact_messages
 from erecap.context.lines import PATTERNS, LinePatterns, annotate
 from erecap.errors import ConfigError
 from erecap.generation import Message, Timing, Usage
+from erecap.wrapping.answers import said_by
 from erecap.wrapping.conversations import Conversations
 from erecap.wrapping.log import CallLog
 from erecap.wrapping.option_types import is_number, is_whole
 from erecap.wrapping.prompts import PromptTalk
-from erecap.wrapping.shapes import read_messages, write_messages
+from erecap.wrapping.shapes import WHOLE, read_messages, write_messages
 from erecap.wrapping.switch import SWITCH, switched_off
 
 CHARACTERS_PER_TOKEN = 4  # of English text in the common vocabularies; used only where nothing better is given
+OVER_BUDGET = 3  # calls after which a wrap that has shortened none says so; with fewer, all may be the newest exchange
 OnError = Literal["raise", "full"]
 
 
@@ -78,6 +82,7 @@ class Call:
     started: float = field(default_factory=time.perf_counter)
     prepared: float = 0.0
     talk: PromptTalk | None = None
+    whole: int = 0  # messages with something else than one text, which are never shortened
 
 
 class TextCalls:
@@ -90,6 +95,7 @@ class TextCalls:
 
     def __init__(self, options: TextOptions, log: CallLog) -> None:
         self._options, self.log = options, log
+        self._counting, self._over, self._shortened = threading.Lock(), 0, False
         self._talks = Conversations(
             options.count,
             max_tokens=options.keep_tokens,  # with a share it is None, and no conversation fills up
@@ -110,7 +116,8 @@ class TextCalls:
         """
         call = Call(given, 0, 0)
         try:
-            ours = given if isinstance(given, str) else read_messages(given)
+            ours = given if isinstance(given, str) else read_messages(given, strict=False)
+            call.whole = 0 if isinstance(ours, str) else sum(WHOLE in message for message in ours)
             call.before = call.after = self._tokens(ours)
             if switched_off():
                 call.reason = f"{SWITCH}=full"
@@ -124,8 +131,16 @@ class TextCalls:
         call.prepared = time.perf_counter()
         return call
 
+    def shortens(self, given: Any) -> bool:
+        """Return True if such a history can be shortened at all; a prompt string needs `keep_tokens`."""
+        return not isinstance(given, str) or self._options.keep_tokens is not None or self._options.keep == 1.0
+
+    def pass_on(self, given: Any, reason: str) -> Call:
+        """A call whose history is none that could be shortened, such as token ids or a prompt with images."""
+        return Call(given, 0, 0, reason=reason, whole=1, prepared=time.perf_counter())
+
     def note(self, call: Call, answer: Any, **extra: object) -> int:
-        """Note a call that was answered; the number of its row."""
+        """Note a call that was answered; the number of its row. The answer is there, so nothing here loses it."""
         said = said_by(answer)
         if call.talk is not None:
             call.talk.answer = said
@@ -134,15 +149,43 @@ class TextCalls:
             new_tokens=call.after - call.reused,
             reused_tokens=call.reused,
             kept_per_layer=(call.after,),
-            # What has failed may have been the count.
-            completion_tokens=self._options.count(said) if call.decision != "failed" else 0,
+            completion_tokens=self._answer_tokens(call, said),
             overflow_messages=call.left_out,
         )
         ended = time.perf_counter()
         timing = Timing(prune_ms=1e3 * (call.prepared - call.started), total_ms=1e3 * (ended - call.started))
         estimated = self._options.count_tokens is None
+        self._watch(call)
         extra = {"dropped_because": self._dropped_because(call), "tokens_estimated": estimated, **extra}
+        if call.whole:
+            extra["whole_messages"] = call.whole
         return self.log.note(usage, timing, call.decision, call.reason, **extra)
+
+    def _watch(self, call: Call) -> None:
+        """Say once that calls pass the budget and nothing of them can be shortened."""
+        most = self._options.keep_tokens
+        most = math.ceil(self._options.keep * call.before) if most is None else most
+        over = call.whole > 0 if not call.before else call.before > most
+        with self._counting:
+            if call.decision == "pruned":
+                self._shortened = True
+            elif over and call.decision == "passed" and SWITCH not in call.reason:
+                self._over += 1
+                if self._over == OVER_BUDGET and not self._shortened:
+                    warnings.warn(
+                        f"erecap.wrap has shortened none of {OVER_BUDGET} calls that were over their budget ({call.reason});"
+                        " docs/hosts.md says what to wrap",
+                        stacklevel=3,
+                    )
+
+    def _answer_tokens(self, call: Call, said: str) -> int:
+        if call.decision == "failed":  # perhaps in the count
+            return 0
+        try:
+            return self._options.count(said)
+        except Exception as error:  # noqa: BLE001 (the host's own function, and the host's answer)
+            call.reason = f"{call.reason}; the answer was not counted: {type(error).__name__}: {error}"
+            return 0
 
     def _dropped_because(self, call: Call) -> str | None:
         if call.decision != "pruned":
@@ -167,7 +210,7 @@ class TextCalls:
             call.left_out = len(ours) - len(shown.messages)
         else:
             marked = annotate(ours, options.lines) if options.lines else ours
-            target = math.ceil(options.keep * call.before)
+            target = max(1, math.ceil(options.keep * call.before))
             shorter = compact_messages(marked, target, self._talks.count, rank=options.rank)
             call.shown, call.after = write_messages(shorter.messages, given), shorter.tokens
             call.left_out = len(shorter.dropped)
@@ -181,13 +224,3 @@ class TextCalls:
         if isinstance(given, str):
             return self._options.count(given)
         return self._talks.count(given)
-
-
-def said_by(answer: Any) -> str:
-    """The text of an answer: a string, or an object that holds one, as hosts have them; "" of anything else."""
-    if isinstance(answer, tuple) and answer:  # AgentGym: text and reasoning
-        answer = answer[0]
-    for name in ("content", "completion", "text"):  # smolagents, BALROG, and others
-        if not isinstance(answer, str) and isinstance(getattr(answer, name, None), str):
-            answer = getattr(answer, name)
-    return answer if isinstance(answer, str) else ""
