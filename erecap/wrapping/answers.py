@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # In these the text of an answer is found; the first that is there counts. `outputs` is vLLM's, `generations`
-# LangChain's, `response` Ollama's, `completion` BALROG's.
+# LangChain's, `response` Ollama's, `completion` BALROG's, `output` that of Bedrock and of the Responses API.
 _TEXTS = ("output_text", "content", "completion", "response", "generated_text", "text")
-_HOLDERS = ("choices", "message", "outputs", "generations")
+_HOLDERS = ("choices", "message", "outputs", "generations", "output")
 _NESTED = 4  # holders inside each other, from a list of answers down to the message of a choice
 
 
@@ -18,7 +18,12 @@ def field_of(thing: Any, name: str) -> Any:
     """The value under a key of a mapping or an attribute of an object; None where there is none."""
     if isinstance(thing, Mapping):
         return thing.get(name)
-    return None if isinstance(thing, (str, bytes, int, float)) else getattr(thing, name, None)
+    if isinstance(thing, (str, bytes, int, float)):
+        return None
+    try:
+        return getattr(thing, name, None)
+    except Exception:  # noqa: BLE001 (a property of somebody else's answer; the answer is worth more than its row)
+        return None
 
 
 def text_of(answer: Any) -> str | None:
@@ -95,7 +100,7 @@ def _text_of(answer: Any, depth: int) -> str | None:
     if answer is None or not depth or isinstance(answer, (bytes, int, float)):
         return None
     if isinstance(answer, (list, tuple)):  # of several answers the first; AgentGym's is text and reasoning
-        return _text_of(answer[0], depth - 1) if answer else None
+        return next((text for one in answer if (text := _text_of(one, depth - 1)) is not None), None)
     for name in _TEXTS:
         value = field_of(answer, name)
         if isinstance(value, str):

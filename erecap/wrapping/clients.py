@@ -8,7 +8,7 @@ from typing import Any
 from erecap.wrapping.asking import Asker
 from erecap.wrapping.callables import WrappedCallable
 from erecap.wrapping.histories import is_named
-from erecap.wrapping.kinds import METHODS, PATHS
+from erecap.wrapping.kinds import PATHS, asks
 from erecap.wrapping.proxies import Proxy, Reduced
 
 _FORMS = ("with_raw_response", "with_streaming_response")  # the same resources, with answers in another form
@@ -46,8 +46,8 @@ class WrappedClient(Proxy):
         if name in _FORMS:
             return self._resource(value, self._path)
         path = f"{self._path}.{name}" if self._path else name
-        if callable(value) and (path in PATHS or (not self._path and name in METHODS and is_named(value))):
-            return WrappedCallable(value, self._asker, lambda _: (getattr, (self, name)), named=True)
+        if callable(value) and (path in PATHS or (not self._path and asks(name, value))):
+            return WrappedCallable(value, self._asker, lambda _: (getattr, (self, name)), named=is_named(value))
         if path in _FRONTS:
             return self._resource(value, path)
         if not self._path and name in ("with_options", "copy") and callable(value):

@@ -74,13 +74,16 @@ def methods_of(target: Any) -> list[str]:
     found = []
     for name in METHODS:
         method = getattr(target, name, None) if name != "__call__" else _called(target)
-        if not callable(method):
-            continue
-        if name == "forward" and "messages" not in _parameters(method):  # of a torch module
-            continue
-        if name in _ALWAYS or is_named(method):
+        if callable(method) and asks(name, method):
             found.append(name)
     return found
+
+
+def asks(name: str, method: Any) -> bool:
+    """Return True if a method of this name takes a history."""
+    if name == "forward" and "messages" not in _parameters(method):  # of a torch module
+        return False
+    return name in METHODS and (name in _ALWAYS or is_named(method))
 
 
 def is_function(target: Any) -> bool:

@@ -54,11 +54,12 @@ def wrap_text(target: Any, options: dict[str, Any], rewrapped: Callable[..., Any
     if methods:
         try:
             return stand_in_object(target, methods, asker, again)
-        except (TypeError, AttributeError) as error:
-            if plans:
-                name = next(name for name in methods if name in plans)
+        except (TypeError, AttributeError) as error:  # of a class written in C, or without a `__dict__`
+            if plans and "__call__" in methods:
                 raise ConfigError(
                     f"{type(target).__name__} cannot be wrapped as a whole ({error}); wrap the method that is called: "
-                    f"erecap.wrap(planner.{name}, keep_tokens=3000)"
+                    f"erecap.wrap(planner.{min(plans)}, keep_tokens=3000)"
                 ) from error
+        if plans:
+            return WrappedClient(target, asker, again)
     return WrappedCallable(target, asker, again)

@@ -45,7 +45,7 @@ def scripted(script: Script) -> Iterator[Script]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             script.seen.append(body)
             script.paths.append(self.path)
-            kind, out = _answer(script, self.path, body)
+            kind, out = _answer(script, self.path.partition("?")[0], body)
             self.send_response(200)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(out)))
@@ -79,11 +79,9 @@ def _answer(script: Script, path: str, body: dict[str, Any]) -> tuple[str, bytes
     if not body.get("stream"):
         choice = {"index": 0, "message": message, "finish_reason": reason}
         return _json({**head, "object": "chat.completion", "choices": [choice], "usage": USAGE})
-    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": word} for word in script.text.split(" ")]
-    if call:
-        deltas = [{"role": "assistant", "tool_calls": [{"index": 0, **message["tool_calls"][0]}]}]
-    else:
-        deltas = [{"content": ("" if not n else " ") + delta["content"]} for n, delta in enumerate(deltas)]
+    words: list[dict[str, Any]] = [{"content": word} for word in script.text.replace(" ", "| ").split("|")]
+    called = [{"tool_calls": [{"index": 0, **one}]} for one in message.get("tool_calls", [])]
+    deltas = [{"role": "assistant", **delta} for delta in (called or words)]
     chunk = {**head, "object": "chat.completion.chunk"}
     chunks = [{**chunk, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
     chunks.append({**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
@@ -104,9 +102,13 @@ def _response(script: Script, body: dict[str, Any], call: dict[str, Any] | None)
     if not body.get("stream"):
         return _json(whole)
     place = {"item_id": "m1", "output_index": 0, "content_index": 0, "logprobs": []}
+    empty = {**part, "text": ""}
     events: list[dict[str, Any]] = [
-        {"type": "response.output_text.delta", "delta": word, **place} for word in ("The mug ", "is there.")
+        {"type": "response.created", "response": {**whole, "output": [], "status": "in_progress"}},
+        {"type": "response.output_item.added", "output_index": 0, "item": {**item, "content": []}},
+        {"type": "response.content_part.added", "part": empty, **place},
     ]
+    events += [{"type": "response.output_text.delta", "delta": word, **place} for word in ("The mug ", "is there.")]
     events.append({"type": "response.completed", "response": whole})
     return _events([(one["type"], json.dumps({**one, "sequence_number": n})) for n, one in enumerate(events)])
 

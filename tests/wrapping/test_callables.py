@@ -167,9 +167,15 @@ def test_objects_without_a_dict_and_their_methods() -> None:
         def generate(self, messages: list) -> str:
             return f"{len(messages)} messages"
 
+    assert erecap.wrap(Slotted(), keep_tokens=60).generate(CHAT) != f"{len(CHAT)} messages"
+
+    class Both(Slotted):
+        __slots__ = ()
+        __call__ = Slotted.generate
+
     with pytest.raises(ConfigError, match=r"erecap\.wrap\(planner\.generate, keep_tokens=3000\)"):
-        erecap.wrap(Slotted(), keep_tokens=60)
-    assert erecap.wrap(Slotted().generate, keep_tokens=60)(CHAT) != f"{len(CHAT)} messages"
+        erecap.wrap(Both(), keep_tokens=60)
+    assert erecap.wrap(Both().generate, keep_tokens=60)(CHAT) != f"{len(CHAT)} messages"
 
 
 class Slow:
