@@ -48,7 +48,7 @@ class Asker:
         """
         if id(self.calls) in _inside.get():
             return method(*args, **kwargs)
-        asked = _Asked(self, method, find_history(names, args, kwargs, named=named), args, kwargs)
+        asked = _Asked(self, method, find_history(names, args, kwargs, named=named, strict=self.strict), args, kwargs)
         with self.nested():
             result = method(*asked.args, **asked.kwargs)
         return asked.answered(result)

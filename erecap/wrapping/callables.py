@@ -24,7 +24,7 @@ class WrappedCallable(Proxy):
         named: as for `find_history`.
     """
 
-    _OWN = ("_asker", "_names", "_named", "__module__", "__name__", "__qualname__", "__doc__", "__annotations__", "__wrapped__")
+    _OWN = ("_asker", "_names", "_named", "__wrapped__", *functools.WRAPPER_ASSIGNMENTS)
 
     def __init__(
         self, target: Callable[..., Any], asker: Asker, again: Callable[[Any], Reduced], *, named: bool = False

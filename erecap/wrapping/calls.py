@@ -173,8 +173,8 @@ class TextCalls:
                 self._over += 1
                 if self._over == OVER_BUDGET and not self._shortened:
                     warnings.warn(
-                        f"erecap.wrap has shortened none of {OVER_BUDGET} calls that were over their budget ({call.reason});"
-                        " docs/hosts.md says what to wrap",
+                        f"erecap.wrap has shortened none of {OVER_BUDGET} calls that were over their budget "
+                        f"({call.reason}); docs/hosts.md says what to wrap",
                         stacklevel=3,
                     )
 

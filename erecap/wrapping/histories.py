@@ -45,6 +45,16 @@ def is_named(method: Callable[..., Any]) -> bool:
         return False
 
 
+def is_opaque(method: Callable[..., Any]) -> bool:
+    """Return True if `method` takes anything and tells nothing about it, as decorated methods often do."""
+    try:
+        parameters = inspect.signature(method).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    anything = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return bool(parameters) and all(parameter.kind in anything for parameter in parameters)
+
+
 def takes_nothing(method: Callable[..., Any]) -> bool:
     """Return True if `method` has no parameter at all, so that no history can be given to it."""
     try:
@@ -54,7 +64,7 @@ def takes_nothing(method: Callable[..., Any]) -> bool:
 
 
 def find_history(
-    names: Sequence[str] | None, args: tuple[Any, ...], kwargs: dict[str, Any], *, named: bool
+    names: Sequence[str] | None, args: tuple[Any, ...], kwargs: dict[str, Any], *, named: bool, strict: bool
 ) -> Slot | None:
     """The argument that holds the history; None where there is none.
 
@@ -64,6 +74,7 @@ def find_history(
         kwargs: of the call.
         named: only an argument with one of the `NAMES` will do. Otherwise, without such an argument, the first chat
             is taken, and without a chat the first parameter.
+        strict: the first argument is taken even where nobody knows what its name is.
     """
     known = names or ()
     slots = [Slot(number, known[number] if number < len(known) else None, value) for number, value in enumerate(args)]
@@ -74,13 +85,14 @@ def find_history(
         for slot in slots:
             if slot.name == name and (is_history(slot.value) or is_batch(slot)):
                 return slot
-    if named:
+    if named and not strict:
         return None
     for slot in slots:
         if slot.value and is_chat(slot.value):
             return slot
-    first = next((slot for slot in slots if slot.key == 0 or (known and slot.name == known[0])), None)
-    return first
+    if not known and not strict:
+        return None
+    return next((slot for slot in slots if slot.key == 0 or (known and slot.name == known[0])), None)
 
 
 def is_chat(value: Any) -> bool:

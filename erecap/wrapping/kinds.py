@@ -7,7 +7,7 @@ import inspect
 import sys
 from typing import Any
 
-from erecap.wrapping.histories import is_named, takes_nothing
+from erecap.wrapping.histories import is_named, is_opaque, takes_nothing
 
 # Methods of clients, by their path from the client: of openai (and Groq, Together, ...), anthropic, Mistral, Google.
 PATHS = frozenset(
@@ -54,8 +54,8 @@ _LINES = {
     "agents.agent": "OpenAIChatCompletionsModel(model, openai_client=" + _HOW.format("AsyncOpenAI()") + ")",
     "autogen_agentchat.": "AssistantAgent(..., model_client=" + _HOW.format("model_client") + ")",
     "dspy.": "dspy.configure(lm=" + _HOW.format("lm") + ")",
-    "langchain_core.": "llm = " + _HOW.format("llm") + " of the chat model in it",
     "langgraph.": "create_agent(" + _HOW.format("llm") + ", tools)",
+    "langchain_core.": "llm = " + _HOW.format("llm"),
     "llama_index.": "FunctionAgent(llm=" + _HOW.format("llm") + ", tools=tools)",
 }
 
@@ -83,7 +83,7 @@ def asks(name: str, method: Any) -> bool:
     """Return True if a method of this name takes a history."""
     if name == "forward" and "messages" not in _parameters(method):  # of a torch module
         return False
-    return name in METHODS and (name in _ALWAYS or is_named(method))
+    return name in METHODS and (name in _ALWAYS or is_named(method) or is_opaque(method))
 
 
 def is_function(target: Any) -> bool:
@@ -102,7 +102,7 @@ def is_langchain_binding(target: Any) -> bool:
 
 
 def why_not(target: Any) -> str | None:
-    """One sentence with the line that works, for what cannot be wrapped itself; None where nothing speaks against it."""
+    """One sentence with the line that works, for what cannot be wrapped itself; None for what can be."""
     if isinstance(target, type):
         return f"{target.__name__} is a class; wrap an object of it: " + _HOW.format(f"{target.__name__}(...)")
     if takes_nothing(target) if is_function(target) else False:
@@ -116,9 +116,10 @@ def why_not(target: Any) -> str | None:
         return f"{_name(target)} holds its planner in `{held}`; wrap that: agent.{held} = " + _HOW.format(
             f"agent.{held}"
         )
+    named = [name for name in asked if name != "__call__" and is_named(getattr(target, name))]
     modules = [kind.__module__ + "." for kind in type(target).__mro__]
     for prefix, line in _LINES.items():
-        if any(module.startswith(prefix) for module in modules) and not set(asked) - {"__call__"}:
+        if any(module.startswith(prefix) for module in modules) and not named:
             return f"{_name(target)} keeps its own messages; wrap the model or client below it: {line}"
     if _is_a(target, "pydantic_ai.models", "Model"):
         return f"{_name(target)} has messages of its own; wrap its client: {_LINES['pydantic_ai.']}"

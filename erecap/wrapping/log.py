@@ -21,9 +21,9 @@ HEAD = "run.json"
 class CallLog:
     """Counts calls and, where a folder is given, appends one row a call to `replans.jsonl`.
 
-    Several processes may share a folder: rows are numbered under a lock, by the file as it is then. A row that cannot be
-    written (a full disk, a folder that was removed) is lost with one warning for all of them: the call was answered, and
-    the planner's answer is worth more than its row. `lost` counts such rows.
+    Several processes may share a folder: rows are numbered under a lock, by the file as it is then. A row that cannot
+    be written (a full disk, a folder that was removed) is lost, with one warning for all of them: the planner's answer
+    is there, and is worth more than its row. `lost` counts such rows.
 
     Args:
         folder: where to write; None only counts. An existing log is continued; a last row that is torn is cut.

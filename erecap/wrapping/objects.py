@@ -28,7 +28,7 @@ def stand_in_object(target: Any, names: Iterable[str], asker: Asker, again: Call
     Raises:
         TypeError: the target's class cannot have subclasses, or its objects have no `__dict__`.
     """
-    kind = type(target)
+    kind: Any = type(target)
     body = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
     stand_in = type(kind)(kind.__name__, (kind,), body)
     # Set afterwards: metaclasses such as pydantic's take what stands in the body for fields.
@@ -76,7 +76,7 @@ def _made(reduced: Reduced) -> Any:
 
 def _alias(kind: type, target: Any) -> Any:
     """An object of `kind` with the very state of `target`."""
-    made = object.__new__(kind)
+    made: Any = object.__new__(kind)
     object.__setattr__(made, "__dict__", target.__dict__)
     for base in kind.__mro__:
         slots = base.__dict__.get("__slots__", ())

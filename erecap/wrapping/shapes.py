@@ -153,13 +153,18 @@ def _content(message: Any) -> tuple[str, _Write | None]:
         if found is None or (name == "output" and not _without_role(message)):
             continue
         if isinstance(found, str):
-            return found, lambda text, name=name: _with(message, name, text)  # type: ignore[misc]
+            return found, _inside(message, name, lambda text: text)
         if isinstance(found, (list, tuple)):
             text, write = _of_parts(found)
-            return text, write and (lambda text, name=name: _with(message, name, write(text)))  # type: ignore[misc]
+            return text, _inside(message, name, write)
         return f"[{type(found).__name__}]", None
     # A refusal, a reply in sound, or nothing but calls of tools.
     return "", None
+
+
+def _inside(thing: Any, name: str, write: _Write | None) -> _Write | None:
+    """How to write another text into the field `name` of `thing`, given how to write that field."""
+    return None if write is None else lambda text: _with(thing, name, write(text))
 
 
 def _of_parts(parts: Sequence[Any]) -> tuple[str, _Write | None]:
@@ -168,8 +173,8 @@ def _of_parts(parts: Sequence[Any]) -> tuple[str, _Write | None]:
     joined = "\n".join(text for text, _ in texts)
     if len(parts) != 1 or texts[0][1] is None:
         return joined, None
-    write = texts[0][1]
-    return joined, lambda text: type(parts)([write(text)])
+    write, same = texts[0][1], tuple if isinstance(parts, tuple) else list
+    return joined, lambda text: same([write(text)])
 
 
 def _part_text(part: Any) -> tuple[str, _Write | None]:
@@ -186,7 +191,7 @@ def _part_text(part: Any) -> tuple[str, _Write | None]:
             return content, lambda text: _with(part, "content", text)
         if isinstance(content, (list, tuple)):
             inner, write = _of_parts(content)
-            return inner, write and (lambda text: _with(part, "content", write(text)))
+            return inner, _inside(part, "content", write)
     if _is_call(part):
         return "", None
     # Something to stand for it, so that it can be protected.

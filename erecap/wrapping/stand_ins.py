@@ -6,7 +6,6 @@ import functools
 import inspect
 from typing import Any
 
-
 MARK = "erecap_stand_in"  # attribute of the classes of all that `erecap.wrap` returns
 
 

@@ -250,11 +250,9 @@ class Opened(_Unfinished):
         return inner
 
     def _left(self) -> None:
-        inner = self.__dict__.get("_inner")
-        if isinstance(inner, StandIn) or issubclass(type(inner), _Unfinished):
-            inner._end()
-        elif inner is not None:
-            self._end()
+        inner: Any = self.__dict__.get("_inner")
+        ended = inner if issubclass(type(inner), _Unfinished) else self
+        ended._end()
 
 
 def _final(target: Any) -> Any:

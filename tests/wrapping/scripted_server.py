@@ -91,7 +91,13 @@ def _answer(script: Script, path: str, body: dict[str, Any]) -> tuple[str, bytes
 
 def _response(script: Script, body: dict[str, Any], call: dict[str, Any] | None) -> tuple[str, bytes]:
     part = {"type": "output_text", "text": script.text, "annotations": []}
-    item: dict[str, Any] = {"type": "message", "id": "m1", "role": "assistant", "status": "completed", "content": [part]}
+    item: dict[str, Any] = {
+        "type": "message",
+        "id": "m1",
+        "role": "assistant",
+        "status": "completed",
+        "content": [part],
+    }
     if call:
         number = len(script.seen)
         item = {"type": "function_call", "id": f"f{number}", "call_id": f"c{number}", "status": "completed", **call}

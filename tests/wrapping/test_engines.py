@@ -36,7 +36,9 @@ class LlamaCpp(Seen):
 
     def create_chat_completion(self, messages: list, stream: bool = False, **options: Any) -> Any:
         if stream:
-            return iter([{"choices": [{"index": 0, "delta": {"content": "go "}}]}] * 2) if self._take(messages) else None
+            return (
+                iter([{"choices": [{"index": 0, "delta": {"content": "go "}}]}] * 2) if self._take(messages) else None
+            )
         return self._take(messages, {"choices": [{"message": {"role": "assistant", "content": "go on"}}],
                                      "usage": {"prompt_tokens": 9, "completion_tokens": 2}})  # fmt: skip
 
@@ -151,6 +153,17 @@ class Router(Seen):
         return self._take(messages)
 
 
+class Decorated(Router):
+    """As LiteLLM's Router since 1.110: its methods tell no parameters, and it has the ways of the package `openai`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chat = SimpleNamespace(completions=SimpleNamespace(create=self.completion))
+
+    def completion(self, *args: Any, **given: Any) -> Any:
+        return super().completion(*args, **given)
+
+
 GOOGLE = [{"role": m["role"].replace("assistant", "model"), "parts": [{"text": m["content"]}]} for m in CHAT]
 CALLS: dict[str, tuple[Callable[[], Seen], Callable[[Any], Any], Any]] = {
     "llama.cpp chat": (LlamaCpp, lambda c: c.create_chat_completion(CHAT, temperature=0), CHAT),
@@ -173,6 +186,9 @@ CALLS: dict[str, tuple[Callable[[], Seen], Callable[[Any], Any], Any]] = {
     "google": (Google, lambda c: c.models.generate_content(model="m", contents=GOOGLE), GOOGLE),
     "bedrock": (Bedrock, lambda c: c.converse(modelId="m", messages=PARTS), PARTS),
     "router": (Router, lambda c: c.completion("m", CHAT), CHAT),
+    "router, decorated": (Decorated, lambda c: c.completion("m", CHAT), CHAT),
+    "router, by name": (Decorated, lambda c: c.completion(model="m", messages=CHAT), CHAT),
+    "router as openai": (Decorated, lambda c: c.chat.completions.create(model="m", messages=CHAT), CHAT),
     "router async": (Router, lambda c: asyncio.run(c.acompletion(model="m", messages=CHAT)), CHAT),
 }
 
@@ -277,7 +293,9 @@ def test_a_planner_that_holds_a_client_is_asked_by_its_own_method() -> None:
 def test_an_agent_that_holds_a_client_is_refused_with_the_line_that_works(kind: type[Agent]) -> None:
     seen: list = []
     agent = kind(seen)
-    with pytest.raises(ConfigError, match=r"agent\.client = erecap\.wrap\(agent\.client, keep_tokens=3000\)$") as refused:
+    with pytest.raises(
+        ConfigError, match=r"agent\.client = erecap\.wrap\(agent\.client, keep_tokens=3000\)$"
+    ) as refused:
         erecap.wrap(agent, keep_tokens=80)
     assert "\n" not in str(refused.value)
     agent.client = erecap.wrap(agent.client, keep_tokens=80)  # as it says

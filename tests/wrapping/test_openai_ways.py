@@ -17,6 +17,7 @@ from tests.wrapping.chats import chat, rows
 from tests.wrapping.scripted_server import Script, scripted
 
 CHAT = chat(12)
+PLATE = "A plate {0}, and nothing else. A plate {0}, and nothing else. A plate {0}, and nothing else but dust."
 ASK: dict[str, Any] = {"model": "m", "messages": CHAT}
 
 
@@ -37,7 +38,11 @@ def items(turns: int) -> list[dict[str, Any]]:
         found += [
             {"type": "reasoning", "id": f"r{turn}", "summary": []},
             {"type": "function_call", "call_id": f"c{turn}", "name": "look", "arguments": "{}"},
-            {"type": "function_call_output", "call_id": f"c{turn}", "output": f"A plate {turn}, and nothing else. " * 4},
+            {
+                "type": "function_call_output",
+                "call_id": f"c{turn}",
+                "output": f"A plate {turn}, and nothing else. " * 4,
+            },
         ]
     return found
 
@@ -161,8 +166,8 @@ def test_a_history_that_the_server_keeps_passes(script: Script, tmp_path: Path) 
 @pytest.mark.parametrize("usage", [None, {"prompt_tokens": None}, {"prompt_tokens": "x"}, {"prompt_tokens": -1}, 5])
 def test_odd_counts_of_a_server_never_cost_an_answer(usage: Any, tmp_path: Path) -> None:
     class Client:
-        class chat:  # noqa: N801
-            class completions:  # noqa: N801
+        class chat:
+            class completions:
                 @staticmethod
                 def create(*, messages: list) -> dict:
                     return {"choices": [{"message": {"content": "go on"}}], "usage": usage}
@@ -178,7 +183,11 @@ def tool_chat(turns: int) -> list[dict[str, Any]]:
     for turn in range(turns):
         use = {"type": "tool_use", "id": f"t{turn}", "name": "look", "input": {"shelf": turn}}
         thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
-        result = {"type": "tool_result", "tool_use_id": f"t{turn}", "content": f"A plate {turn}, and nothing else. " * 4}
+        result = {
+            "type": "tool_result",
+            "tool_use_id": f"t{turn}",
+            "content": f"A plate {turn}, and nothing else. " * 4,
+        }
         messages += [{"role": "assistant", "content": [thought, use]}, {"role": "user", "content": [result]}]
     return messages
 

@@ -1,4 +1,4 @@
-"""Messages of every kind: what cannot be shortened is passed on as it is and counted; a chat that fits is never touched."""
+"""Messages of every kind: what cannot be shortened passes and is counted; a chat that fits is never touched."""
 
 from __future__ import annotations
 
@@ -51,12 +51,19 @@ KINDS: dict[str, list[Any]] = {
         {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "look", "input": {}}]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": [PICTURE]}]},
     ],
-    "picture": [{"role": "user", "content": [PICTURE]}, {"role": "user", "content": [{"type": "text", "text": "a"}, PICTURE]}],
+    "picture": [
+        {"role": "user", "content": [PICTURE]},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, PICTURE]},
+    ],
     "sound": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}}]}],
     "sound that was said": [{"role": "assistant", "content": None, "audio": {"id": "a"}}],
     "file": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}],
     "custom tool": [
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "sh", "input": "ls"}}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "sh", "input": "ls"}}],
+        },
         {"role": "tool", "tool_call_id": "c", "content": LONG},
     ],
     "late system": [{"role": "system", "content": "A late rule."}, {"role": "developer", "content": "Another."}],
@@ -82,7 +89,10 @@ KINDS: dict[str, list[Any]] = {
     ],
     "objects": [SimpleNamespace(role="assistant", content=None, tool_calls=None, refusal="no")],
     "pairs": [("human", LONG), ("ai", "go")],
-    "bedrock": [{"role": "user", "content": [{"image": {"format": "png"}}]}, {"role": "user", "content": [{"text": LONG}]}],
+    "bedrock": [
+        {"role": "user", "content": [{"image": {"format": "png"}}]},
+        {"role": "user", "content": [{"text": LONG}]},
+    ],
 }  # fmt: skip
 GOAL: list[Any] = [{"role": "system", "content": "Plan."}, {"role": "user", "content": "Find the mug."}]
 
@@ -128,7 +138,9 @@ def _shorter(one: Any, other: Any) -> bool:
     if isinstance(one, str):
         return "see" in other and len(one) < len(other)
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(one[key] == other[key] or _shorter(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(
+            one[key] == other[key] or _shorter(one[key], other[key]) for key in one
+        )
     return len(one) == len(other) and all(a == b or _shorter(a, b) for a, b in zip(one, other, strict=True))
 
 

@@ -159,3 +159,45 @@ def test_dspy_with_a_wrapped_lm(script: Script) -> None:
     check(script, wrapped)
     with pytest.raises(erecap.errors.ConfigError, match=r"dspy\.configure\(lm=erecap\.wrap\(lm"):
         erecap.wrap(predict, keep_tokens=BUDGET)
+
+
+def test_smolagents_with_a_wrapped_model(script: Script) -> None:
+    smolagents = pytest.importorskip("smolagents")
+    bare = smolagents.OpenAIModel(model_id="m", api_base=script.url, api_key="none")
+    wrapped = erecap.wrap(bare, keep_tokens=BUDGET)
+    assert isinstance(wrapped, smolagents.Model)
+    messages = [smolagents.ChatMessage(role="user", content=[{"type": "text", "text": "Find the mug."}])]
+    for turn in range(9):
+        for role, text in (("assistant", f"look {turn}"), ("user", LONG)):
+            messages.append(smolagents.ChatMessage(role=role, content=[{"type": "text", "text": text}]))
+    assert "".join(part.content or "" for part in wrapped.generate_stream(messages)) == script.text
+    assert wrapped(messages).content == wrapped.generate(messages).content == script.text
+    assert max(script.sizes()) < 4.5 * BUDGET and wrapped.log.rows == 3
+    agent = smolagents.ToolCallingAgent([], wrapped, max_steps=1, verbosity_level=0)
+    with pytest.raises(erecap.errors.ConfigError, match=r"agent\.model = erecap\.wrap\(agent\.model"):
+        erecap.wrap(smolagents.ToolCallingAgent([], bare), keep_tokens=BUDGET)
+    with pytest.raises(erecap.errors.ConfigError, match=r"agent\.model = erecap\.wrap|already wrapped"):
+        erecap.wrap(agent, keep_tokens=BUDGET)
+
+
+def test_litellm_by_its_functions_and_its_router(script: Script) -> None:
+    litellm = pytest.importorskip("litellm")
+    messages = [{"role": "user", "content": "Find the mug."}]
+    for turn in range(9):
+        messages += [{"role": "assistant", "content": f"look {turn}"}, {"role": "user", "content": LONG}]
+    given: dict[str, Any] = {"api_base": script.url, "api_key": "none", "messages": messages}
+    completion = erecap.wrap(litellm.completion, keep_tokens=BUDGET)
+    assert completion(model="openai/m", **given).choices[0].message.content == script.text
+    parts = [part.choices[0].delta.content or "" for part in completion(model="openai/m", stream=True, **given)]
+    assert "".join(parts) == script.text and completion.log.rows == 2
+
+    async def talk() -> str:
+        acompletion = erecap.wrap(litellm.acompletion, keep_tokens=BUDGET)
+        stream = await acompletion(model="openai/m", stream=True, **given)
+        return "".join([part.choices[0].delta.content or "" async for part in stream])
+
+    assert asyncio.run(talk()) == script.text
+    entry = {"model_name": "m", "litellm_params": {"model": "openai/m", "api_base": script.url, "api_key": "none"}}
+    router = erecap.wrap(litellm.Router(model_list=[entry]), keep_tokens=BUDGET)
+    assert router.completion(model="m", messages=messages).choices[0].message.content == script.text
+    assert len(script.seen) == 4 and max(script.sizes()) < 4.5 * BUDGET

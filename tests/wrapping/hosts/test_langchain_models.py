@@ -6,6 +6,7 @@ import asyncio
 import copy
 import json
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,9 @@ def test_an_agent_with_a_wrapped_model(tmp_path: Path) -> None:
         assert state["messages"][-1].content == script.text and len(state["messages"]) == 26
         sizes = script.sizes()
         assert len(sizes) == 13 == len(rows(tmp_path)) and max(sizes) < sizes[0] + 0.7 * 12 * (sizes[1] - sizes[0])
-        for whole in (agent, ChatPromptTemplate.from_messages([("user", "{x}")]) | wrapped):
-            with pytest.raises(ConfigError, match=r"llm = erecap\.wrap\(llm, keep_tokens=3000\)"):
+        chain = ChatPromptTemplate.from_messages([("user", "{x}")]) | wrapped
+        for whole, line in ((agent, "create_agent(erecap.wrap(llm"), (chain, "llm = erecap.wrap(llm")):
+            with pytest.raises(ConfigError, match=re.escape(f"{line}, keep_tokens=3000)")):
                 erecap.wrap(whole, keep_tokens=300)
 
 
