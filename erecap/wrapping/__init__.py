@@ -54,19 +54,26 @@ def wrap(
     instead reads every prompt whole and drops tokens from its deeper layers while it does.
 
     A **callable** gives no access to its cache, so its text is shortened, record by record
-    (`erecap.context.compaction`). Its first argument is a chat (OpenAI-style dictionaries with `role` and `content`),
-    or a prompt string that grows from call to call. System messages, the first user message and the newest message
-    always stay; of a string, the first prompt and the newest exchange. With `keep_tokens`, the shown chat is only
-    appended to until it is full, so that the prompt cache of a server holds. Conversations that take turns are told
-    apart by their beginnings.
+    (`erecap.context.compaction`). One of its arguments is a chat (OpenAI-style dictionaries with `role` and `content`,
+    or messages in the shape of another host), or a prompt string that grows from call to call. It is found by its name,
+    such as `messages` or `prompt`; otherwise it is the first chat, or the first argument. System messages, the first
+    user message and the newest message always stay; of a string, the first prompt and the newest exchange. With
+    `keep_tokens`, the shown chat is only appended to until it is full, so that the prompt cache of a server holds.
+    Conversations that take turns are told apart by their beginnings.
 
-    A **client** of the package `openai`, sync or async, is treated likewise in `chat.completions`: streams, tools and
-    all else that a call has go through as they are. A **text-generation pipeline** of transformers gets a wrapped
-    model.
+    A **client** of the package `openai`, sync or async, is treated likewise in `chat.completions` and `responses`:
+    streams, tools and all else that a call has go through as they are; so are clients of `anthropic` and others. A
+    **text-generation pipeline** of transformers gets a wrapped model.
 
-    An **object with a method `generate`** that takes such a prompt or chat, as of PARTNR, smolagents or BALROG, is
-    shown a shorter one, too. One that holds a model of transformers and its tokenizer, as smolagents'
-    `TransformersModel`, gets a wrapped model instead, unless an option of callables is given.
+    An **object with methods that plan**, as a chat model of LangChain, PARTNR's `BaseLLM`, smolagents' `Model` or
+    `llama_cpp.Llama`, is shown less in each of them. The result is an object of the same class that shares all state
+    with the wrapped one. An object that holds a model of transformers and its tokenizer, as smolagents'
+    `TransformersModel`, gets a wrapped model instead, unless an option of callables is given. An agent that keeps its
+    own messages is refused, with the line that works; docs/hosts.md has a row for each framework.
+
+    The wrapped planner keeps signature, attributes, copies and pickles of what it wraps, and its kind of answer:
+    coroutines, generators, streams and context managers are measured until they end. Messages that cannot be
+    shortened, such as pictures, pass as they are, and the log counts them.
 
     The environment variable `ERECAP_MODE=full` turns all of it off, call by call.
 
@@ -95,15 +102,17 @@ def wrap(
             `erecap.wrapping.ranking.SelfInformation` of a small local model. None: the oldest goes first.
         shadow: for a callable, the share of the calls that are made once more with everything, in the background, to
             compare times and answers (`shadow.jsonl` beside the log; not for streams). Eight may wait; others are
-            skipped.
-        log: a folder that gets `run.json` and one row a call in `replans.jsonl`; `erecap report` reads it.
+            skipped. Answers of unknown kinds are not compared.
+        log: a folder that gets `run.json` and one row a call in `replans.jsonl`; `erecap report` reads it. If a row
+            cannot be written, the call is answered all the same, with one warning.
 
     Returns:
         The wrapped object; `.log.rows` counts the calls noted. A wrapped model has `.conversations`, which counts
         what is stored, and `.reset()`, which forgets it.
 
     Raises:
-        ConfigError: an option that the kind of target does not have, an unusable value, or what is wrapped already.
+        ConfigError: an option that the kind of target does not have, an unusable value, what is wrapped already, or
+            what holds its planner elsewhere.
         TypeError: a target of another kind.
     """
     _refuse(target)

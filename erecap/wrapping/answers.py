@@ -37,7 +37,7 @@ def said_by(answer: Any) -> str:
 
 
 def comparable(answer: Any) -> str | None:
-    """What two answers are compared by: their text and the tools they call, or all of plain data. None: unknown."""
+    """Return the text of an answer and the tools it calls, or all of plain data, to compare by. None: unknown."""
     text, calls = text_of(answer), _calls_in(answer, _NESTED)
     if calls:
         return json.dumps([text or "", calls], sort_keys=True, default=str)

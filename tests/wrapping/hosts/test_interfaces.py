@@ -167,7 +167,7 @@ class EmbodiedModel:
         return '{"executable_plan": []}'
 
 
-def test_embodied_bench_and_pictures_in_its_history(tmp_path: Path) -> None:
+def test_embodiedbench_and_pictures_in_its_history(tmp_path: Path) -> None:
     model = EmbodiedModel()
     planner = erecap.wrap(model, keep_tokens=200, log=tmp_path)
     history: list[dict[str, Any]] = []
@@ -183,7 +183,7 @@ def test_embodied_bench_and_pictures_in_its_history(tmp_path: Path) -> None:
     assert rows(tmp_path)[-1]["whole_messages"] == 2
 
 
-def test_agent_gym() -> None:
+def test_agentgym() -> None:
     """`APIAgent.generate(conversation) -> (text, reasoning)`, with its own names of roles."""
     shown: list = []
     agent = SimpleNamespace(generate=lambda conversation: (shown.append(list(conversation)), ("look", "because"))[1])
