@@ -11,8 +11,9 @@ from typing import Any
 from erecap.wrapping.answers import usage_of
 from erecap.wrapping.calls import Call, TextCalls
 from erecap.wrapping.histories import Slot, find_history, is_batch, is_history, is_parts, replaced
+from erecap.wrapping.raw_answers import Opened, RawAnswer, is_raw, opens
 from erecap.wrapping.shadow import Shadow, as_it_is
-from erecap.wrapping.streams import AsyncStream, Opened, RawAnswer, Stream, is_async_stream, is_raw, is_stream, opens
+from erecap.wrapping.streams import is_async_stream, is_stream, stream_of
 
 # Calls in progress. A method that asks another one of the same object has shortened the history already.
 _inside: ContextVar[tuple[int, ...]] = ContextVar("erecap_inside", default=())
@@ -102,9 +103,7 @@ class _Asked:
             return self._awaited(result)
         if not self._is_whole(result):
             return self._measured(result)
-        number = self._note(result)
-        args, kwargs = self._bare
-        self._asker.shadow.replay(number, result, lambda: self._method(*args, **kwargs))
+        self._asker.shadow.replay(self._note(result), result, self._once_more)
         return result
 
     async def _awaited(self, result: Any) -> Any:
@@ -112,10 +111,18 @@ class _Asked:
             said = await result
         if not self._is_whole(said):
             return self._measured(said)
-        number = self._note(said)
-        args, kwargs = self._bare
-        self._asker.shadow.replay_async(number, said, lambda: self._method(*args, **kwargs))
+        self._asker.shadow.replay_async(self._note(said), said, self._once_more_async)
         return said
+
+    def _once_more(self) -> Any:
+        """The call as the host made it, also where the method calls others of the same object."""
+        args, kwargs = self._bare
+        with self._asker.nested():
+            return self._method(*args, **kwargs)
+
+    async def _once_more_async(self) -> Any:
+        with self._asker.nested():
+            return await self._once_more()
 
     def _is_whole(self, result: Any) -> bool:
         return not (is_stream(result) or is_async_stream(result) or is_raw(result) or opens(result))
@@ -126,10 +133,8 @@ class _Asked:
         if is_raw(result):
             streamed = bool(self.kwargs.get("stream"))
             return RawAnswer(result, self._note, nested, streamed=streamed)
-        if is_async_stream(result) and not is_stream(result):
-            return AsyncStream(result, self._note, nested)
-        if is_stream(result):
-            return Stream(result, self._note, nested)
+        if is_stream(result) or is_async_stream(result):
+            return stream_of(result, self._note, nested)
         return Opened(result, self._note, nested)
 
     def _note(self, answer: Any, usage: dict[str, object] | None = None) -> int:

@@ -76,7 +76,7 @@ def _read(message: Any, number: int, strict: bool) -> Message:
     if role is None:
         raise ConfigError(f"message {number} must have a role and a text content, got {message!r:.80}")
     text, write = _content(message)
-    calls = _calls(message)
+    calls = (_field(message, "tool_calls") or []) if strict else _calls(message)
     if role == "user" and any(_is_result(part) for part in _parts_of(message)):
         role = "tool"  # Anthropic and Bedrock: results come as messages of the user
     ours: dict[str, Any] = {"role": role, "content": text, PLACE: number}

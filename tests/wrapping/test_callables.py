@@ -309,3 +309,57 @@ def test_the_report_says_that_answers_cannot_be_compared(erecap: Any, tmp_path: 
 def test_what_no_history_can_be_given_to(target: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         erecap.wrap(target, keep_tokens=60)
+
+
+def test_streams_can_do_what_the_targets_can_and_no_more() -> None:
+    stream = erecap.wrap(words, keep_tokens=60)(CHAT)
+    later_stream = erecap.wrap(words_later, keep_tokens=60)(CHAT)
+    for name in ("__next__", "__anext__", "__aiter__", "__enter__", "__aenter__"):
+        assert hasattr(stream, name) == hasattr(words(CHAT), name), name
+        assert hasattr(later_stream, name) == hasattr(words_later(CHAT), name), name
+    assert isinstance(stream, collections.abc.Generator) and not isinstance(stream, collections.abc.AsyncIterable)
+    assert isinstance(later_stream, collections.abc.AsyncGenerator)
+    assert not isinstance(later_stream, collections.abc.Iterable)
+
+
+class Layered:
+    """A method that asks another one of the same object."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def generate(self, messages: list) -> str:
+        return self.chat(messages)
+
+    def chat(self, messages: list) -> str:
+        self.sizes.append(len(messages))
+        return f"{len(messages)} messages"
+
+
+def test_a_call_that_is_made_once_more_is_whole_in_all_layers(tmp_path: Path) -> None:
+    planner = Layered()
+    wrapped = erecap.wrap(planner, keep_tokens=60, shadow=1.0, log=tmp_path)
+    wrapped.generate(CHAT)
+    wrapped.shadow.wait()
+    assert planner.sizes[0] < len(CHAT) == planner.sizes[1]
+    assert len(rows(tmp_path)) == 1 and [row["agrees"] for row in rows(tmp_path, "shadow.jsonl")] == [False]
+
+
+def test_a_coroutine_that_is_made_once_more_is_whole_in_all_layers(tmp_path: Path) -> None:
+    class Later(Layered):
+        async def agenerate(self, messages: list) -> str:
+            return await self.achat(messages)
+
+        async def achat(self, messages: list) -> str:
+            return self.chat(messages)
+
+    planner = Later()
+    wrapped = erecap.wrap(planner, keep_tokens=60, shadow=1.0, log=tmp_path)
+
+    async def talk() -> None:
+        await wrapped.agenerate(CHAT)
+        while len(planner.sizes) < 2:
+            await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(talk(), 60))
+    assert planner.sizes[0] < len(CHAT) == planner.sizes[1] and len(rows(tmp_path)) == 1
