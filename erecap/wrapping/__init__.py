@@ -14,7 +14,7 @@ from erecap.errors import ConfigError
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.wrapping.log import CallLog
 from erecap.wrapping.option_types import is_number
-from erecap.wrapping.stand_ins import StandIn
+from erecap.wrapping.stand_ins import is_stand_in
 
 KEEP = 0.7  # share of the tokens that stay where nothing else is said
 
@@ -55,19 +55,26 @@ def wrap(
     instead reads every prompt whole and drops tokens from its deeper layers while it does.
 
     A **callable** gives no access to its cache, so its text is shortened, record by record
-    (`erecap.context.compaction`). Its first argument is a chat (OpenAI-style dictionaries with `role` and `content`),
-    or a prompt string that grows from call to call. System messages, the first user message and the newest message
-    always stay; of a string, the first prompt and the newest exchange. With `keep_tokens`, the shown chat is only
-    appended to until it is full, so that the prompt cache of a server holds. Conversations that take turns are told
-    apart by their beginnings.
+    (`erecap.context.compaction`). One of its arguments is a chat (OpenAI-style dictionaries with `role` and `content`,
+    or messages in the shape of another host), or a prompt string that grows from call to call. It is found by its name,
+    such as `messages` or `prompt`; otherwise it is the first chat, or the first argument. System messages, the first
+    user message and the newest message always stay; of a string, the first prompt and the newest exchange. With
+    `keep_tokens`, the shown chat is only appended to until it is full, so that the prompt cache of a server holds.
+    Conversations that take turns are told apart by their beginnings.
 
-    A **client** of the package `openai`, sync or async, is treated likewise in `chat.completions`: streams, tools and
-    all else that a call has go through as they are. A **text-generation pipeline** of transformers gets a wrapped
-    model.
+    A **client** of the package `openai`, sync or async, is treated likewise in `chat.completions` and `responses`:
+    streams, tools and all else that a call has go through as they are; so are clients of `anthropic` and others. A
+    **text-generation pipeline** of transformers gets a wrapped model.
 
-    An **object with a method `generate`** that takes such a prompt or chat, as of PARTNR, smolagents or BALROG, is
-    shown a shorter one, too. One that holds a model of transformers and its tokenizer, as smolagents'
-    `TransformersModel`, gets a wrapped model instead, unless an option of callables is given.
+    An **object with methods that plan**, as a chat model of LangChain, PARTNR's `BaseLLM`, smolagents' `Model` or
+    `llama_cpp.Llama`, is shown less in each of them. The result is an object of the same class that shares all state
+    with the wrapped one. An object that holds a model of transformers and its tokenizer, as smolagents'
+    `TransformersModel`, gets a wrapped model instead, unless an option of callables is given. An agent that keeps its
+    own messages is refused, with the line that works; docs/hosts.md has a row for each framework.
+
+    The wrapped planner keeps signature, attributes, copies and pickles of what it wraps, and its kind of answer:
+    coroutines, generators, streams and context managers are measured until they end. Messages that cannot be
+    shortened, such as pictures, pass as they are, and the log counts them.
 
     The environment variable `ERECAP_MODE=full` turns all of it off, call by call.
 
@@ -101,15 +108,17 @@ def wrap(
             `erecap.wrapping.ranking.SelfInformation` of a small local model. None: the oldest goes first.
         shadow: for a callable, the share of the calls that are made once more with everything, in the background, to
             compare times and answers (`shadow.jsonl` beside the log; not for streams). Eight may wait; others are
-            skipped.
-        log: a folder that gets `run.json` and one row a call in `replans.jsonl`; `erecap report` reads it.
+            skipped. Answers of unknown kinds are not compared.
+        log: a folder that gets `run.json` and one row a call in `replans.jsonl`; `erecap report` reads it. If a row
+            cannot be written, the call is answered all the same, with one warning.
 
     Returns:
         The wrapped object; `.log.rows` counts the calls noted. A wrapped model has `.conversations`, which counts
         what is stored, and `.reset()`, which forgets it.
 
     Raises:
-        ConfigError: an option that the kind of target does not have, an unusable value, or what is wrapped already.
+        ConfigError: an option that the kind of target does not have, an unusable value, what is wrapped already, or
+            what holds its planner elsewhere.
         TypeError: a target of another kind.
     """
     _refuse(target)
@@ -144,37 +153,22 @@ def wrap(
         return _wrapped_model(target, session, pruning, log)
     if session:
         raise ConfigError(f"{', '.join(session)}: for models, which have keys and values; a callable has keep_tokens")
-    client = hasattr(target, "chat") and hasattr(target.chat, "completions")
-    generator = callable(getattr(target, "generate", None))
-    if client or generator or callable(target):
-        if prune is not None:
-            raise ConfigError("prune is for models; a callable is pruned by keep or keep_tokens")
-        if scorer not in (None, "recency"):
-            raise ConfigError(f"scorer {scorer!r} looks inside a model; for a callable only 'recency' is possible")
-        from erecap.wrapping.calls import TextCalls
-        from erecap.wrapping.shadow import Shadow
+    if prune is not None:
+        raise ConfigError("prune is for models; a callable is pruned by keep or keep_tokens")
+    if scorer not in (None, "recency"):
+        raise ConfigError(f"scorer {scorer!r} looks inside a model; for a callable only 'recency' is possible")
+    from erecap.wrapping.text_planners import wrap_text
 
-        calls = TextCalls.opened(
-            "client" if client else "generator" if generator else "callable", log, keep=KEEP if keep is None else keep,
-            keep_tokens=keep_tokens, count_tokens=count_tokens, tokenizer=tokenizer, patterns=patterns,
-            on_error=on_error, rank=rank,
-        )  # fmt: skip
-        replays = Shadow(shadow, calls.log)
-        if client:
-            from erecap.wrapping.openai_client import WrappedClient
+    options: dict[str, Any] = {
+        "keep": KEEP if keep is None else keep, "keep_tokens": keep_tokens, "count_tokens": count_tokens,
+        "tokenizer": tokenizer, "patterns": patterns, "on_error": on_error, "rank": rank, "shadow": shadow, "log": log,
+    }  # fmt: skip
+    return wrap_text(target, options, rewrapped)
 
-            return WrappedClient(target, calls, replays)
-        if generator:
-            from erecap.wrapping.generators import WrappedGenerator
 
-            return WrappedGenerator(target, calls, replays)
-        from erecap.wrapping.callables import wrap_callable
-
-        return wrap_callable(target, calls, replays)
-    raise TypeError(
-        "wrap takes a transformers model or pipeline, an openai client, or a callable messages -> str or prompt -> str,"
-        f" got {type(target).__name__}"
-    )
+def rewrapped(target: Any, options: dict[str, Any]) -> Any:
+    """As `wrap`, with its options in a dictionary: what copies and pickles of wrapped planners are made by."""
+    return wrap(target, **options)
 
 
 def _wrapped_model(model: Any, session: dict[str, Any], pruning: dict[str, Any], log: str | Path | None) -> Any:
@@ -202,7 +196,7 @@ def _wrapped_model(model: Any, session: dict[str, Any], pruning: dict[str, Any],
 
 def _refuse(target: Any) -> None:
     """Refuse what would pass for a callable, and is none: something wrapped, or a module that cannot generate."""
-    if issubclass(type(target), StandIn) or (callable(target) and type(getattr(target, "log", None)) is CallLog):
+    if is_stand_in(target):
         raise ConfigError("it is already wrapped; give all options to one wrap")
     torch = sys.modules.get("torch")  # loaded, if there is a module at all
     if torch is not None and isinstance(target, torch.nn.Module) and not callable(getattr(target, "generate", None)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -46,11 +47,15 @@ class RowFile:
 
         Raises:
             ValueError: a number in the row that is not finite; nothing is written then.
+            OSError: the file cannot be written. Half a row that is left is cut by the next one.
         """
+        if not self._path.parent.is_dir():  # the lock would make it anew, without the head that says what it is
+            raise FileNotFoundError(errno.ENOENT, "its folder is gone", str(self._path))
         with self._thread, self._process, self._path.open("a+b") as file:
             number = self._count(file)
             line = json.dumps(make(number), ensure_ascii=False, allow_nan=False).encode() + b"\n"
             file.write(line)
+            file.flush()  # a full disk is told here, before the row is counted
             self._seen, self._rows = self._seen + len(line), number + 1
         return number
 

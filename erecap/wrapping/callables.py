@@ -1,39 +1,55 @@
-"""A callable `messages -> str` or `prompt -> str` that is shown a shorter history."""
+"""A function, or another callable, that is shown a shorter history."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
-from erecap.wrapping.calls import TextCalls
-from erecap.wrapping.shadow import Shadow, as_it_is
+from erecap.wrapping.asking import Asker
+from erecap.wrapping.histories import parameters_of
+from erecap.wrapping.proxies import Proxy, Reduced
 
 
-def wrap_callable(target: Callable[..., Any], calls: TextCalls, shadow: Shadow) -> Callable[..., Any]:
-    """`target` with its first argument shortened, everything else handed on; see `erecap.wrap`."""
-    if inspect.iscoroutinefunction(target):
+class WrappedCallable(Proxy):
+    """Stands for `target`: it has its signature, attributes and kind, and hands everything but the history on.
 
-        @functools.wraps(target)
-        async def wrapped_async(messages: Any, *args: Any, **kwargs: Any) -> Any:
-            call, given = calls.prepare(messages, kwargs), as_it_is(messages)
-            answer = await target(call.shown, *args, **kwargs)
-            number = calls.note(call, answer)
-            shadow.replay_async(number, answer, lambda: target(given, *args, **kwargs))
-            return answer
+    `inspect` takes it for what it stands for: a function, a coroutine function, a generator function, a method. Like a
+    function it becomes a method of the class that it is put into.
 
-        wrapped_async.log, wrapped_async.shadow = calls.log, shadow  # type: ignore[attr-defined]
-        return wrapped_async
+    Args:
+        target: the callable.
+        asker: asks it.
+        again: as for `Proxy`.
+        named: as for `find_history`.
+    """
 
-    def wrapped(messages: Any, *args: Any, **kwargs: Any) -> Any:
-        call, given = calls.prepare(messages, kwargs), as_it_is(messages)
-        answer = target(call.shown, *args, **kwargs)
-        number = calls.note(call, answer)
-        shadow.replay(number, answer, lambda: target(given, *args, **kwargs))
-        return answer
+    _OWN = ("_asker", "_names", "_named", "__wrapped__", *functools.WRAPPER_ASSIGNMENTS)
 
-    if hasattr(target, "__name__"):  # functions and methods; objects with __call__ have no name to copy
-        functools.update_wrapper(wrapped, target)
-    wrapped.log, wrapped.shadow = calls.log, shadow  # type: ignore[attr-defined]
-    return wrapped
+    def __init__(
+        self, target: Callable[..., Any], asker: Asker, again: Callable[[Any], Reduced], *, named: bool = False
+    ) -> None:
+        super().__init__(target, again)
+        self._asker, self._names, self._named = asker, parameters_of(target), named
+        for name in functools.WRAPPER_ASSIGNMENTS:  # those of this class would be found before the target's
+            if hasattr(target, name):
+                object.__setattr__(self, name, getattr(target, name))
+        object.__setattr__(self, "__wrapped__", target)
+
+    @property
+    def log(self) -> Any:
+        """The log of calls."""
+        return self._asker.calls.log
+
+    @property
+    def shadow(self) -> Any:
+        """The calls that are made once more."""
+        return self._asker.shadow
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._asker.ask(self._target, self._names, args, kwargs, named=self._named)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None or not hasattr(type(self._target), "__get__"):
+            return self
+        return WrappedCallable(self._target.__get__(instance, owner), self._asker, self._again)

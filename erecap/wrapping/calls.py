@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,14 +17,16 @@ from erecap.context.lines import PATTERNS, LinePatterns, annotate
 from erecap.context.turn_tags import template_tags
 from erecap.errors import ConfigError
 from erecap.generation import Message, Timing, Usage
+from erecap.wrapping.answers import said_by
 from erecap.wrapping.conversations import Conversations
 from erecap.wrapping.log import CallLog
 from erecap.wrapping.option_types import is_number, is_whole
 from erecap.wrapping.prompts import PromptTalk
-from erecap.wrapping.shapes import read_messages, write_messages
+from erecap.wrapping.shapes import WHOLE, read_messages, write_messages
 from erecap.wrapping.switch import SWITCH, switched_off
 from erecap.wrapping.token_counting import TokenCounter
 
+OVER_BUDGET = 3  # calls after which a wrap that has shortened none says so; with fewer, all may be the newest exchange
 OnError = Literal["raise", "full"]
 
 
@@ -91,6 +95,7 @@ class Call:
     beside: int = 0  # tokens of what is sent beside it
     compactions: int = 0  # of its conversation, up to now
     thrashed: int = 0  # of these, soon after another
+    whole: int = 0  # messages with something else than one text, which are never shortened
 
 
 class TextCalls:
@@ -104,6 +109,7 @@ class TextCalls:
     def __init__(self, options: TextOptions, log: CallLog) -> None:
         self._options, self.log = options, log
         self._counter = options.counter
+        self._counting, self._over, self._shortened = threading.Lock(), 0, False
         self._talks = Conversations(
             self._counter.chat,
             self._counter.text,
@@ -134,8 +140,9 @@ class TextCalls:
         """
         call = Call(given, 0, 0)
         try:
-            ours = given if isinstance(given, str) else read_messages(given)
+            ours = given if isinstance(given, str) else read_messages(given, strict=False)
             if not isinstance(ours, str):
+                call.whole = sum(WHOLE in message for message in ours)
                 ours = self._counter.beside(ours, given)
             call.beside = self._counter.request(request or {})
             call.before = call.after = self._tokens(ours) + call.beside
@@ -151,8 +158,16 @@ class TextCalls:
         call.prepared = time.perf_counter()
         return call
 
+    def shortens(self, given: Any) -> bool:
+        """Return True if such a history can be shortened at all; a prompt string needs `keep_tokens`."""
+        return not isinstance(given, str) or self._options.keep_tokens is not None or self._options.keep == 1.0
+
+    def pass_on(self, given: Any, reason: str) -> Call:
+        """A call whose history is none that could be shortened, such as token ids or a prompt with images."""
+        return Call(given, 0, 0, reason=reason, whole=1, prepared=time.perf_counter())
+
     def note(self, call: Call, answer: Any, **extra: object) -> int:
-        """Note a call that was answered; the number of its row."""
+        """Note a call that was answered; the number of its row. The answer is there, so nothing here loses it."""
         said = said_by(answer)
         if call.talk is not None:
             call.talk.answer = said
@@ -161,20 +176,47 @@ class TextCalls:
             new_tokens=call.after - call.reused,
             reused_tokens=call.reused,
             kept_per_layer=(call.after,),
-            # What has failed may have been the count.
-            completion_tokens=self._counter.text(said) if call.decision != "failed" else 0,
+            completion_tokens=self._answer_tokens(call, said),
             overflow_messages=call.left_out,
         )
         ended = time.perf_counter()
         timing = Timing(prune_ms=1e3 * (call.prepared - call.started), total_ms=1e3 * (ended - call.started))
+        self._watch(call)
         extra = {
             "dropped_because": self._dropped_because(call),
             "tokens_estimated": self._counter.estimated,
             "compactions": call.compactions,
             "thrashed": call.thrashed,
+            **({"whole_messages": call.whole} if call.whole else {}),
             **extra,
         }
         return self.log.note(usage, timing, call.decision, call.reason, **extra)
+
+    def _watch(self, call: Call) -> None:
+        """Say once that calls pass the budget and nothing of them can be shortened."""
+        most = self._options.keep_tokens
+        most = math.ceil(self._options.keep * call.before) if most is None else most
+        over = call.whole > 0 if not call.before else call.before > most
+        with self._counting:
+            if call.decision == "pruned":
+                self._shortened = True
+            elif over and call.decision == "passed" and SWITCH not in call.reason:
+                self._over += 1
+                if self._over == OVER_BUDGET and not self._shortened:
+                    warnings.warn(
+                        f"erecap.wrap has shortened none of {OVER_BUDGET} calls that were over their budget "
+                        f"({call.reason}); docs/hosts.md says what to wrap",
+                        stacklevel=3,
+                    )
+
+    def _answer_tokens(self, call: Call, said: str) -> int:
+        if call.decision == "failed":  # perhaps in the count
+            return 0
+        try:
+            return self._counter.text(said)
+        except Exception as error:  # noqa: BLE001 (the host's own function, and the host's answer)
+            call.reason = f"{call.reason}; the answer was not counted: {type(error).__name__}: {error}"
+            return 0
 
     def _dropped_because(self, call: Call) -> str | None:
         if call.decision != "pruned":
@@ -217,13 +259,3 @@ class TextCalls:
         if isinstance(given, str):
             return self._counter.text(given)
         return self._counter.chat(given)
-
-
-def said_by(answer: Any) -> str:
-    """The text of an answer: a string, or an object that holds one, as hosts have them; "" of anything else."""
-    if isinstance(answer, tuple) and answer:  # AgentGym: text and reasoning
-        answer = answer[0]
-    for name in ("content", "completion", "text"):  # smolagents, BALROG, and others
-        if not isinstance(answer, str) and isinstance(getattr(answer, name, None), str):
-            answer = getattr(answer, name)
-    return answer if isinstance(answer, str) else ""

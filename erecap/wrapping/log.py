@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +21,9 @@ HEAD = "run.json"
 class CallLog:
     """Counts calls and, where a folder is given, appends one row a call to `replans.jsonl`.
 
-    Several processes may share a folder: rows are numbered under a lock, by the file as it is then.
+    Several processes may share a folder: rows are numbered under a lock, by the file as it is then. A row that cannot
+    be written (a full disk, a folder that was removed) is lost, with one warning for all of them: the planner's answer
+    is there, and is worth more than its row. `lost` counts such rows.
 
     Args:
         folder: where to write; None only counts. An existing log is continued; a last row that is torn is cut.
@@ -32,20 +36,23 @@ class CallLog:
 
     def __init__(self, folder: str | Path | None, target: str, mode: str) -> None:
         self.folder = None if folder is None else _checked(folder)
-        self.rows = 0
+        self.rows = self.lost = 0
         self._mode = mode
         self._lock = threading.Lock()
         if self.folder is None:
             return
         self._calls, self._replays = RowFile(self.folder / "replans.jsonl"), RowFile(self.folder / "shadow.jsonl")
-        self.rows = self._calls.mended()
-        self._replays.mended()
-        if not (self.folder / HEAD).exists():
-            created = datetime.now(UTC).isoformat(timespec="seconds")
-            write_json(
-                self.folder / HEAD,
-                {"format": 1, "name": self.folder.name, "status": "running", "created": created, "wrapped": target},
-            )
+        try:
+            self.rows = self._calls.mended()
+            self._replays.mended()
+            if not (self.folder / HEAD).exists():
+                created = datetime.now(UTC).isoformat(timespec="seconds")
+                write_json(
+                    self.folder / HEAD,
+                    {"format": 1, "name": self.folder.name, "status": "running", "created": created, "wrapped": target},
+                )
+        except OSError as error:
+            raise ConfigError(f"log: {folder} cannot be written: {error.strerror or error}") from error
 
     def note(self, usage: Usage, timing: Timing, decision: str, reason: str, **extra: object) -> int:
         """Append one call; returns its number.
@@ -82,20 +89,30 @@ class CallLog:
             }
 
         with self._lock:
-            number = self.rows if self.folder is None else self._calls.append(row)
+            written = None if self.folder is None else self._appended(self._calls, row)
+            number = self.rows if written is None else written
             self.rows = number + 1
         return number
 
-    def compare(self, number: int, total_ms: float, agrees: bool | None, problem: str | None = None) -> None:
+    def compare(
+        self,
+        number: int,
+        total_ms: float,
+        agrees: bool | None,
+        problem: str | None = None,
+        unknown: str | None = None,
+    ) -> None:
         """Append to `shadow.jsonl` the bare target's result of the call of row `number`.
 
         Args:
             number: as `note` gave it.
             total_ms: of the bare call.
-            agrees: whether it answered the same; None where it failed.
+            agrees: whether it answered the same; None where it failed, and where nobody can say.
             problem: how it failed.
+            unknown: why nobody can say.
         """
-        self._replayed({"replan": number, "total_ms": total_ms, "agrees": agrees, "problem": problem})
+        row: JsonRow = {"replan": number, "total_ms": total_ms, "agrees": agrees, "problem": problem}
+        self._replayed(row if unknown is None else {**row, "unknown": unknown})
 
     def skip(self, number: int, reason: str) -> None:
         """Append to `shadow.jsonl` the reason why the call of row `number` was not made once more."""
@@ -103,7 +120,20 @@ class CallLog:
 
     def _replayed(self, row: JsonRow) -> None:
         if self.folder is not None:
-            self._replays.append(lambda _: row)
+            self._appended(self._replays, lambda _: row)
+
+    def _appended(self, file: RowFile, row: Callable[[int], JsonRow]) -> int | None:
+        """The number of the row in its file; None where it could not be written."""
+        try:
+            return file.append(row)
+        except OSError as error:
+            self.lost += 1
+            if self.lost == 1:
+                warnings.warn(
+                    f"the log in {self.folder} cannot be written ({error.strerror or error}); calls go on without it",
+                    stacklevel=2,
+                )
+            return None
 
 
 def _checked(given: str | Path) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from erecap.errors import ConfigError
-from erecap.wrapping.calls import said_by
+from erecap.wrapping.answers import comparable
 from erecap.wrapping.log import CallLog
 from erecap.wrapping.option_types import is_number
 
@@ -43,7 +43,7 @@ class Shadow:
         self._share, self._log = share, log
         self._due = 0.0
         self._changed = threading.Condition()
-        self._waiting: deque[tuple[int, str, Callable[[], Any]]] = deque()
+        self._waiting: deque[tuple[int, str | None, Callable[[], Any]]] = deque()
         self.thread: threading.Thread | None = None  # there while something is to be replayed
         self._ended = False
         self._tasks: set[asyncio.Task[None]] = set()  # an event loop keeps only weak references
@@ -56,7 +56,7 @@ class Shadow:
         with self._changed:
             reason = "the process is ending" if self._ended else _full(len(self._waiting))
             if reason is None:
-                self._waiting.append((number, said_by(answer), bare))
+                self._waiting.append((number, comparable(answer), bare))
                 if self.thread is None:
                     # A daemon, because a replay must not keep a process from ending.
                     self.thread = threading.Thread(target=self._run, name="erecap-shadow", daemon=True)
@@ -72,7 +72,7 @@ class Shadow:
         if reason is not None:
             self._log.skip(number, reason)
             return
-        task = asyncio.get_running_loop().create_task(self._awaited(number, said_by(answer), bare))
+        task = asyncio.get_running_loop().create_task(self._awaited(number, comparable(answer), bare))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -111,7 +111,7 @@ class Shadow:
                 self._changed.notify_all()
             raise
 
-    def _next(self) -> tuple[int, str, Callable[[], Any]] | None:
+    def _next(self) -> tuple[int, str | None, Callable[[], Any]] | None:
         with self._changed:
             if self._waiting:
                 return self._waiting.popleft()
@@ -119,16 +119,16 @@ class Shadow:
             self._changed.notify_all()
             return None
 
-    def _compared(self, number: int, said: str, bare: Callable[[], Any]) -> None:
+    def _compared(self, number: int, said: str | None, bare: Callable[[], Any]) -> None:
         started = time.perf_counter()
         try:
             answer = bare()
         except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever a foreign planner raises disturbs nobody)
             self._note(number, started, None, f"{type(error).__name__}: {error}")
         else:
-            self._note(number, started, said_by(answer) == said)
+            self._answered(number, started, said, answer)
 
-    async def _awaited(self, number: int, said: str, bare: Callable[[], Awaitable[Any]]) -> None:
+    async def _awaited(self, number: int, said: str | None, bare: Callable[[], Awaitable[Any]]) -> None:
         started = time.perf_counter()
         try:
             answer = await bare()
@@ -138,10 +138,24 @@ class Shadow:
         except Exception as error:  # noqa: BLE001 (as above)
             self._note(number, started, None, f"{type(error).__name__}: {error}")
         else:
-            self._note(number, started, said_by(answer) == said)
+            self._answered(number, started, said, answer)
 
-    def _note(self, number: int, started: float, agrees: bool | None, problem: str | None = None) -> None:
-        self._log.compare(number, 1e3 * (time.perf_counter() - started), agrees, problem)
+    def _answered(self, number: int, started: float, said: str | None, answer: Any) -> None:
+        again = comparable(answer)
+        unknown = None
+        if said is None or again is None:
+            unknown = f"answers of type {type(answer).__name__} cannot be compared"
+        self._note(number, started, None if unknown else again == said, unknown=unknown)
+
+    def _note(
+        self,
+        number: int,
+        started: float,
+        agrees: bool | None,
+        problem: str | None = None,
+        unknown: str | None = None,
+    ) -> None:
+        self._log.compare(number, 1e3 * (time.perf_counter() - started), agrees, problem, unknown)
 
 
 def _full(waiting: int) -> str | None:

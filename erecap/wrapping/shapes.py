@@ -4,32 +4,48 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
 from erecap.errors import ConfigError
 from erecap.generation import Message
 
-_ROLES = {"human": "user", "gpt": "assistant", "ai": "assistant", "developer": "system", "function": "tool"}
-_TOOLS = {"tool-call": "assistant", "tool-response": "tool"}  # smolagents
+_ROLES = {
+    "human": "user", "gpt": "assistant", "ai": "assistant", "model": "assistant",
+    "developer": "system", "function": "tool",
+    "AIMessageChunk": "assistant",  # LangChain
+    "tool-call": "assistant", "tool-response": "tool",  # smolagents
+    "SystemMessage": "system", "UserMessage": "user", "AssistantMessage": "assistant",  # AutoGen
+    "FunctionExecutionResultMessage": "tool",
+}  # fmt: skip
+# Items of the Responses API that have no role: what the model said or called, and what came of it.
+_OUTPUTS, _SAID = "_output", ("_call", "reasoning", "item_reference", "compaction", "mcp_list_tools")
 PLACE = "erecap_place"  # which of the host's messages one of ours is; taken off again
+WHOLE = "erecap_whole"  # set where a message has more than one text in it, so that it is passed on as it is
+
+_Write = Callable[[str], Any]
 
 
-def read_messages(given: Any) -> list[Message]:
+def read_messages(given: Any, *, strict: bool = True) -> list[Message]:
     """The host's chat as our messages, each with its index in it.
 
-    Understood are `role` and `content` (AgentGym's `from` and `value`, LangChain's `type`) as keys or attributes, and
-    content that is a text, None beside calls of tools, or a list of text parts. Several parts are never cut.
+    Understood are `role` and `content` (AgentGym's `from` and `value`, LangChain's `type`, Gemini's `parts`) as keys
+    or attributes, items of the Responses API, and content that is a text, parts, or None. Of parts a single text, or a
+    single result of a tool, can be shortened. Messages with anything else are marked with `WHOLE` and protected.
+
+    Args:
+        given: the host's messages.
+        strict: refuse messages that hold something else than text.
 
     Raises:
-        ConfigError: something else, such as an image.
+        ConfigError: something that is no message; where `strict`, something else than text, such as an image.
     """
     if isinstance(given, str) or not isinstance(given, Sequence):
         raise ConfigError(
             f"a wrapped planner takes a list of messages or a text that grows, got {type(given).__name__}"
         )
-    return [_read(message, number) for number, message in enumerate(given)]
+    return [_read(message, number, strict) for number, message in enumerate(given)]
 
 
 def write_messages(shown: Sequence[Message], given: Sequence[Any]) -> Sequence[Any]:
@@ -40,19 +56,45 @@ def write_messages(shown: Sequence[Message], given: Sequence[Any]) -> Sequence[A
     result = []
     for message in shown:
         original = given[message[PLACE]]  # type: ignore[literal-required]
-        same = _text(_field(original, "content", "value")) == message["content"]
-        result.append(original if same else _write(original, message["content"]))
+        text, write = _content(original)
+        result.append(original if text == message["content"] or write is None else write(message["content"]))
     unchanged = len(result) == len(given) and all(a is b for a, b in zip(result, given, strict=True))
     return given if unchanged else result
 
 
-def _read(message: Any, number: int) -> Message:
-    role = _field(message, "role", "from")
-    if role is None and not isinstance(message, Mapping):
-        role = getattr(message, "type", None)  # LangChain
-    role = role.value if isinstance(role, Enum) else role
+def is_message(thing: Any) -> bool:
+    """Return True for what `read_messages` takes for a message of a chat."""
+    if isinstance(thing, tuple):  # LangChain's (role, text)
+        return len(thing) == 2 and all(isinstance(part, str) for part in thing)
+    return _role(thing) is not None
+
+
+def _read(message: Any, number: int, strict: bool) -> Message:
+    role = _role(message)
+    if strict:
+        _refuse_other(message, number, role)
+    if role is None:
+        raise ConfigError(f"message {number} must have a role and a text content, got {message!r:.80}")
+    text, write = _content(message)
+    calls = (_field(message, "tool_calls") or []) if strict else _calls(message)
+    if role == "user" and any(_is_result(part) for part in _parts_of(message)):
+        role = "tool"  # Anthropic and Bedrock: results come as messages of the user
+    ours: dict[str, Any] = {"role": role, "content": text, PLACE: number}
+    if calls:
+        ours["tool_calls"] = calls
+    if isinstance(message, Mapping):
+        ours |= {key: message[key] for key in ("protect", "stale", "observations") if key in message}
+    if write is None and (text or not calls):
+        # It is shown as it is, or goes with its whole exchange.
+        if role != "assistant":
+            ours["observations"] = []
+        if not strict:
+            ours[WHOLE] = True
+    return ours  # type: ignore[return-value]
+
+
+def _refuse_other(message: Any, number: int, role: str | None) -> None:
     content = _field(message, "content", "value")
-    calls = _field(message, "tool_calls")
     parts = content if isinstance(content, (list, tuple)) else []
     other = sorted({str(_field(part, "type")) for part in parts} - {"text"})
     if other:
@@ -60,49 +102,139 @@ def _read(message: Any, number: int) -> Message:
             f"message {number} has parts of type {', '.join(other)}; only text can be shortened, so wrap a planner "
             "that is sent text, or leave this one unwrapped"
         )
-    plain = isinstance(content, (str, list, tuple)) or (content is None and calls)
-    if not isinstance(role, str) or not plain:
+    plain = isinstance(content, (str, list, tuple)) or (content is None and _field(message, "tool_calls"))
+    if role is None or not plain:
         raise ConfigError(f"message {number} must have a role and a text content, got {message!r:.80}")
-    role = _TOOLS.get(role, _ROLES.get(role, role))
-    ours: dict[str, Any] = {"role": role, "content": _text(content), PLACE: number}
-    if calls:
-        ours["tool_calls"] = calls
-    if isinstance(message, Mapping):
-        ours |= {key: message[key] for key in ("protect", "stale", "observations") if key in message}
-    if len(parts) > 1:
-        ours["observations"] = []  # it is shown as it is, or goes with its exchange
-    return ours  # type: ignore[return-value]
 
 
-def _field(message: Any, *names: str) -> Any:
-    for name in names:
-        if isinstance(message, Mapping):
-            if name in message:
-                return message[name]
-        elif hasattr(message, name):
-            return getattr(message, name)
+def _role(message: Any) -> str | None:
+    """The role of a message, by its own field or by its kind; None of what is none."""
+    if isinstance(message, tuple):
+        return _ROLES.get(message[0], message[0]) if is_message(message) else None
+    if isinstance(message, (str, bytes, int, float, type(None))):
+        return None
+    for name in ("role", "from", "type"):
+        role = _field(message, name)
+        role = role.value if isinstance(role, Enum) else role
+        if not isinstance(role, str):
+            continue
+        if name != "type" or role in _ROLES:
+            return _ROLES.get(role, role)
+        if role.endswith(_OUTPUTS):
+            return "tool"
+        if role.endswith(_SAID):
+            return "assistant"
+        if not isinstance(message, Mapping) and _field(message, "content") is not None:
+            return role  # LangChain's "system", "tool", "chat"
     return None
 
 
-def _text(content: Any) -> str:
-    if isinstance(content, (list, tuple)):
-        return "\n".join(str(_field(part, "text") or "") for part in content)
-    return content or ""
+def _calls(message: Any) -> list[Any]:
+    """The tools that a message calls, in the host's shape."""
+    if isinstance(message, tuple):
+        return []
+    calls = _field(message, "tool_calls")
+    if isinstance(calls, (list, tuple)) and calls:
+        return list(calls)
+    legacy = _field(message, "function_call")
+    if isinstance(legacy, Mapping) or getattr(legacy, "name", None):
+        return [legacy]
+    if _without_role(message) and str(_field(message, "type")).endswith("_call"):
+        return [message]
+    return [part for part in _parts_of(message) if _is_call(part)]
 
 
-def _write(message: Any, text: str) -> Any:
-    """A copy of `message` with `text` as its content, in parts if it had parts."""
-    old = _field(message, "content", "value")
-    new: Any = text
-    if isinstance(old, (list, tuple)):
-        new = [{**old[0], "text": text} if isinstance(old[0], Mapping) else _with(old[0], "text", text)]
-    if isinstance(message, Mapping):
-        return {**message, ("content" if "content" in message else "value"): new}
-    return _with(message, "content", new)
+def _content(message: Any) -> tuple[str, _Write | None]:
+    """The text of a message, and the function that gives it another; None where it must stay as it is."""
+    if isinstance(message, tuple):
+        return message[1], lambda text: (message[0], text)
+    for name in ("content", "value", "output", "parts"):
+        found = _field(message, name)
+        if found is None or (name == "output" and not _without_role(message)):
+            continue
+        if isinstance(found, str):
+            return found, _inside(message, name, lambda text: text)
+        if isinstance(found, (list, tuple)):
+            text, write = _of_parts(found)
+            return text, _inside(message, name, write)
+        return f"[{type(found).__name__}]", None
+    # A refusal, a reply in sound, or nothing but calls of tools.
+    return "", None
+
+
+def _inside(thing: Any, name: str, write: _Write | None) -> _Write | None:
+    """How to write another text into the field `name` of `thing`, given how to write that field."""
+    return None if write is None else lambda text: _with(thing, name, write(text))
+
+
+def _of_parts(parts: Sequence[Any]) -> tuple[str, _Write | None]:
+    """Text of a content in parts, and how to write another; several parts, and other kinds, stay as they are."""
+    texts = [_part_text(part) for part in parts]
+    joined = "\n".join(text for text, _ in texts)
+    if len(parts) != 1 or texts[0][1] is None:
+        return joined, None
+    write, same = texts[0][1], tuple if isinstance(parts, tuple) else list
+    return joined, lambda text: same([write(text)])
+
+
+def _part_text(part: Any) -> tuple[str, _Write | None]:
+    if isinstance(part, str):
+        return part, lambda text: text
+    text, kind = _field(part, "text"), _field(part, "type")
+    if isinstance(text, str) and kind in (None, "text", "input_text", "output_text"):
+        return text, lambda text: _with(part, "text", text)
+    if kind == "text" and text is None:
+        return "", None
+    if _is_result(part):
+        content = _field(part, "content")
+        if isinstance(content, str):
+            return content, lambda text: _with(part, "content", text)
+        if isinstance(content, (list, tuple)):
+            inner, write = _of_parts(content)
+            return inner, _inside(part, "content", write)
+    if _is_call(part):
+        return "", None
+    # Something to stand for it, so that it can be protected.
+    return f"[{kind or type(part).__name__}]", None
+
+
+def _is_result(part: Any) -> bool:
+    """A tool's result among the parts: of Anthropic, of AutoGen."""
+    named = _field(part, "tool_use_id") is not None or _field(part, "call_id") is not None
+    return not isinstance(part, str) and (_field(part, "type") == "tool_result" or named)
+
+
+def _is_call(part: Any) -> bool:
+    """A call of a tool among the parts: of Anthropic, of AutoGen."""
+    kind = str(_field(part, "type"))
+    autogen = _field(part, "arguments") is not None and _field(part, "name") is not None
+    return not isinstance(part, str) and (kind.endswith(("tool_use", "tool_call")) or autogen)
+
+
+def _parts_of(message: Any) -> Sequence[Any]:
+    found = _field(message, "content", "parts")
+    return found if isinstance(found, (list, tuple)) and not isinstance(message, tuple) else []
+
+
+def _without_role(message: Any) -> bool:
+    return _field(message, "role", "from") is None
+
+
+def _field(thing: Any, *names: str) -> Any:
+    for name in names:
+        if isinstance(thing, Mapping):
+            if name in thing:
+                return thing[name]
+        elif hasattr(thing, name):
+            return getattr(thing, name)
+    return None
 
 
 def _with(thing: Any, name: str, value: Any) -> Any:
-    if hasattr(thing, "model_copy"):  # pydantic
+    """A copy of `thing` with another value in one field."""
+    if isinstance(thing, Mapping):
+        return {**thing, name: value}
+    if name in getattr(type(thing), "model_fields", ()):  # pydantic; LlamaIndex has `content` beside its fields
         return thing.model_copy(update={name: value})
     if dataclasses.is_dataclass(thing):
         return dataclasses.replace(thing, **{name: value})  # type: ignore[type-var]

@@ -6,9 +6,18 @@ import functools
 import inspect
 from typing import Any
 
+MARK = "erecap_stand_in"  # attribute of the classes of all that `erecap.wrap` returns
+
 
 class StandIn:
-    """Base of all that `erecap.wrap` returns for an object, by which it tells that something is wrapped already."""
+    """Base of what stands for something else without being of its class."""
+
+    erecap_stand_in = True
+
+
+def is_stand_in(thing: Any) -> bool:
+    """Return True for what `erecap.wrap` has returned."""
+    return getattr(type(thing), MARK, False) is True
 
 
 def of_target(stand_in: Any, target: Any, name: str) -> Any:

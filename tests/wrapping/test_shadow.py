@@ -61,8 +61,10 @@ def test_partnr(tmp_path) -> None:  # type: ignore[no-untyped-def]
     wrapped.calls = 5
     assert bare.calls == 5
     assert erecap.wrap(bare, keep_tokens=90).generate([("text", "Plan.")]) and bare.seen[-1][0] == [("text", "Plan.")]
-    with pytest.raises(ConfigError, match="a prompt of parts text, image; only one text"):
-        wrapped.generate([("text", "Plan."), ("image", object())])
+    seen = [("text", "Plan."), ("image", object())]  # is passed on as it is, and counted
+    assert wrapped.generate(seen) and bare.seen[-1][0] is seen
+    last = lines(tmp_path / "replans.jsonl")[-1]
+    assert (last["decision"], last["whole_messages"]) == ("passed", 1) and "parts text, image" in last["reason"]
 
 
 @dataclass

@@ -33,8 +33,8 @@ def summarise_calls(folder: Path) -> JsonRow:
 
     `calls`, `pruned`, `failed` (shares), `given`, `shown` (tokens), `total_ms` (percentiles each), `reused` (share of
     the shown tokens that begin as in the call before), `cached` (share of the prompt that the server says it had),
-    and `shadow`: `calls`, `failed`, `skipped`, `agrees` (share), `ratio` (median of bare over wrapped time),
-    `total_ms`.
+    and `shadow`: `calls`, `failed`, `skipped`, `unknown` (answers that cannot be compared), `agrees` (share of the
+    others; None without any), `ratio` (median of bare over wrapped time), `total_ms`.
 
     Raises:
         RunError: no calls, or a damaged row, with file and line.
@@ -78,26 +78,39 @@ def call_table(logs: Sequence[tuple[str, JsonRow]]) -> Table:
     line(
         "bare calls skipped", lambda f: "–" if not (f["shadow"] or {}).get("skipped") else f"{f['shadow']['skipped']:,}"
     )
-    line("the same answer", lambda f: "–" if f["shadow"] is None else f"{f['shadow']['agrees']:.0%}")
+    line(
+        "bare answers that cannot be compared",
+        lambda f: "–" if not (f["shadow"] or {}).get("unknown") else f"{f['shadow']['unknown']:,}",
+    )
+    line("the same answer", lambda f: _agreement(f["shadow"]))
     line("bare over wrapped time, median", lambda f: "–" if f["shadow"] is None else f"{f['shadow']['ratio']:.2f}x")
     return table
 
 
 def _shadow(replays: list[JsonRow], rows: list[JsonRow]) -> JsonRow | None:
     skipped = sum("skipped" in row for row in replays)
-    done = [row for row in replays if row["agrees"] is not None]
+    unknown = sum(row.get("unknown") is not None for row in replays)
+    done = [row for row in replays if row["agrees"] is not None or row.get("unknown") is not None]
     if not done:
         return None
+    compared = [row["agrees"] for row in done if row["agrees"] is not None]
     wrapped = {row["replan"]: row["total_ms"] for row in rows}
     ratios = [row["total_ms"] / wrapped[row["replan"]] for row in done if wrapped.get(row["replan"])]
     return {
         "calls": len(done),
         "failed": len(replays) - len(done) - skipped,
         "skipped": skipped,
-        "agrees": sum(row["agrees"] for row in done) / len(done),
+        "unknown": unknown,
+        "agrees": sum(compared) / len(compared) if compared else None,
         "ratio": statistics.median(ratios) if ratios else 0.0,
         "total_ms": _figures([row["total_ms"] for row in done]),
     }
+
+
+def _agreement(shadow: JsonRow | None) -> str:
+    if shadow is None:
+        return "–"
+    return "unknown" if shadow["agrees"] is None else f"{shadow['agrees']:.0%}"
 
 
 def _share(rows: Sequence[JsonRow], decision: str) -> float:
