@@ -19,6 +19,7 @@ from erecap.serving.failures import ApiFailure, overloaded, too_long
 from erecap.serving.store import SessionStore
 from erecap.session.pool.pool import ReplanPool
 from erecap.session.session import ReplanSession
+from erecap.tokens.cache.ropes import window_of_model
 
 log = logging.getLogger(__name__)
 _IDLE_S = 0.05  # how long the thread sleeps when there is nothing to do, before it looks whether it is to end
@@ -68,7 +69,7 @@ class Engine:
         if sessions < at_once:
             raise ValueError(f"sessions: got {sessions} with {at_once} answered at once; allowed: at least as many")
         self.tokenizer = tokenizer
-        self.window = int(model.config.get_text_config(decoder=True).max_position_embeddings)
+        self.window = window_of_model(model, reused=True)
         self.store = SessionStore(make_session, sessions, session_bytes)
         self.running = 0
         self.pool = ReplanPool(model, tokenizer)

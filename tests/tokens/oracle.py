@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from erecap.tokens.cache.masks import layer_windows
 from erecap.tokens.cache.pruned_cache import PrunedCache
+from erecap.tokens.hooks import find_decoder
 
 
 def oracle_logits(
@@ -21,10 +22,11 @@ def oracle_logits(
     Tokens after the pruned prompt count as stored in every layer, which holds when they were decoded unarmed.
     """
     batch, tokens = ids.shape
-    windows = layer_windows(model.config)
+    decoder = find_decoder(model)
+    windows = layer_windows(decoder.config)
     masks = []
     place = torch.arange(tokens)
-    for layer in range(model.config.num_hidden_layers):
+    for layer in range(len(decoder.layers)):
         layout = cache.layout(layer)
         stored = torch.zeros(batch, tokens, dtype=torch.bool)
         for row in range(batch):
@@ -42,7 +44,7 @@ def oracle_logits(
     positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
     handles = [
         layer.register_forward_pre_hook(replace(number), with_kwargs=True)
-        for number, layer in enumerate(model.get_decoder().layers)
+        for number, layer in enumerate(decoder.layers)
     ]
     try:
         with torch.no_grad():
