@@ -111,7 +111,9 @@ class TransformersEngine:
     def shape(self) -> str:
         """Facts that must agree for saved keys to fit: enough to tell models apart without hashing their weights."""
         config = self._config
-        heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+        parts = getattr(config, "per_layer_config", None)  # where layers differ, none speaks for all
+        part = config if not parts else parts[0]
+        heads = getattr(part, "num_key_value_heads", part.num_attention_heads)
         return f"{config.model_type}-{self._layers}x{config.hidden_size}-{heads}-{config.vocab_size}"
 
     @property

@@ -43,10 +43,10 @@ class WrappedModel(StandIn):
     """
 
     def __init__(self, model: Any, config: PruneConfig, log: CallLog) -> None:
-        config.resolve_stages(len(find_decoder(model).layers))
         problem = prune_problem(model, make_scorer(config.scorer).needs_attention)
         if problem is not None:
             raise ValueError(problem)
+        config.resolve_stages(len(find_decoder(model).layers))
         self.wrapped = model
         self.prune = config
         self.log = log

@@ -152,7 +152,7 @@ def cache_wish(model: Any, arguments: dict[str, Any]) -> str | None:
         given = setting(model, arguments, name)
         # Pipelines copy the folder's default into every call.
         if given is not None and (name in arguments or given != getattr(model.generation_config, name, None)):
-            return f"the call chooses {name}"
+            return f"the call chooses a cache implementation ({name})"
     return None
 
 

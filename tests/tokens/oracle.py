@@ -6,6 +6,8 @@ read. Rows of dropped tokens see only themselves; nobody sees those rows.
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from transformers import PreTrainedModel
 
@@ -39,7 +41,11 @@ def oracle_logits(
         masks.append(bias)
 
     def replace(number: int):  # type: ignore[no-untyped-def]
-        return lambda module, args, kwargs: (args, kwargs | {"attention_mask": masks[number]})
+        names = list(inspect.signature(decoder.layers[number].forward).parameters)[1:]
+        return lambda module, args, kwargs: (
+            args[:1],
+            kwargs | dict(zip(names, args[1:], strict=False)) | {"attention_mask": masks[number]},
+        )
 
     positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
     handles = [

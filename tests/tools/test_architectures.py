@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tools.architectures.small import architectures
@@ -13,6 +14,11 @@ SOME = (
     "llama", "gemma3", "gpt_neox", "phi", "glm4", "cohere2", "smollm3", "deepseek_v3", "nanochat", "opt", "gpt_oss",
     "falcon_h1", "lfm2", "gemma3n_text", "bloom", "mamba",
 )  # fmt: skip
+
+
+pytestmark = pytest.mark.skipif(
+    f"transformers {transformers.__version__} " not in PAGE.read_text(), reason="the page is of another transformers"
+)
 
 
 @pytest.mark.integration

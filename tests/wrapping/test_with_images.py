@@ -18,7 +18,8 @@ SIGLIP = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "
 CLASSES: dict[str, dict[str, Any]] = {
     "Gemma3": {"vision_config": SIGLIP, "mm_tokens_per_image": 4},
     "Qwen2_5_VL": {
-        "vision_config": PAGES | {"hidden_size": 32, "out_hidden_size": 64}, "text_config": {"rope_parameters": MROPE},
+        "vision_config": PAGES | {"hidden_size": 32, "out_hidden_size": 64, "window_size": 112},
+        "text_config": {"rope_parameters": MROPE},
     },
     "Qwen3VL": {
         "vision_config": PAGES | {"hidden_size": 32, "out_hidden_size": 64, "deepstack_visual_indexes": []},

@@ -71,7 +71,7 @@ def _session(model: Any) -> str | None:
         ids = torch.cat([expected.sequences, _ids(9, 5 + turn)], 1)
     if (wrapped.conversations.stored_tokens > 0) is (refusal is not None):
         raise Fault("a wrapped model stores tokens although it refuses, or none although it does not")
-    session = _refused(lambda: erecap.ReplanSession(model, chat_tokenizer()))
+    session = _refused(lambda: erecap.ReplanSession(model, chat_tokenizer(), retokenize=True))
     if (refusal is None) != (not isinstance(session, str)):
         raise Fault(f"wrap says {refusal!r}, a session {session!r}")
     if refusal is None:
@@ -84,7 +84,7 @@ def _chat(model: Any, session: Any) -> None:
     for turn in range(3):
         chat.append({"role": "user", "content": f"You see a mug on shelf {turn}. Next?"})
         given = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-        expected = model.generate(**given, max_new_tokens=NEW, do_sample=False)[0, given["input_ids"].shape[1] :]
+        expected = model.generate(**given, **_CHAT)[0, given["input_ids"].shape[1] :]
         text = session.generate(chat, max_new_tokens=NEW).text
         if text != tokenizer.decode(expected, skip_special_tokens=True):
             raise Fault(f"turn {turn} of a session is not the bare model's answer")
@@ -135,6 +135,12 @@ def _pruned(model: Any) -> str | None:
 
 _GREEDY: dict[str, Any] = {
     "max_new_tokens": NEW, "do_sample": False, "return_dict_in_generate": True, "output_logits": True
+}  # fmt: skip
+
+
+# As sessions do, it ends with the tokenizer's last token; the configuration of a small model names none.
+_CHAT: dict[str, Any] = {
+    "max_new_tokens": NEW, "do_sample": False, "eos_token_id": chat_tokenizer().eos_token_id
 }  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def window_of(config: Any) -> int | None:
 
     YaRN stretches the original window by its factor, and Qwen's instructions leave `max_position_embeddings` as it was.
     """
-    names = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
     window = next((getattr(config, name) for name in names if getattr(config, name, None)), None)
     if window is None:
         return None
