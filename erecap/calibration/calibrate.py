@@ -15,6 +15,7 @@ from erecap.cost.model import CostModel, decode_features, edit_features, prefill
 from erecap.decoding.linear import Weights
 from erecap.decoding.short import FUSED_TOKENS
 from erecap.errors import ConfigError
+from erecap.tokens.cache.ropes import window_of_model
 
 Kind = Literal["prefill", "decode", "evict", "splice"]
 KINDS: tuple[Kind, ...] = ("prefill", "decode", "evict", "splice")
@@ -115,7 +116,7 @@ def calibrate(
     """
     started = time.perf_counter()
     chunk = CostModel.chunk
-    window = int(model.config.get_text_config(decoder=True).max_position_embeddings)
+    window = window_of_model(model, reused=True)
     sizes = (grid or Grid()).fitted_to(window, chunk)
     stored = sorted({*sizes.stored, *sizes.held_out_stored}, reverse=True)
     say(f"reading {stored[0]} tokens")

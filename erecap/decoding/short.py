@@ -47,7 +47,8 @@ def short_reads(model: Any, weights: Weights = "same") -> ShortReads:
     if weights == "same" and fused_problem(model) is not None:
         return ShortReads(None, None)
     with _lock:
-        state = tuple((tensor.data_ptr(), tensor._version) for tensor in model.parameters())
+        # Tensors made in inference mode count no versions; outside of it they cannot be written to.
+        state = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in model.parameters())
         known, decoders = _made.get(model, (None, {}))
         if known != state:
             decoders = {}

@@ -1,65 +1,76 @@
-"""Rotate stored keys to other positions, so that a session can reposition after eviction."""
+"""Rotate stored keys to other positions, so that a session can reposition after eviction.
+
+Architectures differ in the layers that have rotary embeddings, in the share of a head that is rotated, and in the
+numbers that are paired. None of this is taken from a configuration: a few tokens are read at two places, and
+the keys of both tell how each layer turns them.
+"""
 
 from __future__ import annotations
 
-import sys
+import weakref
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
 from torch import nn
 
-from erecap.tokens.cache.ropes import angles, layer_type, rope_kinds
+from erecap.tokens.cache.ropes import CHANGING, rope_kinds
 from erecap.tokens.hooks import find_decoder
+from erecap.tokens.servable import can_probe, outside_inference, probe_read, read_problem, tolerance_of
 
-EXACT_ROPES = ("default", "linear", "llama3", "yarn")
+SHIFT = 7  # positions between the two places
+_known: weakref.WeakKeyDictionary[nn.Module, list[Turn] | str] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The rotation of one layer's keys."""
+
+    frequencies: torch.Tensor | None  # `(pairs,)` float32, angle of each pair per position; None: not rotated
+    neighbours: bool = False  # pairs are neighbouring numbers, not numbers half of the share apart
+    last: bool = False  # the rotated share stands at the end of the head
+
+    def __call__(self, keys: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        """`keys` `(1, kv_heads, n, head_dim)`, each turned by `shift` `(n,)` positions; float32."""
+        keys = keys.float()
+        if self.frequencies is None:
+            return keys
+        share = 2 * len(self.frequencies)
+        start = keys.shape[-1] - share if self.last else 0
+        part = keys[..., start : start + share]
+        angle = shift.to(keys.device, torch.float32).unsqueeze(1) * self.frequencies.to(keys.device)
+        cos, sin = angle.cos(), angle.sin()
+        first, second = (part[..., 0::2], part[..., 1::2]) if self.neighbours else part.chunk(2, -1)
+        turned = first * cos - second * sin, second * cos + first * sin
+        rotated = torch.stack(turned, -1).flatten(-2) if self.neighbours else torch.cat(turned, -1)
+        return torch.cat([keys[..., :start], rotated, keys[..., start + share :]], -1)
 
 
 class KeyRotator:
     """Rotates keys of a model with rotary embeddings to other positions: R(new) = R(shift) R(old).
 
-    Uses the architecture's own `apply_rotary_pos_emb`, so that partial rotary dimensions and head layouts are its own.
+    Within the model's window the rotation is exact, also for embeddings that change beyond it (see `window_of`).
 
     Raises:
-        ValueError: a model without rotary embeddings, or whose rope changes with the length of the sequence
-            (dynamic, longrope), for which no shift is exact.
+        ValueError: no rotary embeddings, keys that do not only turn when their token moves, or a model that cannot be
+            read through the hooks.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        decoder = find_decoder(model)
-        self._rotary = getattr(decoder, "rotary_emb", None)
-        if self._rotary is None:
-            raise ValueError(f"{type(model).__name__} has no rotary embeddings; its keys cannot change position")
-        self._layers = decoder.layers
-        self._config = decoder.config
-        for layer in self._layers:
-            attention = getattr(layer, "self_attn", None)
-            if attention is None or next(attention.parameters(), None) is None:
-                continue  # a layer without attention stores no keys
-            if not hasattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb"):
-                raise ValueError(f"{type(model).__name__} rotates keys by code of its own; they cannot change position")
-        for kind in sorted(rope_kinds(decoder.config)):
-            if kind not in EXACT_ROPES:
-                raise ValueError(
-                    f"keys with {kind} RoPE cannot be moved exactly; possible for {', '.join(EXACT_ROPES)}"
-                )
+        found = _known.get(model)
+        if found is None:
+            found = _measured(model)
+            if can_probe(model):
+                _known[model] = found
+        if isinstance(found, str):
+            raise ValueError(found)
+        self._turns = found
 
     def __call__(self, layer: int, keys: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
         """`keys` `(1, kv_heads, n, head_dim)` of `layer`, each turned by `shift` `(n,)` positions (may be negative)."""
-        attention = self._layers[layer].self_attn
-        if getattr(attention, "use_rope", True) in (False, 0):
-            return keys
-        name = layer_type(self._config, layer)
-        like = torch.empty(1, dtype=torch.float32, device=keys.device)
-        cos, sin = angles(self._rotary, like, shift.unsqueeze(0), name)
-        # Models with scaled attention put the factor into cosines and sines; the stored keys have it already.
-        scale = self._scale(name)
-        apply: Any = sys.modules[type(attention).__module__].apply_rotary_pos_emb
-        turned = apply(keys.float(), keys.float(), cos / scale, sin / scale)[1]
-        return turned.to(keys.dtype)
-
-    def _scale(self, name: str | None) -> float:
-        attribute = "attention_scaling" if name is None else f"{name}_attention_scaling"
-        return float(getattr(self._rotary, attribute, 1.0))
+        turn = self._turns[layer]
+        return keys if turn.frequencies is None else turn(keys, shift).to(keys.dtype)
 
 
 def why_fixed(model: nn.Module) -> str | None:
@@ -69,3 +80,64 @@ def why_fixed(model: nn.Module) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def _measured(model: Any) -> list[Turn] | str:
+    """The turn of each layer, or the reason why there is none."""
+    name, problem = type(model).__name__, read_problem(model)
+    if problem is not None:
+        return problem
+    decoder = find_decoder(model)
+    frequencies = _frequencies(decoder)
+    if not frequencies:
+        return f"{name} has no rotary embeddings; its keys cannot change position"
+    if not can_probe(model):
+        return f"{name} has no weights to read with yet; its keys cannot change position"
+    with outside_inference():
+        before, after = (probe_read(model, start).layers for start in (0, SHIFT))
+    turns: list[Turn] = []
+    for number, (old, new) in enumerate(zip(before, after, strict=True)):
+        if old.keys is None:
+            turns.append(Turn(None))  # a layer without attention stores no keys
+            continue
+        moved, tolerance = old.keys.new_full(old.keys.shape[2:3], SHIFT), tolerance_of(old.keys.dtype)
+        if _apart(old.values.float(), new.values.float()) > tolerance:
+            return f"{name} stores values that depend on positions (layer {number}); they cannot change position"
+        candidates = _candidates(frequencies, old.keys.shape[-1])
+        errors = [_apart(turn(old.keys, moved), new.keys.float()) for turn in candidates]
+        best = min(range(len(errors)), key=errors.__getitem__)
+        if not errors[best] <= tolerance:  # NaN is no agreement
+            return f"{name} does more than rotate its keys (layer {number}); they cannot change position"
+        turns.append(candidates[best])
+    return turns
+
+
+def _frequencies(decoder: nn.Module) -> list[torch.Tensor]:
+    """The distinct inverse frequencies `(pairs,)` of a decoder's rotary modules."""
+    changing = bool(rope_kinds(decoder.config) & CHANGING)
+    found: list[torch.Tensor] = []
+    for module in decoder.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if not name.endswith("inv_freq") or buffer.ndim != 1 or name.endswith("original_inv_freq"):
+                continue
+            # What such an embedding uses beyond the window may stand in its buffer just now.
+            original = getattr(module, name.removesuffix("inv_freq") + "original_inv_freq", None)
+            taken = original if changing and original is not None else buffer
+            if not any(torch.equal(taken.to(other.device), other) for other in found):
+                found.append(taken.detach().float().clone())
+    return found
+
+
+def _candidates(frequencies: list[torch.Tensor], dim: int) -> list[Turn]:
+    """All turns that keys of `dim` numbers may have."""
+    found = [Turn(None)]
+    for frequency, neighbours, last, sign in product(frequencies, (False, True), (False, True), (1, -1)):
+        share = 2 * len(frequency)
+        if share <= dim and not (last and share == dim):
+            found.append(Turn(sign * frequency, neighbours, last))
+    return found
+
+
+def _apart(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The distance of two tensors of one shape, as a share of the larger one's norm."""
+    return float((found - wanted).norm() / wanted.norm().clamp(min=1e-30))

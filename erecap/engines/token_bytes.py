@@ -17,9 +17,17 @@ def bytes_per_token(model: Any, cache: PrunedCache | None = None) -> int:
     if len(layers) == config.num_hidden_layers:
         stored = [tensor for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None]
         return sum(tensor.shape[1] * tensor.shape[3] * tensor.element_size() for tensor in stored)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * width * model.dtype.itemsize)
+    # Where layers differ, as in Gemma4, the configuration has one part for each, and refuses to speak for all.
+    parts = getattr(config, "per_layer_config", None) or [config] * config.num_hidden_layers
+    return int(sum(2 * _kv_heads(part) * _head_dim(part) for part in parts) * model.dtype.itemsize)
+
+
+def _kv_heads(config: Any) -> int:
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+
+
+def _head_dim(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def check_memory(each: int, memory_bytes: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -24,10 +25,14 @@ from erecap.registries import ENGINES
 from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.read_scores import ReadScores
+from erecap.tokens.cache.ropes import reuse_window, rope_switch, window_of
+from erecap.tokens.hooks import find_decoder
 from erecap.tokens.pruning import attach
 from erecap.tokens.revival import revive
 from erecap.tokens.scoring import probe
 from erecap.tokens.scoring.schedule import PruneConfig
+from erecap.tokens.scoring.scorers import make_scorer
+from erecap.tokens.servable import INSTEAD, attention_problem, outside_inference, prune_problem, read_problem
 
 CHUNK = 512  # tokens of one prefill chunk
 SUPPORTS = frozenset(
@@ -65,12 +70,18 @@ class TransformersEngine:
                 "the engine 'transformers' serves a causal language model of transformers, got "
                 f"{type(model).__name__}; name the engine of this model: engine={others}"
             )
-        self.model = model
         self.settings = settings = settings or EngineSettings()
+        problem = _problem(model, settings)
+        if problem is not None:
+            raise ValueError(problem)
+        self.model = model
+        _tell_switch(model)
         self.chunk = settings.prefill_chunk or CHUNK
         self.short: ShortReads = short_reads(model, settings.decode_weights)
-        self._config = model.config.get_text_config(decoder=True)
-        self.cache = PrunedCache(settings.prune or PruneConfig(keep=1.0, stages=()), self._config.num_hidden_layers)
+        decoder = find_decoder(model)
+        self._config, self._layers = decoder.config, len(decoder.layers)
+        self._keeps_logits = bool(model._supports_logits_to_keep())
+        self.cache = PrunedCache(settings.prune or PruneConfig(keep=1.0, stages=()), self._layers)
         if not isinstance(settings.evict_by, str):
             self.cache.read_scores = ReadScores(settings.evict_by, settings.seed)
         # (n,) stored token indices and the attention weight that the newest prompt token gave each.
@@ -78,6 +89,7 @@ class TransformersEngine:
         self.shift = 0  # token index minus position of the next token; above 0 once stored tokens were repositioned
         self._rotator: KeyRotator | None = None
 
+    @outside_inference()
     def fork(self) -> TransformersEngine:
         """An independent engine on the same model, with a fork of the cache."""
         twin = TransformersEngine(self.model, self.settings)
@@ -86,6 +98,7 @@ class TransformersEngine:
         twin._attention, twin.shift, twin._rotator = self._attention, self.shift, self._rotator
         return twin
 
+    @outside_inference()
     def reset(self) -> None:
         """Free all keys and values; nothing has been read."""
         self.cache.rollback()
@@ -98,13 +111,17 @@ class TransformersEngine:
     def shape(self) -> str:
         """Facts that must agree for saved keys to fit: enough to tell models apart without hashing their weights."""
         config = self._config
-        heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
-        return f"{config.model_type}-{config.num_hidden_layers}x{config.hidden_size}-{heads}-{config.vocab_size}"
+        parts = getattr(config, "per_layer_config", None)  # where layers differ, none speaks for all
+        part = config if not parts else parts[0]
+        heads = getattr(part, "num_key_value_heads", part.num_attention_heads)
+        return f"{config.model_type}-{self._layers}x{config.hidden_size}-{heads}-{config.vocab_size}"
 
     @property
     def window(self) -> int:
-        """Positions that the model can take."""
-        return int(self._config.max_position_embeddings)
+        """Positions that the model can take, as far as stored keys and values stay those that it would compute."""
+        window = reuse_window(self._config)
+        assert window is not None, "a model without a window is refused when the engine is made"
+        return window
 
     @property
     def decode_weights(self) -> Weights:
@@ -166,6 +183,7 @@ class TransformersEngine:
         with attach(self.model, self.cache, attention=self.settings.evict_by == "attention"):
             yield
 
+    @outside_inference()
     def read(
         self,
         ids: Sequence[int],
@@ -182,17 +200,19 @@ class TransformersEngine:
                 if protected is not None:
                     self.cache.arm(protect=protected)
                 collect = scores and done == len(ids) and self.settings.evict_by == "attention"
-                with _collecting(self._config.num_hidden_layers if collect else 0) as masses:
+                with _collecting(collect) as masses:
                     rows = self.forward(chunk, keep=1)
                 if collect:
                     self._attention = self._mass(masses)
         assert rows is not None, "a read has at least one token"
         return _array(rows)[-1]
 
+    @outside_inference()
     def verify(self, ids: Sequence[int]) -> np.ndarray:
         """Read `ids` unpruned in one pass; logits `(len(ids), vocab)`. Within `attached`."""
         return _array(self.forward(ids, keep=0, decode=True))
 
+    @outside_inference()
     def rollback(self, to: int) -> None:
         """Forget everything read after the first `to` tokens."""
         self.cache.rollback()
@@ -203,6 +223,7 @@ class TransformersEngine:
             # The session has repositioned; go on right behind the last token that is still stored.
             self.shift = to - (self._last_position() + 1)
 
+    @outside_inference()
     def skip(self, tokens: int, gap: bool) -> None:
         """Count `tokens` tokens as read without storing them."""
         self.cache.skip(tokens)
@@ -232,6 +253,7 @@ class TransformersEngine:
             return current.seat.forward(self, ids, keep, decode)
         return self.forward_alone(ids, keep, decode)
 
+    @outside_inference()
     def forward_alone(self, ids: Sequence[int], keep: int, decode: bool) -> torch.Tensor:
         """As `forward`, in a pass of their own."""
         start = self.next_position
@@ -245,13 +267,14 @@ class TransformersEngine:
                 position_ids=torch.arange(start, start + len(ids), device=device).unsqueeze(0),
                 past_key_values=self.cache,
                 use_cache=True,
-                logits_to_keep=keep,
+                **({"logits_to_keep": keep} if self._keeps_logits else {}),
             )
         logits: torch.Tensor = output.logits[0]
-        return logits.cpu()
+        return logits.cpu() if self._keeps_logits or not keep else logits[-keep:].cpu()
 
     # Edits ------------------------------------------------------------------------------------------------
 
+    @outside_inference()
     def scores(self, indices: np.ndarray) -> np.ndarray | None:
         """Scores `(n,)` float32 of stored tokens: those taken when they were read, or the newest attention weights."""
         if self.cache.read_scores is not None:
@@ -268,6 +291,7 @@ class TransformersEngine:
         scores[known] = weights[column[known]]
         return scores
 
+    @outside_inference()
     def evict(self, gone: Sequence[Sequence[int] | np.ndarray]) -> int:
         """Drop keys and values, see `SessionEngine.evict`."""
         masks: dict[int, torch.Tensor] = {}
@@ -277,10 +301,11 @@ class TransformersEngine:
             masks[id(layout)] = torch.from_numpy(mask).to(layout.index.device)
         return self.cache.drop(lambda layout: masks[id(layout)])
 
+    @outside_inference()
     def reposition(self) -> None:
         """Give the stored tokens consecutive positions from 0, by rotating their keys.
 
-        Exact for rotary embeddings that do not depend on the length (default, linear, llama3, yarn).
+        Exact within the window, for every rotary embedding that `KeyRotator` can measure.
 
         Raises:
             ValueError: another kind of position embedding.
@@ -292,16 +317,19 @@ class TransformersEngine:
         self.cache.move(self._rotator, index, torch.arange(len(index), device=index.device))
         self.shift = read - len(index)
 
+    @outside_inference()
     def revive(self, span: tuple[int, int] | None) -> int:
         """Bring parked tokens back into the deeper layers, see `erecap.tokens.revival`."""
         return revive(self.model, self.cache, span)
 
     # Files ------------------------------------------------------------------------------------------------
 
+    @outside_inference()
     def save(self, path: Path, arrays: Mapping[str, np.ndarray], known: Mapping[str, Any]) -> None:
         """Write the cache with `arrays` and `known` to one safetensors file."""
         save_cache(path, self.cache, arrays, known)
 
+    @outside_inference()
     def restore(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Fill this engine, which has read nothing, from `path`; see `SessionEngine.restore`."""
         arrays, known = load_cache(path, self.cache)
@@ -311,11 +339,35 @@ class TransformersEngine:
     def _mass(self, masses: dict[int, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
         """Indices `(n,)` of stored tokens, and the attention weight of the newest token on each, mean over layers."""
         index = self.cache.stored_index().cpu()
-        total = torch.zeros(len(index))
+        total = torch.zeros(len(index), dtype=torch.float32, device="cpu")
         for layer, mass in masses.items():
             column = torch.searchsorted(index, self.cache.layout(layer).index[0].cpu())
-            total.index_add_(0, column, mass[0].cpu() / len(masses))
+            total.index_add_(0, column, mass[0].float().cpu() / len(masses))
         return index.numpy(), total.numpy()
+
+
+def _problem(model: Any, settings: EngineSettings) -> str | None:
+    """Reason why the engine cannot serve `model` with these settings, in one sentence."""
+    problem = read_problem(model)
+    if problem is None and window_of(find_decoder(model).config) is None:
+        problem = f"{type(model).__name__} names no window (max_position_embeddings); {INSTEAD}"
+    if problem is None and settings.prune is not None:
+        problem = prune_problem(model, make_scorer(settings.prune.scorer).needs_attention)
+    if problem is None and settings.evict_by == "attention":
+        problem = attention_problem(model)
+    return problem
+
+
+def _tell_switch(model: Any) -> None:
+    """Say that the window of a session is shorter than the model's, where rotary embeddings change on the way."""
+    config = find_decoder(model).config
+    window, switch = window_of(config), rope_switch(config)
+    if switch is not None and window is not None and switch < window:
+        warnings.warn(
+            f"{type(model).__name__} changes its rotary embeddings beyond {switch:,} tokens; stored keys do not fit "
+            f"there; a session keeps to {switch:,} of its {window:,} tokens and leaves out or evicts what exceeds them",
+            stacklevel=4,
+        )
 
 
 def _indices(layout: Layout) -> np.ndarray:
@@ -329,10 +381,10 @@ def _array(rows: torch.Tensor) -> np.ndarray:
 
 
 @contextmanager
-def _collecting(layers: int) -> Iterator[dict[int, torch.Tensor]]:
-    """Collect the attention weights of the newest token in all layers; nothing for 0 layers."""
+def _collecting(wanted: bool) -> Iterator[dict[int, torch.Tensor]]:
+    """Collect the attention weights of the newest token in all layers, where they are wanted."""
     masses: dict[int, torch.Tensor] = {}
-    probe.current.collect = masses if layers else None
+    probe.current.collect = masses if wanted else None
     try:
         yield masses
     finally:

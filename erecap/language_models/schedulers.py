@@ -12,6 +12,7 @@ from erecap.decoding.linear import Weights
 from erecap.errors import ConfigError
 from erecap.language_models.opened import OpenedModel
 from erecap.scheduling.rules import Scheduler
+from erecap.tokens.cache.ropes import window_of_model
 
 _TIMED = ("deadline_ms", "may_defer", "reuse_plan")
 
@@ -30,7 +31,7 @@ def scheduler_maker(
         return None
     timed = [name for name in _TIMED if getattr(settings, name)]
     cost = stored_cost_model(opened, decode_weights, "schedule", timed)
-    window = opened.model.config.get_text_config(decoder=True).max_position_embeddings
+    window = window_of_model(opened.model, reused=True)
     options = settings.model_dump()
     return lambda: Scheduler(cost, budget_tokens=None, window=window, **options)
 

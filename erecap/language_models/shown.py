@@ -14,6 +14,7 @@ from erecap.context.tokenize import render_prompt
 from erecap.engines.token_bytes import bytes_per_token, check_memory
 from erecap.generation import Generation, Message, PromptPiece, Usage
 from erecap.language_models.per_episode import EpisodeSessions
+from erecap.tokens.cache.ropes import window_of_model
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ShownSessions(ABC):
         if budget.pays is not None:
             raise ValueError(f"pays={budget.pays} is for modes that evict; a text that is shortened is read anew")
         check_memory(bytes_per_token(model), budget.memory_bytes)
-        self._window = int(model.config.get_text_config(decoder=True).max_position_embeddings)
+        self._window = window_of_model(model, reused=False)
         self._bytes_per_token = bytes_per_token(model)
         self.tokenizer = tokenizer
         self.budget = budget

@@ -16,6 +16,7 @@ from erecap.context.tokenize import Prompt, render_prompt
 from erecap.decoding.stopping import PrefillClock, StopWatcher, answer_ends
 from erecap.generation import AllowedTokens, Generation, Message, PromptPiece, Timing, Usage
 from erecap.tokens.cache.pruned_cache import PrunedCache
+from erecap.tokens.cache.ropes import window_of_model
 from erecap.tokens.cache.storage import plain_cache
 from erecap.tokens.pruning import prune as pruning
 from erecap.tokens.scoring.schedule import PruneConfig
@@ -47,7 +48,7 @@ class TransformersLanguageModel:
     @property
     def window(self) -> int:
         """Tokens that the model can take, prompt and answer together."""
-        return int(self._config.max_position_embeddings)
+        return window_of_model(self.model, reused=False)
 
     def reset(self) -> None:
         """Begin an episode. Nothing is kept between calls, so there is nothing to forget."""

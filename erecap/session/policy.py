@@ -43,9 +43,13 @@ class SessionPolicy:
         """Refuse a budget that cannot be kept with this engine.
 
         Raises:
-            ValueError: a memory that holds next to nothing.
+            ValueError: a memory that holds next to nothing, or a fixed budget although stored tokens cannot be
+                repositioned, so that the window would end the session.
         """
         check_memory(engine.bytes_per_token, self.budget.memory_bytes)
+        fixed = engine.why_fixed if self.budget.limited and not self.budget.automatic else None
+        if fixed is not None:
+            raise ValueError(f"a budget needs stored tokens to be repositioned: {fixed}; give no budget, or 'auto'")
 
     def why_fixed(self, engine: SessionEngine) -> str | None:
         """Reason why the engine cannot reposition, where the budget relies on it."""

@@ -8,6 +8,7 @@ another cache passes through untouched, so threads, sessions and nested contexts
 
 from __future__ import annotations
 
+import inspect
 import threading
 import weakref
 from typing import Any
@@ -23,6 +24,14 @@ from erecap.tokens.cache.read_transaction import take_tokens
 from erecap.tokens.scoring import probe
 from erecap.tokens.scoring.select import choose, protected_bound, protected_mask
 
+CACHE_NAMES = ("past_key_values", "layer_past", "past_key_value")
+# Inputs of multimodal classes besides text. They are read by masks and positions that are not plain text's.
+OTHER_INPUTS = (
+    "pixel_values", "pixel_values_videos", "pixel_values_images", "input_features", "input_values",
+    "mm_encoder_outputs", "cross_attention_states",
+)  # fmt: skip
+_PER_TOKEN = ("per_layer_input",)  # other inputs of a layer that have one row per token
+
 _lock = threading.Lock()
 _installed: weakref.WeakKeyDictionary[nn.Module, _HookSet] = weakref.WeakKeyDictionary()
 
@@ -33,13 +42,26 @@ def find_decoder(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: the model has no such module.
     """
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
-        raise ValueError(
-            f"{type(model).__name__} has no list of decoder layers; token pruning needs a causal language model "
-            "of transformers (Llama, Qwen2, Qwen3, Mistral, Gemma3, Phi3 are tested)"
-        )
-    return decoder
+    found: Any = model.get_decoder() if hasattr(model, "get_decoder") else model
+    # Some classes answer with themselves, or with their head where that is called a decoder.
+    for decoder in (found, getattr(model, "model", None)):
+        if isinstance(getattr(decoder, "layers", None), nn.ModuleList):
+            return decoder  # type: ignore[return-value]
+    raise ValueError(
+        f"{type(model).__name__} has no list of decoder layers; token pruning needs a causal language model "
+        "of transformers whose decoder has `layers` (Llama, Qwen, Mistral, Gemma and most others)"
+    )
+
+
+def cache_argument(layer: nn.Module) -> str:
+    """The name under which a decoder layer takes the cache."""
+    names = inspect.signature(layer.forward).parameters
+    return next((name for name in CACHE_NAMES if name in names), CACHE_NAMES[0])
+
+
+def outer_modules(model: nn.Module, decoder: nn.Module) -> list[nn.Module]:
+    """The modules of `model` that hold `decoder`: multimodal classes make masks and positions in them."""
+    return [m for m in model.modules() if m is not decoder and any(part is decoder for part in m.modules())]
 
 
 def acquire(model: nn.Module, attention: bool) -> None:
@@ -50,7 +72,7 @@ def acquire(model: nn.Module, attention: bool) -> None:
         if attention and (hooks is None or hooks.attention_users == 0):
             probe.install(decoder.config)  # first, because it may refuse, and must then leave nothing behind
         if hooks is None:
-            hooks = _installed[decoder] = _HookSet(decoder)
+            hooks = _installed[decoder] = _HookSet(decoder, outer_modules(model, decoder))
         hooks.users += 1
         hooks.attention_users += attention
 
@@ -71,7 +93,7 @@ def release(model: nn.Module, attention: bool) -> None:
 
 
 class _HookSet:
-    def __init__(self, decoder: nn.Module) -> None:
+    def __init__(self, decoder: nn.Module, outer: list[nn.Module]) -> None:
         self.users = 0
         self.attention_users = 0
         self._config = decoder.config
@@ -80,12 +102,37 @@ class _HookSet:
             decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
             decoder.register_forward_hook(self._end, with_kwargs=True, always_call=True),
         ]
+        self._handles += [module.register_forward_pre_hook(self._announce, with_kwargs=True) for module in outer]
         for number, layer in enumerate(decoder.layers):
-            self._handles.append(layer.register_forward_pre_hook(self._layer_hook(number), with_kwargs=True))
+            self._handles.append(layer.register_forward_pre_hook(self._layer_hook(number, layer), with_kwargs=True))
 
     def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
+
+    def _announce(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Note the 2-D mask of a call before a multimodal class makes masks of its own from it."""
+        if not isinstance(kwargs.get("past_key_values"), PrunedCache):
+            return
+        given = [name for name in OTHER_INPUTS if _is_given(kwargs.get(name))]
+        if given:
+            raise ValueError(f"{type(module).__name__}: a PrunedCache reads text only, and the call gives {given[0]}")
+        mask = kwargs.get("attention_mask")
+        if mask is None or (isinstance(mask, torch.Tensor) and mask.ndim == 2):
+            probe.current.outer_mask = (kwargs["past_key_values"], mask)
+
+    def _mask(self, cache: PrunedCache, mask: Any) -> torch.Tensor | None:
+        """The 2-D attention mask of this call, None where there is no padding.
+
+        Raises:
+            ValueError: the caller gives a mask of another shape, which is not one of the model's own making.
+        """
+        outer, probe.current.outer_mask = probe.current.outer_mask, None
+        if mask is None or (isinstance(mask, torch.Tensor) and mask.ndim == 2):
+            return mask
+        if outer is not None and outer[0] is cache:
+            return outer[1]
+        raise ValueError("a PrunedCache builds its own masks; give a 2-D attention_mask (1 = real, 0 = padding)")
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
         cache = kwargs.get("past_key_values")
@@ -96,15 +143,13 @@ class _HookSet:
         if not isinstance(cache, PrunedCache):
             probe.refuse_dropped_cache(self._config, inputs)
             return None
-        attention_mask = kwargs.get("attention_mask")
-        if attention_mask is not None and not (isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2):
-            raise ValueError("a PrunedCache builds its own masks; give a 2-D attention_mask (1 = real, 0 = padding)")
+        attention_mask = self._mask(cache, kwargs.get("attention_mask"))
         batch, tokens = inputs.shape[:2]
         positions = kwargs.get("position_ids")
         if positions is None:
             start = cache.get_seq_length()
             positions = torch.arange(start, start + tokens, device=inputs.device).unsqueeze(0)
-        reading = cache.begin(positions, attention_mask, batch)
+        reading = cache.begin(_of_text(positions), attention_mask, batch)
         if reading.armed and cache.scorer.needs_attention:
             probe.current.reading = reading
             probe.current.layers = frozenset(stage - 1 for stage in cache.stages)
@@ -122,14 +167,20 @@ class _HookSet:
             else:
                 cache.finish()
 
-    def _layer_hook(self, number: int) -> Any:
+    def _layer_hook(self, number: int, layer: nn.Module) -> Any:
         window = self._windows[number]
 
+        names: list[str] = list(inspect.signature(layer.forward).parameters)
+        cache_name = cache_argument(layer)
+
         def before_layer(layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
-            cache = kwargs.get("past_key_values")
+            cache = kwargs.get(cache_name)
             if not isinstance(cache, PrunedCache) or cache.reading is None:
                 return None
             reading = cache.reading
+            if len(args) > 1:
+                kwargs = kwargs | dict(zip(names[1:], args[1:], strict=False))
+                args = args[:1]
             hidden = args[0] if args else kwargs["hidden_states"]
             reading.to(hidden.device)
             if cache.read_scores is not None and number == cache.read_scores.layer:
@@ -137,19 +188,40 @@ class _HookSet:
             if reading.armed and number in cache.stages:
                 with cache.clock.running(hidden.device):
                     hidden = drop_tokens(cache, number, hidden)
+            implementation = probe.base_name(self._config._attn_implementation)
             changed = kwargs | {
-                "position_embeddings": reading.rope(kwargs["position_embeddings"]),
-                "attention_mask": reading.mask(
-                    number, window, probe.base_name(self._config._attn_implementation), hidden.dtype
-                ),
+                "attention_mask": reading.mask(number, window, implementation, hidden.dtype),
                 # Kernels read gaps in position ids as sequence boundaries; RoPE has its angles already.
                 "position_ids": None,
             }
+            if kwargs.get("position_embeddings") is not None:  # models without rotary embeddings have none
+                changed["position_embeddings"] = reading.rope(kwargs["position_embeddings"])
+            for name in _PER_TOKEN:
+                if kwargs.get(name) is not None:
+                    changed[name] = reading.rows(kwargs[name])
             if args:
-                return (hidden, *args[1:]), changed
+                return (hidden,), changed
             return args, changed | {"hidden_states": hidden}
 
         return before_layer
+
+
+def _is_given(value: Any) -> bool:
+    """Return True for an input that is there; of a text, some classes hand around a dictionary without content."""
+    return any(part is not None for part in value.values()) if isinstance(value, dict) else value is not None
+
+
+def _of_text(positions: torch.Tensor) -> torch.Tensor:
+    """Positions `(1 or batch, tokens)` of text; models with pictures give one row for each axis of these.
+
+    Raises:
+        ValueError: the axes differ, so this is no text.
+    """
+    if positions.ndim == 2:
+        return positions
+    if positions.ndim != 3 or not bool((positions == positions[:1]).all()):
+        raise ValueError("a PrunedCache reads text only, and these are positions of pictures or videos")
+    return positions[0]
 
 
 def drop_tokens(cache: PrunedCache, layer: int, hidden: torch.Tensor) -> torch.Tensor:

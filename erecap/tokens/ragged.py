@@ -116,7 +116,7 @@ def read_together(model: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
         for part in parts:
             part.cache.begin(part.positions(device), None, 1)
         probe.current.attend = ragged.attend
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             output = model(
                 input_ids=torch.tensor([[token for part in parts for token in part.ids]], device=device),
                 position_ids=torch.cat([part.positions(device) for part in parts], 1),

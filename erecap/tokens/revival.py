@@ -18,7 +18,7 @@ from erecap.tokens.cache.masks import as_attention_mask, layer_windows
 from erecap.tokens.cache.parking import Parked
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.ropes import angles, layer_type
-from erecap.tokens.hooks import find_decoder
+from erecap.tokens.hooks import cache_argument, find_decoder
 from erecap.tokens.scoring import probe
 
 
@@ -77,8 +77,8 @@ def revive(model: nn.Module, cache: PrunedCache, span: tuple[int, int] | None = 
                 ),
                 position_embeddings=_rope(decoder, number, live, last_position),
                 position_ids=None,
-                past_key_values=joining,
                 use_cache=True,
+                **{cache_argument(decoder.layers[number]): joining},
             )
             hidden = output[0] if isinstance(output, tuple) else output
             if not bool(torch.isfinite(hidden).all()):

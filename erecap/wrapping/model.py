@@ -10,9 +10,22 @@ from transformers import LogitsProcessorList
 
 from erecap.decoding.stopping import PrefillClock
 from erecap.generation import Timing, Usage
+from erecap.tokens.hooks import find_decoder
 from erecap.tokens.pruning import prune
 from erecap.tokens.scoring.schedule import PruneConfig
+from erecap.tokens.scoring.scorers import make_scorer
+from erecap.tokens.servable import prune_problem
 from erecap.wrapping.log import CallLog
+from erecap.wrapping.reusable import (
+    answer_tokens,
+    bound,
+    cache_wish,
+    other_inputs,
+    prompt_of,
+    rope_limit,
+    setting,
+    without_folder_cache,
+)
 from erecap.wrapping.stand_ins import StandIn, of_target
 from erecap.wrapping.switch import SWITCH, switched_off
 
@@ -30,7 +43,10 @@ class WrappedModel(StandIn):
     """
 
     def __init__(self, model: Any, config: PruneConfig, log: CallLog) -> None:
-        config.resolve_stages(model.config.get_text_config(decoder=True).num_hidden_layers)
+        problem = prune_problem(model, make_scorer(config.scorer).needs_attention)
+        if problem is not None:
+            raise ValueError(problem)
+        config.resolve_stages(len(find_decoder(model).layers))
         self.wrapped = model
         self.prune = config
         self.log = log
@@ -46,24 +62,29 @@ class WrappedModel(StandIn):
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """As the model's own `generate`, with the same arguments and result.
 
-        Calls that bring their own cache, switch caching off, bring an assistant model, or read the prompt in
-        chunks are passed on unpruned, and the log says why.
+        Calls that bring a cache or choose one, switch caching off, bring an assistant model or more than text, or read
+        the prompt in chunks are passed on unpruned, and the log says why.
         """
-        reason = self._why_not(kwargs)
+        try:
+            arguments = bound(args, kwargs)
+        except TypeError:
+            return self.wrapped.generate(*args, **kwargs)  # which raises its own
+        reason = self._why_not(arguments)
         if reason is not None:
             started = time.perf_counter()
             output = self.wrapped.generate(*args, **kwargs)
             self.log.note(Usage(), Timing(total_ms=1e3 * (time.perf_counter() - started)), "passed", reason)
             return output
         clock = PrefillClock(self.wrapped.device)
-        processors = LogitsProcessorList([*(kwargs.pop("logits_processor", None) or []), clock])
+        own = {"logits_processor": LogitsProcessorList([*(arguments.get("logits_processor") or []), clock])}
+        own |= without_folder_cache(self.wrapped)
         started = time.perf_counter()
         with prune(self.wrapped, self.prune) as cache:
-            output = self.wrapped.generate(*args, past_key_values=cache, logits_processor=processors, **kwargs)
+            output = self.wrapped.generate(**{**arguments, **own, "past_key_values": cache})
         ended = time.perf_counter()
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         read = cache.prompt_kept[0] if cache.prompt_kept else 0
-        prompt = self._prompt_tokens(args, kwargs, sequences)
+        prompt = self._prompt_tokens(prompt_of(arguments), sequences)
         usage = Usage(
             prompt_tokens=read,
             new_tokens=read,
@@ -83,28 +104,34 @@ class WrappedModel(StandIn):
         self.log.note(usage, timing, "pruned", reason, batch=sequences.shape[0], dropped_because=because)
         return output
 
-    def _why_not(self, kwargs: dict[str, Any]) -> str | None:
+    def _why_not(self, arguments: dict[str, Any]) -> str | None:
         if switched_off():
             return f"{SWITCH}=full"
-        config = kwargs.get("generation_config") or self.wrapped.generation_config
 
-        def setting(name: str) -> Any:
-            return kwargs.get(name, getattr(config, name, None))
+        def of(name: str) -> Any:
+            return setting(self.wrapped, arguments, name)
 
-        if kwargs.get("past_key_values") is not None:
+        if arguments.get("past_key_values") is not None:
             return "the call brings its own past_key_values"
-        if setting("use_cache") is False:
+        if of("use_cache") is False:
             return "the call switches caching off"
-        if kwargs.get("assistant_model") is not None or setting("prompt_lookup_num_tokens"):
+        if arguments.get("assistant_model") is not None or of("prompt_lookup_num_tokens"):
             return "assisted generation manages the cache itself"
-        if setting("cache_implementation") is not None:
-            return "the call chooses a cache implementation"
-        if setting("prefill_chunk_size") is not None:
+        if of("prefill_chunk_size") is not None:
             return "the prompt is read in chunks"
+        return other_inputs(arguments) or cache_wish(self.wrapped, arguments) or self._crosses(arguments)
+
+    def _crosses(self, arguments: dict[str, Any]) -> str | None:
+        """Reason of a call in whose middle the rotary embeddings change, so that keys read before do not fit."""
+        switch, prompt = rope_limit(self.wrapped), prompt_of(arguments)
+        if switch is None or not isinstance(prompt, torch.Tensor):
+            return None
+        length = prompt.shape[1]
+        if length <= switch < length + answer_tokens(self.wrapped, arguments, length):
+            return f"beyond {switch} tokens its rotary embeddings change with the length of the sequence"
         return None
 
     @staticmethod
-    def _prompt_tokens(args: tuple, kwargs: dict[str, Any], sequences: torch.Tensor) -> int:
+    def _prompt_tokens(ids: Any, sequences: torch.Tensor) -> int:
         """Columns of the output that repeat the prompt; none where it came as embeddings."""
-        ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
         return ids.shape[1] if ids is not None and ids.ndim == 2 and ids.shape[1] <= sequences.shape[1] else 0

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, GenerationMixin
 
-from erecap.tokens.cache.ropes import CHANGING, rope_kinds
+from erecap.tokens.cache.ropes import rope_switch
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.scoring.probe import base_name
+from erecap.tokens.servable import INSTEAD, read_problem
 from erecap.wrapping.switch import SWITCH, switched_off
 
 _SIGNATURE = inspect.signature(GenerationMixin.generate)
@@ -18,18 +19,20 @@ _PARAMETERS = frozenset(_SIGNATURE.parameters) - {"self", "kwargs"}
 _KNOWN = _PARAMETERS | frozenset(GenerationConfig().__dict__) | {"input_ids", "attention_mask", "tokenizer"}
 _ASSISTED = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
 _METHODS = ("penalty_alpha", "dola_layers", "constraints", "force_words_ids", "num_beam_groups", "token_healing")
-_LAYERS = {"full_attention", "sliding_attention"}
+_TYPES = ("token_type_ids", "mm_token_type_ids")  # of multimodal classes; 0 everywhere where a prompt is text
 
 
 def bound(args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call of `generate`, all by name.
+    """The arguments of a call of `generate`, all by name, without token types that say no more than "text".
 
     Raises:
         TypeError: more positional arguments than `generate` takes, or one given twice.
     """
     found = dict(_SIGNATURE.bind(None, *args, **kwargs).arguments)
     found.pop("self")
-    return found | found.pop("kwargs", {})
+    found |= found.pop("kwargs", {})
+    text = [name for name in _TYPES if isinstance(found.get(name), torch.Tensor) and not bool(found[name].any())]
+    return {name: value for name, value in found.items() if name not in text}
 
 
 def prompt_of(arguments: dict[str, Any]) -> Any:
@@ -48,20 +51,13 @@ def setting(model: Any, arguments: dict[str, Any], name: str) -> Any:
 
 def model_problem(model: Any) -> str | None:
     """Reason why no call of `model` can be served from stored keys and values; None where calls can be."""
-    name, config = type(model).__name__, model.config
-    if getattr(config, "is_encoder_decoder", False):
-        return f"{name} has an encoder, whose keys and values are not those of one growing text"
     method = getattr(model.generate, "__func__", None)
     if method is not GenerationMixin.generate and not type(model).__module__.startswith("peft."):
-        return f"{name} has a generate of its own"
-    try:
-        decoder = find_decoder(model)
-    except ValueError as error:
-        return str(error)
-    text = decoder.config
-    kinds = set(getattr(text, "layer_types", None) or ()) | set(getattr(text, "layers_block_type", None) or ())
-    if kinds - _LAYERS:
-        return f"{name} has layers of the kind {', '.join(sorted(kinds - _LAYERS))}, which cannot be rolled back"
+        return f"{type(model).__name__} has a generate of its own, which may read and store in another way; {INSTEAD}"
+    problem = read_problem(model)
+    if problem is not None:
+        return problem
+    text = find_decoder(model).config
     attention = base_name(getattr(text, "_attn_implementation", None) or "eager")
     flash = attention.startswith("flash_attention")
     if attention not in ("sdpa", "eager") and not flash:
@@ -73,12 +69,12 @@ def model_problem(model: Any) -> str | None:
 
 def rope_limit(model: Any) -> int | None:
     """Tokens from where on the rotary embeddings change with the length of the sequence; None: they never do."""
-    config = find_decoder(model).config
-    if not rope_kinds(config) & CHANGING:
-        return None
-    original = getattr(config, "original_max_position_embeddings", None)
-    parameters = getattr(config, "rope_parameters", None) or {}
-    return int(original or parameters.get("original_max_position_embeddings") or config.max_position_embeddings)
+    return rope_switch(find_decoder(model).config)
+
+
+def keeps_positions(model: Any) -> bool:
+    """Return True if `model` notes between calls how far pictures have moved its positions, as Qwen-VL does."""
+    return any(hasattr(module, "rope_deltas") for module in (model, getattr(model, "model", None)))
 
 
 def answer_tokens(model: Any, arguments: dict[str, Any], prompt: int) -> int:
@@ -104,10 +100,7 @@ def call_problem(model: Any, arguments: dict[str, Any]) -> str | None:
     for name in ("assistant_model", "custom_generate", "synced_gpus"):
         if arguments.get(name):
             return f"the call gives {name}"
-    unknown = sorted(name for name in arguments if name not in _KNOWN and arguments[name] is not None)
-    if unknown:
-        return f"the call gives the model more than tokens: {', '.join(unknown)}"
-    return _setting_problem(model, arguments)
+    return other_inputs(arguments) or _setting_problem(model, arguments)
 
 
 def _prompt_problem(model: Any, arguments: dict[str, Any]) -> str | None:
@@ -150,9 +143,26 @@ def _setting_problem(model: Any, arguments: dict[str, Any]) -> str | None:
     for name in ("output_attentions", "output_hidden_states"):
         if of(name):
             return f"{name}: of tokens read before there are none"
-    # A default in the folder of the model is nobody's wish, and pipelines copy it into every call.
+    return cache_wish(model, arguments)
+
+
+def cache_wish(model: Any, arguments: dict[str, Any]) -> str | None:
+    """Reason that the call itself chooses a cache; a default in the model's folder is nobody's wish."""
     for name in ("cache_implementation", "cache_config", "compile_config"):
-        given = of(name)
+        given = setting(model, arguments, name)
+        # Pipelines copy the folder's default into every call.
         if given is not None and (name in arguments or given != getattr(model.generation_config, name, None)):
-            return f"the call chooses {name}"
+            return f"the call chooses a cache implementation ({name})"
     return None
+
+
+def without_folder_cache(model: Any) -> dict[str, Any]:
+    """Arguments that keep the cache in the model's folder from standing beside one of ours."""
+    folder = getattr(model.generation_config, "cache_implementation", None)
+    return {} if folder is None else {"cache_implementation": None}
+
+
+def other_inputs(arguments: dict[str, Any]) -> str | None:
+    """Reason that the call gives the model more than tokens, such as pictures; None where it does not."""
+    unknown = sorted(name for name in arguments if name not in _KNOWN and arguments[name] is not None)
+    return f"the call gives the model more than tokens: {', '.join(unknown)}" if unknown else None

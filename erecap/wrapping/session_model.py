@@ -16,13 +16,23 @@ from erecap.decoding.stopping import PrefillClock
 from erecap.errors import ConfigError
 from erecap.generation import Timing, Usage
 from erecap.tokens.cache.read_scores import ReadScorer
+from erecap.tokens.servable import read_problem
 from erecap.wrapping.log import CallLog
 from erecap.wrapping.option_types import is_whole
-from erecap.wrapping.reusable import answer_tokens, bound, call_problem, model_problem, prompt_of, rope_limit
-from erecap.wrapping.self_check import difference, weights_state
+from erecap.wrapping.reusable import (
+    answer_tokens,
+    bound,
+    call_problem,
+    keeps_positions,
+    model_problem,
+    prompt_of,
+    rope_limit,
+    without_folder_cache,
+)
 from erecap.wrapping.stand_ins import StandIn, of_target
 from erecap.wrapping.token_conversations import ConversationSummary, TokenConversation, TokenConversations
 from erecap.wrapping.token_reader import TokenReader
+from erecap.wrapping.weights import weights_state
 
 DEFAULT_BUDGET = Budget.auto()  # of `erecap.wrap(model)`
 CONVERSATIONS = 8
@@ -47,7 +57,7 @@ class SessionModel(StandIn):
         ConfigError: an unusable value, or a budget for a model that cannot have one.
     """
 
-    _OWN = ("wrapped", "log", "_options", "_reader", "held", "_problem", "_limit", "_state", "_checked")
+    _OWN = ("wrapped", "log", "_options", "_reader", "held", "_problem", "_limit", "_state")
 
     def __init__(
         self,
@@ -68,7 +78,6 @@ class SessionModel(StandIn):
         self.wrapped = model
         self._options = (budget, evict_by, protect_first, conversations, memory_bytes, log)
         self._problem = model_problem(model)
-        self._checked = False
         limits = _limits(budget)
         if self._problem is None:
             self._reader = TokenReader(model, limits, evict_by, protect_first)
@@ -119,7 +128,7 @@ class SessionModel(StandIn):
             arguments = bound(args, kwargs)
         except TypeError:
             return self.wrapped.generate(*args, **kwargs)  # which raises its own
-        reason = self._problem or call_problem(self.wrapped, arguments) or self._unlike(prompt_of(arguments))
+        reason = self._problem or call_problem(self.wrapped, arguments) or self._unlike()
         if reason is None and self._limit is not None:
             length = prompt_of(arguments).shape[1]
             if length + answer_tokens(self.wrapped, arguments, length) > self._limit:
@@ -131,13 +140,11 @@ class SessionModel(StandIn):
             return output
         return self._continued(arguments)
 
-    def _unlike(self, prompt: torch.Tensor) -> str | None:
-        """Why this model cannot be served after all, found out at the first call."""
-        if not self._checked:
-            self._problem = difference(self.wrapped, prompt, self._reader)
-            self._checked = True
-            if self._problem is not None:
-                _warn(self._problem)
+    def _unlike(self) -> str | None:
+        """Why this model cannot be served after all, where that could not be told when it was wrapped."""
+        self._problem = read_problem(self.wrapped)
+        if self._problem is not None:
+            _warn(self._problem)
         return self._problem
 
     def _continued(self, arguments: dict[str, Any]) -> Any:
@@ -197,12 +204,11 @@ class SessionModel(StandIn):
         prompt = prompt_of(arguments)
         own: dict[str, Any] = {"past_key_values": conversation.cache}
         own["logits_processor"] = LogitsProcessorList([*(arguments.get("logits_processor") or []), clock])
-        if getattr(self.wrapped.generation_config, "cache_implementation", None) is not None:
-            own["cache_implementation"] = None  # the model folder's default; the caller has asked for none
+        own |= without_folder_cache(self.wrapped)
         # What is stored outlives the call, so it must not be made of inference tensors.
         with torch.inference_mode(False), torch.no_grad(), self._reader.attached(conversation):
             self._reader.read_ahead(conversation, prompt, answer_tokens(self.wrapped, arguments, prompt.shape[1]))
-            if conversation.shift:
+            if conversation.shift or keeps_positions(self.wrapped):
                 places = torch.arange(prompt.shape[1], device=prompt.device) - conversation.shift
                 own["position_ids"] = places.clamp(min=0).unsqueeze(0)
             return self.wrapped.generate(**{**arguments, **own})

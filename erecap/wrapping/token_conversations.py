@@ -15,12 +15,16 @@ SLACK = 8  # tokens: a chat template may write the header of an answer anew once
 LEAST_STORED = 0.5  # share of what is stored, or of the common beginning, that a roll back has to leave
 
 
+def _no_tokens() -> torch.Tensor:
+    return torch.empty(0, dtype=torch.long, device="cpu")
+
+
 @dataclass(eq=False)
 class TokenConversation:
     """One growing text: its keys and values, and the tokens that they belong to."""
 
     cache: PrunedCache
-    tokens: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))  # (read,) on the CPU
+    tokens: torch.Tensor = field(default_factory=_no_tokens)  # (read,) on the CPU
     asked: int = 0  # tokens of the newest prompt; those read behind it are of its answer
     first: int = 0  # tokens of the first prompt
     shift: int = 0  # token index minus position of the next token; above 0 once it was repositioned

@@ -17,12 +17,14 @@ from erecap.registries import SINKS
 from erecap.session.eviction import HEAD, OPEN, PROTECTED, staying
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.read_scores import ReadScorer, ReadScores
+from erecap.tokens.cache.ropes import reuse_window, rope_kinds
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.pruning import attach
 from erecap.tokens.scoring import probe
 from erecap.tokens.scoring.by_name import scorer_for
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.tokens.scoring.scorers import RandomScorer
+from erecap.tokens.servable import attention_problem
 from erecap.wrapping.token_conversations import TokenConversation
 
 CHUNK = 512  # tokens of one forward pass; eviction happens between chunks
@@ -71,9 +73,11 @@ class TokenReader:
         self._by_attention = budget.limited and evict_by == "attention"
         self._rotator: KeyRotator | None = None
         self._window: int | None = None  # positions that must not be passed; None: the bare model passes them, too
+        if self._by_attention and (problem := attention_problem(model)) is not None:
+            raise ConfigError(problem)
         if budget.limited:
             try:
-                self._rotator, self._window = KeyRotator(model), window_of(model)
+                self._rotator, self._window = _rotator_of(model), reuse_window(find_decoder(model).config)
             except ValueError as error:
                 if not budget.automatic:
                     raise ConfigError(f"a budget needs stored tokens to be repositioned: {error}") from error
@@ -165,7 +169,7 @@ class TokenReader:
         index = conversation.cache.stored_index().cpu()
         quarter = target // 4
         head = min(conversation.first, quarter) if self._protect_first is None else min(self._protect_first, target)
-        priority = torch.full(index.shape, OPEN)
+        priority = torch.full(index.shape, OPEN, device="cpu")
         priority[max(0, len(index) - quarter) :] = PROTECTED
         priority[index < max(head, min(SINKS, quarter))] = HEAD
         stay = staying(priority.double().numpy(), self._scores(conversation, index).numpy(), target)
@@ -195,7 +199,8 @@ class TokenReader:
             return RandomScorer().score(0, row.unsqueeze(-1), context)[0]
         if self.evict_by == "attention" and conversation.attention is not None:
             asked, weights = conversation.attention
-            scores = torch.ones(len(index))  # of newer tokens nothing is known; they rank first
+            # Of newer tokens nothing is known; they rank first.
+            scores = torch.ones(len(index), dtype=torch.float32, device="cpu")
             scores[index <= asked[-1]] = 0.0
             known = torch.isin(index, asked)
             scores[known] = weights[torch.searchsorted(asked, index[known])]
@@ -221,20 +226,24 @@ class TokenReader:
             probe.current.collect = None
 
 
-def window_of(model: Any) -> int | None:
-    """Positions that the model was made for; None where its configuration does not say."""
-    config = find_decoder(model).config
-    window = getattr(config, "max_position_embeddings", None)
-    rope = getattr(config, "rope_parameters", None) or {}
-    if window is None or rope.get("rope_type") != "yarn":
-        return window
-    return max(window, int(rope.get("factor", 1.0) * (rope.get("original_max_position_embeddings") or window)))
+def _rotator_of(model: Any) -> KeyRotator:
+    """The rotator of a model whose own `generate` goes on with repositioned keys.
+
+    Raises:
+        ValueError: it has none, or it would begin anew where the sequence passes the switch of its rotary embeddings.
+    """
+    if "longrope" in rope_kinds(find_decoder(model).config):
+        raise ValueError(
+            f"{type(model).__name__} reads all tokens anew beyond its long-rope switch, so keys with longrope RoPE "
+            "cannot be moved; without a budget its calls there are the bare model's"
+        )
+    return KeyRotator(model)
 
 
 def _by_index(cache: PrunedCache, weights: dict[int, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Stored token indices `(n,)`, and the mean over layers of the newest token's attention weight on each `(n,)`."""
     index = cache.stored_index().cpu()
-    total = torch.zeros(len(index))
+    total = torch.zeros(len(index), dtype=torch.float32, device="cpu")
     for layer, weight in weights.items():
         column = torch.searchsorted(index, cache.layout(layer).index[0].cpu())
         total.index_add_(0, column, weight[0].float().cpu() / len(weights))

@@ -7,6 +7,7 @@ import torch
 from transformers import DynamicCache
 
 from erecap.session import ReplanSession
+from erecap.tokens.pruning import prune
 from erecap.tokens.scoring.schedule import PruneConfig
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model, start, turn
@@ -184,13 +185,19 @@ def test_an_episode_outlives_the_window() -> None:
     assert generation.usage.overflow_messages == 0 and max(session.cache.kept_lengths()) <= 200
 
 
-@pytest.mark.parametrize("name", ["phi3"])
-def test_a_rope_that_depends_on_length_cannot_be_spliced(name: str) -> None:
+def test_a_rope_that_depends_on_length_is_spliced_within_its_switch() -> None:
     from erecap.engines.rotate_keys import KeyRotator
     from tests.tokens.test_traps import _longrope
 
-    with pytest.raises(ValueError, match="longrope RoPE cannot be moved"):
-        KeyRotator(_longrope())
+    phi3, ids = _longrope(), torch.arange(3, 13).unsqueeze(0)
+    read = {}
+    for start in (0, 20):  # the switch is at 32
+        with prune(phi3, PruneConfig(keep=1.0, stages=())) as cache, torch.no_grad():
+            phi3(ids, position_ids=torch.arange(start, start + 10).unsqueeze(0), past_key_values=cache)
+        read[start] = [layer.keys for layer in cache.layers]
+    for number, (old, new) in enumerate(zip(read[0], read[20], strict=True)):
+        turned = KeyRotator(phi3)(number, old, torch.full((10,), 20))
+        assert (turned - new).abs().max() <= 1e-3 * new.abs().max()
 
 
 def test_forgetting_after_a_splice_reads_on_behind_what_is_stored() -> None:

@@ -6,11 +6,14 @@ read. Rows of dropped tokens see only themselves; nobody sees those rows.
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from transformers import PreTrainedModel
 
 from erecap.tokens.cache.masks import layer_windows
 from erecap.tokens.cache.pruned_cache import PrunedCache
+from erecap.tokens.hooks import find_decoder
 
 
 def oracle_logits(
@@ -21,10 +24,11 @@ def oracle_logits(
     Tokens after the pruned prompt count as stored in every layer, which holds when they were decoded unarmed.
     """
     batch, tokens = ids.shape
-    windows = layer_windows(model.config)
+    decoder = find_decoder(model)
+    windows = layer_windows(decoder.config)
     masks = []
     place = torch.arange(tokens)
-    for layer in range(model.config.num_hidden_layers):
+    for layer in range(len(decoder.layers)):
         layout = cache.layout(layer)
         stored = torch.zeros(batch, tokens, dtype=torch.bool)
         for row in range(batch):
@@ -37,12 +41,16 @@ def oracle_logits(
         masks.append(bias)
 
     def replace(number: int):  # type: ignore[no-untyped-def]
-        return lambda module, args, kwargs: (args, kwargs | {"attention_mask": masks[number]})
+        names = list(inspect.signature(decoder.layers[number].forward).parameters)[1:]
+        return lambda module, args, kwargs: (
+            args[:1],
+            kwargs | dict(zip(names, args[1:], strict=False)) | {"attention_mask": masks[number]},
+        )
 
     positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
     handles = [
         layer.register_forward_pre_hook(replace(number), with_kwargs=True)
-        for number, layer in enumerate(model.get_decoder().layers)
+        for number, layer in enumerate(decoder.layers)
     ]
     try:
         with torch.no_grad():

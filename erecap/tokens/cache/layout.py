@@ -24,8 +24,8 @@ class Layout:
     @classmethod
     def empty(cls) -> Layout:
         """The layout of a layer that stores nothing; it fits every batch and every device."""
-        nothing = torch.empty(1, 0, dtype=torch.long)
-        return cls(nothing, nothing, torch.empty(1, 0, dtype=torch.bool), True)
+        nothing = torch.empty(1, 0, dtype=torch.long, device="cpu")
+        return cls(nothing, nothing, torch.empty(1, 0, dtype=torch.bool, device="cpu"), True)
 
     @property
     def width(self) -> int:

@@ -277,7 +277,7 @@ class PrunedCache(DynamicCache):
         """Sorted indices `(n,)` of the tokens that at least one layer stores. For caches of one row."""
         distinct = {id(layout): layout.index[0] for layout in self._layouts if layout.width}
         if not distinct:
-            return torch.empty(0, dtype=torch.long)
+            return torch.empty(0, dtype=torch.long, device="cpu")
         if len(distinct) == 1:
             return next(iter(distinct.values()))
         return torch.cat(list(distinct.values())).unique()
@@ -397,7 +397,8 @@ class PrunedCache(DynamicCache):
         super().batch_repeat_interleave(repeats)
         layout = next((layout for layout in self._layouts if layout.width), None)
         if layout is not None:
-            self._map_rows(torch.arange(layout.index.shape[0]).repeat_interleave(repeats))
+            rows = torch.arange(layout.index.shape[0], device=layout.index.device)
+            self._map_rows(rows.repeat_interleave(repeats))
 
     def reset(self) -> None:
         """Forget everything read and arm for the next read."""

@@ -62,8 +62,8 @@ class ReadScores:
         """Prepare for a read of `tokens` tokens from index `first` on; earlier scores of these are forgotten."""
         self._settle()
         before = int(torch.searchsorted(self._places, first))
-        self._places = torch.cat([self._places[:before], torch.arange(first, first + tokens)])
-        self._scores = torch.cat([self._scores[:before], torch.full((tokens,), -torch.inf)])
+        self._places = torch.cat([self._places[:before], torch.arange(first, first + tokens, device="cpu")])
+        self._scores = torch.cat([self._scores[:before], _unscored((tokens,))])
 
     def take(self, live: Layout, hidden: torch.Tensor) -> None:
         """Score the tokens `live` from `hidden` `(1, tokens, hidden_size)`, the input of `layer`.
@@ -103,7 +103,7 @@ class ReadScores:
         """
         self._settle()
         row, known = self._rows(index.cpu())
-        scores = torch.full(row.shape, -torch.inf)
+        scores = _unscored(row.shape)
         scores[known] = self._scores[row[known]]
         scores -= getattr(self.scorer, "age_weight", 0.0) * (end - index.cpu()).to(scores.dtype).log()
         scored = torch.isfinite(scores)
@@ -119,8 +119,8 @@ class ReadScores:
     def clear(self) -> None:
         """Forget all scores."""
         self._taken: list[tuple[torch.Tensor, torch.Tensor]] = []  # indices and scores, maybe still being computed
-        self._places = torch.empty(0, dtype=torch.long)  # sorted
-        self._scores = torch.empty(0)  # -inf: read, but dropped before the scorer's layer
+        self._places = torch.empty(0, dtype=torch.long, device="cpu")  # sorted
+        self._scores = _unscored((0,))  # -inf: read, but dropped before the scorer's layer
 
     def copy(self) -> ReadScores:
         """An independent copy, with the same scorer."""
@@ -152,3 +152,8 @@ class ReadScores:
         known = inside.clone()
         known[inside] = self._places[row[inside]] == index[inside]
         return row, known
+
+
+def _unscored(shape: tuple[int, ...]) -> torch.Tensor:
+    """Scores of tokens that nobody has scored; the caller's default dtype and device have no say in it."""
+    return torch.full(shape, -torch.inf, dtype=torch.float32, device="cpu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from erecap.tokens.cache.layout import Layout
@@ -111,19 +113,31 @@ class Reading:
             self._memo[key] = (stored, self.live, mask)
         return self._memo[key][2]  # type: ignore[index]
 
-    def rope(self, embeddings: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines `(1 or batch, chunk, dim)` of the live tokens: their original positions."""
+    def rope(self, embeddings: Any) -> Any:
+        """Rotary embeddings of the live tokens: those of their original positions.
+
+        Args:
+            embeddings: cosines and sines `(..., 1 or batch, chunk, dim)`, or one tensor of complex numbers.
+        """
+        if isinstance(embeddings, torch.Tensor):
+            return self.rows(embeddings)
+        return type(embeddings)(self.rows(part) for part in embeddings)
+
+    def rows(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The rows of the live tokens in `tensor` `(..., 1 or batch, chunk, dim)`, which has one for each token."""
         if self._columns is None:
-            return embeddings
-        key = ("rope", id(embeddings[0]), id(self.live))
+            return tensor
+        key = ("rows", id(tensor), id(self.live))
         if key not in self._memo:
-            gathered = tuple(take_tokens(part.to(self._columns.device), self._columns) for part in embeddings)
-            self._memo[key] = (embeddings, self.live, gathered)
+            # Both parents are kept beside the result: an id is only unique while its object lives.
+            self._memo[key] = (tensor, self.live, take_tokens(tensor.to(self._columns.device), self._columns))
         return self._memo[key][2]  # type: ignore[index]
 
 
 def take_tokens(tensor: torch.Tensor, select: torch.Tensor) -> torch.Tensor:
-    """Columns `select` `(batch, kept)` of `tensor` `(1 or batch, tokens, dim)`: `(batch, kept, dim)`."""
+    """Columns `select` `(batch, kept)` of `tensor` `(..., 1 or batch, tokens, dim)`: `(..., batch, kept, dim)`."""
     if select.shape[0] == 1:
-        return tensor.index_select(1, select[0])
-    return tensor.expand(select.shape[0], -1, -1).gather(1, select.unsqueeze(-1).expand(-1, -1, tensor.shape[-1]))
+        return tensor.index_select(-2, select[0])
+    shape = (*tensor.shape[:-3], *select.shape, tensor.shape[-1])
+    whole = tensor.expand(*tensor.shape[:-3], select.shape[0], *tensor.shape[-2:])
+    return whole.gather(-2, select.unsqueeze(-1).expand(shape))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 # Their angles depend on the longest sequence of a call, so that reading in other pieces gives other keys.
 CHANGING = frozenset({"dynamic", "longrope"})
@@ -23,6 +24,56 @@ def by_layer_type(config: Any) -> bool:
 def layer_type(config: Any, layer: int) -> str | None:
     """The argument of the rotary module for `layer`; None where all layers share one embedding."""
     return config.layer_types[layer] if by_layer_type(config) else None
+
+
+def rope_switch(config: Any) -> int | None:
+    """Tokens from where on rotary embeddings change with the length of the sequence; None: they never do."""
+    switches = [
+        part.get("original_max_position_embeddings")
+        or getattr(config, "original_max_position_embeddings", None)
+        or config.max_position_embeddings
+        for part in _parts(config)
+        if part.get("rope_type") in CHANGING
+    ]
+    return int(min(switches)) if switches else None
+
+
+def window_of(config: Any) -> int | None:
+    """Positions that a decoder was made for; None where its configuration does not say.
+
+    YaRN stretches the original window by its factor, and Qwen's instructions leave `max_position_embeddings` as it was.
+    """
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
+    window = next((getattr(config, name) for name in names if getattr(config, name, None)), None)
+    if window is None:
+        return None
+    for part in _parts(config):
+        if part.get("rope_type") == "yarn":
+            original = part.get("original_max_position_embeddings") or window
+            window = max(window, int((part.get("factor") or 1.0) * original))
+    return int(window)
+
+
+def reuse_window(config: Any) -> int | None:
+    """Positions among which stored keys and values fit what is read later; None as for `window_of`.
+
+    Where rotary embeddings change with the length, tokens stored before the change do not fit those read after it.
+    """
+    window = window_of(config)
+    return None if window is None else min(window, rope_switch(config) or window)
+
+
+def window_of_model(model: Any, *, reused: bool) -> int:
+    """Positions of a causal model: of one call, or of a session that reuses stored keys and values.
+
+    Raises:
+        ValueError: its configuration names no window.
+    """
+    config = model.config.get_text_config(decoder=True)
+    window = reuse_window(config) if reused else window_of(config)
+    if window is None:
+        raise ValueError(f"{type(model).__name__} names no window (max_position_embeddings)")
+    return window
 
 
 def angles(rotary: Any, like: torch.Tensor, positions: torch.Tensor, kind: str | None) -> tuple[Any, Any]:

@@ -25,6 +25,7 @@ class _Current(threading.local):
         self.layers: frozenset[int] = frozenset()  # layers whose attention weights are wanted
         self.caches: list[Any] = []
         self.collect: dict[int, torch.Tensor] | None = None  # by layer, over all stored keys
+        self.outer_mask: tuple[Any, Any] | None = None  # a cache, and the 2-D mask that a class around the decoder got
         self.attend: Any = None  # called in place of the attention function, which is its first argument
 
 

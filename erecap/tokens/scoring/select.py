@@ -36,7 +36,7 @@ def protected_columns(
     rows = list(protect) if per_row else [protect] * batch
     if len(rows) != batch:
         raise ValueError(f"protect has spans for {len(rows)} rows, the batch has {batch}")
-    mask = torch.zeros(batch, tokens, dtype=torch.bool)
+    mask = torch.zeros(batch, tokens, dtype=torch.bool, device="cpu")
     for row, spans in enumerate(rows):
         for begin, end in spans:
             if not 0 <= begin <= end:

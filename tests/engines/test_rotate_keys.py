@@ -1,0 +1,177 @@
+"""Keys that are rotated to other positions equal keys that are read there, on every kind of rotary embedding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen3Config
+
+import erecap
+from erecap.engines.rotate_keys import KeyRotator, why_fixed
+from erecap.tokens.cache.ropes import reuse_window, window_of
+from erecap.tokens.servable import probe_read
+from tests.tokens.families import family, ids_of, whole
+from tools.architectures.tokenizer import chat_tokenizer
+
+# Whole heads; shares of them; neighbours as pairs; turned backwards; layers without; own frequencies for each kind.
+ROTATED = (
+    "qwen2", "stablelm", "phi", "gpt_neox", "persimmon", "nemotron", "cohere", "glm", "glm4", "ernie4_5", "nanochat",
+    "cohere2", "exaone4", "smollm3", "cohere2_moe", "exaone_moe", "gemma3_text", "olmo3", "gpt_oss", "mimo_v2_flash",
+)  # fmt: skip
+FIXED = {"opt": "no rotary embeddings", "biogpt": "no rotary embeddings", "deepseek_v3": "values", "axk1": "values"}
+
+
+@pytest.mark.parametrize("kind", ROTATED)
+def test_rotated_keys_are_those_read_at_the_new_positions(kind: str) -> None:
+    model = family(kind)
+    before, after = (probe_read(model, start) for start in (3, 90))
+    rotate = KeyRotator(model)
+    shift = torch.full((12,), 87)
+    for number, (old, new) in enumerate(zip(before.layers, after.layers, strict=True)):
+        turned = rotate(number, old.keys, shift)
+        assert (turned - new.keys).abs().max() <= 2e-3 * new.keys.abs().max(), number
+        back = rotate(number, turned, -shift)
+        assert (back - old.keys).abs().max() <= 1e-4 * old.keys.abs().max(), number
+
+
+@pytest.mark.parametrize("kind", ["cohere2", "exaone4", "smollm3", "cohere2_moe", "exaone_moe"])
+def test_layers_without_positions_are_left_alone(kind: str) -> None:
+    session = erecap.ReplanSession(family(kind), chat_tokenizer())
+    session.read([{"role": "user", "content": "Bring me the red mug from the table."}])
+    before = session.cache.layers[3].keys[:, :, 20:].clone()
+    other = session.cache.layers[0].keys[:, :, 20:].clone()
+    session.splice((5, 20))
+    assert torch.equal(session.cache.layers[3].keys[:, :, 5:], before)
+    assert not torch.equal(session.cache.layers[0].keys[:, :, 5:], other)
+
+
+@pytest.mark.parametrize(("kind", "reason"), FIXED.items())
+def test_a_budget_is_refused_before_the_first_token_where_keys_cannot_move(kind: str, reason: str) -> None:
+    model = family(kind)
+    assert reason in (why_fixed(model) or "")
+    with pytest.raises(ValueError, match=f"repositioned: {type(model).__name__} .*{reason}"):
+        erecap.ReplanSession(model, chat_tokenizer(), budget=64)
+    with pytest.raises(erecap.errors.ConfigError, match=reason):
+        erecap.wrap(model, budget=64)
+    assert erecap.ReplanSession(model, chat_tokenizer(), budget="auto").budget.automatic
+
+
+@pytest.mark.parametrize("kind", ["apertus", "phi", "gpt_neox_japanese", "granite_swa"])
+def test_a_session_outlives_the_window_many_times(kind: str) -> None:
+    session = erecap.ReplanSession(family(kind), chat_tokenizer(), budget=64, retokenize=True)
+    chat = [{"role": "system", "content": "Plan."}]
+    for turn in range(40):
+        chat.append({"role": "user", "content": f"You see mug {turn}."})
+        answer = session.generate(chat, max_new_tokens=3)
+        chat.append({"role": "assistant", "content": answer.text})
+        assert answer.usage.overflow_messages == 0 and session.engine.stored().most <= 64
+    assert session.engine.tokens > 2 * session.engine.window
+
+
+SIZES = {
+    "vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None,
+}  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
+WINDOWS = {
+    "as Qwen's instructions have it": (96, YARN | {"original_max_position_embeddings": 96}, 384),
+    "without the original": (100, YARN, 400),
+    "already stretched": (512, YARN | {"original_max_position_embeddings": 128}, 512),
+    "a factor that is no whole number": (64, YARN | {"factor": 2.5}, 160),
+    "llama3 says the stretched one": (
+        512,
+        {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+         "original_max_position_embeddings": 64}, 512,
+    ),
+    "default": (200, {"rope_type": "default", "rope_theta": 1e4}, 200),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("stated", "rope", "window"), WINDOWS.values(), ids=WINDOWS)
+@pytest.mark.parametrize("kind", [LlamaConfig, Qwen3Config])
+def test_windows(kind: type, stated: int, rope: dict, window: int) -> None:
+    config = kind(**SIZES, head_dim=16, max_position_embeddings=stated, rope_parameters=dict(rope))
+    assert window_of(config) == reuse_window(config) == window
+
+
+def test_a_yarn_model_is_read_to_the_end_of_its_window() -> None:
+    rope = YARN | {"original_max_position_embeddings": 96}
+    model = LlamaForCausalLM(LlamaConfig(**SIZES, max_position_embeddings=96, rope_parameters=rope)).eval()
+    session, chat = erecap.ReplanSession(model, chat_tokenizer()), []
+    for turn in range(8):
+        chat.append({"role": "user", "content": f"You see a mug and a drawer {turn}."})
+        answer = session.generate(chat, max_new_tokens=4)
+        chat.append({"role": "assistant", "content": "take it"})
+        assert answer.usage.overflow_messages == 0
+    assert 300 < session.engine.tokens < session.engine.window == 384
+
+
+def _changing(kind: str) -> LlamaForCausalLM | Phi3ForCausalLM:
+    torch.manual_seed(0)
+    if kind == "dynamic":
+        rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+        model = LlamaForCausalLM(LlamaConfig(**SIZES, max_position_embeddings=128, rope_parameters=rope))
+    else:
+        rope = {
+            "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8,
+            "long_factor": [1.0, 1.5, 2.0, 4.0, 8.0, 12.0, 20.0, 32.0], "original_max_position_embeddings": 128,
+        }  # fmt: skip
+        config = Phi3Config(
+            **SIZES, max_position_embeddings=1024, original_max_position_embeddings=128, rope_parameters=rope
+        )
+        model = Phi3ForCausalLM(config)
+    for parameter in model.parameters():
+        parameter.data *= 4 if parameter.ndim == 2 else 1
+    return model.eval()
+
+
+@pytest.mark.filterwarnings("ignore:.*changes its rotary embeddings")
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_ropes_that_change_with_the_length_are_reused_within_their_switch_only(kind: str) -> None:
+    model = _changing(kind)
+    for budget in (None, 64):
+        session, chat = erecap.ReplanSession(model, chat_tokenizer(), budget=budget, retokenize=True), []
+        for turn in range(9):
+            chat.append({"role": "user", "content": f"Mug {turn}, drawer {turn + 3}."})
+            given = chat_tokenizer().apply_chat_template(
+                chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
+            answer = session.generate(chat, max_new_tokens=4)
+            length = given["input_ids"].shape[1]
+            if length + 4 <= 128 and budget is None:
+                bare = model.generate(**given, max_new_tokens=4, do_sample=False, eos_token_id=2)[0, length:]
+                assert answer.text == chat_tokenizer().decode(bare, skip_special_tokens=True)
+            chat.append({"role": "assistant", "content": "go"})
+            positions = [int(layout.positions.max()) for layout in session.cache.layouts()]
+            assert max(positions) < 128 == session.engine.window
+        # What left the window is told, and nothing was read under other angles.
+        assert (answer.usage.overflow_messages > 0) is (budget is None)
+
+
+def test_the_shorter_window_is_said_when_the_session_is_made() -> None:
+    with pytest.warns(UserWarning, match="Phi3ForCausalLM changes its rotary embeddings beyond 128 tokens"):
+        erecap.ReplanSession(_changing("longrope"), chat_tokenizer())
+    with pytest.raises(erecap.errors.ConfigError, match="longrope"):
+        erecap.wrap(_changing("longrope"), budget=64)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_a_rotation_within_the_switch_is_exact(kind: str) -> None:
+    model = _changing(kind)
+    model(ids_of(200))  # leaves the module with the angles of a long call
+    before, after = (probe_read(model, start) for start in (0, 100))
+    for number, (old, new) in enumerate(zip(before.layers, after.layers, strict=True)):
+        turned = KeyRotator(model)(number, old.keys, torch.full((12,), 100))
+        assert (turned - new.keys).abs().max() <= 2e-3 * new.keys.abs().max()
+
+
+def test_wrapped_calls_that_would_cross_the_switch_are_the_bare_models(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    model = _changing("longrope")
+    wrapped = erecap.wrap(model, prune=erecap.PruneConfig(keep=0.5, stages=(2,)), log=tmp_path)
+    for tokens, passed in ((100, False), (120, True), (150, False)):
+        ids = ids_of(tokens)
+        got = wrapped.generate(**whole(ids), max_new_tokens=12, do_sample=False)
+        if passed:
+            assert torch.equal(got, model.generate(**whole(ids), max_new_tokens=12, do_sample=False))
+    rows = (tmp_path / "replans.jsonl").read_text().splitlines()
+    assert ["beyond 128 tokens" in row for row in rows] == [False, True, False]
