@@ -189,14 +189,14 @@ class Slow:
 @pytest.mark.parametrize("kind", ["async __call__", "coroutine"])
 def test_what_is_awaited_is_measured_to_its_end(kind: str, tmp_path: Path) -> None:
     target: Any = Slow() if kind == "async __call__" else Slow().coroutine
-    wrapped = erecap.wrap(target, keep_tokens=60, log=tmp_path)
+    wrapped = erecap.wrap(target, keep_tokens=60, count_tokens=len, log=tmp_path)
 
     async def talk() -> str:
         return await wrapped(CHAT)
 
     assert asyncio.run(talk()) == "go to sink 1"
     [row] = rows(tmp_path)
-    assert row["total_ms"] >= 50 and row["plan_tokens"] == 3
+    assert row["total_ms"] >= 50 and row["plan_tokens"] == len("go to sink 1")
 
 
 def test_generators_are_measured_to_their_end(tmp_path: Path) -> None:
@@ -205,11 +205,11 @@ def test_generators_are_measured_to_their_end(tmp_path: Path) -> None:
             time.sleep(0.02)
             yield word
 
-    stream = erecap.wrap(slow, keep_tokens=60, log=tmp_path)(CHAT)
+    stream = erecap.wrap(slow, keep_tokens=60, count_tokens=len, log=tmp_path)(CHAT)
     assert inspect.isgenerator(stream) and next(stream) == "go " and not (tmp_path / "replans.jsonl").exists()
     assert list(stream) == ["to ", "shelf 1"]
     [row] = rows(tmp_path)
-    assert row["total_ms"] >= 60 and row["plan_tokens"] == 4 and row["decision"] == "pruned"
+    assert row["total_ms"] >= 60 and row["plan_tokens"] == len("go to shelf 1") and row["decision"] == "pruned"
 
 
 def test_generators_give_back_what_they_return_and_take_what_is_sent() -> None:
@@ -231,21 +231,21 @@ def test_generators_give_back_what_they_return_and_take_what_is_sent() -> None:
 
 
 def test_a_generator_that_nobody_hears_out_is_noted_once(tmp_path: Path) -> None:
-    wrapped = erecap.wrap(words, keep_tokens=60, log=tmp_path)
+    wrapped = erecap.wrap(words, keep_tokens=60, count_tokens=len, log=tmp_path)
     for _ in wrapped(CHAT):
         break
     wrapped(CHAT).close()
-    assert [row["plan_tokens"] for row in rows(tmp_path)] == [1, 0]
+    assert [row["plan_tokens"] for row in rows(tmp_path)] == [len("go "), 0]
 
 
 def test_asynchronous_generators(tmp_path: Path) -> None:
-    wrapped = erecap.wrap(words_later, keep_tokens=60, log=tmp_path)
+    wrapped = erecap.wrap(words_later, keep_tokens=60, count_tokens=len, log=tmp_path)
 
     async def talk() -> list[str]:
         return [word async for word in wrapped(CHAT)]
 
     assert asyncio.run(talk()) == ["go ", "to ", "shelf 1"]
-    assert [row["plan_tokens"] for row in rows(tmp_path)] == [4]
+    assert [row["plan_tokens"] for row in rows(tmp_path)] == [len("go to shelf 1")]
 
 
 def test_a_generator_that_fails_is_noted_and_its_error_is_the_hosts(tmp_path: Path) -> None:
@@ -254,8 +254,8 @@ def test_a_generator_that_fails_is_noted_and_its_error_is_the_hosts(tmp_path: Pa
         raise TimeoutError("no more")
 
     with pytest.raises(TimeoutError, match="no more"):
-        list(erecap.wrap(broken, keep_tokens=60, log=tmp_path)(CHAT))
-    assert [row["plan_tokens"] for row in rows(tmp_path)] == [1]
+        list(erecap.wrap(broken, keep_tokens=60, count_tokens=len, log=tmp_path)(CHAT))
+    assert [row["plan_tokens"] for row in rows(tmp_path)] == [len("go ")]
 
 
 class Call:
