@@ -98,10 +98,10 @@ def create_proxy(
         answer = await behind.ask(request, request.scope[PATH], body)
         if answer.status_code < 400 and streams:
             stream = _streamed(behind.chunks(answer), worker, mine, books, call)
-            return _passed(StreamingResponse(stream, answer.status_code), answer.headers.raw)
+            return _passed(_Stream(stream, answer.status_code), answer.headers.raw)
         content = await behind.whole(answer)
         if answer.status_code < 400:
-            await asyncio.wrap_future(worker.tell(_noted, mine, books, call, *noted(content)))
+            await worker.told(_noted, mine, books, call, *noted(content))
         length = (b"content-length", str(len(content)).encode())
         return _passed(Response(content, answer.status_code), [*answer.headers.raw], length)
 
@@ -132,8 +132,18 @@ class _Talks:
         return found
 
 
-class _Whole(StreamingResponse):
-    """A body that is passed on as it comes. Where it breaks off, the response has no end, and so the client sees it."""
+class _Stream(StreamingResponse):
+    """A body that is passed on as it comes, and closed whoever ends it."""
+
+    body_iterator: AsyncGenerator[bytes, None]
+
+    async def stream_response(self, send: Any) -> None:
+        async with aclosing(self.body_iterator):  # else a client that hangs up would leave it to the garbage collector
+            await super().stream_response(send)
+
+
+class _Whole(_Stream):
+    """A body of which nothing is noted. Where it breaks off, the response has no end, and so the client sees it."""
 
     async def stream_response(self, send: Any) -> None:
         try:
@@ -184,7 +194,7 @@ def _body(content: bytes) -> dict[str, Any]:
 
 async def _streamed(
     chunks: AsyncGenerator[bytes, None], worker: Worker, calls: TextCalls, metrics: Metrics, call: Call
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """The events byte by byte as they come; what they said is noted when they end, or when the client hangs up."""
     books = StreamBooks()
     try:
@@ -195,9 +205,7 @@ async def _streamed(
     except ApiFailure as failure:
         yield f"\n\n{event(failure.body())}".encode()
     finally:
-        # Told first: where the client has hung up, everything that is awaited here is cancelled.
-        told = worker.tell(_noted, calls, metrics, call, books.text, books.counts)
-        await asyncio.wrap_future(told)
+        await worker.told(_noted, calls, metrics, call, books.text, books.counts)
 
 
 def _noted(calls: TextCalls, metrics: Metrics, call: Call, said: str, counts: dict[str, int]) -> None:

@@ -45,6 +45,10 @@ class Worker:
         """Run `do` in the thread without waiting for it. It is never refused."""
         return self._thread.submit(do, *given)
 
+    async def told(self, do: Callable[..., Result], *given: Any) -> Result:
+        """Run `do` in the thread and return its result. Never refused, and done also if whoever waits is cancelled."""
+        return await asyncio.shield(asyncio.wrap_future(self.tell(do, *given)))
+
     def close(self) -> None:
         """Finish what was begun or told."""
         self._thread.shutdown()

@@ -133,7 +133,7 @@ FILE_MISTAKES = [
     (b"name: !!python/object/apply:os.system [ls]\n", ["line 1", "not valid YAML"]),
     (b"name: \xff\xfe\n", ["not UTF-8"]),
     (b'name: "\\ud800"\n', ["line 1", "half a surrogate pair"]),
-    (b"name: &a [*a]\n", ["name: got"]),
+    (b"name: &a [*a]\n", ["line 1", "an alias contains itself"]),
     (b"[" * 5000, ["not valid YAML"]),
 ]
 

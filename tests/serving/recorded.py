@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ class Behind:
                 self.head = lines
                 length = self.sent(b"content-length")
                 self.body = file.read(int(length[0])) if length else b""
-                connection.sendall(self.answer)
+                with suppress(OSError):  # whoever asked is gone
+                    connection.sendall(self.answer)
 
 
 @contextmanager

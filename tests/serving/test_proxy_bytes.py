@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import math
 import resource
+import threading
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,6 +25,7 @@ from hypothesis import strategies as st
 from erecap.generation import Generation
 from erecap.serving.answers import Answer
 from erecap.serving.books import StreamBooks, counts, noted
+from erecap.serving.worker import Worker
 from tests.serving.recorded import ASKED, Behind, asked, event, proxied
 
 ENDS = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e", "\r", "\ufeff", "\U0001f600", "\u0000"]
@@ -258,3 +262,32 @@ def test_an_answer_that_breaks_off(through: tuple[Behind, str], stream: bool) ->
         assert b"begun" in got.content and b"the server behind broke off" in got.content
     else:
         assert got.status_code == 502 and "broke off" in got.json()["error"]["message"]
+
+
+def test_what_a_client_heard_before_it_hung_up_is_noted(tmp_path: Path) -> None:
+    with proxied(log=tmp_path) as (behind, url):
+        behind.answers(event(chunk("word " * 20)) * 20_000, kind=b"text/event-stream")
+        body = {**ASKED, "stream": True}
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
+            assert next(answer.iter_raw(chunk_size=10))
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "replans.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        [row] = (tmp_path / "replans.jsonl").read_text().splitlines()
+    assert json.loads(row)["plan_tokens"] > 0
+
+
+def test_what_is_told_is_done_though_the_one_who_waits_is_cancelled() -> None:
+    async def tell() -> list[int]:
+        worker, gate, done = Worker(4), threading.Event(), list[int]()
+        worker.tell(gate.wait)
+        waiting = asyncio.create_task(worker.told(done.append, 1))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        gate.set()
+        worker.close()
+        return done
+
+    assert asyncio.run(tell()) == [1]
