@@ -88,7 +88,7 @@ def test_smolagents(tmp_path) -> None:  # type: ignore[no-untyped-def]
     wrapped = erecap.wrap(SmolModel(), keep_tokens=80, log=tmp_path)
     assert wrapped.generate(messages, stop_sequences=["x"]).content == f"go on, {wrapped.sizes}"
     assert wrapped(messages).content == f"go on, {wrapped.sizes}" and wrapped.sizes < 61 and wrapped.model_id == "m"
-    assert [row["plan_tokens"] for row in lines(tmp_path / "replans.jsonl")] == [2, 2]
+    assert [row["plan_tokens"] for row in lines(tmp_path / "replans.jsonl")] == [4, 4]
 
 
 def test_a_share_of_the_calls_is_made_bare_as_well(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -163,10 +163,11 @@ class CompactView:
             self._edits, self._edited, self._goal_gone = {}, 0, False
             return "the past was rewritten"
         self._edits, matches = carried(self._edits, self.keys, self._roles, keys, messages)
-        goal, first = _first_user(self._roles), _first_user([message["role"] for message in messages])
+        roles = [message["role"] for message in messages]
+        goal, first = _first_user(self._roles), _first_user(roles)
         if first is not None and matches[first] not in (None, goal):
             self._goal_gone = True
-        if first is not None and not self._goal_gone:
+        if first is not None and not self._goal_gone and "assistant" not in roles[:first]:
             self._edits.pop(first, None)
         return f"the past was rewritten; {sum(at is not None for at in matches)} of its messages are as before"
 
