@@ -87,6 +87,17 @@ class Conversations:
         self._forgotten: OrderedDict[_Beginning, None] = OrderedDict()
         self._lock = threading.Lock()
 
+    @property
+    def remembered(self) -> dict[str, int]:
+        """Counts of what is held: `bytes`, `conversations`, `messages` that are indexed, `forgotten` beginnings."""
+        with self._lock:
+            return {
+                "bytes": self._bytes,
+                "conversations": len(self._used),
+                "messages": len(self._having),
+                "forgotten": len(self._forgotten),
+            }
+
     def show_chat(self, messages: Sequence[Message], room: int | None) -> Shown:
         """The messages to show of a chat, in at most `room` tokens; None: all of them."""
         keys = [message_key(message) for message in messages]

@@ -113,6 +113,8 @@ def test_what_cannot_be_served(erecap, model: Path, monkeypatch) -> None:  # typ
     assert "sessions: got 2 with 8 answered at once" in complaint("--sessions", 2)
     proxy = ("--upstream", "http://x/v1", "--keep-tokens", "9")
     assert "patterns: got 'none'; allowed: erecap" in complaint(*proxy, "--patterns", "none", model=None)
+    assert "--tokenizer: it is for a proxy" in complaint("--tokenizer", "x")
+    assert "tokenizer: no-such/one cannot be read" in complaint(*proxy, "--tokenizer", "no-such/one", model=None)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -101,6 +101,14 @@ def test_a_long_chat_is_shortened(proxied: Proxy, behind: Server, tmp_path: Path
     assert wanted in page
 
 
+def test_the_tools_of_a_request_count(proxied: Proxy, tmp_path: Path) -> None:
+    look = {"type": "function", "function": {"name": "look", "description": "Look around. " * 20, "parameters": {}}}
+    for tools in ([], [look]):
+        proxied.client().chat.completions.create(messages=start(), **({"tools": tools} if tools else {}), **GREEDY)  # type: ignore[call-overload]
+    bare, with_tools = (row["prompt_tokens"] for row in rows(tmp_path))
+    assert 60 < with_tools - bare < 200
+
+
 def test_failures_of_the_server_behind_are_passed_on(proxied: Proxy, behind: Server) -> None:
     with pytest.raises(openai.NotFoundError, match="no model 'other'; this server has tiny"):
         proxied.client().chat.completions.create(model="other", messages=start())  # type: ignore[arg-type]
@@ -149,7 +157,7 @@ def test_compressed_answers_arrive_readable() -> None:
 
 
 def test_an_error_of_the_proxy_itself_has_the_same_format(proxied: Proxy, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(TextCalls, "prepare", lambda calls, messages: 1 / 0)
+    monkeypatch.setattr(TextCalls, "prepare", lambda calls, messages, request: 1 / 0)
     with pytest.raises(openai.InternalServerError, match="ZeroDivisionError") as caught:
         proxied.client().chat.completions.create(messages=start(), **GREEDY)  # type: ignore[call-overload]
     assert caught.value.code == "internal"

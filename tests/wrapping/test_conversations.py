@@ -69,7 +69,6 @@ def test_memory_is_bounded_by_bytes() -> None:
     for robot in range(400):
         conversations.show_prompt(f"Robot {robot}.\n>", 10_000)
         conversations.show_chat([{"role": "user", "content": f"Robot {robot} " + "x" * 300}], 10_000)
-    assert conversations._bytes == sum(conversations._used.values()) <= 100_000
-    assert set().union(*conversations._having.values()) <= set(conversations._used)
-    assert all(talk in conversations._used for talks in conversations._beginning.values() for talk in talks)
-    assert len(conversations._forgotten) <= 100_000 >> 9
+        held = conversations.remembered
+        assert held["bytes"] <= 100_000 and held["messages"] <= held["conversations"] <= 200
+    assert 50 < held["conversations"] and 0 < held["forgotten"] <= 100_000 >> 9

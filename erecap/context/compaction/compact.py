@@ -155,11 +155,21 @@ def _whole_lines(messages: Sequence[Message], edits: Sequence[Edit]) -> list[Edi
         elif begins and end == len(content) and start > 0:
             start -= 1
         if result and result[-1].message == edit.message and start < result[-1].end:
-            start, before = result[-1].end, result[-1].start  # the break between two of them is removed already
-            if end == len(content) and before > 0 and content[before - 1] == "\n":
-                result[-1] = result[-1]._replace(start=before - 1)  # so the one before the first of them is the last
+            start = result[-1].end  # the break between two of them is removed already
+            if end == len(content):
+                _take_break_before(result, content)
         result.append(Edit(edit.message, start, end, ""))
     return result
+
+
+def _take_break_before(edits: list[Edit], content: str) -> None:
+    """Where a message ends with lines that go, the break before the first of them goes, too."""
+    first = len(edits) - 1
+    while first and edits[first - 1].message == edits[first].message and edits[first - 1].end == edits[first].start:
+        first -= 1
+    message, start, end, _ = edits[first]
+    if start and content[start - 1] == "\n":
+        edits[first] = Edit(message, start - 1, end, "")
 
 
 def _is_json(text: str) -> bool:

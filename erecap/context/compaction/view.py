@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from erecap.context.compaction.alignment import common_beginning, message_key
 from erecap.context.compaction.carrying import Edits, carried, edits_of, shown
 from erecap.context.compaction.compact import Compacted, Rank, compact_messages
-from erecap.context.compaction.mask import CountTokens
+from erecap.context.compaction.mask import MARKER, CountTokens
 from erecap.cost.prices import ModelPrices, edit_pays
 from erecap.generation import Message
 
@@ -130,7 +130,7 @@ class CompactView:
             chat = self._without_goal(messages)
             shorter = compact_messages(chat, target, self._count, rank=self._rank)
             if self._worth_it(view, shorter, tokens, due):
-                self._edits, self._edited = edits_of(chat, shorter.messages, shorter.dropped), shorter.edited
+                self._edits, self._edited = edits_of(messages, shorter.messages, shorter.dropped), shorter.edited
                 view, tokens, compacted = shown(messages, self._edits), shorter.tokens, True
                 reason = f"{shorter.reason}; " + ("the budget was full" if due else "it pays")
                 self._note_compaction()
@@ -163,10 +163,11 @@ class CompactView:
             self._edits, self._edited, self._goal_gone = {}, 0, False
             return "the past was rewritten"
         self._edits, matches = carried(self._edits, self.keys, self._roles, keys, messages)
-        goal, first = _first_user(self._roles), _first_user([message["role"] for message in messages])
+        roles = [message["role"] for message in messages]
+        goal, first = _first_user(self._roles), _first_user(roles)
         if first is not None and matches[first] not in (None, goal):
             self._goal_gone = True
-        if first is not None and not self._goal_gone:
+        if first is not None and not self._goal_gone and "assistant" not in roles[:first]:
             self._edits.pop(first, None)
         return f"the past was rewritten; {sum(at is not None for at in matches)} of its messages are as before"
 
@@ -183,12 +184,11 @@ class CompactView:
         return new[len(old) :] if alike else None
 
     def _without_goal(self, messages: Sequence[Message]) -> list[Message]:
-        """`messages`; where the goal is no longer told, the first message of the user is not protected for it."""
+        """`messages`; where the goal is no longer told, the first message of the user is blanked: it is none."""
         chat = list(messages)
         first = _first_user([message["role"] for message in messages])
         if self._goal_gone and first is not None and first < len(chat) - 1 and "protect" not in chat[first]:
-            size = len(chat[first]["content"] or "")
-            chat[first] = {**chat[first], "protect": [], "observations": chat[first].get("observations", [(0, size)])}
+            chat[first] = {**chat[first], "content": MARKER, "protect": [], "observations": []}
         return chat
 
     def _worth_it(self, view: Sequence[Message], shorter: Compacted, tokens: int, due: bool) -> bool:
