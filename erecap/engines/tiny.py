@@ -96,6 +96,15 @@ class TinyEngine:
     # What is known ----------------------------------------------------------------------------------------
 
     @property
+    def revision(self) -> int:
+        """0: the model never changes."""
+        return 0
+
+    def fingerprint(self) -> dict[str, str]:
+        """The model's parameters."""
+        return {"model": repr(self.model)}
+
+    @property
     def window(self) -> int:
         """Positions that the model can take."""
         return self.model.window

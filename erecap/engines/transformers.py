@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
 from erecap.decoding.fused import FusedDecoder
 from erecap.decoding.linear import Weights
+from erecap.decoding.revision import active_adapters, model_revision
 from erecap.decoding.short import ShortReads, short_reads
 from erecap.engines.cache_files import load_cache, save_cache
 from erecap.engines.chunks import in_chunks
 from erecap.engines.forwarder import current
 from erecap.engines.protocol import BetweenChunks, EngineSettings, Stored
+from erecap.engines.refusals import refuse_unservable
 from erecap.engines.rotate_keys import KeyRotator, why_fixed
 from erecap.engines.token_bytes import bytes_per_token
+from erecap.models.hashing import model_print
 from erecap.registries import ENGINES
+from erecap.tokens.cache.finishing import to_the_end
 from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.read_scores import ReadScores
@@ -44,6 +49,9 @@ SUPPORTS = frozenset(
 )
 
 
+_FINGERPRINTS: WeakKeyDictionary[Any, tuple[int, dict[str, str]]] = WeakKeyDictionary()
+
+
 class TransformersEngine:
     """Keys and values of one conversation in a `PrunedCache`, on a model that engines may share.
 
@@ -65,6 +73,7 @@ class TransformersEngine:
                 "the engine 'transformers' serves a causal language model of transformers, got "
                 f"{type(model).__name__}; name the engine of this model: engine={others}"
             )
+        refuse_unservable(model)
         self.model = model
         self.settings = settings = settings or EngineSettings()
         self.chunk = settings.prefill_chunk or CHUNK
@@ -80,6 +89,7 @@ class TransformersEngine:
 
     def fork(self) -> TransformersEngine:
         """An independent engine on the same model, with a fork of the cache."""
+        self.cache.rollback()
         twin = TransformersEngine(self.model, self.settings)
         twin.chunk = self.chunk
         twin.cache = self.cache.fork()
@@ -96,10 +106,23 @@ class TransformersEngine:
 
     @property
     def shape(self) -> str:
-        """Facts that must agree for saved keys to fit: enough to tell models apart without hashing their weights."""
+        """The model in short, for people; `fingerprint` tells whether saved keys fit."""
         config = self._config
         heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
         return f"{config.model_type}-{config.num_hidden_layers}x{config.hidden_size}-{heads}-{config.vocab_size}"
+
+    @property
+    def revision(self) -> int:
+        """Another number whenever weights, modules or active adapters of the model were changed."""
+        return model_revision(self.model)
+
+    def fingerprint(self) -> dict[str, str]:
+        """What stored keys depend on: weights, adapters, configuration, precision. Computed once a revision."""
+        revision = self.revision
+        known = _FINGERPRINTS.get(self.model)
+        if known is None or known[0] != revision:
+            known = _FINGERPRINTS[self.model] = (revision, model_print(self.model, active_adapters(self.model)))
+        return dict(known[1])
 
     @property
     def window(self) -> int:
@@ -162,7 +185,8 @@ class TransformersEngine:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Put the hooks on the model within."""
+        """Put the hooks on the model within; its fused decoders follow what was changed since."""
+        self.short.refresh()
         with attach(self.model, self.cache, attention=self.settings.evict_by == "attention"):
             yield
 
@@ -195,6 +219,9 @@ class TransformersEngine:
 
     def rollback(self, to: int) -> None:
         """Forget everything read after the first `to` tokens."""
+        to_the_end(partial(self._rollback, to))
+
+    def _rollback(self, to: int) -> None:
         self.cache.rollback()
         self.cache.crop(to - self.cache.get_seq_length())
         if self._attention is not None and to <= int(self._attention[0][-1]):
@@ -270,6 +297,7 @@ class TransformersEngine:
 
     def evict(self, gone: Sequence[Sequence[int] | np.ndarray]) -> int:
         """Drop keys and values, see `SessionEngine.evict`."""
+        self.cache.rollback()
         masks: dict[int, torch.Tensor] = {}
         for layout, indices in zip(self._groups()[0], gone, strict=True):
             mask = np.zeros(layout.width, bool)
@@ -287,10 +315,11 @@ class TransformersEngine:
         """
         if self._rotator is None:
             self._rotator = KeyRotator(self.model)
-        read = self.cache.get_seq_length()
+        self.cache.rollback()
         index = self.cache.stored_index()
         self.cache.move(self._rotator, index, torch.arange(len(index), device=index.device))
-        self.shift = read - len(index)
+        # An interrupt just before leaves a gap behind the stored tokens, which the next repositioning closes.
+        self.shift = self.cache.get_seq_length() - len(index)
 
     def revive(self, span: tuple[int, int] | None) -> int:
         """Bring parked tokens back into the deeper layers, see `erecap.tokens.revival`."""
@@ -300,6 +329,7 @@ class TransformersEngine:
 
     def save(self, path: Path, arrays: Mapping[str, np.ndarray], known: Mapping[str, Any]) -> None:
         """Write the cache with `arrays` and `known` to one safetensors file."""
+        self.cache.rollback()
         save_cache(path, self.cache, arrays, known)
 
     def restore(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
