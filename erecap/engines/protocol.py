@@ -98,6 +98,11 @@ class SessionEngine(Protocol):
         ...
 
     @property
+    def vocabulary(self) -> int:
+        """Token ids are below this."""
+        ...
+
+    @property
     def window(self) -> int:
         """Positions that the model can take."""
         ...

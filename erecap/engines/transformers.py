@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from erecap.decoding.fused import FusedDecoder
 from erecap.decoding.linear import Weights
 from erecap.decoding.revision import active_adapters, model_revision
 from erecap.decoding.short import ShortReads, short_reads
-from erecap.engines.cache_files import load_cache, save_cache
+from erecap.engines.cache_files import StoredKind, load_cache, save_cache
 from erecap.engines.chunks import in_chunks
 from erecap.engines.forwarder import current
 from erecap.engines.protocol import BetweenChunks, EngineSettings, Stored
@@ -29,6 +30,7 @@ from erecap.tokens.cache.finishing import to_the_end
 from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.read_scores import ReadScores
+from erecap.tokens.hooks import find_decoder
 from erecap.tokens.pruning import attach
 from erecap.tokens.revival import revive
 from erecap.tokens.scoring import probe
@@ -128,6 +130,11 @@ class TransformersEngine:
     def window(self) -> int:
         """Positions that the model can take."""
         return int(self._config.max_position_embeddings)
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids are below this."""
+        return int(self._config.vocab_size)
 
     @property
     def decode_weights(self) -> Weights:
@@ -330,13 +337,23 @@ class TransformersEngine:
     def save(self, path: Path, arrays: Mapping[str, np.ndarray], known: Mapping[str, Any]) -> None:
         """Write the cache with `arrays` and `known` to one safetensors file."""
         self.cache.rollback()
-        save_cache(path, self.cache, arrays, known)
+        save_cache(path, self.cache, arrays, known, self)
 
     def restore(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Fill this engine, which has read nothing, from `path`; see `SessionEngine.restore`."""
-        arrays, known = load_cache(path, self.cache)
+        arrays, known = load_cache(path, self.cache, self._stored_kind(), self)
         self.shift = known["state"]["shift"]
         return arrays, known
+
+    def _stored_kind(self) -> StoredKind:
+        config, model = self._config, self.model
+        kind = StoredKind(model.dtype, model.device, self.window, config.hidden_size)
+        attention = getattr(find_decoder(model).layers[0], "self_attn", None)
+        project = getattr(attention, "k_proj", None)
+        heads, width = getattr(config, "num_key_value_heads", None), getattr(attention, "head_dim", None)
+        if project is None or not heads or not width or getattr(project, "out_features", None) != heads * width:
+            return kind
+        return replace(kind, heads=heads, width=width)
 
     def _mass(self, masses: dict[int, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
         """Indices `(n,)` of stored tokens, and the attention weight of the newest token on each, mean over layers."""

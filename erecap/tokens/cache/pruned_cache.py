@@ -424,6 +424,9 @@ class PrunedCache(DynamicCache):
 
     def reset(self) -> None:
         """Forget everything read and arm for the next read."""
+        to_the_end(self._reset)
+
+    def _reset(self) -> None:
         super().reset()
         self._layouts = [Layout.empty()] * len(self._layouts)
         self._logical, self.reading, self._saved = 0, None, []
