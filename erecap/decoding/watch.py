@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from itertools import chain, repeat
 from operator import contains, is_not
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import nn
@@ -46,7 +47,9 @@ class ModelWatch:
         self._weights = _values(self._owners)
         self._plain = [weight for weight in self._weights if weight is not None and not weight.is_inference()]
         self._versions, self._places = self._weights_now()
-        self._forwards = {kind: kind.forward for kind in map(type, modules)}
+        self._kinds = list(map(type, self._children))  # a module may be given another class
+        self._model, self._kind = ref(model), type(model)
+        self._forwards = {kind: kind.forward for kind in (self._kind, *self._kinds) if kind is not type(None)}
         self._call = nn.Module.__call__
         changed = any(name in own for own in self._vars for name in ("forward", "_compiled_call_impl"))
         self._attributes = -1 if changed else sum(map(len, self._vars))
@@ -77,6 +80,8 @@ class ModelWatch:
             any(map(is_not, children, self._children))
             or any(map(is_not, weights, self._weights))
             or sum(map(len, self._parents)) != len(self._children)
+            or list(map(type, self._children)) != self._kinds
+            or type(self._model()) is not self._kind
             or self._weights_now() != (self._versions, self._places)
             or any(kind.forward is not forward for kind, forward in self._forwards.items())
             or [own.get(key) for own, key in self._settings] != self._values
