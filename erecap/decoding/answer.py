@@ -12,7 +12,6 @@ from erecap.decoding.special import SpecialTokens
 from erecap.errors import ModelError
 from erecap.generation import FinishReason
 
-
 _log = logging.getLogger(__name__)
 _told: WeakSet[Any] = WeakSet()  # generation configurations whose settings were named
 # Settings of a generation configuration that change greedy answers, and the values that change nothing.

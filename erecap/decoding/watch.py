@@ -1,7 +1,7 @@
 """Notices what the fused decoder would pass over in a model.
 
-`bypassed` is asked before every token that is generated, `changed` once an answer. Both look at dictionaries that torch's
-modules hold anyway, in C where that is possible: 30 and 250 microseconds for a model of 30 layers.
+`bypassed` is asked before every token that is generated, `changed` once an answer. Both look at dictionaries that
+torch's modules hold anyway, in C where that is possible: 30 and 250 microseconds for a model of 30 layers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from operator import contains, is_not
 from typing import Any
 from weakref import ref
 
-import torch
 from torch import nn
 from torch.nn.modules import module as torch_modules
 

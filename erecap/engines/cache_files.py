@@ -24,7 +24,7 @@ MOST_TOKENS = 1 << 53  # tokens read by any session
 
 @dataclass(frozen=True)
 class StoredKind:
-    """What a model's cache stores, as far as that can be told without reading a token."""
+    """Kind of tensors that a model's cache stores, as far as that can be told without reading a token."""
 
     dtype: torch.dtype
     device: torch.device
@@ -116,7 +116,12 @@ def _layers(tensors: Mapping[str, torch.Tensor], prefix: str, layers: int) -> li
 
 
 def _rows(
-    tensors: Mapping[str, torch.Tensor], layer: str, logical: int, following: int, places: dict[int, int], parked: str = ""
+    tensors: Mapping[str, torch.Tensor],
+    layer: str,
+    logical: int,
+    following: int,
+    places: dict[int, int],
+    parked: str = "",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token indices and positions `(1, n)` of a layer: rising, in range, and positions the same in all layers."""
     names = [f"{parked}{layer}.{part}" if parked else f"{part}.{layer}" for part in ("index", "positions")]
@@ -159,5 +164,9 @@ def _check_scores(places: torch.Tensor, scores: torch.Tensor, logical: int) -> N
     if not rising or (len(places) and not 0 <= int(places[0]) <= int(places[-1]) < logical):
         raise ValueError(f"{PLACES} does not rise within 0 to {logical - 1}")
     # Minus infinity: read, but dropped before it was scored.
-    if scores.dtype != torch.float32 or scores.shape != places.shape or bool((scores.isnan() | (scores == torch.inf)).any()):
+    if (
+        scores.dtype != torch.float32
+        or scores.shape != places.shape
+        or bool((scores.isnan() | (scores == torch.inf)).any())
+    ):
         raise ValueError(f"{SCORES} are not {len(places)} scores")

@@ -119,7 +119,7 @@ class TransformersEngine:
         return model_revision(self.model)
 
     def fingerprint(self) -> dict[str, str]:
-        """What stored keys depend on: weights, adapters, configuration, precision. Computed once a revision."""
+        """Digests of weights, adapters, configuration and precision; made once a revision."""
         revision = self.revision
         known = _FINGERPRINTS.get(self.model)
         if known is None or known[0] != revision:

@@ -1,8 +1,8 @@
 """LoRA adapters beside a base model: found, checked, and merged into its weights.
 
-An adapter is a folder in PEFT's format (`adapter_config.json`, `adapter_model.safetensors`). The `card.json` that training
-writes beside it carries the fingerprint of its base and the hashes of its own files; adapters of others have none. Merged, a model has the same modules as before, so
-everything that reads or decodes with the base works with it.
+An adapter is a folder in PEFT's format (`adapter_config.json`, `adapter_model.safetensors`). The `card.json` that
+training writes beside it carries the fingerprint of its base and the hashes of its own files; adapters of others have
+none. Merged, a model has the same modules as before, so everything that reads or decodes with the base works with it.
 """
 
 from __future__ import annotations

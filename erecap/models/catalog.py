@@ -10,7 +10,6 @@ from erecap.errors import ModelError
 from erecap.models.folders import candidates
 from erecap.models.inspection import inspect_folder
 
-
 CARD = "erecap.json"  # beside the weights: where they come from, and what was pulled
 
 
@@ -70,9 +69,18 @@ _ENTRIES: tuple[WheelModel | HubModel, ...] = (
             (1, 4093, 198, 33, 30, 1326, 982, 1116, 34, 34, 256, 35, 2),
         ),
         config=(
-            ("model_type", "llama"), ("vocab_size", 49152), ("hidden_size", 576), ("intermediate_size", 1536),
-            ("num_hidden_layers", 30), ("num_attention_heads", 9), ("num_key_value_heads", 3), ("hidden_act", "silu"),
-            ("max_position_embeddings", 8192), ("rms_norm_eps", 1e-05), ("rope_theta", 100000.0), ("eos_token_id", 2),
+            ("model_type", "llama"),
+            ("vocab_size", 49152),
+            ("hidden_size", 576),
+            ("intermediate_size", 1536),
+            ("num_hidden_layers", 30),
+            ("num_attention_heads", 9),
+            ("num_key_value_heads", 3),
+            ("hidden_act", "silu"),
+            ("max_position_embeddings", 8192),
+            ("rms_norm_eps", 1e-05),
+            ("rope_theta", 100000.0),
+            ("eos_token_id", 2),
         ),
         licence="Apache-2.0",
         download_mb=93,

@@ -30,14 +30,16 @@ def check_pins(name: str, folder: Path) -> None:
     expected = entry.fingerprint if isinstance(entry, WheelModel) else card.get("fingerprint")
     found = _fingerprint(folder)
     if expected is not None and found != expected:
-        raise ModelError(f"model '{name}': the weights in {folder} are {found[:23]}, pinned are {expected[:23]}; {again}")
+        raise ModelError(
+            f"model '{name}': the weights in {folder} are {found[:23]}, pinned are {expected[:23]}; {again}"
+        )
     problem = changed_settings(name, folder)
     if problem is not None:
         raise ModelError(f"model '{name}': {problem}; {again}")
 
 
 def changed_settings(name: str, folder: Path) -> str | None:
-    """What of the small files of a catalog model is not as pinned; None: all is."""
+    """Reason why the small files of a catalog model are not as pinned; None: they are."""
     entry = CATALOG.get(name)
     card = read_json(folder / CARD) if (folder / CARD).is_file() else {}
     settings = card.get("settings")
@@ -48,7 +50,11 @@ def changed_settings(name: str, folder: Path) -> str | None:
         rope = config.get("rope_parameters") or {}
         for key, value in entry.config:
             found = rope[key] if key in rope else config.get(key)
-            close = isinstance(value, float) and isinstance(found, (int, float)) and math.isclose(found, value, rel_tol=1e-6)
+            close = (
+                isinstance(value, float)
+                and isinstance(found, (int, float))
+                and math.isclose(found, value, rel_tol=1e-6)
+            )
             if found != value and not close:
                 return f"{folder / 'config.json'} has another {key} than the pinned {value}"
     return None

@@ -24,6 +24,7 @@ from erecap.models.inspection import first_line, inspect_folder, read_json
 from erecap.models.locating import download
 from erecap.models.settings_files import settings_files
 
+
 def pull(
     name: str,
     *,

@@ -40,7 +40,7 @@ class SavedChat(BaseModel):
 
 
 class SavedState(BaseModel):
-    """What belongs to the newest answer, and the chat."""
+    """The newest answer, the chat, and the distance of positions from token indices."""
 
     previous: list[Count]
     pending: list[Count]

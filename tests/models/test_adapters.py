@@ -170,7 +170,9 @@ def test_an_adapter_that_peft_saved_loads_and_says_that_its_base_was_not_checked
 
     model, tokenizer = load(str(tiny), "float32", "cpu")
     options: dict[str, Any] = {"r": 3} if saved_by == "another rank" else {"use_rslora": saved_by == "rslora"}
-    config = LoraConfig(target_modules=["q_proj", "down_proj"], init_lora_weights=False, task_type="CAUSAL_LM", **options)
+    config = LoraConfig(
+        target_modules=["q_proj", "down_proj"], init_lora_weights=False, task_type="CAUSAL_LM", **options
+    )
     torch.manual_seed(3)
     wrapped = get_peft_model(model, config)
     wrapped.save_pretrained(tmp_path / "plain")
@@ -193,13 +195,11 @@ def _set(**values: object) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     "change",
     [
-        _set(lora_alpha=float("inf")), _set(lora_alpha=float("nan")), _set(lora_alpha=1e308, r=4, alpha_pattern={"q_proj": 1e400}),
+        _set(lora_alpha=float("inf")), _set(lora_alpha=float("nan")), _set(alpha_pattern={"q_proj": 1e400}),
         _set(alpha_pattern={"down_proj": float("-inf")}), _set(r=0), _set(lora_alpha=1e42),
     ],
 )  # fmt: skip
-def test_a_scaling_that_is_not_finite_is_refused(
-    change: Callable[[Path], None], tiny: Path, adapter: Path
-) -> None:
+def test_a_scaling_that_is_not_finite_is_refused(change: Callable[[Path], None], tiny: Path, adapter: Path) -> None:
     (adapter / CARD).unlink()
     change(adapter)
     with pytest.raises(ModelError) as caught:

@@ -93,7 +93,7 @@ def test_the_catalog_itself_pins_the_embedded_model(pinned: Path, monkeypatch: p
     with pytest.raises(ModelError, match="another vocab_size than the pinned 9"):
         load(NAME, "float32", "cpu")
     monkeypatch.setitem(CATALOG, NAME, replace(own, fingerprint="sha256:" + "0" * 64))
-    with pytest.raises(ModelError, match="pinned are sha256:0+"):
+    with pytest.raises(ModelError, match=r"pinned are sha256:0+"):
         load(NAME, "float32", "cpu")
 
 

@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 
 # Texts on which tokenizers differ, for those that cannot be written out whole.
-_PROBE = "Go to fridge 12.\n\n  don't; Straße, été, 冷蔵庫, مطبخ 🤖\t{\"a\": [1.5e-3]}"
+_PROBE = 'Go to fridge 12.\n\n  don\'t; Straße, été, 冷蔵庫, مطبخ 🤖\t{"a": [1.5e-3]}'
 
 
 def tokenizer_print(tokenizer: Any) -> dict[str, str]:
@@ -20,4 +20,6 @@ def tokenizer_print(tokenizer: Any) -> dict[str, str]:
         whole = f"{type(tokenizer).__name__} {list(tokenizer(_PROBE, add_special_tokens=False)['input_ids'])}"
     template = str(getattr(tokenizer, "chat_template", None))
     digests = {"tokenizer": whole, "template": template}
-    return {name: hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32] for name, text in digests.items()}
+    return {
+        name: hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32] for name, text in digests.items()
+    }
