@@ -46,9 +46,11 @@ class ModelWatch:
         self._weights = _values(self._owners)
         self._plain = [weight for weight in self._weights if weight is not None and not weight.is_inference()]
         self._versions, self._places = self._weights_now()
-        self._kinds = list(map(type, self._children))  # a module may be given another class
+        self._kinds: list[Any] = list(map(type, self._children))  # a module may be given another class
         self._model, self._kind = ref(model), type(model)
-        self._forwards = {kind: kind.forward for kind in (self._kind, *self._kinds) if kind is not type(None)}
+        self._forwards: dict[Any, Any] = {
+            kind: kind.forward for kind in (self._kind, *self._kinds) if kind is not type(None)
+        }
         self._call = nn.Module.__call__
         changed = any(name in own for own in self._vars for name in ("forward", "_compiled_call_impl"))
         self._attributes = -1 if changed else sum(map(len, self._vars))

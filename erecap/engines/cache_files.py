@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from erecap.engines.files import read_file, write_file
-from erecap.engines.protocol import SessionEngine
+from erecap.engines.files import Fingerprinted, read_file, write_file
 from erecap.errors import RunError
 from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.pruned_cache import PrunedCache
@@ -35,7 +34,7 @@ class StoredKind:
 
 
 def save_cache(
-    path: Path, cache: PrunedCache, arrays: Mapping[str, np.ndarray], known: Mapping[str, Any], engine: SessionEngine
+    path: Path, cache: PrunedCache, arrays: Mapping[str, np.ndarray], known: Mapping[str, Any], engine: Fingerprinted
 ) -> None:
     """Write a cache of one row, with `arrays` and `known`, to `path`."""
     tensors: dict[str, torch.Tensor] = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -57,7 +56,7 @@ def save_cache(
 
 
 def load_cache(
-    path: Path, cache: PrunedCache, kind: StoredKind, engine: SessionEngine
+    path: Path, cache: PrunedCache, kind: StoredKind, engine: Fingerprinted
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fill an empty `cache` from `path`; returns the arrays and values that were saved with it.
 

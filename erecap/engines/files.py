@@ -10,9 +10,8 @@ import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from erecap.engines.protocol import SessionEngine
 from erecap.errors import RunError
 from erecap.files import write_atomic
 
@@ -22,8 +21,20 @@ OLDER = re.compile(r"erecap-session-[0-3]")
 PARTS = {"weights": "weights", "adapters": "adapters", "config": "configuration", "model": "model"}
 
 
+class Fingerprinted(Protocol):
+    """The part of an engine that tells whose keys a file holds."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> str: ...
+
+    def fingerprint(self) -> dict[str, str]: ...
+
+
 def write_file(
-    path: Path, serialized: Any, tensors: Mapping[str, Any], known: Mapping[str, Any], engine: SessionEngine
+    path: Path, serialized: Any, tensors: Mapping[str, Any], known: Mapping[str, Any], engine: Fingerprinted
 ) -> None:
     """Write the file under a temporary name, then rename it.
 
@@ -37,12 +48,12 @@ def write_file(
     """
     made = {"engine": engine.name, "shape": engine.shape, "fingerprint": engine.fingerprint()}
     plain = json.dumps({**known, "made": made})
-    sums = json.dumps({name: _checksum(tensor) for name, tensor in sorted(tensors.items())})
-    metadata = {"format": FORMAT, "known": plain, "sums": sums, "check": _check(plain, sums)}
+    sums = json.dumps({name: checksum(tensor) for name, tensor in sorted(tensors.items())})
+    metadata = {"format": FORMAT, "known": plain, "sums": sums, "check": seal(plain, sums)}
     write_atomic(path, serialized(dict(tensors), metadata=metadata))
 
 
-def read_file(path: Path, framework: str, engine: SessionEngine) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_file(path: Path, framework: str, engine: Fingerprinted) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tensors of that framework ("pt" or "np") and the plain values, whole and saved from the engine's model.
 
     Raises:
@@ -62,10 +73,10 @@ def read_file(path: Path, framework: str, engine: SessionEngine) -> tuple[dict[s
                 )
             if metadata.get("format") != FORMAT:
                 raise RunError(f"{path.name}: not a saved session ({FORMAT})")
-            if metadata["check"] != _check(metadata["known"], metadata["sums"]):
+            if metadata["check"] != seal(metadata["known"], metadata["sums"]):
                 raise ValueError("its description was changed")
             known = json.loads(metadata["known"])
-            _check_fit(path, known["made"], engine)
+            _check_fit(path, known.pop("made"), engine)
             sums = json.loads(metadata["sums"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         changed = next((name for name in {*sums, *tensors} if not _holds(name, sums, tensors)), None)
@@ -80,7 +91,7 @@ def read_file(path: Path, framework: str, engine: SessionEngine) -> tuple[dict[s
         raise RunError(f"{path.name}: damaged session file: {_one_line(error)}") from error
 
 
-def _check_fit(path: Path, made: Mapping[str, Any], engine: SessionEngine) -> None:
+def _check_fit(path: Path, made: Mapping[str, Any], engine: Fingerprinted) -> None:
     """Refuse keys of another model."""
     if made["engine"] != engine.name:
         raise RunError(f"{path.name}: saved by another engine ({made['engine']}) than {engine.name!r}")
@@ -98,10 +109,10 @@ def _check_fit(path: Path, made: Mapping[str, Any], engine: SessionEngine) -> No
 
 
 def _holds(name: str, sums: Mapping[str, str], tensors: Mapping[str, Any]) -> bool:
-    return name in sums and name in tensors and sums[name] == _checksum(tensors[name])
+    return name in sums and name in tensors and sums[name] == checksum(tensors[name])
 
 
-def _checksum(tensor: Any) -> str:
+def checksum(tensor: Any) -> str:
     """CRC-32 over the kind, shape and bytes of a tensor of torch or an array of numpy."""
     start = zlib.crc32(f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}".encode())
     if hasattr(tensor, "numpy"):
@@ -111,7 +122,8 @@ def _checksum(tensor: Any) -> str:
     return f"{zlib.crc32(tensor.tobytes(), start):08x}"
 
 
-def _check(plain: str, sums: str) -> str:
+def seal(plain: str, sums: str) -> str:
+    """CRC-32 over the plain values and the checksums of a file."""
     return f"{zlib.crc32(sums.encode(), zlib.crc32(plain.encode())):08x}"
 
 

@@ -164,8 +164,8 @@ def rewritten(path: Path, tensors: Callable[[dict], object] = len, known: Callab
     tensors(found)
     known(values)
     plain = json.dumps(values)
-    sums = json.dumps({name: files._checksum(tensor) for name, tensor in sorted(found.items())})
-    metadata = {"format": files.FORMAT, "known": plain, "sums": sums, "check": files._check(plain, sums)}
+    sums = json.dumps({name: files.checksum(tensor) for name, tensor in sorted(found.items())})
+    metadata = {"format": files.FORMAT, "known": plain, "sums": sums, "check": files.seal(plain, sums)}
     save_file(found, path, metadata=metadata)
 
 
