@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakSet
 
+from erecap.decoding.special import SpecialTokens
 from erecap.errors import ModelError
 from erecap.generation import FinishReason
+
+_log = logging.getLogger(__name__)
+_told: WeakSet[Any] = WeakSet()  # generation configurations whose settings were named
+# Settings of a generation configuration that change greedy answers, and the values that change nothing.
+CHANGE_ANSWERS: dict[str, tuple[Any, ...]] = {
+    "repetition_penalty": (1.0,), "encoder_repetition_penalty": (1.0,), "no_repeat_ngram_size": (0,),
+    "encoder_no_repeat_ngram_size": (0,), "bad_words_ids": ([],), "suppress_tokens": ([],),
+    "begin_suppress_tokens": ([],), "sequence_bias": ({},), "forced_bos_token_id": (), "forced_eos_token_id": (),
+    "exponential_decay_length_penalty": (), "min_length": (0,), "min_new_tokens": (0,), "guidance_scale": (1.0,),
+    "num_beams": (1,), "penalty_alpha": (0.0,), "dola_layers": (), "watermarking_config": (), "stop_strings": (),
+}  # fmt: skip
 
 
 class AnswerWatcher:
@@ -31,8 +45,10 @@ class AnswerWatcher:
         cancel: Callable[[], bool] | None,
         on_text: Callable[[str], None] | None = None,
     ) -> None:
-        self._tokenizer = tokenizer
+        self._special = SpecialTokens(tokenizer)
         self._stop = [text for text in stop if text]
+        # These are searched for where special tokens are written out; an answer's text has none.
+        self._special_stop = [text for text in self._stop if any(name in text for name in self._special.texts)]
         self._deadline = None if deadline_ms is None else started + deadline_ms / 1e3
         self._cancel = cancel
         self._on_text = on_text
@@ -40,8 +56,8 @@ class AnswerWatcher:
 
     def stopped(self, new_ids: list[int]) -> bool:
         """Return True if generation must stop after these generated ids."""
-        text = self._decode(new_ids) if self._stop or self._on_text else ""
-        if self._stop and self._find(text) is not None:
+        text = self._special.text(new_ids) if self._stop or self._on_text else ""
+        if self._stop and self._before_stop(text, new_ids) is not None:
             self._reason = "stop"
         elif self._cancel is not None and self._cancel():
             self._reason = "cancelled"
@@ -62,20 +78,20 @@ class AnswerWatcher:
 
     def result(self, new_ids: list[int], ends: Sequence[int]) -> tuple[str, FinishReason]:
         """The answer without its stop text, and why it ended."""
-        text = self._decode(new_ids)
-        place = self._find(text)
-        if place is not None:
-            return text[:place], "stop"
+        text = self._special.text(new_ids)
+        before = self._before_stop(text, new_ids)
+        if before is not None:
+            return before, "stop"
         if new_ids and new_ids[-1] in ends:
             return text, "stop"
         return text, self._reason or "length"
 
-    def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
-
-    def _find(self, text: str) -> int | None:
+    def _before_stop(self, text: str, ids: Sequence[int]) -> str | None:
+        """The part of the answer `text`, generated as `ids`, before the first stop text; None: there is none."""
         places = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
-        return min(places) if places else None
+        found = [text[:place] for place in places]
+        found += [part for stop in self._special_stop if (part := self._special.text_before(ids, stop)) is not None]
+        return min(found, key=len, default=None)
 
 
 def answer_ends(model: Any, tokenizer: Any) -> list[int]:
@@ -91,3 +107,18 @@ def answer_ends(model: Any, tokenizer: Any) -> list[int]:
     if not ends:
         raise ModelError("neither the model nor its tokenizer names a token that ends an answer (eos_token)")
     return ends
+
+
+def say_ignored_defaults(model: Any) -> None:
+    """Name, once a model, the settings of its generation configuration that would change greedy answers.
+
+    Answers are those of the model itself; `temperature`, `top_p`, `stop` and the rest are arguments of each call.
+    """
+    config = getattr(model, "generation_config", None)
+    if config is None or config in _told:
+        return
+    found = [(name, getattr(config, name, None), idle) for name, idle in CHANGE_ANSWERS.items()]
+    asked = [f"{name}={value}" for name, value, idle in found if value is not None and value not in idle]
+    if asked:
+        _told.add(config)
+        _log.warning("the model's generation_config asks for %s: not applied, answers are greedy", ", ".join(asked))

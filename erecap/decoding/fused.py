@@ -17,43 +17,61 @@ from torch import nn
 from erecap.decoding.attention import fold_mask, grouped_attention, split_attention
 from erecap.decoding.linear import Product, Weights, make_head, make_product
 from erecap.decoding.padded import PaddedAttention, fits
-from erecap.tokens import hooks
+from erecap.decoding.stock import changed_attention, changed_module, unplain_weight
 from erecap.tokens.cache.masks import layer_windows
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.ropes import CHANGING, angles, layer_type, rope_kinds
 from erecap.tokens.ragged import Part, kept_rows
 from erecap.tokens.scoring.probe import current, last_query_mass
 
-LAYERS = frozenset(f"{name}DecoderLayer" for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma3", "Phi3"))
-OWN_HOOKS = hooks.__name__  # hooks of ours do not stand in the way
+FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma3", "Phi3")
+LAYERS = frozenset(f"{name}DecoderLayer" for name in FAMILIES)
+# The classes that do no more than run the decoder and the head, where they are given text.
+MODELS = frozenset({*(f"{name}ForCausalLM" for name in FAMILIES), "Gemma3ForConditionalGeneration"})
 
 
 def fused_problem(model: nn.Module) -> str | None:
     """Reason why `FusedDecoder` cannot read for `model`; None if it can."""
     if any(hasattr(module, "_hf_hook") for module in model.modules()):
         return "its weights are placed by accelerate"
-    if not hasattr(model, "get_decoder") or not isinstance(getattr(model, "lm_head", None), nn.Linear):
+    if not hasattr(model, "get_decoder") or type(getattr(model, "lm_head", None)) is not nn.Linear:
         return "it is no causal language model with a linear head"
+    if type(model).__name__ not in MODELS:
+        return f"it is {type(model).__name__}, whose forward may do more than its layers"
     config = model.config.get_text_config(decoder=True)
     decoder = model.get_decoder()
     if not getattr(decoder, "layers", None):
         return "it has no list of decoder layers"
+    if len(decoder.layers) != config.num_hidden_layers:
+        return f"it has {len(decoder.layers)} layers and runs {config.num_hidden_layers}"
     for layer in decoder.layers:
         if type(layer).__name__ not in LAYERS:
             return f"its layers are {type(layer).__name__}"
-        attention = type(getattr(layer, "self_attn", None)).__name__
-        if attention != type(layer).__name__.replace("DecoderLayer", "Attention"):
-            return f"the attention of one of its layers is {attention}"
+        family = type(layer).__name__.removesuffix("DecoderLayer")
+        for part, wanted in (("self_attn", "Attention"), ("mlp", "MLP")):
+            found = type(getattr(layer, part, None)).__name__
+            if found != family + wanted:
+                return f"the {wanted} of one of its layers is {found}".replace("the A", "the a")
         for name, module in layer.named_modules():
-            if "proj" in name.rsplit(".", 1)[-1] and type(module) is not nn.Linear:
+            last = name.rsplit(".", 1)[-1]
+            if "proj" in last and type(module) is not nn.Linear:
                 return f"{name} is {type(module).__name__}, not a plain linear layer"
+            if "norm" in last and type(module).__name__ != f"{family}RMSNorm":
+                return f"{name} is {type(module).__name__}, not a plain norm"
+    if type(decoder.norm).__name__ != type(decoder.layers[0].input_layernorm).__name__:
+        return f"its last norm is {type(decoder.norm).__name__}"
     if rope_kinds(config) & CHANGING:
         return "its rotary embedding changes with the length of the sequence"
     if getattr(config, "attn_logit_softcapping", None) or getattr(config, "final_logit_softcapping", None):
         return "it caps attention scores or logits"
-    if len({parameter.device for parameter in model.parameters()}) > 1:
-        return "it is spread over several devices"
-    return None
+    if getattr(config, "use_bidirectional_attention", None):
+        return "its tokens attend to later ones"
+    changed = (changed_module(name, module) for name, module in (("", model), *decoder.named_modules()))
+    return (
+        unplain_weight(model)
+        or changed_attention(decoder.layers[0].self_attn, config)
+        or next((problem for problem in changed if problem is not None), None)
+    )
 
 
 class FusedDecoder:
@@ -77,7 +95,6 @@ class FusedDecoder:
         self.pads = model.device.type != "cpu"  # several short reads share one call of attention
         self._decoder = model.get_decoder()
         self._device = model.device
-        self._modules = [*self._decoder.modules(), model.lm_head]
         config = model.config.get_text_config(decoder=True)
         windows = layer_windows(config)
         with torch.no_grad():
@@ -88,15 +105,6 @@ class FusedDecoder:
             self._norm = _norm(self._decoder.norm)
             self._head = make_head(model.lm_head.weight, model.lm_head.bias, weights)
         self._whole = all(window is None for window in windows)
-
-    def bypasses(self) -> bool:
-        """Return True if a foreign hook is on a module now; the fused decoder would bypass it."""
-        return any(
-            getattr(hook, "__module__", "") != OWN_HOOKS
-            for module in self._modules
-            if module._forward_pre_hooks or module._forward_hooks
-            for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-        )
 
     def read(self, cache: PrunedCache, ids: Sequence[int], start: int, keep: int = 0) -> torch.Tensor:
         """Read `ids` at positions from `start` on, storing their keys and values in `cache`.
@@ -297,25 +305,34 @@ def _norm(module: Any) -> Any:
     """The module's root mean square norm in fewer operations; the module itself where it may round differently."""
     if module is None or module.weight.dtype != torch.float32:
         return module
+    make = norm_of_few if module.weight.device.type == "cpu" else norm_in_one
+    epsilon = module.eps if hasattr(module, "eps") else module.variance_epsilon
     # Gemma3 stores how much its weights differ from one.
-    weight = 1.0 + module.weight if type(module).__name__ == "Gemma3RMSNorm" else module.weight
-    make = norm_of_few if weight.device.type == "cpu" else norm_in_one
-    return make(weight, module.eps if hasattr(module, "eps") else module.variance_epsilon)
+    return make(module.weight, epsilon, beyond_one=type(module).__name__ == "Gemma3RMSNorm")
 
 
-def norm_of_few(weight: torch.Tensor, epsilon: float) -> Product:
+def norm_of_few(weight: torch.Tensor, epsilon: float, beyond_one: bool = False) -> Product:
     share, eps = 1 / weight.shape[0], torch.tensor(epsilon, device=weight.device)
 
     def norm(x: torch.Tensor) -> torch.Tensor:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return x * torch.addcmul(eps, length, length, value=share).rsqrt_() * weight
+        plain = x * torch.addcmul(eps, length, length, value=share).rsqrt_()
+        # The weight itself, never a copy: it may be changed in place.
+        return torch.addcmul(plain, plain, weight) if beyond_one else plain * weight
 
     return norm
 
 
-def norm_in_one(weight: torch.Tensor, epsilon: float) -> Product:
+def norm_in_one(weight: torch.Tensor, epsilon: float, beyond_one: bool = False) -> Product:
     """One operation on an accelerator; on a CPU it is made of more than those above."""
-    return lambda x: F.rms_norm(x, weight.shape, weight, epsilon)
+    if not beyond_one:
+        return lambda x: F.rms_norm(x, weight.shape, weight, epsilon)
+
+    def norm(x: torch.Tensor) -> torch.Tensor:
+        plain = F.rms_norm(x, weight.shape, None, epsilon)
+        return torch.addcmul(plain, plain, weight)
+
+    return norm
 
 
 def _product(module: nn.Module, joined: tuple[str, ...], apart: tuple[str, ...], weights: Weights) -> Product:

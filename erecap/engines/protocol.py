@@ -79,13 +79,27 @@ class SessionEngine(Protocol):
     """
 
     name: str  # as registered
-    shape: str  # identifies the model well enough to tell whether saved keys fit
+    shape: str  # the model in short, for messages
     supports: frozenset[str]  # of `Capability`
     chunk: int  # most tokens of one prefill chunk
 
     @property
     def prune_seconds(self) -> float:
         """Seconds spent on pruning at prefill so far."""
+        ...
+
+    @property
+    def revision(self) -> int:
+        """Another number whenever the model computes other keys than before; a constant where it never changes."""
+        ...
+
+    def fingerprint(self) -> dict[str, str]:
+        """Digests of all that stored keys depend on, by name; where one differs, saved keys do not fit."""
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids are below this."""
         ...
 
     @property

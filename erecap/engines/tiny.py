@@ -96,6 +96,20 @@ class TinyEngine:
     # What is known ----------------------------------------------------------------------------------------
 
     @property
+    def revision(self) -> int:
+        """0: the model never changes."""
+        return 0
+
+    def fingerprint(self) -> dict[str, str]:
+        """The model's parameters."""
+        return {"model": repr(self.model)}
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids are below this."""
+        return self.model.vocabulary
+
+    @property
     def window(self) -> int:
         """Positions that the model can take."""
         return self.model.window
@@ -244,7 +258,8 @@ class TinyEngine:
         """Write the memory with `arrays` and `known` to one safetensors file."""
         from safetensors.numpy import save
 
-        write_file(path, save, {**{f"tiny.{name}": column for name, column in self._memory.items()}, **arrays}, known)
+        memory = {f"tiny.{name}": column for name, column in self._memory.items()}
+        write_file(path, save, {**memory, **arrays}, known, self)
 
     def restore(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Fill this engine from `path`.
@@ -252,12 +267,23 @@ class TinyEngine:
         Raises:
             RunError: no such file, a damaged one, or one of another engine.
         """
-        arrays, known = read_file(path, "np")
-        if not all(f"tiny.{name}" in arrays for name in _COLUMNS):
-            raise RunError(f"{path.name}: saved by another engine than {self.name!r}")
-        self._memory = {name: arrays.pop(f"tiny.{name}") for name in _COLUMNS}
-        self._tokens, self._shift = known["logical"], known["state"]["shift"]
+        arrays, known = read_file(path, "np", self)
+        memory = {name: arrays.pop(f"tiny.{name}", np.empty(0)) for name in _COLUMNS}
+        tokens, shift = known.get("logical"), known.get("state", {}).get("shift")
+        if type(tokens) is not int or type(shift) is not int or not self._fits(memory, tokens, tokens - shift):
+            raise RunError(f"{path.name}: damaged session file: its columns are not those of {tokens} tokens")
+        self._memory, self._tokens, self._shift = memory, tokens, shift
         return arrays, known
+
+    def _fits(self, memory: dict[str, np.ndarray], tokens: int, following: int) -> bool:
+        """Return True if the columns are those of tokens read before `tokens`, at positions before `following`."""
+        if any(column.shape != memory["index"].shape or column.ndim != 1 for column in memory.values()):
+            return False
+        if any(memory[name].dtype != column.dtype for name, column in self._memory.items()):
+            return False
+        bounds = {"index": tokens, "position": following, "token": self.model.vocabulary}
+        inside = all(bool(((memory[name] >= 0) & (memory[name] < below)).all()) for name, below in bounds.items())
+        return inside and all(bool((np.diff(memory[name]) > 0).all()) for name in ("index", "position"))
 
     def _keep(self, stay: np.ndarray) -> None:
         self._memory = {name: column[stay] for name, column in self._memory.items()}

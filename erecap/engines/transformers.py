@@ -5,23 +5,29 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
 from erecap.decoding.fused import FusedDecoder
 from erecap.decoding.linear import Weights
+from erecap.decoding.revision import active_adapters, model_revision
 from erecap.decoding.short import ShortReads, short_reads
-from erecap.engines.cache_files import load_cache, save_cache
+from erecap.engines.cache_files import StoredKind, load_cache, save_cache
 from erecap.engines.chunks import in_chunks
 from erecap.engines.forwarder import current
 from erecap.engines.protocol import BetweenChunks, EngineSettings, Stored
+from erecap.engines.refusals import refuse_unservable
 from erecap.engines.rotate_keys import KeyRotator, why_fixed
 from erecap.engines.token_bytes import bytes_per_token
+from erecap.models.hashing import model_print
 from erecap.registries import ENGINES
+from erecap.tokens.cache.finishing import to_the_end
 from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.read_scores import ReadScores
@@ -49,6 +55,9 @@ SUPPORTS = frozenset(
 )
 
 
+_FINGERPRINTS: WeakKeyDictionary[Any, tuple[int, dict[str, str]]] = WeakKeyDictionary()
+
+
 class TransformersEngine:
     """Keys and values of one conversation in a `PrunedCache`, on a model that engines may share.
 
@@ -70,6 +79,7 @@ class TransformersEngine:
                 "the engine 'transformers' serves a causal language model of transformers, got "
                 f"{type(model).__name__}; name the engine of this model: engine={others}"
             )
+        refuse_unservable(model)
         self.settings = settings = settings or EngineSettings()
         problem = _problem(model, settings)
         if problem is not None:
@@ -92,6 +102,7 @@ class TransformersEngine:
     @outside_inference()
     def fork(self) -> TransformersEngine:
         """An independent engine on the same model, with a fork of the cache."""
+        self.cache.rollback()
         twin = TransformersEngine(self.model, self.settings)
         twin.chunk = self.chunk
         twin.cache = self.cache.fork()
@@ -109,7 +120,7 @@ class TransformersEngine:
 
     @property
     def shape(self) -> str:
-        """Facts that must agree for saved keys to fit: enough to tell models apart without hashing their weights."""
+        """The model in short, for people; `fingerprint` tells whether saved keys fit."""
         config = self._config
         parts = getattr(config, "per_layer_config", None)  # where layers differ, none speaks for all
         part = config if not parts else parts[0]
@@ -117,11 +128,29 @@ class TransformersEngine:
         return f"{config.model_type}-{self._layers}x{config.hidden_size}-{heads}-{config.vocab_size}"
 
     @property
+    def revision(self) -> int:
+        """Another number whenever weights, modules or active adapters of the model were changed."""
+        return model_revision(self.model)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Digests of weights, adapters, configuration and precision; made once a revision."""
+        revision = self.revision
+        known = _FINGERPRINTS.get(self.model)
+        if known is None or known[0] != revision:
+            known = _FINGERPRINTS[self.model] = (revision, model_print(self.model, active_adapters(self.model)))
+        return dict(known[1])
+
+    @property
     def window(self) -> int:
         """Positions that the model can take, as far as stored keys and values stay those that it would compute."""
         window = reuse_window(self._config)
         assert window is not None, "a model without a window is refused when the engine is made"
         return window
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids are below this."""
+        return int(self._config.vocab_size)
 
     @property
     def decode_weights(self) -> Weights:
@@ -179,7 +208,8 @@ class TransformersEngine:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Put the hooks on the model within."""
+        """Put the hooks on the model within; its fused decoders follow what was changed since."""
+        self.short.refresh()
         with attach(self.model, self.cache, attention=self.settings.evict_by == "attention"):
             yield
 
@@ -215,6 +245,9 @@ class TransformersEngine:
     @outside_inference()
     def rollback(self, to: int) -> None:
         """Forget everything read after the first `to` tokens."""
+        to_the_end(partial(self._rollback, to))
+
+    def _rollback(self, to: int) -> None:
         self.cache.rollback()
         self.cache.crop(to - self.cache.get_seq_length())
         if self._attention is not None and to <= int(self._attention[0][-1]):
@@ -294,6 +327,7 @@ class TransformersEngine:
     @outside_inference()
     def evict(self, gone: Sequence[Sequence[int] | np.ndarray]) -> int:
         """Drop keys and values, see `SessionEngine.evict`."""
+        self.cache.rollback()
         masks: dict[int, torch.Tensor] = {}
         for layout, indices in zip(self._groups()[0], gone, strict=True):
             mask = np.zeros(layout.width, bool)
@@ -312,10 +346,11 @@ class TransformersEngine:
         """
         if self._rotator is None:
             self._rotator = KeyRotator(self.model)
-        read = self.cache.get_seq_length()
+        self.cache.rollback()
         index = self.cache.stored_index()
         self.cache.move(self._rotator, index, torch.arange(len(index), device=index.device))
-        self.shift = read - len(index)
+        # An interrupt just before leaves a gap behind the stored tokens, which the next repositioning closes.
+        self.shift = self.cache.get_seq_length() - len(index)
 
     @outside_inference()
     def revive(self, span: tuple[int, int] | None) -> int:
@@ -327,14 +362,25 @@ class TransformersEngine:
     @outside_inference()
     def save(self, path: Path, arrays: Mapping[str, np.ndarray], known: Mapping[str, Any]) -> None:
         """Write the cache with `arrays` and `known` to one safetensors file."""
-        save_cache(path, self.cache, arrays, known)
+        self.cache.rollback()
+        save_cache(path, self.cache, arrays, known, self)
 
     @outside_inference()
     def restore(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Fill this engine, which has read nothing, from `path`; see `SessionEngine.restore`."""
-        arrays, known = load_cache(path, self.cache)
+        arrays, known = load_cache(path, self.cache, self._stored_kind(), self)
         self.shift = known["state"]["shift"]
         return arrays, known
+
+    def _stored_kind(self) -> StoredKind:
+        config, model = self._config, self.model
+        kind = StoredKind(model.dtype, model.device, self.window, config.hidden_size)
+        attention = getattr(find_decoder(model).layers[0], "self_attn", None)
+        project = getattr(attention, "k_proj", None)
+        heads, width = getattr(config, "num_key_value_heads", None), getattr(attention, "head_dim", None)
+        if project is None or not heads or not width or getattr(project, "out_features", None) != heads * width:
+            return kind
+        return replace(kind, heads=heads, width=width)
 
     def _mass(self, masses: dict[int, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
         """Indices `(n,)` of stored tokens, and the attention weight of the newest token on each, mean over layers."""

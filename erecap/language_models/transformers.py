@@ -13,7 +13,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, St
 from erecap.context.fit import Fitted, fit_messages
 from erecap.context.protection import protected_spans
 from erecap.context.tokenize import Prompt, render_prompt
-from erecap.decoding.stopping import PrefillClock, StopWatcher, answer_ends
+from erecap.decoding.stopping import PrefillClock, StopWatcher, answer_ends, seed_in_64_bits
 from erecap.generation import AllowedTokens, Generation, Message, PromptPiece, Timing, Usage
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.ropes import window_of_model
@@ -180,7 +180,7 @@ def _seeded(seed: int | None, device: torch.device) -> Any:
         return nullcontext()
     stack = ExitStack()
     stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
-    torch.manual_seed(seed)
+    torch.manual_seed(seed_in_64_bits(seed))
     return stack
 
 

@@ -1,12 +1,14 @@
 """LoRA adapters beside a base model: found, checked, and merged into its weights.
 
-An adapter is a folder in PEFT's format (`adapter_config.json`, `adapter_model.safetensors`) with a `card.json` that
-carries the fingerprint of its base and the hash of its own weights. Merged, a model has the same modules as before, so
-everything that reads or decodes with the base works with it.
+An adapter is a folder in PEFT's format (`adapter_config.json`, `adapter_model.safetensors`). The `card.json` that
+training writes beside it carries the fingerprint of its base and the hashes of its own files; adapters of others have
+none. Merged, a model has the same modules as before, so everything that reads or decodes with the base works with it.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from erecap.models.folders import candidates
 from erecap.models.hashing import fingerprint
 from erecap.models.inspection import first_line, read_header, read_json
 from erecap.models.locating import PLAIN_NAME
+from erecap.models.settings_files import changed_files
 from erecap.models.wheels import sha256
 
+_log = logging.getLogger(__name__)
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 CARD = "card.json"
@@ -56,28 +60,45 @@ def describe_adapter(name: str) -> dict[str, str]:
     return {"name": folder.resolve().name, "hash": f"sha256:{sha256(folder / WEIGHTS)}"}
 
 
-def check_adapter(folder: Path, base: Path) -> dict[str, Any]:
+def check_adapter(folder: Path, base: Path) -> dict[str, Any] | None:
     """Refuse an adapter that is damaged or was not trained on the model in `base`.
 
     Returns:
-        Its parsed `card.json`.
+        Its parsed `card.json`; None where it has none, as PEFT saves adapters. Its base is then not checked, beyond the
+        shapes of its tensors, and a warning says so.
 
     Raises:
-        ModelError: a file is missing or damaged, the weights are not those of the card, the base is another one.
+        ModelError: a file is missing or damaged, files are not those of the card, the base is another one.
     """
-    card, config = read_json(folder / CARD), read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG)
     weights = folder / WEIGHTS
     read_header(weights)
+    if config.get("peft_type") != "LORA":
+        raise ModelError(f"{folder}: not an adapter of a kind that can be merged: {config.get('peft_type')}, not LORA")
+    if not (folder / CARD).is_file():
+        named = config.get("base_model_name_or_path")
+        _log.warning(
+            "adapter %s has no %s: no hash of its base was checked; it names %r as its base, and is used with %s",
+            folder.name, CARD, named, base.name,
+        )  # fmt: skip
+        return None
+    card = read_json(folder / CARD)
     stated, base_card = card.get("files"), card.get("base")
-    if config.get("peft_type") != "LORA" or not isinstance(stated, dict) or not isinstance(base_card, dict):
-        raise ModelError(f"{folder}: not an adapter that `erecap train planner` made: its card or its kind differs")
-    if stated.get(WEIGHTS) != sha256(weights):
-        raise ModelError(f"{weights} is damaged: its SHA-256 is not the one in {CARD}")
+    if not isinstance(stated, dict) or not isinstance(base_card, dict) or WEIGHTS not in stated:
+        raise ModelError(f"{folder}: its {CARD} is not one that `erecap train planner` wrote")
+    for file in (WEIGHTS, CONFIG):  # older cards name the weights only
+        if file in stated and stated[file] != sha256(folder / file):
+            raise ModelError(f"{folder / file} is damaged: its SHA-256 is not the one in {CARD}")
     found = fingerprint(base)
     if base_card.get("fingerprint") != found:
         raise ModelError(
             f"adapter {folder.name} was trained on {base_card.get('name')} with weights "
             f"{str(base_card.get('fingerprint'))[:23]}, but {base.name} has {found[:23]}; use that base"
+        )
+    other = changed_files(base_card.get("settings") or {}, base)
+    if other:
+        _log.warning(
+            "adapter %s was trained with another %s of %s", folder.name, " and ".join(other), base_card.get("name")
         )
     return card
 
@@ -100,8 +121,9 @@ def attach_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
         config.inference_mode = not trainable
         with warnings.catch_warnings(action="ignore"):  # about names of bases and other modules' attributes
             wrapped = get_peft_model(model, config)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, ZeroDivisionError, OverflowError, RuntimeError) as error:
         raise ModelError(f"{folder / CONFIG} does not fit the model: {first_line(error)}") from error
+    _check_scaling(wrapped, folder)
     expected = get_peft_model_state_dict(wrapped)
     for name in sorted(expected.keys() | tensors.keys()):
         here = list(tensors[name].shape) if name in tensors else "nothing"
@@ -115,8 +137,23 @@ def attach_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
 
 
 def merge_adapter(model: Any, folder: Path) -> Any:
-    """`model` with the adapter added to its weights, without any trace of PEFT. Raises as `attach_adapter`."""
+    """`model` with the adapter added to its weights, without any trace of PEFT.
+
+    Raises:
+        ModelError: as `attach_adapter`; or sums that pass the range of the weights' number format.
+    """
     merged = attach_adapter(model, folder).merge_and_unload()
     # Left behind, it would make `save_pretrained` write an adapter.
     merged.__dict__.pop("peft_config", None)
+    for name, weight in merged.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise ModelError(f"{folder}: with it, {name} holds values that are not finite in {weight.dtype}")
     return merged.eval().requires_grad_(False)
+
+
+def _check_scaling(wrapped: Any, folder: Path) -> None:
+    """Refuse factors that are not finite: `lora_alpha` over a rank, or patterns of either for single modules."""
+    for name, module in wrapped.named_modules():
+        for factor in (getattr(module, "scaling", None) or {}).values() if hasattr(module, "lora_A") else ():
+            if not math.isfinite(factor):
+                raise ModelError(f"{folder / CONFIG}: the scaling of {name} is {factor}, which is not finite")

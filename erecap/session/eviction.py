@@ -102,7 +102,7 @@ def staying(priority: np.ndarray, scores: np.ndarray, budget: int) -> np.ndarray
 
 def random_scores(indices: np.ndarray, seed: int) -> np.ndarray:
     """Uniform scores `(n,)` in [0, 1), fixed by seed and token index: those of `RandomScorer` at layer 0."""
-    x = (indices + 1 + 1_000_003 + 7_368_787 * (seed + 1)) & 0x7FFFFFFF
+    x = (indices + 1 + 1_000_003 + (7_368_787 * (seed + 1) & 0x7FFFFFFF)) & 0x7FFFFFFF
     for multiplier in (0x45D9F3B, 0x119DE1F3):
         x = ((x ^ (x >> 16)) * multiplier) & 0x7FFFFFFF
     x = x ^ (x >> 16)

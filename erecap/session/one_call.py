@@ -9,19 +9,21 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 
 class OneCall:
-    """Context that refuses to be entered while it is entered, instead of waiting. A copy is a guard of its own."""
+    """The lock of one session. A copy is a guard of its own."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
 
-    def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
+    def check(self) -> None:
+        """Refuse a call while another one runs, instead of waiting for it.
+
+        Raises:
+            RuntimeError: one runs.
+        """
+        if self.lock.locked():
             raise RuntimeError(
                 "a session serves one call at a time; another one is running: give each thread a session or fork"
             )
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
 
     def __reduce__(self) -> tuple[Any, ...]:  # locks are neither copied nor pickled
         return OneCall, ()
@@ -29,6 +31,8 @@ class OneCall:
 
 class _Guarded(Protocol):
     _one_call: OneCall
+
+    def _begin_call(self) -> None: ...
 
 
 Session = TypeVar("Session", bound=_Guarded)
@@ -39,7 +43,7 @@ Result = TypeVar("Result")
 def one_call(
     method: Callable[Concatenate[Session, Arguments], Result],
 ) -> Callable[Concatenate[Session, Arguments], Result]:
-    """Make a method a call of its session.
+    """Make a method a call of its session, which begins by finishing what an interrupted one left undone.
 
     Raises:
         RuntimeError: from the method, while another call of the session runs.
@@ -47,7 +51,10 @@ def one_call(
 
     @wraps(method)
     def guarded(self: Session, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        with self._one_call:
+        self._one_call.check()
+        # The lock itself, whose methods are not Python: no interrupt comes between taking it and the block.
+        with self._one_call.lock:
+            self._begin_call()
             return method(self, *args, **kwargs)
 
     return guarded

@@ -14,7 +14,9 @@ from erecap.engines.protocol import SessionEngine
 from erecap.errors import RunError
 from erecap.session.conversation.chat import SessionChat
 from erecap.session.conversation.conversation import Conversation
+from erecap.session.conversation.tokenizer_print import tokenizer_print
 from erecap.session.conversation.transcript import Mark
+from erecap.session.saved import check_saved
 
 
 def save_session(path: Path, engine: SessionEngine, conversation: Conversation) -> None:
@@ -23,6 +25,7 @@ def save_session(path: Path, engine: SessionEngine, conversation: Conversation) 
     known = {
         "forgotten": transcript.forgotten,
         "overlays": transcript.corrections,
+        "due": transcript.due,
         "marks": _plain(transcript.marks),
         "older": _plain(transcript.older),
         "logical": engine.tokens,
@@ -30,9 +33,9 @@ def save_session(path: Path, engine: SessionEngine, conversation: Conversation) 
             "previous": conversation.previous,
             "pending": conversation.pending,
             "shift": engine.tokens - engine.next_position,
-            "model": engine.shape,
             "chat": conversation.chat.to_json(),
         },
+        "tokenizer": tokenizer_print(conversation.tokenizer),
     }
     engine.save(path, {"ids": np.asarray(transcript.ids, np.int64)}, known)
 
@@ -41,15 +44,21 @@ def load_session(path: Path, engine: SessionEngine, conversation: Conversation) 
     """Fill an engine and a conversation that have read nothing from `path`.
 
     Raises:
-        RunError: no such file, a damaged one, or one of another model.
+        RunError: no such file, a damaged one, or one of another model, tokenizer or chat template.
     """
     arrays, known = engine.restore(path)
+    ids = arrays.get("ids")
+    if ids is None or ids.dtype != np.int64 or ids.ndim != 1:
+        raise RunError(f"{path.name}: damaged session file: ids are not one row of whole numbers")
+    check_saved(path, known, ids.tolist(), engine.vocabulary)
+    own = tokenizer_print(conversation.tokenizer)
+    for part, name in (("tokenizer", "tokenizer"), ("template", "chat template")):
+        if known["tokenizer"].get(part) != own[part]:
+            raise RunError(f"{path.name}: saved with another {name} than this session's; its tokens would not fit")
     state: dict[str, Any] = known["state"]
-    if state["model"] != engine.shape:
-        raise RunError(f"{path.name}: saved from model {state['model']}, this one is {engine.shape}")
     transcript = conversation.transcript
-    transcript.ids = arrays["ids"].tolist()
-    transcript.forgotten = known["forgotten"]
+    transcript.ids = ids.tolist()
+    transcript.forgotten, transcript.due = known["forgotten"], known["due"]
     transcript.corrections = [(at, list(ids)) for at, ids in known["overlays"]]
     transcript.marks, transcript.older = _marks(known["marks"]), _marks(known["older"])
     conversation.previous, conversation.pending = state["previous"], state["pending"]

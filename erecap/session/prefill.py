@@ -90,8 +90,8 @@ class SessionPrefill:
                 transcript.extend(ids[noted:done])
                 noted = done
                 if conversation.pending and transcript.tokens >= settled:
-                    transcript.settle(settled)
-                    conversation.pending = []
+                    marks = transcript.settled(settled)
+                    transcript.marks, conversation.pending = marks, []
                 while coming and coming[0].tokens <= transcript.tokens:
                     transcript.extend((), [coming.popleft()])
                 if following:
@@ -152,10 +152,18 @@ class SessionPrefill:
             return self.engine.verify(ids)
 
     def reread(self, ids: Sequence[int]) -> None:
-        """Read `ids`, unpruned and outside of any call; what was pending is among them."""
+        """Read `ids`, unpruned and outside of any call. The caller notes them in the transcript."""
         if ids:
             self.engine.read(ids, lambda _, following: self.policy.find_positions(self.engine, following))
-        self.conversation.pending = []
+
+    def settle(self) -> None:
+        """Bring engine and transcript to the same end, where a call was broken off between the two."""
+        transcript, engine = self.conversation.transcript, self.engine
+        if engine.tokens == transcript.tokens:
+            return
+        if engine.tokens < transcript.tokens:
+            self.conversation.cut(sum(mark.tokens <= engine.tokens for mark in transcript.marks))
+        engine.rollback(transcript.tokens)
 
     def roll_back(self, marks: int, reread: bool = False, tokens: int | None = None) -> None:
         """Roll back to the first `marks` marks; injected corrections behind them are read again if asked to.
@@ -164,14 +172,18 @@ class SessionPrefill:
             tokens: keep the tokens before this index behind those marks.
         """
         conversation, transcript = self.conversation, self.conversation.transcript
-        if marks == len(transcript.marks) and transcript.ends_with_mark(self.engine.tokens):
-            return
-        # The unread rest of the last answer is still due, unless that answer goes too.
-        pending = conversation.pending if marks == len(transcript.marks) else []
-        lost = transcript.cut(marks, tokens)
-        if tokens is None or transcript.tokens != self.engine.tokens:
-            self.engine.rollback(transcript.tokens)
-        conversation.pending = pending
-        if lost and reread:
-            self.reread(lost)
-            transcript.inject(lost)
+        if marks != len(transcript.marks) or not transcript.ends_with_mark(self.engine.tokens):
+            conversation.cut(marks, tokens)
+            if tokens is None or transcript.tokens != self.engine.tokens:
+                self.engine.rollback(transcript.tokens)
+        if transcript.due and reread:
+            self.inject(transcript.due)
+
+    def inject(self, ids: Sequence[int]) -> None:
+        """Read a correction behind what was read; the unread rest of the last answer comes first."""
+        conversation, transcript, rest = self.conversation, self.conversation.transcript, self.conversation.pending
+        self.reread([*rest, *ids])
+        transcript.extend(rest)
+        marks = transcript.settled(transcript.tokens)
+        transcript.marks, conversation.pending = marks, []
+        transcript.inject(ids)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from erecap.budget import Budget
-from erecap.decoding.answer import AnswerWatcher, answer_ends
+from erecap.decoding.answer import AnswerWatcher, answer_ends, say_ignored_defaults
 from erecap.decoding.loop import Decoded, decode
 from erecap.engines.protocol import SessionEngine
 from erecap.errors import ConfigError
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from erecap.tokens.cache.read_scores import ReadScorer
     from erecap.tokens.scoring.schedule import PruneConfig
 
+_log = logging.getLogger(__name__)
 DEFERRED: FinishReason = "deferred"
 # By the id of an engine the session that uses it, as long as there is one.
 _USERS: WeakValueDictionary[int, ReplanSession] = WeakValueDictionary()
@@ -110,11 +113,13 @@ class ReplanSession:
         self.tokenizer = tokenizer
         self.draft = draft
         self._one_call = OneCall()
+        self._revision: int | None = None  # of the model when the stored keys were computed
         self._passes: int | None = None  # forward passes that it took to decode the last answer
         self._compose(
             Conversation(tokenizer, rewind_tokens, retokenize), SessionPolicy(self.config), self._own_engine()
         )
         self.policy.check(self.engine)
+        say_ignored_defaults(model)
 
     def _own_engine(self) -> SessionEngine:
         """The engine that the configuration names or gives."""
@@ -131,10 +136,24 @@ class ReplanSession:
         return engine
 
     def _compose(self, conversation: Conversation, policy: SessionPolicy, engine: SessionEngine) -> None:
-        self.conversation, self.policy, self.engine = conversation, policy, engine
-        self.prefill = SessionPrefill(conversation, policy, engine)
-        self.edits = SessionEdits(self.prefill)
+        prefill = SessionPrefill(conversation, policy, engine)
+        edits = SessionEdits(prefill)
+        # One statement, without calls: an interrupt comes before it or after it.
+        self.conversation, self.policy, self.engine, self.prefill, self.edits = (
+            conversation, policy, engine, prefill, edits
+        )  # fmt: skip
         _USERS[id(engine)] = self
+
+    def _begin_call(self) -> None:
+        """Finish what an interrupted call left undone, and follow a model that was changed since the last call."""
+        self.prefill.settle()
+        revision = self.engine.revision
+        if revision == self._revision:
+            return
+        if self._revision is not None and self.engine.tokens:
+            _log.warning("the model was changed (weights, modules or adapters): what the session has read is outdated")
+            self.edits.read_again()
+        self._revision = revision
 
     # What is known ----------------------------------------------------------------------------------------
 
@@ -225,8 +244,8 @@ class ReplanSession:
     @one_call
     def close(self) -> None:
         """Free the stored keys and values and forget the conversation."""
-        self.engine.reset()
         self._compose(self.conversation.fresh(), self.policy, self.engine)
+        self.engine.reset()  # last: an engine that has read more than its conversation is rolled back
 
     def reset(self) -> None:
         """Begin another episode, as a `LanguageModel` does: the same as `close`."""
@@ -589,7 +608,13 @@ def _ranking(evict_by: str | ReadScorer, model: Any) -> str | ReadScorer:
 
 
 def _sampler(temperature: float, top_p: float, seed: int | None) -> Callable[[Any], int] | None:
-    """Draws a token from logits `(vocab,)`, on the CPU as they are; None where decoding is greedy."""
+    """Draws a token from logits `(vocab,)`, on the CPU as they are; None where decoding is greedy.
+
+    Raises:
+        ValueError: a temperature that is not finite.
+    """
+    if not math.isfinite(temperature):
+        raise ValueError(f"temperature must be a finite number, got {temperature}")
     if temperature <= 0:
         return None
     import torch

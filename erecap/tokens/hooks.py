@@ -64,51 +64,84 @@ def outer_modules(model: nn.Module, decoder: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if m is not decoder and any(part is decoder for part in m.modules())]
 
 
-def acquire(model: nn.Module, attention: bool) -> None:
-    """Put the hooks on `model`, or count one more user. `attention`: also collect attention weights for the scorer."""
+class User:
+    """One user of a model's hooks. An object that nobody holds any more counts no longer."""
+
+    def __init__(self, attention: bool) -> None:
+        self.attention = attention  # also collect attention weights for the scorer
+
+
+def acquire(model: nn.Module, user: User) -> None:
+    """Put the hooks on `model` for `user`. What an interrupt leaves half done, `release` takes off."""
     decoder = find_decoder(model)
     with _lock:
         hooks = _installed.get(decoder)
-        if attention and (hooks is None or hooks.attention_users == 0):
-            probe.install(decoder.config)  # first, because it may refuse, and must then leave nothing behind
         if hooks is None:
             hooks = _installed[decoder] = _HookSet(decoder, outer_modules(model, decoder))
-        hooks.users += 1
-        hooks.attention_users += attention
+        hooks.users.add(user)
+        try:
+            hooks.install()
+        except Exception:  # the attention implementation was refused
+            hooks.users.discard(user)
+            hooks.settle()
+            raise
 
 
-def release(model: nn.Module, attention: bool) -> None:
-    """Count one user less; the last one takes everything off."""
+def release(model: nn.Module, user: User) -> None:
+    """Take `user` off, if it is on; the last one takes the hooks with it."""
     decoder = find_decoder(model)
     with _lock:
-        hooks = _installed[decoder]
-        hooks.users -= 1
-        if attention:
-            hooks.attention_users -= 1
-            if hooks.attention_users == 0:
-                probe.remove(decoder.config)
-        if hooks.users == 0:
-            hooks.remove()
-            del _installed[decoder]
+        hooks = _installed.get(decoder)
+        if hooks is not None:
+            hooks.users.discard(user)
+            hooks.settle()
 
 
 class _HookSet:
     def __init__(self, decoder: nn.Module, outer: list[nn.Module]) -> None:
-        self.users = 0
-        self.attention_users = 0
+        self.users: weakref.WeakSet[User] = weakref.WeakSet()
+        self._decoder = weakref.ref(decoder)
+        self._outer = [weakref.ref(module) for module in outer]
         self._config = decoder.config
         self._windows = layer_windows(decoder.config)
-        self._handles = [
-            decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
-            decoder.register_forward_hook(self._end, with_kwargs=True, always_call=True),
-        ]
-        self._handles += [module.register_forward_pre_hook(self._announce, with_kwargs=True) for module in outer]
-        for number, layer in enumerate(decoder.layers):
-            self._handles.append(layer.register_forward_pre_hook(self._layer_hook(number, layer), with_kwargs=True))
+        self._whole = False  # all hooks are on
 
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+    def install(self) -> None:
+        """Put on what is missing."""
+        if any(user.attention for user in self.users):
+            # First, because it may refuse.
+            if probe.base_name(self._config._attn_implementation) == self._config._attn_implementation:
+                probe.install(self._config)
+        decoder = self._decoder()
+        if self._whole or decoder is None:
+            return
+        self._take_off(decoder)  # half of them may be on
+        decoder.register_forward_pre_hook(self._begin, with_kwargs=True)
+        decoder.register_forward_hook(self._end, with_kwargs=True, always_call=True)
+        for module in self._outer_modules():
+            module.register_forward_pre_hook(self._announce, with_kwargs=True)
+        for number, layer in enumerate(decoder.layers):
+            layer.register_forward_pre_hook(self._layer_hook(number, layer), with_kwargs=True)
+        self._whole = True
+
+    def settle(self) -> None:
+        """Take off what the users that are left do not need."""
+        if not any(user.attention for user in self.users):
+            probe.remove(self._config)
+        decoder = self._decoder()
+        if not self.users and decoder is not None:
+            self._whole = False
+            self._take_off(decoder)
+            _installed.pop(decoder, None)
+
+    def _outer_modules(self) -> list[nn.Module]:
+        return [module for outer in self._outer if (module := outer()) is not None]
+
+    def _take_off(self, decoder: nn.Module) -> None:
+        """Remove all hooks of this kind, also those whose handle an interrupt has lost."""
+        for module in (decoder, *decoder.layers, *self._outer_modules()):
+            _drop_own(module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs)
+            _drop_own(module._forward_hooks, module._forward_hooks_with_kwargs, module._forward_hooks_always_called)
 
     def _announce(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Note the 2-D mask of a call before a multimodal class makes masks of its own from it."""
@@ -222,6 +255,12 @@ def _of_text(positions: torch.Tensor) -> torch.Tensor:
     if positions.ndim != 3 or not bool((positions == positions[:1]).all()):
         raise ValueError("a PrunedCache reads text only, and these are positions of pictures or videos")
     return positions[0]
+
+
+def _drop_own(found: dict[int, Any], *flags: dict[int, bool]) -> None:
+    for number in [number for number, hook in found.items() if getattr(hook, "__module__", "") == __name__]:
+        for kept in (found, *flags):
+            kept.pop(number, None)
 
 
 def drop_tokens(cache: PrunedCache, layer: int, hidden: torch.Tensor) -> torch.Tensor:

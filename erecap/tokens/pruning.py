@@ -52,13 +52,13 @@ def attach(model: nn.Module, cache: PrunedCache, *, attention: bool = False) -> 
     Args:
         attention: run attention through the probe although the cache's scorer does not ask for it.
     """
-    attention = attention or cache.scorer.needs_attention
-    hooks.acquire(model, attention)
-    probe.current.caches.append(cache)
+    user = hooks.User(attention or cache.scorer.needs_attention)
     try:
+        hooks.acquire(model, user)
+        probe.current.caches[user] = cache
         yield cache
     finally:
-        probe.current.caches.remove(cache)
-        hooks.release(model, attention)
+        probe.current.caches.pop(user, None)
+        hooks.release(model, user)
         # A read that was interrupted between two layers must not stay half stored.
         cache.rollback()

@@ -13,6 +13,7 @@ import pytest
 from erecap.errors import ModelError
 from erecap.models import fingerprint, load
 from erecap.models.adapters import CARD, CONFIG, WEIGHTS, attach_adapter, describe_adapter
+from erecap.models.settings_files import settings_files
 from erecap.models.wheels import sha256
 
 TEXT = [{"role": "user", "content": "go to fridge 1"}]
@@ -135,7 +136,8 @@ def _nan(folder: Path) -> None:
         (_other_rank, r"does not fit the model: base_model.* is \[4, .*expected \[5, "),
         (_nan, "not finite"),
         (lambda folder: (folder / WEIGHTS).unlink(), "adapter_model.safetensors is missing"),
-        (lambda folder: (folder / CARD).unlink(), "card.json is missing"),
+        (lambda folder: (folder / CARD).write_text("{}"), "its card.json is not one that"),
+        (lambda folder: (folder / CARD).write_text("[]"), "must hold a JSON object"),
         (lambda folder: (folder / CONFIG).write_text("{"), "adapter_config.json is not valid JSON"),
         (lambda folder: (folder / CONFIG).write_text('{"peft_type": "IA3"}'), "not an adapter"),
     ],
@@ -157,3 +159,67 @@ def test_an_adapter_for_another_shape_names_the_tensor(tiny: Path, adapter: Path
     _write_card(adapter, {"name": "other", "fingerprint": fingerprint(other)})
     with pytest.raises(ModelError, match=r"does not fit the model: .*mlp.*expected"):
         load(str(other), adapter=str(adapter))
+
+
+@pytest.mark.parametrize("saved_by", ["save_pretrained", "another rank", "rslora"])
+def test_an_adapter_that_peft_saved_loads_and_says_that_its_base_was_not_checked(
+    saved_by: str, tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    model, tokenizer = load(str(tiny), "float32", "cpu")
+    options: dict[str, Any] = {"r": 3} if saved_by == "another rank" else {"use_rslora": saved_by == "rslora"}
+    config = LoraConfig(
+        target_modules=["q_proj", "down_proj"], init_lora_weights=False, task_type="CAUSAL_LM", **options
+    )
+    torch.manual_seed(3)
+    wrapped = get_peft_model(model, config)
+    wrapped.save_pretrained(tmp_path / "plain")
+    expected = logits(wrapped, tokenizer)
+    assert not (tmp_path / "plain" / CARD).exists()
+    merged, _ = load(str(tiny), "float32", "cpu", adapter=str(tmp_path / "plain"))
+    torch.testing.assert_close(logits(merged, tokenizer), expected, atol=1e-5, rtol=1e-5)
+    [record] = caplog.records
+    assert "adapter plain has no card.json: no hash of its base was checked" in record.getMessage()
+    assert describe_adapter(str(tmp_path / "plain"))["name"] == "plain"
+
+
+def _set(**values: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / CONFIG).write_text(json.dumps({**json.loads((folder / CONFIG).read_text()), **values}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _set(lora_alpha=float("inf")), _set(lora_alpha=float("nan")), _set(alpha_pattern={"q_proj": 1e400}),
+        _set(alpha_pattern={"down_proj": float("-inf")}), _set(r=0), _set(lora_alpha=1e42),
+    ],
+)  # fmt: skip
+def test_a_scaling_that_is_not_finite_is_refused(change: Callable[[Path], None], tiny: Path, adapter: Path) -> None:
+    (adapter / CARD).unlink()
+    change(adapter)
+    with pytest.raises(ModelError) as caught:
+        load(str(tiny), "float32", "cpu", adapter=str(adapter))
+    assert "\n" not in str(caught.value) and str(adapter) in str(caught.value)
+
+
+def test_the_card_pins_the_configuration_of_the_adapter_and_of_its_base(
+    tiny: Path, adapter: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    card = json.loads((adapter / CARD).read_text())
+    card["files"][CONFIG] = sha256(adapter / CONFIG)
+    card["base"]["settings"] = settings_files(tiny)
+    (adapter / CARD).write_text(json.dumps(card))
+    load(str(tiny), "float32", "cpu", adapter=str(adapter))
+    assert not caplog.records
+    generation = json.loads((tiny / "generation_config.json").read_text())
+    (tiny / "generation_config.json").write_text(json.dumps({**generation, "repetition_penalty": 1.2}))
+    load(str(tiny), "float32", "cpu", adapter=str(adapter))
+    assert "was trained with another generation_config.json of tiny" in caplog.text
+    _set(lora_alpha=99)(adapter)
+    with pytest.raises(ModelError, match=r"adapter_config.json is damaged: its SHA-256"):
+        load(str(tiny), "float32", "cpu", adapter=str(adapter))

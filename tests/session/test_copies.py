@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import threading
 
 import pytest
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from erecap.budget import Budget
 from erecap.errors import RunError
@@ -167,20 +164,3 @@ def test_a_session_that_evicted_nothing_can_be_saved(tmp_path) -> None:  # type:
     other = ReplanSession(model(), byte_level(), budget=BUDGET)
     other.restore(tmp_path / "agent.safetensors")
     assert go_on(other, messages) == go_on(session, messages)
-
-
-def test_a_file_of_the_format_before_is_still_read(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    session, messages = played()
-    path = tmp_path / "agent.safetensors"
-    session.save(path)
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-        known = json.loads(file.metadata()["known"])
-    del known["layers"]  # which that format did not have
-    save_file(tensors, path, metadata={"format": "erecap-session-2", "known": json.dumps(known)})
-    other = ReplanSession(model(), byte_level(), budget=BUDGET)
-    other.restore(path)
-    assert go_on(other, messages) == go_on(session, messages)
-    save_file(tensors, path, metadata={"format": "erecap-session-1", "known": json.dumps(known)})
-    with pytest.raises(RunError, match="not a saved session"):
-        ReplanSession(model(), byte_level()).restore(path)

@@ -112,8 +112,7 @@ def test_a_fork_is_free_while_its_origin_has_a_call() -> None:
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
 def test_a_copied_guard_is_free(copied: Callable[[OneCall], OneCall]) -> None:
     guard = OneCall()
-    with guard:
-        with copied(guard):
-            pass
-        with pytest.raises(RuntimeError), guard:
-            pass
+    with guard.lock:
+        copied(guard).check()
+        with pytest.raises(RuntimeError):
+            guard.check()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from erecap.context.tokenize import Continuation
+from erecap.decoding.special import SpecialTokens
 from erecap.session.conversation.chat import ChatPart, SessionChat
 from erecap.session.conversation.marks import agreement, answer_starts, encode_behind, mark_messages
 from erecap.session.conversation.transcript import Mark, Transcript
@@ -73,6 +74,20 @@ class Conversation:
         """
         return agreement(self.tokenizer, part, self.transcript, known) if self.retokenize else None
 
+    def cut(self, marks: int, tokens: int | None = None) -> None:
+        """Roll back to the end of the first `marks` marks; injected corrections behind them become due.
+
+        Args:
+            tokens: keep ids up to this token index, behind the last of those marks; None: up to that mark.
+        """
+        transcript = self.transcript
+        kept, corrections, due = transcript.parted(marks)
+        # The unread rest of the last answer is still to be read, unless that answer goes too.
+        pending = self.pending if marks >= len(transcript.marks) else []
+        # One statement, without calls: an interrupt comes before it or after it.
+        transcript.marks, transcript.corrections, transcript.due, self.pending = kept, corrections, due, pending
+        transcript.trim(tokens)
+
     def protected_tokens(self, part: ChatPart, coming: Sequence[Mark]) -> list[tuple[int, int]]:
         """Protected characters of the chat as token indices `(start, end)`.
 
@@ -97,16 +112,19 @@ class Conversation:
             ends: ids that end an answer.
         """
         content = list(ids)
-        while content and content[-1] in ends:
+        special = SpecialTokens(self.tokenizer)
+        while content and (content[-1] in ends or content[-1] in special.silent):
             content.pop()
         # A stop text may begin inside the answer's last tokens: drop whole tokens until the text fits.
-        while content and len(self.tokenizer.decode(content, skip_special_tokens=True)) > len(text):
+        while content and len(special.text(content)) > len(text):
             content.pop()
-        self.previous = content
-        if self.tokenizer.decode(content, skip_special_tokens=True) != text:
+        said = content
+        # A special token within it is not in the text, so the next call reads the text.
+        if special.text(content) != text or not special.silent.isdisjoint(content):
             content = []
-        self.pending = content[stored:]
         first = self.transcript.tokens
+        self.pending = []
+        # What an interrupt leaves without a mark is rolled back by the next call.
         self.transcript.extend(content[:stored])
         if content:
             whole = part.before.copy().update(part.unseen).update(text)
@@ -119,7 +137,9 @@ class Conversation:
                 starts=answer_starts(self.tokenizer, content, text),
                 generated=True,
             )
-            self.transcript.extend((), [mark])
+            marks, rest = [*self.transcript.marks, mark], content[stored:]
+            self.transcript.marks, self.pending = marks, rest
+        self.previous = said
 
     def tidy(self, stored: Sequence[int]) -> None:
         """Forget messages of which no token is stored; `stored`: rising token indices."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from erecap.context.tokenize import Continuation, Prompt, encode_from
+from erecap.decoding.special import SpecialTokens
 from erecap.errors import RunError
 from erecap.session.conversation.chat import ChatPart
 from erecap.session.conversation.digest import RunningDigest
@@ -21,8 +22,8 @@ def encode_behind(tokenizer: Any, part: ChatPart, base: Mark | None) -> Continua
     start = (base.characters if base else 0) - part.offset
     if start < 0:
         raise RunError(
-            "the end of the session's own chat is no longer among what it has read (a failed edit or another chat took "
-            "its place); give the whole chat to generate or read"
+            "the end of the session's own chat is no longer among what it has read (a failed edit, a changed model or "
+            "another chat took its place); give the whole chat to generate or read"
         )
     return encode_from(tokenizer, part.text, start)
 
@@ -61,7 +62,8 @@ def answer_starts(tokenizer: Any, ids: Sequence[int], text: str) -> tuple[int, .
     if list(encoded["input_ids"]) == list(ids):
         return tuple(int(low) for low, _ in encoded["offset_mapping"])
     # Other tokens than the text's own. Half a character decodes to one character, too, so that starts still rise.
-    written = [len(tokenizer.decode(ids[:count], skip_special_tokens=True)) for count in range(len(ids))]
+    special = SpecialTokens(tokenizer)
+    written = [len(special.text(ids[:count])) for count in range(len(ids))]
     return tuple(min(start, len(text)) for start in written)
 
 

@@ -62,6 +62,7 @@ class Transcript:
         self.older: list[Mark] = []
         self._tidy_at = 32
         self.corrections: list[tuple[int, list[int]]] = []  # (token index, ids) that no message stands for
+        self.due: list[int] = []  # ids of corrections that were rolled back and have to be read again
 
     @property
     def tokens(self) -> int:
@@ -105,23 +106,24 @@ class Transcript:
         last = self.marks[-1].tokens if self.marks else 0
         return last == self.tokens == stored
 
-    def cut(self, marks: int, tokens: int | None = None) -> list[int]:
-        """Roll back to the end of the first `marks` marks; returns the ids of injected corrections that are lost.
+    def parted(self, marks: int) -> tuple[list[Mark], list[tuple[int, list[int]]], list[int]]:
+        """The first `marks` marks, the corrections before the end of the last, and the ids of those behind it.
 
-        Args:
-            tokens: keep ids up to this token index, behind the last of those marks; None: up to that mark.
+        These, and those that were due before, have to be read again once the rest is gone.
         """
-        del self.marks[marks:]
-        left = self.marks[-1].tokens if self.marks else 0
-        lost = [token for at, ids in self.corrections if at >= left for token in ids]
-        self.corrections = [(at, ids) for at, ids in self.corrections if at < left]
-        left = max(left, tokens or 0)
+        kept = self.marks[:marks]
+        left = kept[-1].tokens if kept else 0
+        due = [*(token for at, ids in self.corrections if at >= left for token in ids), *self.due]
+        return kept, [(at, ids) for at, ids in self.corrections if at < left], due
+
+    def trim(self, tokens: int | None = None) -> None:
+        """Forget the ids behind the last mark; `tokens`: keep those before this token index."""
+        left = max(self.marks[-1].tokens if self.marks else 0, tokens or 0)
         if not left:
             self.older = []
         # Where ids up to the mark were dropped, the rest cannot be compared.
         del self.ids[max(0, left - self.forgotten) :]
         self.forgotten = min(self.forgotten, left)
-        return lost
 
     def since(self, token: int) -> list[int]:
         """Ids from token index `token` on. Raises ValueError where they were forgotten."""
@@ -158,22 +160,19 @@ class Transcript:
         self.older = [mark for mark in self.older if mark.starts and alive(mark)]
         self._tidy_at = 32 + 2 * len(self.older)
 
-    def settle(self, tokens: int) -> None:
-        """Move the last mark to `tokens`: the rest of its message has been read."""
-        if self.marks:
-            self.marks[-1] = replace(self.marks[-1], tokens=tokens)
+    def settled(self, tokens: int) -> list[Mark]:
+        """The marks with the last one at `tokens`: the rest of its message has been read."""
+        return [*self.marks[:-1], replace(self.marks[-1], tokens=tokens)] if self.marks else []
 
     def inject(self, ids: Sequence[int]) -> None:
         """Add a correction that no message stands for: they belong to the last mark, and matching skips them."""
-        self.corrections.append((self.tokens, list(ids)))
+        corrections, marks = [*self.corrections, (self.tokens, list(ids))], self.settled(self.tokens + len(ids))
         self.ids.extend(ids)
-        if self.marks:
-            last = self.marks[-1]
-            self.marks[-1] = replace(last, tokens=self.tokens)
+        self.corrections, self.marks, self.due = corrections, marks, []
 
     def copy(self) -> Transcript:
         """An independent copy."""
         twin = copy.copy(self)
         twin.ids, twin.marks, twin.older = list(self.ids), list(self.marks), list(self.older)
-        twin.corrections = list(self.corrections)
+        twin.corrections, twin.due = list(self.corrections), list(self.due)
         return twin

@@ -203,11 +203,12 @@ class ReplanPool:
     @contextmanager
     def _attention_split(self) -> Iterator[None]:
         """The model's attention can be taken over within."""
-        hooks.acquire(self.model, attention=True)
+        user = hooks.User(attention=True)
         try:
+            hooks.acquire(self.model, user)
             yield
         finally:
-            hooks.release(self.model, attention=True)
+            hooks.release(self.model, user)
 
 
 def _packed(request: Request) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
+from erecap.tokens.cache.finishing import to_the_end
 from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.parking import Parked, Parking
 from erecap.tokens.cache.read_scores import ReadScores
@@ -157,12 +159,14 @@ class PrunedCache(DynamicCache):
         except FloatingPointError:
             self.rollback()
             raise
-        self._layouts = reading.layouts
-        self._logical += reading.tokens
-        self.reading, self._saved = None, []
+        armed, logical = self._armed, self._logical + reading.tokens
+        # One statement, without calls: an interrupt comes before it or after it.
+        self._layouts, self._logical, self.reading, self._armed, self._protect = (
+            reading.layouts, logical, None, False, None if armed else self._protect
+        )  # fmt: skip
+        self._saved = []
         self.parking.add(reading.parked)
-        if self._armed:
-            self._armed, self._protect = False, None
+        if armed:
             self.prompt_kept = self.kept_lengths()
 
     def rollback(self) -> None:
@@ -193,23 +197,31 @@ class PrunedCache(DynamicCache):
         for number, layout in enumerate(self._layouts):
             if layout.width:
                 sharing.setdefault(id(layout), []).append(number)
+        steps: list[tuple[list[int], torch.Tensor, Layout]] = []
         for numbers in sharing.values():
             stay = ~gone(layout := self._layouts[numbers[0]])
             if bool(stay.all()):
                 continue
             columns = stay.nonzero().squeeze(1)
             new = layout.take(columns.unsqueeze(0))
-            together = select_together([self.layers[number] for number in numbers], columns)
-            for number in numbers:
-                if not together:
-                    self.layers[number].select(columns)
-                self._layouts[number] = new
+            steps.append((numbers, columns, new))
             most = max(most, layout.width - new.width)
-        if most:
-            self.parking.keep(self._still_stored)
-            if self.read_scores is not None:
-                self.read_scores.keep(self.stored_index())
+        if steps:
+            to_the_end(partial(self._select, steps))
         return most
+
+    def _select(self, steps: Sequence[tuple[list[int], torch.Tensor, Layout]]) -> None:
+        """Keep the tokens `columns` of each group of layers, as its layout says; those that have done so are passed."""
+        for numbers, columns, new in steps:
+            due = [number for number in numbers if self.layers[number].length != new.width]
+            if due and not select_together([self.layers[number] for number in due], columns):
+                for number in due:
+                    self.layers[number].select(columns)
+            for number in numbers:
+                self._layouts[number] = new
+        self.parking.keep(self._still_stored)
+        if self.read_scores is not None:
+            self.read_scores.keep(self.stored_index())
 
     def _still_stored(self, parked: Parked) -> torch.Tensor:
         """`(n,)` bool: which parked tokens the deepest layer that they ran through, and that stores keys, stores."""
@@ -310,10 +322,14 @@ class PrunedCache(DynamicCache):
             )
         for number, _, _ in turned:  # all before the first changes: memory may run out
             self.layers[number].own()
+        to_the_end(partial(self._place, turned))
+        self.parking.move(index, positions)
+
+    def _place(self, turned: Sequence[tuple[int, Layout, torch.Tensor]]) -> None:
+        """Give layers their rotated keys and the layouts that go with them."""
         for number, new, keys in turned:
             self.layers[number].replace_keys(keys)
             self._layouts[number] = new
-        self.parking.move(index, positions)
 
     # What transformers asks -------------------------------------------------------------------------------
 
@@ -367,6 +383,7 @@ class PrunedCache(DynamicCache):
         if length < 0:
             raise ValueError(f"cannot remove {-tokens_to_remove} tokens, only {self._logical} were read")
         done: dict[int, tuple[Layout, Layout]] = {}  # layers that stored the same go on sharing one layout
+        cut: list[tuple[int, Layout]] = []
         for number, layout in enumerate(self._layouts):
             if not layout.width:
                 continue
@@ -377,8 +394,14 @@ class PrunedCache(DynamicCache):
                 if padded and bool((layout.index[:, :width] >= length).logical_and(layout.valid[:, :width]).any()):
                     raise ValueError("a padded batch whose rows kept different tokens cannot be cropped")
                 done[id(layout)] = (layout, layout.first(width))
-            self._layouts[number] = new = done[id(layout)][1]
+            cut.append((number, done[id(layout)][1]))
+        to_the_end(partial(self._cut, cut, length))
+
+    def _cut(self, cut: Sequence[tuple[int, Layout]], length: int) -> None:
+        """Shorten layers to their new layouts; `length` tokens count as read then."""
+        for number, new in cut:
             self.layers[number].truncate(new.width)
+            self._layouts[number] = new
         self._logical = length
         self.parking.keep(lambda parked: parked.places < length)
 
@@ -402,6 +425,9 @@ class PrunedCache(DynamicCache):
 
     def reset(self) -> None:
         """Forget everything read and arm for the next read."""
+        to_the_end(self._reset)
+
+    def _reset(self) -> None:
         super().reset()
         self._layouts = [Layout.empty()] * len(self._layouts)
         self._logical, self.reading, self._saved = 0, None, []

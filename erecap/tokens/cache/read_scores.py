@@ -62,8 +62,9 @@ class ReadScores:
         """Prepare for a read of `tokens` tokens from index `first` on; earlier scores of these are forgotten."""
         self._settle()
         before = int(torch.searchsorted(self._places, first))
-        self._places = torch.cat([self._places[:before], torch.arange(first, first + tokens, device="cpu")])
-        self._scores = torch.cat([self._scores[:before], _unscored((tokens,))])
+        places = torch.cat([self._places[:before], torch.arange(first, first + tokens, device="cpu")])
+        scores = torch.cat([self._scores[:before], _unscored((tokens,))])
+        self._places, self._scores = places, scores
 
     def take(self, live: Layout, hidden: torch.Tensor) -> None:
         """Score the tokens `live` from `hidden` `(1, tokens, hidden_size)`, the input of `layer`.
@@ -114,7 +115,8 @@ class ReadScores:
         """Forget all scores but those of the token indices `index` `(n,)`: only stored tokens are ranked."""
         self._settle()
         stay = torch.isin(self._places, index.cpu())
-        self._places, self._scores = self._places[stay], self._scores[stay]
+        places, scores = self._places[stay], self._scores[stay]
+        self._places, self._scores = places, scores
 
     def clear(self) -> None:
         """Forget all scores."""

@@ -124,8 +124,10 @@ class SharingLayer(DynamicLayer):
 
     def put(self, keys: torch.Tensor | None, values: torch.Tensor | None, length: int) -> None:
         """Store the first `length` tokens of these buffers and nothing else."""
-        self._keys, self._values, self.length = keys, values, length
-        self.front, self.start, self.claim, self.shared, self.block = (), 0, None, False, None
+        # One statement, without calls: an interrupt comes before it or after it.
+        self._keys, self._values, self.length, self.front, self.start, self.claim, self.shared, self.block = (
+            keys, values, length, (), 0, None, False, None
+        )  # fmt: skip
 
     def pieces(self) -> tuple[Pair, ...]:
         """Keys and values of what is stored, in as many pieces as there are buffers, in order."""
@@ -154,9 +156,10 @@ class SharingLayer(DynamicLayer):
         own = self.length - self.start
         keys, values = (resized(buffer, 0, count + TAIL_GROWTH) for buffer in (self._keys, self._values))
         self.claim.end = own
-        self.front += (Piece(self._keys, self._values, own, self.block, self.claim),)
-        self.start, self.claim, self.block = self.length, None, None
-        self._keys, self._values = keys, values
+        front = (*self.front, Piece(self._keys, self._values, own, self.block, self.claim))
+        self.front, self.start, self.claim, self.block, self._keys, self._values = (
+            front, self.length, None, None, keys, values
+        )  # fmt: skip
 
     def _fold(self, count: int) -> None:
         """Append the own tokens to the piece before them, which nobody else holds any more."""
@@ -167,9 +170,10 @@ class SharingLayer(DynamicLayer):
             keys, values = (resized(b, piece.length, roomy(piece.length + own + count)) for b in (keys, values))
         keys.narrow(2, piece.length, own).copy_(self._keys.narrow(2, 0, own))
         values.narrow(2, piece.length, own).copy_(self._values.narrow(2, 0, own))
-        self.block = piece.block if keys is piece.keys else None
-        self._keys, self._values = keys, values
-        self.front, self.start = self.front[:-1], self.start - piece.length
+        front, block = self.front[:-1], piece.block if keys is piece.keys else None
+        self._keys, self._values, self.block, self.front, self.start = (
+            keys, values, block, front, self.start - piece.length
+        )  # fmt: skip
 
     def _grow(self, count: int) -> None:
         """Move the own tokens to larger buffers if need be; all tokens, once sharing saves less than half of them."""
@@ -192,9 +196,10 @@ class SharingLayer(DynamicLayer):
             self.length = length
             return
         while self.front and length <= self.start:
-            piece = self.front[-1]
-            self._keys, self._values, self.block, self.claim = piece.keys, piece.values, piece.block, piece.claim
-            self.front, self.start = self.front[:-1], self.start - piece.length
+            piece, front = self.front[-1], self.front[:-1]
+            self._keys, self._values, self.block, self.claim, self.front, self.start = (
+                piece.keys, piece.values, piece.block, piece.claim, front, self.start - piece.length
+            )  # fmt: skip
         self.length = length
         own = length - self.start
         if self.claim is not None:

@@ -202,8 +202,10 @@ def select_together(layers: Sequence[KVLayer], columns: torch.Tensor) -> bool:
 def _house(layers: Sequence[KVLayer], block: torch.Tensor, length: int) -> None:
     rows = block.unsqueeze(1).unbind(0)
     for layer, keys, values in zip(layers, rows[::2], rows[1::2], strict=True):
-        layer._keys, layer._values, layer.length, layer.block = keys, values, length, block
-        layer.claim, layer.shared = None, bool(layer.front)
+        shared = bool(layer.front)
+        layer._keys, layer._values, layer.length, layer.block, layer.claim, layer.shared = (
+            keys, values, length, block, None, shared
+        )  # fmt: skip
         layer.dtype, layer.device, layer.is_initialized = block.dtype, block.device, True
 
 

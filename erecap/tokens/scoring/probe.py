@@ -23,7 +23,7 @@ class _Current(threading.local):
     def __init__(self) -> None:
         self.reading: Any = None
         self.layers: frozenset[int] = frozenset()  # layers whose attention weights are wanted
-        self.caches: list[Any] = []
+        self.caches: dict[Any, Any] = {}  # by their context, in the order in which these were opened
         self.collect: dict[int, torch.Tensor] | None = None  # by layer, over all stored keys
         self.outer_mask: tuple[Any, Any] | None = None  # a cache, and the 2-D mask that a class around the decoder got
         self.attend: Any = None  # called in place of the attention function, which is its first argument
@@ -120,7 +120,7 @@ def refuse_dropped_cache(config: Any, inputs: torch.Tensor) -> None:
     rope = getattr(config, "rope_parameters", None) or {}
     if switch is None or rope.get("rope_type") != "longrope" or not current.caches:
         return
-    cache = current.caches[-1]
+    cache = list(current.caches.values())[-1]
     if 0 < cache.get_seq_length() <= switch < inputs.shape[1]:
         raise ValueError(
             f"the sequence has crossed this model's long-rope switch at {switch} tokens, where it drops its KV cache; "

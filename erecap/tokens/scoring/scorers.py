@@ -21,7 +21,7 @@ class RandomScorer:
         """Scores `(batch, tokens)` in [0, 1); the same token has the same score in every chunk and batch row."""
         # A seeded generator would tie the score to the chunking. An integer hash of the index does not.
         # The multipliers are odd constants of splitmix64, cut to 31 bits so that int64 products cannot overflow.
-        x = (ctx.index + 1 + 1_000_003 * (layer + 1) + 7_368_787 * (ctx.seed + 1)) & 0x7FFFFFFF
+        x = (ctx.index + 1 + 1_000_003 * (layer + 1) + (7_368_787 * (ctx.seed + 1) & 0x7FFFFFFF)) & 0x7FFFFFFF
         for multiplier in (0x45D9F3B, 0x119DE1F3):
             x = ((x ^ (x >> 16)) * multiplier) & 0x7FFFFFFF
         x = x ^ (x >> 16)

@@ -76,7 +76,7 @@ class Trainee:
                 tensor.copy_(tensor.bfloat16())
 
     def ship(self, folder: Path, base: str, tokenizer: Any) -> list[str]:
-        """Write the weights in bfloat16; returns the names of the files that hold weights."""
+        """Write the weights in bfloat16; returns the names of the files that decide what the model computes."""
         if self.full:
             return _ship_model(self.model, folder, tokenizer)
         from peft import get_peft_model_state_dict
@@ -92,7 +92,7 @@ class Trainee:
         plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
         write_json(folder / adapters.CONFIG, dict(sorted(plain.items())))
         write_atomic(folder / adapters.WEIGHTS, save(dict(sorted(tensors.items())), {"format": "pt"}))
-        return [adapters.WEIGHTS]
+        return [adapters.WEIGHTS, adapters.CONFIG]
 
 
 def _with_adapter(model: Any, settings: PlannerTraining, init: Path | None) -> Any:

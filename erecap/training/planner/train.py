@@ -59,6 +59,7 @@ def train_planner(
     from erecap.decoding.stopping import answer_ends
     from erecap.models import describe_adapter, fingerprint, load, locate, locate_adapter
     from erecap.models.adapters import check_adapter
+    from erecap.models.settings_files import settings_files
 
     _prepare(out, fresh)
     base = locate(settings.model)
@@ -81,7 +82,7 @@ def train_planner(
     trainee = Trainee(model, settings, None if settings.full else init)
     fingerprinted = fingerprint(base)
     facts: dict[str, Any] = {
-        "base": {"name": settings.facts()["model"], "fingerprint": fingerprinted},
+        "base": {"name": settings.facts()["model"], "fingerprint": fingerprinted, "settings": settings_files(base)},
         "init": describe_adapter(settings.init) if settings.init is not None else None,
         "data": {**counts, "sources": data.sources},
     }
