@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from erecap.decoding.fused import fused_problem
-from erecap.engines.cache_files import load_cache, save_cache
+from erecap.engines.cache_files import StoredKind, load_cache, save_cache
 from erecap.engines.rotate_keys import KeyRotator
+from erecap.engines.transformers import TransformersEngine
 from erecap.tokens import PruneConfig, attach
 from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.pruned_cache import PrunedCache
@@ -101,10 +102,12 @@ def test_forks_and_files(empty: int, tmp_path) -> None:  # type: ignore[no-untyp
     cache.drop(lambda layout: layout.index[0] == 7)
     twin = cache.fork()
     same(twin, cache)
-    known = {"a": 1, "logical": cache.get_seq_length()}
-    save_cache(tmp_path / "s.safetensors", cache, {"ids": np.arange(2)}, known)
+    known = {"a": 1, "logical": cache.get_seq_length(), "state": {"shift": 0}}
+    engine = TransformersEngine(model)
+    save_cache(tmp_path / "s.safetensors", cache, {"ids": np.arange(2)}, known, engine)
     loaded = PrunedCache(UNPRUNED, LAYERS)
-    arrays, found = load_cache(tmp_path / "s.safetensors", loaded)
+    kind = StoredKind(model.dtype, model.device, engine.window, model.config.hidden_size)
+    arrays, found = load_cache(tmp_path / "s.safetensors", loaded, kind, engine)
     assert found == {**known, "layers": LAYERS} and {name: list(ids) for name, ids in arrays.items()} == {"ids": [0, 1]}
     same(loaded, cache)
     logits = [read(model, one, ids[:, 30:40]) for one in (cache, twin, loaded)]
