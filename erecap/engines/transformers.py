@@ -412,7 +412,7 @@ def _tell_switch(model: Any) -> None:
         warnings.warn(
             f"{type(model).__name__} changes its rotary embeddings beyond {switch:,} tokens; stored keys do not fit "
             f"there; a session keeps to {switch:,} of its {window:,} tokens and leaves out or evicts what exceeds them",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -23,7 +23,7 @@ from erecap.tokens.scoring import probe
 from erecap.tokens.scoring.schedule import PruneConfig
 
 TOKENS = 12  # of a probe
-LAYER_KINDS = frozenset({"full_attention", "sliding_attention"})
+LAYER_KINDS = frozenset({"attention", "full_attention", "sliding_attention"})
 INSTEAD = (
     "call the model itself, or shorten the text: erecap.wrap(f, keep_tokens=N) of a function f(messages) that calls it"
 )

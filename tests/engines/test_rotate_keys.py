@@ -98,7 +98,7 @@ def test_a_yarn_model_is_read_to_the_end_of_its_window() -> None:
     rope = YARN | {"original_max_position_embeddings": 96}
     model = LlamaForCausalLM(LlamaConfig(**SIZES, max_position_embeddings=96, rope_parameters=rope)).eval()
     session, chat = erecap.ReplanSession(model, chat_tokenizer()), []
-    for turn in range(8):
+    for turn in range(6):
         chat.append({"role": "user", "content": f"You see a mug and a drawer {turn}."})
         answer = session.generate(chat, max_new_tokens=4)
         chat.append({"role": "assistant", "content": "take it"})

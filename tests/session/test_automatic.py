@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from erecap import Budget, ReplanSession
 from erecap.cost.model import DECODE_TERMS, CostModel
@@ -40,7 +40,7 @@ def small(name: str = "llama") -> Any:
 @cache
 def smallest() -> Any:
     """A model of one layer whose window holds a dozen turns."""
-    config = unmovable().config.to_dict() | {"num_hidden_layers": 1, "max_position_embeddings": 700}
+    config = dynamic().config.to_dict() | {"num_hidden_layers": 1, "max_position_embeddings": 700}
     made = LlamaForCausalLM(
         LlamaConfig(**config | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}})
     ).eval()
@@ -50,6 +50,20 @@ def smallest() -> Any:
 
 @cache
 def unmovable() -> Any:
+    """A model whose keys know their absolute positions."""
+    tokenizer = byte_level()
+    torch.manual_seed(4)
+    config = OPTConfig(
+        vocab_size=len(tokenizer), hidden_size=32, ffn_dim=48, word_embed_proj_dim=32, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=WINDOW, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    made = OPTForCausalLM(config).eval()
+    made.generation_config.eos_token_id = tokenizer.eos_token_id
+    return made
+
+
+@cache
+def dynamic() -> Any:
     """A model whose rope depends on the length of the sequence."""
     tokenizer = byte_level()
     torch.manual_seed(4)
@@ -182,7 +196,7 @@ def test_memory_counts_what_pruned_layers_store() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bytes_of_a_token_from_model_and_cache(dtype: torch.dtype) -> None:
-    made = LlamaForCausalLM(unmovable().config).to(dtype).eval()
+    made = LlamaForCausalLM(dynamic().config).to(dtype).eval()
     session = ReplanSession(made, byte_level())
     session.read(start())
     each = 2 * 2 * 2 * 8 * (4 if dtype == torch.float32 else 2)  # keys and values, layers, heads, width, bytes
@@ -211,12 +225,12 @@ def test_where_positions_cannot_be_closed_up_text_is_left_out_as_without_a_budge
     left_out = [g for g in ours if g.usage.overflow_messages]
     assert left_out and all(g.usage.evicted_tokens == 0 for g in ours)
     assert all(
-        "text was left out; nothing is evicted instead, as keys with dynamic RoPE" in g.dropped_because
+        "text was left out; nothing is evicted instead, as OPTForCausalLM has no rotary embed" in g.dropped_because
         for g in left_out
     )
-    assert all(g.dropped_because and "RoPE" not in g.dropped_because for g in theirs if g.usage.overflow_messages)
+    assert all(g.dropped_because and "rotary" not in g.dropped_because for g in theirs if g.usage.overflow_messages)
     own = ReplanSession(unmovable(), byte_level(), budget=Budget.auto())
-    with pytest.raises(BudgetError, match="no room can be made: keys with dynamic RoPE"):
+    with pytest.raises(BudgetError, match="no room can be made: OPTForCausalLM has no rotary embeddings"):
         own.append([{"role": "user", "content": "mug " * 400}])
 
 

@@ -191,10 +191,10 @@ def test_a_rope_that_depends_on_length_is_spliced_within_its_switch() -> None:
 
     phi3, ids = _longrope(), torch.arange(3, 13).unsqueeze(0)
     read = {}
-    for first in (0, 20):  # the switch is at 32
+    for begin in (0, 20):  # the switch is at 32
         with prune(phi3, PruneConfig(keep=1.0, stages=())) as cache, torch.no_grad():
-            phi3(ids, position_ids=torch.arange(first, first + 10).unsqueeze(0), past_key_values=cache)
-        read[first] = [layer.keys for layer in cache.layers]
+            phi3(ids, position_ids=torch.arange(begin, begin + 10).unsqueeze(0), past_key_values=cache)
+        read[begin] = [layer.keys for layer in cache.layers]
     for number, (old, new) in enumerate(zip(read[0], read[20], strict=True)):
         turned = KeyRotator(phi3)(number, old, torch.full((10,), 20))
         assert (turned - new).abs().max() <= 1e-3 * new.abs().max()
