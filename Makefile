@@ -1,4 +1,4 @@
-# make demo      install, fetch the embedded model, play the demo (about 6 minutes), write runs/demo/report.html; called
+# make demo      install, fetch the embedded model, play the demo (a few minutes), write runs/demo/report.html; called
 #                again it shows what was played, ARGS=--fresh plays anew; ARGS=--full plays configs/demo-full.yaml, which
 #                compares ways of pruning at prefill
 # make test      install, fetch the embedded model, lint, run the unit and integration tests
