@@ -17,6 +17,7 @@ from erecap.session.session import ReplanSession
 from erecap.tokens import hooks
 from erecap.tokens.ragged import Part, ragged_problem, read_together
 from erecap.tokens.scoring import probe
+from erecap.tokens.servable import outside_inference
 
 Result = TypeVar("Result")
 Call = tuple[ReplanSession, Sequence[Message], Mapping[str, Any]]
@@ -181,7 +182,8 @@ class ReplanPool:
         fused = batch[0].fused
         try:
             self.counts.forwards += 1
-            logits = read_together(self.model, parts) if fused is None else fused.read_together(parts)
+            with outside_inference():  # what is stored outlives the caller's mode
+                logits = read_together(self.model, parts) if fused is None else fused.read_together(parts)
         except Exception as error:  # noqa: BLE001 (its cause shows again when the requests are served alone)
             log.warning("a shared forward call of %d failed (%s); they are made one by one", len(batch), error)
             self.counts.retries += 1
