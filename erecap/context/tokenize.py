@@ -193,7 +193,7 @@ def render_text(messages: Sequence[Message], tokenizer: Any, add_generation_prom
         raise MessagesError(f"the chat template of {_name(tokenizer)} refuses roles [{roles}]: {error}") from error
     except TimeoutError as error:
         raise ModelError(f"the chat template of {_name(tokenizer)} takes {error}; it may have no end") from error
-    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError) as error:
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
         # A template is a program of the model's authors, and these are its mistakes.
         words = f"{type(error).__name__}: {error}"
         raise MessagesError(f"the chat template of {_name(tokenizer)} fails: {' '.join(words.split())}") from error

@@ -178,7 +178,6 @@ def test_min_tokens_and_prediction_are_served(server: Server) -> None:
 
 @pytest.mark.parametrize("name", ["<|im_start|>", "<|endoftext|>"])
 def test_a_special_token_as_a_stop_text_ends_the_answer(name: str, engines) -> None:  # type: ignore[no-untyped-def]
-    pytest.importorskip("erecap.decoding.special")
     tokenizer = byte_level()
     said = [
         *tokenizer("look")["input_ids"],
