@@ -110,7 +110,9 @@ def _structure_problem(model: Any) -> str | None:
         return f"has layers of the kind {', '.join(sorted(kinds - LAYER_KINDS))}, which cannot be rolled back or pruned"
     if getattr(type(model), "_is_stateful", False):
         return "keeps a recurrent state, which cannot be rolled back or pruned"
-    if "position_ids" not in inspect.signature(decoder.forward).parameters:
+    # A forward of its own may hand all arguments on to that of the class below.
+    forwards = [decoder.forward, *(kind.forward for kind in type(decoder).__mro__ if hasattr(kind, "forward"))]
+    if not any("position_ids" in inspect.signature(forward).parameters for forward in forwards):
         return "takes no positions, so that tokens behind dropped ones would stand at wrong ones"
     return None
 

@@ -292,10 +292,12 @@ def test_the_example_of_the_remote_page_runs(tmp_path: Path, monkeypatch: pytest
 def test_the_run_of_the_comparison_page_is_one(tmp_path: Path) -> None:
     from erecap.config import load_run
 
-    (example,) = re.findall(r"```yaml\n(.*?)```", (DOCS / "compare.md").read_text(), flags=re.DOTALL)
-    (tmp_path / "mine.yaml").write_text(example)
+    whole, reread = re.findall(r"```yaml\n(.*?)```", (DOCS / "compare.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(whole)
     config = load_run(str(tmp_path / "mine.yaml"))
     assert list(map(str, config.modes)) == ["reuse", "erecap", "recency", "random"]
+    (tmp_path / "reread.yaml").write_text(whole + reread)
+    assert load_run(str(tmp_path / "reread.yaml")).reread.every == 6  # type: ignore[union-attr]
 
 
 def test_what_is_generated_is_up_to_date() -> None:
