@@ -34,10 +34,10 @@ def time_limit(seconds: float) -> Iterator[None]:
 
     clock = threading.Timer(seconds, ring)
     clock.daemon = True
-    clock.start()
     try:
         arrived = False
         try:
+            clock.start()  # inside, because on a busy machine the time may be over before it has returned
             yield
         except _Over:
             arrived = True
