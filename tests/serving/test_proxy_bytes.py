@@ -24,10 +24,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erecap.generation import Generation
-from erecap.serving.answers import Answer
+from erecap.serving.answers import ChatAnswer
 from erecap.serving.background import running
 from erecap.serving.books import StreamBooks, counts, noted
 from erecap.serving.proxy import create_proxy
+from erecap.serving.tools import Tools
 from erecap.serving.worker import Worker
 from erecap.wrapping.calls import TextCalls, TextOptions
 from erecap.wrapping.log import CallLog
@@ -61,8 +62,8 @@ def test_characters_that_end_lines_elsewhere_stay_in_a_stream(through: tuple[Beh
 
 @pytest.mark.parametrize("end", [*ENDS, "\ud800"])
 def test_our_own_events_are_one_line_for_everybody(end: str) -> None:
-    answer = Answer("m", tools=False)
-    events = [answer.text(f"one{end}two"), *answer.last(Generation(f"a{end}b"), "", with_usage=True)]
+    answer = ChatAnswer("m", Tools(), with_usage=True)
+    events = [*answer.text(f"one{end}two"), *answer.last(Generation(f"a{end}b"), "", 0)]
     for line in events:
         assert line.endswith("\n\n") and line[:-2].splitlines() == [line[:-2]] and line.isascii()
     assert json.loads(events[0][6:])["choices"][0]["delta"]["content"] == f"one{end}two"
