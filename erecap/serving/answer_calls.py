@@ -27,7 +27,8 @@ def calls_in(text: str, names: Collection[str]) -> tuple[str | None, list[dict[s
         names: of the tools that were offered.
     """
     calls: list[Call] = []
-    rest, place, at = [], 0, 0  # rest: the text outside of calls, up to `place`
+    rest: list[str] = []  # the text outside of calls, up to `place`
+    place = at = 0
     while (mark := _MARK.search(text, at)) is not None:
         at = mark.end()
         if mark[0] == _THOUGHT:  # all before it was thought

@@ -216,8 +216,12 @@ def _noted(calls: TextCalls, metrics: Metrics, call: Call, said: str, counts: di
     prompt, cached, completion = counts.get("prompt", call.after), counts.get("cached", 0), counts.get("completion", 0)
     metrics.counted(prompt, cached, completion)
     counted = {"server_prompt_tokens": prompt, "server_cached_tokens": cached, "server_completion_tokens": completion}
+    lost = calls.log.lost  # rows; nobody else writes to it, for all calls are noted in one thread
     try:
         calls.note(call, said, **(counted if counts else {}))
-    except Exception:  # a full disk, say: the answer is paid for, and goes to the client all the same
+    except Exception:  # the answer is paid for, and goes to the client all the same
         metrics.unnoted()
         log.exception("a call could not be noted")
+    if calls.log.lost > lost:  # a full disk, say; the log itself warns of it
+        metrics.unnoted()
+        log.error("a call could not be noted in %s", calls.log.folder)

@@ -165,7 +165,7 @@ def full_disk(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("trouble", ["a full disk", "a folder in its place"])
 def test_a_log_that_cannot_be_written_costs_no_answer(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, trouble: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder, trouble: str
 ) -> None:
     rows = tmp_path / "replans.jsonl"
     full = trouble == "a full disk"
@@ -181,7 +181,8 @@ def test_a_log_that_cannot_be_written_costs_no_answer(
                 got = asked(url, stream=stream)
                 assert (got.status_code, got.content) == (200, sent)
         assert "erecap_unnoted_total 2.0" in httpx.get(f"{url}/metrics").text
-    assert ("File too large" if full else "Is a directory") in caplog.text
+    assert ("File too large" if full else "Is a directory") in str(recwarn.pop(UserWarning).message)
+    assert caplog.text.count("a call could not be noted in") == 2
 
 
 @pytest.mark.parametrize("stream", [False, True])
