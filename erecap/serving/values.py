@@ -28,7 +28,7 @@ def unreadable(given: dict[str, Any]) -> tuple[str, str] | None:
     """
     for key, value in given.items():
         if (words := _wrong(key)) is not None:
-            return ascii(key)[1:61], words
+            return ascii(key)[1:-1][:60], words
         if (found := _unreadable(value, key[:60])) is not None:
             return found
     return None
