@@ -8,8 +8,10 @@ import uuid
 from typing import Any, Protocol
 
 from erecap.generation import Generation
+from erecap.serving.answer_calls import calls_in
 from erecap.serving.failures import ApiFailure
-from erecap.serving.tools import Tools, calls_in
+from erecap.serving.tool_calls import OPEN
+from erecap.serving.tools import Tools
 
 REASONS = {"stop": "stop", "length": "length", "cancelled": "stop", "deadline": "length"}
 
@@ -100,9 +102,12 @@ class ChatAnswer:
 
 def split(generation: Generation, tools: Tools) -> tuple[str | None, list[dict[str, Any]]]:
     """The text of an answer without its calls, and these."""
-    if not tools.functions:
-        return generation.text, []
-    content, calls = calls_in(generation.text)
+    text = generation.text
+    # With `beside_schema` the grammar begins calls with the mark or, where that is no text, the line break after it.
+    # No text in a schema begins so, and such a text may look like a call itself.
+    if not tools.functions or (tools.beside_schema and not text.startswith((OPEN, "\n"))):
+        return text, []
+    content, calls = calls_in(text, tools.names)
     return content, calls if tools.parallel else calls[:1]
 
 

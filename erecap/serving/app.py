@@ -27,7 +27,7 @@ from erecap.serving.metrics import Metrics
 from erecap.serving.schema import ChatRequest, ResponseRequest, Sampling, TextRequest
 from erecap.serving.streams import Stream, whole
 
-_NAMED = re.compile(r"(\w+): got ")
+_NAMED = re.compile(r"([\w.\[\]-]+): got ")
 
 
 class AsciiResponse(JSONResponse):
@@ -118,9 +118,7 @@ def create_app(
         return await answered(await asyncio.to_thread(response_job, asked, grammars), request)
 
     guarded = Guard(SlowBodies(app), hosts)
-    return Limits(
-        guarded, keys, most_bytes, lambda tenant, *ended: metrics[tenant].ended(*ended), ending=engine.end
-    )
+    return Limits(guarded, keys, most_bytes, lambda tenant, *ended: metrics[tenant].ended(*ended), ending=engine.end)
 
 
 def add_failures(app: FastAPI) -> None:

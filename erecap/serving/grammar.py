@@ -44,7 +44,7 @@ class Grammars:
         """
         if schema is None and not tools.forced:
             return None
-        called = tools if tools.forced else Tools(tools.functions, tuple(f["name"] for f in tools.functions))
+        called = tools if tools.forced else Tools(tools.functions, tools.names)
         text = json.dumps({**(schema or {}), "x-guidance": _LOOKS})
         call = json.dumps({**called.schema(), "x-guidance": _LOOKS})
         rules = []

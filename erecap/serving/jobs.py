@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from erecap.serving.answers import Answer, ChatAnswer
@@ -33,9 +33,9 @@ def chat_job(asked: ChatRequest, grammars: Grammars) -> Job:
         ApiFailure: what this server does not do, with its place.
     """
     tools = read_tools(asked.tools, asked.tool_choice, asked.parallel_tool_calls)
-    options = _options(
-        asked, wanted_schema(asked.response_format, "response_format"), tools, grammars, "response_format"
-    )
+    schema = wanted_schema(asked.response_format, "response_format")
+    tools = replace(tools, beside_schema=schema is not None and not tools.forced)
+    options = _options(asked, schema, tools, grammars, "response_format")
     if asked.prediction is not None:
         options["draft"] = text_of(asked.prediction.get("content"), "prediction.content")
     with_usage = asked.stream_options is not None and asked.stream_options.include_usage
@@ -61,6 +61,7 @@ def response_job(asked: ResponseRequest, grammars: Grammars) -> Job:
         if value is not None and (key not in known or (key == "verbosity" and value != "medium")):
             raise refused(f"text.{key:.40}", "this server does not do that, leave it out")
     schema = wanted_schema((asked.text or {}).get("format"), "text.format")
+    tools = replace(tools, beside_schema=schema is not None and not tools.forced)
     options = _options(asked, schema, tools, grammars, "text.format")
     ask = _ask(chat_of(asked.input, asked.instructions), tools, options)
     return Job(ask, ResponseAnswer(asked, tools), bool(asked.stream))

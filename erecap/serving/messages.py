@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from erecap.generation import Message
@@ -18,18 +18,13 @@ _ROLES = {
     "function": "tool",
 }
 _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}  # parts, and their keys
+_READ = {"role", "content", "tool_calls", "tool_call_id", "function_call", "refusal"}
 # Keys of messages that change nothing in what the model is shown. Reasoning of earlier answers is not shown again.
 _HARMLESS = {
-    "role",
-    "content",
     "name",
     "id",
     "type",
     "status",
-    "tool_calls",
-    "tool_call_id",
-    "function_call",
-    "refusal",
     "phase",
     "annotations",
     "reasoning",
@@ -64,12 +59,8 @@ def read_chat(given: Sequence[Any]) -> list[Message]:
 def _read(message: Any, place: str) -> Message:
     if not isinstance(message, dict):
         raise refused(place, f"got {message!r:.80}; wanted an object with role and content")
-    role = message.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise refused(f"{place}.role", f"got {role!r:.40}; allowed: {', '.join(_ROLES)}")
-    for key, value in message.items():
-        if key not in _HARMLESS and value is not None:
-            raise refused(f"{place}.{key!s:.60}", "this server does not do that, leave it out")
+    role = role_of(message, place)
+    refuse_others(message, _READ, place)
     calls = _calls(message, place)
     if calls and role != "assistant":
         raise refused(f"{place}.tool_calls", f"only messages of the assistant call tools, this is one of {role}")
@@ -81,6 +72,29 @@ def _read(message: Any, place: str) -> Message:
         return {"role": "user", "content": response_text(text)}
     told = "\n".join([*([text] if text else []), *(told_call(call) for call in calls)])
     return {"role": _ROLES[role], "content": told}  # type: ignore[typeddict-item]
+
+
+def role_of(message: Mapping[str, Any], place: str) -> str:
+    """The role of a message.
+
+    Raises:
+        ApiFailure: none that this server knows.
+    """
+    role = message.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise refused(f"{place}.role", f"got {role!r:.40}; allowed: {', '.join(_ROLES)}")
+    return role
+
+
+def refuse_others(given: Mapping[str, Any], read: Collection[str], place: str) -> None:
+    """Refuse by name what a message or item has besides the keys `read`, and besides what changes nothing.
+
+    Raises:
+        ApiFailure: a key that says something which this server would ignore.
+    """
+    for key, value in given.items():
+        if key not in read and key not in _HARMLESS and value is not None:
+            raise refused(f"{place}.{key!s:.60}", "this server does not do that, leave it out")
 
 
 def text_of(content: Any, place: str) -> str:

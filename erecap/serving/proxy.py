@@ -9,6 +9,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -18,6 +19,7 @@ from erecap.errors import ConfigError
 from erecap.serving.answers import event
 from erecap.serving.app import add_failures
 from erecap.serving.books import StreamBooks, noted
+from erecap.serving.chat_body import ChatBody
 from erecap.serving.failures import ApiFailure
 from erecap.serving.guard import JSON, MULTIPART, Guard
 from erecap.serving.headers import OF_ANSWERS, Header, end_to_end
@@ -25,10 +27,11 @@ from erecap.serving.keys import EVERYBODY, Keys
 from erecap.serving.limits import TENANT, Limits
 from erecap.serving.metrics import Metrics
 from erecap.serving.paths import PATH, PlainPaths
-from erecap.serving.upstream import Upstream
+from erecap.serving.upstream import Upstream, in_time
 from erecap.serving.worker import Worker
 from erecap.wrapping.calls import Call, TextCalls
 from erecap.wrapping.shapes import read_messages
+from erecap.wrapping.switch import switched_off
 
 log = logging.getLogger(__name__)
 _MOST_TENANTS = 256  # whose conversations are remembered
@@ -56,7 +59,7 @@ def create_proxy(
         key: that clients must send to the proxy, or several; None: none.
         most_bytes: of a request's body.
         most_answer_bytes: of an answer's body, uncompressed.
-        request_s: how long the server behind may be silent.
+        request_s: how long a request may take, from its headers to the end of its answer.
         most_waiting: calls that may wait to be shortened; more are refused.
         hosts: names besides those of this machine under which it may be asked; None: any.
 
@@ -65,7 +68,7 @@ def create_proxy(
     """
     keys = Keys.of(key)
     behind = Upstream(
-        upstream, upstream_key, passes_keys=keys is None, silent_s=request_s, most_bytes=most_answer_bytes
+        upstream, upstream_key, passes_keys=keys is None, request_s=request_s, most_bytes=most_answer_bytes
     )
     worker = Worker(most_waiting)
     metrics = {tenant: Metrics(None, tenant) for tenant in ((EVERYBODY,) if keys is None else keys.tenants)}
@@ -93,13 +96,14 @@ def create_proxy(
     async def chat(request: Request) -> Response:
         if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise ApiFailure(415, "Content-Encoding: a chat is read here; send it uncompressed")
-        mine, books = talks.of(request), metrics[request.scope[TENANT]]
-        call, body, streams = await worker.ask(_prepared, mine, await request.body())
-        answer = await behind.ask(request, request.scope[PATH], body)
+        mine, books, until = talks.of(request), metrics[request.scope[TENANT]], behind.until()
+        async with in_time(until):
+            call, body, streams = await worker.ask(_prepared, mine, await request.body())
+        answer = await behind.ask(request, request.scope[PATH], body, until)
         if answer.status_code < 400 and streams:
-            stream = _streamed(behind.chunks(answer), worker, mine, books, call)
+            stream = _streamed(behind.chunks(answer, until), worker, mine, books, call)
             return _passed(_Stream(stream, answer.status_code), answer.headers.raw)
-        content = await behind.whole(answer)
+        content = await behind.whole(answer, until)
         if answer.status_code < 400:
             await worker.told(_noted, mine, books, call, *noted(content))
         length = (b"content-length", str(len(content)).encode())
@@ -107,8 +111,11 @@ def create_proxy(
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "DELETE"])
     async def other(request: Request) -> Response:
-        answer = await behind.ask(request, request.scope[PATH], await request.body())
-        return _passed(_Whole(behind.chunks(answer), answer.status_code), answer.headers.raw)
+        until = behind.until()
+        async with in_time(until):
+            content = await request.body()
+        answer = await behind.ask(request, request.scope[PATH], content, until)
+        return _passed(_Whole(behind.chunks(answer, until), answer.status_code), answer.headers.raw)
 
     guarded = Guard(PlainPaths(app, "/v1"), hosts, (JSON, MULTIPART))
     return Limits(guarded, keys, most_bytes, lambda tenant, *ended: metrics[tenant].ended(*ended))
@@ -162,34 +169,31 @@ def _prepared(calls: TextCalls, content: bytes) -> tuple[Call, bytes, bool]:
     """The call, the body to send, and whether its answer is a stream.
 
     Raises:
-        ApiFailure: a body that is no request, or messages that cannot be shortened.
+        ApiFailure: a body that is no request, or messages that would have to be shortened and cannot be.
     """
-    asked = _body(content)
+    body = ChatBody(content)
+    messages, streams = body.asked["messages"], bool(body.asked.get("stream"))
     try:
-        call = calls.prepare(asked["messages"], asked)
+        call = calls.prepare(messages, body.asked)
     except ConfigError:
         try:
-            read_messages(asked["messages"])
+            read_messages(messages, strict=False)
         except ConfigError as error:
-            raise ApiFailure(400, str(error), param="messages") from error
+            call = _unread(calls, body.asked)
+            if call.reason != Call.reason and not switched_off():
+                raise ApiFailure(400, str(error), param="messages") from error
+            return call, content, streams
         raise  # the proxy is set up wrongly, which is not the client's fault
-    if call.shown is asked["messages"]:
-        return call, content, bool(asked.get("stream"))
-    # Escaped, because a client may send half of a surrogate pair; what that means is for the server behind to say.
-    body = json.dumps({**asked, "messages": list(call.shown)}).encode("ascii")
-    return call, body, bool(asked.get("stream"))
+    if call.shown is messages:
+        return call, content, streams
+    return call, body.shortened(call.shown), streams
 
 
-def _body(content: bytes) -> dict[str, Any]:
-    try:
-        asked = json.loads(content)
-    except ValueError as error:
-        raise ApiFailure(400, f"the body is no JSON: {error}") from error
-    except RecursionError as error:
-        raise ApiFailure(400, "the body is nested too deeply") from error
-    if not isinstance(asked, dict) or not isinstance(asked.get("messages"), list):
-        raise ApiFailure(400, "messages: missing; it must be a list of messages", param="messages")
-    return asked
+def _unread(calls: TextCalls, asked: dict[str, Any]) -> Call:
+    """The call of messages in a form that is not known here: counted as one text, and sent as they are."""
+    text = json.dumps(asked["messages"], ensure_ascii=False)
+    counted = calls.apart().prepare([{"role": "user", "content": text}], asked)
+    return replace(counted, shown=asked["messages"], whole=len(asked["messages"]))
 
 
 async def _streamed(
@@ -212,8 +216,12 @@ def _noted(calls: TextCalls, metrics: Metrics, call: Call, said: str, counts: di
     prompt, cached, completion = counts.get("prompt", call.after), counts.get("cached", 0), counts.get("completion", 0)
     metrics.counted(prompt, cached, completion)
     counted = {"server_prompt_tokens": prompt, "server_cached_tokens": cached, "server_completion_tokens": completion}
+    lost = calls.log.lost  # rows; nobody else writes to it, for all calls are noted in one thread
     try:
         calls.note(call, said, **(counted if counts else {}))
-    except Exception:  # a full disk, say: the answer is paid for, and goes to the client all the same
+    except Exception:  # the answer is paid for, and goes to the client all the same
         metrics.unnoted()
         log.exception("a call could not be noted")
+    if calls.log.lost > lost:  # a full disk, say; the log itself warns of it
+        metrics.unnoted()
+        log.error("a call could not be noted in %s", calls.log.folder)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from erecap.serving.fields import unserved
+from erecap.serving.fields import HARMLESS, unserved
+from erecap.serving.values import depth, unreadable
 
 COLDEST = 1e-4  # logits divided by less are no longer finite
 NARROWEST = 1e-6  # a nucleus of this probability is the likeliest token, in any vocabulary
 _STOPS, _STOP_CHARACTERS = 16, 1000
 _DEEPEST = 100  # levels of lists and objects; what reads and writes them goes as deep
+_NUMBERS = ("temperature", "top_p", "seed", "min_tokens", "max_tokens", "max_completion_tokens", "max_output_tokens")
 _PENDING_OPTIONS = ("include_obfuscation", "continuous_usage_stats")
 
 
@@ -48,9 +49,18 @@ class Sampling(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _not_too_deep(cls, given: Any) -> Any:
-        if _depth(given) > _DEEPEST:
+    def _readable(cls, given: Any) -> Any:
+        if depth(given) > _DEEPEST:
             raise ValueError(f"the request is nested more than {_DEEPEST} levels deep")
+        if isinstance(given, dict) and (found := unreadable(_shown(given))) is not None:
+            raise ValueError(f"{found[0]}: got {found[1]}")
+        return given
+
+    @field_validator(*_NUMBERS, mode="before", check_fields=False)
+    @classmethod
+    def _no_truth(cls, given: Any) -> Any:
+        if isinstance(given, bool):  # an int to Python
+            raise ValueError(f"got {str(given).lower()}; wanted a number")
         return given
 
     @model_validator(mode="after")
@@ -151,18 +161,9 @@ class ResponseRequest(Sampling):
         return self.max_output_tokens
 
 
-def _depth(value: Any) -> int:
-    """Levels of lists and objects in a value, counted without going down into them by calls."""
-    level, depth = [value], 0
-    while level := [inner for one in level for inner in _inside(one)]:
-        depth += 1
-    return depth
-
-
-def _inside(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+def _shown(given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a request that the model is shown, or that shape its answer."""
+    return {name: value for name, value in given.items() if name != "model" and name not in HARMLESS}
 
 
 def _refusal(name: str, value: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from erecap.generation import Message
 from erecap.serving.messages import read_chat, refused
-from erecap.serving.tool_calls import calls_in as calls_in
+from erecap.serving.references import moved
 
 _ABOUT = (
     "You can call these functions. To call one, write\n"
@@ -30,28 +30,25 @@ class Tools:
         functions: their descriptions; empty: no calls are looked for.
         forced: names of those of which one has to be called; empty: the model chooses.
         parallel: several calls in one answer are passed on; else the first.
+        beside_schema: the answer follows a grammar, by which it is either a call or a text in another schema.
     """
 
     functions: tuple[dict[str, Any], ...] = ()
     forced: tuple[str, ...] = ()
     parallel: bool = True
+    beside_schema: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the functions."""
+        return tuple(function["name"] for function in self.functions)
 
     def schema(self) -> dict[str, Any]:
         """JSON schema of a call of one of the forced functions."""
-        calls = [
-            {
-                "type": "object",
-                "properties": {
-                    "name": {"const": function["name"]},
-                    "arguments": {"type": "object", **(function.get("parameters") or {})},
-                },
-                "required": ["name", "arguments"],
-                "additionalProperties": False,
-            }
-            for function in self.functions
-            if function["name"] in self.forced
-        ]
-        return calls[0] if len(calls) == 1 else {"anyOf": calls}
+        forced = [function for function in self.functions if function["name"] in self.forced]
+        if len(forced) == 1:
+            return _schema(forced[0], "#")
+        return {"anyOf": [_schema(function, f"#/anyOf/{at}") for at, function in enumerate(forced)]}
 
 
 def read_tools(given: Sequence[Any] | None, choice: Any, parallel: bool | None) -> Tools:
@@ -61,7 +58,7 @@ def read_tools(given: Sequence[Any] | None, choice: Any, parallel: bool | None) 
         ApiFailure: a tool that is no function, or a choice that is none of them; with the place.
     """
     functions = tuple(_function(tool, f"tools[{at}]") for at, tool in enumerate(given or ()))
-    names = tuple(function["name"] for function in functions)
+    names = Tools(functions).names
     named = _named(choice)
     if named is not None and named not in names:
         raise refused("tool_choice", f"got {named!r:.60}; tools has no function of that name")
@@ -88,6 +85,22 @@ def as_text(messages: Sequence[Any], tools: Sequence[dict[str, Any]]) -> list[Me
     return [{"role": "system", "content": about}, *plain]
 
 
+def _schema(function: dict[str, Any], root: str) -> dict[str, Any]:
+    """JSON schema of a call of one function.
+
+    Args:
+        root: JSON pointer to where this schema will stand in a larger one.
+    """
+    # Parameters that point at parts of themselves, as those of nested models do, go on doing so one level lower.
+    parameters = moved(function.get("parameters") or {}, f"{root}/properties/arguments")
+    return {
+        "type": "object",
+        "properties": {"name": {"const": function["name"]}, "arguments": {**parameters, "type": "object"}},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
 def _function(tool: Any, place: str) -> dict[str, Any]:
     """The description of one tool; also flat, as `/v1/responses` has it."""
     if not isinstance(tool, dict) or tool.get("type", "function") != "function":
@@ -98,6 +111,11 @@ def _function(tool: Any, place: str) -> dict[str, Any]:
     parameters = inner.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         raise refused(f"{place}.parameters", f"got {parameters!r:.80}; wanted a JSON schema")
+    kind = (parameters or {}).get("type", "object")
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        raise refused(
+            f"{place}.parameters.type", f"got {kind!r:.80}; arguments are an object, so only 'object' is allowed"
+        )
     return {key: value for key, value in inner.items() if key not in ("type", "strict")}
 
 

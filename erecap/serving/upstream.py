@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from urllib.parse import urlsplit
 
@@ -12,13 +15,14 @@ from fastapi import Request
 
 from erecap.errors import ConfigError
 from erecap.serving.failures import ApiFailure
-from erecap.serving.headers import OF_REQUESTS, Header, end_to_end
+from erecap.serving.headers import OF_REQUESTS, Header, end_to_end, plain_name
 from erecap.serving.paths import path_below
 
 # Those whose expansion is bounded by their size: a thousand times at most.
 _ENCODINGS = ("", "identity", "gzip", "deflate")
 # Where clients put keys. None of theirs goes beside one of ours.
 _KEYS = {b"authorization", b"api-key", b"x-api-key"}
+_HOST = re.compile(rb"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 
 
 def checked_url(url: str) -> httpx.URL:
@@ -34,7 +38,8 @@ def checked_url(url: str) -> httpx.URL:
         raise ConfigError(f"--upstream: {error}; allowed: such as https://api.example.com/v1") from error
     if credentials:  # not repeated: they would stand in a log
         raise ConfigError("--upstream: has a name or password; name its key's variable by --upstream-key-env instead")
-    if found.scheme not in ("http", "https") or not found.host or parts.query or parts.fragment:
+    named = _HOST.fullmatch(found.raw_host) and "\\" not in parts.netloc
+    if found.scheme not in ("http", "https") or not named or parts.query or parts.fragment:
         raise ConfigError(
             f"--upstream: got {url!r}; allowed: http or https, a host and a path, such as http://x:8000/v1"
         )
@@ -63,25 +68,32 @@ class Upstream:
         url: as `checked_url` takes it.
         key: sent to it instead of what clients sent; None: none of ours.
         passes_keys: without `key`, whether the clients' own keys go to it: not where they are keys of the proxy.
-        silent_s: how long it may be silent.
+        request_s: how long a request may take.
         most_bytes: of an answer, uncompressed.
     """
 
-    def __init__(self, url: str, key: str | None, *, passes_keys: bool, silent_s: float, most_bytes: int) -> None:
+    def __init__(self, url: str, key: str | None, *, passes_keys: bool, request_s: float, most_bytes: int) -> None:
         self._base = checked_url(url)
         self._key, self._passes_keys, self._most = key, passes_keys, most_bytes
         # One client's cookies are not another's: nothing is remembered between calls.
         forgetful = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-        self._client = httpx.AsyncClient(timeout=silent_s, cookies=forgetful)
+        self._request_s = request_s
+        # Times are limited for the whole request: whoever sends a byte now and then could hold it forever.
+        self._client = httpx.AsyncClient(timeout=None, cookies=forgetful)
 
-    async def ask(self, request: Request, path: bytes, body: bytes) -> httpx.Response:
+    def until(self) -> float:
+        """The time of the event loop when a request that begins now has to be over."""
+        return asyncio.get_running_loop().time() + self._request_s
+
+    async def ask(self, request: Request, path: bytes, body: bytes, until: float) -> httpx.Response:
         """Send a request on; its answer has begun, and is to be closed.
 
         Args:
             path: as of `path_below`.
+            until: when it has to be over.
 
         Raises:
-            ApiFailure: it cannot be reached, or is silent for too long.
+            ApiFailure: it cannot be reached, takes too long, or answers with a status that is none.
         """
         base = self._base.raw_path.rstrip(b"/")
         made = self._client.build_request(
@@ -89,26 +101,32 @@ class Upstream:
         )
         assert made.url.raw_path.startswith(base + b"/"), "paths were checked, and only go down"
         try:
-            answer = await self._client.send(made, stream=True)
-        except httpx.TimeoutException as error:
-            raise ApiFailure(504, f"the server behind did not answer: {error!r}", "server_error", "timeout") from error
+            async with in_time(until):
+                answer = await self._client.send(made, stream=True)
         except httpx.HTTPError as error:
             raise _broken(f"the server behind cannot be reached: {error!r}") from error
+        if not 200 <= answer.status_code < 600:
+            await answer.aclose()
+            raise _broken(f"the server behind answered with the status {answer.status_code}, which no answer has")
         encoding = answer.headers.get("content-encoding", "").strip().lower()
         if encoding not in _ENCODINGS:
             await answer.aclose()
             raise _broken(f"the server behind answered in the encoding {encoding!r:.40}, which was not asked for")
         return answer
 
-    async def chunks(self, answer: httpx.Response) -> AsyncGenerator[bytes, None]:
+    async def chunks(self, answer: httpx.Response, until: float) -> AsyncGenerator[bytes, None]:
         """The body as it comes, uncompressed. The answer is closed at its end, whatever ends it.
 
         Raises:
-            ApiFailure: it breaks off, is damaged, or is larger than allowed.
+            ApiFailure: it breaks off, is damaged, is larger than allowed, or has not ended at the time `until`.
         """
-        read = 0
+        read, coming = 0, answer.aiter_bytes()
         try:
-            async for chunk in answer.aiter_bytes():
+            while True:
+                async with in_time(until):
+                    chunk = await anext(coming, None)
+                if chunk is None:
+                    return
                 read += len(chunk)
                 if read > self._most:
                     raise _broken(f"the answer of the server behind is larger than {self._most} bytes")
@@ -118,9 +136,9 @@ class Upstream:
         finally:
             await answer.aclose()
 
-    async def whole(self, answer: httpx.Response) -> bytes:
+    async def whole(self, answer: httpx.Response, until: float) -> bytes:
         """The whole body. Raises as `chunks`."""
-        return b"".join([chunk async for chunk in self.chunks(answer)])
+        return b"".join([chunk async for chunk in self.chunks(answer, until)])
 
     async def close(self) -> None:
         """End all connections."""
@@ -129,11 +147,25 @@ class Upstream:
     def _headers(self, request: Request) -> list[Header]:
         kept = end_to_end(request.headers.raw, OF_REQUESTS)
         if self._key is not None:
-            kept = [(name, value) for name, value in kept if name not in _KEYS]
+            kept = [(name, value) for name, value in kept if plain_name(name) not in _KEYS]
             kept.append((b"authorization", b"Bearer " + self._key.encode()))
         elif not self._passes_keys:
             kept = [(name, value) for name, value in kept if name != b"authorization"]
         return [*kept, (b"accept-encoding", b"gzip, deflate")]
+
+
+@asynccontextmanager
+async def in_time(until: float) -> AsyncIterator[None]:
+    """Cancel what is awaited inside when the event loop's time is `until`.
+
+    Raises:
+        ApiFailure: it was not done by then.
+    """
+    try:
+        async with asyncio.timeout_at(until):
+            yield
+    except TimeoutError as error:
+        raise ApiFailure(504, "the request took longer than it may", "server_error", "timeout") from error
 
 
 def _broken(words: str) -> ApiFailure:

@@ -45,8 +45,15 @@ HEADERS = (
     (b"Expect", b"nothing"),
     (b"Via", b"1.1 x"),
     (b"Content-Encoding", b"gzip"),
+    (b"X-Original-URL", b"/admin"),
+    (b"X_Rewrite_Url", b"/admin"),
+    (b"X-HTTP-Method-Override", b"DELETE"),
+    (b"X-Forwarded-Prefix", b"/admin"),
 )
-NEVER_BEHIND = {b"proxy-authorization", b"te", b"x-forwarded-for", b"upgrade", b"via", b"expect"}
+NEVER_BEHIND = {
+    b"proxy-authorization", b"te", b"x-forwarded-for", b"x-forwarded-prefix", b"upgrade", b"via", b"expect",
+    b"x-original-url", b"x_rewrite_url", b"x-http-method-override",
+}  # fmt: skip
 
 
 @dataclass
@@ -140,6 +147,8 @@ def _answer(behind: Behind, draw: random.Random) -> tuple[bytes | None, int]:
     noise = draw.randbytes(draw.randint(0, 3000))
     bodies = [b"", b"x", b"\xff\xfe", b"data: {}\n\n", b"[" * 3000, noise, odd, stream, b" " * 250_000]
     body, status = draw.choice(bodies), draw.choice(BEHIND)
+    if draw.random() < 0.03:
+        status = b"600 Nothing"  # which the proxy cannot pass on
     body = b"" if status.startswith(b"204") else body
     kind, packed = draw.choice((b"application/json", b"text/event-stream", b"text/html")), draw.random() < 0.2
     more = [b"Set-Cookie: a=1", b"Set-Cookie: b=2", b"X-Odd: \xe9"][: draw.randint(0, 3)]
@@ -147,7 +156,7 @@ def _answer(behind: Behind, draw: random.Random) -> tuple[bytes | None, int]:
         behind.answers(gzip.compress(body), *more, b"Content-Encoding: gzip", kind=kind, status=status)
     else:
         behind.answers(body, *more, kind=kind, status=status)
-    whole = len(body) <= 200_000
+    whole = len(body) <= 200_000 and not status.startswith(b"6")
     if draw.random() < 0.1 and body:
         behind.answer, whole = behind.answer[:-1], False
     return body if whole else None, int(status[:3])
@@ -157,7 +166,8 @@ def _request(draw: random.Random) -> tuple[bytes, bytes]:
     path = "/v1/" + draw.choice(("chat/completions", "models", "x/y-z"))
     if draw.random() < 0.4:
         path = draw.choice(("/v1/", "", "/")) + "".join(draw.choices(PIECES, k=draw.randint(1, 5)))
-    message = {"role": "user", "content": draw.choice(["x", "y", "\ud800", None, 5])}
+    message: Any = {"role": "user", "content": draw.choice(["x", "y", "\ud800", None, 5])}
+    message = draw.choice([message, message, message, {"content": "x"}, 5])
     chat: dict[str, Any] = {"messages": draw.choice([[], None, "x", *[[message]] * 4])}
     chat |= {"stream": draw.choice([True, False, None, "yes"])}
     bodies = (json.dumps(chat).encode(), b"", b"{", b"[" * 2000, b"null", b"9" * 5000, b"x" * 30_000)

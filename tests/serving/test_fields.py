@@ -134,6 +134,53 @@ def post(server: Server, path: str = "chat/completions", **body: Any) -> httpx.R
     return httpx.post(f"{server.url}/v1/{path}", content=content, headers={"content-type": "application/json"})
 
 
+HALF = "a \ud800"
+UNREADABLE: list[tuple[str, dict[str, Any], str]] = [
+    ("chat/completions", {"prediction": {"type": "content", "content": HALF}}, "prediction.content"),
+    ("chat/completions", {"prediction": {"content": [{"text": HALF}]}}, "prediction.content[0].text"),
+    ("chat/completions", {"messages": [*start(), {"role": "user", "content": HALF}]}, "messages[2].content"),
+    ("chat/completions", {"stop": ["x", HALF]}, "stop[1]"),
+    ("chat/completions", {"tools": [{"name": "f", "description": HALF}]}, "tools[0].description"),
+    ("chat/completions", {"tools": [{"name": HALF}], "tool_choice": "required"}, "tools[0].name"),
+    ("chat/completions", {"tools": [{"name": "f", "parameters": {"a": math.inf}}]}, "tools[0].parameters.a"),
+    ("chat/completions", {"tools": [{"name": "f", "parameters": {HALF: 1}}]}, "tools[0].parameters"),
+    ("chat/completions", {"tool_choice": HALF}, "tool_choice"),
+    ("chat/completions", {"response_format": {"type": "json_schema", "json_schema": {"schema": {"enum": [HALF]}}}},
+     "response_format.json_schema.schema.enum[0]"),
+    ("completions", {"prompt": HALF}, "prompt"),
+    ("completions", {"prompt": [HALF]}, "prompt[0]"),
+    ("completions", {"prompt": "x", "stop": HALF}, "stop"),
+    ("responses", {"input": HALF}, "input"),
+    ("responses", {"input": "x", "instructions": HALF}, "instructions"),
+    ("responses", {"input": [{"type": "function_call_output", "output": {"a": math.nan}}]}, "input[0].output.a"),
+    ("responses", {"input": "x", "text": {"format": {"type": HALF}}}, "text.format.type"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "changes", "place"), UNREADABLE, ids=[f"{path} {at}" for path, _, at in UNREADABLE])
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_no_tokenizer_reads_is_refused_with_its_place(
+    server: Server, path: str, changes: dict[str, Any], place: str, stream: bool
+) -> None:
+    rest = {"messages": start()} if path == "chat/completions" else {}
+    sent = post(server, path, **{**rest, **changes, "stream": stream})
+    error = sent.json()["error"]
+    assert sent.status_code == 400 and error["param"] == place and error["message"].startswith(f"{place}: got ")
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "responses"])
+def test_true_is_no_number(server: Server, path: str) -> None:
+    body, longest = {
+        "chat/completions": ({"messages": start()}, "max_completion_tokens"),
+        "completions": ({"prompt": "x"}, "max_tokens"),
+        "responses": ({"input": "x"}, "max_output_tokens"),
+    }[path]
+    for name in ("temperature", "top_p", "seed", "min_tokens", longest):
+        sent = post(server, path, **body, **{name: True})
+        assert sent.status_code == 400 and sent.json()["error"]["message"] == f"{name}: got true; wanted a number"
+        assert sent.json()["error"]["param"] == name
+
+
 @pytest.mark.parametrize("name", ["top_k", "functions", "drop_message", "a" * 500])
 def test_a_refusal_names_the_field_on_the_wire(server: Server, name: str) -> None:
     for path, rest in (

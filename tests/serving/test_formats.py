@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -27,6 +28,7 @@ PLAN = {
     "required": ["to", "steps"],
     "additionalProperties": False,
 }
+CLOSED = {"additionalProperties": False}
 GO = {"type": "function", "function": {"name": "go", "parameters": PLAN, "strict": True}}
 LOOK = {"type": "function", "function": {"name": "look"}}
 
@@ -133,6 +135,114 @@ def test_a_schema_beside_tools_lets_the_model_choose(server: Server) -> None:
     begins = {byte_level().decode([token]) for token in allowed([])}
     assert "<" in begins and "{" in begins and "g" not in begins
     assert grammars.allowed(None, Tools(tools.functions), "tools") is None
+
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"const": "go"},
+        "arguments": {"type": "object", "properties": {"to": {"const": 5}}, "required": ["to"], **CLOSED},
+    },
+    "required": ["name", "arguments"],
+    "additionalProperties": False,
+}
+TOLD = '{"name": "go", "arguments": {"to": 5}}'
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", ["Bob", "look"])
+def test_an_answer_in_a_schema_that_looks_like_a_call_is_text(server: Server, name: str, stream: bool) -> None:
+    """Without a mark before it the grammar chose the text, whoever is named in it."""
+    properties = {**PERSON["properties"], "name": {"const": name}}  # type: ignore[dict-item]
+    schema = {"type": "json_schema", "json_schema": {"schema": {**PERSON, "properties": properties}}}
+    body = {"messages": start(), "tools": [LOOK], "response_format": schema, "max_tokens": 80, "stream": stream}
+    made = server.client().chat.completions.create(**body, **GREEDY)
+    if stream:
+        choices = [chunk.choices[0] for chunk in made]
+        text, reason = "".join(choice.delta.content or "" for choice in choices), choices[-1].finish_reason
+    else:
+        text, reason = made.choices[0].message.content, made.choices[0].finish_reason
+    assert reason == "stop" and json.loads(text)["name"] == name
+
+
+def test_only_what_the_grammar_marked_is_a_call_beside_a_schema() -> None:
+    tools = read_tools([GO], None, None)
+    beside = replace(tools, beside_schema=True)
+    assert split(Generation(TOLD), beside) == (TOLD, []) and len(split(Generation(TOLD), tools)[1]) == 1
+    marked = f"<tool_call>\n{TOLD}\n</tool_call>"
+    for text in (marked, f"\n{TOLD}\n"):  # the second: the marks are special tokens, which are no text
+        assert split(Generation(text), beside)[0] is None and len(split(Generation(text), beside)[1]) == 1
+    inside = json.dumps({"say": marked})
+    assert split(Generation(inside), beside) == (inside, [])
+
+
+ROOM = {"type": "object", "properties": {"room": {"enum": ["hall", "attic"]}}, "required": ["room"], **CLOSED}
+NESTED = {
+    "type": "object",
+    "properties": {"to": {"$ref": "#/$defs/Room"}, "via": {"type": "array", "items": {"$ref": "#/$defs/Room"}}},
+    "required": ["to", "via"],
+    "$defs": {"Room": ROOM},
+    **CLOSED,
+}
+# As pydantic writes a model that holds itself.
+LINKED = {
+    "$ref": "#/$defs/Link",
+    "$defs": {
+        "Link": {
+            "type": "object",
+            "properties": {"room": {"const": 5}, "next": {"anyOf": [{"$ref": "#/$defs/Link"}, {"type": "null"}]}},
+            "required": ["room", "next"],
+            **CLOSED,
+        }
+    },
+}
+WHOLE = {
+    "$id": "https://example.test/whole#",
+    "properties": {"$ref": {"const": "#/x"}, "below": {"$ref": "#"}, "also": {"$ref": "https://example.test/whole#/x"}},
+    "required": ["$ref"],
+    "x": {"const": 7},
+    **CLOSED,
+}
+
+
+def function(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+@pytest.mark.parametrize("others", [[], [LOOK]])
+@pytest.mark.parametrize(
+    ("parameters", "arguments"),
+    [
+        (NESTED, {"to": {"room": "attic"}, "via": [{"room": "hall"}, {"room": "hall"}]}),
+        (LINKED, {"room": 5, "next": {"room": 5, "next": {"room": 5, "next": None}}}),
+        (WHOLE, {"$ref": "#/x", "below": {"$ref": "#/x", "also": 7}}),
+    ],
+)
+def test_parameters_that_point_at_parts_of_themselves(
+    parameters: dict[str, Any], arguments: dict[str, Any], others: list[dict[str, Any]]
+) -> None:
+    tokenizer = byte_level()
+    for choice, schema in (("required", None), ("auto", {"type": "object"})):
+        tools = read_tools([*others, function("move", parameters)], choice, None)
+        allowed = Grammars(model(), tokenizer).allowed(schema, tools, "tools")
+        assert allowed is not None
+        told = "<tool_call>\n" + json.dumps({"name": "move", "arguments": arguments}) + "\n</tool_call>"
+        for text, right in ((told, True), (told.replace("attic", "lake").replace("5", "6").replace("7", "8"), False)):
+            done: list[int] = []
+            for token in tokenizer(text, add_special_tokens=False)["input_ids"]:
+                if token not in allowed(done):
+                    break
+                done.append(token)
+            assert (tokenizer.decode(done) == text) is right, tokenizer.decode(done)
+
+
+def test_nested_models_are_called_over_the_wire(server: Server) -> None:
+    made = server.client().chat.completions.create(
+        messages=start(), tools=[function("move", LINKED)], tool_choice="required", max_tokens=400, **GREEDY
+    )
+    assert made.choices[0].finish_reason in ("tool_calls", "length")
+    beside = {"tools": [function("move", NESTED)], "response_format": {"type": "json_object"}, "max_tokens": 20}
+    assert server.client().chat.completions.create(messages=start(), **beside, **GREEDY).choices
 
 
 def test_marks_that_are_tokens_of_their_own() -> None:
@@ -262,6 +372,11 @@ def test_a_response_in_a_schema(server: Server) -> None:
         ({"text": {"verbosity": "high"}}, "text.verbosity: this server does not do that"),
         ({"reasoning": {"effort": "high"}}, "reasoning: got"),
         ({"tools": [{"type": "web_search"}]}, "tools[0]: got"),
+        ({"input": [{"role": "user", "content": "x", "audio": {"id": "a"}}]}, "input[0].audio: this server does not"),
+        ({"input": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "input[0].tool_calls: this server"),
+        ({"input": [{"type": "message", "content": "x"}]}, "input[0].role: got None"),
+        ({"input": [{"type": "function_call", "name": "f", "namespace": "n"}]}, "input[0].namespace: this server"),
+        ({"input": [{"type": "function_call_output", "output": "x", "is_error": True}]}, "input[0].is_error: this"),
     ],
 )
 def test_responses_that_are_refused(server: Server, changes: dict[str, Any], words: str) -> None:

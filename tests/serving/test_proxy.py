@@ -168,7 +168,7 @@ def test_an_error_of_the_proxy_itself_has_the_same_format(proxied: Proxy, monkey
     [
         (b"{", "the body is no JSON"),
         (b"{}", "messages: missing"),
-        (b'{"messages": [{"content": "x"}]}', "message 0 must have a role and a text content"),
+        (b'{"messages": [{"content": "%s"}]}' % (b"word " * 200), "message 0 must have a role and a text content"),
     ],
 )
 def test_what_cannot_be_shortened(proxied: Proxy, body: bytes, words: str) -> None:

@@ -7,11 +7,12 @@ import gzip
 import json
 import math
 import resource
+import socket
 import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erecap.generation import Generation
-from erecap.serving.answers import Answer
+from erecap.serving.answers import ChatAnswer
+from erecap.serving.background import running
 from erecap.serving.books import StreamBooks, counts, noted
+from erecap.serving.proxy import create_proxy
+from erecap.serving.tools import Tools
 from erecap.serving.worker import Worker
+from erecap.wrapping.calls import TextCalls, TextOptions
+from erecap.wrapping.log import CallLog
 from tests.serving.recorded import ASKED, Behind, asked, event, proxied
 
 ENDS = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e", "\r", "\ufeff", "\U0001f600", "\u0000"]
@@ -56,8 +62,8 @@ def test_characters_that_end_lines_elsewhere_stay_in_a_stream(through: tuple[Beh
 
 @pytest.mark.parametrize("end", [*ENDS, "\ud800"])
 def test_our_own_events_are_one_line_for_everybody(end: str) -> None:
-    answer = Answer("m", tools=False)
-    events = [answer.text(f"one{end}two"), *answer.last(Generation(f"a{end}b"), "", with_usage=True)]
+    answer = ChatAnswer("m", Tools(), with_usage=True)
+    events = [*answer.text(f"one{end}two"), *answer.last(Generation(f"a{end}b"), "", 0)]
     for line in events:
         assert line.endswith("\n\n") and line[:-2].splitlines() == [line[:-2]] and line.isascii()
     assert json.loads(events[0][6:])["choices"][0]["delta"]["content"] == f"one{end}two"
@@ -159,7 +165,7 @@ def full_disk(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("trouble", ["a full disk", "a folder in its place"])
 def test_a_log_that_cannot_be_written_costs_no_answer(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, trouble: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder, trouble: str
 ) -> None:
     rows = tmp_path / "replans.jsonl"
     full = trouble == "a full disk"
@@ -175,7 +181,8 @@ def test_a_log_that_cannot_be_written_costs_no_answer(
                 got = asked(url, stream=stream)
                 assert (got.status_code, got.content) == (200, sent)
         assert "erecap_unnoted_total 2.0" in httpx.get(f"{url}/metrics").text
-    assert ("File too large" if full else "Is a directory") in caplog.text
+    assert ("File too large" if full else "Is a directory") in str(recwarn.pop(UserWarning).message)
+    assert caplog.text.count("a call could not be noted in") == 2
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -201,6 +208,125 @@ def test_half_a_surrogate_pair_in_a_chat_that_is_shortened(through: tuple[Behind
     assert got.status_code == 200
     kept = json.loads(behind.body)["messages"]
     assert len(behind.body) < len(body) and kept[-1] == ASKED["messages"][0]
+
+
+def long(*more: str) -> bytes:
+    """A chat that has to be shortened, as JSON; `more` are further fields of the request."""
+    turns = [
+        {"role": role, "content": f"{number} " + 300 * "word "} for number in range(4) for role in ("user", "assistant")
+    ]
+    chat = [{"role": "system", "content": "s"}, *turns, *ASKED["messages"]]
+    return ("{" + ", ".join([*more, f'"messages": {json.dumps(chat)}']) + "}").encode()
+
+
+def post(url: str, body: bytes) -> httpx.Response:
+    return httpx.post(f"{url}/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+
+
+NUMBERS = [
+    "1e400", "-1e400", "12345678901234567890123.0", "0.1000000000000000000001", "1E5", "1.50", "-0", "-0.0", "NaN",
+    "-Infinity", "123456789012345678901234567890", "5",
+]  # fmt: skip
+
+
+def test_numbers_of_a_chat_that_is_shortened_keep_their_digits(through: tuple[Behind, str]) -> None:
+    behind, url = through
+    behind.answers(b"{}")
+    for number in NUMBERS:
+        body = long(f'"seed": {number}', f'"tools": [{{"a": [true, null, {number}, "x\\ud800"]}}]')
+        assert post(url, body).status_code == 200
+        assert len(behind.body) < len(body) // 2
+        head = f'{{"seed": {number}, "tools": [{{"a": [true, null, {number}, "x\\ud800"]}}], "messages": [{{'
+        assert behind.body.startswith(head.encode())
+
+
+@pytest.mark.parametrize("twice", ['"model": "a", "model": "b"', '"tools": [{"a": 1, "b": 2, "\\u0061": 1}]'])
+def test_a_key_that_is_there_twice_in_a_chat_that_is_shortened(through: tuple[Behind, str], twice: str) -> None:
+    behind, url = through
+    behind.answers(b"{}")
+    got = post(url, long(twice))
+    assert got.status_code == 400 and " twice in one object" in got.json()["error"]["message"]
+    fits = ("{" + twice + ', "messages": [{"role": "user", "content": "x", "role": "user"}]}').encode()
+    assert post(url, fits).status_code == 200 and behind.body == fits
+
+
+@pytest.mark.parametrize(
+    "odd", [{"type": "message", "content": "q"}, {"content": "q"}, {"role": 5}, 5, None, "x", [], {"role": "user"}]
+)
+def test_a_chat_that_fits_passes_whatever_its_messages_are(tmp_path: Path, odd: Any) -> None:
+    with proxied(log=tmp_path) as (behind, url):
+        behind.answers(b"{}")
+        fits = json.dumps({"messages": [{"role": "user", "content": "x"}, odd]}).encode()
+        for _ in range(4):
+            assert post(url, fits).status_code == 200 and behind.body == fits
+        rows = [json.loads(line) for line in (tmp_path / "replans.jsonl").read_text().splitlines()]
+        assert [row["decision"] for row in rows] == ["passed"] * 4 and all(
+            0 < row["prompt_tokens"] < 60 for row in rows
+        )
+
+
+def test_a_chat_over_the_budget_with_messages_that_nobody_knows(through: tuple[Behind, str]) -> None:
+    behind, url = through
+    behind.answers(b"{}")
+    chat = json.loads(long())["messages"]
+    got = post(url, json.dumps({"messages": [*chat, {"content": "q"}]}).encode())
+    assert got.status_code == 400 and got.json()["error"]["param"] == "messages"
+
+
+@pytest.mark.parametrize("status", [b"600 X", b"999 X"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_status_that_no_answer_has(through: tuple[Behind, str], status: bytes, stream: bool) -> None:
+    behind, url = through
+    behind.answers(b"{}", status=status)
+    got = asked(url, stream=stream)
+    assert got.status_code == 502
+    assert f"the status {status[:3].decode()}, which no answer has" in got.json()["error"]["message"]
+    assert httpx.get(f"{url}/v1/models").status_code == 502
+
+
+class Pinging:
+    """A server that begins an answer, and goes on sending a byte now and then."""
+
+    def __init__(self, head: bytes, piece: bytes) -> None:
+        self._ended = threading.Event()
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
+        self._head, self._piece = head, piece
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        connection, _ = self._socket.accept()
+        with connection, suppress(OSError):
+            connection.recv(1 << 16)
+            connection.sendall(self._head)
+            while not self._ended.wait(0.05):
+                connection.sendall(self._piece)
+
+    def close(self) -> None:
+        self._ended.set()
+        self._socket.close()
+        self._thread.join(5)
+        assert not self._thread.is_alive()
+
+
+@pytest.mark.parametrize("kind", ["stream", "whole", "other", "head"])
+def test_a_server_behind_that_never_ends_is_left_in_time(kind: str) -> None:
+    begun = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+    behind = Pinging(b"HTTP/1.1 200 OK\r\nX: " if kind == "head" else begun, b"y" if kind == "head" else b": ping\n\n")
+    calls = TextCalls(TextOptions(keep_tokens=500), CallLog(None, "proxy", "compact"))
+    with running(create_proxy(behind.url, calls, request_s=1.0)) as url:
+        if kind == "other":
+            with pytest.raises(httpx.RemoteProtocolError):
+                httpx.get(f"{url}/v1/files/1/content", timeout=60)
+        elif kind == "stream":
+            got = asked(url, stream=True)
+            assert got.content.startswith(b": ping\n\n")
+            assert json.loads(got.content.split(b"data: ")[-1])["error"]["code"] == "timeout"
+        else:
+            got = asked(url)
+            assert got.status_code == 504 and got.json()["error"]["code"] == "timeout"
+    behind.close()
 
 
 @pytest.mark.parametrize(

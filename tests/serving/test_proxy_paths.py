@@ -164,6 +164,34 @@ def test_names_that_connection_lists_are_found_in_every_spelling() -> None:
     assert end_to_end(given, ()) == [(b"d", b"4")]
 
 
+OVERRIDING = (
+    "X-Original-URL X-Original-URI X-Original-Host X-Original-Method X-Rewrite-URL X-HTTP-Method-Override X-HTTP-Method"
+    " X-Method-Override X-Forwarded-Prefix X-Forwarded-Ssl X-Forwarded-User X-Forwarded-Server X-Forwarded-Anything "
+    "X-Real-IP x_original_url X_Forwarded_User Proxy_Authorization"
+).split()
+
+
+def test_headers_that_override_what_was_checked_end_here(through: tuple[Behind, str]) -> None:
+    behind, url = through
+    behind.answers(b"{}")
+    headers = dict.fromkeys(OVERRIDING, "/admin") | {"X-Original": "kept", "X-Forwarding": "kept", "x_own": "kept"}
+    for send in (lambda: httpx.get(f"{url}/v1/models", headers=headers), lambda: asked_with(url, headers)):
+        assert send().status_code == 200
+        sent = b"\n".join(behind.head[1:])
+        assert b"/admin" not in sent and sent.count(b"kept") == 3
+
+
+def asked_with(url: str, headers: dict[str, str]) -> httpx.Response:
+    return httpx.post(f"{url}/v1/chat/completions", json=ASKED, headers=headers)
+
+
+def test_a_clients_key_does_not_go_beside_ours_in_another_spelling() -> None:
+    with proxied(upstream_key="ours") as (behind, url):
+        behind.answers(b"{}")
+        httpx.get(f"{url}/v1/models", headers={"X_Api_Key": "theirs", "api_key": "theirs"})
+        assert b"theirs" not in b"\n".join(behind.head)
+
+
 def test_cookies_of_one_client_are_not_sent_for_another(through: tuple[Behind, str]) -> None:
     behind, url = through
     behind.answers(b"{}", b"Set-Cookie: session=alice; Path=/")
@@ -221,6 +249,14 @@ def test_a_packed_chat_is_refused(through: tuple[Behind, str]) -> None:
         ("http://x/a b/v1", "segments"),
         ("file:///etc/passwd", "allowed: http"),
         ("http://x/v1\n", "--upstream"),
+        ("http://\\xe4.example/v1", "allowed: http or https, a host"),
+        ("http://x\\y/v1", "--upstream"),
+        ("http://x.example\\@evil.test/v1", "--upstream"),
+        ("http://a b/v1", "--upstream"),
+        ("http://a%2fb/v1", "--upstream"),
+        ("http://../v1", "allowed: http or https, a host"),
+        ("http://x..y/v1", "--upstream"),
+        ("http://x;y/v1", "--upstream"),
         ("http://user:secret@x/v1", "has a name or"),
     ],
 )
@@ -230,7 +266,18 @@ def test_addresses_that_cannot_be_behind(url: str, words: str) -> None:
     assert words in str(caught.value) and "\n" not in str(caught.value) and "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["http://x", "https://[::1]:8/v1/", "http://caf\u00e9.test/openai/v1", "HTTP://X/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://x",
+        "https://[::1]:8/v1/",
+        "http://caf\u00e9.test/openai/v1",
+        "HTTP://X/v1",
+        "http://my_host.x:8/v1",
+        "http://10.0.0.1/v1",
+        "http://x.test./v1",
+    ],
+)
 def test_addresses_that_can(url: str) -> None:
     assert checked_url(url).scheme in ("http", "https")
 

@@ -289,7 +289,8 @@ def test_messages_that_the_template_refuses_hold_no_session(serve) -> None:  # t
     url = f"{server.url}/v1/chat/completions"
     for _ in range(3):
         sent = httpx.post(url, content=body, headers={"Content-Type": "application/json"})
-        assert sent.status_code == 400 and "message 0 (user) is not valid Unicode" in sent.json()["error"]["message"]
+        words = "messages[0].content: got half of a surrogate pair at character 0; wanted valid Unicode"
+        assert sent.status_code == 400 and sent.json()["error"]["message"] == words
     assert len(server.engine.store) == 0
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from erecap.serving.answer_calls import calls_in
 from erecap.serving.failures import ApiFailure
-from erecap.serving.tools import as_text, calls_in, read_tools
+from erecap.serving.tools import as_text, read_tools
 
 CITY = {"city": "Paris"}
 TOLD = '<tool_call>\n{"name": "w", "arguments": {"city": "Paris"}}\n</tool_call>'
@@ -76,6 +77,10 @@ def test_old_calls_custom_tools_and_results() -> None:
         ({"role": "assistant", "tool_calls": [{"name": "w", "arguments": "{bad"}]}, "messages[1].tool_calls[0]"),
         ({"role": "assistant", "tool_calls": [{"name": "w", "arguments": [1]}]}, "messages[1].tool_calls[0]"),
         ({"role": "assistant", "tool_calls": [{"name": "w", "arguments": "NaN"}]}, "messages[1].tool_calls[0]"),
+        (
+            {"role": "assistant", "tool_calls": [{"name": "w", "arguments": '{"x": 1e999}'}]},
+            "messages[1].tool_calls[0]",
+        ),
         ({"role": "assistant", "tool_calls": [{"name": "w", "arguments": "[" * 5000}]}, "messages[1].tool_calls[0]"),
         ({"role": "assistant", "tool_calls": [{"name": "w", "arguments": "1" * 5000}]}, "messages[1].tool_calls[0]"),
         ({"role": "assistant", "function_call": {"arguments": "{}"}}, "messages[1].function_call"),
@@ -103,14 +108,14 @@ def test_what_cannot_be_shown_is_refused_with_its_place(message: Any, place: str
     ],
 )
 def test_calls_in_an_answer(text: str, left: str | None) -> None:
-    content, [call] = calls_in(text)
+    content, [call] = calls_in(text, ["w"])
     assert content == left
     assert (call["function"]["name"], json.loads(call["function"]["arguments"])) == ("w", CITY)
 
 
 def test_several_calls_and_what_is_none() -> None:
     opened = '<tool_call>{"name": "w", "arguments": {"text": "a\nb </tool_call> {"}}'
-    content, calls = calls_in(f"{opened}\n{TOLD}{opened}")
+    content, calls = calls_in(f"{opened}\n{TOLD}{opened}", ["w"])
     assert content is None and [json.loads(call["function"]["arguments"]) for call in calls] == [
         {"text": "a\nb </tool_call> {"},
         CITY,
@@ -120,8 +125,45 @@ def test_several_calls_and_what_is_none() -> None:
         "<tool_call>look</tool_call>", '<tool_call>{"name": 5}</tool_call>', '{"name": "w"}', '{"city": "Paris"}',
         '<tool_call>{"name": "w", "arguments": "look"}</tool_call>', '<tool_call>{"name": "w", "arguments": {"city": ',
         '{"name": "w", "arguments": {}} is what I would write', "<tool_call>" * 50 + "{" * 5000, "<tool_call>",
+        '<tool_call>{"name": "w", "arguments": {"x": 1e999}}</tool_call>',
+        '{"name": "w", "arguments": "{\\"x\\": -1e999}"}',
+        f"<think>maybe {TOLD}</think> no", f"maybe {TOLD}</think> no", f"<think>maybe {TOLD}",
+        '<tool_call>{"name": "w", "arguments": {}} {"city": "Paris"}</tool_call>',
     ):  # fmt: skip
-        assert calls_in(text) == (text, [])
+        assert calls_in(text, ["w"]) == (text, [])
+
+
+def arguments(calls: list[dict[str, Any]]) -> list[Any]:
+    return [json.loads(call["function"]["arguments"]) for call in calls]
+
+
+@pytest.mark.parametrize("marks", [("<tool_call>", "</tool_call>"), ("<tool_call>\n", "\n</tool_call>\n"), ("", "\n")])
+def test_several_calls_between_one_pair_of_marks(marks: tuple[str, str]) -> None:
+    told = '{"name": "w", "arguments": {"n": 1}}\n{"name": "v", "arguments": {"n": 2}}'
+    text = f"{marks[0]}{told}{marks[1]}"
+    content, calls = calls_in(text, ["v", "w"])
+    assert content is None and arguments(calls) == [{"n": 1}, {"n": 2}]
+    assert calls_in(text, ["w"]) == (text, [])  # one of a tool that was not offered: all of it is text
+
+
+@pytest.mark.parametrize("told", [TOLD, TOLD.removesuffix("</tool_call>"), json.dumps({"name": "w", "args": CITY})])
+def test_calls_of_tools_that_were_not_offered_stay_text(told: str) -> None:
+    assert calls_in(told, ["v"]) == (told, [])
+    assert len(calls_in(told, ["v", "w"])[1]) == 1
+
+
+def test_calls_after_a_thought() -> None:
+    for thought in (f"<think>maybe {TOLD}</think>", f"maybe {TOLD}</think>", "<think>\n</think>"):
+        assert calls_in(f"{thought}\n{TOLD}", ["w"])[0] == thought
+        assert arguments(calls_in(f"{thought}\n{TOLD}", ["w"])[1]) == [CITY]
+    told = TOLD.replace("Paris", "</think> <think>")
+    assert arguments(calls_in(told, ["w"])[1]) == [{"city": "</think> <think>"}]
+
+
+def test_half_a_surrogate_pair_among_arguments_stays_escaped() -> None:
+    _, [call] = calls_in('{"name": "w", "arguments": {"city": "\\ud800"}}', ["w"])
+    assert call["function"]["arguments"] == '{"city": "\\ud800"}'
+    assert "\\ud800" in as_text(chat(content=None, tool_calls=[call]), [])[1]["content"]
 
 
 FUNCTION = {"type": "function", "function": {"name": "w", "parameters": {"type": "object"}}}
@@ -134,6 +176,11 @@ FUNCTION = {"type": "function", "function": {"name": "w", "parameters": {"type":
         ([FUNCTION, {"type": "custom", "custom": {"name": "x"}}], None, "tools[1]"),
         ([{"type": "function", "function": "w"}], None, "tools[0]"),
         ([{"type": "function", "function": {"name": "w", "parameters": 5}}], None, "tools[0].parameters"),
+        *(
+            ([{"name": "w", "parameters": {"type": kind}}], choice, "tools[0].parameters.type")
+            for kind in ("array", "objet", None, ["string", "null"], {})
+            for choice in (None, "required")
+        ),
         ([FUNCTION], "any", "tool_choice"),
         ([FUNCTION], {"type": "function", "function": {"name": "x"}}, "tool_choice"),
         ([FUNCTION], {"type": "allowed_tools"}, "tool_choice"),
