@@ -121,7 +121,7 @@ def test_a_client_that_is_gone_ends_decoding(stream: bool, tools: bool) -> None:
         asyncio.run(gone())
     finally:
         slow.remove()
-        target.engine.close()
+        target.close()
     assert asks[0].answer.result().usage.completion_tokens < 300
     assert target.engine.store.busy == 0
 

@@ -13,11 +13,18 @@ exchange. Messages keep their roles, tool calls stay together with their results
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from erecap.context.compaction.mask import MARKER, CountTokens, exchanges, fewest, observations
+from erecap.context.compaction.mask import (
+    JSON_MARKER,
+    MARKER,
+    CountTokens,
+    exchanges,
+    fewest,
+    marker_for,
+    observations,
+)
 from erecap.context.compaction.spans import Edit, rewrite
 from erecap.context.protection import protected_spans
 from erecap.generation import Message
@@ -90,8 +97,8 @@ def compaction_steps(messages: Sequence[Message], rank: Rank | None, count: Coun
 
     worth = {place: rank(text(place)) if rank else 0.0 for place in seen}
     seen.sort(key=lambda place: (worth[place], place))
-    marked = [Edit(*place, f'"{MARKER}"' if _is_json(text(place)) else MARKER) for place in seen]
-    marker = tokens(f'"{MARKER}"')
+    marked = [Edit(*place, marker_for(text(place))) for place in seen]
+    marker = tokens(JSON_MARKER)
     holding = {number for number, _, _ in kept}
     whole = [tuple(group) for group in exchanges(messages)[:-1] if holding.isdisjoint(group)]
     # A marker that takes as many tokens as what it stands for would say less and save nothing.
@@ -170,17 +177,6 @@ def _take_break_before(edits: list[Edit], content: str) -> None:
     message, start, end, _ = edits[first]
     if start and content[start - 1] == "\n":
         edits[first] = Edit(message, start - 1, end, "")
-
-
-def _is_json(text: str) -> bool:
-    """Return True if `text` is a JSON object or array. Single values count as prose."""
-    if text.lstrip()[:1] not in ("{", "["):
-        return False
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _never_empty(message: Message) -> Message:

@@ -6,6 +6,7 @@ trap (2025), arXiv:2508.21433, where old observations of software agents are rep
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from erecap.context.compaction.spans import Edit, rewrite
 from erecap.generation import Message
 
 MARKER = "[removed]"  # stands where an observation was; short, since an episode has hundreds of them
+
+JSON_MARKER = f'"{MARKER}"'  # the same in content that is JSON
 
 CountTokens = Callable[[Sequence[Message]], int]
 Place = tuple[int, int]  # number of a message, first character of an observation in it
@@ -91,6 +94,17 @@ def drop_exchanges(
 
     number = fewest(len(groups), lambda some: count(without(some)) <= target_tokens)
     return sorted(gone.union(*groups[:number]))
+
+
+def marker_for(text: str) -> str:
+    """The marker to put in place of `text`: content that is JSON stays JSON. Single values count as prose."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return MARKER
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return MARKER
+    return JSON_MARKER
 
 
 def fewest(most: int, enough: Callable[[int], bool]) -> int:
