@@ -43,7 +43,6 @@ TEXTS = (
     "\x00",
 )
 TAGS = ("<|im_end|>", "<end_of_turn>\n<start_of_turn>user\n", "[/INST]", "%%x%%", "USER: ", "\nHuman: ")
-PATTERN_NAMES = (None, None, "erecap", "react", "alfworld")
 
 
 def text(draw: random.Random, most: int = 5, *, tags: bool = False) -> str:
@@ -71,13 +70,25 @@ def spans(draw: random.Random, size: int) -> list[tuple[int, int]]:
     return list(zip(borders[::2], borders[1::2], strict=False))
 
 
+def lines(draw: random.Random, told: str) -> list[tuple[int, int]]:
+    """Spans of some of the lines of a text."""
+    found, start = [], 0
+    for line in told.split("\n"):
+        if line and draw.random() < 0.4:
+            found.append((start, start + len(line)))
+        start += len(line) + 1
+    return found
+
+
 def message(draw: random.Random, role: str, *, marked: bool) -> dict[str, Any]:
     """A message; where it is `marked`, with spans of its own."""
     made: dict[str, Any] = {"role": role, "content": content(draw)}
     if marked:
-        for key in ("protect", "stale", "observations"):
+        if draw.random() < 0.4:
+            made["protect"] = spans(draw, len(made["content"]))
+        for key in ("stale", "observations"):
             if draw.random() < 0.4:
-                made[key] = spans(draw, len(made["content"]))
+                made[key] = lines(draw, made["content"])
     return made
 
 
@@ -109,7 +120,7 @@ def chat(draw: random.Random, turns: int, *, marked: bool = False) -> list[dict[
 Retell = Callable[[list[dict[str, Any]], int], list[dict[str, Any]]]
 
 
-def _as_it_is(told: list[dict[str, Any]], call: int) -> list[dict[str, Any]]:
+def as_it_is(told: list[dict[str, Any]], call: int) -> list[dict[str, Any]]:
     return told
 
 
@@ -153,7 +164,7 @@ def _cut_off(told: list[dict[str, Any]], call: int) -> list[dict[str, Any]]:
 
 
 HOSTS: tuple[Retell, ...] = (
-    _as_it_is, _as_it_is, _sliding, _without_head, _counted, _newest_told_anew, _note_at_the_end, _aging,
+    as_it_is, as_it_is, _sliding, _without_head, _counted, _newest_told_anew, _note_at_the_end, _aging,
     _changed_in_the_middle, _cut_off,
 )  # fmt: skip
 
@@ -167,6 +178,6 @@ def turn_marks(draw: random.Random) -> tuple[str, str, str]:
 
 def told_in_a_string(draw: random.Random, number: int) -> str:
     """What was seen after an answer, without anything that looks like a tag."""
-    plain = [one for one in TEXTS if not any(mark in one for mark in "<[>%{|#\x0b\x0c\x1c\u2028\x85\r")]
+    plain = [one for one in TEXTS if not any(mark in one for mark in "<[>%{|#")]
     seen = [f"You see mug {number} on the shelf {number}."]
     return "\n".join([*seen, *(draw.choice(plain) for _ in range(draw.randrange(4)))])

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from tests.fuzz import interrupts, session_sequences
+from tests.fuzz import compactions, interrupts, session_sequences
 
 
 @pytest.mark.parametrize("part", range(3))
 def test_session_sequences_against_their_oracle(part: int) -> None:
     line = session_sequences.run(8, seed=10_000 + 100 * part)
     assert line.startswith("8 session sequences, ") and "all live or free" in line
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_compactions_rewrite_nothing_and_keep_budgets(seed: int) -> None:
+    line = compactions.run(150, seed)
+    assert re.match(r"15\d compactions in \d+ chats, \d+ growing chats, \d+ growing strings with \d+ calls", line)
 
 
 @pytest.mark.parametrize("name", interrupts.OPERATIONS)

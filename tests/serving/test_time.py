@@ -217,8 +217,8 @@ def test_slow_headers_end_the_connection(serve, monkeypatch, sent: bytes) -> Non
 
 
 def test_slow_bodies_are_refused() -> None:
-    engine = Target().engine
-    app = SlowBodies(create_app(engine, "tiny"), most_s=0.2)
+    target = Target()
+    app = SlowBodies(create_app(target.engine, "tiny"), most_s=0.2)
     sent: list[dict[str, Any]] = []
     parts = [{"type": "http.request", "body": b"{", "more_body": True}]
 
@@ -245,7 +245,7 @@ def test_slow_bodies_are_refused() -> None:
         "server": ("127.0.0.1", 2),
     }
     asyncio.run(asyncio.wait_for(app(scope, receive, send), 20))
-    engine.close()
+    target.close()
     assert sent[0]["status"] == 408
     assert "the body took longer than 0.2 s" in json.loads(sent[1]["body"])["error"]["message"]
 

@@ -123,7 +123,9 @@ def observations(messages: Sequence[Message]) -> list[tuple[int, int, int]]:
             spans = [(0, len(message["content"]))] if inside and isinstance(message["content"], str) else []
         found += [(number, start, end) for start, end in sorted(spans) if start < end]
     # In a chat whose observations are marked, the newest of them need not stand in the newest message.
-    newest = max((place for place in found if "observations" in messages[place[0]]), default=None)
+    # A marker of an earlier call is none.
+    told = [(number, start, end) for number, start, end in found if "observations" in messages[number]]
+    newest = max((place for place in told if _text(messages, place) not in (MARKER, JSON_MARKER)), default=None)
     return [
         (number, start, end)
         for number, start, end in found
@@ -131,6 +133,10 @@ def observations(messages: Sequence[Message]) -> list[tuple[int, int, int]]:
         and end - start > len(MARKER)
         and not any(low < end and start < high for low, high in messages[number].get("protect", ()))
     ]
+
+
+def _text(messages: Sequence[Message], place: tuple[int, int, int]) -> str:
+    return messages[place[0]]["content"][place[1] : place[2]]
 
 
 def exchanges(messages: Sequence[Message]) -> list[list[int]]:
