@@ -18,7 +18,7 @@ def test_session_sequences_against_their_oracle(part: int) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_compactions_rewrite_nothing_and_keep_budgets(seed: int) -> None:
     line = compactions.run(150, seed)
-    assert re.match(r"15\d compactions in \d+ chats, \d+ growing chats, \d+ growing strings with \d+ calls", line)
+    assert re.match(r"1[5-9]\d compactions in \d+ chats, \d+ growing chats, \d+ growing strings with \d+ calls", line)
 
 
 @pytest.mark.parametrize("name", interrupts.OPERATIONS)

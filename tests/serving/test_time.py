@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -124,6 +125,37 @@ def test_a_client_that_is_gone_ends_decoding(stream: bool, tools: bool) -> None:
         target.close()
     assert asks[0].answer.result().usage.completion_tokens < 300
     assert target.engine.store.busy == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_clients_that_leave_the_queue_end_their_requests_without_a_traceback(stream: bool) -> None:
+    target, release = Target(), threading.Event()
+    body = {"model": "tiny", "messages": start(), "max_tokens": 2, "stream": stream}
+    shot = Shot(CHAT, json.dumps(body).encode())
+    hook = model(window=WINDOW).get_decoder().layers[0].register_forward_pre_hook(lambda *_: release.wait(60) and None)
+
+    async def queue() -> list[Any]:
+        asked = [asyncio.ensure_future(target.ask(shot)) for _ in range(3)]  # all that are answered at once
+        while target.engine.running < 3:
+            await asyncio.sleep(0.01)
+        asked += [asyncio.ensure_future(target.ask(replace(shot, hang_up=0))) for _ in range(4)]
+        while not target.engine.waiting:
+            await asyncio.sleep(0.01)
+        while target.engine.waiting:
+            await asyncio.sleep(0.01)
+        asked.append(asyncio.ensure_future(target.ask(shot)))  # which throws those out of the queue that have gone
+        await asyncio.wait(asked[3:7], timeout=60)
+        assert all(one.done() for one in asked[3:7])
+        release.set()
+        return await asyncio.gather(*asked)
+
+    try:
+        statuses = [status for status, _ in asyncio.run(queue())]
+    finally:
+        release.set()
+        hook.remove()
+        target.close()
+    assert statuses == [200] * 3 + [499] * 4 + [200]
 
 
 def test_a_request_that_waits_too_long_is_told_so_in_time(serve) -> None:  # type: ignore[no-untyped-def]
