@@ -29,7 +29,7 @@ from erecap.session import ReplanSession
 from tests.session.characters import CHUNK, LETTERS, Characters, StorageOracle
 from tests.tokens.models import tiny_config
 
-NEW, LAYERS = 6, 3
+NEW, LAYERS = 6, 4
 CHARACTERS = Characters()
 STEPS = (
     "grow", "append", "own words", "read", "again", "rewrite", "plan", "fail", "correct", "close", "fork", "save",
