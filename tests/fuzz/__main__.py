@@ -43,7 +43,8 @@ PARTS = (
     Part("compactions", "compactions", 20_000, 500, "compactions"),
     Part("kills", "rollout_kills", 200, 10, "kills of rollouts"),
     Part("proxy", "proxy_requests", 20_000, 1_000, "requests to the proxy"),
-    Part("interrupts", "interrupts", 100, 10, "interrupts of each kind of call"),
+    Part("interrupts", "interrupts", 100, 5, "interrupts of each kind of call"),
+    Part("wrapped", "wrapped_interrupts", 100, 5, "interrupts of each kind of call of a wrapped model"),
 )
 
 

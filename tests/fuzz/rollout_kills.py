@@ -40,8 +40,8 @@ class Report:
     def line(self) -> str:
         """The figures, in one line."""
         return (
-            f"kills {self.kills} of {self.rollouts} rollouts, {self.rows} rows found after them ({self.missed} more came "
-            f"after the end), faults {len(self.faults)}"
+            f"kills {self.kills} of {self.rollouts} rollouts ({self.missed} more came after the end), {self.rows} rows "
+            f"found after them, faults {len(self.faults)}"
         )
 
 

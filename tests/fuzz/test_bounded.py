@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.fuzz import compactions, interrupts, session_sequences
+from tests.fuzz import compactions, interrupts, session_sequences, wrapped_interrupts
 
 
 @pytest.mark.parametrize("part", range(3))
@@ -25,6 +25,19 @@ def test_compactions_rewrite_nothing_and_keep_budgets(seed: int) -> None:
 def test_an_exception_at_any_line_leaves_a_session_as_it_was_or_done(name: str) -> None:
     for kind in interrupts.OPTIONS:
         assert interrupts.broken_off(kind, name, 4, seed=3, errors=(interrupts.Planted, MemoryError)) == 4
+
+
+@pytest.mark.parametrize("kind", wrapped_interrupts.KINDS)
+def test_an_exception_inside_the_generate_of_a_wrapped_model_leaves_it_right(kind: str) -> None:
+    for name in ("goes on", "forks", "another"):
+        errors = (interrupts.Planted, MemoryError)
+        assert wrapped_interrupts.broken_off(kind, name, 3, seed=4, errors=errors) == 3
+
+
+def test_wrapped_models_under_a_budget_evict_while_they_are_broken_off() -> None:
+    play = wrapped_interrupts.Play("budget")
+    wrapped_interrupts.CALLS["goes on"](play)
+    assert [conversation.evicted > 0 for conversation in play.wrapped.held.idle()] == [True]
 
 
 def test_the_trace_reaches_locks_hooks_and_storage() -> None:
