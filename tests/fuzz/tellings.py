@@ -177,7 +177,7 @@ def turn_marks(draw: random.Random) -> tuple[str, str, str]:
 
 
 def told_in_a_string(draw: random.Random, number: int) -> str:
-    """What was seen after an answer, without anything that looks like a tag."""
+    """Text of an observation, without anything that looks like a tag."""
     plain = [one for one in TEXTS if not any(mark in one for mark in "<[>%{|#")]
     seen = [f"You see mug {number} on the shelf {number}."]
     return "\n".join([*seen, *(draw.choice(plain) for _ in range(draw.randrange(4)))])

@@ -156,7 +156,7 @@ def _stale(messages: Sequence[Message], kept: Sequence[tuple[int, int, int]]) ->
         spans = [(start, end) for start, end in sorted(message.get("stale", ())) if start < end]
         own = [Edit(number, start, end, "") for start, end in spans if not _overlaps((number, start, end), kept)]
         whole = [Edit(number, 0, len(message["content"]), "")]
-        leaves = chat_after([message], [edit._replace(message=0) for edit in own])[0]["content"] if own else ""
+        leaves = chat_after([message], [Edit(0, edit.start, edit.end, "") for edit in own])[0]["content"] if own else ""
         found += whole if len(own) > 1 and leaves == marker_for(message["content"]) else own
     return found
 
