@@ -108,6 +108,19 @@ def test_budgets_that_cannot_be_kept_are_refused(most: int, target: int | None) 
         CompactView(count, max_tokens=most, target_tokens=target)
 
 
+def test_what_is_shorter_than_a_marker_is_not_blanked_when_a_window_slides() -> None:
+    """The budget holds to the last token, also where all that may go is shorter than what would stand for it."""
+    turns: list[Message] = [{"role": "user", "content": "Fetch the mug."}]
+    for number in range(12):
+        turns += [{"role": "assistant", "content": f"go to shelf {number}"}, {"role": "user", "content": f"m{number}"}]
+    view = CompactView(lambda chat: sum(len(message["content"]) for message in chat), max_tokens=30)
+    for first in (0, 2, 4, 6, 8, 10, 12):
+        chat = turns[first : first + 7]
+        shown = view.show(chat)
+        assert MARKER not in [message["content"] for message in shown.messages]
+        assert shown.tokens <= 30 and shown.messages[0]["content"] == chat[0]["content"]
+
+
 def test_a_goal_that_is_no_longer_told_is_blanked_as_what_it_was() -> None:
     """Where the head of a chat slides away, its new first message may be JSON, and may have spans of its own."""
     seen = json.dumps({"seen": "a mug " * 40, "old": "a pan " * 20})

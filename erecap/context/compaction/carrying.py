@@ -27,9 +27,11 @@ class Edited:
 
 
 def _gone(message: Message) -> Edited:
-    """A message of which nothing is shown."""
-    marker = marker_for(message["content"] or "")
-    return Edited(marker, {"observations": [(0, len(marker))]})
+    """A message of which nothing is shown, unless it is no longer than its marker."""
+    content = message["content"] or ""
+    marker = marker_for(content)
+    shown = marker if len(content) > len(marker) else content
+    return Edited(shown, {"observations": [(0, len(shown))]})
 
 
 # By number of a message: how it is shown, or None where it is left out. Others are shown as they were told.

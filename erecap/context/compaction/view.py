@@ -188,8 +188,10 @@ class CompactView:
         chat = list(messages)
         first = _first_user([message["role"] for message in messages])
         if self._goal_gone and first is not None and first < len(chat) - 1 and "protect" not in chat[first]:
-            marker = marker_for(chat[first]["content"] or "")
-            chat[first] = {**chat[first], "content": marker, "protect": [], "stale": [], "observations": []}
+            told = chat[first]
+            blank: Message = {**told, "content": marker_for(told["content"] or "")}
+            shorter = blank if self._count([blank]) < self._count([told]) else told
+            chat[first] = {**shorter, "protect": [], "stale": [], "observations": []}
         return chat
 
     def _worth_it(self, view: Sequence[Message], shorter: Compacted, tokens: int, due: bool) -> bool:
