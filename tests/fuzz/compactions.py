@@ -63,7 +63,7 @@ def made_of(before: Sequence[Any], after: Sequence[Any], dropped: Sequence[int])
                 continue
             assert line in lines[place:], f"{line!r} is no line of {own['content']!r}"
             place += lines[place:].index(line) + 1
-        if _json(own["content"]) is not None:
+        if own["content"].lstrip()[:1] in ("{", "[") and _json(own["content"]) is not None:  # single values are prose
             told = _json(shown["content"])
             assert told in (_json(own["content"]), MARKER) or own.get("observations") or own.get("stale"), (
                 f"{own['content']!r} is no JSON any more: {shown['content']!r}"
@@ -97,8 +97,7 @@ def _subsequence(line: str, content: str, place: int) -> int:
 
 
 def _json(content: str) -> Any:
-    if content.lstrip()[:1] not in ("{", "[", '"'):
-        return None
+    """The value that a text is in JSON; None: it is none."""
     try:
         return json.loads(content)
     except ValueError:
