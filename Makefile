@@ -4,6 +4,8 @@
 # make test      install, fetch the embedded model, lint, run the unit and integration tests
 # make test-fast unit tests only          make test-slow   the opt-in tests
 # make lint      ruff, mypy, words        make clean       remove the environment and the caches of tools
+# make fuzz      random requests, session sequences, compactions, kills and interrupts at length (hours; it goes on from
+#                runs/fuzz.jsonl where the code is the same): ARGS=--share=0.01 a hundredth of it, ARGS="--only kills" one part
 # make bench     measure everything anew where it is not measured yet (about half an hour, nothing beside it), and
 #                write docs/results/replan.json and the tables of docs/results.md; ARGS=--fresh measures all parts again,
 #                ARGS="--parts neighbour" only R11: a replanning call beside a program that is busy on the same cores
@@ -25,7 +27,7 @@ LLAMACPP_VERSION := 0.3.36
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-slow bench bench-llamacpp bench-remote quality quality-smoke readme docs lint model venv clean
+.PHONY: demo test test-fast test-slow fuzz bench bench-llamacpp bench-remote quality quality-smoke readme docs lint model venv clean
 
 demo: model
 	$(BIN)/erecap compare $(if $(filter --full,$(ARGS)),demo-full,demo) $(filter-out --full,$(ARGS))
@@ -39,6 +41,10 @@ test-fast: $(STAMP)
 
 test-slow: model
 	$(BIN)/python -m pytest -m slow
+
+# The suite has a bounded share of it. A failure names the command that reproduces it.
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 # The tables are written although a figure lies above its ceiling: then the target fails, and they show which.
 bench: model

@@ -15,6 +15,7 @@ from erecap.errors import ConfigError
 from erecap.generation import Message
 
 PieceKind = Literal["goal", "action", "observation", "failure", "thought", "other"]
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _KINDS = ("goal", "action", "observation", "failure", "thought", "other")
 
 
@@ -78,10 +79,13 @@ class Piece:
 
 
 def pieces(text: str, patterns: LinePatterns) -> list[Piece]:
-    """`text` in pieces, in order. A line of kind "same" belongs to the piece before; the first of all is "other"."""
+    """`text` in pieces, in order. Lines end with a line feed; other breaks, such as U+2028, stand inside of records.
+
+    A line of kind "same" belongs to the piece before; the first of all is "other".
+    """
     found: list[Piece] = []
     start = 0
-    for line in text.splitlines(keepends=True):
+    for line in _LINE.findall(text):
         end = start + len(line.rstrip("\r\n"))
         kind = patterns.kind(line)
         if kind == "same" or (found and kind == found[-1].kind == patterns.rest):

@@ -15,7 +15,7 @@ from typing import Any
 from erecap.context.tokenize import render_prompt
 from erecap.errors import BudgetError, MessagesError
 from erecap.generation import Generation, Message
-from erecap.serving.failures import ApiFailure, overloaded, too_long, waited_too_long
+from erecap.serving.failures import ApiFailure, client_gone, overloaded, too_long, waited_too_long
 from erecap.serving.keys import EVERYBODY
 from erecap.serving.raw_text import raw_tokenizer
 from erecap.serving.store import SessionStore
@@ -132,8 +132,9 @@ class Engine:
             gone = [ask for ask in self._asks.queue if ask.given_up.is_set()]
             for ask in gone:
                 self._asks.queue.remove(ask)
-        for ask in gone:
-            ask.answer.cancel()
+        for ask in gone:  # a future that is cancelled would cancel the request's own task, which nobody catches
+            if ask.answer.set_running_or_notify_cancel():
+                ask.answer.set_exception(client_gone())
 
     def end(self) -> None:
         """Refuse what waits and what comes; what is running goes on. Returns at once."""
@@ -195,7 +196,7 @@ class Engine:
             ask.begun, ask.waited = True, time.perf_counter() - ask.came
             left = self.request_s - ask.waited
             if ask.given_up.is_set():
-                raise ApiFailure(499, "the client is gone", "server_error", "cancelled")
+                raise client_gone()
             if left <= 0:
                 raise waited_too_long(ask.waited)
             ask.answer.set_result(self._answered(ask, left))

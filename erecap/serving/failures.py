@@ -43,6 +43,11 @@ def overloaded(message: str) -> ApiFailure:
     return ApiFailure(503, message, "server_error", "overloaded")
 
 
+def client_gone() -> ApiFailure:
+    """Nobody waits for the answer any more."""
+    return ApiFailure(499, "the client is gone", "server_error", "cancelled")
+
+
 def waited_too_long(seconds: float) -> ApiFailure:
     """The model did not turn to the request in time."""
     return overloaded(f"the request waited {seconds:.0f} s, longer than it may take")

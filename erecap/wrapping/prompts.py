@@ -162,9 +162,12 @@ class PromptTalk:
             return set()
         place, common = len(self.head), None
         for part in self.parts:
-            found = unknown_tags(prompt[place + part.answer : place + part.size])
-            common = found if common is None else common & found
+            told = prompt[place + part.answer : place + part.size]
             place += part.size
+            if not told.strip():  # all of it passes for the answer, where nobody told which part of it that was
+                continue
+            found = unknown_tags(told)
+            common = found if common is None else common & found
             if not common:
                 return set()
         return common or set()

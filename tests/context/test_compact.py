@@ -235,3 +235,58 @@ def test_an_old_exchange_goes_whole_before_a_newer_observation() -> None:
     # Ranked, the exchange with the best of them goes last.
     kept = compact_messages(messages, 50, count, rank=lambda text: float("egg 2" in text)).messages
     assert [message["content"] for message in kept[2:]] == ["go to shelf 2", seen[2], "go to shelf 5", seen[5]]
+
+
+def user(content: str, **spans: list[tuple[int, int]]) -> Message:
+    return {"role": "user", "content": content, **spans}  # type: ignore[typeddict-item]
+
+
+ASKED: list[Message] = [{"role": "system", "content": "You plan."}, user("Find the mug.")]
+LOOKED: Message = {"role": "assistant", "content": "look"}
+
+
+def characters(messages: Sequence[Message]) -> int:
+    return sum(3 + len(message["content"] or "") for message in messages)
+
+
+def test_a_marker_does_not_come_for_what_is_shorter() -> None:
+    """A message of which nothing is left shows a marker, so a short one stays, however its parts are marked."""
+    for spans in ([(0, 2)], [(0, 1), (1, 2)]):
+        chat = [*ASKED, LOOKED, user("ok", stale=spans), LOOKED, user("You see a mug.")]
+        steps = compaction_steps(chat, None, characters)
+        sizes = [characters(chat_after(chat, steps[:number])) for number in range(len(steps) + 1)]
+        assert sizes == sorted(sizes, reverse=True)
+        assert compact_messages(chat, characters(chat) - 1, characters).tokens < characters(chat)
+    lines = user("On the shelf 22 is a mug.\nOn the shelf 23 is a pan.", stale=[(0, 25), (26, 51)])
+    chat = [*ASKED, LOOKED, lines, LOOKED, user("Empty.")]
+    result = compact_messages(chat, characters(chat) - 1, characters)
+    assert [message["content"] for message in result.messages[2:]] == ["look", MARKER, "look", "Empty."]
+
+
+def test_json_that_is_stale_as_a_whole_stays_json() -> None:
+    told = json.dumps({"seen": ["a mug and a pan", "a plate"]})
+    chat = [*ASKED, LOOKED, user(told, stale=[(0, len(told))]), LOOKED, user("Empty.")]
+    result = compact_messages(chat, characters(chat) - 1, characters)
+    assert json.loads(result.messages[3]["content"]) == MARKER
+
+
+def test_markers_of_an_earlier_compaction_are_not_the_newest_observation() -> None:
+    """Some messages mark their observations, and some do not: a second compaction finds nothing new to remove."""
+    seen = "On the shelf 22 you see a mug 1 and a plate 2."
+    marked = user(f"{seen}\nThe goal is the mug.", observations=[(0, len(seen))], protect=[(len(seen), len(seen) + 9)])
+    unmarked = [LOOKED, user(seen, protect=[]), user("The pan.", protect=[(0, 3)])]
+    chat = [*ASKED, LOOKED, marked, *unmarked, LOOKED, user("Empty.")]
+    for target in range(1, characters(chat)):
+        once = compact_messages(chat, target, characters)
+        assert seen in once.messages[3]["content"]
+        assert compact_messages(once.messages, target, characters).messages == once.messages
+
+
+def test_a_protected_line_break_stays_where_the_line_beside_it_goes() -> None:
+    old, new = "On the shelf 22 is a mug.", "The shelf 22 is empty."
+    before = user(f"{old}\n{new}", stale=[(0, len(old))], protect=[(len(old), len(old) + 4)])
+    start = len(new) + 1
+    behind = user(f"{new}\n{old}", stale=[(start, start + len(old))], protect=[(start - 4, start)])
+    chat = [*ASKED, LOOKED, before, LOOKED, behind, LOOKED, user("Empty.")]
+    said = [message["content"] for message in compact_messages(chat, 1, characters).messages]
+    assert f"\n{new}" in said and f"{new}\n" in said

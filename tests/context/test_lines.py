@@ -82,3 +82,11 @@ def test_patterns_that_are_none() -> None:
         LinePatterns({"action": "("})
     with pytest.raises(ConfigError, match="'same' is unknown"):
         LinePatterns({"same": "x"})
+
+
+def test_only_line_feeds_end_lines() -> None:
+    """JSON may hold U+2028 and others as they are: what stands behind them is no line, and is not cut off."""
+    told = '{"seen": "a\u2028Observation: b\x85Action: c\x0bd"}'
+    text = f"{told}\r\nObservation: e\r\n"
+    found = [(piece.kind, text[piece.start : piece.end]) for piece in pieces(text, PATTERNS["react"])]
+    assert found == [("other", told), ("observation", "Observation: e")]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erecap.context.compaction import CompactView, compact_messages
+from erecap.context.compaction import MARKER, CompactView, compact_messages
 from erecap.cost.prices import ModelPrices, edit_pays
 from erecap.generation import Message
 
@@ -105,3 +106,35 @@ def test_the_newest_message_may_grow_and_the_past_may_be_rewritten() -> None:
 def test_budgets_that_cannot_be_kept_are_refused(most: int, target: int | None) -> None:
     with pytest.raises(ValueError, match="target_tokens: got"):
         CompactView(count, max_tokens=most, target_tokens=target)
+
+
+def test_what_is_shorter_than_a_marker_is_not_blanked_when_a_window_slides() -> None:
+    """The budget holds to the last token, also where all that may go is shorter than what would stand for it."""
+    turns: list[Message] = [{"role": "user", "content": "Fetch the mug."}]
+    for number in range(12):
+        turns += [{"role": "assistant", "content": f"go to shelf {number}"}, {"role": "user", "content": f"m{number}"}]
+    view = CompactView(lambda chat: sum(len(message["content"]) for message in chat), max_tokens=30)
+    for first in (0, 2, 4, 6, 8, 10, 12):
+        chat = turns[first : first + 7]
+        shown = view.show(chat)
+        assert MARKER not in [message["content"] for message in shown.messages]
+        assert shown.tokens <= 30 and shown.messages[0]["content"] == chat[0]["content"]
+
+
+def test_a_goal_that_is_no_longer_told_is_blanked_as_what_it_was() -> None:
+    """Where the head of a chat slides away, its new first message may be JSON, and may have spans of its own."""
+    seen = json.dumps({"seen": "a mug " * 40, "old": "a pan " * 20})
+    turns: list[Message] = [{"role": "user", "content": "Fetch the mug."}]
+    for number in range(9):
+        turns += [{"role": "user", "content": seen.replace("mug", f"mug {number}"), "stale": [(60, 90)]}]
+        turns += [{"role": "assistant", "content": f"go to shelf {number}"}]
+    view, blanked = CompactView(count, max_tokens=340), 0
+    for first in (0, 1, 3, 5, 7, 9):
+        chat = turns[first : first + 6]
+        shown = view.show(chat)
+        assert shown.tokens <= 340
+        kept = [message for number, message in enumerate(chat) if number not in shown.dropped]
+        for before, message in zip(kept, shown.messages, strict=True):
+            if before["content"].startswith("{") and message["content"] != before["content"]:
+                blanked += json.loads(message["content"]) == MARKER
+    assert blanked >= 3

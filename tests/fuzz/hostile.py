@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable
@@ -250,7 +251,7 @@ class Clients:
             for _ in range(self._draw.choice((50, 400))):
                 deep = {"a": deep} if self._draw.random() < 0.5 else [deep]
             return deep
-        return self._draw.choice(VALUES)
+        return copy.deepcopy(self._draw.choice(VALUES))  # a copy, since what is drawn may be spoiled later
 
     def _bytes(self) -> Shot:
         """A body that is no request at all."""

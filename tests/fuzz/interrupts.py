@@ -102,16 +102,6 @@ def prepared(kind: str, folder: Path) -> Play:
     return Play(session, messages, folder)
 
 
-def wrap_generate(play: Play) -> None:
-    """The front door: the model's own `generate`, behind which a session stands."""
-    tokenizer = byte_level()
-    shown = tokenizer.apply_chat_template(
-        play.messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
-    wrapped = erecap.wrap(model(), tokenizer)
-    wrapped.generate(**shown, max_new_tokens=NEW, do_sample=False)
-
-
 OPERATIONS: dict[str, Callable[[Play], object]] = {
     "generate": lambda play: play.session.generate([*play.messages, *turn("look", 7)], max_new_tokens=NEW),
     "generate again": lambda play: play.session.generate(max_new_tokens=NEW),

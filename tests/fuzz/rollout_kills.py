@@ -32,7 +32,7 @@ class Report:
     """The figures of a series of kills."""
 
     kills: int = 0
-    missed: int = 0  # of these: the rollout had ended before
+    missed: int = 0  # besides them: the rollout had ended before
     rollouts: int = 0
     rows: int = 0  # that were there when a kill came, all kills together
     faults: list[str] = field(default_factory=list)
@@ -40,8 +40,8 @@ class Report:
     def line(self) -> str:
         """The figures, in one line."""
         return (
-            f"kills {self.kills} ({self.missed} after the end) of {self.rollouts} rollouts, {self.rows} rows found "
-            f"after them, faults {len(self.faults)}"
+            f"kills {self.kills} of {self.rollouts} rollouts ({self.missed} more came after the end), {self.rows} rows "
+            f"found after them, faults {len(self.faults)}"
         )
 
 
@@ -62,13 +62,16 @@ def kill_rollouts(count: int, seed: int, folder: Path) -> Report:
         report.rollouts += 1
         known: set[Key] = set()
         for _ in range(min(moments.randint(1, 5), count - report.kills)):
-            report.kills += 1
-            report.missed += not _kill(run, executor, moments)
+            hit = _kill(run, executor, moments)
+            report.kills += hit
+            report.missed += not hit
             found = keys_of(run, report)
             report.rows += len(found)
             if known - found:
                 report.faults.append(f"{run.name}: lost {sorted(known - found)}")
             known |= found
+            if not hit:
+                break
         _finish(run, executor)
         if _contents(run) != wanted:
             report.faults.append(f"{run.name}: its rows are not those of a run that was left alone")
@@ -85,7 +88,7 @@ def _kill(run: Path, executor: Sequence[str], moments: random.Random) -> bool:
     """Start a rollout and kill it with all its processes; False if it had ended before."""
     rows = run / "episodes.jsonl"
     before = rows.stat().st_size if rows.exists() else 0
-    program = _start(run, executor, delay=moments.choice((0.0, 0.01, 0.03)))
+    program = _start(run, executor, delay=moments.choice((0.0, 0.02, 0.1)))
     deadline = time.monotonic() + _PATIENCE_S
     if moments.random() < 0.8:  # while it plays; else anywhere, while it starts as well
         while (rows.stat().st_size if rows.exists() else 0) <= before and program.poll() is None:

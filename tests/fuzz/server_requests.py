@@ -76,7 +76,6 @@ class Target:
     """
 
     def __init__(self, kv_tokens: int | None = 160) -> None:
-        self._foreign: list[Any] = []  # of others in this process; held, so that none goes while its successor comes
         made, tokenizer = model(window=WINDOW), byte_level()
         limits = {"at_once": AT_ONCE, "most_waiting": 64, "sessions": SESSIONS, "session_bytes": 1 << 20}
         self.engine = Engine(
@@ -85,7 +84,13 @@ class Target:
         self.app = create_app(self.engine, MODEL, most_bytes=64 << 10)
         config = made.config
         self._heads, self._dim = config.num_key_value_heads, config.hidden_size // config.num_attention_heads
-        self._foreign = [*self._sessions(), *self._tensors()]
+        gc.collect()
+        gc.freeze()  # what is there already belongs to others, and is not looked at by the books
+
+    def close(self) -> None:
+        """End the engine, and give back what was set aside."""
+        self.engine.close()
+        gc.unfreeze()
 
     async def ask(self, shot: Shot) -> tuple[int, bytes]:
         """Status and body of the response to one request; status 0 where the client was gone before."""
@@ -167,16 +172,12 @@ class Target:
                 report.faults.append(words)
 
     def _sessions(self) -> list[ReplanSession]:
-        return self._own([thing for thing in gc.get_objects() if type(thing) is ReplanSession])
+        return [thing for thing in gc.get_objects() if type(thing) is ReplanSession]
 
     def _tensors(self) -> list[torch.Tensor]:
         """Everything in this process that has the form of keys and values."""
         found = [thing for thing in gc.get_objects() if type(thing) is torch.Tensor and thing.ndim == 4]
-        return self._own([tensor for tensor in found if tensor.shape[1::2] == (self._heads, self._dim)])
-
-    def _own(self, things: list[Any]) -> list[Any]:
-        foreign = {id(thing) for thing in self._foreign}
-        return [thing for thing in things if id(thing) not in foreign]
+        return [tensor for tensor in found if tensor.shape[1::2] == (self._heads, self._dim)]
 
     def _allocated(self) -> int:
         """Bytes of all memory of that form."""
@@ -228,7 +229,7 @@ def run(count: int, seed: int) -> Report:
         asyncio.run(fire(target, Clients(seed, MODEL), count, report))
     finally:
         logging.getLogger().removeHandler(tracebacks)
-        target.engine.close()
+        target.close()
     report.faults += tracebacks.found
     return report
 

@@ -29,7 +29,7 @@ from erecap.session import ReplanSession
 from tests.session.characters import CHUNK, LETTERS, Characters, StorageOracle
 from tests.tokens.models import tiny_config
 
-NEW = 6
+NEW, LAYERS = 6, 4
 CHARACTERS = Characters()
 STEPS = (
     "grow", "append", "own words", "read", "again", "rewrite", "plan", "fail", "correct", "close", "fork", "save",
@@ -45,6 +45,7 @@ CLOSE = 1e-3  # of the logits' spread, by which rounding may decide between two 
 def characters_model(name: str = "llama") -> Any:
     """A tiny model whose tokens are characters."""
     kind, config = tiny_config(name)
+    config.num_hidden_layers = LAYERS
     config.vocab_size, config.max_position_embeddings = 128, 4096
     config.eos_token_id = CHARACTERS.eos_token_id
     torch.manual_seed(40)

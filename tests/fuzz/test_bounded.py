@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from tests.fuzz import interrupts, session_sequences
+from tests.fuzz import compactions, interrupts, session_sequences, wrapped_interrupts
 
 
 @pytest.mark.parametrize("part", range(3))
@@ -13,10 +15,29 @@ def test_session_sequences_against_their_oracle(part: int) -> None:
     assert line.startswith("8 session sequences, ") and "all live or free" in line
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_compactions_rewrite_nothing_and_keep_budgets(seed: int) -> None:
+    line = compactions.run(150, seed)
+    assert re.match(r"1[5-9]\d compactions in \d+ chats, \d+ growing chats, \d+ growing strings with \d+ calls", line)
+
+
 @pytest.mark.parametrize("name", interrupts.OPERATIONS)
 def test_an_exception_at_any_line_leaves_a_session_as_it_was_or_done(name: str) -> None:
     for kind in interrupts.OPTIONS:
         assert interrupts.broken_off(kind, name, 4, seed=3, errors=(interrupts.Planted, MemoryError)) == 4
+
+
+@pytest.mark.parametrize("kind", wrapped_interrupts.KINDS)
+def test_an_exception_inside_the_generate_of_a_wrapped_model_leaves_it_right(kind: str) -> None:
+    for name in ("goes on", "forks", "another"):
+        errors = (interrupts.Planted, MemoryError)
+        assert wrapped_interrupts.broken_off(kind, name, 3, seed=4, errors=errors) == 3
+
+
+def test_wrapped_models_under_a_budget_evict_while_they_are_broken_off() -> None:
+    play = wrapped_interrupts.Play("budget")
+    wrapped_interrupts.CALLS["goes on"](play)
+    assert [conversation.evicted > 0 for conversation in play.wrapped.held.idle()] == [True]
 
 
 def test_the_trace_reaches_locks_hooks_and_storage() -> None:

@@ -119,7 +119,10 @@ def test_clients_that_leave_while_they_wait_do_not_fill_the_queue(engines) -> No
     hold.given_up.set()
     hold.answer.result(60)
     assert answer(on, start()).usage.completion_tokens == 8
-    assert all(ask.answer.done() for ask in left)
+    for ask in left:
+        with pytest.raises(ApiFailure, match="the client is gone") as gone:
+            ask.answer.result(0)
+        assert gone.value.status == 499
 
 
 def test_a_future_that_its_waiter_cancels_does_not_end_the_engine(engines) -> None:  # type: ignore[no-untyped-def]

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -121,9 +122,40 @@ def test_a_client_that_is_gone_ends_decoding(stream: bool, tools: bool) -> None:
         asyncio.run(gone())
     finally:
         slow.remove()
-        target.engine.close()
+        target.close()
     assert asks[0].answer.result().usage.completion_tokens < 300
     assert target.engine.store.busy == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_clients_that_leave_the_queue_end_their_requests_without_a_traceback(stream: bool) -> None:
+    target, release = Target(), threading.Event()
+    body = {"model": "tiny", "messages": start(), "max_tokens": 2, "stream": stream}
+    shot = Shot(CHAT, json.dumps(body).encode())
+    hook = model(window=WINDOW).get_decoder().layers[0].register_forward_pre_hook(lambda *_: release.wait(60) and None)
+
+    async def queue() -> list[Any]:
+        asked = [asyncio.ensure_future(target.ask(shot)) for _ in range(3)]  # all that are answered at once
+        while target.engine.running < 3:
+            await asyncio.sleep(0.01)
+        asked += [asyncio.ensure_future(target.ask(replace(shot, hang_up=0))) for _ in range(4)]
+        while not target.engine.waiting:
+            await asyncio.sleep(0.01)
+        while target.engine.waiting:
+            await asyncio.sleep(0.01)
+        asked.append(asyncio.ensure_future(target.ask(shot)))  # which throws those out of the queue that have gone
+        await asyncio.wait(asked[3:7], timeout=60)
+        assert all(one.done() for one in asked[3:7])
+        release.set()
+        return await asyncio.gather(*asked)
+
+    try:
+        statuses = [status for status, _ in asyncio.run(queue())]
+    finally:
+        release.set()
+        hook.remove()
+        target.close()
+    assert statuses == [200] * 3 + [499] * 4 + [200]
 
 
 def test_a_request_that_waits_too_long_is_told_so_in_time(serve) -> None:  # type: ignore[no-untyped-def]
@@ -217,8 +249,8 @@ def test_slow_headers_end_the_connection(serve, monkeypatch, sent: bytes) -> Non
 
 
 def test_slow_bodies_are_refused() -> None:
-    engine = Target().engine
-    app = SlowBodies(create_app(engine, "tiny"), most_s=0.2)
+    target = Target()
+    app = SlowBodies(create_app(target.engine, "tiny"), most_s=0.2)
     sent: list[dict[str, Any]] = []
     parts = [{"type": "http.request", "body": b"{", "more_body": True}]
 
@@ -245,7 +277,7 @@ def test_slow_bodies_are_refused() -> None:
         "server": ("127.0.0.1", 2),
     }
     asyncio.run(asyncio.wait_for(app(scope, receive, send), 20))
-    engine.close()
+    target.close()
     assert sent[0]["status"] == 408
     assert "the body took longer than 0.2 s" in json.loads(sent[1]["body"])["error"]["message"]
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 import erecap
 from erecap.context.compaction import MARKER
 from erecap.context.token_estimate import estimate_tokens
+from erecap.wrapping.conversations import Conversations
+from erecap.wrapping.token_counting import TokenCounter
 from tests.context.small_tokenizers import byte_level
 from tests.context.test_turn_tags import FORMATS
 from tests.wrapping.test_conversations import rows, seen
@@ -84,6 +86,21 @@ def test_no_turn_of_any_format_is_cut(name: str) -> None:
             number = answer.removeprefix("go ")
             assert told in (f"{seen(int(number))}\nIt is red {number}.", MARKER)
     assert any(MARKER in prompt for prompt in shown) == (name not in UNKNOWN)
+
+
+@pytest.mark.parametrize("most", range(260, 420, 20))
+def test_an_answer_that_nobody_told_does_not_hide_the_tags_of_an_unknown_format(most: int) -> None:
+    """Where an exchange is one line, all of it passes for its answer; the other exchanges show the format."""
+    before, after = UNKNOWN["inline"]
+    conversations = Conversations(TokenCounter().chat, estimate_tokens, max_tokens=most)
+    prompt = f"Rules.{before}Goal:\na mug.{after}"
+    for step in range(30):
+        shown, _, talk = conversations.show_prompt(prompt, most)
+        assert MARKER not in shown
+        talk.answer = "" if step in (3, 4, 9) else f"go {step}"
+        told = "Nothing." if step in (3, 4, 9) else f"{seen(step)}\n{seen(step)}\nIt is red."
+        prompt += f"go {step}{before}{told}{after}"
+    assert estimate_tokens(shown) <= most < estimate_tokens(prompt)
 
 
 def test_a_tokenizers_template_tells_the_turns() -> None:

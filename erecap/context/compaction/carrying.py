@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from erecap.context.compaction.alignment import align, retold
-from erecap.context.compaction.mask import MARKER, exchanges, holds_protected
+from erecap.context.compaction.mask import JSON_MARKER, MARKER, exchanges, holds_protected, marker_for
 from erecap.context.compaction.spans import KEYS
 from erecap.generation import Message
 
@@ -26,9 +26,16 @@ class Edited:
         return {**message, "content": self.content, **self.spans}  # type: ignore[typeddict-item]
 
 
+def _gone(message: Message) -> Edited:
+    """A message of which nothing is shown, unless it is no longer than its marker."""
+    content = message["content"] or ""
+    marker = marker_for(content)
+    shown = marker if len(content) > len(marker) else content
+    return Edited(shown, {"observations": [(0, len(shown))]})
+
+
 # By number of a message: how it is shown, or None where it is left out. Others are shown as they were told.
 Edits = dict[int, Edited | None]
-_GONE = Edited(MARKER, {"observations": [(0, len(MARKER))]})
 
 
 def shown(messages: Sequence[Message], edits: Edits) -> list[Message]:
@@ -68,8 +75,8 @@ def carried(
     for at, number in retold(matches, old_roles, [message["role"] for message in messages]):
         if at in edits and not holds_protected(messages[number]):
             edit = edits[at]
-            if edit is None or edit.content == MARKER:
-                result[number] = edit and _GONE
+            if edit is None or edit.content in (MARKER, JSON_MARKER):
+                result[number] = edit and _gone(messages[number])
     groups = exchanges(messages)
     newest = {len(messages) - 1, *(groups[-1] if groups else ())}
     inside = {number for group in groups for number in group}
@@ -80,5 +87,5 @@ def carried(
         if number in newest or number in torn or role == "system":
             del result[number]
         elif number not in inside and result[number] is None:
-            result[number] = _GONE
+            result[number] = _gone(messages[number])
     return result, matches

@@ -13,11 +13,18 @@ exchange. Messages keep their roles, tool calls stay together with their results
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from erecap.context.compaction.mask import MARKER, CountTokens, exchanges, fewest, observations
+from erecap.context.compaction.mask import (
+    JSON_MARKER,
+    MARKER,
+    CountTokens,
+    exchanges,
+    fewest,
+    marker_for,
+    observations,
+)
 from erecap.context.compaction.spans import Edit, rewrite
 from erecap.context.protection import protected_spans
 from erecap.generation import Message
@@ -81,8 +88,14 @@ def compaction_steps(messages: Sequence[Message], rank: Rank | None, count: Coun
         return count([{"role": "user", "content": text}])
 
     kept = protected_spans(messages)
-    stale = [Edit(*place, "") for place in _stale(messages) if not _overlaps(place, kept)]
-    gone = [*kept, *(place[:3] for place in stale)]
+    # A marker that takes as many tokens as what it stands for would say less and save nothing.
+    marker = tokens(JSON_MARKER)
+    stale = []
+    for edit in _stale(messages, kept):
+        empties = chat_after(messages, [edit])[edit.message]["content"] in (MARKER, JSON_MARKER)
+        if not empties or tokens(messages[edit.message]["content"]) > marker:
+            stale.append(edit)
+    gone = [*kept, *(edit[:3] for edit in stale)]
     seen = [place for place in observations(messages) if not _overlaps(place, gone)]
 
     def text(place: tuple[int, int, int]) -> str:
@@ -90,11 +103,9 @@ def compaction_steps(messages: Sequence[Message], rank: Rank | None, count: Coun
 
     worth = {place: rank(text(place)) if rank else 0.0 for place in seen}
     seen.sort(key=lambda place: (worth[place], place))
-    marked = [Edit(*place, f'"{MARKER}"' if _is_json(text(place)) else MARKER) for place in seen]
-    marker = tokens(f'"{MARKER}"')
+    marked = [Edit(*place, marker_for(text(place))) for place in seen]
     holding = {number for number, _, _ in kept}
     whole = [tuple(group) for group in exchanges(messages)[:-1] if holding.isdisjoint(group)]
-    # A marker that takes as many tokens as what it stands for would say less and save nothing.
     shorter = [edit for edit in marked if tokens(text(edit[:3])) > marker]
     return [*stale, *_by_exchange(shorter, whole, worth)]
 
@@ -127,66 +138,67 @@ def chat_after(messages: Sequence[Message], steps: Sequence[_Step]) -> list[Mess
     )
     changed, touched = rewrite(messages, joined, still_observed=True), {edit.message for edit in joined}
     return [
-        _never_empty(message) if number in touched else message
+        _never_empty(message, messages[number]) if number in touched else message
         for number, message in enumerate(changed)
         if number not in out
     ]
 
 
-def _stale(messages: Sequence[Message]) -> list[tuple[int, int, int]]:
-    """Stale spans that may go. Answers stay as they are: a model that reads blanked answers of its own writes such."""
-    return [
-        (number, start, end)
-        for number, message in enumerate(messages)
-        if message["role"] in ("user", "tool")
-        for start, end in sorted(message.get("stale", ()))
-        if start < end
-    ]
+def _stale(messages: Sequence[Message], kept: Sequence[tuple[int, int, int]]) -> list[Edit]:
+    """Stale spans that may go. Answers stay as they are: a model that reads blanked answers of its own writes such.
+
+    Where they leave nothing of a message, they go in one step, since a marker comes in their place.
+    """
+    found: list[Edit] = []
+    for number, message in enumerate(messages):
+        if message["role"] not in ("user", "tool"):
+            continue
+        spans = [(start, end) for start, end in sorted(message.get("stale", ())) if start < end]
+        own = [Edit(number, start, end, "") for start, end in spans if not _overlaps((number, start, end), kept)]
+        whole = [Edit(number, 0, len(message["content"]), "")]
+        leaves = chat_after([message], [Edit(0, edit.start, edit.end, "") for edit in own])[0]["content"] if own else ""
+        found += whole if len(own) > 1 and leaves == marker_for(message["content"]) else own
+    return found
 
 
 def _whole_lines(messages: Sequence[Message], edits: Sequence[Edit]) -> list[Edit]:
-    """Where all of a line goes, its line break goes, too."""
+    """Where all of a line goes, its line break goes, too, unless it is protected."""
     result: list[Edit] = []
     for edit in sorted(edits):
-        content, start, end = messages[edit.message]["content"], edit.start, edit.end
+        message, start, end = messages[edit.message], edit.start, edit.end
+        content = message["content"]
         begins = start == 0 or content[start - 1] == "\n"
         if begins and content[end : end + 1] == "\n":
-            end += 1
+            end += not _is_protected(message, end)
         elif begins and end == len(content) and start > 0:
-            start -= 1
+            start -= not _is_protected(message, start - 1)
         if result and result[-1].message == edit.message and start < result[-1].end:
             start = result[-1].end  # the break between two of them is removed already
             if end == len(content):
-                _take_break_before(result, content)
+                _take_break_before(result, message)
         result.append(Edit(edit.message, start, end, ""))
     return result
 
 
-def _take_break_before(edits: list[Edit], content: str) -> None:
+def _take_break_before(edits: list[Edit], message: Message) -> None:
     """Where a message ends with lines that go, the break before the first of them goes, too."""
     first = len(edits) - 1
     while first and edits[first - 1].message == edits[first].message and edits[first - 1].end == edits[first].start:
         first -= 1
-    message, start, end, _ = edits[first]
-    if start and content[start - 1] == "\n":
-        edits[first] = Edit(message, start - 1, end, "")
+    number, start, end, _ = edits[first]
+    if start and message["content"][start - 1] == "\n" and not _is_protected(message, start - 1):
+        edits[first] = Edit(number, start - 1, end, "")
 
 
-def _is_json(text: str) -> bool:
-    """Return True if `text` is a JSON object or array. Single values count as prose."""
-    if text.lstrip()[:1] not in ("{", "["):
-        return False
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
+def _is_protected(message: Message, place: int) -> bool:
+    """Return True if a `protect` span of `message` has the character at `place`."""
+    return any(start <= place < end for start, end in message.get("protect", ()))
 
 
-def _never_empty(message: Message) -> Message:
-    """Most servers refuse a message without text, unless it calls tools."""
+def _never_empty(message: Message, before: Message) -> Message:
+    """`message`, of which `before` was made. Most servers refuse one without text, unless it calls tools."""
     if message["content"] == "" and not message.get("tool_calls"):
-        return {**message, "content": MARKER}
+        return {**message, "content": marker_for(before["content"])}
     return message
 
 

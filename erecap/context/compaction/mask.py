@@ -6,6 +6,7 @@ trap (2025), arXiv:2508.21433, where old observations of software agents are rep
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from erecap.context.compaction.spans import Edit, rewrite
 from erecap.generation import Message
 
 MARKER = "[removed]"  # stands where an observation was; short, since an episode has hundreds of them
+
+JSON_MARKER = f'"{MARKER}"'  # the same in content that is JSON
 
 CountTokens = Callable[[Sequence[Message]], int]
 Place = tuple[int, int]  # number of a message, first character of an observation in it
@@ -93,6 +96,17 @@ def drop_exchanges(
     return sorted(gone.union(*groups[:number]))
 
 
+def marker_for(text: str) -> str:
+    """The marker to put in place of `text`: content that is JSON stays JSON. Single values count as prose."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return MARKER
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return MARKER
+    return JSON_MARKER
+
+
 def fewest(most: int, enough: Callable[[int], bool]) -> int:
     """The number from 0 to `most` that is enough while the one before it is not; `most` if none is."""
     return bisect_left(range(most), True, key=enough)
@@ -109,7 +123,9 @@ def observations(messages: Sequence[Message]) -> list[tuple[int, int, int]]:
             spans = [(0, len(message["content"]))] if inside and isinstance(message["content"], str) else []
         found += [(number, start, end) for start, end in sorted(spans) if start < end]
     # In a chat whose observations are marked, the newest of them need not stand in the newest message.
-    newest = max((place for place in found if "observations" in messages[place[0]]), default=None)
+    # A marker of an earlier call is none.
+    told = [(number, start, end) for number, start, end in found if "observations" in messages[number]]
+    newest = max((place for place in told if _text(messages, place) not in (MARKER, JSON_MARKER)), default=None)
     return [
         (number, start, end)
         for number, start, end in found
@@ -117,6 +133,10 @@ def observations(messages: Sequence[Message]) -> list[tuple[int, int, int]]:
         and end - start > len(MARKER)
         and not any(low < end and start < high for low, high in messages[number].get("protect", ()))
     ]
+
+
+def _text(messages: Sequence[Message], place: tuple[int, int, int]) -> str:
+    return messages[place[0]]["content"][place[1] : place[2]]
 
 
 def exchanges(messages: Sequence[Message]) -> list[list[int]]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from erecap.context.compaction.alignment import common_beginning, message_key
 from erecap.context.compaction.carrying import Edits, carried, edits_of, shown
 from erecap.context.compaction.compact import Compacted, Rank, compact_messages
-from erecap.context.compaction.mask import MARKER, CountTokens
+from erecap.context.compaction.mask import CountTokens, marker_for
 from erecap.cost.prices import ModelPrices, edit_pays
 from erecap.generation import Message
 
@@ -188,7 +188,10 @@ class CompactView:
         chat = list(messages)
         first = _first_user([message["role"] for message in messages])
         if self._goal_gone and first is not None and first < len(chat) - 1 and "protect" not in chat[first]:
-            chat[first] = {**chat[first], "content": MARKER, "protect": [], "observations": []}
+            told = chat[first]
+            blank: Message = {**told, "content": marker_for(told["content"] or "")}
+            shorter = blank if self._count([blank]) < self._count([told]) else told
+            chat[first] = {**shorter, "protect": [], "stale": [], "observations": []}
         return chat
 
     def _worth_it(self, view: Sequence[Message], shorter: Compacted, tokens: int, due: bool) -> bool:
