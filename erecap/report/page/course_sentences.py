@@ -43,7 +43,9 @@ def _meaning(run: Run, course: Course, way: str) -> str:
     if budget is None:
         return "reads each token once and drops nothing"
     if isinstance(budget, str):
-        return "reads each token once and drops nothing while the history fits the window"
+        alike = [mode for mode in run.modes if run.keeps_session(mode) and run.kv_tokens(mode) is None]
+        same = f"; as long as it fits, the same as {alike[0]}" if alike else ""
+        return f"reads each token once and drops nothing while the history fits the window{same}"
     return f"reads each token once, within a budget of {count(budget)} tokens"
 
 
