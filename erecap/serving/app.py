@@ -118,9 +118,7 @@ def create_app(
         return await answered(await asyncio.to_thread(response_job, asked, grammars), request)
 
     guarded = Guard(SlowBodies(app), hosts)
-    return Limits(
-        guarded, keys, most_bytes, lambda tenant, *ended: metrics[tenant].ended(*ended), ending=engine.end
-    )
+    return Limits(guarded, keys, most_bytes, lambda tenant, *ended: metrics[tenant].ended(*ended), ending=engine.end)
 
 
 def add_failures(app: FastAPI) -> None:

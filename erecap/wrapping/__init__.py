@@ -189,7 +189,10 @@ def _wrapped_model(model: Any, session: dict[str, Any], pruning: dict[str, Any],
 
         return SessionModel(model, **session, log=log)
     if session:
-        raise ConfigError(f"{', '.join(given)} read every prompt whole, without {', '.join(session)}; give either")
+        raise ConfigError(
+            f"{', '.join(given)}: every prompt is then read whole and pruned, and there is no session for "
+            f"{', '.join(session)}; give either"
+        )
     from erecap.wrapping.model import WrappedModel
 
     keep, scorer, prune = pruning.values()

@@ -39,7 +39,7 @@ def within_memory(model: Any, budget: Budget, memory_bytes: int) -> Budget:
         return dataclasses.replace(budget, memory_bytes=least)
     if budget.kv_tokens is not None and memory_bytes < budget.kv_tokens * each:
         raise ConfigError(
-            f"memory_bytes={memory_bytes} holds {memory_bytes // each:,} tokens of this model, fewer than the budget of "
-            f"{budget.kv_tokens:,}; allowed: {budget.kv_tokens * each} or more, or a smaller budget"
+            f"memory_bytes={memory_bytes} holds {memory_bytes // each:,} tokens of this model, fewer than the budget "
+            f"of {budget.kv_tokens:,}; allowed: {budget.kv_tokens * each} or more, or a smaller budget"
         )
     return budget

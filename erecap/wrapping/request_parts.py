@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 MEDIA_TOKENS = 1600
 # Role, tags and line ends of a message, in ChatML and in the formats of Llama, Gemma and gpt-oss: 5 or 6 tokens.
 MESSAGE_TOKENS = 6
-# What chat templates write around the tools: how to call one, and their tags. Qwen's text has 106 tokens, our server's 63.
+# What chat templates write around the tools: how to call one, and tags. Qwen's text has 106 tokens, our server's 63.
 TOOLS_TOKENS = 110
 # Fields of a request that are rendered into its prompt.
 FIELDS = (

@@ -251,7 +251,8 @@ def test_what_the_lines_mean(tmp_path: Path) -> None:
     assert words["re-read"].startswith("reads everything again; measured on some calls of reuse")
     assert words["reuse"] == "reads each token once and drops nothing"
     assert words["automatic"] == (
-        "reads each token once and drops nothing while the history fits the window; as long as it fits, the same as reuse"
+        "reads each token once and drops nothing while the history fits the window; "
+        "as long as it fits, the same as reuse"
     )
     assert words["small"] == "reads each token once, within a budget of 1,024 tokens"
 

@@ -315,7 +315,7 @@ def test_parts_about_pruning_are_there_where_something_was_pruned(pruned: bool, 
     page = erecap.report.build(run.folder).read_text(encoding="utf-8")
     assert (page.count("pruning P50") == 1) == pruned and ("</span> prune</li>" in page) == pruned
     assert "Measured prefill speed-up beside its ceiling" not in page and "</span> prefill</li>" in page
-    assert '>smoke test</span>' in page and 'title="Fewer than 100 episodes' in page
+    assert ">smoke test</span>" in page and 'title="Fewer than 100 episodes' in page
     console = Console(file=io.StringIO(), width=80)
     console.print(erecap.report.Report(run, summarise(run)).table())
     assert "Replanning calls\n" in re.sub(r" +\n", "\n", console.file.getvalue())  # type: ignore[attr-defined]

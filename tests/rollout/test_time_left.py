@@ -21,7 +21,8 @@ def row(suite: str, mode: str, seconds: float | None = None) -> dict:
 def test_no_time_is_told_before_each_suite_has_shown_what_it_takes() -> None:
     left, elapsed = TimeLeft([*jobs(LONG, "abc"), *jobs(SHORT, "abc")]), 0.0
     told = []
-    for suite, mode, seconds in [(LONG, "a", 190), (LONG, "b", 50), (LONG, "c", 42), (SHORT, "a", 16), (SHORT, "b", 14)]:
+    ended = [(LONG, "a", 190), (LONG, "b", 50), (LONG, "c", 42), (SHORT, "a", 16), (SHORT, "b", 14)]
+    for suite, mode, seconds in ended:
         left.ended(row(suite, mode, seconds), 0.0)
         elapsed += seconds
         told.append(left.seconds(elapsed, 0.0))
@@ -37,7 +38,7 @@ def test_modes_weigh_alike_and_the_episode_that_is_played_counts_down() -> None:
     left.ended(row(LONG, "b", 20), 0.0)
     assert left.seconds(120, 0.0) == pytest.approx(4 * 60)
     assert left.seconds(150, 30.0) == pytest.approx(4 * 60 - 30)
-    assert left.seconds(1000, 880.0) == pytest.approx(3 * 60)  # it takes longer than the others: those are still to come
+    assert left.seconds(1000, 880.0) == pytest.approx(3 * 60)  # it takes longer: the others are still to come
     left.ended(row(LONG, "a", 120), 0.0)
     assert left.seconds(240, 0.0) == pytest.approx(3 * (110 + 20) / 2)
 

@@ -96,7 +96,7 @@ def test_a_conversation_that_outgrows_the_memory_is_told_once_and_in_the_log(tmp
         assert torch.equal(output, model.generate(ids, **GREEDY)) and wrapped.conversations.count == 0
         ids = torch.cat([output, ids_of(20, turn)], 1)
     [warning] = [str(one.message) for one in recwarn if "erecap" in str(one.message)]
-    assert warning.startswith(f"erecap.wrap stores nothing of this conversation: it takes {44 * each:,} bytes, more than")
+    assert warning.startswith(f"erecap.wrap stores nothing of this conversation: it takes {44 * each:,} bytes, more")
     assert "budget=erecap.Budget.auto(memory_bytes=...)" in warning
     first, *others = [row["reason"] for row in rows_of(tmp_path)]
     assert first == "a new conversation"
@@ -308,7 +308,7 @@ def test_every_eviction_says_why(budget: Any, because: str, tmp_path) -> None:  
         ({"memory_bytes": 0}, "from 1 on"),
         ({"budget": 64, "keep": 0.5}, "give either"),
         ({"memory_bytes": 5}, "^memory_bytes=5 holds 0 tokens of this model, 1024 bytes each; allowed: 16384 or more$"),
-        ({"memory_bytes": 20_480, "budget": 64}, "holds 20 tokens of this model, fewer than the budget of 64; allowed: "),
+        ({"memory_bytes": 20_480, "budget": 64}, "holds 20 tokens of this model, fewer than the budget of 64"),
     ],
 )
 def test_unusable_options(options: dict[str, Any], message: str) -> None:
