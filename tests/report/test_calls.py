@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from erecap.errors import RunError
 from erecap.generation import Timing, Usage
@@ -60,9 +63,10 @@ def test_a_head_that_is_no_object(folder: Path) -> None:
 
 def shown(folder: Path) -> dict[str, str]:
     """The printed lines by their titles."""
-    table = call_table([("mine", summarise_calls(folder))])
-    titles, cells = (column._cells for column in table.columns)
-    return dict(zip(titles, cells, strict=True))  # type: ignore[arg-type]
+    console = Console(file=io.StringIO(), width=120)
+    console.print(call_table([("mine", summarise_calls(folder))]))
+    _, *lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return dict(re.split(r"  +", line.rstrip(), maxsplit=1) for line in lines)
 
 
 def test_a_wrapped_models_log_is_told_in_the_words_of_sessions(tmp_path: Path) -> None:
