@@ -52,7 +52,7 @@ def check(name: str) -> list[Check]:
     kind = f"{model.config.model_type}, {parameters / 1e6:.0f} M parameters"
     results.append(Check("loads", True, f"{kind}, {str(model.dtype).removeprefix('torch.')}, {model.device}"))
     results.append(_check_tokenizer(name, tokenizer, again))
-    results.append(_check_generation(model, tokenizer, again))
+    results += _check_generation(model, tokenizer, again)
     return results
 
 
@@ -79,7 +79,7 @@ def _check_tokenizer(name: str, tokenizer: Any, again: str) -> Check:
     return Check("tokenizer", True, f"{len(tokenizer):,} tokens, chat template present")
 
 
-def _check_generation(model: Any, tokenizer: Any, again: str) -> Check:
+def _check_generation(model: Any, tokenizer: Any, again: str) -> list[Check]:
     import torch
 
     prompt = tokenizer.apply_chat_template(
@@ -89,7 +89,18 @@ def _check_generation(model: Any, tokenizer: Any, again: str) -> Check:
         return_dict=True,
     ).to(model.device)
     with torch.inference_mode():
-        logits = model(**prompt, logits_to_keep=1).logits[0, -1].float()
+        output = model(**prompt, logits_to_keep=1, use_cache=True)
+    logits = output.logits[0, -1].float()
     if not bool(torch.isfinite(logits).all()):
-        return Check("generates", False, "the logits are not finite", again)
-    return Check("generates", True, f"first token {tokenizer.decode([int(logits.argmax())])!r}")
+        return [Check("generates", False, "the logits are not finite", again)]
+    generates = Check("generates", True, f"first token {tokenizer.decode([int(logits.argmax())])!r}")
+    return [generates, *_stored(output.past_key_values, prompt["input_ids"].shape[1])]
+
+
+def _stored(cache: Any, tokens: int) -> list[Check]:
+    """Bytes of keys and values of a token, as the cache of `tokens` tokens holds them; none for other caches."""
+    layers = getattr(cache, "layers", [])
+    found = [tensor for layer in layers for tensor in (getattr(layer, "keys", None), getattr(layer, "values", None))]
+    each = sum(tensor.nbytes for tensor in found if tensor is not None) // tokens
+    session = f"{each * 1024 / 2**20:.1f} MiB for a budget of 1,024"
+    return [Check("stores", True, f"{each:,} bytes of keys and values a token, {session}")] if each else []

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from erecap.generation import JsonRow
 from erecap.rollout.jobs import Job
+from erecap.rollout.time_left import TimeLeft
 
 _LINE_SECONDS = 10.0
 
@@ -25,18 +26,21 @@ class RunProgress:
         modes: in the order in which they are shown.
         total: episodes of the whole run.
         done: rows of episodes played before.
+        missing: the episodes to be played now.
     """
 
-    def __init__(self, console: Console, modes: Sequence[str], total: int, done: Sequence[JsonRow]) -> None:
+    def __init__(
+        self, console: Console, modes: Sequence[str], total: int, done: Sequence[JsonRow], missing: Sequence[Job]
+    ) -> None:
         self._console = console
         self._live = console.is_terminal
         self._won = {mode: [0, 0] for mode in modes}
         for row in done:
             self._count(row)
         self._total = total
-        self._done = self._before = len(done)
-        self._started = time.monotonic()
-        self._last_line = self._started
+        self._done = len(done)
+        self._time_left = TimeLeft(missing, done)
+        self._started = self._last_end = self._last_line = time.monotonic()
         self._now = ""
         self._bar = Progress(
             BarColumn(bar_width=24),
@@ -70,6 +74,9 @@ class RunProgress:
         """An episode has ended."""
         self._done += 1
         self._count(row)
+        now = time.monotonic()
+        self._time_left.ended(row, now - self._last_end)
+        self._last_end = now
         self._bar.update(self._task, completed=self._done)
         if row["error"]:
             self.say(f"{row['suite']} {row['mode']} episode {row['episode']}: {row['error']}")
@@ -88,14 +95,13 @@ class RunProgress:
         tally[1] += 1
 
     def _left(self) -> str:
-        played = self._done - self._before
         if self._done >= self._total:
             return "done"
-        if not played:
-            return "time left: not known yet"
-        rate = played / max(time.monotonic() - self._started, 1e-9)
-        speed = f"{rate:.1f} episodes/s" if rate >= 1 else f"{1 / rate:.1f} s an episode"
-        return f"about {_duration((self._total - self._done) / rate)} left, {speed}"
+        now = time.monotonic()
+        left = self._time_left.seconds(now - self._started, now - self._last_end)
+        if left is None:
+            return f"time left: told once episodes of each suite have ended; {_duration(now - self._started)} so far"
+        return f"about {_duration(left)} left"
 
     def _show(self, force: bool = False) -> None:
         self._bar.update(self._task, description=self._left())

@@ -108,7 +108,7 @@ def _play_missing(
     status: Literal["finished", "interrupted"] = "interrupted"
     executor: Executor = executor_of(config)(config, suites, open_components)
     try:
-        with closing(executor), RunProgress(console, config.modes, total, done) as progress:
+        with closing(executor), RunProgress(console, config.modes, total, done, missing) as progress:
             writer.save_head(status="running")
             if done:
                 progress.say(f"{writer.folder}: going on after {len(done)} of {total} episodes")

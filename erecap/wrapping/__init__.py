@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from erecap.wrapping.log import CallLog
 from erecap.wrapping.option_types import is_number
 from erecap.wrapping.stand_ins import is_stand_in
 
-KEEP = 0.7  # share of the tokens that stay where nothing else is said
+KEEP = 0.7  # share of the tokens that stay where pruning is asked for, and no share is said
 
 
 def wrap(
@@ -88,13 +89,15 @@ def wrap(
         protect_first: for a model with a budget, how many tokens at the beginning are protected instead.
         conversations: for a model, how many are stored between calls (8), the least recently used out first.
         memory_bytes: for a model, the most bytes of keys and values of all conversations; None: a quarter of the
-            memory of its device.
+            memory of its device. An automatic budget evicts within a number given, so that the newest conversation
+            stays stored. `budget=Budget.auto(memory_bytes=...)` is the limit of each conversation instead.
         keep: for a model, the share of tokens that each pruning stage keeps (0.7 if `scorer` is given); for a callable
-            with a chat, the share of all tokens of a call (0.7). 1.0 keeps everything.
+            with a chat, the share of all tokens of a call. 1.0 keeps everything.
         scorer: for a model, a name of `erecap.registries.SCORERS`; for a callable only `recency`.
         prune: for a model, the full configuration instead of `keep` and `scorer`.
         keep_tokens: for a callable, the most tokens of a call instead of `keep`, so that calls stop growing. All that
-            is sent counts: tools and their calls, reasoning, schemas, and each image as 1,600 tokens.
+            is sent counts: tools and their calls, reasoning, schemas, and each image as 1,600 tokens. With neither,
+            nothing is shortened: calls are counted, logged and passed, and a warning says so.
         count_tokens: for a callable, tokens of a text.
         tokenizer: for a callable, what counts instead: a tokenizer with `encode`, a function of a text that returns a
             number or tokens, a model's catalog or hub name, its folder, or a file `tokenizer.json`. The tags of its
@@ -160,10 +163,17 @@ def wrap(
     from erecap.wrapping.text_planners import wrap_text
 
     options: dict[str, Any] = {
-        "keep": KEEP if keep is None else keep, "keep_tokens": keep_tokens, "count_tokens": count_tokens,
+        "keep": 1.0 if keep is None else keep, "keep_tokens": keep_tokens, "count_tokens": count_tokens,
         "tokenizer": tokenizer, "patterns": patterns, "on_error": on_error, "rank": rank, "shadow": shadow, "log": log,
     }  # fmt: skip
-    return wrap_text(target, options, rewrapped)
+    wrapped = wrap_text(target, options, rewrapped)
+    if keep is None and keep_tokens is None:
+        warnings.warn(
+            "erecap.wrap shortens nothing without a limit: calls are counted and passed as they are; give keep_tokens, "
+            "the most tokens of a call, or keep, a share of them",
+            stacklevel=2,
+        )
+    return wrapped
 
 
 def rewrapped(target: Any, options: dict[str, Any]) -> Any:
@@ -179,7 +189,10 @@ def _wrapped_model(model: Any, session: dict[str, Any], pruning: dict[str, Any],
 
         return SessionModel(model, **session, log=log)
     if session:
-        raise ConfigError(f"{', '.join(given)} read every prompt whole, without {', '.join(session)}; give either")
+        raise ConfigError(
+            f"{', '.join(given)}: every prompt is then read whole and pruned, and there is no session for "
+            f"{', '.join(session)}; give either"
+        )
     from erecap.wrapping.model import WrappedModel
 
     keep, scorer, prune = pruning.values()

@@ -38,7 +38,7 @@ class TextOptions:
         ConfigError: an unusable value.
     """
 
-    keep: float = 0.7  # share of the tokens of a call; where `keep_tokens` is given, that holds
+    keep: float = 1.0  # share of the tokens of a call; where `keep_tokens` is given, that holds
     keep_tokens: int | None = None
     count_tokens: Callable[[str], int] | None = None
     patterns: str | LinePatterns | None = None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain.agents.middleware import AgentMiddleware, ModelRequest
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from erecap.wrapping.calls import Call, TextCalls
 from erecap.wrapping.log import CallLog
@@ -23,6 +24,8 @@ from erecap.wrapping.log import CallLog
 
 class CompactMiddleware(AgentMiddleware):
     """Shows the model fewer messages; the agent's state keeps all of them.
+
+    A request counts as it does for the same chat model under `erecap.wrap(llm, keep_tokens=...)`.
 
     Args:
         max_tokens: what a request may take: system message, tools, response format and messages.
@@ -59,12 +62,13 @@ class CompactMiddleware(AgentMiddleware):
     def _prepared(self, request: ModelRequest) -> tuple[Call, ModelRequest]:
         system = request.system_message
         beside = {
-            "system": None if system is None else system.content,
-            "tools": request.tools,
+            # Dictionaries are a provider's own tools; others are sent in this shape by the chat model.
+            "tools": [tool if isinstance(tool, dict) else convert_to_openai_tool(tool) for tool in request.tools],
             "response_format": request.response_format,
         }
-        call = self._calls.prepare(request.messages, beside)
-        return call, request.override(messages=list(call.shown))
+        call = self._calls.prepare(([] if system is None else [system]) + request.messages, beside)
+        shown = list(call.shown)  # a system message at the beginning is never shortened
+        return call, request.override(messages=shown if system is None else shown[1:])
 
     def _noted(self, call: Call, answer: Any) -> None:
         messages = getattr(answer, "result", None) or [answer]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from pathlib import Path
@@ -18,6 +17,7 @@ from erecap.generation import Timing, Usage
 from erecap.tokens.cache.read_scores import ReadScorer
 from erecap.tokens.servable import read_problem
 from erecap.wrapping.log import CallLog
+from erecap.wrapping.memory import quarter_of_memory, within_memory
 from erecap.wrapping.option_types import is_whole
 from erecap.wrapping.reusable import (
     answer_tokens,
@@ -50,14 +50,16 @@ class SessionModel(StandIn):
         budget: limits of each conversation (a number: of tokens); None or `auto`: `DEFAULT_BUDGET`.
         evict_by, protect_first: see `TokenReader`.
         conversations: the most that are stored between calls; the least recently used goes first.
-        memory_bytes: of keys and values of all of them; None: a quarter of the memory of the model's device.
+        memory_bytes: of keys and values of all of them; None: a quarter of the memory of the model's device. An
+            automatic budget evicts within a number that is given, so that the newest conversation always stays stored.
         log: a folder for the call log.
 
     Raises:
-        ConfigError: an unusable value, or a budget for a model that cannot have one.
+        ConfigError: an unusable value, a budget for a model that cannot have one, or a memory that does not hold one
+            conversation of a fixed budget.
     """
 
-    _OWN = ("wrapped", "log", "_options", "_reader", "held", "_problem", "_limit", "_state")
+    _OWN = ("wrapped", "log", "_options", "_reader", "held", "_problem", "_limit", "_state", "_warned")
 
     def __init__(
         self,
@@ -80,15 +82,18 @@ class SessionModel(StandIn):
         self._problem = model_problem(model)
         limits = _limits(budget)
         if self._problem is None:
+            if memory_bytes is not None:
+                limits = within_memory(model, limits, memory_bytes)
             self._reader = TokenReader(model, limits, evict_by, protect_first)
             self._limit = rope_limit(model)
         elif budget is not None:
             raise ConfigError(f"no budget is possible: {self._problem}")
         else:
             _warn(self._problem)
-        memory = _quarter_of_memory(model.device) if memory_bytes is None else memory_bytes
+        memory = quarter_of_memory(model.device) if memory_bytes is None else memory_bytes
         self.held = TokenConversations(conversations, memory)
         self._state: tuple = ()
+        self._warned = False
         name = evict_by if isinstance(evict_by, str) else type(evict_by).__name__
         mode = "session" if limits.automatic or not limits.limited else f"session[{name}]"
         self.log = CallLog(log, "model", mode)
@@ -169,12 +174,12 @@ class SessionModel(StandIn):
         except BaseException:
             self._settle(conversation, ids)
             if conversation.read:
-                held.give_back(conversation)
+                self._hold(held, conversation)
             raise
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         kept = conversation.kept_of_prompt(len(ids))  # before the call's last eviction
         self._settle(conversation, sequences[0].to("cpu", torch.long), returned=output)
-        held.give_back(conversation)
+        self._hold(held, conversation)
         ended = time.perf_counter()
         usage = Usage(
             prompt_tokens=len(ids),
@@ -192,6 +197,17 @@ class SessionModel(StandIn):
         dropped = {"evicted": conversation.evicted - evicted, "dropped_because": conversation.dropped_because}
         self.log.note(usage, timing, "reused" if reused else "read", why, **dropped)
         return output
+
+    def _hold(self, held: TokenConversations, conversation: TokenConversation) -> None:
+        """Give `conversation` back; say once if not even it alone fits the memory, so that nothing is reused."""
+        too_large = held.give_back(conversation)
+        if too_large is not None and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"erecap.wrap stores nothing of this conversation: {too_large}, and its calls read everything; "
+                "raise memory_bytes, or evict within it: budget=erecap.Budget.auto(memory_bytes=...)",
+                stacklevel=4,
+            )
 
     def _forget_other_weights(self) -> None:
         """Start anew where the weights have changed: they would have computed other keys and values."""
@@ -235,12 +251,6 @@ def _limits(budget: int | str | Budget | None) -> Budget:
 
 def _warn(problem: str) -> None:
     warnings.warn(f"erecap.wrap passes every call on as it is: {problem}", stacklevel=4)
-
-
-def _quarter_of_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory) // 4
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
 def _plain_copy(conversation: TokenConversation, model: Any) -> DynamicCache:

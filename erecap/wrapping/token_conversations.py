@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from dataclasses import dataclass, field
 
 import torch
@@ -96,6 +97,8 @@ class TokenConversations:
     def __init__(self, most: int, memory_bytes: int) -> None:
         self.most, self.memory_bytes = most, memory_bytes
         self._idle: list[TokenConversation] = []
+        # Prompts of conversations that were dropped, and the reason: the call that goes on with one is told of it.
+        self._dropped: deque[tuple[torch.Tensor, str]] = deque(maxlen=most)
         self._lock = threading.Lock()
 
     def take(self, prompt: torch.Tensor) -> tuple[TokenConversation | None, str]:
@@ -111,7 +114,7 @@ class TokenConversations:
             shared = [(min(held.common(prompt), len(prompt) - 1), n) for n, held in enumerate(self._idle)]
             tokens, number = max(shared, default=(0, 0))
             if tokens < min(LEAST_SHARED, len(prompt) - 1) or tokens == 0:
-                return None, "a new conversation"
+                return None, self._why_new(prompt)
             found = self._idle[number]
             if found.evicted:
                 still = int((found.cache.stored_index() < tokens).sum())
@@ -127,13 +130,36 @@ class TokenConversations:
             found.roll_back(tokens)
         return found, why
 
-    def give_back(self, conversation: TokenConversation) -> None:
-        """Hold `conversation` as the most recently used one; drop the least recently used ones that exceed a bound."""
+    def _why_new(self, prompt: torch.Tensor) -> str:
+        """Why `prompt` continues no stored conversation."""
+        for asked, why in reversed(self._dropped):
+            if len(asked) <= len(prompt) and torch.equal(prompt[: len(asked)], asked):
+                return f"a conversation that is no longer stored: {why}"
+        return "a new conversation"
+
+    def give_back(self, conversation: TokenConversation) -> str | None:
+        """Hold `conversation` as the most recently used one; drop the least recently used ones that exceed a bound.
+
+        Returns:
+            None, or the reason why not even `conversation` alone could be held.
+        """
+        why = None
         with self._lock:
             self._idle.append(conversation)
-            del self._idle[: -self.most]
-            while self._idle and self._bytes() > self.memory_bytes:
-                del self._idle[0]
+            while len(self._idle) > self.most:
+                self._drop(f"{self.most} newer ones are")
+            while self._idle and (taken := self._bytes()) > self.memory_bytes:
+                alone = len(self._idle) == 1
+                bound = f"than the memory of {self.memory_bytes:,}"
+                why = f"it takes {taken:,} bytes, more {bound}" if alone else None
+                self._drop(why or f"with newer ones it took {taken:,} bytes, more {bound}")
+        return why
+
+    def _drop(self, why: str) -> None:
+        """Drop the least recently used conversation and remember its prompt, but for an end that may change."""
+        dropped = self._idle.pop(0)
+        length = dropped.asked - SLACK if dropped.asked >= 2 * SLACK else dropped.asked
+        self._dropped.append((dropped.tokens[:length].clone(), why))
 
     def idle(self) -> list[TokenConversation]:
         """The conversations that are not in use, the most recently used last."""
@@ -144,6 +170,7 @@ class TokenConversations:
         """Forget all conversations that are not in use."""
         with self._lock:
             self._idle.clear()
+            self._dropped.clear()
 
     def summary(self) -> ConversationSummary:
         """Totals of what is stored."""

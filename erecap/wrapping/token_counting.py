@@ -14,7 +14,7 @@ from erecap.context.token_estimate import estimate_tokens
 from erecap.errors import ConfigError, ErecapError
 from erecap.generation import Message
 from erecap.wrapping.option_types import is_whole
-from erecap.wrapping.request_parts import MEDIA_TOKENS, MESSAGE_TOKENS, beside_content, beside_messages
+from erecap.wrapping.request_parts import MEDIA_TOKENS, MESSAGE_TOKENS, beside_content, beside_messages, tokens_around
 
 BESIDE = "erecap_beside"  # key of a message: tokens of what it holds besides its content
 _REMEMBERED = 65_536  # texts whose counts are kept
@@ -76,7 +76,7 @@ class TokenCounter:
     def request(self, fields: Mapping[str, Any]) -> int:
         """Tokens of a request besides its messages: tools, schemas, system text of its own."""
         text = beside_messages(fields)
-        return self.text(text) if text else 0
+        return self.text(text) + tokens_around(fields) if text else 0
 
 
 def _beside(message: Any) -> int:

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.integration
 
 def test_every_check_passes(embedded_model_folder: Any) -> None:
     results = check("smollm2-135m-instruct")
-    assert [result.name for result in results] == ["files", "weights", "loads", "tokenizer", "generates"]
+    assert [result.name for result in results] == ["files", "weights", "loads", "tokenizer", "generates", "stores"]
     assert all(result.ok is True for result in results), results
     assert results[1].found.endswith("as pinned")
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from erecap.engines.token_bytes import bytes_per_token
 from erecap.errors import ConfigError, ModelError
 from erecap.models import check, load
 from erecap.models.loading import native_bfloat16, resolve_dtype
@@ -129,6 +130,9 @@ def test_check_of_a_good_folder(tiny: Path) -> None:
     assert all(result.ok is True for result in results.values()), results
     assert "nothing to compare" in results["weights"].found
     assert results["generates"].ok
+    model, _ = load(str(tiny), device="cpu")
+    each = bytes_per_token(model)
+    assert results["stores"].found.startswith(f"{each:,} bytes of keys and values a token, {each / 1024:.1f} MiB for a")
 
 
 def test_pickled_weights_are_not_read(tiny: Path) -> None:

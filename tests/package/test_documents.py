@@ -158,6 +158,31 @@ def test_the_messages_of_the_troubleshooting_page_are_in_the_code() -> None:
         assert error in page
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_row_stands_outside_a_table(document: Path) -> None:
+    lines = CODE.sub("", document.read_text()).splitlines()
+    assert rows_outside_tables(lines) == []
+
+
+def rows_outside_tables(lines: list[str]) -> list[str]:
+    """Lines that look like rows of a table, and have no line of dashes above them in their block."""
+    outside, block = [], []  # type: ignore[var-annotated]
+    for line in [*lines, ""]:
+        if line.startswith("|"):
+            block.append(line)
+        elif block:
+            if len(block) < 2 or not re.fullmatch(r"\|( *:?-+:? *\|)+", block[1]):
+                outside += block
+            block = []
+    return outside
+
+
+def test_a_blank_line_within_a_table_is_found() -> None:
+    table = ["| a | b |", "|---|:-:|", "| 1 | 2 |"]
+    assert rows_outside_tables(table) == rows_outside_tables(["x", *table, "", *table]) == []
+    assert rows_outside_tables([*table, "", "| 3 | 4 |", "| 5 | 6 |", "end"]) == ["| 3 | 4 |", "| 5 | 6 |"]
+
+
 def test_the_readme_is_short_and_cites_the_five_systems() -> None:
     assert len(README.splitlines()) <= 150
     for system in ("SDTP", "E-RECAP", "CASRAP", "SPRINT", "SpecEE"):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from erecap.errors import RunError
 from erecap.generation import Timing, Usage
 from erecap.report.load import load_run_folder
-from erecap.report.page.calls import is_call_log, summarise_calls
+from erecap.report.page.calls import call_table, is_call_log, summarise_calls
 from erecap.wrapping.log import CallLog
 
 
@@ -56,3 +59,41 @@ def test_a_head_that_is_no_object(folder: Path) -> None:
     assert not is_call_log(folder)
     with pytest.raises(RunError, match=r"run\.json: "):
         load_run_folder(folder)
+
+
+def shown(folder: Path) -> dict[str, str]:
+    """The printed lines by their titles."""
+    console = Console(file=io.StringIO(), width=120)
+    console.print(call_table([("mine", summarise_calls(folder))]))
+    _, *lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return dict(re.split(r"  +", line.rstrip(), maxsplit=1) for line in lines)
+
+
+def test_a_wrapped_models_log_is_told_in_the_words_of_sessions(tmp_path: Path) -> None:
+    log = CallLog(tmp_path, "model", "session")
+    for number, (new, reused) in enumerate([(200, 0), (30, 200), (40, 260), (50, 320)]):
+        usage = Usage(new_tokens=new, reused_tokens=reused, prompt_tokens=new + reused, kept_per_layer=(new + reused,))
+        timing = Timing(prefill_ms=float(new), decode_ms=10.0, total_ms=new + 10.0)
+        log.note(usage, timing, "reused" if reused else "read", "", evicted=7 if number == 3 else 0)
+    log.note(Usage(), Timing(total_ms=5.0), "passed", "the batch has 2 rows")
+    lines = shown(tmp_path)
+    assert lines["calls"] == "5" and lines["evicted something"] == "20%"
+    whole, continued = lines["read whole, as a new conversation"], lines["continued a stored conversation"]
+    assert (whole, continued, lines["passed to the bare model"]) == ("20%", "60%", "20%")
+    assert lines["tokens new, prefilled in the call"].startswith("45 / ")  # the call that was passed does not count
+    assert lines["tokens reused, read before"].startswith("230 / ")
+    assert lines["tokens of the prompt, P50 / P95"].startswith("265 / ")
+    assert lines["ms of prefill, P50 / P95"].startswith("45 / ") and lines["ms of decoding, P50 / P95"] == "10 / 10"
+    assert not any("shortened" in title or "shown" in title for title in lines)
+
+
+def test_a_log_of_passed_calls_alone_has_no_tokens(tmp_path: Path) -> None:
+    CallLog(tmp_path, "model", "session").note(Usage(), Timing(total_ms=5.0), "passed", "ERECAP_MODE=full")
+    lines = shown(tmp_path)
+    assert lines["passed to the bare model"] == "100%" and "tokens new, prefilled in the call" not in lines
+
+
+def test_a_text_planners_log_has_no_words_of_sessions(folder: Path) -> None:
+    lines = shown(folder)
+    assert lines["of these shortened"] == "0%" and "tokens shown, P50 / P95" in lines
+    assert not any("stored conversation" in title or "prefill" in title for title in lines)

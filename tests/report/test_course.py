@@ -95,7 +95,8 @@ def test_the_three_sentences_are_from_the_rows(tmp_path: Path) -> None:
     # Early: up to 1,500 tokens, calls 1 to 3; late: from 3,000 on, calls 6 to 9, of which 7 and 9 were re-read.
     assert sentences(tmp_path) == [
         "Reading everything again (re-read) took 2.0 s early in chain and 8.0 s late, 4.0 times as long, as the "
-        "history grew to 4,500 tokens.",
+        "history grew to 4,500 tokens (early and late: medians of the calls in the first and in the last third of that "
+        "length).",
         "Late in the same episode reuse took 0.91 s, automatic 0.74 s and small 0.50 s: 8.8, 11 and 16 times as "
         "fast as re-reading.",
         "Episodes won: reuse 1 of 1 (re-read planned the same in 5 of 5 calls), automatic 1 of 1 and small 1 of 1; "
@@ -165,7 +166,9 @@ def test_the_chart_has_one_scale_and_leaves_gaps(tmp_path: Path) -> None:
     (course,) = courses(a_run(tmp_path / "run", rows()))
     lines = course_chart(course)
     assert lines[0] == "Seconds a replan, chain: call 1 to 9, up to 4,500 tokens"
-    assert lines[1].startswith("re-read    ") and lines[1].endswith("1.0 s → 9.0 s")
+    assert lines[1].startswith("re-read    ") and lines[1].endswith("early 2.0 s, late 8.0 s")
+    told = course_sentences(a_run(tmp_path / "again", rows()))[0]
+    assert "took 2.0 s early in chain and 8.0 s late, 4.0 times" in told  # the same figures
     assert max(len(line) for line in lines) < 80
     drawn = bars(course)
     heights = [HEIGHTS.index(bar) for bar in drawn[RE_READ][::WIDTH]]
@@ -247,7 +250,10 @@ def test_what_the_lines_mean(tmp_path: Path) -> None:
     words = dict(meanings(run, courses(run)[0]))
     assert words["re-read"].startswith("reads everything again; measured on some calls of reuse")
     assert words["reuse"] == "reads each token once and drops nothing"
-    assert words["automatic"] == "reads each token once and drops nothing while the history fits the window"
+    assert words["automatic"] == (
+        "reads each token once and drops nothing while the history fits the window; "
+        "as long as it fits, the same as reuse"
+    )
     assert words["small"] == "reads each token once, within a budget of 1,024 tokens"
 
 

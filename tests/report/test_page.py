@@ -302,3 +302,21 @@ def test_importing_the_package_is_light() -> None:
     code = f"import sys, erecap.report; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "[]"
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_parts_about_pruning_are_there_where_something_was_pruned(pruned: bool, tmp_path: Path) -> None:
+    # Sessions read what is new, so no two calls of equal length can be compared, and nothing is pruned at prefill.
+    calls = [
+        replan_row("s", mode, 0, number, prune_ms=3.0 if pruned else 0.0, prompt_tokens=100 + 900 * number)
+        for number, mode in enumerate(MODES)
+    ]
+    run = load_run_folder(write_run(tmp_path / "run", [episode_row("s", mode, 0) for mode in MODES], calls))
+    page = erecap.report.build(run.folder).read_text(encoding="utf-8")
+    assert (page.count("pruning P50") == 1) == pruned and ("</span> prune</li>" in page) == pruned
+    assert "Measured prefill speed-up beside its ceiling" not in page and "</span> prefill</li>" in page
+    assert ">smoke test</span>" in page and 'title="Fewer than 100 episodes' in page
+    console = Console(file=io.StringIO(), width=80)
+    console.print(erecap.report.Report(run, summarise(run)).table())
+    assert "Replanning calls\n" in re.sub(r" +\n", "\n", console.file.getvalue())  # type: ignore[attr-defined]
+    assert "ceiling" not in console.file.getvalue()  # type: ignore[attr-defined]

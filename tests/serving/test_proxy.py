@@ -106,7 +106,7 @@ def test_the_tools_of_a_request_count(proxied: Proxy, tmp_path: Path) -> None:
     for tools in ([], [look]):
         proxied.client().chat.completions.create(messages=start(), **({"tools": tools} if tools else {}), **GREEDY)  # type: ignore[call-overload]
     bare, with_tools = (row["prompt_tokens"] for row in rows(tmp_path))
-    assert 60 < with_tools - bare < 200
+    assert 170 < with_tools - bare < 310  # of these 110 for what a template writes around tools
 
 
 def test_failures_of_the_server_behind_are_passed_on(proxied: Proxy, behind: Server) -> None:

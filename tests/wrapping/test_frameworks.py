@@ -96,7 +96,7 @@ def test_langchains_tools_and_system_message_count(tmp_path) -> None:  # type: i
     def played(rules: str) -> list[dict]:
         Model.shown.clear()
         folder = tmp_path / str(len(rules))
-        middleware = CompactMiddleware(max_tokens=700, log=folder)
+        middleware = CompactMiddleware(max_tokens=810, log=folder)
         agent = langchain.create_agent(Model(), [look], system_prompt=rules, middleware=[middleware])
         agent.invoke({"messages": [{"role": "user", "content": "Find the mug."}]}, {"recursion_limit": 100})
         assert middleware.log.rows == len(Model.shown) == 12
@@ -106,8 +106,64 @@ def test_langchains_tools_and_system_message_count(tmp_path) -> None:  # type: i
     shown = Model.shown[-1]
     long = played("Rules of the house. " * 60)
     assert long[0]["prompt_tokens"] - short[0]["prompt_tokens"] > 250 and short[0]["prompt_tokens"] > 60
-    assert max(row["kept_tokens"] for row in [*short, *long]) <= 700 and Model.shown[-1] < shown
+    assert max(row["kept_tokens"] for row in [*short, *long]) <= 810 and Model.shown[-1] < shown
     assert all(row["plan_tokens"] for row in long)
+
+
+@pytest.mark.parametrize("kind", ["none", "small", "large"])
+@pytest.mark.parametrize("rules", [None, "You are a robot."])
+def test_langchains_middleware_counts_as_its_wrapped_model_does(kind: str, rules: str | None, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    langchain = pytest.importorskip("langchain.agents")
+    import json
+
+    from langchain_core.language_models.chat_models import BaseChatModel
+    from langchain_core.messages import AIMessage
+    from langchain_core.outputs import ChatGeneration, ChatResult
+    from langchain_core.tools import tool
+    from langchain_core.utils.function_calling import convert_to_openai_tool
+
+    import erecap
+    from erecap.wrapping.langchain_agents import CompactMiddleware
+
+    asked: list = []
+
+    class Model(BaseChatModel):
+        """Sends its tools as clients of the OpenAI protocol do."""
+
+        @property
+        def _llm_type(self) -> str:
+            return "scripted"
+
+        def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+            return self.bind(tools=[convert_to_openai_tool(one) for one in tools])
+
+        def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+            asked.append([message.type for message in messages])
+            return ChatResult(generations=[ChatGeneration(message=AIMessage(content="There."))])
+
+    @tool
+    def look(place: str) -> str:
+        """Look at a place."""
+        return "nothing"
+
+    if kind == "large":
+        look.description = "word " * 800
+    tools = [] if kind == "none" else [look]
+    limit = 9000
+    agents = {
+        "wrap": (erecap.wrap(Model(), keep_tokens=limit, log=tmp_path / "wrap"), []),
+        "middleware": (Model(), [CompactMiddleware(max_tokens=limit, log=tmp_path / "middleware")]),
+    }
+    counted = []
+    for name, (model, middleware) in agents.items():
+        agent = langchain.create_agent(model, tools, system_prompt=rules, middleware=middleware)
+        agent.invoke({"messages": [("user", "hello there")]})
+        counted.append(json.loads((tmp_path / name / "replans.jsonl").read_text())["prompt_tokens"])
+    assert counted[0] == counted[1]
+    # The call with the small tool takes 127 tokens on this package's server, 21 of them without it.
+    least, most = {"none": (10, 40), "small": (127, 260), "large": (900, 1600)}[kind]
+    assert least <= counted[0] < most
+    assert asked == [[*(["system"] if rules else []), "human"]] * 2
 
 
 def test_litellm_shortens_chats_and_nothing_else(monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -40,6 +40,7 @@ def test_the_least_recently_used_conversation_goes_first(tmp_path) -> None:  # t
         wrapped.generate(**whole(chats[number]), **GREEDY)
         assert wrapped.conversations.count <= 2
     assert [row["new_tokens"] for row in rows_of(tmp_path)] == [40, 40, 1, 40, 1, 40]
+    assert rows_of(tmp_path)[-1]["reason"] == "a conversation that is no longer stored: 2 newer ones are"
     wrapped.reset()
     assert wrapped.conversations == type(wrapped.conversations)(0, 0, 0)
 
@@ -62,10 +63,46 @@ def test_bytes_are_bounded_over_all_conversations() -> None:
         wrapped.generate(**whole(ids_of(40, seed)), **GREEDY)
         assert wrapped.conversations.kv_bytes <= 2.5 * each
     assert wrapped.conversations.count == 2
-    small = erecap.wrap(model, memory_bytes=each - 1)
-    for _ in range(2):
-        assert torch.equal(small.generate(**whole(ids_of(40, 1)), **GREEDY), model.generate(ids_of(40, 1), **GREEDY))
-        assert small.conversations.count == 0
+
+
+@pytest.mark.parametrize("memory", [None, 500])
+def test_the_conversation_that_is_served_is_kept_within_a_small_memory(memory: int | None, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    each = 2 * 8 * 2 * 8 * 4  # bytes of a token: keys and values, layers, heads, width, float32
+    budget = None if memory is None else erecap.Budget.auto(memory_bytes=memory * each)
+    wrapped = erecap.wrap(tiny("llama"), budget=budget, memory_bytes=100 * each, log=tmp_path)
+    ids = ids_of(60, 1)
+    for turn in range(8):
+        ids = torch.cat([wrapped.generate(**whole(ids), **GREEDY), ids_of(20, turn)], 1)
+        assert wrapped.conversations.count == 1 and wrapped.conversations.kv_bytes <= 100 * each
+    rows = rows_of(tmp_path)
+    assert [row["decision"] for row in rows] == ["read", *["reused"] * 7]
+    assert [row["new_tokens"] for row in rows[1:]] == [21] * 7
+    reasons = [row["dropped_because"] for row in rows if row["evicted"]]
+    assert len(reasons) > 1 and all("pass the memory of 102,400 bytes: evicted" in reason for reason in reasons)
+    wrapped.generate(**whole(ids_of(90, 7)), **GREEDY)  # another chat: the newest stays, the older one goes
+    assert wrapped.conversations.count == 1
+    wrapped.generate(**whole(ids), **GREEDY)
+    last = rows_of(tmp_path)[-1]
+    assert last["decision"] == "read" and last["reason"].startswith("a conversation that is no longer stored: with new")
+    assert "than the memory of 102,400" in last["reason"]
+
+
+def test_a_conversation_that_outgrows_the_memory_is_told_once_and_in_the_log(tmp_path, recwarn) -> None:  # type: ignore[no-untyped-def]
+    model, each = tiny("llama"), 2 * 8 * 2 * 8 * 4
+    wrapped = erecap.wrap(model, budget=erecap.Budget(), memory_bytes=30 * each, log=tmp_path)
+    ids = ids_of(40, 1)
+    for turn in range(3):
+        output = wrapped.generate(**whole(ids), **GREEDY)
+        assert torch.equal(output, model.generate(ids, **GREEDY)) and wrapped.conversations.count == 0
+        ids = torch.cat([output, ids_of(20, turn)], 1)
+    [warning] = [str(one.message) for one in recwarn if "erecap" in str(one.message)]
+    assert warning.startswith(f"erecap.wrap stores nothing of this conversation: it takes {44 * each:,} bytes, more")
+    assert "budget=erecap.Budget.auto(memory_bytes=...)" in warning
+    first, *others = [row["reason"] for row in rows_of(tmp_path)]
+    assert first == "a new conversation"
+    assert all(why.startswith("a conversation that is no longer stored: it takes ") for why in others)
+    wrapped.generate(**whole(ids_of(40, 5)), **GREEDY)
+    assert rows_of(tmp_path)[-1]["reason"] == "a new conversation"  # with another beginning
 
 
 def test_what_two_chats_share_is_stored_once() -> None:
@@ -270,6 +307,8 @@ def test_every_eviction_says_why(budget: Any, because: str, tmp_path) -> None:  
         ({"conversations": 0}, "from 1 on"),
         ({"memory_bytes": 0}, "from 1 on"),
         ({"budget": 64, "keep": 0.5}, "give either"),
+        ({"memory_bytes": 5}, "^memory_bytes=5 holds 0 tokens of this model, 1024 bytes each; allowed: 16384 or more$"),
+        ({"memory_bytes": 20_480, "budget": 64}, "holds 20 tokens of this model, fewer than the budget of 64"),
     ],
 )
 def test_unusable_options(options: dict[str, Any], message: str) -> None:

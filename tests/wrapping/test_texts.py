@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -178,12 +180,32 @@ def test_tools_keep_their_results_and_spans_stay_inside() -> None:
     [
         ([{"content": "x"}], {}, "message 0 must have a role and a text content"),
         (7, {}, "a list of messages or a text that grows, got int"),
-        ("a prompt", {}, "give keep_tokens"),
+        ("a prompt", {"keep": 0.5}, "give keep_tokens"),
     ],
 )
 def test_what_cannot_be_shortened_is_one_clear_line(given, options, words) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ConfigError, match=words):
         erecap.wrap(lambda m: "x", **options)(given)
+
+
+def test_without_a_limit_nothing_is_shortened_and_a_warning_says_so(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    told: list = []
+    with pytest.warns(UserWarning, match=r"^erecap\.wrap shortens nothing .*give keep_tokens") as warned:
+        wrapped = erecap.wrap(lambda messages: told.append(messages) or "look", log=tmp_path)
+    assert len(warned) == 1 and warned[0].filename == __file__
+    chat = [{"role": "system", "content": "You plan."}, {"role": "user", "content": "Find the mug."}]
+    for turn in range(20):
+        wrapped(chat)
+        assert told[-1] is chat
+        chat += [{"role": "assistant", "content": "look"}, {"role": "user", "content": f"Shelf {turn} is empty. " * 9}]
+    wrapped("a prompt, which passes, too")
+    assert told[-1] == "a prompt, which passes, too"
+    assert {row["decision"] for row in rows(tmp_path)} == {"passed"}
+    assert rows(tmp_path)[19]["prompt_tokens"] > rows(tmp_path)[0]["prompt_tokens"] > 0
+    with warnings.catch_warnings():  # whoever asks for everything knows, and a copy has been told
+        warnings.simplefilter("error")
+        assert erecap.wrap(lambda messages: "look", keep=1.0)(chat) == "look"
+        assert copy.deepcopy(wrapped)(chat) == "look"
 
 
 @pytest.mark.parametrize(

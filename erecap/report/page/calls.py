@@ -36,6 +36,10 @@ def summarise_calls(folder: Path) -> JsonRow:
     and `shadow`: `calls`, `failed`, `skipped`, `unknown` (answers that cannot be compared), `agrees` (share of the
     others; None without any), `ratio` (median of bare over wrapped time), `total_ms`.
 
+    `session` has the figures of a wrapped model's session, None for other logs: the shares of calls that were `read`
+    whole, `reused` something, were `passed` to the bare model, and in which something was `evicted`; `new`,
+    `reused_tokens`, `prefill_ms` and `decode_ms` (percentiles over the calls that were not passed; None without any).
+
     Raises:
         RunError: no calls, or a damaged row, with file and line.
     """
@@ -53,6 +57,7 @@ def summarise_calls(folder: Path) -> JsonRow:
         "reused": sum(row["reused_tokens"] for row in rows) / max(1.0, sum(shown)),
         "cached": sum(row.get("server_cached_tokens") or 0 for row in rows) / prompts if prompts else None,
         "total_ms": _figures([row["total_ms"] for row in rows]),
+        "session": _session(rows) if any(str(row.get("mode")).startswith("session") for row in rows) else None,
         "shadow": _shadow(_rows(folder / SHADOW, OF_SHADOW), rows),
     }
 
@@ -66,12 +71,27 @@ def call_table(logs: Sequence[tuple[str, JsonRow]]) -> Table:
         if any(cell != "–" for cell in cells):
             table.add_row(title, *cells)
 
+    def text(cell: Any) -> Any:  # a line of planners whose text is shortened
+        return lambda f: "–" if f["session"] else cell(f)
+
+    def session(cell: Any) -> Any:  # a line of models behind a session
+        return lambda f: cell(f["session"]) if f["session"] else "–"
+
     line("calls", lambda f: f"{f['calls']:,}")
-    line("of these shortened", lambda f: f"{f['pruned']:.0%}")
+    line("of these shortened", text(lambda f: f"{f['pruned']:.0%}"))
     line("sent whole after an error", lambda f: f"{f['failed']:.1%}" if f["failed"] else "–")
-    for key, title in (("given", "tokens given, P50 / P95"), ("shown", "tokens shown, P50 / P95")):
-        line(title, lambda f, key=key: f"{f[key]['p50']:,.0f} / {f[key]['p95']:,.0f}")
-    line("shown as in the call before", lambda f: f"{f['reused']:.0%}")
+    line("read whole, as a new conversation", session(lambda s: f"{s['read']:.0%}"))
+    line("continued a stored conversation", session(lambda s: f"{s['reused']:.0%}"))
+    line("evicted something", session(lambda s: f"{s['evicted']:.0%}"))
+    line("passed to the bare model", session(lambda s: f"{s['passed']:.0%}" if s["passed"] else "–"))
+    line("tokens given, P50 / P95", text(lambda f: _two(f["given"])))
+    line("tokens shown, P50 / P95", text(lambda f: _two(f["shown"])))
+    line("tokens of the prompt, P50 / P95", session(lambda s: _two(s["prompt"])))
+    line("tokens new, prefilled in the call", session(lambda s: _two(s["new"])))
+    line("tokens reused, read before", session(lambda s: _two(s["reused_tokens"])))
+    line("ms of prefill, P50 / P95", session(lambda s: _two(s["prefill_ms"])))
+    line("ms of decoding, P50 / P95", session(lambda s: _two(s["decode_ms"])))
+    line("shown as in the call before", text(lambda f: f"{f['reused']:.0%}"))
     line("found in the server's cache", lambda f: "–" if f["cached"] is None else f"{f['cached']:.0%}")
     line("ms a call, P50 / P95 / P99", lambda f: " / ".join(f"{f['total_ms'][k]:,.0f}" for k in ("p50", "p95", "p99")))
     line("bare calls beside it", lambda f: "–" if f["shadow"] is None else f"{f['shadow']['calls']:,}")
@@ -85,6 +105,23 @@ def call_table(logs: Sequence[tuple[str, JsonRow]]) -> Table:
     line("the same answer", lambda f: _agreement(f["shadow"]))
     line("bare over wrapped time, median", lambda f: "–" if f["shadow"] is None else f"{f['shadow']['ratio']:.2f}x")
     return table
+
+
+def _session(rows: Sequence[JsonRow]) -> JsonRow:
+    served = [row for row in rows if row["decision"] != "passed"]
+    keys = {
+        "prompt": "prompt_tokens", "new": "new_tokens", "reused_tokens": "reused_tokens", "prefill_ms": "prefill_ms",
+        "decode_ms": "decode_ms",
+    }  # fmt: skip
+    return {
+        **{decision: _share(rows, decision) for decision in ("read", "reused", "passed")},
+        "evicted": sum(bool(row.get("evicted")) for row in rows) / len(rows),
+        **{name: _figures([row.get(key, 0) for row in served]) if served else None for name, key in keys.items()},
+    }
+
+
+def _two(figures: JsonRow | None) -> str:
+    return "–" if figures is None else f"{figures['p50']:,.0f} / {figures['p95']:,.0f}"
 
 
 def _shadow(replays: list[JsonRow], rows: list[JsonRow]) -> JsonRow | None:

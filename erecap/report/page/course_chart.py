@@ -1,4 +1,7 @@
-"""Text chart of an episode's course for the terminal: one line a way, one height a stretch of calls."""
+"""Text chart of an episode's course for the terminal: one line a way, one height a stretch of calls.
+
+The figures behind each line are those of the sentences below the chart: its medians early and late.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ def course_chart(course: Course) -> list[str]:
     lines = [f"Seconds a replan, {course.suite}: call 1 to {course.calls}, up to {count(course.longest)} tokens"]
     for way in course.ways:
         bars = "".join(_bar(value, highest) * WIDTH for value in heights[way.name])
-        known = [value for value in heights[way.name] if value is not None]
-        lines.append(f"{way.name:<{room}}  {bars}  {seconds(known[0])} → {seconds(known[-1])}")
+        early, late = way.early(course.longest), way.late(course.longest)
+        lines.append(f"{way.name:<{room}}  {bars}  early {seconds(early)}, late {seconds(late)}")
     return lines
 
 

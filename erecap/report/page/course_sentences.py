@@ -7,6 +7,7 @@ from erecap.report.load import Run
 from erecap.report.page.course import RE_READ, Course, courses, successes
 from erecap.report.page.timing import timed
 
+_EARLY_LATE = "early and late: medians of the calls in the first and in the last third of that length"
 BUSY = 0.25  # cores that other programs took beyond those that the run left free, from which on times are called rough
 
 
@@ -42,7 +43,9 @@ def _meaning(run: Run, course: Course, way: str) -> str:
     if budget is None:
         return "reads each token once and drops nothing"
     if isinstance(budget, str):
-        return "reads each token once and drops nothing while the history fits the window"
+        alike = [mode for mode in run.modes if run.keeps_session(mode) and run.kv_tokens(mode) is None]
+        same = f"; as long as it fits, the same as {alike[0]}" if alike else ""
+        return f"reads each token once and drops nothing while the history fits the window{same}"
     return f"reads each token once, within a budget of {count(budget)} tokens"
 
 
@@ -58,11 +61,11 @@ def _re_read(course: Course) -> str:
     if late <= early:
         return (
             f"Reading everything again ({RE_READ}) took no longer late {where} than early, {seconds(late)} after "
-            f"{seconds(early)}, although the history grew to {history}."
+            f"{seconds(early)}, although the history grew to {history} ({_EARLY_LATE})."
         )
     return (
         f"Reading everything again ({RE_READ}) took {seconds(early)} early {where} and {seconds(late)} late, "
-        f"{_times(late / early)} times as long, as the history grew to {history}."
+        f"{_times(late / early)} times as long, as the history grew to {history} ({_EARLY_LATE})."
     )
 
 

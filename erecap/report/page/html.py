@@ -50,7 +50,7 @@ def render_page(run: Run, summary: dict[str, Any]) -> str:
             }.items()
             if svg
         },
-        phases=PHASES,
+        phases=phases_taken(summary),
         phase_colours=plots.PHASE_COLOURS,
         bins=length_rows(summary),
         samples=sample_views(run),
@@ -74,6 +74,12 @@ def course_views(run: Run, looks: dict[str, Series]) -> list[dict[str, Any]]:
         }
         for number, course in enumerate(courses(run))
     ]
+
+
+def phases_taken(summary: dict[str, Any]) -> list[str]:
+    """The phases that took time in some mode."""
+    latencies = [figures["latency"] for figures in summary["modes"].values() if figures["latency"]["total_ms"]]
+    return [phase for phase in PHASES if any(latency["phases"][phase]["mean"] for latency in latencies)]
 
 
 def length_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:

@@ -86,9 +86,11 @@ def _success(summary: dict[str, Any]) -> Table:
 
 
 def _cost(summary: dict[str, Any]) -> Table:
-    table = _table(f"Replanning calls; prefill = its speed-up over {summary['baseline']} at equal prompt length")
+    paired = any(figures["pairs"] for figures in summary["ceiling"].values())  # calls of equal length in two modes
+    meaning = f"; prefill = its speed-up over {summary['baseline']} at equal prompt length" if paired else ""
+    table = _table(f"Replanning calls{meaning}")
     table.add_column("mode", overflow="fold", min_width=16)
-    for name in ("calls", "prompt", "kept", "P50", "P95", "P99", "prefill", "ceiling"):
+    for name in ("calls", "prompt", "kept", "P50", "P95", "P99", *(("prefill", "ceiling") if paired else ())):
         table.add_column(name, justify="right", no_wrap=True)
     for mode, figures in summary["modes"].items():
         total, ceiling = figures["latency"]["total_ms"], summary["ceiling"].get(mode)
@@ -102,8 +104,7 @@ def _cost(summary: dict[str, Any]) -> Table:
             milliseconds(at(total, "p50")),
             milliseconds(at(total, "p95")),
             milliseconds(at(total, "p99")),
-            times(at(ceiling, "prefill_speed_up")),
-            times(at(ceiling, "total")),
+            *((times(at(ceiling, "prefill_speed_up")), times(at(ceiling, "total"))) if paired else ()),
             style="dim" if mode in summary["faults"] else None,
         )
     return table

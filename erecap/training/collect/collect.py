@@ -102,10 +102,10 @@ def collect(
         with closing(TrajectoryWriter(out, meta)) as writer:
             writer.save_meta(status="running")
             try:
-                with closing(executor), RunProgress(console, [], len(jobs), done) as progress:
+                missing = jobs[len(done) :]
+                with closing(executor), RunProgress(console, [], len(jobs), done, missing) as progress:
                     if done:
                         progress.say(f"{out}: going on after {len(done)} of {len(jobs)} episodes")
-                    missing = jobs[len(done) :]
                     count = token_counter(recipe)
                     executor.prepare([config.mode(name) for name in config.modes], progress.say)
                     _record_model(writer, executor)
