@@ -151,7 +151,7 @@ class ReplanSession:
         if revision == self._revision:
             return
         if self._revision is not None and self.engine.tokens:
-            _log.warning("the model was changed (weights, modules or adapters): what the session has read is outdated")
+            _log.warning("the model was changed (weights, modules, hooks or precision): the session reads its chat again")
             self.edits.read_again()
         self._revision = revision
 
