@@ -51,6 +51,14 @@ def check_finite(model: Any, folder: Path) -> None:
             continue
         if not bool(weight.sum(dtype=torch.float32).isfinite()) and not bool(weight.isfinite().all()):
             raise ModelError(f"{folder}: the weights are damaged: {name} holds values that are not finite")
+    # Attention without a mask may hide angles that are not finite, behind a short text.
+    turned = next(
+        (name for name, own in model.named_buffers() if "inv_freq" in name and not own.isfinite().all()), None
+    )
+    if turned is not None:
+        raise ModelError(
+            f"{folder / 'config.json'}: its rotary embeddings (rope_theta) give {turned} that is not finite"
+        )
     if not bool(read_tokens(model, folder).isfinite().all()):
         kind = str(model.dtype).removeprefix("torch.")
         raise ModelError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def inspect_folder(folder: Path) -> dict[str, Any]:
     if "model_type" not in config:
         raise ModelError(f"{folder / 'config.json'}: no 'model_type', so this is not a Hugging Face model folder")
     _check_sizes(folder, config)
+    _check_numbers(folder / "config.json", config)
     _check_token_ids(folder / "config.json", config)
     for shard in weight_files(folder):
         read_header(shard)
@@ -43,6 +45,15 @@ def inspect_folder(folder: Path) -> dict[str, Any]:
             if file == "generation_config.json":
                 _check_token_ids(folder / file, values)
     return config
+
+
+def _check_numbers(path: Path, value: Any, name: str = "") -> None:
+    """Refuse NaN anywhere in a configuration. Infinity is a limit that some models have."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        _check_numbers(path, part, f"{name}.{key}".lstrip("."))
+    if isinstance(value, float) and math.isnan(value):
+        raise ModelError(f"{path}: {name}: got NaN; allowed: a number")
 
 
 def _check_token_ids(path: Path, values: dict[str, Any]) -> None:

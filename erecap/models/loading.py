@@ -44,6 +44,7 @@ def load(
     folder = locate(name)
     inspect_folder(folder)
     check_pins(name, folder)
+    _check_quantization(folder)
     tokenizer = load_tokenizer(folder)
     if adapter is None:
         model = _load_weights(folder, number_format, chosen, attn)
@@ -158,7 +159,6 @@ def _load_weights(folder: Path, dtype: Any, device: Any, attn: str) -> Any:
 
     from erecap.models.unpacking import quiet
 
-    _check_quantization(folder)
     try:
         with quiet():
             model, report = AutoModelForCausalLM.from_pretrained(
