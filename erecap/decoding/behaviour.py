@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator
 from itertools import chain
 from types import ModuleType
 from typing import Any
@@ -47,7 +46,7 @@ class BehaviourWatch:
         self._call = nn.Module.__call__
         # Rotary embeddings that change with the length set their own numbers.
         plain = [own for own in self._vars if not changes_itself(own)]
-        self._settings = [(own, key) for own in plain for key, value in own.items() if _is_setting(key, value)]
+        self._settings = [(own, key) for own in plain for key, value in list(own.items()) if _is_setting(key, value)]
         self._values = self._values_now()
         self._attributes, self._own = self._attributes_now(), self._own_now()
         libraries = dict.fromkeys(sys.modules.get(type(module).__module__) for module in modules)
@@ -55,7 +54,7 @@ class BehaviourWatch:
             (vars(library), key, ref(value))
             for library in (torch.nn.functional, *libraries)
             if library is not None
-            for key, value in vars(library).items()
+            for key, value in list(vars(library).items())
             if callable(value) and not isinstance(value, (type, ModuleType)) and _can_be_weak(value)
         ]  # what the forwards of these modules call by name
         config = getattr(model, "config", None)
@@ -74,8 +73,9 @@ class BehaviourWatch:
         )
 
     def _hooked_now(self) -> list[tuple[int, int]]:
-        """Numbers of the handles of all foreign hooks, which torch gives once only, and how many of them are global."""
-        found: Iterator[Any] = chain.from_iterable(map(dict.items, filter(None, self._hooks)))
+        """Numbers of the handles of foreign hooks, which torch gives once only; beside them 1 for global ones."""
+        # Lists, because calls in other threads put hooks of ours on and take them off meanwhile.
+        found = [item for hooks in self._hooks if hooks for item in list(hooks.items())]
         own = [number for number, hook in found if getattr(hook, "__module__", "") not in HARMLESS]
         return [*((number, 0) for number in own), *((number, 1) for hooks in GLOBAL_HOOKS for number in hooks)]
 
@@ -90,7 +90,7 @@ class BehaviourWatch:
         return [
             (own, key, ref(value))
             for own in self._vars
-            for key, value in own.items()
+            for key, value in list(own.items())
             if callable(value) and key not in COMPILED and _can_be_weak(value)
         ]
 
@@ -112,7 +112,7 @@ def precision_now(device: torch.device) -> str:
     """The number format that torch's autocast gives products on `device` in this thread; empty where it is off."""
     if not torch.is_autocast_enabled(device.type):
         return ""
-    return str(torch.get_autocast_dtype(device.type))
+    return str(torch.get_autocast_dtype(device.type)).removeprefix("torch.")
 
 
 def _is_setting(key: str, value: Any) -> bool:
