@@ -57,7 +57,7 @@ class BehaviourWatch:
             for key, value in list(vars(library).items())
             if callable(value) and not isinstance(value, (type, ModuleType)) and _can_be_weak(value)
         ]  # what the forwards of these modules call by name
-        config = getattr(model, "config", None)
+        config: Any = getattr(model, "config", None)
         self._config = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else None
         self._configured = copy.deepcopy(self._configured_now())
 

@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from erecap.decoding.behaviour import precision_now
 from erecap.decoding.fused import FusedDecoder
 from erecap.decoding.linear import Weights
 from erecap.decoding.revision import active_adapters, model_revision
@@ -139,9 +138,7 @@ class TransformersEngine:
         known = _FINGERPRINTS.get(self.model)
         if known is None or known[0] != revision:
             known = _FINGERPRINTS[self.model] = (revision, model_print(self.model, active_adapters(self.model)))
-        precision = precision_now(self.model.device)
-        dtype = f"{known[1]['dtype']} under autocast to {precision}" if precision else known[1]["dtype"]
-        return {**known[1], "dtype": dtype}
+        return dict(known[1])
 
     @property
     def window(self) -> int:

@@ -260,7 +260,7 @@ def test_weights_that_modules_share_are_parted_before_an_adapter_is_merged(
     for name, weight in wrapped.named_parameters():
         if "lora" in name:
             weight.data.add_(torch.randn_like(weight) * 0.3)
-    wrapped.save_pretrained(tmp_path / "plain")
+    wrapped.save_pretrained(str(tmp_path / "plain"))
     beside = PeftModel.from_pretrained(base(), tmp_path / "plain").eval()
     merged, tokenizer = load(str(tiny), "float32", "cpu", adapter=str(tmp_path / "plain"))
     wanted = logits(beside, tokenizer)

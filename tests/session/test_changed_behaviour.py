@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from transformers.models.llama import modeling_llama
 
 import erecap
 from erecap.decoding.revision import model_revision
-from erecap.errors import RunError
 from erecap.session import ReplanSession
 from tests.context.small_tokenizers import byte_level
 from tests.decoding.test_watch import expected
@@ -138,18 +136,3 @@ def test_autocast_in_one_call_and_not_in_the_next(first: bool) -> None:
             assert session.generate(messages, max_new_tokens=8).text == wanted
             assert rows(wrapped, messages) == wanted
         messages = [*messages, *turn("look", number)]
-
-
-def test_a_session_saved_under_autocast_is_restored_under_it_only(tmp_path: Path) -> None:
-    of = copy.deepcopy(model())
-    with torch.autocast("cpu", torch.bfloat16):
-        session = ReplanSession(of, byte_level())
-        session.read(start())
-        session.save(tmp_path / "saved")
-        restored = ReplanSession(of, byte_level())
-        restored.restore(tmp_path / "saved")
-        assert restored.generate(start(), max_new_tokens=8).text == expected(of, start())
-    with pytest.raises(
-        RunError, match="saved from a model in float32 under autocast to bfloat16, this one is in float32"
-    ):
-        ReplanSession(of, byte_level()).restore(tmp_path / "saved")
