@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -23,7 +24,8 @@ def write_atomic(path: Path, data: str | bytes) -> None:
     Parent folders are made. Text is UTF-8.
 
     Raises:
-        OSError: with the name of the file; what was there is unchanged.
+        OSError: with the name of the file; what was there is unchanged. A folder, a device or another thing that is no
+            file is not replaced.
     """
     raw = data.encode("utf-8") if isinstance(data, str) else data
     with naming(path):
@@ -42,6 +44,12 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def _write_aside(path: Path, raw: bytes) -> None:
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "a file name has no NUL in it", repr(str(path)))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file, so it is not replaced", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:

@@ -12,11 +12,13 @@ from operator import contains, is_not
 from typing import Any
 from weakref import ref
 
+import torch
 from torch import nn
 from torch.nn.modules import module as torch_modules
 
 from erecap.decoding.stock import attention_functions
 from erecap.tokens import hooks
+from erecap.tokens.cache.ropes import CHANGING
 
 # Modules whose hooks do not stand in the way: our own, and those of transformers that only collect outputs.
 HARMLESS = frozenset({hooks.__name__, "transformers.utils.output_capturing"})
@@ -29,7 +31,7 @@ class ModelWatch:
     """The state of a model's modules when its fused decoder was made.
 
     A write through `tensor.data` that keeps its memory is not noticed here; fused products use the model's own tensors
-    and see it, packed ones do not (see `erecap.models.changes`, which sessions ask once a call).
+    and see it, packed ones do not (see `erecap.decoding.revision`, which sessions ask once a call).
 
     Args:
         model: any module.
@@ -42,9 +44,10 @@ class ModelWatch:
         self._hooks = [own[name] for own in self._vars for name in ("_forward_hooks", "_forward_pre_hooks")]
         self._parents = [own["_modules"] for own in self._vars if own["_modules"]]
         self._owners = [own["_parameters"] for own in self._vars if own["_parameters"]]
+        self._owners += [own["_buffers"] for own in self._vars if own["_buffers"] and not changes_itself(own)]
         self._children = _values(self._parents)
         self._weights = _values(self._owners)
-        self._plain = [weight for weight in self._weights if weight is not None and not weight.is_inference()]
+        self._plain = [weight for weight in self._weights if weight is not None and _counts_versions(weight)]
         self._versions, self._places = self._weights_now()
         self._kinds: list[Any] = list(map(type, self._children))  # a module may be given another class
         self._model, self._kind = ref(model), type(model)
@@ -74,7 +77,7 @@ class ModelWatch:
         return any(getattr(hook, "__module__", "") not in HARMLESS for hook in found)
 
     def changed(self) -> bool:
-        """True if modules, weights, classes or settings are other ones than when this was made."""
+        """True if modules, weights, buffers, classes or settings are other ones than when this was made."""
         children = chain.from_iterable(map(dict.values, self._parents))
         weights = chain.from_iterable(map(dict.values, self._owners))
         return (
@@ -100,6 +103,16 @@ class ModelWatch:
             return ()
         text = config.get_text_config(decoder=True)
         return text.num_hidden_layers, *attention_functions(self._attention, text)
+
+
+def changes_itself(own: dict[str, Any]) -> bool:
+    """Return True for the variables of a rotary embedding that follows the length of the sequence."""
+    kinds = own.get("rope_type")
+    return bool(CHANGING & set(kinds.values() if isinstance(kinds, dict) else (kinds,)))
+
+
+def _counts_versions(weight: torch.Tensor) -> bool:
+    return weight.layout is torch.strided and not weight.is_inference()
 
 
 def _values(owners: Iterable[dict[str, Any]]) -> list[Any]:

@@ -46,12 +46,16 @@ def write_file(
 
     Raises:
         ModelError: the model has no fingerprint.
+        RunError: the file cannot be written.
     """
     made = {"engine": engine.name, "shape": engine.shape, "fingerprint": engine.fingerprint()}
     plain = json.dumps({**known, "made": made})
     sums = json.dumps({name: checksum(tensor) for name, tensor in sorted(tensors.items())})
     metadata = {"format": FORMAT, "known": plain, "sums": sums, "check": seal(plain, sums)}
-    write_atomic(path, serialized(dict(tensors), metadata=metadata))
+    try:
+        write_atomic(path, serialized(dict(tensors), metadata=metadata))
+    except OSError as error:
+        raise RunError(f"{path.name!r}: the session cannot be saved: {error.strerror or error}") from error
 
 
 def read_file(path: Path, framework: str, engine: Fingerprinted) -> tuple[dict[str, Any], dict[str, Any]]:

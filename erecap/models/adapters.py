@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 from erecap.errors import ModelError
+from erecap.models.adapter_settings import check_settings
+from erecap.models.finiteness import FAILURES, read_tokens
 from erecap.models.folders import candidates
 from erecap.models.hashing import fingerprint
 from erecap.models.inspection import first_line, read_header, read_json
@@ -75,6 +78,7 @@ def check_adapter(folder: Path, base: Path) -> dict[str, Any] | None:
     read_header(weights)
     if config.get("peft_type") != "LORA":
         raise ModelError(f"{folder}: not an adapter of a kind that can be merged: {config.get('peft_type')}, not LORA")
+    check_settings(config, folder / CONFIG)
     if not (folder / CARD).is_file():
         named = config.get("base_model_name_or_path")
         _log.warning(
@@ -121,7 +125,7 @@ def attach_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
         config.inference_mode = not trainable
         with warnings.catch_warnings(action="ignore"):  # about names of bases and other modules' attributes
             wrapped = get_peft_model(model, config)
-    except (ValueError, TypeError, KeyError, ZeroDivisionError, OverflowError, RuntimeError) as error:
+    except (*FAILURES, ArithmeticError, ImportError, re.error) as error:
         raise ModelError(f"{folder / CONFIG} does not fit the model: {first_line(error)}") from error
     _check_scaling(wrapped, folder)
     expected = get_peft_model_state_dict(wrapped)
@@ -139,16 +143,65 @@ def attach_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
 def merge_adapter(model: Any, folder: Path) -> Any:
     """`model` with the adapter added to its weights, without any trace of PEFT.
 
+    Weights that several modules share, and of which the adapter changes one, are parted before.
+
     Raises:
-        ModelError: as `attach_adapter`; or sums that pass the range of the weights' number format.
+        ModelError: as `attach_adapter`; sums that pass the range of the weights' number format; or an adapter that does
+            something else beside the weights than merged into them.
     """
-    merged = attach_adapter(model, folder).merge_and_unload()
+    import warnings
+
+    wrapped = attach_adapter(model, folder).eval()
+    beside = read_tokens(wrapped, folder)
+    _part_shared(wrapped)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about shared weights, which are parted
+            merged = wrapped.merge_and_unload()
+    except FAILURES as error:
+        raise ModelError(f"{folder}: cannot be merged into the weights: {first_line(error)}") from error
     # Left behind, it would make `save_pretrained` write an adapter.
     merged.__dict__.pop("peft_config", None)
+    _forget_ties(merged)
     for name, weight in merged.named_parameters():
         if not bool(weight.isfinite().all()):
             raise ModelError(f"{folder}: with it, {name} holds values that are not finite in {weight.dtype}")
+    apart = (read_tokens(merged, folder) - beside).abs().amax(-1) / beside.abs().amax(-1).clamp(min=1e-30)
+    if not float(apart.median()) <= (1e-3 if str(merged.dtype) in ("torch.float32", "torch.float64") else 0.1):
+        raise ModelError(
+            f"{folder}: merged into the weights it computes other logits than beside them (they differ by "
+            f"{float(apart.median()):.2g}), so {CONFIG} asks for something that cannot be merged"
+        )
     return merged.eval().requires_grad_(False)
+
+
+def _part_shared(wrapped: Any) -> None:
+    """Give modules that an adapter changes weights of their own, where they share them with other modules."""
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted = {name for name, module in wrapped.named_modules() if isinstance(module, BaseTunerLayer)}
+    owners: dict[int, list[tuple[Any, str, bool]]] = {}
+    for path, module in wrapped.named_modules(remove_duplicate=False):
+        inside = path in adapted or path.rpartition(".")[0] in adapted
+        for name, weight in module._parameters.items():
+            if weight is not None and not name.startswith("lora_"):
+                owners.setdefault(id(weight), []).append((module, name, inside))
+    for group in owners.values():
+        if len(group) > 1 and any(inside for *_, inside in group):
+            for module, name, _ in group[1:]:
+                weight = getattr(module, name)
+                module._parameters[name] = torch.nn.Parameter(weight.detach().clone(), weight.requires_grad)
+
+
+def _forget_ties(model: Any) -> None:
+    """Bring the model's own list of tied weights up to date, by which it is saved and hashed."""
+    ties = getattr(model, "all_tied_weights_keys", None) or {}
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    parted = [name for name, other in ties.items() if name in weights and weights[name] is not weights.get(other)]
+    for name in parted:
+        del ties[name]
+    if parted:
+        model.config.tie_word_embeddings = False
 
 
 def _check_scaling(wrapped: Any, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ def inspect_folder(folder: Path) -> dict[str, Any]:
     if "model_type" not in config:
         raise ModelError(f"{folder / 'config.json'}: no 'model_type', so this is not a Hugging Face model folder")
     _check_sizes(folder, config)
+    _check_numbers(folder / "config.json", config)
+    _check_token_ids(folder / "config.json", config)
     for shard in weight_files(folder):
         read_header(shard)
     tokenizer_files = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -38,8 +41,27 @@ def inspect_folder(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder}: no tokenizer; one of {', '.join(tokenizer_files)} must be there")
     for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         if (folder / file).is_file():
-            read_json(folder / file)
+            values = read_json(folder / file)
+            if file == "generation_config.json":
+                _check_token_ids(folder / file, values)
     return config
+
+
+def _check_numbers(path: Path, value: Any, name: str = "") -> None:
+    """Refuse NaN anywhere in a configuration. Infinity is a limit that some models have."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        _check_numbers(path, part, f"{name}.{key}".lstrip("."))
+    if isinstance(value, float) and math.isnan(value):
+        raise ModelError(f"{path}: {name}: got NaN; allowed: a number")
+
+
+def _check_token_ids(path: Path, values: dict[str, Any]) -> None:
+    for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
+        value = values.get(name)
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(type(number) is int for number in ids):
+            raise ModelError(f"{path}: {name}: got {repr(value)[:40]}; allowed: a token id or a list of them")
 
 
 def _check_sizes(folder: Path, config: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from erecap.errors import ConfigError, ModelError
-from erecap.models.inspection import first_line, inspect_folder
+from erecap.models.finiteness import check_finite
+from erecap.models.inspection import first_line, inspect_folder, read_json
 from erecap.models.locating import locate
 from erecap.models.origins import remember_origin
 from erecap.models.pins import check_pins
@@ -34,17 +35,20 @@ def load(
     Raises:
         ConfigError: unknown dtype or device.
         ModelError: not pulled; a file missing or damaged (named); weights, configuration or tokenizer of a catalog
-            model that are not as pinned; weights not in safetensors; no chat template; weights that do not fit the
-            configuration; not enough memory; an adapter that is damaged or belongs to another model.
+            model that are not as pinned; weights not in safetensors; no chat template, or a broken one; weights that
+            do not fit the configuration, or are not finite; an unknown quantization; not enough memory; an adapter that
+            is damaged, belongs to another model or cannot be merged.
     """
     chosen = resolve_device(device)
     number_format = resolve_dtype(dtype, chosen)
     folder = locate(name)
     inspect_folder(folder)
     check_pins(name, folder)
+    _check_quantization(folder)
     tokenizer = load_tokenizer(folder)
     if adapter is None:
         model = _load_weights(folder, number_format, chosen, attn)
+        check_finite(model, folder)
         remember_origin(model, folder, None)
         return model, tokenizer
     from erecap.models.adapters import check_adapter, locate_adapter, merge_adapter
@@ -52,6 +56,7 @@ def load(
     found = locate_adapter(adapter)
     check_adapter(found, folder)
     model = merge_adapter(_load_weights(folder, "auto", chosen, attn), found).to(number_format)
+    check_finite(model, folder)
     remember_origin(model, folder, found)
     return model, tokenizer
 
@@ -60,7 +65,7 @@ def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder.
 
     Raises:
-        ModelError: it cannot be read, or holds no chat template.
+        ModelError: it cannot be read, or holds no chat template, or one that cannot be compiled.
     """
     from transformers import AutoTokenizer
 
@@ -77,7 +82,22 @@ def load_tokenizer(folder: Path) -> Any:
             f"{folder}: no chat template (chat_template.jinja, or 'chat_template' in tokenizer_config.json); "
             "a planner needs a model that was trained to chat"
         )
+    _check_template(folder, tokenizer.chat_template)
     return tokenizer
+
+
+def _check_template(folder: Path, template: Any) -> None:
+    """Refuse a chat template that cannot be compiled; some tokenizers have several, by name."""
+    from jinja2 import TemplateError
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    for text in template.values() if isinstance(template, dict) else (template,):
+        if not isinstance(text, str):
+            raise ModelError(f"{folder}: chat_template: got {repr(text)[:40]}; allowed: a text in the language Jinja")
+        try:
+            _compile_jinja_template(text)
+        except (TemplateError, RecursionError) as error:
+            raise ModelError(f"{folder}: the chat template is broken: {first_line(error)}") from error
 
 
 def resolve_device(device: str) -> Any:
@@ -151,6 +171,9 @@ def _load_weights(folder: Path, dtype: Any, device: Any, attn: str) -> Any:
             )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: the model cannot be loaded: {first_line(error)}") from error
+    except ImportError as error:
+        field = ": quantization_config" if "quantization_config" in read_json(folder / "config.json") else ""
+        raise ModelError(f"{folder / 'config.json'}{field}: a package is missing: {first_line(error)}") from error
     # transformers fills tensors that the files lack with random numbers, and only warns.
     missing = sorted(report["missing_keys"]) + sorted(key[0] for key in report["mismatched_keys"])
     if missing:
@@ -162,3 +185,20 @@ def _load_weights(folder: Path, dtype: Any, device: Any, attn: str) -> Any:
         return model.to(device).eval().requires_grad_(False)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"'{folder.name}' does not fit into the memory of {device}: {first_line(error)}") from error
+
+
+def _check_quantization(folder: Path) -> None:
+    """Refuse a kind of quantization that transformers does not know: it would take the packed numbers for weights."""
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    settings = read_json(folder / "config.json").get("quantization_config")
+    if settings is None:
+        return
+    where = f"{folder / 'config.json'}: quantization_config"
+    if not isinstance(settings, dict):
+        raise ModelError(f"{where}: got {repr(settings)[:40]}; allowed: an object")
+    method = settings.get("quant_method")
+    packed = settings.get("load_in_4bit") or settings.get("load_in_8bit")
+    if not packed and method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        known = ", ".join(sorted(AUTO_QUANTIZATION_CONFIG_MAPPING))
+        raise ModelError(f"{where}: quant_method: got {repr(method)[:40]}; allowed: {known}")

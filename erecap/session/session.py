@@ -151,7 +151,7 @@ class ReplanSession:
         if revision == self._revision:
             return
         if self._revision is not None and self.engine.tokens:
-            _log.warning("the model was changed (weights, modules or adapters): what the session has read is outdated")
+            _log.warning("the model was changed (weights, modules or hooks): what the session has read is outdated")
             self.edits.read_again()
         self._revision = revision
 
@@ -224,6 +224,9 @@ class ReplanSession:
 
         Of the chat's texts only the first messages (up to the first user message) and the newest are written, unless
         its template rewrites earlier messages.
+
+        Raises:
+            RunError: the file cannot be written.
         """
         save_session(Path(path), self.engine, self.conversation)
 

@@ -27,6 +27,7 @@ LAYER_KINDS = frozenset({"attention", "full_attention", "sliding_attention"})
 INSTEAD = (
     "call the model itself, or shorten the text: erecap.wrap(f, keep_tokens=N) of a function f(messages) that calls it"
 )
+NOT_FINITE = "computes logits that are not finite: its weights or its configuration are damaged, or pass its precision"
 _FAILURES = (ValueError, TypeError, AttributeError, LookupError, RuntimeError, AssertionError)
 _found: weakref.WeakKeyDictionary[nn.Module, dict[str, str | None]] = weakref.WeakKeyDictionary()
 
@@ -86,7 +87,9 @@ def _read_problem(model: Any) -> str | None:
     problem = _structure_problem(model)
     if problem is None and can_probe(model):
         problem = _difference(model)
-    return None if problem is None else f"{name} {problem}; {INSTEAD}"
+    if problem is None or problem is NOT_FINITE:
+        return problem and f"{name} {problem}"
+    return f"{name} {problem}; {INSTEAD}"
 
 
 def _structure_problem(model: Any) -> str | None:
@@ -131,6 +134,8 @@ def _difference(model: Any) -> str | None:
             cache, found = _read(model, 0, 2, None)
         except _FAILURES as error:
             return f"cannot read in pieces through the pruning hooks ({_line(error)})"
+    if not bool(whole.isfinite().all()) or not bool(found.isfinite().all()):
+        return NOT_FINITE
     if found.shape != whole.shape:
         return "answers in another shape when it reads in pieces"
     stored = set(cache.kept_lengths()) - {0}  # a layer without attention stores nothing

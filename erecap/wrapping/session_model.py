@@ -11,6 +11,7 @@ import torch
 from transformers import DynamicCache, LogitsProcessorList
 
 from erecap.budget import Budget
+from erecap.decoding.revision import model_revision
 from erecap.decoding.stopping import PrefillClock
 from erecap.errors import ConfigError
 from erecap.generation import Timing, Usage
@@ -32,7 +33,6 @@ from erecap.wrapping.reusable import (
 from erecap.wrapping.stand_ins import StandIn, of_target
 from erecap.wrapping.token_conversations import ConversationSummary, TokenConversation, TokenConversations
 from erecap.wrapping.token_reader import TokenReader
-from erecap.wrapping.weights import weights_state
 
 DEFAULT_BUDGET = Budget.auto()  # of `erecap.wrap(model)`
 CONVERSATIONS = 8
@@ -59,7 +59,7 @@ class SessionModel(StandIn):
             conversation of a fixed budget.
     """
 
-    _OWN = ("wrapped", "log", "_options", "_reader", "held", "_problem", "_limit", "_state", "_warned")
+    _OWN = ("wrapped", "log", "_options", "_reader", "held", "_problem", "_limit", "_revision", "_warned")
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class SessionModel(StandIn):
             _warn(self._problem)
         memory = quarter_of_memory(model.device) if memory_bytes is None else memory_bytes
         self.held = TokenConversations(conversations, memory)
-        self._state: tuple = ()
+        self._revision = 0  # of the model when the stored keys were computed
         self._warned = False
         name = evict_by if isinstance(evict_by, str) else type(evict_by).__name__
         mode = "session" if limits.automatic or not limits.limited else f"session[{name}]"
@@ -154,7 +154,7 @@ class SessionModel(StandIn):
 
     def _continued(self, arguments: dict[str, Any]) -> Any:
         started = time.perf_counter()
-        self._forget_other_weights()
+        self._forget_other_revisions()
         prompt = prompt_of(arguments)
         ids = prompt[0].to("cpu", torch.long)
         held = self.held
@@ -209,12 +209,12 @@ class SessionModel(StandIn):
                 stacklevel=4,
             )
 
-    def _forget_other_weights(self) -> None:
-        """Start anew where the weights have changed: they would have computed other keys and values."""
-        state = weights_state(self.wrapped)
-        if state != self._state:
+    def _forget_other_revisions(self) -> None:
+        """Start anew where the model was changed: it would have computed other keys and values."""
+        revision = model_revision(self.wrapped)
+        if revision != self._revision:
             # A new holder, because calls in other threads may still give conversations back to the old one.
-            self.held, self._state = TokenConversations(self.held.most, self.held.memory_bytes), state
+            self.held, self._revision = TokenConversations(self.held.most, self.held.memory_bytes), revision
 
     def _read_and_generate(self, conversation: TokenConversation, arguments: dict[str, Any], clock: Any) -> Any:
         prompt = prompt_of(arguments)

@@ -15,6 +15,7 @@ from erecap.models import fingerprint, load
 from erecap.models.adapters import CARD, CONFIG, WEIGHTS, attach_adapter, describe_adapter
 from erecap.models.settings_files import settings_files
 from erecap.models.wheels import sha256
+from erecap.session import ReplanSession
 
 TEXT = [{"role": "user", "content": "go to fridge 1"}]
 
@@ -52,6 +53,12 @@ def logits(model: Any, tokenizer: Any) -> Any:
     ids = tokenizer(TEXT[0]["content"], return_tensors="pt").input_ids
     with torch.no_grad():
         return model(ids).logits
+
+
+def expected(model: Any, tokenizer: Any, messages: list[dict]) -> str:
+    shown = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    out = model.generate(**shown, max_new_tokens=6, do_sample=False)
+    return str(tokenizer.decode(out[0, shown["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
 def test_merging_gives_what_the_adapter_gives(tiny: Path, adapter: Path) -> None:
@@ -223,3 +230,70 @@ def test_the_card_pins_the_configuration_of_the_adapter_and_of_its_base(
     _set(lora_alpha=99)(adapter)
     with pytest.raises(ModelError, match=r"adapter_config.json is damaged: its SHA-256"):
         load(str(tiny), "float32", "cpu", adapter=str(adapter))
+
+
+SHARED: dict[str, dict[str, Any]] = {
+    "embedding of a tied head": {"target_modules": ["embed_tokens", "q_proj"]},
+    "tied head": {"target_modules": ["lm_head", "q_proj"]},
+    "both": {"target_modules": ["embed_tokens", "lm_head"]},
+    "both, tied by peft": {"target_modules": ["embed_tokens", "lm_head"], "ensure_weight_tying": True},
+    "layers that share their weights": {
+        "target_modules": ["q_proj", "down_proj"],
+        "layer_replication": [[0, 2], [0, 2]],
+    },
+}
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_weights_that_modules_share_are_parted_before_an_adapter_is_merged(
+    case: str, tiny: Path, tmp_path: Path
+) -> None:
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    def base() -> Any:
+        return AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+
+    torch.manual_seed(3)
+    wrapped = get_peft_model(base(), LoraConfig(r=4, init_lora_weights=False, task_type="CAUSAL_LM", **SHARED[case]))
+    for name, weight in wrapped.named_parameters():
+        if "lora" in name:
+            weight.data.add_(torch.randn_like(weight) * 0.3)
+    wrapped.save_pretrained(str(tmp_path / "plain"))
+    beside = PeftModel.from_pretrained(base(), tmp_path / "plain").eval()
+    merged, tokenizer = load(str(tiny), "float32", "cpu", adapter=str(tmp_path / "plain"))
+    wanted = logits(beside, tokenizer)
+    torch.testing.assert_close(logits(merged, tokenizer), wanted, atol=1e-4, rtol=1e-4)
+    assert (wanted - logits(load(str(tiny), "float32", "cpu")[0], tokenizer)).abs().max() > 0.01
+    if "layer_replication" in SHARED[case]:  # transformers does not save layers that share weights
+        messages = [{"role": "user", "content": "go to fridge 1"}]
+        session = ReplanSession(merged, tokenizer)
+        assert session.generate(messages, max_new_tokens=6).text == expected(merged, tokenizer, messages)
+        return
+    merged.save_pretrained(tmp_path / "merged")
+    assert fingerprint(tmp_path / "merged") == fingerprint(merged)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    torch.testing.assert_close(logits(again, tokenizer), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_an_adapter_that_works_on_some_tokens_only_is_refused(tiny: Path, adapter: Path) -> None:
+    _set(alora_invocation_tokens=[5, 6])(adapter)
+    with pytest.raises(ModelError) as caught:
+        load(str(tiny), "float32", "cpu", adapter=str(adapter))
+    assert "\n" not in str(caught.value) and str(adapter) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("target_modules", "(["), ("target_modules", [1]), ("exclude_modules", "*x"), ("rank_pattern", "x"),
+        ("rank_pattern", {"([": 2}), ("alpha_pattern", {"q_proj": "x"}), ("layers_pattern", "(["),
+        ("megatron_config", {"a": 1}),
+    ],
+)  # fmt: skip
+def test_settings_that_peft_fails_at_are_named(field: str, value: Any, tiny: Path, adapter: Path) -> None:
+    _set(**{field: value})(adapter)
+    with pytest.raises(ModelError, match=rf"adapter_config\.json: {field}: ") as caught:
+        load(str(tiny), "float32", "cpu", adapter=str(adapter))
+    assert "\n" not in str(caught.value)

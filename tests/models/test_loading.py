@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections.abc import Callable
@@ -87,6 +88,34 @@ def _shards_without_one(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def _set(file: str = "config.json", **values: object) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **values}))
+
+    return change
+
+
+def _nan_weight(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _infinite_embedding(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.embed_tokens.weight"][1] = float("inf")  # of a token that no probe reads
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _template_of_another_kind(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+    _set("tokenizer_config.json", chat_template=5)(folder)
+
+
+def _rope(theta: float) -> Callable[[Path], object]:
+    return _set(rope_parameters={"rope_type": "default", "rope_theta": theta})
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
     "config is not JSON": (lambda f: (f / "config.json").write_text("{"), "config.json is not valid JSON"),
@@ -110,6 +139,23 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "tokenizer of nothing": (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer"),
     "no chat template": (_no_template, "no chat template"),
+    "template broken": (lambda f: (f / "chat_template.jinja").write_text("{% for %}"), "the chat template is broken"),
+    "template is a number": (_template_of_another_kind, "chat_template: got 5"),
+    "weight is NaN": (_nan_weight, "model.layers.1.mlp.up_proj.weight holds values that are not finite"),
+    "weight is infinite": (_infinite_embedding, "model.embed_tokens.weight holds values that are not finite"),
+    "rope_theta is NaN": (_rope(float("nan")), "config.json: rope_parameters.rope_theta: got NaN"),
+    "rope_theta is 0": (_rope(0), "config.json: its rotary embeddings (rope_theta)"),
+    "epsilon is NaN": (_set(rms_norm_eps=float("nan")), "config.json: rms_norm_eps: got NaN"),
+    "epsilon below 0": (_set(rms_norm_eps=-10.0), "the logits are not finite although the weights are"),
+    "end is a text": (
+        _set("generation_config.json", eos_token_id="x"),
+        "generation_config.json: eos_token_id: got 'x'",
+    ),
+    "quantization unknown": (
+        _set(quantization_config={"quant_method": "zz"}),
+        "quantization_config: quant_method: got",
+    ),
+    "quantization is a text": (_set(quantization_config="x"), "config.json: quantization_config: got 'x'"),
 }
 
 
@@ -141,3 +187,16 @@ def test_pickled_weights_are_not_read(tiny: Path) -> None:
     torch.save(tensors, tiny / "pytorch_model.bin")
     with pytest.raises(ModelError, match="safetensors only"):
         load(str(tiny), device="cpu")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_a_package_that_a_quantization_needs_is_named(tiny: Path) -> None:
+    _set(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})(tiny)
+    with pytest.raises(ModelError, match=r"config\.json: quantization_config: a package is missing: .*") as caught:
+        load(str(tiny), device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_infinity_is_a_limit_that_some_configurations_have(tiny: Path) -> None:
+    _set(time_step_limit=[0.0, float("inf")])(tiny)
+    load(str(tiny), device="cpu")
