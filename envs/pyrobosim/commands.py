@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 TEMPLATES = (
@@ -19,16 +20,16 @@ TEMPLATES = (
 {surface} furniture that objects lie on or in."""
 
 _PATTERNS = {
-    "look": re.compile(r"look(?: around)?"),
-    "wait": re.compile(r"wait"),
-    "charge": re.compile(r"charge"),
-    "go to": re.compile(r"go to (.+)"),
-    "open": re.compile(r"open (.+)"),
-    "close": re.compile(r"close (.+)"),
-    "pick up": re.compile(r"pick up (.+)"),
-    "put": re.compile(r"put (.+?) (?:on|in|into|onto) (.+)"),
+    "look": re.compile(r"look(?: around)?", re.IGNORECASE),
+    "wait": re.compile(r"wait", re.IGNORECASE),
+    "charge": re.compile(r"charge", re.IGNORECASE),
+    "go to": re.compile(r"go to (.+)", re.IGNORECASE),
+    "open": re.compile(r"open (.+)", re.IGNORECASE),
+    "close": re.compile(r"close (.+)", re.IGNORECASE),
+    "pick up": re.compile(r"pick up (.+)", re.IGNORECASE),
+    "put": re.compile(r"put (.+?) (?:on|in|into|onto) (.+)", re.IGNORECASE),
 }
-_ADDRESS = re.compile(r"(robot[ _]?\w+)\s*:\s*(.*)", re.DOTALL)
+_ADDRESS = re.compile(r"([^:]*?)\s*:\s*(.*)", re.DOTALL)
 MOST_CHARACTERS = 100  # of a command that is shown again
 
 
@@ -41,9 +42,19 @@ class Command:
 
 
 def plain(text: str) -> str:
-    """A command without articles, doubled spaces and its full stop; short and in ASCII, since it is shown again."""
-    words = re.sub(r"\b(the|a|an)\b", " ", text)
-    return " ".join(words.split()).rstrip(".")[:MOST_CHARACTERS].encode("ascii", "replace").decode()
+    """A command without doubled spaces and its full stop; short and in ASCII, since it is shown again."""
+    return " ".join(text.split()).rstrip(". ")[:MOST_CHARACTERS].encode("ascii", "replace").decode()
+
+
+def find_name(text: str, names: Iterable[str]) -> str:
+    """The name that a planner's words mean: exactly, or but for capitals and articles; else the words themselves.
+
+    >>> find_name("the Table 1", ["table 1", "a"]), find_name("a", ["table 1", "a"])
+    ('table 1', 'a')
+    """
+    known = {name.casefold(): name for name in names}
+    bare = " ".join(re.sub(r"\b(the|a|an)\b", " ", text, flags=re.IGNORECASE).split())
+    return known.get(text.casefold()) or known.get(bare.casefold()) or text
 
 
 def parse(text: str) -> Command | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from erecap.envs.pyrobosim.commands import TEMPLATES, parse, plain
+from erecap.envs.pyrobosim.commands import TEMPLATES, find_name, parse, plain
 from erecap.envs.pyrobosim.knowledge import Knowledge
 from erecap.envs.pyrobosim.simulation import Hallway, ObjectSpawn, Robot, Room, Simulation, Target
 
@@ -19,7 +19,7 @@ class Outcome:
 
     text: str
     failure: str = ""  # why it failed; "" if it did what it says
-    subject: str = ""  # the place or room that the text is about
+    subject: str = ""  # the place or room that the text shows as it is now; "" if it shows less than was known
 
 
 class Crew:
@@ -111,10 +111,10 @@ class Crew:
             return Outcome(f"Nothing happens: {plain(text)!a} is no command; commands are: {commands}.", "no such command")
         self.step += 1
         try:
-            return getattr(self, f"_{command.verb.replace(' ', '_')}")(self.simulation.robots[number], *command.names)
+            names = [find_name(name, self.simulation.names) for name in command.names]
+            return getattr(self, f"_{command.verb.replace(' ', '_')}")(self.simulation.robots[number], *names)
         except Impossible as reason:
-            subject = command.names[-1] if command.names else ""
-            return Outcome(f"You cannot {plain(text)}: {reason}.", str(reason), subject)
+            return Outcome(f"You cannot {plain(text)}: {reason}.", str(reason))
 
     def describe(self, number: int) -> Outcome:
         """The present view of a robot, with nothing done."""
@@ -161,7 +161,7 @@ class Crew:
         self._need(simulation.open(robot))
         place = simulation.place_of(robot)
         if place is None:
-            return Outcome(f"You open {name}.", subject=name)
+            return Outcome(f"You open {name}.", subject=name)  # a door: all that is to be known of it
         self.knowledge[number].see_place(simulation, place, self.step)
         return Outcome(f"You open {name}. {self._content(place)}", subject=name)
 
@@ -172,7 +172,7 @@ class Crew:
         place = simulation.place_of(robot)
         if place is not None:
             self.knowledge[number].see_place(simulation, place, self.step)
-        return Outcome(f"You close {name}.", subject=name)
+        return Outcome(f"You close {name}.")  # says nothing of what was seen in it
 
     def _pick_up(self, robot: Robot, name: str) -> Outcome:
         simulation, number = self.simulation, self.simulation.robots.index(robot)
@@ -251,6 +251,9 @@ class Crew:
             name = simulation.name(where)
             text = f"You are at {name} in the {simulation.name(room)}{spent}. "
             text += self._content(where) if looked or not where.is_open else "You cannot make out what is there; look again."
+            # Without a view of what is there, an older view of it stays the newest.
+            known = self.knowledge[simulation.robots.index(robot)].places[name]
+            name = name if looked or known.looked is None else ""
         elif isinstance(where, Hallway):
             name = simulation.name(where)
             text = f"You are at {name}{spent}. It is {'open' if where.is_open else 'closed'}."

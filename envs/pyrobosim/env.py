@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import string
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 
 from erecap.envs.episodes import Episodes, command_of
-from erecap.envs.pyrobosim.commands import TEMPLATES, addressee, plain
+from erecap.envs.pyrobosim.commands import TEMPLATES, addressee, find_name, plain
 from erecap.envs.pyrobosim.crew import Crew, Outcome
 from erecap.envs.pyrobosim.expert import next_turn
 from erecap.envs.pyrobosim.goals import Goal, draw_goal
@@ -24,6 +25,16 @@ from erecap.errors import ConfigError, GameError
 from erecap.protocols import StepInfo
 
 EXPERT_LIMIT = 400  # commands that the expert may use for one episode
+MOST_DRAWS = 20  # worlds and goals drawn for one episode before giving up
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The first draw of an episode that the expert wins, and how."""
+
+    draw: int
+    steps: int
+    metres: float
 
 
 class PyRoboSimEnv(gym.Env[str, str]):
@@ -39,7 +50,8 @@ class PyRoboSimEnv(gym.Env[str, str]):
     Termination: everything that is wanted lies at its place.
     Info: see `StepInfo`. `path_length` counts metres of all robots together. `expert_path_length` and `expert_steps` are
         those of an expert that knows where everything is and whose actions never fail by chance.
-    Episodes: world, task and chance are drawn from (seed, episode).
+    Episodes: world, task and chance are drawn from (seed, episode). A draw that the expert which knows everything does
+        not win, since what is wanted does not fit the place, is replaced by the next one and counted in `rejected`.
     """
 
     metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 (gymnasium's own shape)
@@ -71,7 +83,8 @@ class PyRoboSimEnv(gym.Env[str, str]):
         self._numbers, self._drawn_from = Episodes(episodes), seed
         self.episode = 0  # the number of the one that is played
         self._crew: Crew | None = None
-        self._measured: dict[tuple[int, int], tuple[int, float]] = {}  # (seed, episode) -> the expert's steps and metres
+        self._measured: dict[tuple[int, int], Measured] = {}  # by seed and episode
+        self.rejected = 0  # draws dropped so far, because the expert did not win them
         self._said = ""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -87,8 +100,10 @@ class PyRoboSimEnv(gym.Env[str, str]):
         super().reset(seed=seed)
         self.episode = self._numbers.begin(seed, options)
         self._drawn_from = self._drawn_from if seed is None else seed
-        self._measure(self._drawn_from, self.episode)
-        self._crew, self._goal = self._begin(self._drawn_from, self.episode, self.options.failures)
+        key = (self._drawn_from, self.episode)
+        if key not in self._measured:
+            self._measured[key] = self._measure(*key)
+        self._crew, self._goal = self._begin(*key, self._measured[key].draw, self.options.failures)
         outcomes = [self.crew.describe(number) for number in range(self.robots)]
         plan = f"The house has {self._listed(self.crew.simulation.world.rooms)}."
         shut = [hallway for hallway in self.crew.simulation.world.hallways if not hallway.is_open]
@@ -170,21 +185,24 @@ class PyRoboSimEnv(gym.Env[str, str]):
     @property
     def turn(self) -> int | None:
         """The robot that commands without a name go to; None: commands name theirs."""
-        if self.robots == 1:
-            return 0
-        clocks = self.crew.simulation.clocks
-        return clocks.index(min(clocks)) if self.options.turns == "earliest" else None
+        return self._turn_of(self.crew)
 
     # ---- inside
 
-    def _begin(self, seed: int, episode: int, failures: float | None) -> tuple[Crew, Goal]:
-        rng = random.Random(f"pyrobosim/{seed}/{episode}")
+    def _turn_of(self, crew: Crew) -> int | None:
+        clocks = crew.simulation.clocks
+        if len(clocks) == 1:
+            return 0
+        return clocks.index(min(clocks)) if self.options.turns == "earliest" else None
+
+    def _begin(self, seed: int, episode: int, draw: int, failures: float | None) -> tuple[Crew, Goal]:
+        rng = random.Random(f"pyrobosim/{seed}/{episode}/{draw}")
         world = generate_world(self.options, rng) if self._file is None else self._file
         folder = Path.cwd() if self.options.world is None else self.options.world.expanduser().parent
         simulation = Simulation(
             world,
             folder.resolve(),
-            seed=[seed % 2**64, episode],
+            seed=[seed % 2**64, episode, draw],
             robots=self.options.robots,
             failures=failures,
             battery_per_metre=self.options.battery_per_metre,
@@ -193,22 +211,27 @@ class PyRoboSimEnv(gym.Env[str, str]):
         goal = draw_goal(simulation, kinds[episode % len(kinds)], self.options.gather, rng)
         return Crew(simulation, shared=self.options.knowledge == "shared"), goal
 
-    def _measure(self, seed: int, episode: int) -> None:
-        """Play the episode's start with the expert that knows everything."""
-        if (seed, episode) in self._measured:
-            return
-        crew, goal = self._begin(seed, episode, 0.0)
-        steps = 0
-        while any(goal.missing(crew.simulation).values()):
-            only = None
-            if len(crew.knowledge) > 1 and self.options.turns == "earliest":
-                only = crew.simulation.clocks.index(min(crew.simulation.clocks))
-            turn = next_turn(crew, goal, oracle=True, only=only)
-            if turn is None or steps == EXPERT_LIMIT:
-                raise GameError(f"pyrobosim: the expert does not win episode {episode} of seed {seed}: {goal.sentence}")
-            crew.perform(turn.robot, turn.commands[0])
-            steps += 1
-        self._measured[seed, episode] = steps, crew.simulation.metres
+    def _measure(self, seed: int, episode: int) -> Measured:
+        """Play the episode's draws, nothing failing by chance, with the expert that knows everything, until it wins."""
+        sentences = []
+        for draw in range(MOST_DRAWS):
+            crew, goal = self._begin(seed, episode, draw, 0.0)
+            steps = self._play(crew, goal)
+            if steps is not None:
+                return Measured(draw, steps, crew.simulation.metres)
+            self.rejected += 1
+            sentences.append(goal.sentence)
+        raise GameError(f"pyrobosim: the expert won none of {MOST_DRAWS} draws of episode {episode}; {sentences[-1]!r} was one")
+
+    def _play(self, crew: Crew, goal: Goal) -> int | None:
+        """Commands with which the expert wins; None if one of them fails or they are too many."""
+        for steps in range(EXPERT_LIMIT):
+            if not any(goal.missing(crew.simulation).values()):
+                return steps
+            turn = next_turn(crew, goal, oracle=True, only=self._turn_of(crew))
+            if turn is None or crew.perform(turn.robot, turn.commands[0]).failure:
+                return None
+        return None
 
     def _report(self, outcome: Outcome) -> tuple[str, dict[str, Any]]:
         self._said = outcome.text
@@ -218,7 +241,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
 
     def _info(self, outcome: Outcome) -> dict[str, Any]:
         crew, goal = self.crew, self._goal
-        steps, metres = self._measured[self._drawn_from, self.episode]
+        measured = self._measured[self._drawn_from, self.episode]
         named = self.turn is None
         numbers = range(self.robots) if self.turn is None else [self.turn]
         skills = [
@@ -241,8 +264,8 @@ class PyRoboSimEnv(gym.Env[str, str]):
             success=self.success,
             progress=goal.progress(crew.simulation),
             path_length=crew.simulation.metres,
-            expert_path_length=metres,
-            expert_steps=steps,
+            expert_path_length=measured.metres,
+            expert_steps=measured.steps,
             path_unit="m",
         )
         if self.expert:
@@ -268,8 +291,9 @@ class PyRoboSimEnv(gym.Env[str, str]):
         return simulation.name(simulation.robots[number])
 
     def _robot_called(self, name: str) -> int | None:
-        called = name.replace("_", " ")
-        return next((number for number in range(self.robots) if self._robot(number) == called), None)
+        robots = [self._robot(number) for number in range(self.robots)]
+        found = find_name(name, robots)
+        return robots.index(found) if found in robots else None
 
     def _addressed(self, number: int, text: str) -> str:
         return text if self.robots == 1 else f"{self._robot(number)}: {text}"

@@ -14,7 +14,8 @@ from erecap.envs.pyrobosim.goals import Goal
 from erecap.envs.pyrobosim.knowledge import Knowledge
 from erecap.envs.pyrobosim.simulation import Hallway, ObjectSpawn, Robot, Room, Simulation
 
-RESERVE = 1.5  # times the way around the house that a battery must last before it is charged
+RESERVE = 1.15  # times the way to the next target and on to a charger that a battery must last
+RESERVE_METRES = 2.0  # on top
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,16 @@ class _Expert:
         for number, robot in enumerate(self.simulation.robots):
             if robot.battery_level <= 0:
                 continue
-            if self._must_charge(number, robot):
-                work[number] = ("charge",)
-            elif robot.manipulated_object is not None:
+            if robot.manipulated_object is not None:
                 work[number] = self._deliver(number, robot)
             else:
                 free.append(number)
         for assign in (self._fetching, self._searching, self._checking):
             left = [number for number in free if number not in work]
             work |= assign(left, busy=bool(work))
-        return work
+        return {
+            number: ("charge",) if self._must_charge(number, commands) else commands for number, commands in work.items()
+        }
 
     # ---- what there is to do
 
@@ -263,11 +264,14 @@ class _Expert:
         halls = [self.ways.edges[a, b]["hallway"] for a, b in zip(route, route[1:], strict=False)]
         return [hallway for hallway in halls if not hallway.is_open]
 
-    def _distance(self, number: int, target: ObjectSpawn | Room) -> float:
+    def _distance(self, number: int, target: ObjectSpawn | Room | Hallway) -> float:
+        """About how far a robot is from a target, in metres."""
+        robot = self.simulation.robots[number]
+        return self._between(self.simulation.room_of(robot), (robot.get_pose().x, robot.get_pose().y), target)
+
+    def _between(self, start: Room, here: tuple[float, float], target: ObjectSpawn | Room | Hallway) -> float:
         """About how far it is, in metres: straight in a room, else by the middles of the rooms."""
-        simulation, robot = self.simulation, self.simulation.robots[number]
-        pose, start, end = robot.get_pose(), simulation.room_of(robot), simulation.room_of(target)
-        here, there = (pose.x, pose.y), _middle(target)
+        end, there = self.simulation.room_of(target), _middle(target)
         if start is end:
             return _metres(here, there)
         if not nx.has_path(self.ways, start.name, end.name):
@@ -275,13 +279,17 @@ class _Expert:
         between = nx.shortest_path_length(self.ways, start.name, end.name, weight="weight")
         return _metres(here, start.centroid) + float(between) + _metres(end.centroid, there)
 
-    def _must_charge(self, number: int, robot: Robot) -> bool:
+    def _must_charge(self, number: int, commands: tuple[str, ...]) -> bool:
+        """True if the battery would not last to the next target and from there to a charger."""
+        simulation, robot = self.simulation, self.simulation.robots[number]
         usage = robot.action_execution_options["navigate"].battery_usage
-        reach = self.simulation.reachable(self.simulation.room_of(robot))
-        if usage <= 0 or robot.battery_level >= 95 or not self.crew.chargers(number, reach):
+        chargers = self.crew.chargers(number, simulation.reachable(simulation.room_of(robot)))
+        if usage <= 0 or robot.battery_level >= 95 or not chargers or not commands or not commands[0].startswith("go to "):
             return False
-        around = sum(float(weight) for *_, weight in self.ways.edges(data="weight"))
-        return bool(robot.battery_level < min(90.0, RESERVE * around * usage))
+        target = simulation.names[commands[0].removeprefix("go to ")]
+        back = min(self._between(simulation.room_of(target), _middle(target), charger) for charger in chargers)
+        metres = RESERVE * (self._distance(number, target) + back) + RESERVE_METRES
+        return bool(robot.battery_level < usage * metres)
 
     def _carried(self, item: str) -> bool:
         return isinstance(self.simulation.names[item].parent, Robot)
@@ -308,8 +316,9 @@ def _ways(simulation: Simulation) -> nx.Graph:
     return graph
 
 
-def _middle(target: ObjectSpawn | Room) -> tuple[float, float]:
-    return (target.centroid[0], target.centroid[1])
+def _middle(target: ObjectSpawn | Room | Hallway) -> tuple[float, float]:
+    x, y = target.polygon.centroid.x, target.polygon.centroid.y
+    return float(x), float(y)
 
 
 def _metres(a: Iterable[float], b: Iterable[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,6 +16,7 @@ Turns = Literal["addressed", "earliest"]
 TASK_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
 MOST_ROBOTS = 8
 FEWEST_ROOMS, MOST_ROOMS = 2, 9
+WAY_PER_ROOM = 12.5  # metres: there and back, with a reserve, in a house whose rooms stand in one row
 
 
 class PyRoboSimOptions(BaseModel):
@@ -82,6 +84,13 @@ class PyRoboSimOptions(BaseModel):
             unused = sorted({"split", "rooms", "objects", "closed_doors"} & self.model_fields_set)
             if unused:
                 raise ValueError(f"{', '.join(unused)} has no meaning together with world; leave it out")
-        elif self.objects < self.gather and "gather" in self.tasks:
+            return self
+        if self.objects < self.gather and "gather" in self.tasks:
             raise ValueError(f"gather: {self.gather} of {self.objects} objects; allowed: at most objects")
+        most = math.floor(100 / (WAY_PER_ROOM * self.rooms[1]) * 10) / 10
+        if (self.battery_per_metre or 0) > most:
+            raise ValueError(
+                f"battery_per_metre: got {self.battery_per_metre}; allowed: at most {most} in up to {self.rooms[1]} rooms, "
+                "so that a robot can come back to its charger"
+            )
         return self

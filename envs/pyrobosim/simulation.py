@@ -20,6 +20,8 @@ import pyrobosim.navigation.world_graph  # noqa: F401  # this and those above re
 from pyrobosim.core import Hallway, Location, Object, ObjectSpawn, Robot, Room, World, WorldYamlLoader
 from pyrobosim.navigation.types import PathPlanner
 from pyrobosim.planning.actions import ExecutionOptions, ExecutionResult
+from pyrobosim.utils.graph_types import Node
+from pyrobosim.utils.search_graph import SearchGraphPlanner
 
 from erecap.envs.pyrobosim.executor import InstantExecutor
 from erecap.errors import GameError
@@ -42,6 +44,14 @@ def _quiet_logger(name: str, level: int = logging.INFO) -> logging.Logger:
 pyrobosim.core.world.create_logger = _quiet_logger
 pyrobosim.core.robot.create_logger = _quiet_logger
 logging.getLogger("pyrobosim").setLevel(logging.ERROR)
+
+
+def _sorted_neighbors(self: SearchGraphPlanner, node: Node) -> list[Node]:
+    return sorted(node.neighbors, key=lambda other: (other.pose.x, other.pose.y, other.pose.get_yaw()))
+
+
+# pyrobosim keeps neighbours in a set, in the order of their addresses: ways of one length would differ from run to run.
+SearchGraphPlanner.neighbors = _sorted_neighbors
 
 
 class Simulation:
@@ -207,11 +217,10 @@ class Simulation:
 
     def pick(self, robot: Robot, item: Object) -> str:
         """Take an object from the place before which the robot stands."""
-        reason = self._done(robot, "pick", lambda: robot.pick_object(item))
-        if not reason:
-            number = self.robots.index(robot)
-            self.clocks[number] = max(self.clocks[number], self._ready.get(item.name, 0.0))
-        return reason
+        number = self.robots.index(robot)
+        # Commands come one after the other, clocks run side by side: nothing is taken before it was brought.
+        self.clocks[number] = max(self.clocks[number], self._ready.get(item.name, 0.0))
+        return self._done(robot, "pick", lambda: robot.pick_object(item))
 
     def place(self, robot: Robot) -> str:
         """Lay down what the robot carries, where it stands."""

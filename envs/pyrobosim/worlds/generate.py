@@ -93,6 +93,8 @@ def _furniture(
         wanted = rng.sample(ROOMS[room], rng.randint(2, 3))
         if all(category in CONTAINERS for category in wanted):
             wanted[0] = next(category for category in ROOMS[room] if category not in CONTAINERS)
+        if number == len(rooms) - 1 and not any(place["category"] in CONTAINERS for place in made):
+            wanted[-1] = next(category for category in ROOMS[room] if category in CONTAINERS)
         if number == start and charger:
             wanted.append("charger")
         corners = rng.sample([(side, back) for side in (-1, 1) for back in (-1, 1)], len(wanted))
