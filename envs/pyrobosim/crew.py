@@ -67,7 +67,7 @@ class Crew:
         return commands
 
     def entities(self) -> dict[str, list[str]]:
-        """Slot of `TEMPLATES` -> names that any robot has seen so far, sorted; rooms and doors are known from the start."""
+        """Slot of `TEMPLATES` -> names that any robot has seen so far, sorted. Rooms and doors are known at once."""
         simulation, world = self.simulation, self.simulation.world
         seen = set().union(*(known.places for known in self.knowledge))
         surfaces = {name for name in seen if not simulation.names[name].parent.is_charger}
@@ -87,7 +87,8 @@ class Crew:
         for hallway in simulation.world.hallways:
             if not hallway.is_open and rooms & {hallway.room_start.name, hallway.room_end.name}:
                 targets.append(hallway)
-        targets += [p for p in places if simulation.room_of(p).name in rooms and p.nav_poses and not p.parent.is_charger]
+        near = [place for place in places if simulation.room_of(place).name in rooms]
+        targets += [place for place in near if place.nav_poses and not place.parent.is_charger]
         return [target for target in targets if target is not robot.location]
 
     def chargers(self, number: int, rooms: set[str]) -> list[ObjectSpawn]:
@@ -107,8 +108,8 @@ class Crew:
         """Carry out a command of one robot. Never raises for what a planner may write: see `Outcome.failure`."""
         command = parse(text)
         if command is None:
-            commands = ", ".join(TEMPLATES)
-            return Outcome(f"Nothing happens: {plain(text)!a} is no command; commands are: {commands}.", "no such command")
+            said = f"Nothing happens: {plain(text)!a} is no command; commands are: {', '.join(TEMPLATES)}."
+            return Outcome(said, "no such command")
         self.step += 1
         try:
             names = [find_name(name, self.simulation.names) for name in command.names]
@@ -141,7 +142,8 @@ class Crew:
         nearest = min(chargers, key=lambda charger: pose.get_linear_distance(charger.pose))
         before = simulation.clocks[number]
         self._need(simulation.charge(robot, nearest))
-        return Outcome(f"You have charged at {simulation.name(nearest)} after {simulation.clocks[number] - before:.0f} s.{self._battery(robot)}")
+        spent = f"{simulation.clocks[number] - before:.0f} s"
+        return Outcome(f"You have charged at {simulation.name(nearest)} after {spent}.{self._battery(robot)}")
 
     def _go_to(self, robot: Robot, name: str) -> Outcome:
         simulation, number = self.simulation, self.simulation.robots.index(robot)
@@ -215,7 +217,7 @@ class Crew:
         simulation = self.simulation
         target = simulation.names.get(name)
         seen = name in self.knowledge[number].places
-        if isinstance(target, ObjectSpawn) and not seen or not isinstance(target, (Room, Hallway, ObjectSpawn)):
+        if (isinstance(target, ObjectSpawn) and not seen) or not isinstance(target, (Room, Hallway, ObjectSpawn)):
             raise Impossible(f"you have seen no place {name}")
         return target
 
@@ -250,7 +252,8 @@ class Crew:
         if isinstance(where, ObjectSpawn):
             name = simulation.name(where)
             text = f"You are at {name} in the {simulation.name(room)}{spent}. "
-            text += self._content(where) if looked or not where.is_open else "You cannot make out what is there; look again."
+            shown = looked or not where.is_open
+            text += self._content(where) if shown else "You cannot make out what is there; look again."
             # Without a view of what is there, an older view of it stays the newest.
             known = self.knowledge[simulation.robots.index(robot)].places[name]
             name = name if looked or known.looked is None else ""

@@ -44,12 +44,12 @@ class PyRoboSimEnv(gym.Env[str, str]):
         doors are known; a robot sees the furniture of a room when it comes in, and what lies at a place when it stands
         before it. Robots move by pyrobosim's path planners and its actions; time is simulated, nothing waits.
     Actions: one command, such as `go to table 1`; with several robots `robot 2: go to table 1`, or commands without a
-        name for the robot whose turn it is, as the option `turns` says. `info["skills"]` lists those that are admissible.
+        name for the robot whose turn it is, as the option `turns` says. `info["skills"]` lists the admissible ones.
     Observations: what the robot did, where it is, what it sees, its battery if moving costs any.
     Rewards: 1.0 at the step that fulfils the goal, else 0.0.
     Termination: everything that is wanted lies at its place.
-    Info: see `StepInfo`. `path_length` counts metres of all robots together. `expert_path_length` and `expert_steps` are
-        those of an expert that knows where everything is and whose actions never fail by chance.
+    Info: see `StepInfo`. `path_length` counts metres of all robots together. `expert_path_length` and `expert_steps`
+        are those of an expert that knows where everything is and whose actions never fail by chance.
     Episodes: world, task and chance are drawn from (seed, episode). A draw that the expert which knows everything does
         not win, since what is wanted does not fit the place, is replaced by the next one and counted in `rejected`.
     """
@@ -144,7 +144,8 @@ class PyRoboSimEnv(gym.Env[str, str]):
         crew, simulation = self.crew, self.crew.simulation
         goal = simulation.names[self._goal.place]
         items = sorted(simulation.world.objects, key=lambda item: item.name)
-        places = [p for p in simulation.places if p.is_open and p is not goal and p.nav_poses and not p.parent.is_charger]
+        free = [place for place in simulation.places if place.is_open and place.nav_poses]
+        places = [place for place in free if place is not goal and not place.parent.is_charger]
         # Ranked over all, so that the same draw meets the same object whatever was touched meanwhile.
         ranks, targets = rng.permutation(len(items)), rng.permutation(len(places))
         for item in (items[i] for i in ranks):
@@ -169,7 +170,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
 
     @property
     def robots(self) -> int:
-        """How many robots there are."""
+        """Number of robots in the episode."""
         return len(self.crew.knowledge)
 
     @property
@@ -221,7 +222,8 @@ class PyRoboSimEnv(gym.Env[str, str]):
                 return Measured(draw, steps, crew.simulation.metres)
             self.rejected += 1
             sentences.append(goal.sentence)
-        raise GameError(f"pyrobosim: the expert won none of {MOST_DRAWS} draws of episode {episode}; {sentences[-1]!r} was one")
+        lost = f"the expert won none of {MOST_DRAWS} draws of episode {episode}"
+        raise GameError(f"pyrobosim: {lost}; the last was {sentences[-1]!r}")
 
     def _play(self, crew: Crew, goal: Goal) -> int | None:
         """Commands with which the expert wins; None if one of them fails or they are too many."""

@@ -1,4 +1,4 @@
-"""Path execution in simulated time: the robot is moved along its path at once, and the seconds it would take are counted."""
+"""Path execution in simulated time: a robot is moved along its path at once, and the seconds are counted."""
 
 from __future__ import annotations
 

@@ -6,13 +6,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
-import networkx as nx
-
 from erecap.envs.pyrobosim.crew import Crew
 from erecap.envs.pyrobosim.goals import Goal
 from erecap.envs.pyrobosim.knowledge import Knowledge
-from erecap.envs.pyrobosim.simulation import Hallway, ObjectSpawn, Robot, Room, Simulation
+from erecap.envs.pyrobosim.simulation import Hallway, ObjectSpawn, Robot, Room, Target
+from erecap.envs.pyrobosim.ways import Ways, middle
 
 RESERVE = 1.15  # times the way to the next target and on to a charger that a battery must last
 RESERVE_METRES = 2.0  # on top
@@ -55,7 +53,7 @@ class _Expert:
         self.known = Knowledge.of_everything(self.simulation) if oracle else _joined(crew.knowledge)
         self.goal_place: ObjectSpawn = self.simulation.names[goal.place]
         self.goal_room = self.simulation.room_of(self.goal_place)
-        self.ways = _ways(self.simulation)
+        self.ways = Ways(self.simulation)
 
     def work(self) -> dict[int, tuple[str, ...]]:
         """Robot -> its next commands; without those that have nothing to do."""
@@ -71,9 +69,8 @@ class _Expert:
         for assign in (self._fetching, self._searching, self._checking):
             left = [number for number in free if number not in work]
             work |= assign(left, busy=bool(work))
-        return {
-            number: ("charge",) if self._must_charge(number, commands) else commands for number, commands in work.items()
-        }
+        tired = {number: ("charge",) for number, commands in work.items() if self._must_charge(number, commands)}
+        return work | tired
 
     # ---- what there is to do
 
@@ -81,7 +78,7 @@ class _Expert:
         """The nearest robots fetch objects that were seen, no more of them than are missing."""
         names = self.simulation.names
         missing = Counter(self.goal.missing(self.simulation))
-        missing -= Counter(robot.manipulated_object.category for robot in self.simulation.robots if robot.manipulated_object)
+        missing -= self._held()
         wanted = {
             item: where
             for item, where in sorted(self.known.items.items())
@@ -109,9 +106,7 @@ class _Expert:
             return {}
         names, known = self.simulation.names, self.known
         targets: list[ObjectSpawn | Room] = [
-            names[name]
-            for name, sight in sorted(known.places.items())
-            if sight.looked is None and not names[name].parent.is_charger and (sight.open or not names[name].parent.is_locked)
+            names[name] for name in self._lookable() if known.places[name].looked is None
         ]
         targets += [room for room in self.simulation.world.rooms if self.simulation.name(room) not in known.rooms]
         pairs = sorted(
@@ -133,11 +128,7 @@ class _Expert:
         if busy or not free or not self._lacking():
             return {}
         names = self.simulation.names
-        places = sorted(
-            (sight.looked or 0, name)
-            for name, sight in self.known.places.items()
-            if not names[name].parent.is_charger and (sight.open or not names[name].parent.is_locked)
-        )
+        places = sorted((self.known.places[name].looked or 0, name) for name in self._lookable())
         number = free[0]
         robot = self.simulation.robots[number]
         for _, name in places:
@@ -150,8 +141,18 @@ class _Expert:
         names = self.simulation.names
         missing = Counter(self.goal.missing(self.simulation))
         seen = Counter(names[item].category for item, where in self.known.items.items() if where != self.goal.place)
-        held = Counter(r.manipulated_object.category for r in self.simulation.robots if r.manipulated_object)
-        return bool(missing - seen - held)
+        return bool(missing - seen - self._held())
+
+    def _held(self) -> Counter[str]:
+        """How many objects of each category are in grippers."""
+        held = [robot.manipulated_object for robot in self.simulation.robots]
+        return Counter(item.category for item in held if item is not None)
+
+    def _lookable(self) -> list[str]:
+        """Places that were seen and can be looked into, sorted."""
+        places = {name: self.simulation.names[name].parent for name in self.known.places}
+        opens = {name for name, location in places.items() if self.known.places[name].open or not location.is_locked}
+        return sorted(name for name in opens if not places[name].is_charger)
 
     # ---- how it is done
 
@@ -170,7 +171,7 @@ class _Expert:
         return (*way, f"open {name}") if way[-1] == f"go to {name}" else way
 
     def _fetch(self, number: int, item: str, place: ObjectSpawn) -> tuple[str, ...]:
-        """Open what is shut between the object and its goal, while the gripper is free; then pick it up and bring it."""
+        """Open what is shut between object and goal, while the gripper is free; then pick it up and bring it."""
         shut = self._shut_on_the_way(number, place)
         if shut:
             return shut
@@ -186,7 +187,7 @@ class _Expert:
         return (*way, f"pick up {item}", *self._bring(number, item, place))
 
     def _shut_on_the_way(self, number: int, place: ObjectSpawn) -> tuple[str, ...]:
-        doors = self._doors_between(self.simulation.room_of(place), self.goal_room)
+        doors = self.ways.doors(self.simulation.room_of(place), self.goal_room)
         if doors:
             return self._open_door(number, doors[0])
         sight = self.known.places.get(self.goal.place)
@@ -251,43 +252,23 @@ class _Expert:
         name = simulation.name(door)
         return (f"open {name}",) if robot.location is door else (f"go to {name}", f"open {name}")
 
-    # ---- ways
+    def _doors(self, robot: Robot, target: Target) -> list[Hallway] | None:
+        return self.ways.doors(self.simulation.room_of(robot), self.simulation.room_of(target))
 
-    def _doors(self, robot: Robot, target: ObjectSpawn | Room) -> list[Hallway] | None:
-        """Closed doors on the way to a target, in order; None if there is no way."""
-        return self._doors_between(self.simulation.room_of(robot), self.simulation.room_of(target))
-
-    def _doors_between(self, start: Room, end: Room) -> list[Hallway] | None:
-        if not nx.has_path(self.ways, start.name, end.name):
-            return None
-        route = nx.shortest_path(self.ways, start.name, end.name, weight="weight")
-        halls = [self.ways.edges[a, b]["hallway"] for a, b in zip(route, route[1:], strict=False)]
-        return [hallway for hallway in halls if not hallway.is_open]
-
-    def _distance(self, number: int, target: ObjectSpawn | Room | Hallway) -> float:
-        """About how far a robot is from a target, in metres."""
+    def _distance(self, number: int, target: Target) -> float:
         robot = self.simulation.robots[number]
-        return self._between(self.simulation.room_of(robot), (robot.get_pose().x, robot.get_pose().y), target)
-
-    def _between(self, start: Room, here: tuple[float, float], target: ObjectSpawn | Room | Hallway) -> float:
-        """About how far it is, in metres: straight in a room, else by the middles of the rooms."""
-        end, there = self.simulation.room_of(target), _middle(target)
-        if start is end:
-            return _metres(here, there)
-        if not nx.has_path(self.ways, start.name, end.name):
-            return float("inf")
-        between = nx.shortest_path_length(self.ways, start.name, end.name, weight="weight")
-        return _metres(here, start.centroid) + float(between) + _metres(end.centroid, there)
+        return self.ways.metres(self.simulation.room_of(robot), (robot.get_pose().x, robot.get_pose().y), target)
 
     def _must_charge(self, number: int, commands: tuple[str, ...]) -> bool:
         """True if the battery would not last to the next target and from there to a charger."""
         simulation, robot = self.simulation, self.simulation.robots[number]
         usage = robot.action_execution_options["navigate"].battery_usage
         chargers = self.crew.chargers(number, simulation.reachable(simulation.room_of(robot)))
-        if usage <= 0 or robot.battery_level >= 95 or not chargers or not commands or not commands[0].startswith("go to "):
+        moves = bool(commands) and commands[0].startswith("go to ")
+        if usage <= 0 or robot.battery_level >= 95 or not chargers or not moves:
             return False
         target = simulation.names[commands[0].removeprefix("go to ")]
-        back = min(self._between(simulation.room_of(target), _middle(target), charger) for charger in chargers)
+        back = min(self.ways.metres(simulation.room_of(target), middle(target), charger) for charger in chargers)
         metres = RESERVE * (self._distance(number, target) + back) + RESERVE_METRES
         return bool(robot.battery_level < usage * metres)
 
@@ -300,26 +281,3 @@ def _joined(several: Iterable[Knowledge]) -> Knowledge:
     for known in several:
         joined.join(known)
     return joined
-
-
-def _ways(simulation: Simulation) -> nx.Graph:
-    """Rooms, and the hallways that can be passed, an open one rather than one that has to be opened first."""
-    graph = nx.Graph()
-    graph.add_nodes_from(room.name for room in simulation.world.rooms)
-    for hallway in simulation.world.hallways:
-        if hallway.is_open or not hallway.is_locked:
-            a, b = hallway.room_start, hallway.room_end
-            weight = _metres(a.centroid, b.centroid) + (0.0 if hallway.is_open else 3.0)
-            known = graph.get_edge_data(a.name, b.name)
-            if known is None or weight < known["weight"]:
-                graph.add_edge(a.name, b.name, weight=weight, hallway=hallway)
-    return graph
-
-
-def _middle(target: ObjectSpawn | Room | Hallway) -> tuple[float, float]:
-    x, y = target.polygon.centroid.x, target.polygon.centroid.y
-    return float(x), float(y)
-
-
-def _metres(a: Iterable[float], b: Iterable[float]) -> float:
-    return float(np.hypot(*(np.asarray(tuple(a)[:2]) - np.asarray(tuple(b)[:2]))))

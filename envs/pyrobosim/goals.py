@@ -21,7 +21,7 @@ class Goal:
     sentence: str
 
     def missing(self, simulation: Simulation) -> dict[str, int]:
-        """How many objects of each category are not at the place yet."""
+        """Number of objects of each category that are not at the place yet."""
         there = Counter(item.category for item in simulation.names[self.place].children)
         return {category: max(0, count - there[category]) for category, count in self.wants}
 
@@ -53,7 +53,8 @@ def draw_goal(simulation: Simulation, kind: TaskKind, gather: int, rng: random.R
             choices.append((place, wanted))
     if not choices:
         ends = "closed place that opens" if kind == "place" else "open place"
-        raise GameError(f"pyrobosim: the world has no {ends} to which objects can be brought; leave out the task {kind}")
+        why = f"the world has no {ends} to which objects can be brought"
+        raise GameError(f"pyrobosim: {why}; leave out the task {kind}")
     place, wanted = rng.choice(choices)
     chosen = rng.sample(wanted, min(gather, len(wanted)) if kind == "gather" else 1)
     wants = tuple(sorted(Counter(item.category for item in chosen).items()))

@@ -75,7 +75,8 @@ class PyRoboSimOptions(BaseModel):
     @classmethod
     def _few_rooms(cls, value: tuple[int, int]) -> tuple[int, int]:
         if not FEWEST_ROOMS <= value[0] <= value[1] <= MOST_ROOMS:
-            raise ValueError(f"allowed are two whole numbers from {FEWEST_ROOMS} to {MOST_ROOMS}, the smaller one first")
+            numbers = f"two whole numbers from {FEWEST_ROOMS} to {MOST_ROOMS}"
+            raise ValueError(f"allowed are {numbers}, the smaller one first")
         return value
 
     @model_validator(mode="after")
@@ -90,7 +91,7 @@ class PyRoboSimOptions(BaseModel):
         most = math.floor(100 / (WAY_PER_ROOM * self.rooms[1]) * 10) / 10
         if (self.battery_per_metre or 0) > most:
             raise ValueError(
-                f"battery_per_metre: got {self.battery_per_metre}; allowed: at most {most} in up to {self.rooms[1]} rooms, "
-                "so that a robot can come back to its charger"
+                f"battery_per_metre: got {self.battery_per_metre}; allowed: at most {most} in up to "
+                f"{self.rooms[1]} rooms, so that a robot can come back to its charger"
             )
         return self

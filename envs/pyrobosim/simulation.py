@@ -16,7 +16,7 @@ import pyrobosim.core.world
 import pyrobosim.navigation.a_star
 import pyrobosim.navigation.prm
 import pyrobosim.navigation.rrt
-import pyrobosim.navigation.world_graph  # noqa: F401  # this and those above register their planners
+import pyrobosim.navigation.world_graph  # this and those above register their planners
 from pyrobosim.core import Hallway, Location, Object, ObjectSpawn, Robot, Room, World, WorldYamlLoader
 from pyrobosim.navigation.types import PathPlanner
 from pyrobosim.planning.actions import ExecutionOptions, ExecutionResult
@@ -154,7 +154,7 @@ class Simulation:
         return robot.location if isinstance(robot.location, ObjectSpawn) else None
 
     def items_at(self, place: ObjectSpawn) -> list[Object]:
-        """What lies there, sorted by name."""
+        """Objects that lie there, sorted by name."""
         return sorted(place.children, key=lambda item: item.name)
 
     def reachable(self, room: Room) -> set[str]:
@@ -181,7 +181,8 @@ class Simulation:
     @property
     def has_battery(self) -> bool:
         """True if moving costs battery."""
-        return any(options.battery_usage > 0 for robot in self.robots for options in robot.action_execution_options.values())
+        usages = [list(robot.action_execution_options.values()) for robot in self.robots]
+        return any(options.battery_usage > 0 for robot in usages for options in robot)
 
     # ---- actions
 
@@ -343,7 +344,8 @@ class Simulation:
             wanted = len(plain.get(part) or [])
             if len(entities) != wanted:
                 there = ", ".join(entity.name for entity in entities)
-                raise GameError(f"pyrobosim placed {len(entities)} of the world's {wanted} {part} ({there}): the others collide")
+                placed = f"pyrobosim placed {len(entities)} of the world's {wanted} {part}"
+                raise GameError(f"{placed} ({there}); the others collide or have no parent")
 
     @contextmanager
     def _chance(self, number: int | None = None) -> Iterator[None]:

@@ -54,7 +54,7 @@ def generate_world(options: PyRoboSimOptions, rng: random.Random) -> dict[str, A
     names = rng.sample(sorted(ROOMS), len(layout.cells))
     sizes = [(rng.uniform(*SIDES), rng.uniform(*SIDES)) for _ in names]
     middles = [(PITCH * x, PITCH * y) for x, y in layout.cells]
-    start = rng.randrange(len(names))
+    start, robots = rng.randrange(len(names)), options.robots or 1
     locations = _furniture(names, sizes, middles, start, bool(options.battery_per_metre), rng)
     return {
         "params": {"name": "world", "object_radius": 0.01},
@@ -74,7 +74,7 @@ def generate_world(options: PyRoboSimOptions, rng: random.Random) -> dict[str, A
         ],
         "locations": locations,
         "objects": _objects(locations, options.objects, rng),
-        "robots": [_robot(number, options.robots or 1, names[start], middles[start]) for number in range(options.robots or 1)],
+        "robots": [_robot(number, robots, names[start], middles[start]) for number in range(robots)],
     }
 
 
@@ -106,7 +106,9 @@ def _furniture(
                     "name": f"{category}_{counts[category]}",
                     "category": category,
                     "parent": room,
-                    "pose": _pose(x + side * (wide / 2 - 0.5), y + back * (deep / 2 - 0.3), 0.0 if back > 0 else math.pi),
+                    "pose": _pose(
+                        x + side * (wide / 2 - 0.5), y + back * (deep / 2 - 0.3), 0.0 if back > 0 else math.pi
+                    ),
                     "is_open": not closed,
                     "is_locked": not closed,
                     "is_charger": category == "charger",
