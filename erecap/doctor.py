@@ -34,7 +34,7 @@ TESTED = {
     "pydantic": "2.14.3",
     "numpy": "2.4.6",
 }
-SIMULATORS = {"household": ("alfworld", "textworld"), "babyai": ("minigrid",)}
+SIMULATORS = {"household": ("alfworld", "textworld"), "babyai": ("minigrid",), "pyrobosim": ("pyrobosim",)}
 # Extras that are groups of the others.
 GROUPS = ("all", "dev")
 

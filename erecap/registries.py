@@ -169,6 +169,11 @@ ENVIRONMENTS = Registry(
             factory="erecap.envs.household.env:HouseholdEnv",
             requires="erecap[household]",
         ),
+        "pyrobosim": EnvEntry(
+            options="erecap.envs.pyrobosim.options:PyRoboSimOptions",
+            factory="erecap.envs.pyrobosim.env:PyRoboSimEnv",
+            requires="erecap[pyrobosim]",
+        ),
     },
     _env_problem,
 )

@@ -19,7 +19,11 @@ from erecap.envs.episodes import Ending, Episodes
 from erecap.errors import ConfigError
 from tests.envs.test_disturbances import Counter
 
-OPTIONS: dict[str, dict[str, Any]] = {"babyai": {"level": "BabyAI-GoToObj-v0"}, "household": {"split": "train"}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "babyai": {"level": "BabyAI-GoToObj-v0"},
+    "household": {"split": "train"},
+    "pyrobosim": {"robots": 2, "failures": 0.2},
+}
 
 
 @pytest.fixture(params=OPTIONS)

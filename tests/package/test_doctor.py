@@ -28,7 +28,8 @@ def test_every_check_reports(tmp_path: Path) -> None:
     names = [check.name for check in checks]
     assert len(names) == len(set(names))
     assert {"python", "torch", "threads", "memory", "disk", "gpu", "bfloat16", "model", "runs folder"} <= set(names)
-    assert {"extra serve", "extra frameworks", "extra ray", "simulator household", "simulator babyai"} <= set(names)
+    assert {"extra serve", "extra frameworks", "extra ray"} <= set(names)
+    assert {"simulator household", "simulator babyai", "simulator pyrobosim"} <= set(names)
     assert {"environments", "planners", "scorers", "engines"} <= set(names)
     for check in checks:
         assert check.found and (check.ok is True) == (check.advice == ""), check

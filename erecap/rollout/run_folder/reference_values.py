@@ -44,6 +44,21 @@ OPTIONS: Mapping[str, Values] = {
         "expert": "oracle",
         "games_dir": None,
     },
+    "pyrobosim": {
+        "split": "unseen",
+        "tasks": ["fetch", "gather", "place"],
+        "robots": None,
+        "rooms": [4, 6],
+        "objects": 12,
+        "gather": 3,
+        "closed_doors": 0.0,
+        "failures": None,
+        "battery_per_metre": None,
+        "knowledge": "own",
+        "turns": "addressed",
+        "expert": "oracle",
+        "world": None,
+    },
 }
 
 RUN: Values = {"dtype": "auto", "seed": 0, "decode_weights": "same"}

@@ -1,0 +1,1 @@
+"""pyrobosim as a text environment: see README.md in this folder."""

@@ -1,0 +1,304 @@
+"""pyrobosim as a text environment: one to eight robots that fetch and gather in a house they have to search."""
+
+from __future__ import annotations
+
+import random
+import string
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.error import ResetNeeded
+
+from erecap.envs.episodes import Episodes, command_of
+from erecap.envs.pyrobosim.commands import TEMPLATES, addressee, find_name, plain
+from erecap.envs.pyrobosim.crew import Crew, Outcome
+from erecap.envs.pyrobosim.expert import next_turn
+from erecap.envs.pyrobosim.goals import Goal, draw_goal
+from erecap.envs.pyrobosim.options import PyRoboSimOptions
+from erecap.envs.pyrobosim.simulation import Simulation
+from erecap.envs.pyrobosim.worlds.files import read_world
+from erecap.envs.pyrobosim.worlds.generate import generate_world
+from erecap.errors import ConfigError, GameError
+from erecap.protocols import StepInfo
+
+EXPERT_LIMIT = 400  # commands that the expert may use for one episode
+MOST_DRAWS = 20  # worlds and goals drawn for one episode before giving up
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The first draw of an episode that the expert wins, and how."""
+
+    draw: int
+    steps: int
+    metres: float
+
+
+class PyRoboSimEnv(gym.Env[str, str]):
+    """Fetch and gather objects in a house with one robot or several, told in text.
+
+    Description: rooms joined by hallways, furniture that is open or opens, objects on and in it. The floor plan and its
+        doors are known; a robot sees the furniture of a room when it comes in, and what lies at a place when it stands
+        before it. Robots move by pyrobosim's path planners and its actions; time is simulated, nothing waits.
+    Actions: one command, such as `go to table 1`; with several robots `robot 2: go to table 1`, or commands without a
+        name for the robot whose turn it is, as the option `turns` says. `info["skills"]` lists the admissible ones.
+    Observations: what the robot did, where it is, what it sees, its battery if moving costs any.
+    Rewards: 1.0 at the step that fulfils the goal, else 0.0.
+    Termination: everything that is wanted lies at its place.
+    Info: see `StepInfo`. `path_length` counts metres of all robots together. `expert_path_length` and `expert_steps`
+        are those of an expert that knows where everything is and whose actions never fail by chance.
+    Episodes: world, task and chance are drawn from (seed, episode). A draw that the expert which knows everything does
+        not win, since what is wanted does not fit the place, is replaced by the next one and counted in `rejected`.
+    """
+
+    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 (gymnasium's own shape)
+
+    def __init__(
+        self,
+        options: PyRoboSimOptions,
+        *,
+        seed: int,
+        episodes: int,
+        expert: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        """Worlds are built when their episode is first played.
+
+        Raises:
+            ConfigError: the world file cannot be read or has fewer robots than wanted, or no such render mode.
+        """
+        if render_mode not in (None, "ansi"):
+            raise ConfigError(f"render_mode: got {render_mode!r}; allowed: None, 'ansi'")
+        self.action_space = gym.spaces.Text(200, charset=string.printable)
+        self.observation_space = gym.spaces.Text(20_000, charset=string.printable)
+        self.render_mode = render_mode
+        self.options, self.expert = options, expert
+        self._file = None if options.world is None else read_world(options.world)
+        if self._file is not None and (options.robots or 1) > len(self._file["robots"]):
+            there = len(self._file["robots"])
+            raise ConfigError(f"robots: got {options.robots}; allowed: 1 to {there}, which {options.world} has")
+        self._numbers, self._drawn_from = Episodes(episodes), seed
+        self.episode = 0  # the number of the one that is played
+        self._crew: Crew | None = None
+        self._measured: dict[tuple[int, int], Measured] = {}  # by seed and episode
+        self.rejected = 0  # draws dropped so far, because the expert did not win them
+        self._said = ""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Start an episode: `options["episode"]`, or else the first of a new seed, or else the next one.
+
+        Args:
+            seed: of this and the following episodes; at first the constructor's.
+
+        Raises:
+            ConfigError: there is no such episode.
+            GameError: the world cannot be loaded, has no such task, or the expert does not win it.
+        """
+        super().reset(seed=seed)
+        self.episode = self._numbers.begin(seed, options)
+        self._drawn_from = self._drawn_from if seed is None else seed
+        key = (self._drawn_from, self.episode)
+        if key not in self._measured:
+            self._measured[key] = self._measure(*key)
+        self._crew, self._goal = self._begin(*key, self._measured[key].draw, self.options.failures)
+        outcomes = [self.crew.describe(number) for number in range(self.robots)]
+        plan = f"The house has {self._listed(self.crew.simulation.world.rooms)}."
+        shut = [hallway for hallway in self.crew.simulation.world.hallways if not hallway.is_open]
+        doors = f" Closed: {self._listed(shut)}." if shut else ""
+        views = " ".join(self._addressed(number, outcome.text) for number, outcome in enumerate(outcomes))
+        return self._report(Outcome(f"{plan}{doors} {views}"))
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Carry out one command. Never truncates: the horizon is a wrapper's business.
+
+        Raises gymnasium's ResetNeeded before the first `reset`, and InvalidAction for what is no text.
+        """
+        command, crew = command_of(action), self.crew
+        name, rest = addressee(command)
+        turn = self.turn
+        number = turn if turn is not None else self._robot_called(name)
+        if number is None:
+            allowed = ", ".join(self._robot(index) for index in range(self.robots))
+            wrong = f"Nothing happens: {plain(command)!a} names no robot; commands begin with {allowed} and a colon."
+            outcome = Outcome(wrong, "no such robot")
+        else:
+            outcome = crew.perform(number, rest if turn is None else command)
+            outcome = Outcome(self._addressed(number, outcome.text), outcome.failure, outcome.subject)
+        won = self.success
+        observation, info = self._report(outcome)
+        return observation, float(won), won, False, info
+
+    def observe_again(self) -> tuple[str, dict[str, Any]]:
+        """The last observation and an info as after a command that went well; nothing changes, no time passes."""
+        said = self._said
+        return said, self._info(Outcome(said))
+
+    def move_untouched(self, rng: np.random.Generator) -> str | None:
+        """Move one object that no robot has picked up to another open place; its name, or None.
+
+        What lies where it is wanted stays. A robot sees it only if it looks.
+        """
+        crew, simulation = self.crew, self.crew.simulation
+        goal = simulation.names[self._goal.place]
+        items = sorted(simulation.world.objects, key=lambda item: item.name)
+        free = [place for place in simulation.places if place.is_open and place.nav_poses]
+        places = [place for place in free if place is not goal and not place.parent.is_charger]
+        # Ranked over all, so that the same draw meets the same object whatever was touched meanwhile.
+        ranks, targets = rng.permutation(len(items)), rng.permutation(len(places))
+        for item in (items[i] for i in ranks):
+            fixed = simulation.name(item) in crew.touched or item.parent is goal or not item.parent.is_open
+            for place in (places[i] for i in targets):
+                if not fixed and place is not item.parent and simulation.move(item, place, rng):
+                    return simulation.name(item)
+        return None
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The last observation, in render mode `ansi`."""
+        return self._said if self.render_mode == "ansi" and self._crew is not None else None
+
+    # ---- what others may ask
+
+    @property
+    def crew(self) -> Crew:
+        """The robots of the episode, their knowledge and their world."""
+        if self._crew is None:
+            raise ResetNeeded("call reset() before step, observe_again or move_untouched")
+        return self._crew
+
+    @property
+    def robots(self) -> int:
+        """Number of robots in the episode."""
+        return len(self.crew.knowledge)
+
+    @property
+    def seconds(self) -> float:
+        """Simulated seconds until the last robot was done: the makespan so far."""
+        return self.crew.simulation.seconds
+
+    @property
+    def success(self) -> bool:
+        """True if everything that is wanted lies at its place."""
+        return not any(self._goal.missing(self.crew.simulation).values())
+
+    @property
+    def turn(self) -> int | None:
+        """The robot that commands without a name go to; None: commands name theirs."""
+        return self._turn_of(self.crew)
+
+    # ---- inside
+
+    def _turn_of(self, crew: Crew) -> int | None:
+        clocks = crew.simulation.clocks
+        if len(clocks) == 1:
+            return 0
+        return clocks.index(min(clocks)) if self.options.turns == "earliest" else None
+
+    def _begin(self, seed: int, episode: int, draw: int, failures: float | None) -> tuple[Crew, Goal]:
+        rng = random.Random(f"pyrobosim/{seed}/{episode}/{draw}")
+        world = generate_world(self.options, rng) if self._file is None else self._file
+        folder = Path.cwd() if self.options.world is None else self.options.world.expanduser().parent
+        simulation = Simulation(
+            world,
+            folder.resolve(),
+            seed=[seed % 2**64, episode, draw],
+            robots=self.options.robots,
+            failures=failures,
+            battery_per_metre=self.options.battery_per_metre,
+        )
+        kinds = self.options.tasks
+        goal = draw_goal(simulation, kinds[episode % len(kinds)], self.options.gather, rng)
+        return Crew(simulation, shared=self.options.knowledge == "shared"), goal
+
+    def _measure(self, seed: int, episode: int) -> Measured:
+        """Play the episode's draws, nothing failing by chance, with the expert that knows everything, until it wins."""
+        sentences = []
+        for draw in range(MOST_DRAWS):
+            crew, goal = self._begin(seed, episode, draw, 0.0)
+            steps = self._play(crew, goal)
+            if steps is not None:
+                return Measured(draw, steps, crew.simulation.metres)
+            self.rejected += 1
+            sentences.append(goal.sentence)
+        lost = f"the expert won none of {MOST_DRAWS} draws of episode {episode}"
+        raise GameError(f"pyrobosim: {lost}; the last was {sentences[-1]!r}")
+
+    def _play(self, crew: Crew, goal: Goal) -> int | None:
+        """Commands with which the expert wins; None if one of them fails or they are too many."""
+        for steps in range(EXPERT_LIMIT):
+            if not any(goal.missing(crew.simulation).values()):
+                return steps
+            turn = next_turn(crew, goal, oracle=True, only=self._turn_of(crew))
+            if turn is None or crew.perform(turn.robot, turn.commands[0]).failure:
+                return None
+        return None
+
+    def _report(self, outcome: Outcome) -> tuple[str, dict[str, Any]]:
+        self._said = outcome.text
+        if self.robots > 1 and self.turn is not None and not self.success:
+            self._said += f" It is the turn of {self._robot(self.turn)}."
+        return self._said, self._info(outcome)
+
+    def _info(self, outcome: Outcome) -> dict[str, Any]:
+        crew, goal = self.crew, self._goal
+        measured = self._measured[self._drawn_from, self.episode]
+        named = self.turn is None
+        numbers = range(self.robots) if self.turn is None else [self.turn]
+        skills = [
+            f"{self._robot(number)}: {command}" if named else command
+            for number in numbers
+            for command in crew.skills(number)
+        ]
+        entities = crew.entities()
+        if named:
+            entities = {**entities, "robot": sorted(self._robot(number) for number in numbers)}
+        info = StepInfo(
+            goal=goal.sentence,
+            skills=skills,
+            templates=[f"{{robot}}: {shape}" if named else shape for shape in self._shapes()],
+            entities=entities,
+            subject=outcome.subject,
+            failed=bool(outcome.failure),
+            failure=outcome.failure,
+            events=[],
+            success=self.success,
+            progress=goal.progress(crew.simulation),
+            path_length=crew.simulation.metres,
+            expert_path_length=measured.metres,
+            expert_steps=measured.steps,
+            path_unit="m",
+        )
+        if self.expert:
+            info["expert_actions"] = [] if self.success else self._expert_actions()
+        return dict(info)
+
+    def _expert_actions(self) -> list[str]:
+        turn = next_turn(self.crew, self._goal, oracle=self.options.expert == "oracle", only=self.turn)
+        if turn is None:
+            return []
+        if self.turn is None:
+            return [f"{self._robot(turn.robot)}: {command}" for command in turn.commands]
+        return list(turn.commands) if self.robots == 1 else list(turn.commands[:1])
+
+    def _shapes(self) -> list[str]:
+        charger = any(location.is_charger for location in self.crew.simulation.world.locations)
+        without = {"wait"} if self.robots == 1 else set()
+        without |= set() if charger else {"charge"}
+        return [shape for shape in TEMPLATES if shape not in without]
+
+    def _robot(self, number: int) -> str:
+        simulation = self.crew.simulation
+        return simulation.name(simulation.robots[number])
+
+    def _robot_called(self, name: str) -> int | None:
+        robots = [self._robot(number) for number in range(self.robots)]
+        found = find_name(name, robots)
+        return robots.index(found) if found in robots else None
+
+    def _addressed(self, number: int, text: str) -> str:
+        return text if self.robots == 1 else f"{self._robot(number)}: {text}"
+
+    def _listed(self, entities: list[Any]) -> str:
+        return ", ".join(sorted(self.crew.simulation.name(entity) for entity in entities))

@@ -1,0 +1,1 @@
+"""Worlds as pyrobosim's own YAML: generated ones, and those of a file."""
