@@ -100,8 +100,8 @@ def wrap(
             number or tokens, a model's catalog or hub name, its folder, or a file `tokenizer.json`. The tags of its
             chat template tell the turns of a prompt string. None: an estimate by scripts, rather too high.
         patterns: for a callable, how lines mark observations: a name of `erecap.context.lines.PATTERNS`, or patterns
-            of your own. None: all messages of users and tools were; in a string, all between two chat tags, or all
-            lines that follow an answer. Where tags of an unknown format are seen, nothing between them is cut.
+            of your own. None: all messages of users and tools were; in a string, each turn between two known chat
+            tags. Of a string whose turns cannot be told, whole exchanges go, or nothing.
         on_error: for a callable, what happens if shortening fails: `raise`, or `full`, which sends everything and notes
             the error in the log.
         rank: for a callable, importance score of an observation's text; the lowest goes first. Such as

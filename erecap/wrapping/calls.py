@@ -254,6 +254,9 @@ class TextCalls:
         if options.keep_tokens is not None and call.after > options.keep_tokens:
             over = f"{call.after} tokens are protected, more than the {options.keep_tokens} of the budget"
             call.reason = over if call.decision == "passed" else f"{call.reason}; {over}"
+        over_budget = room is not None and call.before > room + call.beside
+        if call.talk is not None and call.talk.doubt and (over_budget or call.decision == "pruned"):
+            call.reason = f"{call.talk.doubt}; {call.reason}"
 
     def _tokens(self, given: str | Sequence[Message]) -> int:
         if isinstance(given, str):
