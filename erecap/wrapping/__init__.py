@@ -14,6 +14,7 @@ from erecap.errors import ConfigError
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.wrapping.log import CallLog
 from erecap.wrapping.option_types import is_number
+from erecap.wrapping.probing import attribute
 from erecap.wrapping.stand_ins import is_stand_in
 
 KEEP = 0.7  # share of the tokens that stay where nothing else is said
@@ -206,14 +207,14 @@ def _refuse(target: Any) -> None:
 
 
 def _is_model(target: Any) -> bool:
-    return hasattr(target, "generate") and hasattr(target, "config") and hasattr(target, "forward")
+    return all(attribute(target, name) is not None for name in ("generate", "config", "forward"))
 
 
 def _holds_a_model(target: Any) -> bool:
     """An object that generates with a model and a tokenizer of its own, such as smolagents' `TransformersModel`."""
-    tokens = hasattr(target, "tokenizer") or hasattr(target, "processor")
-    generates = callable(getattr(target, "generate", None)) and not _is_model(target)
-    return generates and tokens and _is_model(getattr(target, "model", None))
+    tokens = attribute(target, "tokenizer") is not None or attribute(target, "processor") is not None
+    generates = callable(attribute(target, "generate")) and not _is_model(target)
+    return generates and tokens and _is_model(attribute(target, "model"))
 
 
 def _is_pipeline(target: Any) -> bool:
