@@ -126,9 +126,9 @@ def _plans(held: Any) -> bool:
 
 
 def _is_resource(target: Any, held: Any) -> bool:
-    """A part of a client, of the client's own package, which knows its client."""
-    packages = {type(thing).__module__.partition(".")[0] for thing in (target, held)}
-    return is_client(held) and len(packages) == 1
+    """A part of the client that it holds, such as `client.chat`."""
+    fronts = {path.rpartition(".")[0] for path in PATHS} | {path.partition(".")[0] for path in PATHS}
+    return is_client(held) and any(type(_reach(held, front)) is type(target) for front in fronts)
 
 
 def _called(target: Any) -> Any:
