@@ -63,7 +63,8 @@ _LINES = {
 
 def is_client(target: Any) -> bool:
     """Return True for a client with resources such as `chat.completions`."""
-    return any(_reach(target, path) is not None for path in _CLIENTS)
+    known = any(_reach(target, path) is not None for path in _CLIENTS)
+    return known or hasattr(attribute(target, "chat"), "completions")
 
 
 def methods_of(target: Any) -> list[str]:
