@@ -49,6 +49,10 @@ class LinePatterns:
         """The kind of `line`, by the first expression that matches; else `rest`."""
         return next((kind for kind, pattern in self._compiled if pattern.match(line)), self.rest)
 
+    def names(self, line: str) -> bool:
+        """Return True if an expression matches the beginning of `line`."""
+        return any(pattern.match(line) for _, pattern in self._compiled)
+
 
 PATTERNS: dict[str, LinePatterns] = {
     # This package's own planner.

@@ -6,7 +6,8 @@ From a tokenizer's chat template where one is given, from a table of common form
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Any
 
 from erecap.errors import MessagesError, ModelError
@@ -35,8 +36,10 @@ _FORMATS = (
     r"(?m:^(?:Human|Assistant|User|AI|Bot|System) ?:)",
 )
 _TABLE = re.compile("|".join(_FORMATS))
-# Something between brackets or signs that may be a tag of a format that is not in the table.
-_LIKE_A_TAG = re.compile(r"[<\[{|%@#=*~$^&]{1,4}/?[A-Za-z][\w :.-]{0,30}[>\]}|%@#=*~$^&]{1,4}|^[@#$%&=~^]+ ?\w+", re.M)
+# A word that says whose turn it is. A mark such as `<|im_start|>` says so only together with one.
+_TELLS = re.compile(
+    rf"(?<![^\W_])(?:{_ROLES}|chatbot|ai|inst|instruction|input|response|question|answer|task)(?![^\W_])", re.I
+)
 
 
 def table() -> re.Pattern[str]:
@@ -63,10 +66,18 @@ def template_tags(tokenizer: Any) -> re.Pattern[str] | None:
         return None
     pieces = re.split("|".join(marks), text)
     special = [token.content for token in getattr(tokenizer, "added_tokens_decoder", {}).values()]
-    literal = sorted({piece.strip() for piece in [*pieces[1:], *special]} - {""}, key=len, reverse=True)
-    # A host may write other white space between the lines of a tag.
-    written = [r"\s*".join(re.escape(line) for line in piece.split("\n") if line) for piece in literal]
-    return re.compile("|".join([*written, *_FORMATS]))
+    between = {piece.strip() for piece in pieces[1:]}
+    opening = {piece for piece in between if any(letter.isalpha() for letter in piece)}
+    told = [f"(?P<turn>{'|'.join(_written(opening))})"] if opening else []
+    return re.compile("|".join([*told, *_written({*between, *special} - opening - {""}), *_FORMATS]))
+
+
+def _written(literal: Iterable[str]) -> list[str]:
+    """Expressions for tags, the longest first. A host may write other white space between the lines of one."""
+    return [
+        r"\s*".join(re.escape(line) for line in piece.split("\n") if line)
+        for piece in sorted(literal, key=len, reverse=True)
+    ]
 
 
 def tag_spans(text: str, tags: re.Pattern[str]) -> Iterator[tuple[int, int]]:
@@ -85,6 +96,15 @@ def tag_spans(text: str, tags: re.Pattern[str]) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def unknown_tags(text: str) -> set[str]:
-    """Parts of `text` that may be tags of an unknown format."""
-    return set(_LIKE_A_TAG.findall(text))
+def turn_spans(text: str, tags: re.Pattern[str]) -> list[tuple[int, int]]:
+    """Spans of whole turns in `text`: behind tags that say whose turn it is, up to the next tags.
+
+    What has tags on one side only is none: what stands on its other side may tell turns in a way that nobody knows. So
+    may what follows tags without a role, such as `<|im_start|>Benutzer` or `<|startoftext|>Human: `.
+    """
+    runs = list(tag_spans(text, tags))
+    return [(one[1], other[0]) for one, other in pairwise(runs) if _tells_a_turn(text[slice(*one)], tags)]
+
+
+def _tells_a_turn(run: str, tags: re.Pattern[str]) -> bool:
+    return _TELLS.search(run) is not None or any(found.lastgroup == "turn" for found in tags.finditer(run))

@@ -15,6 +15,7 @@ from erecap.errors import ConfigError
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.wrapping.log import CallLog
 from erecap.wrapping.option_types import is_number
+from erecap.wrapping.probing import attribute
 from erecap.wrapping.stand_ins import is_stand_in
 
 KEEP = 0.7  # share of the tokens that stay where pruning is asked for, and no share is said
@@ -103,8 +104,8 @@ def wrap(
             number or tokens, a model's catalog or hub name, its folder, or a file `tokenizer.json`. The tags of its
             chat template tell the turns of a prompt string. None: an estimate by scripts, rather too high.
         patterns: for a callable, how lines mark observations: a name of `erecap.context.lines.PATTERNS`, or patterns
-            of your own. None: all messages of users and tools were; in a string, all between two chat tags, or all
-            lines that follow an answer. Where tags of an unknown format are seen, nothing between them is cut.
+            of your own. None: all messages of users and tools were; in a string, each turn between two known chat
+            tags. Of a string whose turns cannot be told, whole exchanges go, or nothing.
         on_error: for a callable, what happens if shortening fails: `raise`, or `full`, which sends everything and notes
             the error in the log.
         rank: for a callable, importance score of an observation's text; the lowest goes first. Such as
@@ -219,14 +220,14 @@ def _refuse(target: Any) -> None:
 
 
 def _is_model(target: Any) -> bool:
-    return hasattr(target, "generate") and hasattr(target, "config") and hasattr(target, "forward")
+    return all(attribute(target, name) is not None for name in ("generate", "config", "forward"))
 
 
 def _holds_a_model(target: Any) -> bool:
     """An object that generates with a model and a tokenizer of its own, such as smolagents' `TransformersModel`."""
-    tokens = hasattr(target, "tokenizer") or hasattr(target, "processor")
-    generates = callable(getattr(target, "generate", None)) and not _is_model(target)
-    return generates and tokens and _is_model(getattr(target, "model", None))
+    tokens = attribute(target, "tokenizer") is not None or attribute(target, "processor") is not None
+    generates = callable(attribute(target, "generate")) and not _is_model(target)
+    return generates and tokens and _is_model(attribute(target, "model"))
 
 
 def _is_pipeline(target: Any) -> bool:

@@ -31,6 +31,12 @@ class Asker:
 
     def __init__(self, calls: TextCalls, shadow: Shadow, *, strict: bool) -> None:
         self.calls, self.shadow, self.strict = calls, shadow, strict
+        self.asked = 0  # calls of the methods that are shortened
+        self.said: set[str] = set()  # methods that are not, and of which a warning has said so
+
+    def is_inside(self) -> bool:
+        """Return True while a method that is shortened works."""
+        return id(self.calls) in _inside.get()
 
     def ask(
         self, method: Callable[..., Any], names: Sequence[str] | None, args: tuple, kwargs: dict, *, named: bool
@@ -47,8 +53,9 @@ class Asker:
         Raises:
             ConfigError: what stands in the place of the history is none, where that is an error.
         """
-        if id(self.calls) in _inside.get():
+        if self.is_inside():
             return method(*args, **kwargs)
+        self.asked += 1
         asked = _Asked(self, method, find_history(names, args, kwargs, named=named, strict=self.strict), args, kwargs)
         with self.nested():
             result = method(*asked.args, **asked.kwargs)

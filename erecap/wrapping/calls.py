@@ -22,7 +22,7 @@ from erecap.wrapping.conversations import Conversations
 from erecap.wrapping.log import CallLog
 from erecap.wrapping.option_types import is_number, is_whole
 from erecap.wrapping.prompts import PromptTalk
-from erecap.wrapping.shapes import WHOLE, read_messages, write_messages
+from erecap.wrapping.shapes import UNKNOWN, WHOLE, check_spans, read_messages, write_messages
 from erecap.wrapping.switch import SWITCH, switched_off
 from erecap.wrapping.token_counting import TokenCounter
 
@@ -96,6 +96,7 @@ class Call:
     compactions: int = 0  # of its conversation, up to now
     thrashed: int = 0  # of these, soon after another
     whole: int = 0  # messages with something else than one text, which are never shortened
+    said: bool = False  # a warning of its own says that it was not shortened
 
 
 class TextCalls:
@@ -166,6 +167,19 @@ class TextCalls:
         """A call whose history is none that could be shortened, such as token ids or a prompt with images."""
         return Call(given, 0, 0, reason=reason, whole=1, prepared=time.perf_counter())
 
+    def passing(self, given: Any, reason: str) -> Call | None:
+        """A call of a method that is not shortened; None where its history fits the budget, or cannot be counted."""
+        if switched_off():
+            return None
+        try:
+            ours = given if isinstance(given, str) else read_messages(given, strict=False)
+            before = self._tokens(ours if isinstance(ours, str) else self._counter.beside(ours, given))
+        except Exception:  # noqa: BLE001 (nothing of this call was to be shortened, and the host has its answer)
+            return None
+        if before <= self._most(before):
+            return None
+        return Call(given, before, before, reason=reason, prepared=time.perf_counter(), said=True)
+
     def note(self, call: Call, answer: Any, **extra: object) -> int:
         """Note a call that was answered; the number of its row. The answer is there, so nothing here loses it."""
         said = said_by(answer)
@@ -194,13 +208,11 @@ class TextCalls:
 
     def _watch(self, call: Call) -> None:
         """Say once that calls pass the budget and nothing of them can be shortened."""
-        most = self._options.keep_tokens
-        most = math.ceil(self._options.keep * call.before) if most is None else most
-        over = call.whole > 0 if not call.before else call.before > most
+        over = call.whole > 0 if not call.before else call.before > self._most(call.before)
         with self._counting:
             if call.decision == "pruned":
                 self._shortened = True
-            elif over and call.decision == "passed" and SWITCH not in call.reason:
+            elif over and call.decision == "passed" and SWITCH not in call.reason and not call.said:
                 self._over += 1
                 if self._over == OVER_BUDGET and not self._shortened:
                     warnings.warn(
@@ -208,6 +220,11 @@ class TextCalls:
                         f"({call.reason}); docs/hosts.md says what to wrap",
                         stacklevel=3,
                     )
+
+    def _most(self, before: int) -> int:
+        """The most tokens of a call that has `before`."""
+        most = self._options.keep_tokens
+        return math.ceil(self._options.keep * before) if most is None else most
 
     def _answer_tokens(self, call: Call, said: str) -> int:
         if call.decision == "failed":  # perhaps in the count
@@ -228,6 +245,8 @@ class TextCalls:
 
     def _shorten(self, call: Call, given: Any, ours: str | list[Message]) -> None:
         options = self._options
+        if not isinstance(ours, str) and (call.before > self._most(call.before) or options.lines):
+            check_spans(ours)
         shown: Shown | None = None
         room = None if options.keep_tokens is None else max(1, options.keep_tokens - call.beside)
         if isinstance(ours, str):
@@ -236,6 +255,10 @@ class TextCalls:
             call.shown, shown, call.talk = self._talks.show_prompt(ours, room)
             call.after = self._tokens(call.shown) + call.beside
         elif not ours:
+            return
+        elif unknown := [number for number, message in enumerate(ours) if UNKNOWN in message]:
+            if call.before > self._most(call.before):
+                call.reason = f"message {unknown[0]} has no role, so that nothing of this chat is left out"
             return
         elif room is not None:
             shown = self._talks.show_chat(ours, room)
@@ -254,6 +277,9 @@ class TextCalls:
         if options.keep_tokens is not None and call.after > options.keep_tokens:
             over = f"{call.after} tokens are protected, more than the {options.keep_tokens} of the budget"
             call.reason = over if call.decision == "passed" else f"{call.reason}; {over}"
+        over_budget = room is not None and call.before > room + call.beside
+        if call.talk is not None and call.talk.doubt and (over_budget or call.decision == "pruned"):
+            call.reason = f"{call.talk.doubt}; {call.reason}"
 
     def _tokens(self, given: str | Sequence[Message]) -> int:
         if isinstance(given, str):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from erecap.wrapping.shapes import is_message
@@ -16,13 +16,15 @@ NAMES = (
 _NAMES = frozenset(NAMES)
 _BATCHES = ("prompts", "messages", "inputs")  # of these, a list of prompts or of chats is several conversations
 _KEPT_BY_SERVER = ("previous_response_id", "conversation")  # of the Responses API: the history is not in the call
+_BODIES = ("extra_body", "body")  # of a request; what they hold is sent instead of arguments of the same name
+_IN_BODIES = ("messages", "input", "contents")
 _KINDS = ("text", "image")  # of the parts of PARTNR's prompts
 
 
 class Slot(NamedTuple):
     """One argument of a call."""
 
-    key: int | str  # its place, or its name
+    key: int | str | tuple[str, str]  # its place, or its name, or a body's name and a field of it
     name: str | None  # its name, where it is known
     value: Any
 
@@ -76,6 +78,9 @@ def find_history(
             is taken, and without a chat the first parameter.
         strict: the first argument is taken even where nobody knows what its name is.
     """
+    sent = in_body(kwargs)
+    if sent is not None:
+        return sent
     known = names or ()
     slots = [Slot(number, known[number] if number < len(known) else None, value) for number, value in enumerate(args)]
     slots += [Slot(name, name, value) for name, value in kwargs.items()]
@@ -95,14 +100,35 @@ def find_history(
     return next((slot for slot in slots if slot.key == 0 or (known and slot.name == known[0])), None)
 
 
+def in_body(kwargs: Mapping[str, Any]) -> Slot | None:
+    """The chat in the body of a request; None where there is none."""
+    for name in _BODIES:
+        body = kwargs.get(name)
+        if not isinstance(body, Mapping):
+            continue
+        for field in _IN_BODIES:
+            if body.get(field) and is_chat(body[field]):
+                return Slot((name, field), field, body[field])
+    return None
+
+
 def is_chat(value: Any) -> bool:
     """Return True for a list of messages, an empty one included."""
-    return isinstance(value, (list, tuple)) and not isinstance(value, str) and all(map(is_message, value))
+    return _is_list(value) and all(map(is_message, value))
 
 
 def is_history(value: Any) -> bool:
-    """Return True for a prompt string, a list of messages, or PARTNR's list of parts."""
-    return isinstance(value, str) or is_chat(value) or is_parts(value)
+    """Return True for a prompt string, a list with messages, or PARTNR's list of parts."""
+    return isinstance(value, str) or is_chat(value) or is_parts(value) or _has_messages(value)
+
+
+def _has_messages(value: Any) -> bool:
+    return _is_list(value) and any(map(is_message, value))
+
+
+def _is_list(value: Any) -> bool:
+    """A list of any kind, `UserList` and a host's own included."""
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, range))
 
 
 def is_parts(value: Any) -> bool:
@@ -127,4 +153,7 @@ def replaced(slot: Slot, value: Any, args: tuple[Any, ...], kwargs: dict[str, An
     """The arguments with another value in that slot."""
     if isinstance(slot.key, int):
         return (*args[: slot.key], value, *args[slot.key + 1 :]), kwargs
+    if isinstance(slot.key, tuple):
+        name, field = slot.key
+        return args, {**kwargs, name: {**kwargs[name], field: value}}
     return args, {**kwargs, slot.key: value}

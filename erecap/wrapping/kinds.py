@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from typing import Any
 
 from erecap.wrapping.histories import is_named, is_opaque, takes_nothing
+from erecap.wrapping.langchain_runnables import holds_models, is_a, is_langchain_model
+from erecap.wrapping.probing import attribute
 
 # Methods of clients, by their path from the client: of openai (and Groq, Together, ...), anthropic, Mistral, Google.
 PATHS = frozenset(
@@ -30,7 +31,7 @@ _CLIENTS = ("chat.completions", "responses.create", "messages.create", "chat.com
 # Methods of models and of local engines. They are asked where a parameter has a name of `histories.NAMES`.
 METHODS = (
     "generate", "agenerate", "generate_stream", "stream_generate",  # PARTNR, BALROG, smolagents, vLLM, Ollama
-    "chat", "achat", "stream_chat", "astream_chat",  # LlamaIndex, vLLM, Ollama
+    "chat", "achat", "stream_chat", "astream_chat", "chat_stream",  # LlamaIndex, vLLM, Ollama, Cohere
     "complete", "acomplete", "stream_complete", "astream_complete",
     "chat_completion", "text_generation",  # InferenceClient
     "create_chat_completion", "create_completion",  # llama.cpp
@@ -62,9 +63,8 @@ _LINES = {
 
 def is_client(target: Any) -> bool:
     """Return True for a client with resources such as `chat.completions`."""
-    return any(_reach(target, path) is not None for path in _CLIENTS) or hasattr(
-        getattr(target, "chat", None), "completions"
-    )
+    known = any(_reach(target, path) is not None for path in _CLIENTS)
+    return known or hasattr(attribute(target, "chat"), "completions")
 
 
 def methods_of(target: Any) -> list[str]:
@@ -73,7 +73,7 @@ def methods_of(target: Any) -> list[str]:
         return list(_LANGCHAIN)
     found = []
     for name in METHODS:
-        method = getattr(target, name, None) if name != "__call__" else _called(target)
+        method = attribute(target, name) if name != "__call__" else _called(target)
         if callable(method) and asks(name, method):
             found.append(name)
     return found
@@ -91,27 +91,20 @@ def is_function(target: Any) -> bool:
     return inspect.isroutine(target) or isinstance(target, functools.partial)
 
 
-def is_langchain_model(target: Any) -> bool:
-    """Return True for a chat model of LangChain."""
-    return _is_a(target, "langchain_core.language_models.chat_models", "BaseChatModel")
-
-
-def is_langchain_binding(target: Any) -> bool:
-    """Return True for a chat model of LangChain to which tools or options are bound."""
-    return _is_a(target, "langchain_core.runnables.base", "RunnableBindingBase") and is_langchain_model(target.bound)
-
-
 def why_not(target: Any) -> str | None:
     """One sentence with the line that works, for what cannot be wrapped itself; None for what can be."""
     if isinstance(target, type):
         return f"{target.__name__} is a class; wrap an object of it: " + _HOW.format(f"{target.__name__}(...)")
     if takes_nothing(target) if is_function(target) else False:
         return f"{_name(target)} takes no argument, so nobody can show it a shorter history; wrap the function below it"
-    if is_langchain_model(target) or is_langchain_binding(target) or is_client(target):
+    if is_langchain_model(target) or holds_models(target) or is_client(target):
         return None
     held = next((name for name in _HELD if _plans(_attribute(target, name))), None)
     agent = any(callable(getattr(type(target), name, None)) for name in _AGENT)
     asked = [] if is_function(target) else methods_of(target)
+    if held is not None and not asked and _is_resource(target, _attribute(target, held)):
+        how = f"client = {_HOW.format('client')}"
+        return f"{_name(target)} is a part of a client; wrap the client, and take the part from that: {how}"
     if held is not None and (agent or not asked) and "generate" not in asked:
         return f"{_name(target)} holds its planner in `{held}`; wrap that: agent.{held} = " + _HOW.format(
             f"agent.{held}"
@@ -121,7 +114,7 @@ def why_not(target: Any) -> str | None:
     for prefix, line in _LINES.items():
         if any(module.startswith(prefix) for module in modules) and not named:
             return f"{_name(target)} keeps its own messages; wrap the model or client below it: {line}"
-    if _is_a(target, "pydantic_ai.models", "Model"):
+    if is_a(target, "pydantic_ai.models", "Model"):
         return f"{_name(target)} has messages of its own; wrap its client: {_LINES['pydantic_ai.']}"
     return None
 
@@ -131,6 +124,12 @@ def _plans(held: Any) -> bool:
     if held is None or isinstance(held, (str, bytes, int, float, dict, list, tuple, type)) or is_function(held):
         return False
     return is_client(held) or is_langchain_model(held) or bool(set(methods_of(held)) - {"__call__"})
+
+
+def _is_resource(target: Any, held: Any) -> bool:
+    """A part of the client that it holds, such as `client.chat`."""
+    fronts = {path.rpartition(".")[0] for path in PATHS} | {path.partition(".")[0] for path in PATHS}
+    return is_client(held) and any(type(_reach(held, front)) is type(target) for front in fronts)
 
 
 def _called(target: Any) -> Any:
@@ -151,14 +150,8 @@ def _attribute(target: Any, name: str) -> Any:
 
 def _reach(target: Any, path: str) -> Any:
     for name in path.split("."):
-        target = getattr(target, name, None)
+        target = attribute(target, name)
     return target
-
-
-def _is_a(target: Any, module: str, name: str) -> bool:
-    """Return True for an object of that class, without importing its package."""
-    kind = getattr(sys.modules.get(module), name, None)
-    return kind is not None and isinstance(target, kind)
 
 
 def _name(target: Any) -> str:

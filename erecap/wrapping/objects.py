@@ -10,10 +10,13 @@ from erecap.wrapping.asking import Asker
 from erecap.wrapping.callables import WrappedCallable
 from erecap.wrapping.histories import is_named
 from erecap.wrapping.proxies import Reduced
-from erecap.wrapping.stand_ins import MARK
+from erecap.wrapping.stand_ins import MARK, is_stand_in
+from erecap.wrapping.watching import WatchedMethod
 
 
-def stand_in_object(target: Any, names: Iterable[str], asker: Asker, again: Callable[[Any], Reduced]) -> Any:
+def stand_in_object(
+    target: Any, names: Iterable[str], asker: Asker, again: Callable[[Any], Reduced], *, watched: Iterable[str] = ()
+) -> Any:
     """An object that shares all state with `target`, and whose methods `names` are shown a shorter history.
 
     It is an instance of a subclass of the target's class, with the target's own `__dict__`. So `isinstance` holds, what
@@ -24,6 +27,7 @@ def stand_in_object(target: Any, names: Iterable[str], asker: Asker, again: Call
         names: of methods.
         asker: asks them.
         again: gives what makes such an object again for another target, for copies and for pickle.
+        watched: methods that are handed all calls as they are; those beyond the budget are noted.
 
     Raises:
         TypeError: the target's class cannot have subclasses, or its objects have no `__dict__`.
@@ -34,6 +38,8 @@ def stand_in_object(target: Any, names: Iterable[str], asker: Asker, again: Call
     # Set afterwards: metaclasses such as pydantic's take what stands in the body for fields.
     for name in names:
         setattr(stand_in, name, _Method(name, stand_in, asker))
+    for name in watched:
+        setattr(stand_in, name, _Watched(name, stand_in, asker))
     for name, value in (("log", asker.calls.log), ("shadow", asker.shadow)):
         if not hasattr(target, name):
             setattr(stand_in, name, value)
@@ -59,14 +65,24 @@ class _Method:
             return getattr(super(self._owner, owner or self._owner), self._name)
         own = instance.__dict__.get(self._name)
         method = getattr(super(self._owner, instance), self._name) if own is None else own
-        name = self._name
-        return WrappedCallable(method, self._asker, lambda _: (getattr, (instance, name)), named=is_named(method))
+        return self._shown(method, lambda _: (getattr, (instance, self._name)))
+
+    def _shown(self, method: Any, again: Callable[[Any], Reduced]) -> Any:
+        return WrappedCallable(method, self._asker, again, named=is_named(method))
 
     def __set__(self, instance: Any, value: Any) -> None:  # so that it is found before what the object itself holds
         instance.__dict__[self._name] = value
 
     def __delete__(self, instance: Any) -> None:
         del instance.__dict__[self._name]
+
+
+class _Watched(_Method):
+    """A method of the subclass that is not shortened."""
+
+    def _shown(self, method: Any, again: Callable[[Any], Reduced]) -> Any:
+        # The host may have wrapped it by itself since.
+        return method if is_stand_in(method) else WatchedMethod(method, self._asker, again, self._name)
 
 
 def _made(reduced: Reduced) -> Any:

@@ -2,8 +2,12 @@
 
 Each call's prompt begins with the prompt of the call before. So the string itself says where its parts are: the first
 prompt is instructions, examples and task; after it come the planner's answer and what the host wrote below it, call
-after call. Joining the contents of the messages gives the string, character by character: nothing is cut inside a chat
-tag or inside the words that ask for the next answer, and what is not touched stays as the host wrote it.
+after call. Joining the contents of the messages gives the string, character by character: what is not touched stays as
+the host wrote it.
+
+Nothing is cut inside a chat tag or inside the words that ask for the next answer. An exchange goes whole: what is left
+asks as before. Inside one, only what surely is an observation goes: a turn between two known tags, or lines that the
+user's patterns name and of which none recurs as tags do. Otherwise exchanges go, or nothing.
 
 Of the parts only lengths and digests are kept; their text is in every prompt.
 """
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -19,7 +24,8 @@ from itertools import pairwise
 from typing import Literal
 
 from erecap.context.lines import LinePatterns, pieces
-from erecap.context.turn_tags import table, tag_spans, unknown_tags
+from erecap.context.structure import Structure
+from erecap.context.turn_tags import table, tag_spans, turn_spans
 from erecap.generation import Message
 
 Role = Literal["assistant", "tool"]
@@ -27,6 +33,8 @@ _NUMBER = re.compile(r"\d+")
 _FAR = 400  # characters before the end of a prompt that may ask for an answer
 _NEAR = 40  # characters before an answer that a host may have put there: a blank, a tag
 _BYTES = 300  # of memory, that a part takes
+_OFTEN = 4  # a cue that comes back once in so many calls begins exchanges
+_DOUBT = "observations cannot be told from tags in this string, so that only whole exchanges go; patterns tell them"
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class PromptTalk:
 
     Args:
         head: the first prompt. All of it stays.
-        patterns: what in the host's text was seen; None: all between two chat tags, or all whole lines of it.
+        patterns: what in the host's text was seen; None: each turn between two chat tags.
         tags: how chat tags look.
     """
 
@@ -54,6 +62,7 @@ class PromptTalk:
     answer: str = ""  # what came back for the newest prompt
     parts: list[Part] = field(default_factory=list)
     may_divide: bool = False  # nobody has seen yet whether the head holds turns already
+    doubt: str = ""  # why nothing but whole exchanges can go; "" where observations can
 
     @property
     def given(self) -> int:
@@ -134,19 +143,30 @@ class PromptTalk:
 
     def _messages(self, prompt: str) -> list[Message]:
         messages: list[Message] = [{"role": "system", "content": self.head}]
-        place, common = len(self.head), self._common(prompt)
+        place, texts = len(self.head), self._texts(prompt)
+        structure = None if self.patterns is None else Structure.of(self.head, texts)
         cues = self._cues(prompt)
-        comes_again = cues[0] in cues[1:]
-        for number, part in enumerate(self.parts):
-            said, seen = prompt[place : place + part.answer], prompt[place + part.answer : place + part.size]
+        first = _first_of_exchanges(cues)
+        for number, (part, seen) in enumerate(zip(self.parts, texts, strict=True)):
+            said = prompt[place : place + part.answer]
             place += part.size
             # A host may ask twice in an exchange, for a thought and for an action: both stay or go.
-            role: Role = "assistant" if not comes_again or cues[number] == cues[0] else "tool"
+            role: Role = "assistant" if first is None or cues[number] == first else "tool"
             messages.append({"role": role, "content": said, "protect": [], "observations": []})
-            messages.append({"role": "user", "content": seen, "protect": [], "observations": self._seen(seen, common)})
+            spans = self._seen(seen, structure)
+            messages.append({"role": "user", "content": seen, "protect": [], "observations": spans})
         if self.parts:
             messages[-1]["protect"] = [(0, len(messages[-1]["content"]))]
+            self.doubt = "" if any(message.get("observations") for message in messages) else _DOUBT
         return messages
+
+    def _texts(self, prompt: str) -> list[str]:
+        """What the host wrote below each answer."""
+        place, texts = len(self.head), []
+        for part in self.parts:
+            texts.append(prompt[place + part.answer : place + part.size])
+            place += part.size
+        return texts
 
     def _cues(self, prompt: str) -> list[str]:
         """What the head and each part ask with, their numbers made equal."""
@@ -155,22 +175,6 @@ class PromptTalk:
             place += part.size
             cues.append(self._cue_text(prompt[max(0, place - _FAR) : place]))
         return cues
-
-    def _common(self, prompt: str) -> set[str]:
-        """What looks like tags of an unknown format: it is in all that the host wrote."""
-        if self.patterns is not None:
-            return set()
-        place, common = len(self.head), None
-        for part in self.parts:
-            told = prompt[place + part.answer : place + part.size]
-            place += part.size
-            if not told.strip():  # all of it passes for the answer, where nobody told which part of it that was
-                continue
-            found = unknown_tags(told)
-            common = found if common is None else common & found
-            if not common:
-                return set()
-        return common or set()
 
     def _asking_tag(self, text: str) -> str:
         """The tags that `text` ends with, and the white space behind them; "" where it ends otherwise."""
@@ -210,30 +214,49 @@ class PromptTalk:
         first = cue.search(prompt, line)
         return prompt[: first.end()] if first is not None else None
 
-    def _seen(self, text: str, common: set[str]) -> list[tuple[int, int]]:
+    def _seen(self, text: str, structure: Structure | None) -> list[tuple[int, int]]:
         """Spans of what was seen. The last line is not whole: it asks for the next answer."""
-        if self.patterns is not None:
-            whole = text.rfind("\n") + 1
-            return [
-                (piece.start, piece.end)
-                for piece in pieces(text[:whole], self.patterns)
-                if piece.kind == "observation" and text[piece.start : piece.end].strip()
-            ]
-        tagged = list(tag_spans(text, self.tags))
-        if not tagged and common:
-            return []  # the turns cannot be told
-        asks = bool(tagged) and not text[tagged[-1][1] :].strip()
-        whole = tagged[-1][1] if asks else text.rfind("\n") + 1
-        borders = [0, *(place for span in tagged if span[1] <= whole for place in span), whole]
+        if self.patterns is None or structure is None:
+            turns = (_stripped(text, *span) for span in turn_spans(text, self.tags))
+            return [(start, end) for start, end in turns if start < end]
         spans = []
-        for start, end in zip(borders[::2], borders[1::2], strict=True):
-            inner = text[start:end]
-            start += len(inner) - len(inner.lstrip())
-            end -= len(inner) - len(inner.rstrip())
-            # Where tags frame the turns, what stands before the first of them is the answer's end.
-            if start < end and not (tagged and start < tagged[0][0]):
-                spans.append((start, end))
+        for first, last in self._lines_seen(text):
+            for piece in pieces(text[first:last], self.patterns):
+                start, end = _stripped(text, first + piece.start, first + piece.end)
+                lines = text[start:end]
+                if piece.kind != "observation" or not lines:
+                    continue
+                if not structure.holds(lines, named=self.patterns.names(lines)):
+                    spans.append((start, end))
         return spans
+
+    def _lines_seen(self, text: str) -> list[tuple[int, int]]:
+        """Spans of the whole lines that patterns are looked for in: those of turns, or all where there are no tags.
+
+        They are none where the host went on in the answer's own line: what it wrote there belongs to the next lines.
+        """
+        if next(tag_spans(text, self.tags), None) is not None:
+            return turn_spans(text, self.tags)
+        first, last = text.find("\n") + 1, text.rfind("\n") + 1
+        return [] if any(letter.isalpha() for letter in text[:first]) else [(first, last)]
+
+
+def _first_of_exchanges(cues: Sequence[str]) -> str | None:
+    """The cue that begins an exchange, where several do; None where each does.
+
+    Where an exchange goes, the next answer stands behind the cue that asked for the one that went. So both have to be
+    the same, as far as cues recur at all.
+    """
+    times = Counter(cues)
+    if times[cues[0]] > 1:
+        return cues[0]
+    return next((cue for cue in cues if times[cue] > 1 and _OFTEN * times[cue] >= len(cues)), None)
+
+
+def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span without white space at both ends."""
+    inner = text[start:end]
+    return start + len(inner) - len(inner.lstrip()), end - len(inner) + len(inner.rstrip())
 
 
 def join_prompt(messages: Sequence[Message]) -> str:

@@ -23,7 +23,7 @@ FIELDS = (
     "instructions", "documents", "guided_json", "guided_grammar", "guided_regex", "grammar",
 )  # fmt: skip
 _TOOLS = ("tools", "functions", "tools_to_call_from")
-_CONTENT = ("content", "value", "parts")
+_CONTENT = ("content", "value", "parts", "message")
 # Of messages that are dictionaries all other keys are sent; these are ours, or name the message for the host alone.
 _UNSENT = ("role", "from", *_CONTENT, "protect", "stale", "observations", "erecap_place", "id", "type", "cache_control")
 # Of messages that are objects, whose other attributes are the host's own.
@@ -58,18 +58,24 @@ def beside_content(message: Any, told: str) -> Parts:
     return Parts("\n".join(as_text(thing) for thing in left if thing and thing != [None] * len(thing)), len(media))
 
 
-def _left(value: Any, told: str, media: list[Any]) -> Any:
-    """`value` without texts that are told already, and without images, which are put into `media`."""
+def _left(value: Any, told: str, media: list[Any], above: frozenset[int] = frozenset()) -> Any:
+    """`value` without texts that are told already, and without images, which are put into `media`.
+
+    What holds itself stays as it is; `above` are the ids of what `value` stands in.
+    """
+    if id(value) in above:
+        return value
+    above |= {id(value)}
     if isinstance(value, str):
         return "" if value and value in told else value
     if isinstance(value, (list, tuple)):
-        return [_left(one, told, media) for one in value]
+        return [_left(one, told, media, above) for one in value]
     kind = str(_get(value, "type") or "") if not isinstance(value, type) else ""
     if any(word in kind for word in _MEDIA) or (isinstance(value, Mapping) and not _DATA.isdisjoint(value)):
         media.append(value)
         return None
     if isinstance(value, Mapping):
-        return {key: _left(one, told, media) for key, one in value.items()}
+        return {key: _left(one, told, media, above) for key, one in value.items()}
     return value
 
 
@@ -86,9 +92,9 @@ def tokens_around(request: Mapping[str, Any]) -> int:
 
 def _fields(request: Mapping[str, Any]) -> dict[str, Any]:
     fields = {name: request[name] for name in FIELDS if request.get(name)}
-    extra = request.get("extra_body")
-    if isinstance(extra, Mapping):
-        fields |= {name: extra[name] for name in FIELDS if extra.get(name)}
+    for body in (request.get("extra_body"), request.get("body")):
+        if isinstance(body, Mapping):
+            fields |= {name: body[name] for name in FIELDS if body.get(name)}
     return fields
 
 

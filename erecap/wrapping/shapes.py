@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
 from erecap.errors import ConfigError
 from erecap.generation import Message
+from erecap.wrapping.option_types import is_whole
 
 _ROLES = {
+    "USER": "user", "CHATBOT": "assistant", "SYSTEM": "system", "TOOL": "tool",  # Cohere's first API
     "human": "user", "gpt": "assistant", "ai": "assistant", "model": "assistant",
     "developer": "system", "function": "tool",
     "AIMessageChunk": "assistant",  # LangChain
@@ -22,6 +25,7 @@ _ROLES = {
 # Items of the Responses API that have no role: what the model said or called, and what came of it.
 _OUTPUTS, _SAID = "_output", ("_call", "reasoning", "item_reference", "compaction", "mcp_list_tools")
 PLACE = "erecap_place"  # which of the host's messages one of ours is; taken off again
+UNKNOWN = "erecap_unknown"  # set where a message has no role, so that nobody can say what may go beside it
 WHOLE = "erecap_whole"  # set where a message has more than one text in it, so that it is passed on as it is
 
 _Write = Callable[[str], Any]
@@ -32,20 +36,42 @@ def read_messages(given: Any, *, strict: bool = True) -> list[Message]:
 
     Understood are `role` and `content` (AgentGym's `from` and `value`, LangChain's `type`, Gemini's `parts`) as keys
     or attributes, items of the Responses API, and content that is a text, parts, or None. Of parts a single text, or a
-    single result of a tool, can be shortened. Messages with anything else are marked with `WHOLE` and protected.
+    single result of a tool, can be shortened. Messages with anything else are marked with `WHOLE` and protected;
+    those without a role also with `UNKNOWN`.
 
     Args:
         given: the host's messages.
         strict: refuse messages that hold something else than text.
 
     Raises:
-        ConfigError: something that is no message; where `strict`, something else than text, such as an image.
+        ConfigError: no list, or no message in it at all; where `strict`, one that is none, or holds something else
+            than text, such as an image.
     """
     if isinstance(given, str) or not isinstance(given, Sequence):
         raise ConfigError(
             f"a wrapped planner takes a list of messages or a text that grows, got {type(given).__name__}"
         )
-    return [_read(message, number, strict) for number, message in enumerate(given)]
+    ours = [_read(message, number, strict) for number, message in enumerate(given)]
+    if ours and all(UNKNOWN in message for message in ours):
+        raise ConfigError(f"message 0 must have a role and a text content, got {given[0]!r:.80}")
+    return ours
+
+
+def check_spans(messages: Sequence[Message]) -> None:
+    """Check the spans that the host's messages name, before something is left out by them.
+
+    Raises:
+        ConfigError: something else than pairs of numbers.
+    """
+    for number, message in enumerate(messages):
+        for key in ("protect", "stale", "observations"):
+            spans = message.get(key, ())
+            if not isinstance(spans, (list, tuple)) or not all(map(_is_span, spans)):
+                raise ConfigError(f"message {number}: {key} must be a list of (start, end), got {spans!r:.60}")
+
+
+def _is_span(span: Any) -> bool:
+    return isinstance(span, (list, tuple)) and len(span) == 2 and all(map(is_whole, span))
 
 
 def write_messages(shown: Sequence[Message], given: Sequence[Any]) -> Sequence[Any]:
@@ -59,7 +85,18 @@ def write_messages(shown: Sequence[Message], given: Sequence[Any]) -> Sequence[A
         text, write = _content(original)
         result.append(original if text == message["content"] or write is None else write(message["content"]))
     unchanged = len(result) == len(given) and all(a is b for a, b in zip(result, given, strict=True))
-    return given if unchanged else result
+    return given if unchanged else _as_kind(result, given)
+
+
+def _as_kind(messages: list[Any], given: Sequence[Any]) -> Sequence[Any]:
+    """`messages` in a sequence of the kind of `given`, where its constructor takes a list; else as a list."""
+    if type(given) is list:
+        return messages
+    try:
+        made = type(given)(messages)  # type: ignore[call-arg]
+        return made if len(made) == len(messages) and all(map(operator.is_, made, messages)) else messages
+    except (TypeError, ValueError):  # a constructor with other arguments, as a host's own class may have
+        return messages
 
 
 def is_message(thing: Any) -> bool:
@@ -74,7 +111,9 @@ def _read(message: Any, number: int, strict: bool) -> Message:
     if strict:
         _refuse_other(message, number, role)
     if role is None:
-        raise ConfigError(f"message {number} must have a role and a text content, got {message!r:.80}")
+        text = message if isinstance(message, str) else _content(message)[0]
+        odd: dict[str, Any] = {"role": "user", "content": text, PLACE: number, WHOLE: True, UNKNOWN: True}
+        return odd  # type: ignore[return-value]
     text, write = _content(message)
     calls = (_field(message, "tool_calls") or []) if strict else _calls(message)
     if role == "user" and any(_is_result(part) for part in _parts_of(message)):
@@ -148,9 +187,11 @@ def _content(message: Any) -> tuple[str, _Write | None]:
     """The text of a message, and the function that gives it another; None where it must stay as it is."""
     if isinstance(message, tuple):
         return message[1], lambda text: (message[0], text)
-    for name in ("content", "value", "output", "parts"):
+    for name in ("content", "value", "output", "parts", "message"):
         found = _field(message, name)
         if found is None or (name == "output" and not _without_role(message)):
+            continue
+        if name == "message" and not isinstance(found, str):
             continue
         if isinstance(found, str):
             return found, _inside(message, name, lambda text: text)

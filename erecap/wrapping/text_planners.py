@@ -10,10 +10,12 @@ from erecap.wrapping.asking import Asker
 from erecap.wrapping.callables import WrappedCallable
 from erecap.wrapping.calls import TextCalls
 from erecap.wrapping.clients import WrappedClient
-from erecap.wrapping.kinds import is_client, is_function, is_langchain_binding, methods_of, why_not
+from erecap.wrapping.kinds import is_client, is_function, methods_of, why_not
+from erecap.wrapping.langchain_runnables import holds_models, is_langchain_model, with_models_wrapped
 from erecap.wrapping.objects import stand_in_object
 from erecap.wrapping.proxies import Reduced
 from erecap.wrapping.shadow import Shadow
+from erecap.wrapping.watching import watched_methods
 
 
 def wrap_text(target: Any, options: dict[str, Any], rewrapped: Callable[..., Any]) -> Any:
@@ -31,8 +33,8 @@ def wrap_text(target: Any, options: dict[str, Any], rewrapped: Callable[..., Any
     reason = why_not(target)
     if reason is not None:
         raise ConfigError(reason)
-    if is_langchain_binding(target):
-        return target.model_copy(update={"bound": rewrapped(target.bound, options)})
+    if holds_models(target):
+        return with_models_wrapped(target, lambda model: rewrapped(model, options))
     client = is_client(target)
     methods = [] if client or is_function(target) else methods_of(target)
     if not client and not methods and not callable(target):
@@ -53,7 +55,8 @@ def wrap_text(target: Any, options: dict[str, Any], rewrapped: Callable[..., Any
         return WrappedClient(target, asker, again)
     if methods:
         try:
-            return stand_in_object(target, methods, asker, again)
+            watched = [] if is_langchain_model(target) else watched_methods(target, methods)
+            return stand_in_object(target, methods, asker, again, watched=watched)
         except (TypeError, AttributeError) as error:  # of a class written in C, or without a `__dict__`
             if plans and "__call__" in methods:
                 raise ConfigError(

@@ -13,6 +13,7 @@ import pydantic
 import pytest
 
 import erecap
+from erecap.errors import ConfigError
 from tests.wrapping.chats import chat, rows
 from tests.wrapping.scripted_server import Script, scripted
 
@@ -45,6 +46,27 @@ def items(turns: int) -> list[dict[str, Any]]:
             },
         ]
     return found
+
+
+def test_a_chat_in_the_body_of_a_request_is_shortened(script: Script) -> None:
+    client = openai.OpenAI(base_url=script.url, api_key="k", max_retries=0)
+    wrapped = erecap.wrap(client, keep_tokens=80)
+    kind = openai.types.chat.ChatCompletion
+    wrapped.post("/chat/completions", body=ASK, cast_to=kind)
+    wrapped.chat.completions.create(model="m", messages=[], extra_body={"messages": CHAT, "seed": 7})
+    assert len(ASK["messages"]) == len(CHAT) and script.seen[1]["seed"] == 7
+    assert all(1 < len(body["messages"]) < len(CHAT) for body in script.seen)
+    assert wrapped.log.rows == 2
+    wrapped.post("/chat/completions", body={"model": "m"}, cast_to=kind)
+    assert script.seen[2] == {"model": "m"} and wrapped.log.rows == 2
+
+
+@pytest.mark.parametrize("kind", [openai.OpenAI, openai.AsyncOpenAI])
+def test_a_part_of_a_client_is_refused_with_the_line_that_works(kind: Any) -> None:
+    client = kind(base_url="http://127.0.0.1:9/v1", api_key="k")
+    with pytest.raises(ConfigError, match=r"is a part of a client; wrap the client, and .*: client = erecap\.wrap\(cl"):
+        erecap.wrap(client.chat, keep_tokens=80)
+    assert erecap.wrap(client, keep_tokens=80).chat.completions.create
 
 
 def streamed(client: Any) -> None:

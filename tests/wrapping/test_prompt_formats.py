@@ -56,6 +56,25 @@ UNKNOWN = {
     "percent": (" %%over%%\n%%user%%\n", "\n%%over%%\n%%planner%%\n"),
     "braces": ("\n{{/bot}}\n{{human}}\n", "\n{{/human}}\n{{bot}}\n"),
     "inline": (" [turn user] ", " [turn bot] "),
+    "guillemets": ("\n«/A»\n«Q»\n", "\n«/Q»\n«A»\n"),
+    "closed at the line's end": ("«/A»\n«Q»\n", "«/Q»\n«A»\n"),
+    "lenticular brackets": ("\n【用户】\n", "\n【助手】\n"),
+    "full-width brackets": ("＜/bot＞\n＜user＞\n", "＜/user＞\n＜bot＞\n"),
+    "parentheses": ("(end)\n(user)\n", "(end)\n(bot)\n"),
+    "numbered": ("\n(user 7)\n", "\n(bot 7)\n"),
+    "colons": ("\n::user::\n", "\n::assistant::\n"),
+    "underscores": ("\n__USER__\n", "\n__BOT__\n"),
+    "dashes": ("\n--- user ---\n", "\n--- assistant ---\n"),
+    "control characters": ("\x03\x01user\x02", "\x03\x01bot\x02"),
+    "YAML": ("\n- role: user\n  content: |\n    ", "\n- role: assistant\n  content: |\n    "),
+    "arrows": ("\n>>> ", "\n<<< "),
+    "German": ("\nBenutzer: ", "\nAssistent: "),
+    "Russian": ("\nПользователь: ", "\nАссистент: "),
+    "Chinese": ("\n用户：", "\n助手："),
+    "bare words": ("\nuser\t", "\nbot\t"),
+    "Yi": ("<|endoftext|><|startoftext|>Human: ", "\n\nAssistant: "),
+    "ChatML in German": ("<|im_end|>\n<|im_start|>Benutzer\n", "<|im_end|>\n<|im_start|>Assistent\n"),
+    "known, then unknown": ("<|end|>\n<|user|>\n", "\n«A»\n"),
 }
 
 
@@ -101,6 +120,53 @@ def test_an_answer_that_nobody_told_does_not_hide_the_tags_of_an_unknown_format(
         told = "Nothing." if step in (3, 4, 9) else f"{seen(step)}\n{seen(step)}\nIt is red."
         prompt += f"go {step}{before}{told}{after}"
     assert estimate_tokens(shown) <= most < estimate_tokens(prompt)
+
+
+@pytest.mark.parametrize("name", [*FORMATS, *UNKNOWN])
+@pytest.mark.parametrize("patterns", ["react", "alfworld", "erecap"])
+def test_patterns_never_take_a_tag_for_an_observation(name: str, patterns: str) -> None:
+    before, after = (FORMATS | UNKNOWN)[name]
+    label = "Observation: " if patterns == "react" else ""
+    for most in (300, 460):
+        shown: list[str] = []
+        wrapped = erecap.wrap(lambda text, shown=shown: shown.append(text) or "go", keep_tokens=most, patterns=patterns)
+        prompt = f"Rules.{before}Goal: a mug.{after}"
+        for step in range(24):
+            prompt += f"{wrapped(prompt)} {step}{before}{label}{seen(step)}\nNothing else of {step}.{after}"
+        for text in shown:
+            head, *turns = text.split(after)
+            assert head == f"Rules.{before}Goal: a mug." and turns.pop() == ""
+            assert all(turn.count(before) == 1 and turn.startswith("go ") for turn in turns)
+
+
+@pytest.mark.parametrize("patterns", ["react", "alfworld", "erecap"])
+def test_patterns_still_tell_the_observations_of_lines(patterns: str) -> None:
+    label, ask = ("Observation 0: ", "\nAction 0:") if patterns == "react" else ("", "\n>")
+    shown: list[str] = []
+    wrapped = erecap.wrap(lambda prompt: shown.append(prompt) or "go", keep_tokens=300, patterns=patterns)
+    prompt = f"Rules.{ask}"
+    for step in range(24):
+        prompt += f" {wrapped(prompt)} {step}\n{label}{seen(step)}\nNothing else of {step}.{ask}"
+    blanked = [text for text in shown if f"\n{MARKER}{ask}" in text]
+    assert blanked and not any(f"{MARKER}\nNothing" in text for text in shown)
+
+
+def test_the_log_says_why_only_whole_exchanges_go(tmp_path: Path) -> None:
+    played(*UNKNOWN["guillemets"], most=300, log=tmp_path)
+    reasons = {row["reason"].partition(";")[0] for row in rows(tmp_path) if row["decision"] == "pruned"}
+    assert reasons == {"observations cannot be told from tags in this string, so that only whole exchanges go"}
+
+
+def test_what_is_asked_in_turns_after_another_beginning_stays_in_turns() -> None:
+    shown: list[str] = []
+    wrapped = erecap.wrap(lambda prompt: shown.append(prompt) or "go on", keep_tokens=300)
+    prompt = "Rules.\nBegin!"
+    for step in range(40):
+        prompt += f"\n{wrapped(prompt)} {step}\n{seen(step)}\n{'AB'[step % 2]} says:"
+    for text in shown[6:]:
+        asked = [line[0] for line in text.split("\n") if line.endswith(" says:")]
+        assert asked == (["A", "B"] * len(asked))[: len(asked)]
+    assert max(map(estimate_tokens, shown)) <= 300
 
 
 def test_a_tokenizers_template_tells_the_turns() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import UserList
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import erecap
+from erecap.errors import ConfigError
 from erecap.wrapping.shapes import PLACE, read_messages, write_messages
 from tests.wrapping.chats import rows
 
@@ -195,6 +197,63 @@ def test_chats_of_any_kinds_never_fail(kinds: list[str], most: int) -> None:
     for end in range(2, len(messages) + 1):
         shown = wrapped(messages[:end])
         assert shown[:2] == GOAL and len(shown) <= end
+
+
+ODD: list[Any] = [{"content": "q"}, {"type": "message", "content": "q"}, {"role": 3, "content": "q"}, None, 7, object()]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_a_message_without_a_role_passes_with_its_chat(odd: Any, tmp_path: Path) -> None:
+    for most, name in ((10_000, "fits"), (60, "over")):
+        messages = [*GOAL, odd, *turns(6)]
+        wrapped = erecap.wrap(lambda m: m, keep_tokens=most, log=tmp_path / name)
+        assert wrapped(messages) is messages
+        [row] = rows(tmp_path / name)
+        assert row["decision"] == "passed" and row["whole_messages"] == 1 and row["prompt_tokens"] > 60
+        why = "it fits" if most > 60 else "message 2 has no role, so that nothing of this chat is left out"
+        assert row["reason"] == why
+    erecap.wrap(SimpleNamespace(generate=lambda messages: messages), keep_tokens=60).generate([*GOAL, odd, *turns(6)])
+
+
+def test_a_list_without_a_message_is_still_an_error() -> None:
+    with pytest.raises(ConfigError, match="message 0 must have a role and a text content, got 7"):
+        erecap.wrap(lambda m: m, keep_tokens=60)([7, {"content": "x"}])
+
+
+@pytest.mark.parametrize("key", ["protect", "stale", "observations"])
+@pytest.mark.parametrize("spans", ["yes", [["a"]], [(0, "b")], 5, [3]], ids=repr)
+def test_spans_of_an_odd_shape_are_one_line(key: str, spans: Any) -> None:
+    messages = [*GOAL, {"role": "user", "content": LONG, key: spans}, *turns(6)]
+    assert erecap.wrap(lambda m: m, keep_tokens=10_000)(messages) is messages
+    with pytest.raises(ConfigError, match=rf"message 2: {key} must be a list of \(start, end\), got "):
+        erecap.wrap(lambda m: m, keep_tokens=60)(messages)
+
+
+def test_a_message_that_holds_itself_is_counted() -> None:
+    circle: dict[str, Any] = {"role": "assistant", "content": "look"}
+    circle["self"] = circle
+    assert len(erecap.wrap(lambda m: m, keep_tokens=60)([*GOAL, circle, *turns(6)])) < 15
+
+
+class Chat(list):
+    """A host's own list."""
+
+
+class Made(Chat):
+    """One whose constructor wants more than a list."""
+
+    def __init__(self, messages: list, *, name: str) -> None:
+        super().__init__(messages)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, UserList, Chat, Made])
+def test_a_chat_arrives_in_the_kind_of_list_that_it_was(kind: Any) -> None:
+    options = {"name": "n"} if kind is Made else {}
+    given = kind([*GOAL, *turns(6)], **options)
+    shown = erecap.wrap(lambda m: m, keep_tokens=60)(given)
+    assert type(shown) is (list if kind is Made else kind) and len(shown) < len(given)
+    model = SimpleNamespace(generate=lambda messages: messages)
+    assert len(erecap.wrap(model, keep_tokens=60).generate(messages=given)) == len(shown)
 
 
 def test_calls_over_their_budget_that_nobody_can_shorten_are_said_once() -> None:

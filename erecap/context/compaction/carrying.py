@@ -87,5 +87,8 @@ def carried(
         if number in newest or number in torn or role == "system":
             del result[number]
         elif number not in inside and result[number] is None:
-            result[number] = _gone(messages[number])
+            if messages[number].get("observations") == []:  # nothing in it may be cut: it may hold tags of turns
+                del result[number]
+            else:
+                result[number] = _gone(messages[number])
     return result, matches

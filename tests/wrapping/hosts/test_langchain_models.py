@@ -21,7 +21,7 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import ConfigurableField, Runnable
 from langchain_openai import AzureChatOpenAI, ChatOpenAI
 
 import erecap
@@ -113,6 +113,44 @@ def test_a_model_with_tools_bound_and_an_azure_model(script: Script) -> None:
     wrapped.invoke(CHAT)
     assert all(len(body["messages"]) < len(CHAT) for body in script.seen)
     assert "tools" in script.seen[0] and isinstance(wrapped, AzureChatOpenAI)
+
+
+def with_fallback(llm: Any) -> Any:
+    broken = ChatOpenAI(model="m", api_key="k", base_url="http://127.0.0.1:9/v1", max_retries=0)  # type: ignore[arg-type]
+    return broken.with_fallbacks([llm])
+
+
+RUNNABLES: dict[str, Callable[[Any], Any]] = {
+    "fallbacks": with_fallback,
+    "fallbacks of a binding": lambda llm: with_fallback(llm.bind(stop=["x"])),
+    "fields": lambda llm: llm.configurable_fields(temperature=ConfigurableField(id="t")),
+    "alternatives": lambda llm: llm.configurable_alternatives(ConfigurableField(id="m"), other=llm.bind(stop=["x"])),
+    "retry of fallbacks": lambda llm: with_fallback(llm).with_retry(),
+}
+
+
+@pytest.mark.parametrize("kind", RUNNABLES)
+@pytest.mark.parametrize("chosen", [{}, {"t": 0.5, "m": "other"}], ids=["default", "chosen"])
+def test_a_runnable_that_holds_models_is_wrapped_in_each(kind: str, chosen: dict, script: Script) -> None:
+    runnable = RUNNABLES[kind](model(script))
+    wrapped = erecap.wrap(runnable, keep_tokens=80)
+    assert type(wrapped) is type(runnable)
+    for _ in range(2):
+        wrapped.invoke(CHAT, config={"configurable": chosen})
+    RUNNABLES[kind](erecap.wrap(model(script), keep_tokens=80)).invoke(CHAT, config={"configurable": chosen})
+    assert len(script.seen) == 3 and all(len(body["messages"]) < len(CHAT) for body in script.seen)
+    assert ("temperature" in script.seen[0]) == (kind == "fields" and bool(chosen))
+
+
+@pytest.mark.parametrize("way", ["a function", "a chain"])
+def test_a_part_that_is_no_model_is_refused_with_the_line_that_works(way: str, script: Script) -> None:
+    llm = model(script)
+    if way == "a function":
+        runnable: Any = llm.configurable_alternatives(ConfigurableField(id="m"), other=lambda: llm)
+    else:
+        runnable = llm.with_fallbacks([ChatPromptTemplate.from_messages([("placeholder", "{history}")]) | llm])
+    with pytest.raises(ConfigError, match=r"which is no chat model; wrap each model before: erecap\.wrap\(llm, keep_"):
+        erecap.wrap(runnable, keep_tokens=80)
 
 
 def test_a_model_of_another_package_without_a_stream_of_its_own() -> None:
