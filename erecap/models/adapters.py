@@ -183,14 +183,14 @@ def _part_shared(wrapped: Any) -> None:
     owners: dict[int, list[tuple[Any, str, bool]]] = {}
     for path, module in wrapped.named_modules(remove_duplicate=False):
         inside = path in adapted or path.rpartition(".")[0] in adapted
-        for name, weight in module._parameters.items():
-            if weight is not None and not name.startswith("lora_"):
+        for name, weight in module.named_parameters(recurse=False):
+            if not name.startswith("lora_"):
                 owners.setdefault(id(weight), []).append((module, name, inside))
     for group in owners.values():
         if len(group) > 1 and any(inside for *_, inside in group):
             for module, name, _ in group[1:]:
                 weight = getattr(module, name)
-                module._parameters[name] = torch.nn.Parameter(weight.detach().clone(), weight.requires_grad)
+                setattr(module, name, torch.nn.Parameter(weight.detach().clone(), weight.requires_grad))
 
 
 def _forget_ties(model: Any) -> None:

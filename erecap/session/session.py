@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 DEFERRED: FinishReason = "deferred"
+OUTDATED = -1  # the revision of keys that were being read again; no model has it
 # By the id of an engine the session that uses it, as long as there is one.
 _USERS: WeakValueDictionary[int, ReplanSession] = WeakValueDictionary()
 
@@ -152,7 +153,12 @@ class ReplanSession:
             return
         if self._revision is not None and self.engine.tokens:
             _log.warning("the model was changed (weights, modules or hooks): what the session has read is outdated")
-            self.edits.read_again()
+            self._revision = OUTDATED
+            try:
+                self.edits.read_again()
+            except BaseException:
+                self.prefill.settle()  # the next call reads again
+                raise
         self._revision = revision
 
     # What is known ----------------------------------------------------------------------------------------

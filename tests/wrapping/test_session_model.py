@@ -54,11 +54,12 @@ def test_a_growing_chat_is_read_once_and_answered_as_bare(name: str, attention: 
 def test_the_model_is_run_over_the_new_tokens_only() -> None:
     model = tiny("llama")
     wrapped = erecap.wrap(model)
-    first = wrapped.generate(**whole(ids_of(40, 1)), **GREEDY)
     seen: list[int] = []
     handle = model.model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
+    first = wrapped.generate(**whole(ids_of(40, 1)), **GREEDY)
+    seen.clear()
     wrapped.generate(**whole(torch.cat([first, ids_of(6, 2)], 1)), **GREEDY)
     handle.remove()
     assert seen == [7, 1, 1, 1, 1]  # the last token of the answer was generated, and not read
