@@ -91,6 +91,8 @@ def _measured(model: Any) -> list[Turn] | str:
     frequencies = _frequencies(decoder)
     if not frequencies:
         return f"{name} has no rotary embeddings; its keys cannot change position"
+    if model.training:
+        return f"{name} is in training mode, in which it answers differently each time; call its eval()"
     if not can_probe(model):
         return f"{name} has no weights to read with yet; its keys cannot change position"
     with outside_inference():

@@ -175,3 +175,10 @@ def test_wrapped_calls_that_would_cross_the_switch_are_the_bare_models(tmp_path)
             assert torch.equal(got, model.generate(**whole(ids), max_new_tokens=12, do_sample=False))
     rows = (tmp_path / "replans.jsonl").read_text().splitlines()
     assert ["beyond 128 tokens" in row for row in rows] == [False, True, False]
+
+
+def test_a_model_in_training_mode_is_refused_until_it_is_in_eval_mode() -> None:
+    model = family("qwen2").train()
+    with pytest.raises(ValueError, match=r"is in training mode, .* call its eval\(\)"):
+        erecap.ReplanSession(model, chat_tokenizer(), budget=erecap.Budget(kv_tokens=90))
+    erecap.ReplanSession(model.eval(), chat_tokenizer(), budget=erecap.Budget(kv_tokens=90))

@@ -79,7 +79,7 @@ def test_keys_of_another_state_of_adapters_are_refused(tmp_path: Path) -> None:
     def adapted() -> Any:
         torch.manual_seed(2)
         config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-        return peft.get_peft_model(copy.deepcopy(model()), config)
+        return peft.get_peft_model(copy.deepcopy(model()), config).eval()
 
     path, one = tmp_path / "a.safetensors", adapted()
     session, messages = saved(path, one)
