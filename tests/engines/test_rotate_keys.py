@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen3Config
@@ -178,7 +180,7 @@ def test_wrapped_calls_that_would_cross_the_switch_are_the_bare_models(tmp_path)
 
 
 def test_a_model_in_training_mode_is_refused_until_it_is_in_eval_mode() -> None:
-    model = family("qwen2").train()
+    model = copy.deepcopy(family("qwen2")).train()
     with pytest.raises(ValueError, match=r"is in training mode, .* call its eval\(\)"):
         erecap.ReplanSession(model, chat_tokenizer(), budget=erecap.Budget(kv_tokens=90))
     erecap.ReplanSession(model.eval(), chat_tokenizer(), budget=erecap.Budget(kv_tokens=90))

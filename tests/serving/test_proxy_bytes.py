@@ -269,7 +269,10 @@ def test_a_chat_over_the_budget_with_messages_that_nobody_knows(through: tuple[B
     behind, url = through
     behind.answers(b"{}")
     chat = json.loads(long())["messages"]
-    got = post(url, json.dumps({"messages": [*chat, {"content": "q"}]}).encode())
+    some = json.dumps({"messages": [*chat, {"content": "q"}]}).encode()
+    assert post(url, some).status_code == 200 and behind.body == some  # what nobody knows is never shortened
+    none = json.dumps({"messages": [{"content": said["content"]} for said in chat]}).encode()
+    got = post(url, none)
     assert got.status_code == 400 and got.json()["error"]["param"] == "messages"
 
 
