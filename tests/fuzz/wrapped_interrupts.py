@@ -31,8 +31,8 @@ GREEDY: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False}
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "small": {"conversations": 2},
-    "budget": {"budget": 90},
-    "attention": {"budget": 90, "evict_by": "attention"},
+    "budget": {"budget": 40},
+    "attention": {"budget": 40, "evict_by": "attention"},
 }
 HEAD = "You plan for a robot. The apple 1 has to be cooled. "
 
