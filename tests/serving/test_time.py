@@ -135,17 +135,16 @@ def test_clients_that_leave_the_queue_end_their_requests_without_a_traceback(str
     hook = model(window=WINDOW).get_decoder().layers[0].register_forward_pre_hook(lambda *_: release.wait(60) and None)
 
     async def queue() -> list[Any]:
-        asked = [asyncio.ensure_future(target.ask(shot)) for _ in range(3)]  # all that are answered at once
-        while target.engine.running < 3:
+        asked = [asyncio.ensure_future(target.ask(shot)) for _ in range(3)]
+        while target.engine.running + target.engine.waiting < 3:  # the model stands still in a pass of the first
             await asyncio.sleep(0.01)
         asked += [asyncio.ensure_future(target.ask(replace(shot, hang_up=0))) for _ in range(4)]
-        while not target.engine.waiting:
-            await asyncio.sleep(0.01)
-        while target.engine.waiting:
-            await asyncio.sleep(0.01)
-        asked.append(asyncio.ensure_future(target.ask(shot)))  # which throws those out of the queue that have gone
-        await asyncio.wait(asked[3:7], timeout=60)
-        assert all(one.done() for one in asked[3:7])
+        gone = asked[3:]
+        while not all(one.done() for one in gone) and len(asked) < 30:
+            # Every request that comes throws those out of the queue that have gone; some may not be in it yet.
+            asked.append(asyncio.ensure_future(target.ask(shot)))
+            await asyncio.wait(gone, timeout=0.5)
+        assert all(one.done() for one in gone) and not release.is_set()
         release.set()
         return await asyncio.gather(*asked)
 
@@ -155,7 +154,7 @@ def test_clients_that_leave_the_queue_end_their_requests_without_a_traceback(str
         release.set()
         hook.remove()
         target.close()
-    assert statuses == [200] * 3 + [499] * 4 + [200]
+    assert statuses == [200] * 3 + [499] * 4 + [200] * (len(statuses) - 7)
 
 
 def test_a_request_that_waits_too_long_is_told_so_in_time(serve) -> None:  # type: ignore[no-untyped-def]
