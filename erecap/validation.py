@@ -32,6 +32,18 @@ _BOUNDS = (
 )
 
 
+def each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    """`names`, for a validator of a field.
+
+    Raises:
+        ValueError: one of them is there more than once.
+    """
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"names {', '.join(repeated)} more than once")
+    return names
+
+
 def one_line(source: str, error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
     """The first finding of `error` as `source: key: got ...; allowed: ...`.
 

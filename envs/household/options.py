@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from erecap.validation import each_once
+
 Split = Literal["train", "seen", "unseen"]
 TaskType = Literal[
     "pick_and_place_simple",
@@ -55,13 +57,7 @@ class HouseholdOptions(BaseModel):
         "textworld evaluates expressions in a game's grammar as Python: play games that you trust.",
     )
 
-    @field_validator("task_types")
-    @classmethod
-    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        repeated = sorted({name for name in value if value.count(name) > 1})
-        if repeated:
-            raise ValueError(f"names {', '.join(repeated)} more than once")
-        return value
+    _each_once = field_validator("task_types")(each_once)
 
     @field_validator("goals")
     @classmethod

@@ -8,6 +8,8 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from erecap.validation import each_once
+
 Split = Literal["train", "unseen"]
 TaskKind = Literal["fetch", "gather", "place"]
 Expert = Literal["oracle", "search"]
@@ -63,13 +65,7 @@ class PyRoboSimOptions(BaseModel):
         None, description="A world in pyrobosim's own YAML, played instead of generated ones; tasks are drawn in it."
     )
 
-    @field_validator("tasks")
-    @classmethod
-    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        repeated = sorted({name for name in value if value.count(name) > 1})
-        if repeated:
-            raise ValueError(f"names {', '.join(repeated)} more than once")
-        return value
+    _each_once = field_validator("tasks")(each_once)
 
     @field_validator("rooms")
     @classmethod

@@ -8,10 +8,10 @@ from typing import Any
 
 from erecap.wrapping.asking import Asker
 from erecap.wrapping.histories import parameters_of
-from erecap.wrapping.proxies import Proxy, Reduced
+from erecap.wrapping.proxies import AskingProxy, Reduced
 
 
-class WrappedCallable(Proxy):
+class WrappedCallable(AskingProxy):
     """Stands for `target`: it has its signature, attributes and kind, and hands everything but the history on.
 
     `inspect` takes it for what it stands for: a function, a coroutine function, a generator function, a method. Like a
@@ -24,27 +24,17 @@ class WrappedCallable(Proxy):
         named: as for `find_history`.
     """
 
-    _OWN = ("_asker", "_names", "_named", "__wrapped__", *functools.WRAPPER_ASSIGNMENTS)
+    _OWN = ("_names", "_named", "__wrapped__", *functools.WRAPPER_ASSIGNMENTS)
 
     def __init__(
         self, target: Callable[..., Any], asker: Asker, again: Callable[[Any], Reduced], *, named: bool = False
     ) -> None:
-        super().__init__(target, again)
-        self._asker, self._names, self._named = asker, parameters_of(target), named
+        super().__init__(target, asker, again)
+        self._names, self._named = parameters_of(target), named
         for name in functools.WRAPPER_ASSIGNMENTS:  # those of this class would be found before the target's
             if hasattr(target, name):
                 object.__setattr__(self, name, getattr(target, name))
         object.__setattr__(self, "__wrapped__", target)
-
-    @property
-    def log(self) -> Any:
-        """The log of calls."""
-        return self._asker.calls.log
-
-    @property
-    def shadow(self) -> Any:
-        """The calls that are made once more."""
-        return self._asker.shadow
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._asker.ask(self._target, self._names, args, kwargs, named=self._named)

@@ -10,14 +10,14 @@ from erecap.wrapping.asking import Asker
 from erecap.wrapping.callables import WrappedCallable
 from erecap.wrapping.histories import in_body, is_named
 from erecap.wrapping.kinds import PATHS, asks
-from erecap.wrapping.proxies import Proxy, Reduced
+from erecap.wrapping.proxies import AskingProxy, Reduced
 from erecap.wrapping.watching import WatchedMethod, is_watched
 
 _FORMS = ("with_raw_response", "with_streaming_response")  # the same resources, with answers in another form
 _FRONTS = frozenset(path[:end] for path in PATHS for end, letter in enumerate(path) if letter == ".")
 
 
-class WrappedClient(Proxy):
+class WrappedClient(AskingProxy):
     """The client, or one of its resources: the calls of `PATHS` are shortened, everything else is the client's own.
 
     Args:
@@ -27,21 +27,11 @@ class WrappedClient(Proxy):
         path: of the resource, from the client.
     """
 
-    _OWN = ("_asker", "_path")
+    _OWN = ("_path",)
 
     def __init__(self, target: Any, asker: Asker, again: Callable[[Any], Reduced], path: str = "") -> None:
-        super().__init__(target, again)
-        self._asker, self._path = asker, path
-
-    @property
-    def log(self) -> Any:
-        """The log of calls."""
-        return self._asker.calls.log
-
-    @property
-    def shadow(self) -> Any:
-        """The calls that are made once more."""
-        return self._asker.shadow
+        super().__init__(target, asker, again)
+        self._path = path
 
     def __getattr__(self, name: str) -> Any:
         value = super().__getattr__(name)

@@ -6,6 +6,9 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+from erecap.wrapping.asking import Asker
+from erecap.wrapping.log import CallLog
+from erecap.wrapping.shadow import Shadow
 from erecap.wrapping.stand_ins import StandIn
 
 Reduced = tuple[Callable[..., Any], tuple[Any, ...]]  # a function and its arguments, which make the object again
@@ -56,3 +59,29 @@ class Proxy(StandIn):
 
     def __repr__(self) -> str:
         return f"<wrapped by erecap: {self._target!r}>"
+
+
+class AskingProxy(Proxy):
+    """A stand-in whose target is asked through an `Asker`.
+
+    Args:
+        target: what it stands for.
+        asker: asks it.
+        again: as for `Proxy`.
+    """
+
+    _OWN: tuple[str, ...] = ("_asker",)
+
+    def __init__(self, target: Any, asker: Asker, again: Callable[[Any], Reduced]) -> None:
+        super().__init__(target, again)
+        self._asker = asker
+
+    @property
+    def log(self) -> CallLog:
+        """The log of calls."""
+        return self._asker.calls.log
+
+    @property
+    def shadow(self) -> Shadow:
+        """The calls that are made once more."""
+        return self._asker.shadow
