@@ -15,7 +15,8 @@ from weakref import ref
 import torch
 from torch import nn
 
-from erecap.decoding.watch import GLOBAL_HOOKS, HARMLESS, changes_itself
+from erecap.decoding.watch import GLOBAL_HOOKS, HARMLESS
+from erecap.tokens.cache.ropes import changes_itself
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 # Whole numbers and flags that modules read while they run. All numbers with a fraction are watched, by whatever name.

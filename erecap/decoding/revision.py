@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from erecap.decoding.behaviour import BehaviourWatch, precision_now
-from erecap.decoding.watch import ModelWatch, changes_itself
+from erecap.decoding.watch import ModelWatch
+from erecap.tokens.cache.ropes import changes_itself
 
 # Elements of each weight that are compared. Versions and addresses tell of most changes; a write through `tensor.data`
 # (as PEFT merges, and as weights are often scaled) leaves both, but changes all elements of a tensor.

@@ -17,11 +17,11 @@ from torch import nn
 from torch.nn.modules import module as torch_modules
 
 from erecap.decoding.stock import attention_functions
-from erecap.tokens import hooks
-from erecap.tokens.cache.ropes import CHANGING
+from erecap.tokens import hooks, rope_hooks
+from erecap.tokens.cache.ropes import changes_itself
 
 # Modules whose hooks do not stand in the way: our own, and those of transformers that only collect outputs.
-HARMLESS = frozenset({hooks.__name__, "transformers.utils.output_capturing"})
+HARMLESS = frozenset({hooks.__name__, rope_hooks.__name__, "transformers.utils.output_capturing"})
 GLOBAL_HOOKS = (torch_modules._global_forward_hooks, torch_modules._global_forward_pre_hooks)
 # What the fused decoder reads once, when it is made.
 SETTINGS = ("scaling", "head_dim", "eps", "variance_epsilon", "num_key_value_groups", "layer_idx")
@@ -103,12 +103,6 @@ class ModelWatch:
             return ()
         text = config.get_text_config(decoder=True)
         return text.num_hidden_layers, *attention_functions(self._attention, text)
-
-
-def changes_itself(own: dict[str, Any]) -> bool:
-    """Return True for the variables of a rotary embedding that follows the length of the sequence."""
-    kinds = own.get("rope_type")
-    return bool(CHANGING & set(kinds.values() if isinstance(kinds, dict) else (kinds,)))
 
 
 def _counts_versions(weight: torch.Tensor) -> bool:

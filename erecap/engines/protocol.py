@@ -44,6 +44,8 @@ class EngineSettings:
     seed: int = 0  # for scorers that draw
     decode_weights: Weights = "same"  # precision of the weights while decoding
     prefill_chunk: int | None = None  # tokens of one prefill chunk; None: the engine's own choice
+    evicts: bool = True  # the session may evict by itself; without it an engine can read all stored tokens again
+    kv_tokens: int | None = None  # the session's fixed budget; None: it has none
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ class SessionEngine(Protocol):
 
         Args:
             between_chunks: called before each chunk and after the last. It may evict, reposition and ask for a shorter
-                chunk.
+                chunk. An engine that has to read stored tokens again calls it before each chunk of these as well, with
+                0 tokens read; its answers are not heeded there.
             protected: prune as the settings say, but never token indices `(start, end)` of these; None: do not prune.
             scores: take the attention scores of the last token, where the settings rank by them.
 

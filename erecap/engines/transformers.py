@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,24 +22,28 @@ from erecap.engines.chunks import in_chunks
 from erecap.engines.forwarder import current
 from erecap.engines.protocol import BetweenChunks, EngineSettings, Stored
 from erecap.engines.refusals import refuse_unservable
+from erecap.engines.rope_lengths import RopeLengths, drops_cache, follows_length, past_switch, tell_switch
 from erecap.engines.rotate_keys import KeyRotator, why_fixed
 from erecap.engines.token_bytes import bytes_per_token
+from erecap.errors import RunError
 from erecap.models.hashing import model_print
 from erecap.registries import ENGINES
 from erecap.tokens.cache.finishing import to_the_end
 from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.read_scores import ReadScores
-from erecap.tokens.cache.ropes import reuse_window, rope_switch, window_of
+from erecap.tokens.cache.ropes import reuse_window, window_of
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.pruning import attach
 from erecap.tokens.revival import revive
+from erecap.tokens.rope_hooks import rope_length
 from erecap.tokens.scoring import probe
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.tokens.scoring.scorers import make_scorer
 from erecap.tokens.servable import INSTEAD, attention_problem, outside_inference, prune_problem, read_problem
 
 CHUNK = 512  # tokens of one prefill chunk
+READ_IDS = "read_ids"  # of a saved session whose tokens can be read again
 SUPPORTS = frozenset(
     {
         "reposition",
@@ -85,19 +88,30 @@ class TransformersEngine:
         if problem is not None:
             raise ValueError(problem)
         self.model = model
-        _tell_switch(model)
+        # Where angles follow the length, and nothing is evicted or pruned: what it takes to read again.
+        self._ropes: RopeLengths | None = None
+        self._length: int | None = None  # tokens of the sequence that is being read, where angles follow it
+        if follows_length(model):
+            if settings.evicts or settings.prune is not None:
+                tell_switch(model)
+            else:
+                self._ropes = RopeLengths(model)
         self.chunk = settings.prefill_chunk or CHUNK
         self.short: ShortReads = short_reads(model, settings.decode_weights)
         decoder = find_decoder(model)
         self._config, self._layers = decoder.config, len(decoder.layers)
         self._keeps_logits = bool(model._supports_logits_to_keep())
-        self.cache = PrunedCache(settings.prune or PruneConfig(keep=1.0, stages=()), self._layers)
-        if not isinstance(settings.evict_by, str):
-            self.cache.read_scores = ReadScores(settings.evict_by, settings.seed)
+        self.cache = self._empty_cache()
         # (n,) stored token indices and the attention weight that the newest prompt token gave each.
         self._attention: tuple[np.ndarray, np.ndarray] | None = None
         self.shift = 0  # token index minus position of the next token; above 0 once stored tokens were repositioned
         self._rotator: KeyRotator | None = None
+
+    def _empty_cache(self) -> PrunedCache:
+        cache = PrunedCache(self.settings.prune or PruneConfig(keep=1.0, stages=()), self._layers)
+        if not isinstance(self.settings.evict_by, str):
+            cache.read_scores = ReadScores(self.settings.evict_by, self.settings.seed)
+        return cache
 
     @outside_inference()
     def fork(self) -> TransformersEngine:
@@ -106,6 +120,7 @@ class TransformersEngine:
         twin = TransformersEngine(self.model, self.settings)
         twin.chunk = self.chunk
         twin.cache = self.cache.fork()
+        twin._ropes = None if self._ropes is None else self._ropes.copy()
         twin._attention, twin.shift, twin._rotator = self._attention, self.shift, self._rotator
         return twin
 
@@ -115,6 +130,7 @@ class TransformersEngine:
         self.cache.rollback()
         self.cache.reset()
         self._attention, self.shift = None, 0
+        self._ropes = None if self._ropes is None else RopeLengths(self.model)
 
     # What is known ----------------------------------------------------------------------------------------
 
@@ -143,7 +159,8 @@ class TransformersEngine:
     @property
     def window(self) -> int:
         """Positions that the model can take, as far as stored keys and values stay those that it would compute."""
-        window = reuse_window(self._config)
+        whole = self._ropes is not None and self._ropes.ids is not None
+        window = window_of(self._config) if whole else reuse_window(self._config)
         assert window is not None, "a model without a window is refused when the engine is made"
         return window
 
@@ -172,10 +189,20 @@ class TransformersEngine:
         """Bytes of keys and values of a token that all layers store, as the cache has them."""
         return bytes_per_token(self.model, self.cache)
 
-    @cached_property
+    @property
     def why_fixed(self) -> str | None:
         """Reason why keys of this model cannot be rotated to other positions; None: they can."""
+        if self._ropes is not None and self._ropes.ids is not None:
+            return self._ropes.why_fixed
+        return self._why_not_turned
+
+    @cached_property
+    def _why_not_turned(self) -> str | None:
         return why_fixed(self.model)
+
+    @cached_property
+    def _drops_cache(self) -> bool:
+        return drops_cache(self.model)
 
     @property
     def prune_seconds(self) -> float:
@@ -211,7 +238,10 @@ class TransformersEngine:
         """Put the hooks on the model within; its fused decoders follow what was changed since."""
         self.short.refresh()
         with attach(self.model, self.cache, attention=self.settings.evict_by == "attention"):
-            yield
+            try:
+                yield
+            finally:
+                self.cache.rollback()  # another one than before, where stored tokens were read again
 
     @outside_inference()
     def read(
@@ -224,7 +254,7 @@ class TransformersEngine:
     ) -> np.ndarray:
         """Prefill `ids` in chunks, see `SessionEngine.read`; logits `(vocab,)` after the last token."""
         rows, done = None, 0
-        with self.attached():
+        with self.attached(), self._as_long_as(self.tokens + len(ids), between_chunks):
             for chunk in in_chunks(ids, self.chunk, between_chunks):
                 done += len(chunk)
                 if protected is not None:
@@ -240,7 +270,49 @@ class TransformersEngine:
     @outside_inference()
     def verify(self, ids: Sequence[int]) -> np.ndarray:
         """Read `ids` unpruned in one pass; logits `(len(ids), vocab)`. Within `attached`."""
-        return _array(self.forward(ids, keep=0, decode=True))
+        if self._ropes is None:
+            return _array(self.forward(ids, keep=0, decode=True))
+        rows = []
+        for piece, length in self._ropes.steps(self.tokens, ids):
+            with self._as_long_as(length, None, generated=True):
+                rows.append(_array(self.forward(piece, keep=0, decode=True)))
+        return np.concatenate(rows)
+
+    @contextmanager
+    def _as_long_as(self, length: int, between: BetweenChunks | None, generated: bool = False) -> Iterator[None]:
+        """Read, within, as parts of a sequence of `length` tokens. Stored keys that do not fit one are read again.
+
+        Args:
+            between: as for `read`.
+            generated: the bare model reads these while it generates, and most classes then leave earlier keys alone.
+        """
+        ropes = self._ropes
+        if ropes is None or ropes.ids is None:
+            yield
+            return
+        ropes.cut(self.tokens)
+        self._length = length
+        try:
+            if not ropes.fit(length) and (self._drops_cache or not generated):
+                self._read_again(ropes, between)
+            yield
+        finally:
+            self._length = None
+
+    def _read_again(self, ropes: RopeLengths, between: BetweenChunks | None) -> None:
+        """Read all stored tokens anew; what is stored stays until that is done."""
+        before, self.cache = self.cache, self._empty_cache()
+        fresh, self._ropes = ropes.copy(), RopeLengths(self.model)
+        try:
+            ids = fresh.restart()
+            for start in range(0, len(ids), self.chunk):
+                chunk = ids[start : start + self.chunk]
+                if between is not None:
+                    between(0, len(chunk))
+                self.forward(chunk, keep=1)
+        except BaseException:
+            self.cache, self._ropes = before, ropes
+            raise
 
     @outside_inference()
     def rollback(self, to: int) -> None:
@@ -259,6 +331,7 @@ class TransformersEngine:
     @outside_inference()
     def skip(self, tokens: int, gap: bool) -> None:
         """Count `tokens` tokens as read without storing them."""
+        self._leave_ropes()
         self.cache.skip(tokens)
         self.shift += 0 if gap else tokens
 
@@ -282,6 +355,8 @@ class TransformersEngine:
         Returns:
             Logits `(keep or len(ids), vocab)`, on the CPU.
         """
+        if self._length is not None and self._ropes is not None:
+            self._ropes.note(ids, self._length)
         if current.seat is not None:  # the session is used by a job of a pool
             return current.seat.forward(self, ids, keep, decode)
         return self.forward_alone(ids, keep, decode)
@@ -294,7 +369,7 @@ class TransformersEngine:
         if fused is not None:
             return fused.read(self.cache, ids, start, keep)
         device = self.model.device
-        with torch.no_grad():
+        with torch.no_grad(), rope_length(self._length):
             output = self.model(
                 input_ids=torch.tensor([list(ids)], device=device),
                 position_ids=torch.arange(start, start + len(ids), device=device).unsqueeze(0),
@@ -306,6 +381,11 @@ class TransformersEngine:
         return logits.cpu() if self._keeps_logits or not keep else logits[-keep:].cpu()
 
     # Edits ------------------------------------------------------------------------------------------------
+
+    def _leave_ropes(self) -> None:
+        if self._ropes is not None and self._ropes.ids is not None:
+            self._ropes.cut(self.tokens)
+            self._ropes.leave()
 
     @outside_inference()
     def scores(self, indices: np.ndarray) -> np.ndarray | None:
@@ -328,6 +408,8 @@ class TransformersEngine:
     def evict(self, gone: Sequence[Sequence[int] | np.ndarray]) -> int:
         """Drop keys and values, see `SessionEngine.evict`."""
         self.cache.rollback()
+        if any(len(indices) for indices in gone):
+            self._leave_ropes()
         masks: dict[int, torch.Tensor] = {}
         for layout, indices in zip(self._groups()[0], gone, strict=True):
             mask = np.zeros(layout.width, bool)
@@ -344,6 +426,8 @@ class TransformersEngine:
         Raises:
             ValueError: another kind of position embedding.
         """
+        if self._ropes is not None and self._ropes.ids is not None:
+            return  # nothing was evicted, so positions are consecutive
         if self._rotator is None:
             self._rotator = KeyRotator(self.model)
         self.cache.rollback()
@@ -363,6 +447,10 @@ class TransformersEngine:
     def save(self, path: Path, arrays: Mapping[str, np.ndarray], known: Mapping[str, Any]) -> None:
         """Write the cache with `arrays` and `known` to one safetensors file."""
         self.cache.rollback()
+        if self._ropes is not None and self._ropes.ids is not None:
+            self._ropes.cut(self.tokens)
+            arrays = {**arrays, READ_IDS: np.asarray(self._ropes.ids, np.int64)}
+            known = {**known, "angles": self._ropes.to_json()}
         save_cache(path, self.cache, arrays, known, self)
 
     @outside_inference()
@@ -370,6 +458,22 @@ class TransformersEngine:
         """Fill this engine, which has read nothing, from `path`; see `SessionEngine.restore`."""
         arrays, known = load_cache(path, self.cache, self._stored_kind(), self)
         self.shift = known["state"]["shift"]
+        ids, runs = arrays.pop(READ_IDS, None), known.pop("angles", None)
+        if ids is not None and follows_length(self.model):
+            ropes = RopeLengths(self.model)
+            try:
+                ropes.restore(ids, runs, self.tokens, self.vocabulary)
+                if self._ropes is None:
+                    ropes.leave()
+            except ValueError as error:
+                raise RunError(f"{path.name}: cannot be restored: {error}") from error
+            self._ropes = None if self._ropes is None else ropes
+        elif self._ropes is not None:
+            self._ropes.ids = None
+        if self.next_position > self.window:
+            raise RunError(
+                f"{path.name}: its {self.next_position:,} positions pass the {self.window:,} of this session"
+            )
         return arrays, known
 
     def _stored_kind(self) -> StoredKind:
@@ -397,23 +501,13 @@ def _problem(model: Any, settings: EngineSettings) -> str | None:
     problem = read_problem(model)
     if problem is None and window_of(find_decoder(model).config) is None:
         problem = f"{type(model).__name__} names no window (max_position_embeddings); {INSTEAD}"
+    if problem is None and follows_length(model) and settings.kv_tokens is not None:
+        problem = past_switch(model, settings.kv_tokens)
     if problem is None and settings.prune is not None:
         problem = prune_problem(model, make_scorer(settings.prune.scorer).needs_attention)
     if problem is None and settings.evict_by == "attention":
         problem = attention_problem(model)
     return problem
-
-
-def _tell_switch(model: Any) -> None:
-    """Say that the window of a session is shorter than the model's, where rotary embeddings change on the way."""
-    config = find_decoder(model).config
-    window, switch = window_of(config), rope_switch(config)
-    if switch is not None and window is not None and switch < window:
-        warnings.warn(
-            f"{type(model).__name__} changes its rotary embeddings beyond {switch:,} tokens; stored keys do not fit "
-            f"there; a session keeps to {switch:,} of its {window:,} tokens and leaves out or evicts what exceeds them",
-            stacklevel=5,
-        )
 
 
 def _indices(layout: Layout) -> np.ndarray:

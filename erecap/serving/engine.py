@@ -22,7 +22,6 @@ from erecap.serving.store import SessionStore
 from erecap.session.conversation.chat import SessionChat
 from erecap.session.pool.pool import ReplanPool
 from erecap.session.session import ReplanSession
-from erecap.tokens.cache.ropes import window_of_model
 
 log = logging.getLogger(__name__)
 _IDLE_S = 0.05  # how long the thread sleeps when there is nothing to do, before it looks whether it is to end
@@ -85,7 +84,7 @@ class Engine:
                 f"{at_once * len(tenants)}"
             )
         self.tokenizer = tokenizer
-        self.window = window_of_model(model, reused=True)
+        self.window = make_session().engine.window
         self.request_s = request_s
         self._make_session, self._raw_tokenizer = make_session, raw_tokenizer(tokenizer)
         most_bytes = None if session_bytes is None else session_bytes // len(tenants)

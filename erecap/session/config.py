@@ -91,7 +91,13 @@ class SessionConfig:
 
     def engine_settings(self) -> EngineSettings:
         """The part of the configuration that the engine needs."""
-        return EngineSettings(self.prune, self.evict_by, self.seed, self.decode_weights, self.prefill_chunk)
+        budget = self.budget or Budget()
+        # An automatic budget without a memory evicts for the window's sake alone.
+        by_budget = budget.limited and not (budget.automatic and budget.memory_bytes is None and budget.pays is None)
+        return EngineSettings(
+            self.prune, self.evict_by, self.seed, self.decode_weights, self.prefill_chunk,
+            evicts=by_budget or self.scheduler is not None, kv_tokens=budget.kv_tokens,
+        )  # fmt: skip
 
     @property
     def sinks(self) -> int:

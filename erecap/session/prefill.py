@@ -24,6 +24,7 @@ class SessionPrefill:
         self.conversation = conversation
         self.policy = policy
         self.engine = engine
+        self.again = 0  # stored tokens that the engine had to read again in the newest read
 
     def enter(
         self, part: ChatPart, known: int, answering: bool = False, anew: bool = False
@@ -81,11 +82,15 @@ class SessionPrefill:
             Logits `(vocab,)` after the last token.
         """
         conversation, transcript, coming, noted = self.conversation, self.conversation.transcript, deque(marks), 0
+        announced = self.again = 0  # tokens of chunks before the first new one, that one included
         # The rest of the last answer comes first; once read, it belongs to that answer's mark.
         settled = transcript.tokens + len(conversation.pending)
 
         def between_chunks(done: int, following: int) -> int | None:
-            nonlocal noted
+            nonlocal noted, announced
+            begun = done or announced
+            if not done:
+                self.again, announced = announced, announced + following
             if done:
                 transcript.extend(ids[noted:done])
                 noted = done
@@ -98,7 +103,7 @@ class SessionPrefill:
                     self.enforce(part, coming)
             if not following:
                 return None
-            if done and interrupt is not None:
+            if begun and interrupt is not None:
                 interrupt.check()
             if self.policy.budget.automatic:
                 rest = len(ids) - done

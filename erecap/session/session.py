@@ -376,7 +376,8 @@ class ReplanSession:
             self._drop_what_pays(part, marks, len(ids), max_new_tokens)
             with self.engine.attached():
                 logits = self.prefill.read(ids, marks, part, max_new_tokens, interrupt)
-                report.prefilled(reused, len(ids))
+                again = self.prefill.again
+                report.prefilled(reused - again, len(ids) + again)
                 decoded = decode(
                     self.engine,
                     logits,

@@ -21,6 +21,7 @@ from erecap.tokens.cache.masks import layer_windows
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.read_scores import late
 from erecap.tokens.cache.read_transaction import take_tokens
+from erecap.tokens.rope_hooks import changing_modules, lengthen, shorten
 from erecap.tokens.scoring import probe
 from erecap.tokens.scoring.select import choose, protected_bound, protected_mask
 
@@ -120,6 +121,9 @@ class _HookSet:
         decoder.register_forward_hook(self._end, with_kwargs=True, always_call=True)
         for module in self._outer_modules():
             module.register_forward_pre_hook(self._announce, with_kwargs=True)
+        for module in changing_modules(decoder):
+            module.register_forward_pre_hook(lengthen, with_kwargs=True)
+            module.register_forward_hook(shorten, with_kwargs=True, always_call=True)
         for number, layer in enumerate(decoder.layers):
             layer.register_forward_pre_hook(self._layer_hook(number, layer), with_kwargs=True)
         self._whole = True
@@ -139,7 +143,7 @@ class _HookSet:
 
     def _take_off(self, decoder: nn.Module) -> None:
         """Remove all hooks of this kind, also those whose handle an interrupt has lost."""
-        for module in (decoder, *decoder.layers, *self._outer_modules()):
+        for module in (decoder, *decoder.layers, *changing_modules(decoder), *self._outer_modules()):
             _drop_own(module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs)
             _drop_own(module._forward_hooks, module._forward_hooks_with_kwargs, module._forward_hooks_always_called)
 
@@ -258,7 +262,8 @@ def _of_text(positions: torch.Tensor) -> torch.Tensor:
 
 
 def _drop_own(found: dict[int, Any], *flags: dict[int, bool]) -> None:
-    for number in [number for number, hook in found.items() if getattr(hook, "__module__", "") == __name__]:
+    own = (__name__, lengthen.__module__)
+    for number in [number for number, hook in found.items() if getattr(hook, "__module__", "") in own]:
         for kept in (found, *flags):
             kept.pop(number, None)
 

@@ -137,9 +137,6 @@ def read_together(model: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
     return list(output.logits[0].cpu().split([part.kept for part in parts]))
 
 
-def ragged_problem(model: Any) -> str | None:
-    """Reason why `read_together` would not give the results of separate calls; None if it does."""
-    changing = sorted(rope_kinds(find_decoder(model).config) & CHANGING)
-    if changing:
-        return f"its rotary embedding ({', '.join(changing)}) depends on the longest sequence of the call"
-    return None
+def joins_calls(model: Any) -> bool:
+    """Return True if `read_together` gives the results of separate calls: no angles follow the longest of them."""
+    return not rope_kinds(find_decoder(model).config) & CHANGING

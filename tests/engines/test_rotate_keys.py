@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen3Config
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config
 
 import erecap
 from erecap.engines.rotate_keys import KeyRotator, why_fixed
 from erecap.tokens.cache.ropes import reuse_window, window_of
 from erecap.tokens.servable import probe_read
+from tests.engines.changing_ropes import SIZES, SWITCH, changing
 from tests.tokens.families import family, ids_of, whole
 from tools.architectures.tokenizer import chat_tokenizer
 
@@ -70,10 +72,6 @@ def test_a_session_outlives_the_window_many_times(kind: str) -> None:
     assert session.engine.tokens > 2 * session.engine.window
 
 
-SIZES = {
-    "vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None,
-}  # fmt: skip
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
 WINDOWS = {
     "as Qwen's instructions have it": (96, YARN | {"original_max_position_embeddings": 96}, 384),
@@ -108,58 +106,33 @@ def test_a_yarn_model_is_read_to_the_end_of_its_window() -> None:
     assert 300 < session.engine.tokens < session.engine.window == 384
 
 
-def _changing(kind: str) -> LlamaForCausalLM | Phi3ForCausalLM:
-    torch.manual_seed(0)
-    if kind == "dynamic":
-        rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
-        model = LlamaForCausalLM(LlamaConfig(**SIZES, max_position_embeddings=128, rope_parameters=rope))
-    else:
-        rope = {
-            "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8,
-            "long_factor": [1.0, 1.5, 2.0, 4.0, 8.0, 12.0, 20.0, 32.0], "original_max_position_embeddings": 128,
-        }  # fmt: skip
-        config = Phi3Config(
-            **SIZES, max_position_embeddings=1024, original_max_position_embeddings=128, rope_parameters=rope
-        )
-        model = Phi3ForCausalLM(config)
-    for parameter in model.parameters():
-        parameter.data *= 4 if parameter.ndim == 2 else 1
-    return model.eval()
-
-
 @pytest.mark.filterwarnings("ignore:.*changes its rotary embeddings")
-@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
-def test_ropes_that_change_with_the_length_are_reused_within_their_switch_only(kind: str) -> None:
-    model = _changing(kind)
-    for budget in (None, 64):
-        session, chat = erecap.ReplanSession(model, chat_tokenizer(), budget=budget, retokenize=True), []
-        for turn in range(9):
-            chat.append({"role": "user", "content": f"Mug {turn}, drawer {turn + 3}."})
-            given = chat_tokenizer().apply_chat_template(
-                chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
-            )
-            answer = session.generate(chat, max_new_tokens=4)
-            length = given["input_ids"].shape[1]
-            if length + 4 <= 128 and budget is None:
-                bare = model.generate(**given, max_new_tokens=4, do_sample=False, eos_token_id=2)[0, length:]
-                assert answer.text == chat_tokenizer().decode(bare, skip_special_tokens=True)
-            chat.append({"role": "assistant", "content": "go"})
-            positions = [int(layout.positions.max()) for layout in session.cache.layouts()]
-            assert max(positions) < 128 == session.engine.window
-        # What left the window is told, and nothing was read under other angles.
-        assert (answer.usage.overflow_messages > 0) is (budget is None)
+@pytest.mark.parametrize("name", ["dynamic", "phi3"])
+def test_under_a_budget_ropes_that_change_with_the_length_stay_within_their_switch(name: str) -> None:
+    session, chat = erecap.ReplanSession(changing(name), chat_tokenizer(), budget=64, retokenize=True), []
+    for turn in range(9):
+        chat.append({"role": "user", "content": f"Mug {turn}, drawer {turn + 3}."})
+        answer = session.generate(chat, max_new_tokens=4)
+        chat.append({"role": "assistant", "content": "go"})
+        positions = [int(layout.positions.max()) for layout in session.cache.layouts()]
+        assert max(positions) < SWITCH == session.engine.window  # nothing was read under other angles
+        assert answer.usage.overflow_messages == 0
+    assert session.engine.tokens > SWITCH
 
 
 def test_the_shorter_window_is_said_when_the_session_is_made() -> None:
     with pytest.warns(UserWarning, match="Phi3ForCausalLM changes its rotary embeddings beyond 128 tokens"):
-        erecap.ReplanSession(_changing("longrope"), chat_tokenizer())
+        erecap.ReplanSession(changing("phi3"), chat_tokenizer(), budget=64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        erecap.ReplanSession(changing("phi3"), chat_tokenizer())
     with pytest.raises(erecap.errors.ConfigError, match="longrope"):
-        erecap.wrap(_changing("longrope"), budget=64)
+        erecap.wrap(changing("phi3"), budget=64)
 
 
-@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
-def test_a_rotation_within_the_switch_is_exact(kind: str) -> None:
-    model = _changing(kind)
+@pytest.mark.parametrize("name", ["dynamic", "phi3"])
+def test_a_rotation_within_the_switch_is_exact(name: str) -> None:
+    model = changing(name)
     model(ids_of(200))  # leaves the module with the angles of a long call
     before, after = (probe_read(model, start) for start in (0, 100))
     for number, (old, new) in enumerate(zip(before.layers, after.layers, strict=True)):
@@ -168,7 +141,7 @@ def test_a_rotation_within_the_switch_is_exact(kind: str) -> None:
 
 
 def test_wrapped_calls_that_would_cross_the_switch_are_the_bare_models(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    model = _changing("longrope")
+    model = changing("phi3")
     wrapped = erecap.wrap(model, prune=erecap.PruneConfig(keep=0.5, stages=(2,)), log=tmp_path)
     for tokens, passed in ((100, False), (120, True), (150, False)):
         ids = ids_of(tokens)

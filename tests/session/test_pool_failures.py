@@ -9,7 +9,6 @@ from functools import partial
 
 import pytest
 import torch
-from transformers import Phi3Config, Phi3ForCausalLM
 
 from erecap.session import ReplanPool, ReplanSession
 from erecap.tokens import attach
@@ -173,14 +172,6 @@ def test_what_is_refused() -> None:
         ReplanPool(model(), byte_level(), max_tokens=0)
     with pytest.raises(TypeError, match="no_such_option"):
         pool.generate([(session, start(), {"no_such_option": 3})])
-    factors = [1.0] * 4
-    config = Phi3Config(
-        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, pad_token_id=0, original_max_position_embeddings=64, max_position_embeddings=256,
-        rope_parameters={"rope_type": "longrope", "rope_theta": 1e4, "short_factor": factors, "long_factor": factors},
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="longrope"):
-        ReplanPool(Phi3ForCausalLM(config), byte_level())
     before = model().config._attn_implementation
     model().config._attn_implementation = "flex_attention"
     try:

@@ -15,7 +15,7 @@ from erecap.generation import Generation, Message
 from erecap.session.pool.turns import Request, rendezvous, taking_turns
 from erecap.session.session import ReplanSession
 from erecap.tokens import hooks
-from erecap.tokens.ragged import Part, ragged_problem, read_together
+from erecap.tokens.ragged import Part, joins_calls, read_together
 from erecap.tokens.scoring import probe
 from erecap.tokens.servable import outside_inference
 
@@ -45,7 +45,8 @@ class ReplanPool:
     attention, are made alone, in turn; the decoding of these sessions is shared. So are prompts of sessions with packed
     `decode_weights`: those round activations to bfloat16, which would make the rounding of a larger product in the
     prompt a visible one. Their shared decoding is the same to the bit. Requests are also kept apart where
-    sessions alone would take different ways: other `decode_weights`, or long chunks and short ones.
+    sessions alone would take different ways: other `decode_weights`, or long chunks and short ones. All requests of a
+    model whose rotary embeddings follow the length of the sequence (longrope, dynamic NTK) are made alone, in turn.
 
     Example:
         pool = erecap.ReplanPool(model, tokenizer)
@@ -58,15 +59,14 @@ class ReplanPool:
         max_tokens: tokens of one shared forward call; more are split over several. A single read may be longer.
 
     Raises:
-        ValueError: a model whose calls cannot be joined, or `max_tokens` below 1.
+        ValueError: a model whose attention cannot be split, or `max_tokens` below 1.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, max_tokens: int = 2048) -> None:
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
-        problem = ragged_problem(model)
-        if problem is not None:
-            raise ValueError(f"a ReplanPool cannot join the calls of this model: {problem}")
+        # Each call has a length of its own, which the angles of some rotary embeddings follow.
+        self._apart = not joins_calls(model)
         self.model = model
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
@@ -160,6 +160,7 @@ class ReplanPool:
                 continue
             alone = (
                 engine.model is not self.model
+                or self._apart
                 or (request.collect is not None and request.fused is None)
                 or engine.cache.prunes_next(len(request.ids))
                 or (engine.cache.read_scores is not None and request.fused is None)

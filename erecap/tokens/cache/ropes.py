@@ -28,27 +28,43 @@ def layer_type(config: Any, layer: int) -> str | None:
 
 def rope_switch(config: Any) -> int | None:
     """Tokens from where on rotary embeddings change with the length of the sequence; None: they never do."""
-    switches = [
-        part.get("original_max_position_embeddings")
-        or getattr(config, "original_max_position_embeddings", None)
-        or config.max_position_embeddings
-        for part in _parts(config)
-        if part.get("rope_type") in CHANGING
-    ]
-    return int(min(switches)) if switches else None
+    switches = [_original(config, part) for part in _parts(config) if part.get("rope_type") in CHANGING]
+    return min(switches) if switches else None
+
+
+def angle_kind(config: Any, length: int) -> tuple[int, ...]:
+    """The kind of angles that a sequence of `length` tokens has: keys fit each other where it is the same.
+
+    Longrope has two kinds, one up to its switch and one beyond. Dynamic NTK has one up to the original window, and
+    another one for each length beyond.
+    """
+    kinds = []
+    for part in _parts(config):
+        if part.get("rope_type") == "longrope":
+            kinds.append(int(length > _original(config, part)))
+        elif part.get("rope_type") == "dynamic":
+            kinds.append(length if length > config.max_position_embeddings else 0)
+    return tuple(kinds)
+
+
+def changes_itself(own: dict[str, Any]) -> bool:
+    """Return True for the variables of a rotary embedding that follows the length of the sequence."""
+    kinds = own.get("rope_type")
+    return bool(CHANGING & set(kinds.values() if isinstance(kinds, dict) else (kinds,)))
 
 
 def window_of(config: Any) -> int | None:
     """Positions that a decoder was made for; None where its configuration does not say.
 
-    YaRN stretches the original window by its factor, and Qwen's instructions leave `max_position_embeddings` as it was.
+    YaRN and dynamic NTK stretch the original window by their factor. `max_position_embeddings` is the original one for
+    dynamic NTK, and so Qwen's instructions leave it for YaRN.
     """
     names = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
     window = next((getattr(config, name) for name in names if getattr(config, name, None)), None)
     if window is None:
         return None
     for part in _parts(config):
-        if part.get("rope_type") == "yarn":
+        if part.get("rope_type") in ("yarn", "dynamic"):
             original = part.get("original_max_position_embeddings") or window
             window = max(window, int((part.get("factor") or 1.0) * original))
     return int(window)
@@ -57,7 +73,8 @@ def window_of(config: Any) -> int | None:
 def reuse_window(config: Any) -> int | None:
     """Positions among which stored keys and values fit what is read later; None as for `window_of`.
 
-    Where rotary embeddings change with the length, tokens stored before the change do not fit those read after it.
+    Where rotary embeddings change with the length, tokens stored before the change do not fit those read after it, and
+    have to be read again (`erecap.engines.rope_lengths`).
     """
     window = window_of(config)
     return None if window is None else min(window, rope_switch(config) or window)
@@ -85,6 +102,14 @@ def angles(rotary: Any, like: torch.Tensor, positions: torch.Tensor, kind: str |
     """
     cos, sin = rotary(like, positions) if kind is None else rotary(like, positions, kind)
     return cos, sin
+
+
+def _original(config: Any, part: dict[str, Any]) -> int:
+    return int(
+        part.get("original_max_position_embeddings")
+        or getattr(config, "original_max_position_embeddings", None)
+        or config.max_position_embeddings
+    )
 
 
 def _parameters(config: Any) -> dict[str, Any]:

@@ -26,6 +26,8 @@ class _Current(threading.local):
         self.caches: dict[Any, Any] = {}  # by their context, in the order in which these were opened
         self.collect: dict[int, torch.Tensor] | None = None  # by layer, over all stored keys
         self.outer_mask: tuple[Any, Any] | None = None  # a cache, and the 2-D mask that a class around the decoder got
+        self.rope_length: int | None = None  # tokens of the sequence whose angles are wanted; None: of the call
+        self.rope_noted: dict[str, Any] = {}  # what a rotary module had noted before our call
         self.attend: Any = None  # called in place of the attention function, which is its first argument
 
 
