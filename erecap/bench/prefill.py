@@ -21,6 +21,7 @@ from erecap.generation import JsonRow
 from erecap.language_models.opened import shape_of
 from erecap.targets import TARGETS
 from erecap.tokens import SCORER_NAMES, PruneConfig, prune
+from erecap.tokens.cache.argument import CACHE
 
 FULL, PRUNED, WHOLE = "full", "prune", "keep 1.0"
 MODES = (FULL, PRUNED, WHOLE)
@@ -49,7 +50,7 @@ def prefill_call(mode: str, model: Any, ids: Sequence[int], keep: float, scorer:
 
     def full() -> list[int]:
         with torch.no_grad():
-            model(input_ids=inputs, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1)
+            model(input_ids=inputs, **{CACHE: DynamicCache()}, use_cache=True, logits_to_keep=1)
         synchronise(model)
         return [len(ids)] * layers
 
@@ -58,7 +59,7 @@ def prefill_call(mode: str, model: Any, ids: Sequence[int], keep: float, scorer:
 
     def pruned() -> list[int]:
         with torch.no_grad(), prune(model, config) as cache:
-            model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            model(input_ids=inputs, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
             synchronise(model)
             return list(cache.prompt_kept)
 

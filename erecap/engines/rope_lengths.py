@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
+from erecap.tokens.cache.argument import CACHE
 from erecap.tokens.cache.ropes import CHANGING, angle_kind, rope_kinds, rope_switch, window_of
 from erecap.tokens.hooks import find_decoder
 
@@ -186,5 +187,5 @@ def drops_cache(model: Any) -> bool:
         return False
     ids = torch.ones(1, switch + 1, dtype=torch.long, device=base.device)
     cache = _Stored(switch)
-    made = prepare(ids, past_key_values=cache, attention_mask=ids, use_cache=True, next_sequence_length=1)
-    return made.get("past_key_values") is not cache
+    made = prepare(ids, **{CACHE: cache}, attention_mask=ids, use_cache=True, next_sequence_length=1)
+    return made.get(CACHE) is not cache

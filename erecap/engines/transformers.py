@@ -28,6 +28,7 @@ from erecap.engines.token_bytes import bytes_per_token
 from erecap.errors import RunError
 from erecap.models.hashing import model_print
 from erecap.registries import ENGINES
+from erecap.tokens.cache.argument import CACHE
 from erecap.tokens.cache.finishing import to_the_end
 from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.pruned_cache import PrunedCache
@@ -373,7 +374,7 @@ class TransformersEngine:
             output = self.model(
                 input_ids=torch.tensor([list(ids)], device=device),
                 position_ids=torch.arange(start, start + len(ids), device=device).unsqueeze(0),
-                past_key_values=self.cache,
+                **{CACHE: self.cache},
                 use_cache=True,
                 **({"logits_to_keep": keep} if self._keeps_logits else {}),
             )

@@ -15,6 +15,7 @@ from erecap.context.protection import protected_spans
 from erecap.context.tokenize import Prompt, render_prompt
 from erecap.decoding.stopping import PrefillClock, StopWatcher, answer_ends, seed_in_64_bits
 from erecap.generation import AllowedTokens, Generation, Message, PromptPiece, Timing, Usage
+from erecap.tokens.cache.argument import CACHE
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.ropes import window_of_model
 from erecap.tokens.cache.storage import plain_cache
@@ -122,7 +123,7 @@ class TransformersLanguageModel:
                 ids,
                 attention_mask=torch.ones_like(ids),
                 generation_config=settings,
-                past_key_values=cache,
+                **{CACHE: cache},
                 logits_processor=LogitsProcessorList([clock]),
                 stopping_criteria=StoppingCriteriaList([watcher]),
                 prefix_allowed_tokens_fn=_restrict(allowed_tokens, len(prompt.input_ids)),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from erecap.errors import ModelError
+from erecap.models.regexes import regex_problem
 
 PATTERNS = ("rank_pattern", "alpha_pattern")
 NAMES = ("target_modules", "exclude_modules", "modules_to_save", "target_parameters", "layers_pattern")
-REGEXES = ("target_modules", "exclude_modules", "layers_pattern")  # where they are one text
+REGEXES = ("target_modules", "exclude_modules")  # where they are one text
+ALWAYS_REGEXES = ("layers_pattern", "modules_to_save")  # in lists, too
 
 
 def check_settings(config: dict[str, Any], path: Path) -> None:
@@ -36,17 +37,17 @@ def check_settings(config: dict[str, Any], path: Path) -> None:
         names = value if isinstance(value, list) else [value]
         if value is not None and not all(isinstance(name, str) for name in names):
             raise _refused(path, field, value, "a text or a list of texts")
-        if field in REGEXES and isinstance(value, str):
-            _check_regex(path, field, value)
+        if field in ALWAYS_REGEXES or (field in REGEXES and isinstance(value, str)):
+            for name in filter(None, names):
+                _check_regex(path, field, name)
     if config.get("megatron_config") is not None:
         raise _refused(path, "megatron_config", config["megatron_config"], "null; Megatron's layers are not served")
 
 
 def _check_regex(path: Path, field: str, text: str) -> None:
-    try:
-        re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ModelError(f"{path}: {field}: {text[:40]!r} is no regular expression: {error}") from error
+    problem = regex_problem(text)
+    if problem is not None:
+        raise ModelError(f"{path}: {field}: {text[:40]!r} cannot be matched against names of modules: {problem}")
 
 
 def _refused(path: Path, field: str, value: Any, allowed: str) -> ModelError:

@@ -2,8 +2,8 @@
 
 The model's code stays as it is. A pre-hook on the decoder announces each read to its cache. A pre-hook on every layer
 drops tokens, and passes on masks and rotary embeddings for the rest. That saves the MLP's work as well as attention's,
-and needs no code per architecture. All state lives on the `PrunedCache` in `kwargs["past_key_values"]`. A call with
-another cache passes through untouched, so threads, sessions and nested contexts do not meet.
+and needs no code per architecture. All state lives on the `PrunedCache` in the call's arguments. A call with another
+cache passes through untouched, so threads, sessions and nested contexts do not meet.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from erecap.protocols import ScoreContext
+from erecap.tokens.cache.argument import CACHE, NAMES, given_cache
 from erecap.tokens.cache.masks import layer_windows
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.read_scores import late
@@ -25,7 +26,6 @@ from erecap.tokens.rope_hooks import changing_modules, lengthen, shorten
 from erecap.tokens.scoring import probe
 from erecap.tokens.scoring.select import choose, protected_bound, protected_mask
 
-CACHE_NAMES = ("past_key_values", "layer_past", "past_key_value")
 # Inputs of multimodal classes besides text. They are read by masks and positions that are not plain text's.
 OTHER_INPUTS = (
     "pixel_values", "pixel_values_videos", "pixel_values_images", "input_features", "input_values",
@@ -57,7 +57,7 @@ def find_decoder(model: nn.Module) -> nn.Module:
 def cache_argument(layer: nn.Module) -> str:
     """The name under which a decoder layer takes the cache."""
     names = inspect.signature(layer.forward).parameters
-    return next((name for name in CACHE_NAMES if name in names), CACHE_NAMES[0])
+    return next((name for name in NAMES if name in names), CACHE)
 
 
 def outer_modules(model: nn.Module, decoder: nn.Module) -> list[nn.Module]:
@@ -149,14 +149,15 @@ class _HookSet:
 
     def _announce(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Note the 2-D mask of a call before a multimodal class makes masks of its own from it."""
-        if not isinstance(kwargs.get("past_key_values"), PrunedCache):
+        cache = given_cache(kwargs)
+        if not isinstance(cache, PrunedCache):
             return
         given = [name for name in OTHER_INPUTS if _is_given(kwargs.get(name))]
         if given:
             raise ValueError(f"{type(module).__name__}: a PrunedCache reads text only, and the call gives {given[0]}")
         mask = kwargs.get("attention_mask")
         if mask is None or (isinstance(mask, torch.Tensor) and mask.ndim == 2):
-            probe.current.outer_mask = (kwargs["past_key_values"], mask)
+            probe.current.outer_mask = (cache, mask)
 
     def _mask(self, cache: PrunedCache, mask: Any) -> torch.Tensor | None:
         """The 2-D attention mask of this call, None where there is no padding.
@@ -172,7 +173,7 @@ class _HookSet:
         raise ValueError("a PrunedCache builds its own masks; give a 2-D attention_mask (1 = real, 0 = padding)")
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
-        cache = kwargs.get("past_key_values")
+        cache = given_cache(kwargs)
         inputs = kwargs.get("inputs_embeds")
         if inputs is None:
             inputs = kwargs.get("input_ids", args[0] if args else None)
@@ -196,7 +197,7 @@ class _HookSet:
         return args, kwargs | {"position_ids": positions, "attention_mask": placeholder}
 
     def _end(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        cache = kwargs.get("past_key_values")
+        cache = given_cache(kwargs)
         probe.current.reading = None
         if isinstance(cache, PrunedCache):
             if output is None:  # how torch calls this hook after an exception

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import Cache
 
+from erecap.tokens.cache.argument import CACHE
 from erecap.tokens.cache.masks import layer_windows
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.ropes import CHANGING, rope_kinds
@@ -122,7 +123,7 @@ def read_together(model: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
                 position_ids=torch.cat([part.positions(device) for part in parts], 1),
                 # As the hooks do: a 4-D mask is passed through as it is, and keeps the model from building one.
                 attention_mask=torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=device),
-                past_key_values=ragged,
+                **{CACHE: ragged},
                 use_cache=True,
                 logits_to_keep=torch.tensor(kept_rows(parts), device=device),
             )

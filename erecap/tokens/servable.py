@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from erecap.tokens.cache.argument import CACHE
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.pruning import attach
@@ -178,7 +179,7 @@ def _attention_problem(model: Any) -> str | None:
     with outside_inference(), attach(model, cache, attention=True):
         probe.current.collect = weights
         try:
-            model(input_ids=_ids(model), past_key_values=cache, use_cache=True)
+            model(input_ids=_ids(model), **{CACHE: cache}, use_cache=True)
         finally:
             probe.current.collect = None
     if all(number in weights for number in range(cache.layer_count) if cache.stores(number)):
@@ -197,7 +198,7 @@ def _read(model: Any, start: int, pieces: int, config: PruneConfig | None) -> tu
         for part in _ids(model).split(TOKENS // pieces, 1):
             begin = start + cache.get_seq_length()
             positions = torch.arange(begin, begin + part.shape[1], device=part.device).unsqueeze(0)
-            output = model(input_ids=part, position_ids=positions, past_key_values=cache, use_cache=True)
+            output = model(input_ids=part, position_ids=positions, **{CACHE: cache}, use_cache=True)
     return cache, output.logits[0].float()
 
 

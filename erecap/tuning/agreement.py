@@ -10,6 +10,7 @@ import torch
 
 from erecap.errors import RunError
 from erecap.tokens import PruneConfig, prune
+from erecap.tokens.cache.argument import CACHE
 from erecap.tuning.candidates import Stages
 from erecap.tuning.samples import Sample
 
@@ -74,14 +75,12 @@ class Judge:
         """As `unpruned`, after a pruned read; and the tokens that each layer read of the prompt."""
         sample = self.samples[number]
         with torch.no_grad(), prune(self.model, self.config(stages), protect=list(sample.protect)) as cache:
-            read = self.model(
-                input_ids=self._tensor(sample.prompt), past_key_values=cache, use_cache=True, logits_to_keep=1
-            )
+            read = self.model(input_ids=self._tensor(sample.prompt), **{CACHE: cache}, use_cache=True, logits_to_keep=1)
             rows = [read.logits[0, -1:]]
             kept = list(cache.prompt_kept)
             if len(sample.plan) > 1:
                 ids = self._tensor(sample.plan[:-1])
-                rows.append(self.model(input_ids=ids, past_key_values=cache, use_cache=True).logits[0])
+                rows.append(self.model(input_ids=ids, **{CACHE: cache}, use_cache=True).logits[0])
         return _best(torch.cat(rows), f"sample {number}, stages {list(stages)}"), kept
 
     def _tensor(self, ids: Sequence[int]) -> torch.Tensor:

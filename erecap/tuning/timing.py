@@ -14,6 +14,7 @@ from erecap.bench.replan.calls import steady, synchronise
 from erecap.bench.replan.ceilings import ratio
 from erecap.generation import JsonRow
 from erecap.tokens import PruneConfig, prune
+from erecap.tokens.cache.argument import CACHE
 from erecap.tuning.candidates import Stages
 from erecap.tuning.samples import Sample
 
@@ -38,13 +39,13 @@ def measure(
 
     def full() -> None:
         with torch.no_grad():
-            model(input_ids=ids, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1)
+            model(input_ids=ids, **{CACHE: DynamicCache()}, use_cache=True, logits_to_keep=1)
         synchronise(model)
 
     def pruned(stages: Stages) -> Callable[[], None]:
         def call() -> None:
             with torch.no_grad(), prune(model, config(stages), protect=list(sample.protect)) as cache:
-                model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                model(input_ids=ids, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
                 synchronise(model)
 
         return call

@@ -10,6 +10,7 @@ from transformers import LogitsProcessorList
 
 from erecap.decoding.stopping import PrefillClock
 from erecap.generation import Timing, Usage
+from erecap.tokens.cache.argument import CACHE, given_cache
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.pruning import prune
 from erecap.tokens.scoring.schedule import PruneConfig
@@ -80,7 +81,7 @@ class WrappedModel(StandIn):
         own |= without_folder_cache(self.wrapped)
         started = time.perf_counter()
         with prune(self.wrapped, self.prune) as cache:
-            output = self.wrapped.generate(**{**arguments, **own, "past_key_values": cache})
+            output = self.wrapped.generate(**{**arguments, **own, CACHE: cache})
         ended = time.perf_counter()
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         read = cache.prompt_kept[0] if cache.prompt_kept else 0
@@ -111,7 +112,7 @@ class WrappedModel(StandIn):
         def of(name: str) -> Any:
             return setting(self.wrapped, arguments, name)
 
-        if arguments.get("past_key_values") is not None:
+        if given_cache(arguments) is not None:
             return "the call brings its own past_key_values"
         if of("use_cache") is False:
             return "the call switches caching off"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, GenerationMixin
 
+from erecap.tokens.cache.argument import given_cache
 from erecap.tokens.cache.ropes import rope_switch
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.scoring.probe import base_name
@@ -95,7 +96,7 @@ def call_problem(model: Any, arguments: dict[str, Any]) -> str | None:
     problem = _prompt_problem(model, arguments)
     if problem is not None:
         return problem
-    if arguments.get("past_key_values") is not None:
+    if given_cache(arguments) is not None:
         return "the call brings its own past_key_values"
     for name in ("assistant_model", "custom_generate", "synced_gpus"):
         if arguments.get(name):

@@ -15,6 +15,7 @@ from erecap.decoding.revision import model_revision
 from erecap.decoding.stopping import PrefillClock
 from erecap.errors import ConfigError
 from erecap.generation import Timing, Usage
+from erecap.tokens.cache.argument import CACHE
 from erecap.tokens.cache.read_scores import ReadScorer
 from erecap.tokens.servable import read_problem
 from erecap.wrapping.log import CallLog
@@ -218,7 +219,7 @@ class SessionModel(StandIn):
 
     def _read_and_generate(self, conversation: TokenConversation, arguments: dict[str, Any], clock: Any) -> Any:
         prompt = prompt_of(arguments)
-        own: dict[str, Any] = {"past_key_values": conversation.cache}
+        own: dict[str, Any] = {CACHE: conversation.cache}
         own["logits_processor"] = LogitsProcessorList([*(arguments.get("logits_processor") or []), clock])
         own |= without_folder_cache(self.wrapped)
         # What is stored outlives the call, so it must not be made of inference tensors.
@@ -237,8 +238,8 @@ class SessionModel(StandIn):
             conversation.cache.crop(len(sequence) - read)
         conversation.tokens = sequence[: conversation.cache.get_seq_length()].clone()
         conversation.asked = min(conversation.asked, conversation.read)
-        if getattr(returned, "past_key_values", None) is not None:
-            returned.past_key_values = None if conversation.evicted else _plain_copy(conversation, self.wrapped)
+        if getattr(returned, CACHE, None) is not None:
+            setattr(returned, CACHE, None if conversation.evicted else _plain_copy(conversation, self.wrapped))
         self._reader.enforce(conversation)
 
 

@@ -15,6 +15,7 @@ from erecap.errors import BudgetError, ConfigError
 from erecap.protocols import ScoreContext
 from erecap.registries import SINKS
 from erecap.session.eviction import HEAD, OPEN, PROTECTED, staying
+from erecap.tokens.cache.argument import CACHE
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.read_scores import ReadScorer, ReadScores
 from erecap.tokens.cache.ropes import reuse_window, rope_kinds
@@ -121,7 +122,7 @@ class TokenReader:
                 self._model(
                     input_ids=chunk,
                     position_ids=torch.arange(position, position + tokens, device=device).unsqueeze(0),
-                    past_key_values=conversation.cache,
+                    **{CACHE: conversation.cache},
                     use_cache=True,
                     **({"logits_to_keep": 1} if self._model._supports_logits_to_keep() else {}),
                 )

@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import erecap
 from erecap.errors import ConfigError
+from erecap.tokens.cache.argument import CACHE, given_cache
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.servable import INSTEAD, attention_problem, prune_problem, read_problem
 from tests.tokens.families import GREEDY, family, ids_of, whole
@@ -67,7 +68,7 @@ class _Deaf(LlamaForCausalLM):
     """Its decoder hides the cache from the layers, so that hooks on them never engage."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        kwargs.pop("past_key_values", None)
+        kwargs.pop(CACHE, None)
         return super().forward(*args, **kwargs)
 
 
@@ -75,7 +76,7 @@ class _Unequal(LlamaForCausalLM):
     """Its second layer computes anew what the first has stored."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        cache = kwargs.get("past_key_values")
+        cache = given_cache(kwargs)
         output = super().forward(*args, **kwargs)
         if cache is not None and cache.get_seq_length() > 6:
             output.logits = output.logits.flip(-1)

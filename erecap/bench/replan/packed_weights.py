@@ -14,6 +14,7 @@ from erecap.decoding.short import short_reads
 from erecap.errors import ConfigError
 from erecap.generation import JsonRow
 from erecap.tokens import PruneConfig, attach
+from erecap.tokens.cache.argument import CACHE
 from erecap.tokens.cache.pruned_cache import PrunedCache
 
 QUALITY_TOKENS = 3000  # of household text; about an eighth of them are plans
@@ -77,7 +78,7 @@ def _logits(model: Any, weights: str, ids: Sequence[int], plans: Sequence[tuple[
         with attach(model, cache), torch.no_grad():
             read = model(
                 input_ids=torch.tensor([list(ids[done:start])], device=model.device),
-                past_key_values=cache,
+                **{CACHE: cache},
                 use_cache=True,
                 logits_to_keep=1,
             )
