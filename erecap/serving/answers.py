@@ -107,6 +107,8 @@ def split(generation: Generation, tools: Tools) -> tuple[str | None, list[dict[s
     # No text in a schema begins so, and such a text may look like a call itself.
     if not tools.functions or (tools.beside_schema and not text.startswith((OPEN, "\n"))):
         return text, []
+    if tools.strict and not tools.beside_schema and OPEN not in text:
+        return text, []  # what looks like a call without marks follows no schema
     content, calls = calls_in(text, tools.names)
     return content, calls if tools.parallel else calls[:1]
 

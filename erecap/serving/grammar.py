@@ -15,6 +15,7 @@ from erecap.serving.messages import refused
 from erecap.serving.tool_calls import CLOSE, OPEN
 from erecap.serving.tools import Tools
 
+_TEXT = r"TEXT: /(?s:.*)/ & ~/(?s:.*)<tool_call>(?s:.*)/"  # any without the mark of a call in it
 # As `json.dumps` writes it. Free white space would let an answer go on with nothing else.
 _LOOKS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -36,14 +37,15 @@ class Grammars:
 
         Args:
             schema: JSON schema of the answer's text; None: any text.
-            tools: one of the forced ones must be called. With a schema the answer may be a call or such a text.
+            tools: one of the forced ones must be called. With a schema the answer may be a call or such a text. Without
+                one, strict ones may be called behind any text, with arguments that follow their schema.
             place: the field of the request that has the schema, for failures.
 
         Raises:
             ApiFailure: a schema that cannot be followed, or no `llguidance` installed.
         """
         if schema is None and not tools.forced:
-            return None
+            return self._strict(tools) if tools.strict else None
         called = tools if tools.forced else Tools(tools.functions, tools.names)
         text = json.dumps({**(schema or {}), "x-guidance": _LOOKS})
         call = json.dumps({**called.schema(), "x-guidance": _LOOKS})
@@ -54,6 +56,21 @@ class Grammars:
             rules.append(f"text: %json {text}")
         names = " | ".join(rule.split(":", 1)[0] for rule in rules)
         return self._made("\n".join([f"start: {names}", *rules]), place)
+
+    def _strict(self, tools: Tools) -> Allowed:
+        call = json.dumps({**tools.any_call().schema(), "x-guidance": _LOOKS})
+        opened = self._mark(OPEN)
+        more = f' ("\\n" {opened} call)*' if tools.parallel else ""
+        # A mark in characters ends the text in the middle of what is read, which only a lazy rule does.
+        begins = "before call" if opened.startswith('"') else f"TEXT {opened} call"
+        rules = [
+            f"start: TEXT | {begins}{more}",
+            f'call: "\\n" called "\\n" {self._mark(CLOSE)}',
+            f"called: %json {call}",
+            "before[lazy]: /(?s:.*)<tool_call>/",
+            _TEXT,
+        ]
+        return self._made("\n".join(rules), "tools")
 
     def _made(self, lark: str, place: str) -> Allowed:
         try:

@@ -71,7 +71,7 @@ def _options(
     asked: Sampling, schema: dict[str, Any] | None, tools: Tools, grammars: Grammars, place: str
 ) -> dict[str, Any]:
     options = asked.options()
-    where = "tools" if tools.forced else place
+    where = "tools" if tools.forced or (schema is None and tools.strict) else place
     allowed = grammars.allowed(schema, tools, where)
     if allowed is not None:
         options["allowed_tokens"] = allowed

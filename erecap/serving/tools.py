@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from erecap.generation import Message
@@ -31,12 +31,14 @@ class Tools:
         forced: names of those of which one has to be called; empty: the model chooses.
         parallel: several calls in one answer are passed on; else the first.
         beside_schema: the answer follows a grammar, by which it is either a call or a text in another schema.
+        strict: names of those whose arguments follow their schema even where the model chooses; calls then have marks.
     """
 
     functions: tuple[dict[str, Any], ...] = ()
     forced: tuple[str, ...] = ()
     parallel: bool = True
     beside_schema: bool = False
+    strict: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -50,6 +52,14 @@ class Tools:
             return _schema(forced[0], "#")
         return {"anyOf": [_schema(function, f"#/anyOf/{at}") for at, function in enumerate(forced)]}
 
+    def any_call(self) -> Tools:
+        """The same, with a call of any of them forced; arguments of those that are not strict are any object."""
+        loose = ({key: value for key, value in one.items() if key != "parameters"} for one in self.functions)
+        functions = (
+            one if one["name"] in self.strict else bare for one, bare in zip(self.functions, loose, strict=True)
+        )
+        return replace(self, functions=tuple(functions), forced=self.names)
+
 
 def read_tools(given: Sequence[Any] | None, choice: Any, parallel: bool | None) -> Tools:
     """The tools of a request, and the choice among them.
@@ -58,6 +68,11 @@ def read_tools(given: Sequence[Any] | None, choice: Any, parallel: bool | None) 
         ApiFailure: a tool that is no function, or a choice that is none of them; with the place.
     """
     functions = tuple(_function(tool, f"tools[{at}]") for at, tool in enumerate(given or ()))
+    strict = tuple(
+        function["name"]
+        for at, (tool, function) in enumerate(zip(given or (), functions, strict=True))
+        if _strict(tool, f"tools[{at}].strict")
+    )
     names = Tools(functions).names
     named = _named(choice)
     if named is not None and named not in names:
@@ -67,7 +82,7 @@ def read_tools(given: Sequence[Any] | None, choice: Any, parallel: bool | None) 
     if choice == "none":
         return Tools()
     forced = (named,) if named is not None else names if choice == "required" else ()
-    return Tools(functions, forced, parallel is not False)
+    return Tools(functions, forced, parallel is not False, strict=() if forced else strict)
 
 
 def as_text(messages: Sequence[Any], tools: Sequence[dict[str, Any]]) -> list[Message]:
@@ -117,6 +132,13 @@ def _function(tool: Any, place: str) -> dict[str, Any]:
             f"{place}.parameters.type", f"got {kind!r:.80}; arguments are an object, so only 'object' is allowed"
         )
     return {key: value for key, value in inner.items() if key not in ("type", "strict")}
+
+
+def _strict(tool: Any, place: str) -> bool:
+    value = tool.get("function", tool).get("strict")
+    if value is not None and not isinstance(value, bool):
+        raise refused(place, f"got {value!r:.80}; allowed: true, false or null")
+    return bool(value)
 
 
 def _named(choice: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from dataclasses import replace
@@ -167,13 +168,96 @@ def test_an_answer_in_a_schema_that_looks_like_a_call_is_text(server: Server, na
 
 def test_only_what_the_grammar_marked_is_a_call_beside_a_schema() -> None:
     tools = read_tools([GO], None, None)
-    beside = replace(tools, beside_schema=True)
+    beside, tools = replace(tools, beside_schema=True), replace(tools, strict=())
     assert split(Generation(TOLD), beside) == (TOLD, []) and len(split(Generation(TOLD), tools)[1]) == 1
     marked = f"<tool_call>\n{TOLD}\n</tool_call>"
     for text in (marked, f"\n{TOLD}\n"):  # the second: the marks are special tokens, which are no text
         assert split(Generation(text), beside)[0] is None and len(split(Generation(text), beside)[1]) == 1
     inside = json.dumps({"say": marked})
     assert split(Generation(inside), beside) == (inside, [])
+
+
+def follows(allowed: Any, text: str, tokenizer: Any = None) -> bool:
+    """True if the grammar lets an answer be `text`, and end there."""
+    tokenizer, done = tokenizer or byte_level(), []
+    for token in [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]:
+        if token not in allowed(done):
+            return False
+        done.append(token)
+    return True
+
+
+RIGHT = '{"name": "go", "arguments": {"to": "shelf 1", "steps": 3}}'
+WRONG = '{"name": "go", "arguments": {"to": "moon"}}'
+OTHER = '{"name": "look", "arguments": {"at": [1, {"b": null}]}}'
+
+
+def marked(*calls: str) -> str:
+    return "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in calls)
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("I see <b>nothing</b> to do.\n", True),
+        ("", True),
+        (marked(RIGHT), True),
+        ("Let me think: é, 房, {}.\n" + marked(RIGHT), True),
+        (marked(OTHER), True),  # it is not strict
+        (marked(RIGHT, OTHER, RIGHT), True),
+        (marked(WRONG), False),
+        ("So: " + marked(WRONG), False),
+        ("<tool_call", True),
+        ("a <tool_calls> b", True),
+        (marked(RIGHT, WRONG), False),
+        (marked(RIGHT) + " done", False),
+        ("<tool_call>" + RIGHT, False),
+        (marked('{"name": "run", "arguments": {}}'), False),
+    ],
+)
+def test_a_strict_tool_that_the_model_chooses_is_called_by_its_schema(text: str, right: bool) -> None:
+    tools = read_tools([GO, LOOK], "auto", None)
+    allowed = Grammars(model(), byte_level()).allowed(None, tools, "tools")
+    assert allowed is not None and follows(allowed, text) is right
+    if right and "tool_call" in text:
+        assert len(split(Generation(text), tools)[1]) == text.count("<tool_call>")
+    alone = Grammars(model(), byte_level()).allowed(None, replace(tools, parallel=False), "tools")
+    assert follows(alone, text) is (right and text.count("<tool_call>") < 2)
+    for count, special in ((1, False), (2, False), (2, True)):  # marks that are tokens
+        tokenizer = copy.deepcopy(byte_level())
+        tokenizer.add_tokens(["<tool_call>", "</tool_call>"][:count], special_tokens=special)
+        made = copy.copy(model())
+        made.config = copy.deepcopy(model().config)
+        made.config.vocab_size = len(tokenizer)
+        assert follows(Grammars(made, tokenizer).allowed(None, tools, "tools"), text, tokenizer) is right
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_strict_is_told_in_both_apis_and_checked(server: Server, flat: bool) -> None:
+    function = {"name": "go", "parameters": PLAN}
+    for value, strict in ((True, ("go",)), (False, ()), (None, ())):
+        tool = {"type": "function", **function, "strict": value}
+        if not flat:
+            tool = {"type": "function", "function": {**function, "strict": value}}
+        assert read_tools([tool], None, None).strict == strict
+        assert read_tools([tool], "none", None).strict == read_tools([tool], "required", None).strict == ()
+    assert split(Generation(WRONG), read_tools([GO], None, None)) == (WRONG, [])
+    asked = {"messages": start(), "tools": [{"type": "function", "function": {**function, "strict": "yes"}}]}
+    with pytest.raises(openai.BadRequestError, match=r"tools\[0\].strict: got 'yes'"):
+        server.client().chat.completions.create(**asked, **GREEDY)
+
+
+def test_a_strict_tool_over_the_socket(server: Server) -> None:
+    made = server.client().chat.completions.create(messages=start(), tools=[GO], max_tokens=30, seed=2, **GREEDY)
+    plain = server.client().chat.completions.create(messages=start(), tools=[LOOK], max_tokens=30, seed=2, **GREEDY)
+    assert made.choices[0].finish_reason in ("stop", "length") and plain.choices[0].finish_reason in ("stop", "length")
+    unmet = {
+        "type": "function",
+        "function": {"name": "go", "parameters": {"type": "object", "not": {}}, "strict": True},
+    }
+    with pytest.raises(openai.BadRequestError, match="tools: the schema cannot be followed"):
+        server.client().chat.completions.create(messages=start(), tools=[unmet], **GREEDY)
+    assert server.engine.store.busy == 0
 
 
 ROOM = {"type": "object", "properties": {"room": {"enum": ["hall", "attic"]}}, "required": ["room"], **CLOSED}
