@@ -7,6 +7,7 @@ from typing import Any
 
 from erecap.generation import Message
 
+PIECE = 32  # characters of one message
 _TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
 
@@ -20,7 +21,11 @@ def raw_tokenizer(tokenizer: Any) -> Any:
 
 
 def as_lines(text: str) -> list[Message]:
-    """A text as messages, one a line, so that texts which begin alike share what was read. None of it is protected."""
+    """A text as messages, one a line, so that texts which begin alike share what was read. None of it is protected.
+
+    A long line is several: a text that goes on in its last line is then found by the pieces before.
+    """
     *lines, rest = text.split("\n")
-    pieces = [f"{line}\n" for line in lines] + ([rest] if rest else [])
+    whole = [f"{line}\n" for line in lines] + ([rest] if rest else [])
+    pieces = [line[start : start + PIECE] for line in whole for start in range(0, len(line), PIECE)]
     return [{"role": "user", "content": piece, "protect": []} for piece in pieces]

@@ -81,7 +81,9 @@ class TokenReader:
                 self._rotator, self._window = _rotator_of(model), reuse_window(find_decoder(model).config)
             except ValueError as error:
                 if not budget.automatic:
-                    raise ConfigError(f"a budget needs stored tokens to be repositioned: {error}") from error
+                    raise ConfigError(
+                        f"a budget needs stored tokens to be repositioned: {error}; give no budget, or 'auto'"
+                    ) from error
         self._chunk = CHUNK if self._window is None else max(1, min(CHUNK, self._window // 4))
 
     def open(self) -> TokenConversation:

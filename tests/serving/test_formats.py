@@ -391,6 +391,20 @@ def test_a_text_that_grows_is_read_once(engines) -> None:  # type: ignore[no-unt
     assert len(on.store) == 2  # a chat shares nothing with a text
 
 
+def test_a_text_of_one_growing_line_is_read_once(engines) -> None:  # type: ignore[no-untyped-def]
+    on, fresh, text, known = engines(window=1200), engines(window=1200), TEXT.replace("\n", " | "), 0
+    for number in range(6):
+        made = answer(on, as_lines(text), raw=True)
+        assert made.text == answer(fresh, as_lines(text), raw=True).text
+        fresh.store.clear()
+        assert made.usage.reused_tokens >= known and len(on.store) == 1
+        known = made.usage.prompt_tokens - 3
+        text += f"{made.text} | You see a mug {number} and a drawer. | > take"
+    assert known > 100
+    assert answer(on, as_lines(text[:70] + "other"), raw=True).usage.reused_tokens > 0  # another way from there
+    assert "".join(message["content"] for message in as_lines(f"{text}\n\n{text}\n")) == f"{text}\n\n{text}\n"
+
+
 @pytest.mark.parametrize("prompt", ["", [], ["a", "b"], [[1, 2]], 5])
 def test_prompts_that_are_refused(server: Server, prompt: Any) -> None:
     with pytest.raises(openai.BadRequestError, match="prompt"):
