@@ -120,11 +120,13 @@ class RopeLengths:
         if not whole or (tokens and not 0 <= ids.min() <= ids.max() < vocabulary):
             raise ValueError(f"read_ids are not {tokens} token ids below {vocabulary}")
         found: list[tuple[int, Kind]] = []
-        for run in runs if isinstance(runs, list) else [None]:
-            whole = isinstance(run, list) and len(run) == 2 and type(run[0]) is int and isinstance(run[1], list)
-            if not whole or len(run[1]) != kinds or any(type(part) is not int for part in run[1]):
+        for run in runs if isinstance(runs, list) else [()]:
+            start, kind = run if isinstance(run, list) and len(run) == 2 else (None, None)
+            if type(start) is not int or not isinstance(kind, list) or len(kind) != kinds:
                 raise ValueError("angles are not runs of tokens with their kind")
-            found.append((run[0], tuple(run[1])))
+            if any(type(part) is not int for part in kind):
+                raise ValueError("kinds of angles are not whole numbers")
+            found.append((start, tuple(kind)))
         starts = [start for start, _ in found]
         if starts != sorted(set(starts)) or starts[:1] != [0][: min(1, tokens)] or any(at >= tokens for at in starts):
             raise ValueError(f"angles do not begin at 0 and rise within the {tokens} tokens read")

@@ -6,12 +6,13 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import erecap
 from erecap.engines.protocol import EngineSettings
-from erecap.engines.rope_lengths import drops_cache, follows_length
+from erecap.engines.rope_lengths import RopeLengths, drops_cache, follows_length
 from erecap.engines.transformers import TransformersEngine
 from erecap.errors import BudgetError, RunError
 from erecap.serving.engine import Engine
@@ -174,14 +175,19 @@ def test_a_session_that_was_long_is_not_restored_under_a_budget(tmp_path: Path) 
         session("phi3", budget=64).restore(tmp_path / "rolled back")
 
 
-def test_damaged_runs_are_refused(tmp_path: Path) -> None:
-    on = session("phi3")
-    on.read(chat_of(150))
-    for runs in ([], [[0, [1]], [0, [1]]], [[0, [1, 2]]], [[3, [1]]], [[0, 1]], "x", [[0, [1]], [400, [0]]]):
-        on.engine._ropes.to_json = lambda runs=runs: runs  # type: ignore[union-attr,method-assign]
-        on.save(tmp_path / "s")
-        with pytest.raises(RunError, match="angles"):
-            session("phi3").restore(tmp_path / "s")
+@pytest.mark.parametrize(
+    "runs",
+    [None, "x", [], [[0, [1]], [0, [1]]], [[0, [1, 2]]], [[3, [1]]], [[0, 1]], [[0, ["1"]]], [[0, [1]], [150, [0]]]],
+)
+def test_damaged_notes_of_angles_are_refused(runs: Any) -> None:
+    lengths = RopeLengths(changing("phi3"))
+    with pytest.raises(ValueError, match="angles"):
+        lengths.restore(np.arange(150), runs, 150, 320)
+    for ids in (np.arange(149), np.arange(150.0), np.arange(150) + 300, np.arange(150) - 1):
+        with pytest.raises(ValueError, match="read_ids are not 150 token ids below 320"):
+            lengths.restore(ids, [[0, [1]]], 150, 320)
+    lengths.restore(np.arange(150), [[0, [0]], [128, [1]]], 150, 320)
+    assert lengths.ids == list(range(150)) and not lengths.fit(150)
 
 
 @pytest.mark.parametrize("name", ["phi3", "llama", "dynamic"])
