@@ -78,6 +78,8 @@ def test_damaged_episode_rows(folder: Path, change: dict[str, Any], pattern: str
     ("change", "pattern"),
     [
         ({"total_ms": float("inf")}, r"replans.jsonl:2: total_ms"),
+        ({"total_ms": 1e308}, r"replans.jsonl:2: total_ms"),
+        ({"prompt_tokens": 10**30}, r"replans.jsonl:2: prompt_tokens: .*less than or equal to 1000000000000000"),
         ({"kept_per_layer": [3, 2]}, r"replans.jsonl:2: kept_per_layer has 2 entries, but the model has 30 layers"),
         ({"episode": 0}, r"replans.jsonl:2: replan 0 of episode 0 of s in mode full occurs twice"),
     ],
