@@ -8,12 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-)
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from erecap.cost.flops import ModelShape
 
@@ -87,6 +82,18 @@ class RunHead(_Row):
     model: ModelFacts | None = None
     git: str | None = None
     seed: int = 0
+
+    @field_validator("config")
+    @classmethod
+    def _readable(cls, config: dict[str, Any]) -> dict[str, Any]:
+        modes, parts, budget = config.get("modes", []), config.get("compositions", {}), config.get("budget", {})
+        if not isinstance(modes, list) or not all(isinstance(mode, str) for mode in modes):
+            raise ValueError("modes is no list of names")
+        if not isinstance(parts, dict) or not all(isinstance(mode, dict) for mode in parts.values()):
+            raise ValueError("compositions is no mapping of names to parts")
+        if not isinstance(budget, dict):
+            raise ValueError("budget is no mapping")
+        return config
 
 
 class EpisodeRow(_Row):

@@ -89,6 +89,21 @@ def test_damaged_replan_rows(folder: Path, change: dict[str, Any], pattern: str)
     refused(folder, pattern)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"modes": 5}, {"modes": None}, {"modes": [5]}, {"compositions": "x"}, {"compositions": [5]},
+        {"compositions": {"full": 5}}, {"budget": 5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_configuration_of_another_shape(folder: Path, config: dict[str, Any]) -> None:
+    head = make_head()
+    (folder / "run.json").write_text(json.dumps(head | {"config": head["config"] | config}), encoding="utf-8")
+    [key] = config
+    refused(folder, rf"run\.json: config: .*{key} is no ")
+
+
 def test_damaged_files(folder: Path, tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", r"nowhere: no such run folder")
     refused(tmp_path, r"run.json: file is missing")
