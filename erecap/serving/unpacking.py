@@ -26,7 +26,7 @@ class Unpacker:
         self._padding = False  # zeros follow the last part
 
     def read(self, chunk: bytes) -> bytes:
-        """What the next bytes unpack to.
+        """Unpack the next bytes.
 
         Raises:
             ValueError: they are damaged.
