@@ -39,8 +39,10 @@ class Episodes:
             first: the episode at which a new series begins.
 
         Raises:
-            ConfigError: there is no such episode.
+            ConfigError: there is no such episode, or `options` is no mapping.
         """
+        if options is not None and not isinstance(options, Mapping):
+            raise ConfigError(f"options: got {options!r:.60}; allowed: a mapping such as {{'episode': 0}}")
         named = (options or {}).get("episode")
         if named is None:
             number = first if seed is not None else self._next
@@ -64,12 +66,18 @@ def command_of(action: Any) -> str:
 
 
 class Ending(gym.Wrapper[str, str, str, str]):
-    """Refuses a step before the first `reset` and after the end of an episode, where there is nothing to act in."""
+    """Refuses a step before the first `reset` and after the end of an episode, and all calls once it is closed."""
 
     _over: str | None = "no episode has begun"
+    _closed = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Begin an episode."""
+        """Begin an episode.
+
+        Raises:
+            gymnasium.error.ClosedEnvironmentError: it was closed.
+        """
+        self._check_open("reset")
         self._over = "no episode has begun"  # if the reset fails
         begun = self.env.reset(seed=seed, options=options)
         self._over = None
@@ -81,13 +89,25 @@ class Ending(gym.Wrapper[str, str, str, str]):
         Raises:
             gymnasium.error.ResetNeeded: there is no episode to act in.
             gymnasium.error.InvalidAction: the action is no text.
+            gymnasium.error.ClosedEnvironmentError: it was closed.
         """
+        self._check_open("step")
         if self._over is not None:
             raise gym.error.ResetNeeded(f"step: {self._over}; call reset() first")
         result = self.env.step(command_of(action))
         if result[2] or result[3]:
             self._over = "the episode is over"
         return result
+
+    def close(self) -> None:
+        """Free what the environment holds; closing again does nothing."""
+        if not self._closed:
+            self._closed = True
+            self.env.close()
+
+    def _check_open(self, called: str) -> None:
+        if self._closed:
+            raise gym.error.ClosedEnvironmentError(f"{called}: the environment is closed; make another one")
 
 
 def _whole(number: Any, count: int) -> int:

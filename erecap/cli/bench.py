@@ -16,7 +16,7 @@ app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 MODEL = "smollm2-135m-instruct"
 Model = Annotated[str, typer.Option(help="Catalog name, folder or hub name.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads; torch's choice if left out.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; torch's choice if left out.")]
 Out = Annotated[Path | None, typer.Option(help="JSON file for settings, summary and raw rows.")]
 Repetitions = Annotated[int, typer.Option(min=1, help="Timed calls of each kind, in turn.")]
 KvTokens = Annotated[int, typer.Option(min=16, help="Budget of the sessions that evict.")]

@@ -11,7 +11,7 @@ def calibrate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Catalog name, folder or hub name.")],
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, or cuda[:N].")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; torch's choice if left out.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; torch's choice if left out.")] = None,
     decode_weights: Annotated[str, typer.Option(help="Weights in decoding: same, int8 or int4.")] = "same",
 ) -> None:
     """Time a session's steps for about a minute, and store a cost model that predicts them."""

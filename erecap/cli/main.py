@@ -121,7 +121,8 @@ def complain(message: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    line = " ".join(message.split())
+    # Names come from other people's files: a terminal must not take a part of one for a command.
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(message.split()))
     Console(markup=False, emoji=False, stderr=True, soft_wrap=True, highlight=False).print(
         Text(f"error: {line}", style="red")
     )

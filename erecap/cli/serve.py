@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from erecap.budget import AUTO, Budget
+from erecap.cli import numbers
 from erecap.cli.bench import MODEL
 from erecap.cli.numbers import finite
 
@@ -96,7 +97,7 @@ def serve(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     decode_weights: Annotated[str, typer.Option(help="Weights while decoding: same, int8 or int4.")] = "same",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; torch's choice if left out.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; torch's choice if left out.")] = None,
 ) -> None:
     """Serve a local model at /v1/chat/completions, or shorten the chats that go to another server.
 
@@ -164,14 +165,13 @@ def _budget(kv_tokens: str, memory_gb: float | None, pays: float | None) -> Budg
     for option, value in (("--memory-gb", memory_gb), ("--pays", pays)):
         if value is not None and kv_tokens != AUTO:
             raise ConfigError(f"{option}: got {value} with --kv-tokens {kv_tokens}; allowed with auto")
-    if not (kv_tokens in (AUTO, "all") or kv_tokens.isdecimal()):
-        raise ConfigError(f"--kv-tokens: got {kv_tokens!r}; allowed: auto, all, or a whole number, at least 16")
+    tokens = numbers.kv_tokens(kv_tokens)
     if memory_gb is not None and not 0 < memory_gb < float("inf"):
         raise ConfigError(f"--memory-gb: got {memory_gb}; allowed: a number above 0")
     try:
-        if kv_tokens == AUTO:
+        if tokens == AUTO:
             return Budget.auto(None if memory_gb is None else int(1e9 * memory_gb), pays)
-        return Budget(None if kv_tokens == "all" else int(kv_tokens))
+        return Budget.of(tokens)
     except ValueError as error:
         raise ConfigError(f"serve: {error}") from error
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from erecap.budget import AUTO
-from erecap.cli.numbers import finite
+from erecap.cli.numbers import finite, kv_tokens
 
 if TYPE_CHECKING:
     from erecap.config.modes import Mode
@@ -40,7 +40,7 @@ TemperatureOption = Annotated[float, typer.Option(callback=finite, min=0, help="
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of sampling and of random rankings.")]
 DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads; torch's choice if left out.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; torch's choice if left out.")]
 SystemOption = Annotated[str | None, typer.Option(metavar="TEXT", help="System message in front of the chat.")]
 
 
@@ -160,11 +160,7 @@ def _tokens(text: str | None, mode: Mode) -> int | Literal["auto"] | None:
         return AUTO
     if not mode.budgeted:
         raise ConfigError(f"--kv-tokens: mode {mode} has no budget; leave it out")
-    if text in (AUTO, "all"):
-        return AUTO if text == AUTO else None
-    if not (text.isdecimal() and int(text) >= 16):
-        raise ConfigError(f"--kv-tokens: got {text!r}; allowed: auto, all, or a whole number, at least 16")
-    return int(text)
+    return kv_tokens(text, least=16)
 
 
 def _share(keep: float, mode: Mode) -> float:

@@ -12,7 +12,7 @@ from erecap.cli.numbers import finite
 Model = Annotated[str, typer.Option(help="Catalog name, folder or hub name.")]
 Adapter = Annotated[str | None, typer.Option(help="Adapter of a trained planner, merged into the model.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, or cuda[:N].")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads; torch's choice if left out.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; torch's choice if left out.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew instead of going on.")]
 
 

@@ -53,7 +53,7 @@ def stages(
     repetitions: Annotated[int, typer.Option(help="Timed reads of each of them; 0 for none.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the histories, the search and the random scorer.")] = 0,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; torch's choice if left out.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; torch's choice if left out.")] = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where answers and results go.")] = Path("runs/tune"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what was tried before.")] = False,
 ) -> None:

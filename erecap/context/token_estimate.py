@@ -40,6 +40,8 @@ _BLOCKS: tuple[tuple[int, float], ...] = (
     (0x1100, 3.2),  # Jamo, Ethiopic, Cherokee, Khmer, Mongolian, and others
     (0x1E00, 2.5),  # Vietnamese and polytonic Greek
     (0x2000, 2.0),  # dashes, quotes, arrows, mathematics, boxes
+    (0x2800, 3.0),  # Braille, of which plots in terminals are made
+    (0x2900, 2.0),
     (0x3000, 1.5),  # punctuation of Chinese and Japanese
     (0x3040, 1.8),  # kana
     (0x3100, 3.0),

@@ -17,6 +17,7 @@ _SIZES = {
     "vocab_size", "max_position_embeddings", "n_layer", "n_head", "n_embd", "n_positions",
 }  # fmt: skip
 _LARGEST = 10**9
+ADAPTER = "adapter_config.json"
 
 
 def inspect_folder(folder: Path) -> dict[str, Any]:
@@ -26,11 +27,17 @@ def inspect_folder(folder: Path) -> dict[str, Any]:
         The parsed `config.json`.
 
     Raises:
-        ModelError: a file is missing, is not valid JSON, or is shorter than its header says; names the file.
+        ModelError: a file is missing, is not valid JSON, or is shorter than its header says, or an adapter lies beside
+            the model; names the file.
     """
     config = read_json(folder / "config.json")
     if "model_type" not in config:
         raise ModelError(f"{folder / 'config.json'}: no 'model_type', so this is not a Hugging Face model folder")
+    if (folder / ADAPTER).exists():
+        raise ModelError(
+            f"{folder / ADAPTER}: transformers would change the model's weights by this adapter without a word; "
+            "move its files to a folder of their own, and name that as the adapter"
+        )
     _check_sizes(folder, config)
     _check_numbers(folder / "config.json", config)
     _check_token_ids(folder / "config.json", config)

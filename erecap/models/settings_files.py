@@ -12,8 +12,10 @@ from erecap.models.inspection import read_json
 
 SETTINGS = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json",
+    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
+    "sentencepiece.bpe.model", "tekken.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
+_TEMPLATES = "additional_chat_templates/*.jinja"  # one of them may be called `default`
 # Keys that say who wrote a file, not what the model does.
 IDLE = frozenset({"transformers_version", "_name_or_path", "_commit_hash"})
 
@@ -25,7 +27,7 @@ def settings_files(folder: Path) -> dict[str, str]:
         ModelError: one cannot be read.
     """
     found = {}
-    for name in SETTINGS:
+    for name in (*SETTINGS, *sorted(str(path.relative_to(folder)) for path in folder.glob(_TEMPLATES))):
         path = folder / name
         if not path.is_file():
             continue
@@ -49,4 +51,4 @@ def changed_files(pinned: Mapping[str, str], folder: Path) -> list[str]:
     if not pinned:
         return []
     found = settings_files(folder)
-    return [name for name in SETTINGS if found.get(name) != pinned.get(name)]
+    return [name for name in {**pinned, **found} if found.get(name) != pinned.get(name)]

@@ -1,27 +1,24 @@
 """The rows of a run folder as they are read back.
 
 Unknown keys are ignored, so that a run with an addition still reads. Numbers must be finite;
-milliseconds, tokens and bytes must not be negative.
+milliseconds, tokens and bytes must not be negative, nor beyond what any machine has.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-    StringConstraints,
-)
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from erecap.cost.flops import ModelShape
 
 Share = Annotated[float, Field(ge=0, le=1)]
 PngUri = Annotated[str, StringConstraints(pattern=r"^data:image/png;base64,[A-Za-z0-9+/]+={0,2}$")]
+# Larger ones are slips of whoever wrote them, and arithmetic fails at them.
+_MOST = 10**15
+Count = Annotated[int, Field(ge=0, le=_MOST)]
+Size = Annotated[int, Field(ge=1, le=_MOST)]
+Amount = Annotated[float, Field(ge=0, le=_MOST)]
 EpisodeKey = tuple[str, str, int]  # suite, mode, episode
 
 
@@ -44,14 +41,14 @@ class ModelFacts(_Row):
     adapter: TrainedPart | None = None  # merged into it
     pruner: TrainedPart | None = None
     dtype: str = ""
-    parameters: NonNegativeInt = 0
-    layers: PositiveInt
-    hidden_size: PositiveInt
-    intermediate_size: PositiveInt
-    heads: PositiveInt
-    kv_heads: PositiveInt
-    head_dim: PositiveInt
-    vocab_size: PositiveInt
+    parameters: Count = 0
+    layers: Size
+    hidden_size: Size
+    intermediate_size: Size
+    heads: Size
+    kv_heads: Size
+    head_dim: Size
+    vocab_size: Size
 
     @property
     def title(self) -> str:
@@ -86,6 +83,18 @@ class RunHead(_Row):
     git: str | None = None
     seed: int = 0
 
+    @field_validator("config")
+    @classmethod
+    def _readable(cls, config: dict[str, Any]) -> dict[str, Any]:
+        modes, parts, budget = config.get("modes", []), config.get("compositions", {}), config.get("budget", {})
+        if not isinstance(modes, list) or not all(isinstance(mode, str) for mode in modes):
+            raise ValueError("modes is no list of names")
+        if not isinstance(parts, dict) or not all(isinstance(mode, dict) for mode in parts.values()):
+            raise ValueError("compositions is no mapping of names to parts")
+        if not isinstance(budget, dict):
+            raise ValueError("budget is no mapping")
+        return config
+
 
 class EpisodeRow(_Row):
     """One line of `episodes.jsonl`."""
@@ -93,26 +102,26 @@ class EpisodeRow(_Row):
     suite: str
     env: str = ""
     mode: str
-    episode: NonNegativeInt
+    episode: Count
     seed: int
     goal: str
     success: bool
     progress: Share
     spl: Share
-    steps: NonNegativeInt
-    path_length: NonNegativeFloat
+    steps: Count
+    path_length: Amount
     path_unit: str
-    expert_path_length: NonNegativeFloat | None = None
-    expert_steps: NonNegativeInt | None = None
-    replans: NonNegativeInt
-    triggers: dict[str, NonNegativeInt] = {}
-    invalid_plans: NonNegativeInt = 0
+    expert_path_length: Amount | None = None
+    expert_steps: Count | None = None
+    replans: Count
+    triggers: dict[str, Count] = {}
+    invalid_plans: Count = 0
     end: Literal["success", "horizon", "error"]
     error: str | None = None
-    overflow: NonNegativeInt = 0
+    overflow: Count = 0
     contended: bool = False
-    planner_ms: NonNegativeFloat = 0
-    wall_s: NonNegativeFloat = 0
+    planner_ms: Amount = 0
+    wall_s: Amount = 0
 
     @property
     def key(self) -> EpisodeKey:
@@ -127,10 +136,10 @@ class EpisodeRow(_Row):
 class RereadCall(_Row):
     """The same call made once more on an empty cache."""
 
-    new_tokens: NonNegativeInt
-    prefill_ms: NonNegativeFloat = 0
-    decode_ms: NonNegativeFloat = 0
-    total_ms: NonNegativeFloat
+    new_tokens: Count
+    prefill_ms: Amount = 0
+    decode_ms: Amount = 0
+    total_ms: Amount
     same: bool  # it gave the same text
 
 
@@ -139,35 +148,35 @@ class ReplanRow(_Row):
 
     suite: str
     mode: str
-    episode: NonNegativeInt
-    replan: NonNegativeInt
-    step: NonNegativeInt
+    episode: Count
+    replan: Count
+    step: Count
     trigger: str
-    prompt_tokens: NonNegativeInt
-    new_tokens: NonNegativeInt = 0
-    reused_tokens: NonNegativeInt = 0
-    kept_tokens: NonNegativeFloat = 0
-    kept_per_layer: list[NonNegativeInt] = []
-    plan_tokens: NonNegativeInt = 0
-    kv_bytes: NonNegativeInt = 0
-    overflow_messages: NonNegativeInt = 0
-    truncated_tokens: NonNegativeInt = 0
-    evicted_tokens: NonNegativeInt = 0
-    rewritten_tokens: NonNegativeInt = 0
-    drafted_tokens: NonNegativeInt = 0
-    accepted_tokens: NonNegativeInt = 0
-    masked_observations: NonNegativeInt = 0
-    dropped_messages: NonNegativeInt = 0
-    tokenize_ms: NonNegativeFloat = 0
-    prefill_ms: NonNegativeFloat = 0
-    prune_ms: NonNegativeFloat = 0
-    decode_ms: NonNegativeFloat = 0
-    total_ms: NonNegativeFloat = 0
+    prompt_tokens: Count
+    new_tokens: Count = 0
+    reused_tokens: Count = 0
+    kept_tokens: Amount = 0
+    kept_per_layer: list[Count] = []
+    plan_tokens: Count = 0
+    kv_bytes: Count = 0
+    overflow_messages: Count = 0
+    truncated_tokens: Count = 0
+    evicted_tokens: Count = 0
+    rewritten_tokens: Count = 0
+    drafted_tokens: Count = 0
+    accepted_tokens: Count = 0
+    masked_observations: Count = 0
+    dropped_messages: Count = 0
+    tokenize_ms: Amount = 0
+    prefill_ms: Amount = 0
+    prune_ms: Amount = 0
+    decode_ms: Amount = 0
+    total_ms: Amount = 0
     plan: list[str] = []
     problem: str | None = None
     decision: str | None = None
     reason: str | None = None
-    predicted_ms: NonNegativeFloat | None = None
+    predicted_ms: Amount | None = None
     dropped_because: str | None = None
     reread: RereadCall | None = None
     contended: bool = False
@@ -186,7 +195,7 @@ class ReplanRow(_Row):
 class SampleStep(_Row):
     """One step of a recorded episode; step 0 is what the agent sees before it acts."""
 
-    step: NonNegativeInt
+    step: Count
     action: str | None = None
     observation: str = ""
     failed: bool = False
@@ -197,8 +206,8 @@ class SampleStep(_Row):
 class SampleReplan(_Row):
     """One planning call of a recorded episode, with the prompt as the model kept it."""
 
-    replan: NonNegativeInt
-    step: NonNegativeInt
+    replan: Count
+    step: Count
     trigger: str
     plan: list[str] = []
     problem: str | None = None
@@ -211,7 +220,7 @@ class Sample(_Row):
 
     suite: str
     mode: str
-    episode: NonNegativeInt
+    episode: Count
     goal: str
     success: bool
     steps: list[SampleStep] = []

@@ -72,6 +72,8 @@ class Sampling(BaseModel):
             raise ValueError(f"temperature: got {self.temperature}; allowed: 0, or {COLDEST} to 2")
         if len(self.stops) > _STOPS:
             raise ValueError(f"stop: got {len(self.stops)} texts; allowed: up to {_STOPS}")
+        if "" in self.stops:
+            raise ValueError("stop: got an empty text, which ends nothing; leave it out")
         longest = max(map(len, self.stops), default=0)
         if longest > _STOP_CHARACTERS:
             raise ValueError(f"stop: got a text of {longest} characters; allowed: up to {_STOP_CHARACTERS}")

@@ -17,9 +17,8 @@ from erecap.errors import ConfigError
 from erecap.serving.failures import ApiFailure
 from erecap.serving.headers import OF_REQUESTS, Header, end_to_end, plain_name
 from erecap.serving.paths import path_below
+from erecap.serving.unpacking import ENCODINGS, Unpacker
 
-# Those whose expansion is bounded by their size: a thousand times at most.
-_ENCODINGS = ("", "identity", "gzip", "deflate")
 # Where clients put keys. None of theirs goes beside one of ours.
 _KEYS = {b"authorization", b"api-key", b"x-api-key"}
 _HOST = re.compile(rb"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
@@ -108,8 +107,8 @@ class Upstream:
         if not 200 <= answer.status_code < 600:
             await answer.aclose()
             raise _broken(f"the server behind answered with the status {answer.status_code}, which no answer has")
-        encoding = answer.headers.get("content-encoding", "").strip().lower()
-        if encoding not in _ENCODINGS:
+        encoding = _encoding(answer)
+        if encoding not in ENCODINGS:  # the expansion of these is bounded by their size: a thousand times at most
             await answer.aclose()
             raise _broken(f"the server behind answered in the encoding {encoding!r:.40}, which was not asked for")
         return answer
@@ -120,19 +119,25 @@ class Upstream:
         Raises:
             ApiFailure: it breaks off, is damaged, is larger than allowed, or has not ended at the time `until`.
         """
-        read, coming = 0, answer.aiter_bytes()
+        read, coming = 0, answer.aiter_raw()
+        packed = Unpacker(_encoding(answer))
         try:
             while True:
                 async with in_time(until):
-                    chunk = await anext(coming, None)
-                if chunk is None:
+                    packet = await anext(coming, None)
+                if packet is None:
+                    packed.end()
                     return
+                chunk = packed.read(packet)
                 read += len(chunk)
                 if read > self._most:
                     raise _broken(f"the answer of the server behind is larger than {self._most} bytes")
-                yield chunk
+                if chunk:  # an empty one would end a response in chunks
+                    yield chunk
         except httpx.HTTPError as error:
             raise _broken(f"the server behind broke off: {error!r}") from error
+        except ValueError as error:
+            raise _broken(f"the answer of the server behind cannot be unpacked: {error}") from error
         finally:
             await answer.aclose()
 
@@ -166,6 +171,10 @@ async def in_time(until: float) -> AsyncIterator[None]:
             yield
     except TimeoutError as error:
         raise ApiFailure(504, "the request took longer than it may", "server_error", "timeout") from error
+
+
+def _encoding(answer: httpx.Response) -> str:
+    return answer.headers.get("content-encoding", "").strip().lower()
 
 
 def _broken(words: str) -> ApiFailure:

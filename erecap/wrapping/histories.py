@@ -93,7 +93,7 @@ def find_history(
     if named and not strict:
         return None
     for slot in slots:
-        if slot.value and is_chat(slot.value):
+        if _is_told(slot.value):
             return slot
     if not known and not strict:
         return None
@@ -107,7 +107,7 @@ def in_body(kwargs: Mapping[str, Any]) -> Slot | None:
         if not isinstance(body, Mapping):
             continue
         for field in _IN_BODIES:
-            if body.get(field) and is_chat(body[field]):
+            if _is_told(body.get(field)):
                 return Slot((name, field), field, body[field])
     return None
 
@@ -115,6 +115,11 @@ def in_body(kwargs: Mapping[str, Any]) -> Slot | None:
 def is_chat(value: Any) -> bool:
     """Return True for a list of messages, an empty one included."""
     return _is_list(value) and all(map(is_message, value))
+
+
+def _is_told(value: Any) -> bool:
+    # Asked in this order: an image that stands beside a chat may be an array, which is neither true nor false.
+    return is_chat(value) and len(value) > 0
 
 
 def is_history(value: Any) -> bool:

@@ -91,11 +91,16 @@ def tokens_around(request: Mapping[str, Any]) -> int:
 
 
 def _fields(request: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {name: request[name] for name in FIELDS if request.get(name)}
+    fields = {name: request[name] for name in FIELDS if _is_given(request.get(name))}
     for body in (request.get("extra_body"), request.get("body")):
         if isinstance(body, Mapping):
-            fields |= {name: body[name] for name in FIELDS if body.get(name)}
+            fields |= {name: body[name] for name in FIELDS if _is_given(body.get(name))}
     return fields
+
+
+def _is_given(value: Any) -> bool:
+    # What a host gives may be an array, which is neither true nor false.
+    return value is not None and not (isinstance(value, (str, list, tuple, dict, bool)) and not value)
 
 
 def as_text(value: Any) -> str:

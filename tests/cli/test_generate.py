@@ -173,6 +173,9 @@ MISTAKES = [
     (("hi", "--mode", "full", "--kv-tokens", "99"), "--kv-tokens: mode full has no budget"),
     (("hi", "--kv-tokens", "8"), "--kv-tokens: got '8'; allowed: auto, all, or a whole number, at least 16"),
     (("hi", "--kv-tokens", "some"), "--kv-tokens: got 'some'; allowed: auto"),
+    (("hi", "--kv-tokens", "9" * 5000), "--kv-tokens: got '9999"),
+    (("hi", "--kv-tokens", "²²"), "--kv-tokens: got '²²'; allowed: auto"),
+    (("hi", "--dtype", "\x1b[31mred\x07"), r"\x1b[31mred\x07"),
     (("hi", "--keep", "0.5"), "--keep: mode erecap does not prune at prefill"),
     (("hi", "--mode", "prune[random]", "--keep", "0"), "--keep: got 0.0; allowed: above 0, at most 1"),
     (("hi", "--max-new-tokens", "5000"), "max_new_tokens must be from 1 to 1023, got 5000"),
@@ -180,7 +183,7 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=[" ".join(m[0]) for m in MISTAKES])
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=[ascii(" ".join(m[0]))[:60] for m in MISTAKES])
 def test_mistakes_are_one_line(erecap, tiny_model, arguments, words) -> None:  # type: ignore[no-untyped-def]
     code, out, err = erecap("generate", tiny_model, *arguments)
     complaints = [line for line in err.splitlines() if line.startswith("error: ")]

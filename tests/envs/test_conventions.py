@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.error import InvalidAction, ResetNeeded
+from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 import erecap.envs.episodes as room
@@ -41,6 +41,12 @@ def test_numbers_that_no_episode_has(named: Any) -> None:
     with pytest.raises(ConfigError, match="allowed: a whole number from 0 to 2") as caught:
         Episodes(3).begin(None, {"episode": named})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [5, "episode", ["episode"], [("episode", 1)], True])
+def test_options_that_are_no_mapping(options: Any) -> None:
+    with pytest.raises(ConfigError, match=r"options: got .*; allowed: a mapping such as \{'episode'"):
+        Episodes(3).begin(None, options)
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
@@ -110,6 +116,16 @@ def test_after_success_there_is_nothing_to_do() -> None:
     assert [env.step("win")[2] for _ in range(3)] == [False, False, True]
     with pytest.raises(ResetNeeded, match="over"):
         env.step("win")
+
+
+def test_a_closed_environment_is_used_no_more() -> None:
+    env = Ending(Counter())
+    env.reset()
+    env.close()
+    env.close()
+    for call in (env.reset, lambda: env.step("look")):
+        with pytest.raises(ClosedEnvironmentError, match="the environment is closed; make another one"):
+            call()
 
 
 def test_disturbances_follow_the_episode_that_the_environment_goes_on_to() -> None:

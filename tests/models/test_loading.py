@@ -116,7 +116,19 @@ def _rope(theta: float) -> Callable[[Path], object]:
     return _set(rope_parameters={"rope_type": "default", "rope_theta": theta})
 
 
+def _adapter_beside(folder: Path) -> None:
+    """As transformers finds one by itself; its numbers are not in the fingerprint of the model's files."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    config = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder), config)
+    adapted.peft_config["default"].base_model_name_or_path = str(folder)
+    adapted.save_pretrained(str(folder))
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "an adapter beside the model": (_adapter_beside, "adapter_config.json: transformers would change the model's"),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
     "config is not JSON": (lambda f: (f / "config.json").write_text("{"), "config.json is not valid JSON"),
     "config is a list": (lambda f: (f / "config.json").write_text("[]"), "must hold a JSON object"),

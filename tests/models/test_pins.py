@@ -44,6 +44,17 @@ def weights(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def named_template(folder: Path) -> None:
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "default.jinja").write_text("{{ messages[0].content }}")
+
+
+def linked_config(folder: Path) -> None:
+    edit("config.json", rms_norm_eps=0.5)(folder)
+    (folder / "config.json").rename(folder.parent / "elsewhere.json")
+    (folder / "config.json").symlink_to(folder.parent / "elsewhere.json")
+
+
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "one number of the weights": (weights, "the weights in"),
     "an epsilon": (edit("config.json", rms_norm_eps=0.1), "config.json is not as it was pulled"),
@@ -54,6 +65,9 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "the normalizer": (edit("tokenizer.json", normalizer={"type": "Lowercase"}), "tokenizer.json is not"),
     "the template": (lambda f: (f / "chat_template.jinja").write_text("{{ messages[0].content }}"), "chat_template"),
     "a template more": (lambda f: (f / "chat_template.json").write_text("{}"), "chat_template.json"),
+    "the default among several": (named_template, "additional_chat_templates/default.jinja is not as it was pulled"),
+    "words of another tokenizer": (lambda f: (f / "vocab.txt").write_text("a\nb"), "vocab.txt is not as it was pulled"),
+    "configuration by a link": (linked_config, "config.json is not as it was pulled"),
 }
 
 

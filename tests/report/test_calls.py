@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -42,6 +44,32 @@ def test_a_line_that_is_no_row(folder: Path, name: str, line: bytes, why: str) -
     with pytest.raises(RunError) as caught:
         summarise_calls(folder)
     assert str(caught.value).startswith(f"{folder / name}:3: {why}") and "\n" not in str(caught.value)
+
+
+NO_FIGURES: list[Any] = [None, True, -1, "12", [], {"a": 1}, float("nan"), float("inf"), 10**400]
+FIGURES = [
+    (name, key, value)
+    for name, key, allowed in (
+        ("replans.jsonl", "total_ms", ()),
+        ("replans.jsonl", "kept_tokens", ()),
+        ("replans.jsonl", "new_tokens", ()),
+        ("replans.jsonl", "server_prompt_tokens", (None,)),  # a server need not say it
+        ("shadow.jsonl", "total_ms", ()),
+        ("shadow.jsonl", "agrees", (None, True)),
+        ("shadow.jsonl", "replan", (True, -1, 10**400)),
+    )
+    for value in NO_FIGURES
+    if value not in allowed
+]
+
+
+@pytest.mark.parametrize(("name", "key", "value"), FIGURES, ids=lambda part: str(part)[:20])
+def test_figures_that_are_none(folder: Path, name: str, key: str, value: Any) -> None:
+    first, *rest = (folder / name).read_bytes().splitlines()
+    (folder / name).write_bytes(b"\n".join([json.dumps({**json.loads(first), key: value}).encode(), *rest, b""]))
+    with pytest.raises(RunError) as caught:
+        summarise_calls(folder)
+    assert str(caught.value).startswith(f"{folder / name}:1: {key}: got ") and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("torn", [b"5", b'{"replan": 2, "more": {}', b'{"reason": "caf\xc3'])

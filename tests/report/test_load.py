@@ -78,6 +78,8 @@ def test_damaged_episode_rows(folder: Path, change: dict[str, Any], pattern: str
     ("change", "pattern"),
     [
         ({"total_ms": float("inf")}, r"replans.jsonl:2: total_ms"),
+        ({"total_ms": 1e308}, r"replans.jsonl:2: total_ms"),
+        ({"prompt_tokens": 10**30}, r"replans.jsonl:2: prompt_tokens: .*less than or equal to 1000000000000000"),
         ({"kept_per_layer": [3, 2]}, r"replans.jsonl:2: kept_per_layer has 2 entries, but the model has 30 layers"),
         ({"episode": 0}, r"replans.jsonl:2: replan 0 of episode 0 of s in mode full occurs twice"),
     ],
@@ -85,6 +87,21 @@ def test_damaged_episode_rows(folder: Path, change: dict[str, Any], pattern: str
 def test_damaged_replan_rows(folder: Path, change: dict[str, Any], pattern: str) -> None:
     write_rows(folder / "replans.jsonl", [replan_row("s", "full", 0, 0), replan_row("s", "full", 1, 0) | change])
     refused(folder, pattern)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"modes": 5}, {"modes": None}, {"modes": [5]}, {"compositions": "x"}, {"compositions": [5]},
+        {"compositions": {"full": 5}}, {"budget": 5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_configuration_of_another_shape(folder: Path, config: dict[str, Any]) -> None:
+    head = make_head()
+    (folder / "run.json").write_text(json.dumps(head | {"config": head["config"] | config}), encoding="utf-8")
+    [key] = config
+    refused(folder, rf"run\.json: config: .*{key} is no ")
 
 
 def test_damaged_files(folder: Path, tmp_path: Path) -> None:

@@ -241,6 +241,34 @@ def test_a_proxy_keeps_the_conversations_of_keys_apart() -> None:
         assert asked(url).status_code == 401
 
 
+def test_what_one_key_was_shown_changes_nothing_for_another() -> None:
+    """One key's chat is compacted at its full length, before another key leads the same chat from its beginning."""
+    chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "Find the mug."}]
+    for number in range(12):
+        chat += [
+            {"role": "assistant", "content": f"go {number}"},
+            {"role": "user", "content": f"{number} " + "see " * 40},
+        ]
+
+    def led(url: str, behind: Behind, key: str) -> list[bytes]:
+        bodies = []
+        for length in range(18, len(chat) + 1, 2):
+            body = {**ASKED, "messages": chat[:length]}
+            httpx.post(f"{url}/v1/chat/completions", json=body, headers=bearer(key))
+            bodies.append(behind.body)
+        return bodies
+
+    keys = Keys(["a", "b"])
+    with proxied(key=keys) as (behind, url):
+        behind.answers(b"{}")
+        alone = led(url, behind, "b")
+    with proxied(key=keys) as (behind, url):
+        behind.answers(b"{}")
+        body = {**ASKED, "messages": chat}
+        httpx.post(f"{url}/v1/chat/completions", json=body, headers=bearer("a"))
+        assert led(url, behind, "b") == alone != led(url, behind, "a")
+
+
 def test_a_proxy_as_a_person_starts_it(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("# two robots\nalice-key\n\n  bob-key  \n")
     command = [sys.executable, "-m", "erecap.cli.main", "serve", "--upstream", "http://127.0.0.1:9/v1", "--port", "0"]

@@ -102,6 +102,7 @@ def test_what_cannot_be_served(erecap, model: Path, monkeypatch) -> None:  # typ
     allowed = "allowed: auto, all, or a whole number, at least 16"
     assert f"--kv-tokens: got 'some'; {allowed}" in complaint("--kv-tokens", "some")
     assert "serve: kv_tokens must be 16 or more, got 8" in complaint("--kv-tokens", "8")
+    assert "--kv-tokens: got '9999" in complaint("--kv-tokens", "9" * 5000)
     assert "--pays: got 0.2 with --kv-tokens 200; allowed with auto" in complaint("--kv-tokens", "200", "--pays", "0.2")
     assert "--memory-gb: got -1.0; allowed: a number above 0" in complaint("--memory-gb", "-1")
     assert "memory_bytes=10 holds 0 tokens of this model" in complaint("--memory-gb", "1e-8")

@@ -110,6 +110,8 @@ def nested(levels: int) -> dict[str, Any]:
         ({"stop": ["x"] * 17}, "stop: got 17 texts"),
         ({"stop": "x" * 1001}, "stop: got a text of 1001 characters"),
         ({"stop": [None]}, "stop"),
+        ({"stop": ""}, "stop: got an empty text, which ends nothing"),
+        ({"stop": ["\n", ""]}, "stop: got an empty text"),
         ({"min_tokens": 9, "max_tokens": 8}, "min_tokens: got 9, and max_tokens 8"),
         ({"stream_options": {"every": 5}}, "every: got 5"),
         ({"messages": []}, "messages"),

@@ -22,6 +22,7 @@ from erecap.serving.proxy import create_proxy
 from erecap.serving.worker import Worker
 from erecap.wrapping.calls import TextCalls, TextOptions
 from erecap.wrapping.log import CallLog
+from tests.context.small_tokenizers import byte_level
 from tests.serving.conftest import Server
 from tests.session.chats import start, turn
 
@@ -107,6 +108,28 @@ def test_the_tools_of_a_request_count(proxied: Proxy, tmp_path: Path) -> None:
         proxied.client().chat.completions.create(messages=start(), **({"tools": tools} if tools else {}), **GREEDY)  # type: ignore[call-overload]
     bare, with_tools = (row["prompt_tokens"] for row in rows(tmp_path))
     assert 170 < with_tools - bare < 310  # of these 110 for what a template writes around tools
+
+
+def test_the_tokenizer_that_is_named_counts(behind: Server, tmp_path: Path) -> None:
+    """As `erecap serve --upstream --tokenizer FOLDER` has it: the tokens of a script that an estimate knows less of."""
+    byte_level().save_pretrained(tmp_path / "tokenizer")
+    chat = [
+        *start(),
+        *(one for n in range(9) for one in turn("ምን አለ", n)),
+        {"role": "user", "content": "ሮቦቱ ይከፍተዋል። " * 9},
+    ]
+    told = {}
+    for name, tokenizer in (("named", str(tmp_path / "tokenizer")), ("estimate", None)):
+        calls = TextCalls.opened("proxy", tmp_path / name, keep_tokens=500, tokenizer=tokenizer)
+        with running(create_proxy(f"{behind.url}/v1", calls, upstream_key="upstream")) as url:
+            client = openai.OpenAI(api_key="x", base_url=f"{url}/v1", max_retries=0)
+            client.chat.completions.create(messages=chat, **GREEDY)  # type: ignore[call-overload]
+        [told[name]] = rows(tmp_path / name)
+    assert told["estimate"]["tokens_estimated"] and not told["named"]["tokens_estimated"]
+    whole = behind.client("upstream").chat.completions.create(messages=chat, **GREEDY)  # type: ignore[call-overload]
+    assert abs(told["named"]["prompt_tokens"] - whole.usage.prompt_tokens) < 0.1 * whole.usage.prompt_tokens
+    assert told["named"]["kept_tokens"] <= 500 < told["named"]["prompt_tokens"]
+    assert told["named"]["server_prompt_tokens"] < 600 < whole.usage.prompt_tokens
 
 
 def test_failures_of_the_server_behind_are_passed_on(proxied: Proxy, behind: Server) -> None:

@@ -29,6 +29,7 @@ from erecap.serving.background import running
 from erecap.serving.books import StreamBooks, counts, noted
 from erecap.serving.proxy import create_proxy
 from erecap.serving.tools import Tools
+from erecap.serving.unpacking import Unpacker
 from erecap.serving.worker import Worker
 from erecap.wrapping.calls import TextCalls, TextOptions
 from erecap.wrapping.log import CallLog
@@ -379,6 +380,49 @@ class TestBounds:
         assert got.status_code == 502 and "encoding 'zstd'" in got.json()["error"]["message"]
         behind.answers(b"no gzip", b"Content-Encoding: gzip")
         assert asked(url).status_code == 502
+
+
+PACKED = json.dumps({"choices": [{"message": {"content": "go to shelf 1. " * 60}}]}).encode()
+RAW = zlib.compressobj(wbits=-15)
+WHOLE: dict[str, tuple[bytes, bytes]] = {
+    "two members": (b"gzip", gzip.compress(PACKED[:300]) + gzip.compress(PACKED[300:])),
+    "an empty member between": (b"gzip", gzip.compress(PACKED[:9]) + gzip.compress(b"") + gzip.compress(PACKED[9:])),
+    "zeros behind": (b"GZIP", gzip.compress(PACKED) + bytes(40)),
+    "deflate without a header": (b"deflate", RAW.compress(PACKED) + RAW.flush()),
+}
+DAMAGED: dict[str, tuple[bytes, bytes]] = {
+    "cut short": (b"gzip", gzip.compress(PACKED)[:-20]),
+    "cut in the second member": (b"gzip", gzip.compress(PACKED) + gzip.compress(PACKED)[:40]),
+    "deflate cut short": (b"deflate", zlib.compress(PACKED)[:-3]),
+    "another checksum": (b"gzip", gzip.compress(PACKED)[:-6] + b"123456"),
+    "text behind": (b"gzip", gzip.compress(PACKED) + b"more"),
+    "no deflate at all": (b"deflate", PACKED),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("case", [*WHOLE, *DAMAGED])
+def test_packed_answers_arrive_whole_or_as_broken(through: tuple[Behind, str], case: str, stream: bool) -> None:
+    behind, url = through
+    encoding, packed = {**WHOLE, **DAMAGED}[case]
+    behind.answers(packed, b"Content-Encoding: " + encoding)
+    got = asked(url, stream=stream)
+    if case in WHOLE:
+        assert (got.status_code, got.content) == (200, PACKED)
+    elif stream:  # its status went out before
+        assert got.content != PACKED and b"cannot be unpacked" in got.content
+    else:
+        assert got.status_code == 502 and "cannot be unpacked" in got.json()["error"]["message"]
+
+
+@given(st.binary(max_size=300), st.integers(1, 40), st.sampled_from(["gzip", "deflate", "identity"]))
+def test_what_is_unpacked_does_not_depend_on_how_it_is_cut(content: bytes, size: int, encoding: str) -> None:
+    pack = {"gzip": gzip.compress, "deflate": zlib.compress, "identity": bytes}[encoding]
+    sent = pack(content) + (pack(content) if encoding == "gzip" else b"")
+    unpacker = Unpacker(encoding)
+    found = b"".join(unpacker.read(sent[at : at + size]) for at in range(0, len(sent), size))
+    unpacker.end()
+    assert found == content * (2 if encoding == "gzip" else 1)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -10,10 +10,13 @@ import inspect
 import pickle
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import erecap
 from erecap.errors import ConfigError
@@ -94,6 +97,26 @@ def test_inspect_takes_it_for_what_it_wraps(target: Any) -> None:
 def test_the_history_is_found_wherever_it_stands(target: Any, args: tuple, kwargs: dict) -> None:
     said = erecap.wrap(target, keep_tokens=60)(*args, **kwargs)
     assert said.endswith(" messages") and said != target(*args, **kwargs)
+
+
+class Truthless:
+    """As arrays and tensors: neither true nor false."""
+
+    def __bool__(self) -> bool:
+        raise ValueError("the truth value is ambiguous")
+
+
+@pytest.mark.parametrize("beside", [np.zeros((2, 2)), torch.zeros(2, 2), Truthless()], ids=["numpy", "torch", "own"])
+def test_what_stands_beside_a_history_need_not_be_true_or_false(beside: Any) -> None:
+    whole = f"{len(CHAT)} messages"
+    calls: list[Callable[[], str]] = [
+        lambda: erecap.wrap(lambda image, past: f"{len(past)} messages", keep_tokens=60)(beside, CHAT),
+        lambda: erecap.wrap(lambda past, image: f"{len(past)} messages", keep_tokens=60)(CHAT, image=beside),
+        lambda: erecap.wrap(lambda messages, tools: f"{len(messages)} messages", keep_tokens=300)(CHAT, tools=beside),
+        lambda: erecap.wrap(lambda past, **more: f"{len(past)} messages", keep_tokens=60)(CHAT, body={"input": beside}),
+    ]
+    for call in calls:
+        assert call().endswith(" messages") and call() != whole
 
 
 def test_a_growing_prompt_by_its_name_or_as_the_first_argument() -> None:

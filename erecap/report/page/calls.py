@@ -17,6 +17,11 @@ from erecap.untrusted import parse_json, read_json
 HEAD, CALLS, SHADOW = "run.json", "replans.jsonl", "shadow.jsonl"
 OF_CALLS = ("replan", "kept_tokens", "prompt_tokens", "reused_tokens", "total_ms", "decision")  # that rows must have
 OF_SHADOW = ("replan", "total_ms", "agrees")
+_OF_SERVERS = ("server_prompt_tokens", "server_cached_tokens")  # which a server may leave out
+_NUMBERS = (
+    "kept_tokens", "prompt_tokens", "reused_tokens", "new_tokens", "prefill_ms", "decode_ms", "total_ms", *_OF_SERVERS,
+)  # fmt: skip
+_MOST = 1e15  # of tokens or milliseconds
 
 
 def is_call_log(folder: Path) -> bool:
@@ -183,7 +188,24 @@ def _row(where: str, line: bytes, keys: Sequence[str]) -> JsonRow:
     missing = [key for key in keys if key not in row]
     if missing:
         raise RunError(f"{where}: the row lacks {', '.join(missing)}")
+    _check_values(where, row)
     return row
+
+
+def _check_values(where: str, row: JsonRow) -> None:
+    """Refuse a row whose figures are none."""
+    replayed = "agrees" in row
+    if replayed and not (row["agrees"] is None or isinstance(row["agrees"], bool)):
+        raise RunError(f"{where}: agrees: got {row['agrees']!r:.40}; allowed: true, false or null")
+    unheard = replayed and row["agrees"] is None and row.get("unknown") is None
+    if not isinstance(row["replan"], int):
+        raise RunError(f"{where}: replan: got {row['replan']!r:.40}; allowed: a whole number")
+    for key in _NUMBERS:
+        value = row.get(key, 0)
+        if value is None and (unheard or key in _OF_SERVERS):
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < _MOST:
+            raise RunError(f"{where}: {key}: got {value!r:.40}; allowed: a finite number, at least 0")
 
 
 def _is_object(line: bytes) -> bool:
