@@ -28,7 +28,7 @@ NEWER, CANCELED, CLOSED = "a newer goal came", "canceled", "the planner has ende
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a goal."""
+    """The end of a goal."""
 
     state: Literal["succeeded", "canceled", "aborted"]
     steps: tuple[str, ...] = ()
