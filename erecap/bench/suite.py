@@ -13,7 +13,7 @@ from erecap.bench.decode_settings import DecodeBench
 from erecap.bench.drafted_replans import repeated_rows, repeated_summary
 from erecap.bench.episode import EpisodeBench, episode_bench
 from erecap.bench.episode_summary import episode_rows, episode_summary
-from erecap.bench.memory import peak_growth
+from erecap.bench.memory import peak_growth, replan_growth
 from erecap.bench.neighbour import NeighbourBench, neighbour_bench, neighbour_rows, neighbour_summary
 from erecap.bench.prefill import MODES, PrefillBench, prefill_bench, prefill_rows, prefill_summary
 from erecap.bench.replan.history import check_lengths
@@ -23,7 +23,7 @@ from erecap.bench.replan.summary import below_floor, ceilings, replan_rows, summ
 from erecap.bench.results import merge_rows, read_results, rounded
 from erecap.errors import RunError
 from erecap.files import write_json
-from erecap.generation import JsonRow
+from erecap.generation import JsonRow, Message
 from erecap.untrusted import read_json
 
 Settings = ReplanBench | PrefillBench | DecodeBench | EpisodeBench | NeighbourBench
@@ -51,7 +51,7 @@ def play(settings: Settings, model: Any, tokenizer: Any, about: JsonRow, say: Sa
         `part`, `settings`, what `about` holds, `summary`, `raw`, `rows` (see `result_row`) and `faults` (lines).
     """
     if isinstance(settings, ReplanBench):
-        part = _replan(settings, model, tokenizer, about, say)
+        part = _replan(settings, model, tokenizer, about, say, source)
     elif isinstance(settings, PrefillBench):
         part = _prefill(settings, model, tokenizer, about, say, source)
     elif isinstance(settings, DecodeBench):
@@ -77,13 +77,18 @@ def part_of(settings: Settings) -> str:
     return type(settings).__name__.removesuffix("Bench").lower()
 
 
-def _replan(settings: ReplanBench, model: Any, tokenizer: Any, about: JsonRow, say: Say) -> JsonRow:
-    found = replan_bench(settings, model, tokenizer, say)
+def _replan(settings: ReplanBench, model: Any, tokenizer: Any, about: JsonRow, say: Say, source: str) -> JsonRow:
+    def peak(mode: str, history: list[Message], new: Message) -> float | None:
+        dtype, threads = about["model"]["dtype"], about["machine"]["threads"]
+        return replan_growth(source, dtype, mode, settings, history, new, threads)
+
+    found = replan_bench(settings, model, tokenizer, say, peak if model.device.type == "cpu" else None)
     raw, quality = found["raw"], found.get("quality")
     bounds = ceilings(raw, found["shape"], found["attention_shares"])
     return {
         "summary": {
-            "calls": summarise(raw),
+            "calls": summarise(raw, found.get("peaks", ())),
+            "skipped": found["skipped"],
             "ceilings": bounds,
             "attention_shares": found["attention_shares"],
             "quality": quality,

@@ -146,7 +146,7 @@ def rai_tools() -> list[BaseTool]:
 
 
 def rai_modules(model: Callable[..., Any]) -> dict[str, Any]:
-    """What the recipe imports; `model` is what `get_llm_model` returns."""
+    """The modules that the recipe imports; `model` is what `get_llm_model` returns."""
     return {
         "rai.agents.langchain.core": SimpleNamespace(create_react_runnable=create_react_runnable),
         "rai.initialization": SimpleNamespace(get_llm_model=model),
@@ -201,7 +201,7 @@ class McpClient:
 
 
 def dimos_modules(init_model: Callable[[Any], Any]) -> dict[str, Any]:
-    """What the recipe imports; `init_model` makes a model of its name."""
+    """The modules that the recipe imports; `init_model` makes a model of its name."""
     return {
         "dimos.agents.mcp.mcp_client": SimpleNamespace(McpClient=McpClient, _init_model=init_model),
         "dimos.core.core": SimpleNamespace(rpc=lambda method: method),
