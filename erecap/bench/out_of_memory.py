@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
 Result = TypeVar("Result")
+Key = tuple[str, str]  # the row and the mode of a call
 
 
 def ran_out(error: BaseException) -> bool:
@@ -27,11 +28,11 @@ class MemoryGuard:
     """
 
     def __init__(self, say: Callable[[str], None] = lambda text: None) -> None:
-        self.skipped: dict[Hashable, int] = {}  # what is called, and the shortest length at which it ran out
+        self.skipped: dict[Key, int] = {}  # the shortest length at which each ran out
         self._say = say
 
-    def tried(self, key: Hashable, length: int, name: str, call: Callable[[], Result]) -> Result | None:
-        """What `call` returns; None if memory ran out, now or at a shorter length.
+    def tried(self, key: Key, length: int, name: str, call: Callable[[], Result]) -> Result | None:
+        """The answer of `call`; None if memory ran out, now or at a shorter length.
 
         Args:
             name: of the call, for what is said.

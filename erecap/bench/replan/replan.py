@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from erecap.bench.memory import gpu_growth
 from erecap.bench.out_of_memory import MemoryGuard
 from erecap.bench.replan.calls import Call, algorithm_call, floor_call, floor_message, product_call, steady, stock_call
 from erecap.bench.replan.ceilings import attention_share
@@ -34,7 +33,7 @@ def replan_bench(
     """Measure everything: `raw` rows, what was `skipped`, `attention_shares`, `peaks`, `quality`, `shape` of the model.
 
     Args:
-        peak: the peak memory of a mode's call after a history, in a process of its own; None: on the model's GPU.
+        peak: measures the peak memory of a mode's call after a history, where `bench.memory` asks for it.
 
     Raises:
         ConfigError: as `measure` does.
@@ -53,8 +52,8 @@ def replan_bench(
     found["skipped"] = [
         {"row": key[0], "mode": key[1], "length": length} for key, length in guard.skipped.items() if key != SHARE
     ]
-    if bench.memory:
-        found["peaks"] = peaks(bench, model, tokenizer, found["raw"], say, peak)
+    if bench.memory and peak is not None:
+        found["peaks"] = peaks(bench, tokenizer, found["raw"], say, peak)
     if "product" in bench.rows:
         say("what the product's decode weights cost in accuracy")
         tokens = min(QUALITY_TOKENS, max(bench.lengths))
@@ -116,12 +115,7 @@ def _warmed_up(make: Callable[[], Call]) -> Call:
 
 
 def peaks(
-    bench: ReplanBench,
-    model: Any,
-    tokenizer: Any,
-    raw: Sequence[JsonRow],
-    say: Callable[[str], None],
-    peak: Peak | None,
+    bench: ReplanBench, tokenizer: Any, raw: Sequence[JsonRow], say: Callable[[str], None], peak: Peak
 ) -> list[JsonRow]:
     """Rows with `length`, `mode` and `bytes`: the peak memory of each mode that was timed in the algorithm row."""
     count = _counter(tokenizer)
@@ -130,12 +124,7 @@ def peaks(
     rows = []
     for length, mode in timed:
         say(f"history of {length} tokens: peak memory of {mode}")
-        history = cut(longest, length, count)
-        if peak is not None:
-            most = peak(mode, history, new)
-        else:
-            most = gpu_growth(model, partial(algorithm_call, parse_mode(mode), bench, model, tokenizer, history, new))
-        rows.append({"length": length, "mode": mode, "bytes": most})
+        rows.append({"length": length, "mode": mode, "bytes": peak(mode, cut(longest, length, count), new)})
     return rows
 
 
