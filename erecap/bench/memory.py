@@ -1,4 +1,4 @@
-"""Peak memory of one prefill: the most by which the resident set of a fresh process grows.
+"""Peak memory of one call: the most by which the resident set of a fresh process, or a GPU's memory, grows.
 
 python -m erecap.bench.memory reads one JSON object from standard input and writes one to standard output.
 """
@@ -9,10 +9,16 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from erecap.errors import RunError
+from erecap.generation import JsonRow, Message
+
+if TYPE_CHECKING:
+    from erecap.bench.replan.settings import ReplanBench
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -34,23 +40,54 @@ def peak_growth(
     Raises:
         RunError: the process failed; its last line is in the message.
     """
+    call = {"ids": list(ids), "mode": mode, "keep": keep, "scorer": scorer}
+    return _growth_elsewhere({"model": model, "dtype": dtype, "threads": threads, "prefill": call}, mode)
+
+
+def replan_growth(
+    model: str,
+    dtype: str,
+    mode: str,
+    settings: ReplanBench,
+    history: Sequence[Message],
+    new: Message,
+    threads: int,
+) -> float | None:
+    """Bytes that a replanning call takes at most beside the weights, in a fresh process.
+
+    That is what a session stores of `history`, and what the call itself needs.
+
+    Returns, Raises: as `peak_growth`.
+    """
+    call = {"mode": mode, "settings": asdict(settings), "history": list(history), "new": new}
+    return _growth_elsewhere({"model": model, "dtype": dtype, "threads": threads, "replan": call}, mode)
+
+
+def gpu_growth(model: Any, make: Callable[[], Callable[[], object]]) -> float:
+    """Bytes by which the memory allocated on the model's GPU grows at most, while the call that `make` makes is made.
+
+    The call was warmed up before, so that what is allocated once does not count.
+    """
+    import torch
+
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated(model.device)
+    call = make()
+    torch.cuda.reset_peak_memory_stats(model.device)
+    call()
+    torch.cuda.synchronize(model.device)
+    return float(torch.cuda.max_memory_allocated(model.device) - before)
+
+
+def _growth_elsewhere(request: JsonRow, what: str) -> float | None:
     if not _RESET.exists():
         return None
-    request = {
-        "model": model,
-        "dtype": dtype,
-        "mode": mode,
-        "ids": list(ids),
-        "keep": keep,
-        "scorer": scorer,
-        "threads": threads,
-    }
     done = subprocess.run(
         [sys.executable, "-m", "erecap.bench.memory"], input=json.dumps(request), capture_output=True, text=True
     )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RunError(f"measuring the memory of {mode} failed: {last}")
+        raise RunError(f"measuring the memory of {what} failed: {last}")
     return float(json.loads(done.stdout.splitlines()[-1])["bytes"])
 
 
@@ -62,21 +99,43 @@ def _status(field: str) -> int:
     return 1024 * int(found[1])
 
 
+def _prefill(model: Any, ids: Sequence[int], mode: str, keep: float, scorer: str) -> Callable[[], Callable[[], object]]:
+    from erecap.bench.prefill import prefill_call
+
+    prefill_call(mode, model, ids[: max(8, len(ids) // 32)], keep, scorer)()
+    return lambda: prefill_call(mode, model, ids, keep, scorer)
+
+
+def _replan(
+    model: Any, tokenizer: Any, mode: str, settings: JsonRow, history: Sequence[Message], new: Message
+) -> Callable[[], Callable[[], object]]:
+    from erecap.bench.replan.calls import algorithm_call
+    from erecap.bench.replan.settings import ReplanBench
+    from erecap.config.modes import parse_mode
+
+    bench = ReplanBench(**settings)
+    # The first answer allocates what every later one uses again.
+    algorithm_call(parse_mode(mode), bench, model, tokenizer, history[:3], new)()
+    return lambda: algorithm_call(parse_mode(mode), bench, model, tokenizer, history, new)
+
+
 def main() -> None:
     """The child process."""
     import torch
 
-    from erecap.bench.prefill import prefill_call
     from erecap.models import load
 
     request = json.loads(sys.stdin.read())
     torch.set_num_threads(request["threads"])
-    model, _ = load(request["model"], request["dtype"], "cpu")
-    ids = request["ids"]
-    prefill_call(request["mode"], model, ids[: max(8, len(ids) // 32)], request["keep"], request["scorer"])()
+    model, tokenizer = load(request["model"], request["dtype"], "cpu")
+    if "prefill" in request:
+        make = _prefill(model, **request["prefill"])
+    else:
+        make = _replan(model, tokenizer, **request["replan"])
     before = _status("VmRSS")
+    call = make()  # a session reads the history here; what it stores counts, what reading took does not
     _RESET.write_text("5")  # sets the peak back to what is resident now
-    prefill_call(request["mode"], model, ids, request["keep"], request["scorer"])()
+    call()
     print(json.dumps({"bytes": _status("VmHWM") - before}))
 
 

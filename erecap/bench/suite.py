@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,19 @@ from erecap.bench.decode_settings import DecodeBench
 from erecap.bench.drafted_replans import repeated_rows, repeated_summary
 from erecap.bench.episode import EpisodeBench, episode_bench
 from erecap.bench.episode_summary import episode_rows, episode_summary
-from erecap.bench.memory import peak_growth
+from erecap.bench.memory import gpu_growth, peak_growth, replan_growth
 from erecap.bench.neighbour import NeighbourBench, neighbour_bench, neighbour_rows, neighbour_summary
 from erecap.bench.prefill import MODES, PrefillBench, prefill_bench, prefill_rows, prefill_summary
+from erecap.bench.replan.calls import algorithm_call
 from erecap.bench.replan.history import check_lengths
 from erecap.bench.replan.replan import replan_bench
 from erecap.bench.replan.settings import ROW_NAMES, ReplanBench
 from erecap.bench.replan.summary import below_floor, ceilings, replan_rows, summarise
 from erecap.bench.results import merge_rows, read_results, rounded
+from erecap.config.modes import parse_mode
 from erecap.errors import RunError
 from erecap.files import write_json
-from erecap.generation import JsonRow
+from erecap.generation import JsonRow, Message
 from erecap.untrusted import read_json
 
 Settings = ReplanBench | PrefillBench | DecodeBench | EpisodeBench | NeighbourBench
@@ -51,7 +54,7 @@ def play(settings: Settings, model: Any, tokenizer: Any, about: JsonRow, say: Sa
         `part`, `settings`, what `about` holds, `summary`, `raw`, `rows` (see `result_row`) and `faults` (lines).
     """
     if isinstance(settings, ReplanBench):
-        part = _replan(settings, model, tokenizer, about, say)
+        part = _replan(settings, model, tokenizer, about, say, source)
     elif isinstance(settings, PrefillBench):
         part = _prefill(settings, model, tokenizer, about, say, source)
     elif isinstance(settings, DecodeBench):
@@ -77,13 +80,22 @@ def part_of(settings: Settings) -> str:
     return type(settings).__name__.removesuffix("Bench").lower()
 
 
-def _replan(settings: ReplanBench, model: Any, tokenizer: Any, about: JsonRow, say: Say) -> JsonRow:
-    found = replan_bench(settings, model, tokenizer, say)
+def _replan(settings: ReplanBench, model: Any, tokenizer: Any, about: JsonRow, say: Say, source: str) -> JsonRow:
+    def peak(mode: str, history: list[Message], new: Message) -> float | None:
+        if model.device.type == "cuda":
+            return gpu_growth(
+                model, partial(algorithm_call, parse_mode(mode), settings, model, tokenizer, history, new)
+            )
+        dtype, threads = about["model"]["dtype"], about["machine"]["threads"]
+        return replan_growth(source, dtype, mode, settings, history, new, threads)
+
+    found = replan_bench(settings, model, tokenizer, say, peak)
     raw, quality = found["raw"], found.get("quality")
     bounds = ceilings(raw, found["shape"], found["attention_shares"])
     return {
         "summary": {
-            "calls": summarise(raw),
+            "calls": summarise(raw, found.get("peaks", ())),
+            "skipped": found["skipped"],
             "ceilings": bounds,
             "attention_shares": found["attention_shares"],
             "quality": quality,

@@ -19,33 +19,58 @@ def table_of(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], 
 
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in columns:
-        table.add_column(name, justify="left" if name in left else "right", no_wrap=name not in left[1:])
+        table.add_column(Text(name), justify="left" if name in left else "right", no_wrap=name not in left[1:])
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # brackets in a mode are no markup
     return table
 
 
-def replan_table(summary: Sequence[JsonRow], kind: str) -> Table:
-    """One row (`algorithm`, `product` or `hf`) of the summary of the replan benchmark. Milliseconds are medians."""
+def replan_table(summary: Sequence[JsonRow], kind: str, skipped: Sequence[JsonRow] = ()) -> Table:
+    """One row (`algorithm`, `product` or `hf`) of the summary of the replan benchmark. Milliseconds are medians.
+
+    Args:
+        skipped: what ran out of memory, with the shortest length.
+    """
+    measured = [
+        (
+            f"{row['length']:,}",
+            row["mode"],
+            seconds(row["total_ms"]),
+            f"{seconds(row['min_ms'])}–{seconds(row['max_ms'])}",
+            seconds(row["prefill_ms"]),
+            seconds(row["decode_ms"]),
+            "–" if row["over_floor"] is None else f"{row['over_floor']:.2f}",
+            f"{row['kv_bytes'] / 2**20:.0f}",
+        )
+        for row in summary
+        if row["row"] == kind
+    ]
+    missing = [
+        (f"{row['length']:,}", row["mode"], "–", "no memory", *[""] * 4) for row in skipped if row["row"] == kind
+    ]
     return table_of(
         f"One replanning call, in seconds (medians), {kind}",
         ("history", "mode", "total", "min–max", "prefill", "decode", "× floor", "KV MiB"),
-        [
-            (
-                f"{row['length']:,}",
-                row["mode"],
-                seconds(row["total_ms"]),
-                f"{seconds(row['min_ms'])}–{seconds(row['max_ms'])}",
-                seconds(row["prefill_ms"]),
-                seconds(row["decode_ms"]),
-                "–" if row["over_floor"] is None else f"{row['over_floor']:.2f}",
-                f"{row['kv_bytes'] / 2**20:.0f}",
-            )
-            for row in summary
-            if row["row"] == kind
-        ],
+        [*measured, *missing],
         left=("mode",),
     )
+
+
+def peak_table(summary: Sequence[JsonRow]) -> Table:
+    """Peak memory of the calls of the replan benchmark: a row a length, a column a mode."""
+    own = [row for row in summary if row.get("peak_bytes") is not None]
+    modes = list(dict.fromkeys(row["mode"] for row in own))
+    sizes = {(row["length"], row["mode"]): row["peak_bytes"] for row in own}
+    lengths = sorted({row["length"] for row in own})
+    return table_of(
+        "Peak memory of one replanning call beside the weights, in MiB",
+        ("history", *modes),
+        [(f"{length:,}", *(_mebibytes(sizes.get((length, mode))) for mode in modes)) for length in lengths],
+    )
+
+
+def _mebibytes(size: float | None) -> str:
+    return "–" if size is None else f"{size / 2**20:.0f}"
 
 
 def ceiling_table(rows: Sequence[JsonRow]) -> Table:
@@ -100,8 +125,11 @@ def tables_of(part: JsonRow) -> list[Table]:
     """The tables of one part (see `erecap.bench.suite.play`), its result rows last."""
     summary, tables = part["summary"], []
     if part["part"] == "replan":
-        kinds = dict.fromkeys(row["row"] for row in summary["calls"])
-        tables += [replan_table(summary["calls"], kind) for kind in kinds]
+        skipped = summary.get("skipped", [])  # files of older versions have none
+        kinds = dict.fromkeys(row["row"] for row in [*summary["calls"], *skipped])
+        tables += [replan_table(summary["calls"], kind, skipped) for kind in kinds]
+        if any(row.get("peak_bytes") is not None for row in summary["calls"]):
+            tables.append(peak_table(summary["calls"]))
         if summary["ceilings"]:
             tables.append(ceiling_table(summary["ceilings"]))
         if summary["quality"]:
@@ -143,7 +171,7 @@ def _prefill_table(summary: JsonRow) -> Table:
                 f"{seconds(row['min_ms'])}–{seconds(row['max_ms'])}",
                 f"{row['prefill_ms'] / full:.3f}",
                 f"{row['mean_kept']:,.0f}",
-                "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}",
+                _mebibytes(row["peak_bytes"]),
             )
             for row in summary["modes"]
         ],

@@ -48,6 +48,9 @@ def replan(
     dtype: Dtype = "auto",
     threads: Threads = None,
     plots: Annotated[Path | None, typer.Option(help="Folder for plots of latency and of ceilings (SVG).")] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Also the peak memory of each call, in processes of their own.")
+    ] = False,
     neighbour: Annotated[
         bool, typer.Option("--neighbour", help="Instead: `erecap` at one length, alone and beside a busy program.")
     ] = False,
@@ -55,12 +58,13 @@ def replan(
 ) -> None:
     """Time one replanning call after histories of several lengths, mode by mode, beside its floor and its ceiling.
 
+    A mode that runs out of memory is left out at that length and beyond.
     With --neighbour: at 1,000 tokens, alone and beside a program that is busy on two threads.
     """
     from erecap.bench.replan.settings import ReplanBench
 
     if neighbour:
-        refuse_given(context, ("modes", "rows", "decode_weights", "plots"), "--neighbour")
+        refuse_given(context, ("modes", "rows", "decode_weights", "plots", "memory"), "--neighbour")
         from erecap.bench.neighbour import R11_LENGTH, NeighbourBench
 
         given = numbers_in(lengths, "--lengths", 1) if is_given(context, "lengths") else (R11_LENGTH,)
@@ -81,7 +85,10 @@ def replan(
         repetitions=repetitions,
         kv_tokens=kv_tokens,
         stock_lengths=counts,
+        memory=memory,
     )
+    if memory and "algorithm" not in bench.rows:
+        raise ConfigError("--memory measures the row algorithm; name it among --rows")
     part = measure(bench, model, dtype, threads, out)
     if plots is not None:
         from erecap.bench.plots import write_plots

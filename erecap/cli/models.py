@@ -48,9 +48,19 @@ def list_() -> None:
 @app.command("check")
 def check(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A known name, a folder, or a hub name.")],
+    budgets: Annotated[
+        bool,
+        typer.Option("--budgets", help="Also count what is stored under budgets and keep ratios: exactly as much?"),
+    ] = False,
 ) -> None:
     """Check a model's files and hash, load it, and let it generate."""
     from erecap.cli.checks import show_checks
     from erecap.models import check as run_check
 
-    show_checks(run_check(name))
+    found = run_check(name)
+    show_checks(found)
+    if budgets:
+        from erecap.evaluation.budgets import check_budgets
+        from erecap.models import load
+
+        show_checks(check_budgets(*load(name)))

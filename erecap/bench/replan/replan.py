@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+from erecap.bench.out_of_memory import MemoryGuard
 from erecap.bench.replan.calls import Call, algorithm_call, floor_call, floor_message, product_call, steady, stock_call
 from erecap.bench.replan.ceilings import attention_share
 from erecap.bench.replan.history import Count, check_lengths, cut, next_turn, wander
@@ -17,16 +19,27 @@ from erecap.errors import ConfigError
 from erecap.generation import Generation, JsonRow, Message
 from erecap.language_models.opened import shape_of
 
+Peak = Callable[[str, list[Message], Message], float | None]
+SHARE = (FLOOR, "attention")  # a call of ours, not of a mode
+
 
 def replan_bench(
-    bench: ReplanBench, model: Any, tokenizer: Any, say: Callable[[str], None] = lambda text: None
+    bench: ReplanBench,
+    model: Any,
+    tokenizer: Any,
+    say: Callable[[str], None] = lambda text: None,
+    peak: Peak | None = None,
 ) -> JsonRow:
-    """Measure everything: `raw` rows, `attention_shares`, `quality`, `shape` of the model.
+    """Measure everything: `raw` rows, what was `skipped`, `attention_shares`, `peaks`, `quality`, `shape` of the model.
+
+    Args:
+        peak: measures the peak memory of a mode's call after a history, where `bench.memory` asks for it.
 
     Raises:
         ConfigError: as `measure` does.
     """
-    found: JsonRow = {"raw": measure(bench, model, tokenizer, say), "shape": vars(shape_of(model))}
+    guard = MemoryGuard(say)
+    found: JsonRow = {"raw": measure(bench, model, tokenizer, say, guard), "shape": vars(shape_of(model))}
     found["attention_shares"] = {}
     if "algorithm" in bench.rows and any(mode.startswith("prune") for mode in bench.modes):
         count = _counter(tokenizer)
@@ -34,7 +47,13 @@ def replan_bench(
         for length in bench.lengths:
             say(f"history of {length} tokens: where the time of the full prefill goes")
             ids = render_prompt(cut(longest, length, count), tokenizer).input_ids
-            found["attention_shares"][str(length)] = attention_share(model, ids)
+            share = partial(attention_share, model, ids)
+            found["attention_shares"][str(length)] = guard.tried(SHARE, length, "the timed full prefill", share)
+    found["skipped"] = [
+        {"row": key[0], "mode": key[1], "length": length} for key, length in guard.skipped.items() if key != SHARE
+    ]
+    if bench.memory and peak is not None:
+        found["peaks"] = peaks(bench, tokenizer, found["raw"], say, peak)
     if "product" in bench.rows:
         say("what the product's decode weights cost in accuracy")
         tokens = min(QUALITY_TOKENS, max(bench.lengths))
@@ -43,9 +62,15 @@ def replan_bench(
 
 
 def measure(
-    bench: ReplanBench, model: Any, tokenizer: Any, say: Callable[[str], None] = lambda text: None
+    bench: ReplanBench,
+    model: Any,
+    tokenizer: Any,
+    say: Callable[[str], None] = lambda text: None,
+    guard: MemoryGuard | None = None,
 ) -> list[JsonRow]:
     """Raw rows, one per timed call; modes are interleaved, and every call of every mode was warmed up once.
+
+    A mode that runs out of memory has no rows at that length and at longer ones; `guard` knows which.
 
     Sessions have read the history before; each repetition goes on from a copy of that state, so that all of them do
     the same work. The floor is the new turn alone, on an empty cache, with the same number of decode steps.
@@ -57,26 +82,53 @@ def measure(
     count = _counter(tokenizer)
     longest = _longest(bench, count)
     new = next_turn(bench.new_tokens, count, seed=bench.seed)
+    guard = guard or MemoryGuard(say)
     raw: list[JsonRow] = []
     for length in bench.lengths:
-        calls = _calls(bench, modes, model, tokenizer, cut(longest, length, count), new, count)
+        makers = _makers(bench, modes, model, tokenizer, cut(longest, length, count), new, count)
         if STOCK in bench.rows and length not in bench.stock_lengths:
-            calls.pop((STOCK, STOCK), None)
+            makers.pop((STOCK, STOCK), None)
         say(f"history of {length} tokens: warming up")
-        for call in calls.values():
-            call()
+        calls: dict[tuple[str, str], Call] = {}
+        for (row, mode), make in makers.items():
+            warm = guard.tried((row, mode), length, mode, partial(_warmed_up, make))
+            if warm is not None:
+                calls[row, mode] = warm
         with steady() as collect:
             for repetition in range(bench.repetitions):
                 for (row, mode), call in calls.items():
                     collect()
                     head = {"row": row, "length": length, "mode": mode, "repetition": repetition}
-                    raw.append({**head, **_raw(call(), layers=row == "algorithm" and not repetition)})
+                    answer = guard.tried((row, mode), length, mode, call)
+                    if answer is not None:
+                        raw.append({**head, **_raw(answer, layers=row == "algorithm" and not repetition)})
                 say(f"history of {length} tokens: {repetition + 1} of {bench.repetitions} repetitions")
         del calls
-    return raw
+    # Fewer repetitions than the others are no measurement.
+    return [row for row in raw if guard.skipped.get((row["row"], row["mode"])) != row["length"]]
 
 
-def _calls(
+def _warmed_up(make: Callable[[], Call]) -> Call:
+    call = make()
+    call()
+    return call
+
+
+def peaks(
+    bench: ReplanBench, tokenizer: Any, raw: Sequence[JsonRow], say: Callable[[str], None], peak: Peak
+) -> list[JsonRow]:
+    """Rows with `length`, `mode` and `bytes`: the peak memory of each mode that was timed in the algorithm row."""
+    count = _counter(tokenizer)
+    longest, new = _longest(bench, count), next_turn(bench.new_tokens, count, seed=bench.seed)
+    timed = dict.fromkeys((r["length"], r["mode"]) for r in raw if r["row"] == "algorithm" and r["mode"] != FLOOR)
+    rows = []
+    for length, mode in timed:
+        say(f"history of {length} tokens: peak memory of {mode}")
+        rows.append({"length": length, "mode": mode, "bytes": peak(mode, cut(longest, length, count), new)})
+    return rows
+
+
+def _makers(
     bench: ReplanBench,
     modes: Sequence[Mode],
     model: Any,
@@ -84,19 +136,20 @@ def _calls(
     history: list[Message],
     new: Message,
     count: Count,
-) -> dict[tuple[str, str], Call]:
+) -> dict[tuple[str, str], Callable[[], Call]]:
+    """By row and mode what makes its call; sessions read the history when they are made."""
     plan = history[-1]["content"]
     alone = floor_message(tokenizer, history, new, count)
-    calls: dict[tuple[str, str], Call] = {}
+    makers: dict[tuple[str, str], Callable[[], Call]] = {}
     for row, make in (("algorithm", algorithm_call), ("product", product_call)):
         if row in bench.rows:
             for mode in modes:
                 if row == "algorithm" or mode.prune is None:  # pruning beside reuse says all in the plain row
-                    calls[row, str(mode)] = make(mode, bench, model, tokenizer, history, new)
-            calls[row, FLOOR] = floor_call(bench, model, tokenizer, alone, row == "product", plan)
+                    makers[row, str(mode)] = partial(make, mode, bench, model, tokenizer, history, new)
+            makers[row, FLOOR] = partial(floor_call, bench, model, tokenizer, alone, row == "product", plan)
     if STOCK in bench.rows:
-        calls[STOCK, STOCK] = stock_call(bench, model, tokenizer, history, new)
-    return calls
+        makers[STOCK, STOCK] = partial(stock_call, bench, model, tokenizer, history, new)
+    return makers
 
 
 def _counter(tokenizer: Any) -> Count:

@@ -23,4 +23,5 @@ class ReplanBench:
     keep: float = 0.7
     decode_weights: str = "int4"  # in the product row
     stock_lengths: tuple[int, ...] = (4000, 7500)  # of these, the lengths at which the stock `generate` is timed
+    memory: bool = False  # also the peak memory of each mode at each length, of the algorithm row
     seed: int = 0

@@ -18,8 +18,9 @@ FLAT = (1000, 7500)
 Raw = Sequence[JsonRow]
 
 
-def summarise(raw: Raw) -> list[JsonRow]:
-    """Per row, length and mode: median, min and max of the total, and its multiple of the row's floor."""
+def summarise(raw: Raw, peaks: Raw = ()) -> list[JsonRow]:
+    """Per row, length and mode: median, min and max of the total, its multiple of the row's floor, and peak memory."""
+    most = {(peak["length"], peak["mode"]): peak["bytes"] for peak in peaks}
     summary = []
     for row, length, mode in dict.fromkeys((r["row"], r["length"], r["mode"]) for r in raw):
         own = _of(raw, row, length, mode)
@@ -40,6 +41,7 @@ def summarise(raw: Raw) -> list[JsonRow]:
                 "prompt_tokens": own[0]["prompt_tokens"],
                 "new_tokens": own[0]["new_tokens"],
                 "kv_bytes": own[0]["kv_bytes"],
+                "peak_bytes": most.get((length, mode)) if row == "algorithm" else None,
                 "drafted_tokens": own[0].get("drafted_tokens", 0),
                 "accepted_tokens": own[0].get("accepted_tokens", 0),
             }
