@@ -162,9 +162,7 @@ def _draw(category: str, room: Rect, rng: random.Random) -> Placed | None:
     return Placed(category, side, rect)
 
 
-def _fits(
-    one: Placed, placed: Sequence[Placed], doors: Sequence[tuple[Rect, tuple[float, float]]], room: Rect
-) -> bool:
+def _fits(one: Placed, placed: Sequence[Placed], doors: Sequence[tuple[Rect, tuple[float, float]]], room: Rect) -> bool:
     if any(_meet(one.rect, free) for free, _ in doors):
         return False
     if any(_meet(_grown(one.rect, BESIDE), other.rect) for other in placed):

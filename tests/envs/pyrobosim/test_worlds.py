@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from erecap.envs.floor_plans import draw_layout
 from erecap.envs.pyrobosim.options import PyRoboSimOptions
 from erecap.envs.pyrobosim.simulation import Simulation
 from erecap.envs.pyrobosim.worlds.generate import CONTAINERS, generate_world
-from erecap.envs.floor_plans import draw_layout
 from erecap.errors import GameError
 
 COUNT = 50
