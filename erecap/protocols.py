@@ -83,6 +83,7 @@ class StepInfo(TypedDict, total=False):
     expert_path_length: float  # what the expert travels from the start; for SPL
     expert_steps: int  # commands that the expert needs from the start
     path_unit: Literal["m", "cells"]
+    measures: dict[str, float]  # further figures of the simulator's field by name; only where it has some
     expert_actions: list[str]  # the expert's next commands from here; only if asked for (`expert=True`)
 
 

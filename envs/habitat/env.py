@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 import string
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -192,7 +193,10 @@ class HabitatEnv(gym.Env[str, str]):
 
         Where there are several goals, distances are sums over the goals that are left.
         """
-        left = 0.0 if self.success else self._shortest_way(self.robot, self._course)
+        last = self._course.goals[-1]
+        left = 0.0 if last.surface else last.distance(self.robot)
+        if not self.success:
+            left = self._shortest_way(self.robot, self._course)
         stopped = self.success and not self._stops
         within = max(self._within, 1e-9)
         return measure(start=self._shortest, end=left, path=self.robot.metres, stopped=stopped, within=within)
@@ -313,12 +317,12 @@ class HabitatEnv(gym.Env[str, str]):
         for goal in course.goals[course.done :]:
             for regions in self._stations(robot, goal):
                 if not regions:
-                    return float("inf")
+                    return math.inf
                 where = {} if start is None else {"start": start}
-                leg = robot.ask("distances", groups=[regions], **where)["metres"][0]
-                if leg is None:
-                    return float("inf")
-                metres, start = metres + leg, regions[0]
+                answer = robot.ask("distances", groups=[regions], **where)
+                if answer["metres"][0] is None:
+                    return math.inf
+                metres, start = metres + answer["metres"][0], answer["ends"][0]
         return metres
 
     @staticmethod
@@ -350,6 +354,9 @@ class HabitatEnv(gym.Env[str, str]):
             expert_steps=measured.steps,
             path_unit="m",
         )
+        info["measures"] = {
+            name: value for name, value in asdict(self.measures).items() if math.isfinite(value)
+        }
         if self.expert:
             info["expert_actions"] = self._expert_actions()
         return dict(info)

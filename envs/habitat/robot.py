@@ -80,7 +80,7 @@ class Robot:
         self.at: str | None = None  # the place that it went to last
         self.visited: set[str] = set()  # places that it went to
         self.touched: set[str] = set()  # ids of what it has held
-        self.looked = False  # it has looked around
+        self.looked_in: set[str] = set()  # rooms in which it has looked around; "" where there is none
         self.metres, self.actions = 0.0, 0
         self.pose = self._posed(self.ask("begin", position=list(start), **turned))
         self.start = self.pose
@@ -160,12 +160,13 @@ class Robot:
         return Outcome(self._view(self._last))
 
     def _look(self) -> Outcome:
-        self.looked = True
         answer = self.ask("look", around=True)
         self.actions += answer["actions"]
         seen = self._take_in(answer)
         room = self.room()
-        return Outcome(f"You look around. {self._view(seen)}", subject=self._subject(room.name if room else "", seen))
+        name = room.name if room else ""
+        self.looked_in.add(name)
+        return Outcome(f"You look around. {self._view(seen)}", subject=self._subject(name, seen))
 
     def _stop(self) -> Outcome:
         if self.fetching:

@@ -46,6 +46,7 @@ class Observed:
     expert_path_length: float
     expert_steps: int
     path_unit: str
+    measures: dict[str, float]
 
     @classmethod
     def read(cls, text: str, info: Mapping[str, Any]) -> Observed:
@@ -77,7 +78,15 @@ class Observed:
             expert_path_length=float(info["expert_path_length"]),
             expert_steps=int(info["expert_steps"]),
             path_unit=str(info["path_unit"]),
+            measures=_measures(info.get("measures", {})),
         )
+
+
+def _measures(measures: Mapping[str, Any]) -> dict[str, float]:
+    for name, value in measures.items():
+        if not math.isfinite(value):
+            raise GameError(f"the environment's measure {name} is {value}; allowed: finite numbers")
+    return {str(name): round(float(value), 6) for name, value in measures.items()}
 
 
 def clean(text: str) -> str:
