@@ -1,4 +1,4 @@
-"""Record an episode for people to read: observations, frames, the way on a map, plans, and the tokens that were kept."""
+"""Record an episode for people to read: observations, frames, the way on a map, plans, and the tokens kept."""
 
 from __future__ import annotations
 
