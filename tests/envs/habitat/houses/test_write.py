@@ -142,12 +142,19 @@ def test_backs_are_at_the_wall_and_seats_before_them() -> None:
 
 
 def test_faces_look_outwards_and_keep_their_colours() -> None:
-    mesh = load(glb([((-1.0, 0.0, 2.0), (1.0, 3.0, 4.0), (200, 100, 40))]))
+    data = glb([((-1.0, 0.0, 2.0), (1.0, 3.0, 4.0), (200, 100, 40))])
+    mesh = load(data)
     assert mesh.volume == pytest.approx(2 * 3 * 2)  # negative where faces look inwards
     for normal, centre in zip(mesh.face_normals, mesh.triangles_center, strict=True):
         assert np.dot(normal, centre - mesh.bounds.mean(axis=0)) > 0
-    colours = {tuple(int(value) for value in row[:3]) for row in mesh.visual.vertex_attributes["color"]}
-    assert (200, 100, 40) in colours and len(colours) == 6
+    length = int.from_bytes(data[12:16], "little")
+    tree, rest = json.loads(data[20 : 20 + length]), data[28 + length :]
+    (primitive,) = tree["meshes"][0]["primitives"]
+    accessor = tree["accessors"][primitive["attributes"]["COLOR_0"]]
+    start = tree["bufferViews"][accessor["bufferView"]]["byteOffset"] + accessor.get("byteOffset", 0)
+    colours = {tuple(rest[start + 4 * n : start + 4 * n + 3]) for n in range(accessor["count"])}
+    assert (200, 100, 40) in colours and len(colours) == 6  # each face has its share of the light
+    assert tree["materials"][primitive["material"]]["extensions"] == {"KHR_materials_unlit": {}}
 
 
 def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
