@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 
 from erecap.envs.episodes import Episodes, command_of
-from erecap.envs.pyrobosim.commands import TEMPLATES, addressee, find_name, plain
+from erecap.envs.pyrobosim.commands import TEMPLATES, addressee
 from erecap.envs.pyrobosim.crew import Crew, Outcome
 from erecap.envs.pyrobosim.expert import next_turn
 from erecap.envs.pyrobosim.goals import Goal, draw_goal
@@ -21,6 +21,7 @@ from erecap.envs.pyrobosim.options import PyRoboSimOptions
 from erecap.envs.pyrobosim.simulation import Simulation
 from erecap.envs.pyrobosim.worlds.files import read_world
 from erecap.envs.pyrobosim.worlds.generate import generate_world
+from erecap.envs.words import find_name, plain
 from erecap.errors import ConfigError, GameError
 from erecap.protocols import StepInfo
 
