@@ -71,6 +71,8 @@ def test_each_robot_has_a_colour_and_a_name() -> None:
     assert re.findall(r"--way:var\(--c\d\)", drawn) == ["--way:var(--c1)", "--way:var(--c2)"]
     assert re.findall(r"<title>(robot \d)</title>", drawn) == ["robot 1", "robot 2"]
     assert drawn.count('class="end"') == drawn.count('class="start"') == 2
+    assert re.findall(r"var\(--c(\d)\)\"></span> (robot \d)</li>", drawn) == [("1", "robot 1"), ("2", "robot 2")]
+    assert "<ul" not in str(draw_ways(frame, "a", before, {}, "one"))
 
 
 def test_long_ways_are_thinned_and_keep_their_end() -> None:

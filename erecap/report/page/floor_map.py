@@ -66,12 +66,12 @@ def draw_scene(scene: SampleMap, frame: Frame, name: str) -> Markup:
     for room in scene.rooms:
         # Above the middle, where the least furniture stands.
         x, y = frame.at(_middle(room.outline)).split(",")
-        parts.append(Markup('<text x="{}" y="{}">{}</text>').format(x, y, room.name))
+        parts.append(Markup('<text class="place" x="{}" y="{}">{}</text>').format(x, y, room.name))
     return Markup('<symbol id="{}" viewBox="{}">{}</symbol>').format(name, frame.view_box, Markup("").join(parts))
 
 
 def draw_ways(frame: Frame, scene: str, before: Trails, now: Trails, label: str) -> Markup:
-    """A drawing of the scene `scene` with the ways so far, faint, and those of the latest steps.
+    """A drawing of the scene `scene` with the ways so far, faint, and those of the latest steps; and whose is which.
 
     Args:
         before: who -> points passed earlier, the first where they began.
@@ -93,7 +93,7 @@ def draw_ways(frame: Frame, scene: str, before: Trails, now: Trails, label: str)
         group = Markup('<g style="{}"><title>{}</title>{}</g>')
         parts.append(group.format(colour, who, Markup("").join(marks)))
     drawn = Markup('<svg class="map" viewBox="{}" role="img" aria-label="{}">{}</svg>')
-    return drawn.format(frame.view_box, label, Markup("").join(parts))
+    return drawn.format(frame.view_box, label, Markup("").join(parts)) + _legend(list(dict.fromkeys([*before, *now])))
 
 
 def trails_of(steps: Sequence[SampleStep]) -> dict[str, list[Point]]:
@@ -103,6 +103,15 @@ def trails_of(steps: Sequence[SampleStep]) -> dict[str, list[Point]]:
         for who, passed in step.trail.items():
             found.setdefault(who, []).extend(passed)
     return found
+
+
+def _legend(movers: Sequence[str]) -> Markup:
+    """Who has which colour, where there are several."""
+    if len(movers) < 2:
+        return Markup("")
+    entry = Markup('<li><span class="swatch" style="background:var(--c{})"></span> {}</li>')
+    entries = [entry.format(1 + number % COLOURS, who) for number, who in enumerate(movers)]
+    return Markup('<ul class="legend">{}</ul>').format(Markup("").join(entries))
 
 
 def _way(frame: Frame, points: list[Point], kind: str) -> Markup:
