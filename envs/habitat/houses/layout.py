@@ -27,7 +27,7 @@ class Shell:
 
 
 def draw_shell(layout: Layout, rng: random.Random) -> Shell:
-    """Give a floor plan names, sizes and doorways. Cells of one column are equally wide, those of one row equally deep."""
+    """Give a floor plan names, sizes and doorways; cells of a column are equally wide, those of a row equally deep."""
     columns = _edges(1 + max(x for x, _ in layout.cells), rng)
     rows = _edges(1 + max(z for _, z in layout.cells), rng)
     names = rng.sample(sorted(ROOMS), len(layout.cells))

@@ -1,4 +1,4 @@
-"""Coloured boxes as binary glTF, by trimesh. Shades are in the colours and the material is unlit: no light is needed."""
+"""Coloured boxes as binary glTF, by trimesh. Shades are in the colours, the material is unlit: no light is needed."""
 
 from __future__ import annotations
 

@@ -13,6 +13,8 @@ from erecap.envs.habitat.houses.building import boxes_of, stage
 from erecap.envs.habitat.houses.house import SIDECAR, House, house_text
 from erecap.envs.habitat.houses.meshes import glb
 
+WRITER = 1
+"""Counts up when equal houses are written as other files than before; belongs to the key of a cache."""
 DATASET = "house.scene_dataset_config.json"
 SCENE = "house"  # the scene's id, as `SimulatorConfiguration.scene_id` wants it
 # A bare .glb of a stage is read with z up. Flat: the shades are in the colours.
