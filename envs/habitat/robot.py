@@ -84,7 +84,7 @@ class Robot:
         self.metres, self.actions = 0.0, 0
         self.pose = self._posed(self.ask("begin", position=list(start), **turned))
         self.start = self.pose
-        self.trace: list[Point] = [self.pose.position]
+        self._trail: list[Point] = [self.pose.position]
         self.explored = Explored(Floor.of_answer(self.ask("map"), self.pose.position[1]))
         self._shown: dict[str, set[str]] = {}
         self._last = self._take_in(self.ask("look"))
@@ -132,8 +132,17 @@ class Robot:
         """True if the nearest part of a thing, where it was seen, is in reach."""
         (x, _, z), (width, _, depth) = self.known.things[name].centre, self.things[name].size
         here = self.pose.position
-        nearest = (min(max(here[0], x - width / 2), x + width / 2), 0.0, min(max(here[2], z - depth / 2), z + depth / 2))
+        nearest = (
+            min(max(here[0], x - width / 2), x + width / 2),
+            0.0,
+            min(max(here[2], z - depth / 2), z + depth / 2),
+        )
         return self.pose.metres(nearest) <= REACH
+
+    def take_trail(self) -> list[tuple[float, float]]:
+        """Points (x, z) that the robot has passed since this was last asked; the last is where it stands."""
+        passed, self._trail = self._trail, [self.pose.position]
+        return [(round(x, 3), round(z, 3)) for x, _, z in passed]
 
     def room(self) -> Room | None:
         """The room in which the robot stands."""
@@ -287,7 +296,7 @@ class Robot:
         """Walk to the nearest of several points; names of what was seen on the way and at the end."""
         answer = self.ask("go", to=points)
         self.metres += answer["metres"]
-        self.trace += [tuple(point) for point in answer["trace"]]
+        self._trail += [tuple(point) for point in answer["trace"]]
         self.at = None if answer["actions"] else self.at
         before = set(self.known.named)
         seen = self._take_in(answer)

@@ -241,7 +241,10 @@ class Simulation:
         """Geodesic metres from a point, by default the robot's, to the nearest point of each group, and that point; null: no way."""
         start = self._position() if start is None else _point(start)
         found = [self._nearest(start, group) for group in groups]
-        return {"metres": [metres for metres, _ in found], "ends": [None if end is None else _listed(end) for _, end in found]}
+        return {
+            "metres": [metres for metres, _ in found],
+            "ends": [None if end is None else _listed(end) for _, end in found],
+        }
 
     def do_approach(self, boxes, radius=0.3, reach=None):
         """Navigable points from which the things of boxes can be had: beside `base`, in sight of `centre`, the nearest first."""
