@@ -96,6 +96,7 @@ class StepInfo(TypedDict, total=False):
     expert_path_length: float  # what the expert travels from the start; for SPL
     expert_steps: int  # commands that the expert needs from the start
     path_unit: Literal["m", "cells"]
+    measures: dict[str, float]  # further figures of the simulator's field by name; only where it has some
     expert_actions: list[str]  # the expert's next commands from here; only if asked for (`expert=True`)
     map: FloorMap  # at `reset`, where there is one
     trail: dict[str, list[tuple[float, float]]]  # who moved in this step -> points of the map passed, the last one held

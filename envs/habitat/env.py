@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import math
 import random
 import string
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -17,9 +19,9 @@ from erecap.envs.habitat.episode_files import EpisodeFile
 from erecap.envs.habitat.expert import next_commands
 from erecap.envs.habitat.goals import POINT_WITHIN, THING_WITHIN, Course, Goal, draw_goals, point_goal
 from erecap.envs.habitat.houses.house import House
+from erecap.envs.habitat.maps import map_of
 from erecap.envs.habitat.metrics import Measures, measure
 from erecap.envs.habitat.options import HabitatOptions, TaskKind
-from erecap.envs.habitat.pictures import beside, camera_view, draw_map
 from erecap.envs.habitat.robot import EYE, Outcome, Robot
 from erecap.envs.habitat.scenes import GeneratedHouses, GivenScene, Scenes, Setting, annotated_house
 from erecap.envs.words import plain
@@ -29,7 +31,7 @@ from erecap.protocols import StepInfo
 EXPERT_LIMIT = 200  # commands that the expert may use for one episode
 MOST_DRAWS = 20  # starts and goals drawn for one episode before giving up
 POINTS = 24  # random points of the floor of which start and goal are chosen
-CAMERA = (400, 300)
+CAMERA = (320, 240)  # width and height of a frame
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class HabitatEnv(gym.Env[str, str]):
         self._stops = 0  # said elsewhere than at the goal
         outcome = self._robot.describe()
         self._said = outcome.text
-        return self._said, self._info(outcome)
+        return self._said, self._info(outcome) | {"map": map_of(self._robot)}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Carry out one command. Never truncates: the horizon is a wrapper's business.
@@ -157,16 +159,11 @@ class HabitatEnv(gym.Env[str, str]):
         return None
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
-        """The camera's view beside the map, or the map alone, in render mode `rgb_array`: (height, width, 3) uint8."""
-        if self.render_mode != "rgb_array" or self._robot is None:
+        """The camera's view in render mode `rgb_array`: (height, width, 3) uint8; None where the option frames says so."""
+        if not self._draws or self._robot is None:
             return None
-        goal = self._course.current
-        targets = [] if goal is None else [self._robot.where[which].centre for which in goal.targets]
-        points = [goal.point] if goal is not None and goal.point is not None else targets
-        picture = draw_map(self._robot, points)
-        if self.options.frames == "map":
-            return picture
-        return beside(camera_view(self._robot.ask("picture")), picture)
+        answer = self._robot.ask("picture")
+        return np.frombuffer(base64.b64decode(answer["rgb"]), dtype=np.uint8).reshape(answer["shape"])
 
     def close(self) -> None:
         """End the simulator."""
@@ -192,12 +189,19 @@ class HabitatEnv(gym.Env[str, str]):
 
         Where there are several goals, distances are sums over the goals that are left.
         """
-        left = 0.0 if self.success else self._shortest_way(self.robot, self._course)
+        last = self._course.goals[-1]
+        left = 0.0 if last.surface else last.distance(self.robot)
+        if not self.success:
+            left = self._shortest_way(self.robot, self._course)
         stopped = self.success and not self._stops
         within = max(self._within, 1e-9)
         return measure(start=self._shortest, end=left, path=self.robot.metres, stopped=stopped, within=within)
 
     # ---- inside
+
+    @property
+    def _draws(self) -> bool:
+        return self.render_mode == "rgb_array" and self.options.frames == "camera"
 
     @property
     def _within(self) -> float:
@@ -254,17 +258,14 @@ class HabitatEnv(gym.Env[str, str]):
 
     def _open(self, setting: Setting) -> House:
         options, ask = self.options, self._connection.ask
-        camera = CAMERA if self.render_mode == "rgb_array" and options.frames == "camera" else None
-        answer = ask(
-            "open",
-            **setting.opening,
-            sight=options.sight,
-            fov=options.field_of_view,
-            view=options.view_range,
-            eye=EYE,
-            camera=camera,
-            gpu=options.gpu,
-        )
+        view = {"sight": options.sight, "fov": options.field_of_view, "view": options.view_range, "eye": EYE}
+        camera = CAMERA if self._draws else None
+        try:
+            answer = ask("open", **setting.opening, **view, camera=camera, gpu=options.gpu)
+        except GameError as error:
+            if camera is None or "ended" not in str(error):
+                raise
+            raise GameError(f"{error}; where there is no renderer, set frames: none") from error
         house = setting.house or annotated_house(answer, setting.extra)
         things = [
             {"id": thing.id, "centre": thing.centre, "size": thing.size, "semantic_id": thing.semantic_id}
@@ -313,12 +314,12 @@ class HabitatEnv(gym.Env[str, str]):
         for goal in course.goals[course.done :]:
             for regions in self._stations(robot, goal):
                 if not regions:
-                    return float("inf")
+                    return math.inf
                 where = {} if start is None else {"start": start}
-                leg = robot.ask("distances", groups=[regions], **where)["metres"][0]
-                if leg is None:
-                    return float("inf")
-                metres, start = metres + leg, regions[0]
+                answer = robot.ask("distances", groups=[regions], **where)
+                if answer["metres"][0] is None:
+                    return math.inf
+                metres, start = metres + answer["metres"][0], answer["ends"][0]
         return metres
 
     @staticmethod
@@ -350,6 +351,8 @@ class HabitatEnv(gym.Env[str, str]):
             expert_steps=measured.steps,
             path_unit="m",
         )
+        info["trail"] = {"robot": robot.take_trail()}
+        info["measures"] = {name: value for name, value in asdict(self.measures).items() if math.isfinite(value)}
         if self.expert:
             info["expert_actions"] = self._expert_actions()
         return dict(info)

@@ -63,18 +63,18 @@ def _gone_to(robot: Robot, names: Iterable[str]) -> tuple[str, ...]:
 def _search(robot: Robot, targets: list[list[float]] | None, towards: Point | None = None) -> tuple[str, ...]:
     """Explore: the frontier on the shortest way to the targets, or to a point, or else the nearest one."""
     frontiers = robot.explored.frontiers
-    if targets is None and towards is None and not robot.looked:
+    if targets is None and towards is None and not robot.looked_in:
         return ("look around",)
     if frontiers:
         return (f"explore {_best(robot, frontiers, targets, towards).name}",)
-    if not robot.looked:
+    if not robot.looked_in:
         return ("look around",)
-    # All floor was seen, and what is wanted was not: it is hidden from there, so look from before the furniture.
+    # All floor was seen, and what is wanted was not: it is hidden, so look around in each room, then from before the furniture.
+    rooms = [room for room in robot.house.rooms if room.name in robot.known.rooms - robot.looked_in]
+    if rooms:
+        room = min(rooms, key=lambda room: (robot.pose.metres(room.middle), room.name))
+        return ("look around",) if robot.at == room.name else (f"go to {room.name}", "look around")
     names = [name for name in robot.known.things if not robot.things[name].movable and name not in robot.visited]
-    if targets is not None and names:
-        ends = [[list(point) for point in targets]]
-        metres = {name: _away(robot, robot.known.things[name].centre, ends) for name in names}
-        return (f"go to {min(names, key=lambda name: (metres[name], name))}",)
     return _gone_to(robot, names)
 
 

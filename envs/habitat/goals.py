@@ -36,9 +36,7 @@ class Goal:
             return [list(self.point)]
         if self.views:
             return [list(view) for view in self.views]
-        return [
-            point for which in self.targets for point in robot.approach(robot.ids[which], robot.where[which])
-        ]
+        return [point for which in self.targets for point in robot.approach(robot.ids[which], robot.where[which])]
 
     def distance(self, robot: Robot) -> float:
         """Geodesic metres from the robot to the goal; infinite where there is no way."""
@@ -99,7 +97,9 @@ def draw_goals(
     if kind == "pointnav":
         metres = robot.ask("distances", groups=[[list(point)] for point in points])["metres"]
         far = [
-            point for point, away in zip(points, metres, strict=True) if away is not None and NEAREST <= away <= FARTHEST
+            point
+            for point, away in zip(points, metres, strict=True)
+            if away is not None and NEAREST <= away <= FARTHEST
         ]
         return (point_goal(robot.start, rng.choice(far)),) if far else None
     things = sorted(house.things, key=lambda thing: thing.id)
@@ -164,5 +164,3 @@ class Course:
         """Share of the goals that are fulfilled."""
         part = self.current.progress(robot) if self.current is not None and self.current.surface else 0.0
         return (self.done + part) / len(self.goals)
-
-

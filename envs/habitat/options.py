@@ -13,7 +13,7 @@ Split = Literal["train", "unseen"]
 TaskKind = Literal["pointnav", "objectnav", "tour", "chain", "fetch"]
 Expert = Literal["oracle", "search"]
 Sight = Literal["rays", "semantic", "navmesh"]
-Frames = Literal["camera", "map"]
+Frames = Literal["camera", "none"]
 TASK_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
 MOST_GOALS = 8
 
@@ -29,7 +29,9 @@ class HabitatOptions(BaseModel):
         description="Kinds of task, taken in turn episode by episode: `pointnav` a point, `objectnav` an object, `tour` several "
         "objects named at once, `chain` several named one after the other, `fetch` an object brought to a place.",
     )
-    split: Split = Field("unseen", description="Generated houses have floor plans of this split; no floor plan is in both.")
+    split: Split = Field(
+        "unseen", description="Generated houses have floor plans of this split; no floor plan is in both."
+    )
     rooms: tuple[int, int] = Field((3, 6), description="Fewest and most rooms of a generated house.")
     objects: int = Field(12, ge=1, le=40, description="Movable objects of a generated house.")
     goals: tuple[int, int] = Field((3, 5), description="Fewest and most goals of a tour or chain.")
@@ -54,16 +56,19 @@ class HabitatOptions(BaseModel):
     scene: str | None = Field(
         None, description="A scene file, or a scene's name in `scene_dataset`, played instead of generated houses."
     )
-    scene_dataset: Path | None = Field(None, description="A Habitat `*.scene_dataset_config.json`, or a folder with one.")
+    scene_dataset: Path | None = Field(
+        None, description="A Habitat `*.scene_dataset_config.json`, or a folder with one."
+    )
     episodes_file: Path | None = Field(
-        None, description="PointNav or ObjectNav episodes of habitat-lab (json or json.gz), played instead of drawn ones."
+        None,
+        description="PointNav or ObjectNav episodes of habitat-lab (json or json.gz), played instead of drawn ones.",
     )
     scenes_dir: Path | None = Field(
         None, description="Folder of the scenes that `episodes_file` names; unset: the folder of the file."
     )
     frames: Frames = Field(
         "camera",
-        description="Frames of the report: `camera` the robot's view beside the map (needs a renderer), `map` the map alone.",
+        description="Frames of the report: `camera` the robot's view, which needs a renderer; `none`. The map needs none.",
     )
     gpu: int = Field(-1, ge=-1, description="GPU that draws; -1: the renderer's own choice, software included.")
     python: Path | None = Field(

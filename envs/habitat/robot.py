@@ -80,11 +80,11 @@ class Robot:
         self.at: str | None = None  # the place that it went to last
         self.visited: set[str] = set()  # places that it went to
         self.touched: set[str] = set()  # ids of what it has held
-        self.looked = False  # it has looked around
+        self.looked_in: set[str] = set()  # rooms in which it has looked around; "" where there is none
         self.metres, self.actions = 0.0, 0
         self.pose = self._posed(self.ask("begin", position=list(start), **turned))
         self.start = self.pose
-        self.trace: list[Point] = [self.pose.position]
+        self._trail: list[Point] = [self.pose.position]
         self.explored = Explored(Floor.of_answer(self.ask("map"), self.pose.position[1]))
         self._shown: dict[str, set[str]] = {}
         self._last = self._take_in(self.ask("look"))
@@ -132,8 +132,17 @@ class Robot:
         """True if the nearest part of a thing, where it was seen, is in reach."""
         (x, _, z), (width, _, depth) = self.known.things[name].centre, self.things[name].size
         here = self.pose.position
-        nearest = (min(max(here[0], x - width / 2), x + width / 2), 0.0, min(max(here[2], z - depth / 2), z + depth / 2))
+        nearest = (
+            min(max(here[0], x - width / 2), x + width / 2),
+            0.0,
+            min(max(here[2], z - depth / 2), z + depth / 2),
+        )
         return self.pose.metres(nearest) <= REACH
+
+    def take_trail(self) -> list[tuple[float, float]]:
+        """Points (x, z) that the robot has passed since this was last asked; the last is where it stands."""
+        passed, self._trail = self._trail, [self.pose.position]
+        return [(round(x, 3), round(z, 3)) for x, _, z in passed]
 
     def room(self) -> Room | None:
         """The room in which the robot stands."""
@@ -160,12 +169,13 @@ class Robot:
         return Outcome(self._view(self._last))
 
     def _look(self) -> Outcome:
-        self.looked = True
         answer = self.ask("look", around=True)
         self.actions += answer["actions"]
         seen = self._take_in(answer)
         room = self.room()
-        return Outcome(f"You look around. {self._view(seen)}", subject=self._subject(room.name if room else "", seen))
+        name = room.name if room else ""
+        self.looked_in.add(name)
+        return Outcome(f"You look around. {self._view(seen)}", subject=self._subject(name, seen))
 
     def _stop(self) -> Outcome:
         if self.fetching:
@@ -286,7 +296,7 @@ class Robot:
         """Walk to the nearest of several points; names of what was seen on the way and at the end."""
         answer = self.ask("go", to=points)
         self.metres += answer["metres"]
-        self.trace += [tuple(point) for point in answer["trace"]]
+        self._trail += [tuple(point) for point in answer["trace"]]
         self.at = None if answer["actions"] else self.at
         before = set(self.known.named)
         seen = self._take_in(answer)

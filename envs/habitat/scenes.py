@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from erecap.envs.habitat.goals import Goal
 from erecap.envs.habitat.houses.generate import generate_house
 from erecap.envs.habitat.houses.house import SIDECAR, House, Point, Room, Thing, house_text, read_house
-from erecap.envs.habitat.houses.write import write_house
+from erecap.envs.habitat.houses.write import WRITER, write_house
 from erecap.envs.habitat.options import HabitatOptions
 from erecap.errors import ConfigError
 from erecap.files import cache_dir
@@ -22,8 +22,33 @@ DATASET = "house.scene_dataset_config.json"
 NAVMESH = "house.navmesh"
 DRAWS_PER_HOUSE = 5
 # Annotations that name no thing that one could go to.
-_NO_THINGS = {"", "wall", "floor", "ceiling", "void", "misc", "unknown", "unlabeled", "objects", "beam", "column", "board_panel"}
-_SURFACES = ("table", "counter", "desk", "bed", "sofa", "cabinet", "shelf", "shelving", "dresser", "bench", "chest_of_drawers")
+_NO_THINGS = {
+    "",
+    "wall",
+    "floor",
+    "ceiling",
+    "void",
+    "misc",
+    "unknown",
+    "unlabeled",
+    "objects",
+    "beam",
+    "column",
+    "board_panel",
+}
+_SURFACES = (
+    "table",
+    "counter",
+    "desk",
+    "bed",
+    "sofa",
+    "cabinet",
+    "shelf",
+    "shelving",
+    "dresser",
+    "bench",
+    "chest_of_drawers",
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +82,7 @@ class GeneratedHouses:
         options = self._options
         name = f"{seed}/{episode}/{draw // DRAWS_PER_HOUSE}"
         house = generate_house(name, split=options.split, rooms=options.rooms, objects=options.objects)
-        key = hashlib.sha256(house_text(house).encode()).hexdigest()[:20]
+        key = hashlib.sha256(f"{WRITER} {house_text(house)}".encode()).hexdigest()[:20]
         folder = self._folder / key
         if not (folder / SIDECAR).is_file():
             write_house(house, folder)

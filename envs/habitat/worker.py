@@ -238,9 +238,13 @@ class Simulation:
         return {"points": [_listed(point) for point in points if np.isfinite(point).all()]}
 
     def do_distances(self, groups, start=None):
-        """Geodesic metres from a point, by default the robot's, to the nearest point of each group; null: no way."""
+        """Geodesic metres from a point, by default the robot's, to the nearest point of each group, and that point; null: no way."""
         start = self._position() if start is None else _point(start)
-        return {"metres": [self._nearest(start, group)[0] for group in groups]}
+        found = [self._nearest(start, group) for group in groups]
+        return {
+            "metres": [metres for metres, _ in found],
+            "ends": [None if end is None else _listed(end) for _, end in found],
+        }
 
     def do_approach(self, boxes, radius=0.3, reach=None):
         """Navigable points from which the things of boxes can be had: beside `base`, in sight of `centre`, the nearest first."""

@@ -106,6 +106,7 @@ class EpisodeRow(_Row):
     path_unit: str
     expert_path_length: NonNegativeFloat | None = None
     expert_steps: NonNegativeInt | None = None
+    measures: dict[str, float] = {}
     replans: NonNegativeInt
     triggers: dict[str, NonNegativeInt] = {}
     invalid_plans: NonNegativeInt = 0

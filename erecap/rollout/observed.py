@@ -47,6 +47,7 @@ class Observed:
     expert_path_length: float
     expert_steps: int
     path_unit: str
+    measures: dict[str, float]
     floor_map: FloorMap | None = None
     trail: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
@@ -80,9 +81,17 @@ class Observed:
             expert_path_length=float(info["expert_path_length"]),
             expert_steps=int(info["expert_steps"]),
             path_unit=str(info["path_unit"]),
+            measures=_measures(info.get("measures", {})),
             floor_map=info.get("map"),
             trail={clean(who): _points(passed) for who, passed in info.get("trail", {}).items()},
         )
+
+
+def _measures(measures: Mapping[str, Any]) -> dict[str, float]:
+    for name, value in measures.items():
+        if not math.isfinite(value):
+            raise GameError(f"the environment's measure {name} is {value}; allowed: finite numbers")
+    return {str(name): round(float(value), 6) for name, value in measures.items()}
 
 
 def _points(passed: Sequence[Any]) -> list[tuple[float, float]]:

@@ -24,6 +24,12 @@ class Room:
     kind: str
     box: tuple[float, float, float, float]  # x0, z0, x1, z1 of its interior
 
+    @property
+    def middle(self) -> Point:
+        """The middle of its floor."""
+        x0, z0, x1, z1 = self.box
+        return ((x0 + x1) / 2, 0.0, (z0 + z1) / 2)
+
     def holds(self, x: float, z: float, margin: float = 0.0) -> bool:
         """True if a point of the floor plan lies in the room."""
         x0, z0, x1, z1 = self.box
