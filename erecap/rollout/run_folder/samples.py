@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from erecap.errors import GameError
 from erecap.generation import JsonRow, Message
 from erecap.protocols import FloorMap, Plan
+from erecap.report.rows import SampleMap
 from erecap.rollout.jobs import Job
 from erecap.rollout.observed import Observed, clean
 from erecap.rollout.run_folder.frames import image_uri
@@ -26,13 +30,17 @@ class SampleRecorder:
         self._env = env
         self._steps: list[JsonRow] = []
         self._replans: list[JsonRow] = []
-        self._map: FloorMap | None = None
+        self._map: JsonRow | None = None
         self._frames, self._frame_bytes, self._left_out = 0, 0, 0
 
     def observed(self, step: int, action: str | None, seen: Observed) -> None:
-        """Add one observation, with a frame if the environment draws any."""
-        if self._map is None:
-            self._map = seen.floor_map
+        """Add one observation, with a frame if the environment draws any.
+
+        Raises:
+            GameError: the environment's map is none that a report could draw.
+        """
+        if seen.floor_map is not None:
+            self._map = _checked(seen.floor_map)
         row: JsonRow = {
             "step": step,
             "action": action,
@@ -88,3 +96,12 @@ class SampleRecorder:
         uri = image_uri(pixels)
         self._frames, self._frame_bytes = self._frames + 1, self._frame_bytes + len(uri)
         return uri
+
+
+def _checked(floor_map: FloorMap) -> JsonRow:
+    try:
+        return SampleMap.model_validate(floor_map).model_dump(mode="json", exclude_defaults=True)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise GameError(f"the environment's map, {where}: {problem['msg']}") from error
