@@ -26,7 +26,7 @@ class HabitatOptions(BaseModel):
     tasks: tuple[TaskKind, ...] = Field(
         ("objectnav",),
         min_length=1,
-        description="Kinds of task, taken in turn episode by episode: `pointnav` a point, `objectnav` an object, `tour` "
+        description="Kinds of task, taken in turn by episodes: `pointnav` a point, `objectnav` an object, `tour` "
         "several objects named at once, `chain` several named one after the other, `fetch` an object brought to a "
         "place.",
     )

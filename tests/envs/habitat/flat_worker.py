@@ -1,8 +1,8 @@
 """A small simulator of generated houses that serves the requests of `worker.py`.
 
 A grid, straight lines of sight, furniture that hides nothing, no physics. It runs as a script with the standard library
-alone, so that the environment can be played where habitat-sim is not. FLAT_CRASH names a request at which it ends as a
-simulator does that crashes.
+alone, so that the environment can be played where habitat-sim is not. FLAT_CRASH names a file: if it is there and holds
+the name of a request, that request removes it and ends the process, as a simulator does that crashes.
 """
 
 import base64
@@ -23,7 +23,9 @@ class Flat:
 
     def handle(self, request):
         name = request.pop("do")
-        if name == os.environ.get("FLAT_CRASH"):
+        crash = Path(os.environ.get("FLAT_CRASH", ""))
+        if crash.is_file() and crash.read_text() == name:
+            crash.unlink()
             os._exit(139)
         if name != "hello" and name != "open" and not hasattr(self, "house"):
             raise ValueError("no scene is open")

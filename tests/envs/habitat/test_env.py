@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -9,10 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from erecap.config import RunConfig
+from erecap.envs.habitat.client import VARIABLE
 from erecap.envs.habitat.env import HabitatEnv
 from erecap.errors import ConfigError, GameError
-from tests.envs.habitat.playing import make, play
+from erecap.rollout.run import run
+from tests.envs.habitat.playing import interpreter, make, play
 
 pytestmark = pytest.mark.integration
 
@@ -179,12 +185,32 @@ def test_a_simulator_that_crashes_costs_one_episode(tmp_path: Path, monkeypatch:
 
 
 def test_a_crash_at_the_beginning_of_an_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLAT_CRASH", "begin")
+    crash = tmp_path / "crash"
+    monkeypatch.setenv("FLAT_CRASH", str(crash))
     env = make(tmp_path)
     for _ in range(2):
+        crash.write_text("begin")
         with pytest.raises(GameError, match="habitat-sim's process ended at 'begin': exit code 139"):
             env.reset(options={"episode": 0})
+    assert env.reset(options={"episode": 0})[1]["goal"]
     env.close()
+
+
+def test_a_run_goes_on_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crash = tmp_path / "crash"
+    crash.write_text("go")
+    monkeypatch.setenv("FLAT_CRASH", str(crash))
+    monkeypatch.setenv(VARIABLE, str(interpreter(tmp_path)))
+    file = tmp_path / "small.yaml"
+    options = {"rooms": [3, 3], "objects": 6, "houses_dir": str(tmp_path / "houses")}
+    file.write_text(json.dumps({"name": "small", "env": "habitat", "options": options, "episodes": 3, "horizon": 60}))
+    config = RunConfig(name="small", suites=[str(file)], modes=["expert"], samples=0)
+    played = run(config, tmp_path / "run", console=Console(file=io.StringIO()))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "episodes.jsonl").read_text("utf-8").splitlines()]
+    assert (played.episodes, played.failed) == (3, 1)
+    assert [row["end"] for row in rows] == ["error", "success", "success"]
+    assert rows[0]["error"] == "GameError: habitat-sim's process ended at 'go': exit code 139"
+    assert all(row["measures"]["spl"] > 0 for row in rows[1:]) and rows[0]["measures"] == {}
 
 
 @pytest.mark.parametrize("episode", [-1, 3, 1.5, "0", True])
