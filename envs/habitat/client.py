@@ -67,7 +67,7 @@ class InWorker:
             self.close()
             why = str(error).partition(": ")[2] or str(error)
             raise EnvironmentUnavailable(
-                f"{self.python} does not serve habitat-sim ({why}); set python: or {VARIABLE} to an interpreter that has it"
+                f"{self.python} does not serve habitat-sim ({why}); set python: or {VARIABLE} to one that does"
             ) from error
 
     def _start(self) -> WorkerProcess:

@@ -9,8 +9,8 @@ from erecap.envs.words import plain
 
 NAVIGATION = ("look around", "explore {frontier}", "go to {place}", "stop")
 FETCHING = ("look around", "explore {frontier}", "go to {place}", "pick up {item}", "put {item} on {surface}")
-"""Slots: {frontier} where seen floor ends, {place} what was seen, rooms included, {item} objects, {surface} furniture that objects
-lie on."""
+"""Slots: {frontier} where seen floor ends, {place} what was seen, rooms included, {item} objects, {surface} furniture
+that objects lie on."""
 
 _PATTERNS = {
     "look": re.compile(r"look(?: around)?", re.IGNORECASE),

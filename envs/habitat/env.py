@@ -46,17 +46,19 @@ class Measured:
 class HabitatEnv(gym.Env[str, str]):
     """Find points and things in a scene, or bring things, told in text.
 
-    Description: a scene of habitat-sim: a generated house, or one of yours. The robot knows nothing of it but what it has seen: things
-        in its field of view and range that nothing hides, and the floor. Where seen floor ends there are frontiers.
-    Actions: one command, such as `explore frontier 2` or `go to red chair`; `info["skills"]` lists the admissible ones. They are
-        carried out by habitat-sim's greedy geodesic follower.
+    Description: a scene of habitat-sim: a generated house, or one of yours. The robot knows nothing of it but what it
+        has seen: things in its field of view and range that nothing hides, and the floor. Where seen floor ends there
+        are frontiers.
+    Actions: one command, such as `explore frontier 2` or `go to red chair`; `info["skills"]` lists the admissible
+        ones. They are carried out by habitat-sim's greedy geodesic follower.
     Observations: what the robot did, its room, what it sees with distance and direction, and the frontiers.
     Rewards: 1.0 at the step that fulfils the last goal, else 0.0.
-    Termination: the robot said `stop` at every goal, or what is to be brought lies at its place. A `stop` elsewhere fails.
-    Info: see `StepInfo`. `expert_path_length` and `expert_steps` are those of an expert that explores by the true place of what is
-        wanted. habitat-lab's measures are the attribute `measures`.
-    Episodes: house, start and goals are drawn from (seed, episode), or stand in an episode file. A draw that the expert does not win is
-        replaced by the next one and counted in `rejected`.
+    Termination: the robot said `stop` at every goal, or what is to be brought lies at its place. A `stop` elsewhere
+        fails.
+    Info: see `StepInfo`. `expert_path_length` and `expert_steps` are those of an expert that explores by the true place
+        of what is wanted. `measures` are habitat-lab's.
+    Episodes: house, start and goals are drawn from (seed, episode), or stand in an episode file. A draw that the expert
+        does not win is replaced by the next one and counted in `rejected`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012 (gymnasium's own shape)
@@ -103,7 +105,7 @@ class HabitatEnv(gym.Env[str, str]):
 
         Raises:
             ConfigError: there is no such episode.
-            GameError: the scene cannot be loaded, has no such task, or the expert does not win it; or the simulator ended.
+            GameError: the scene cannot be loaded, has no such task that the expert wins, or the simulator ended.
         """
         super().reset(seed=seed)
         self.episode = self._numbers.begin(seed, options)
@@ -159,7 +161,7 @@ class HabitatEnv(gym.Env[str, str]):
         return None
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
-        """The camera's view in render mode `rgb_array`: (height, width, 3) uint8; None where the option frames says so."""
+        """The camera's view in render mode `rgb_array`: (height, width, 3) uint8; None with `frames: none`."""
         if not self._draws or self._robot is None:
             return None
         answer = self._robot.ask("picture")

@@ -54,7 +54,7 @@ def _fetch(robot: Robot, goal: Goal, oracle: bool) -> tuple[str, ...]:
 
 
 def _gone_to(robot: Robot, names: Iterable[str]) -> tuple[str, ...]:
-    """The command to go to the nearest of several places that were seen, other than the one before which the robot stands."""
+    """The command to go to the nearest of several places that were seen, other than where the robot is."""
     places = {name: robot.point if name == POINT else robot.known.things[name].centre for name in names}
     near = sorted((robot.pose.metres(point), name) for name, point in places.items() if point and name != robot.at)
     return (f"go to {near[0][1]}",) if near else ()
@@ -69,7 +69,8 @@ def _search(robot: Robot, targets: list[list[float]] | None, towards: Point | No
         return (f"explore {_best(robot, frontiers, targets, towards).name}",)
     if not robot.looked_in:
         return ("look around",)
-    # All floor was seen, and what is wanted was not: it is hidden, so look around in each room, then from before the furniture.
+    # All floor was seen, and what is wanted was not, so something hides it: look around in each room, then from before
+    # the furniture.
     rooms = [room for room in robot.house.rooms if room.name in robot.known.rooms - robot.looked_in]
     if rooms:
         room = min(rooms, key=lambda room: (robot.pose.metres(room.middle), room.name))

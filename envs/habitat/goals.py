@@ -20,7 +20,8 @@ POINT_WITHIN, THING_WITHIN = 0.2, 0.5  # metres within which a stop is right
 class Goal:
     """One goal.
 
-    A point, or any of several things (`targets`), is to be found; with a `surface`, one of the things is to be brought there.
+    A point, or any of several things (`targets`), is to be found; with a `surface`, one of the things is to be brought
+    there.
     """
 
     words: str  # "the red chair"
@@ -56,7 +57,7 @@ class Goal:
 
 
 def described(thing: Thing, things: Sequence[Thing]) -> tuple[str, tuple[str, ...]]:
-    """A thing in words, and the ids of all things that fit them: by colour and category, "the" where it is the only one."""
+    """A thing by colour and category, with "the" where it is the only one, and the ids of all that fit these words."""
     kind = f"{thing.colour} {thing.category}".strip()
     same = tuple(
         sorted(other.id for other in things if (other.colour, other.category) == (thing.colour, thing.category))

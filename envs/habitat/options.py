@@ -26,8 +26,9 @@ class HabitatOptions(BaseModel):
     tasks: tuple[TaskKind, ...] = Field(
         ("objectnav",),
         min_length=1,
-        description="Kinds of task, taken in turn episode by episode: `pointnav` a point, `objectnav` an object, `tour` several "
-        "objects named at once, `chain` several named one after the other, `fetch` an object brought to a place.",
+        description="Kinds of task, taken in turn episode by episode: `pointnav` a point, `objectnav` an object, `tour` "
+        "several objects named at once, `chain` several named one after the other, `fetch` an object brought to a "
+        "place.",
     )
     split: Split = Field(
         "unseen", description="Generated houses have floor plans of this split; no floor plan is in both."
@@ -43,15 +44,15 @@ class HabitatOptions(BaseModel):
     )
     sight: Sight = Field(
         "rays",
-        description="How the robot sees: `rays` cast to the objects in its field of view (habitat-sim with Bullet), `semantic` by "
-        "the semantic sensor (needs a renderer), `navmesh` along free floor.",
+        description="How the robot sees: `rays` cast to the objects in its field of view (habitat-sim with Bullet), "
+        "`semantic` by the semantic sensor (needs a renderer), `navmesh` along free floor.",
     )
     field_of_view: float = Field(90.0, ge=30, le=150, description="Degrees, horizontally.")
     view_range: float = Field(6.0, gt=0.5, le=20, description="Metres that the robot sees.")
     expert: Expert = Field(
         "oracle",
-        description="Whose next commands are told: `oracle` knows where everything is; `search` acts on what the robot has seen. "
-        "Path lengths for SPL are always those of `oracle`.",
+        description="Whose next commands are told: `oracle` knows where everything is; `search` acts on what the robot "
+        "has seen. Path lengths for SPL are always those of `oracle`.",
     )
     scene: str | None = Field(
         None, description="A scene file, or a scene's name in `scene_dataset`, played instead of generated houses."
@@ -68,7 +69,7 @@ class HabitatOptions(BaseModel):
     )
     frames: Frames = Field(
         "camera",
-        description="Frames of the report: `camera` the robot's view, which needs a renderer; `none`. The map needs none.",
+        description="Frames of the report: `camera`, the robot's view, needs a renderer; `none`. The map needs none.",
     )
     gpu: int = Field(-1, ge=-1, description="GPU that draws; -1: the renderer's own choice, software included.")
     python: Path | None = Field(

@@ -1,8 +1,9 @@
-"""habitat-sim behind JSON: one scene, one robot. Runs as a script in habitat-sim's own interpreter, or imported where habitat-sim is.
+"""habitat-sim behind JSON: one scene, one robot. A script for habitat-sim's interpreter, or a module where it is here.
 
-Uses the standard library, habitat-sim and its numpy only, and Python 3.9. One request a line, `{"do": NAME, ...}`, one answer a line;
-`{"error": "..."}` where a request failed. Points are [x, y, z] in metres, y is up. A yaw is in degrees, counter-clockwise from -z; so
-are bearings, relative to the robot: positive is to its left.
+One file for any interpreter: it uses the standard library, habitat-sim and its numpy only, and Python 3.9. One request
+a line, `{"do": NAME, ...}`, one answer a line; `{"error": "..."}` where a request failed. Points are [x, y, z] in
+metres, y is up. A yaw is in degrees, counter-clockwise from -z; so are bearings, relative to the robot: positive is to
+its left.
 """
 
 import base64
@@ -10,6 +11,9 @@ import json
 import math
 import os
 import sys
+
+if __name__ == "__main__":
+    del sys.path[0]  # this folder: its modules are no business of habitat-sim's imports
 
 for _name, _value in (("HABITAT_SIM_LOG", "quiet"), ("MAGNUM_LOG", "quiet"), ("GLOG_minloglevel", "2")):
     os.environ.setdefault(_name, _value)
@@ -41,9 +45,9 @@ class Simulation:
     def handle(self, request):
         """The answer to a request, as JSON values."""
         name = request.get("do")
-        serve = getattr(self, "do_%s" % name, None)
+        serve = getattr(self, f"do_{name}", None)
         if serve is None:
-            raise RequestError("no such request: %r" % (name,))
+            raise RequestError(f"no such request: {name!r}")
         if self.sim is None and name not in ("hello", "open"):
             raise RequestError("no scene is open")
         return serve(**{key: value for key, value in request.items() if key != "do"})
@@ -61,7 +65,6 @@ class Simulation:
         self,
         scene,
         dataset=None,
-        things=(),
         navmesh=None,
         sight="rays",
         fov=90.0,
@@ -72,7 +75,8 @@ class Simulation:
     ):
         """Load a scene, or put everything in it back to where it was.
 
-        scene: a file, or a name in the dataset; navmesh: a file that is loaded, or written, where the scene brings none; camera: [width, height] or None.
+        scene: a file, or a name in the dataset; navmesh: a file that is loaded or written where the scene has none;
+        camera: [width, height] or None.
         """
         asked = (scene, dataset, navmesh, sight, fov, view, eye, camera, gpu)
         if sight == "rays" and not getattr(habitat_sim, "built_with_bullet", False):
@@ -95,9 +99,9 @@ class Simulation:
 
     def _load(self, scene, dataset, camera, semantic, gpu):
         if dataset is None and not os.path.isfile(scene):
-            raise RequestError("there is no scene file %s" % scene)
+            raise RequestError(f"there is no scene file {scene}")
         if dataset is not None and not os.path.isfile(dataset):
-            raise RequestError("there is no scene dataset %s" % dataset)
+            raise RequestError(f"there is no scene dataset {dataset}")
         config = habitat_sim.SimulatorConfiguration()
         config.scene_id = scene
         if dataset is not None:
@@ -123,7 +127,7 @@ class Simulation:
             else:
                 self.sim.reconfigure(made)  # keeps the renderer, which takes long to start
         except (RuntimeError, AssertionError, ValueError, FileNotFoundError) as error:
-            raise RequestError("habitat-sim does not load %s: %s" % (scene, _one_line(error)))
+            raise RequestError(f"habitat-sim does not load {scene}: {_one_line(error)}") from error
         self.agent = self.sim.get_agent(0)
         self.finder = self.sim.pathfinder
 
@@ -148,7 +152,7 @@ class Simulation:
             else:  # habitat-sim up to 0.2.4
                 made = self.sim.recompute_navmesh(self.finder, settings, True)
             if made and path is not None:
-                aside = "%s.%d.part" % (path, os.getpid())
+                aside = f"{path}.{os.getpid()}.part"
                 self.finder.save_nav_mesh(aside)
                 os.replace(aside, path)
         if not self.finder.is_loaded or not self.finder.navigable_area > 0:
@@ -157,7 +161,7 @@ class Simulation:
         self.island = self.main
 
     def do_things(self, things, placed):
-        """Say what is in the scene: {id, centre, size, semantic_id}; `placed`: as objects of the scene instance, by their ids."""
+        """Say what is in the scene: {id, centre, size, semantic_id}; `placed`: as objects with these ids."""
         if things != self._told:
             self.things = self._found(things, placed)
             self._told = things
@@ -171,7 +175,7 @@ class Simulation:
             body = None
             if placed:
                 if thing["id"] not in handles:
-                    raise RequestError("the scene has no object %s" % thing["id"])
+                    raise RequestError(f"the scene has no object {thing['id']}")
                 body = manager.get_object_by_handle(handles[thing["id"]])
                 body.semantic_id = int(thing["semantic_id"])
             centre = np.array(thing["centre"], dtype=np.float64)
@@ -220,9 +224,9 @@ class Simulation:
     def do_begin(self, position, yaw=None, rotation=None):
         """Put the robot at a point; `rotation` [x, y, z, w] instead of a yaw."""
         if not self.finder.is_navigable(_point(position)):
-            raise RequestError("the start %s is not on navigable floor" % _rounded(position))
+            raise RequestError(f"the start {_rounded(position)} is not on navigable floor")
         if rotation is not None:
-            x, y, z, w = rotation
+            _, y, _, w = rotation
             yaw = math.degrees(2.0 * math.atan2(y, w))
         self._stand(self.finder.snap_point(_point(position)), float(yaw or 0.0))
         self.island = self.finder.get_island(_point(position)) if hasattr(self.finder, "get_island") else self.main
@@ -238,7 +242,7 @@ class Simulation:
         return {"points": [_listed(point) for point in points if np.isfinite(point).all()]}
 
     def do_distances(self, groups, start=None):
-        """Geodesic metres from a point, by default the robot's, to the nearest point of each group, and that point; null: no way."""
+        """Geodesic metres from a point, by default the robot's, to each group's nearest point, and that; or null."""
         start = self._position() if start is None else _point(start)
         found = [self._nearest(start, group) for group in groups]
         return {
@@ -247,7 +251,7 @@ class Simulation:
         }
 
     def do_approach(self, boxes, radius=0.3, reach=None):
-        """Navigable points from which the things of boxes can be had: beside `base`, in sight of `centre`, the nearest first."""
+        """Navigable points beside each box's `base`, in sight of its `centre`, the nearest to that first."""
         return {"points": [self._approach(box, radius, reach) for box in boxes]}
 
     def do_map(self, metres=0.1):
@@ -292,7 +296,7 @@ class Simulation:
 
     def do_go(self, to, radius=0.18, actions=MOST_ACTIONS):
         """Walk to the nearest of several points by habitat-sim's greedy geodesic follower, looking on the way."""
-        distance, goal = self._nearest(self._position(), to)
+        _, goal = self._nearest(self._position(), to)
         answer = {"reached": False, "why": "", "metres": 0.0, "actions": 0, "glimpses": [], "trace": []}
         if goal is None:
             return dict(answer, why="there is no way", **self._pose())
@@ -319,7 +323,7 @@ class Simulation:
                 looked = here
             last = here
         else:
-            answer["why"] = "the robot gave up after %d moves" % actions
+            answer["why"] = f"the robot gave up after {actions} moves"
         self._carry()
         answer["glimpses"].append(self._glimpse())
         answer["trace"].append(_listed(last))
@@ -358,13 +362,13 @@ class Simulation:
         if self.held is not None:
             raise RequestError("something is held already")
         if self._thing(id)["body"] is None:
-            raise RequestError("%s cannot be moved" % id)
+            raise RequestError(f"{id} cannot be moved")
         self.held = id
         self._carry()
         return {"held": id}
 
     def do_put(self, id, on, near=None):
-        """Lay a thing on another, where there is room; `centre` null: there is none. `near`: a point, by default the robot's."""
+        """Lay a thing on another, nearest to a point, by default the robot's; `centre` null: there is no room."""
         thing, base = self._thing(id), self._thing(on)
         spot = self._free_spot(thing, base, self._position() if near is None else _point(near))
         if spot is None:
@@ -395,7 +399,7 @@ class Simulation:
 
     def _thing(self, id):
         if id not in self.things:
-            raise RequestError("no such thing: %r" % (id,))
+            raise RequestError(f"no such thing: {id!r}")
         return self.things[id]
 
     def _move(self, thing, centre):
@@ -439,7 +443,7 @@ class Simulation:
     def _rendered(self):
         pixels = self.sim.get_sensor_observations()["semantic"]
         ids, counts = np.unique(np.asarray(pixels), return_counts=True)
-        return {int(which) for which, count in zip(ids, counts) if count >= LEAST_PIXELS}
+        return set(ids[counts >= LEAST_PIXELS].tolist())
 
     def _clear(self, here, yaw):
         """Metres until something blocks the view in a direction, at most the view's range."""
@@ -534,7 +538,7 @@ class Simulation:
 
 def _perimeter(x, z, apart=0.3):
     """Points around a rectangle of half extents x and z."""
-    across, along = (np.linspace(-side, side, max(2, int(math.ceil(2 * side / apart)) + 1)) for side in (x, z))
+    across, along = (np.linspace(-side, side, max(2, math.ceil(2 * side / apart) + 1)) for side in (x, z))
     return [(dx, dz) for dx in across for dz in (-z, z)] + [(dx, dz) for dz in along[1:-1] for dx in (-x, x)]
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from erecap.envs.words import plain
 
-
 TEMPLATES = (
     "look",
     "wait",

@@ -17,8 +17,10 @@ from gymnasium.utils.env_checker import check_env
 import erecap.envs as envs
 from erecap.config import load_suite
 from erecap.envs import ENVIRONMENTS, EnvEntry, env_class, make_env, options_class
+from erecap.envs.habitat.client import VARIABLE
 from erecap.errors import ConfigError, EnvironmentUnavailable
-from tests.envs.habitat.simulator import need_habitat
+from tests.envs.habitat.playing import interpreter
+from tests.envs.habitat.simulator import has_habitat
 
 SMALL: dict[str, dict[str, Any]] = {
     "babyai": {"level": ["BabyAI-UnlockPickup-v0", "BabyAI-PutNextLocal-v0"]},
@@ -66,10 +68,10 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def playable(name: str) -> str:
-    """An environment whose simulator is here."""
-    if name == "habitat":
-        need_habitat()
+def playable(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An environment whose simulator is here, for habitat a small one where habitat-sim is not."""
+    if name == "habitat" and not has_habitat():
+        monkeypatch.setenv(VARIABLE, str(interpreter(tmp_path)))
     return name
 
 
@@ -87,7 +89,8 @@ def test_the_registry_is_light():
     code = (
         "import sys, erecap.envs as e\n"
         "for name in e.ENVIRONMENTS: e.options_class(name)\n"
-        "named = {'torch', 'transformers', 'gymnasium', 'minigrid', 'textworld', 'alfworld', 'pyrobosim', 'habitat_sim'}\n"
+        "named = {'torch', 'transformers', 'gymnasium', 'minigrid', 'textworld', 'alfworld', 'pyrobosim'}\n"
+        "named |= {'habitat_sim', 'trimesh'}\n"
         "heavy = named & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -70,7 +70,8 @@ def test_the_doctor_finds_all_that_is_needed(with_model: Environment) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     said = dict(re.findall(r"^\w+ +(\S+(?: \S+)*?)  +(.*?) *$", done.stdout, flags=re.MULTILINE))
     assert str(with_model.python) in said["python"] and said["model"].startswith(f"{MODEL} in {with_model.cache}")
-    assert said["environments"] == "babyai, habitat, household, pyrobosim" and said["scorers"] == "attention, random, recency"
+    assert said["environments"] == "babyai, habitat, household, pyrobosim"
+    assert said["scorers"] == "attention, random, recency"
 
 
 def test_it_generates_with_the_adapter_that_ships(with_model: Environment) -> None:

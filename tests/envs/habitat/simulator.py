@@ -10,6 +10,15 @@ from erecap.envs.habitat.client import find_python
 from erecap.errors import EnvironmentUnavailable
 
 
+def has_habitat() -> bool:
+    """True if habitat-sim is here or in the interpreter that the environment variable names."""
+    try:
+        find_python(None)
+    except EnvironmentUnavailable:
+        return False
+    return True
+
+
 def need_habitat() -> Path | None:
     """The interpreter with habitat-sim, None for this one; skips the test where none is named."""
     try:
