@@ -32,6 +32,7 @@ def test_data_files_are_inside(wheel: Path) -> None:
         for file in (ROOT / folder).glob("*.yaml"):
             assert f"erecap/{folder}/{file.name}" in names
     assert any(name.startswith("erecap/report/") and name.endswith(".j2") for name in names)
+    assert {"erecap/envs/habitat/environment.yml", "erecap/envs/habitat/worker.py"} <= names
     checkpoints = ROOT / "checkpoints"
     shipped = [file for kind in ("safetensors", "json") for file in checkpoints.glob(f"shipped/*/*.{kind}")]
     assert len(shipped) >= 5

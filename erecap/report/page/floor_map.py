@@ -140,7 +140,7 @@ def _outline(part: MapOutline, frame: Frame, kind: str) -> Markup:
 def _rect(frame: Frame, rect: tuple[float, float, float, float]) -> Markup:
     x, y = frame.at((rect[0], rect[1])).split(",")
     wide, high = _number((rect[2] - rect[0]) * SCALE), _number((rect[3] - rect[1]) * SCALE)
-    return Markup('<rect class="room" x="{}" y="{}" width="{}" height="{}"/>').format(x, y, wide, high)
+    return Markup('<rect class="floor" x="{}" y="{}" width="{}" height="{}"/>').format(x, y, wide, high)
 
 
 def _fill(colour: str) -> Markup:

@@ -66,7 +66,7 @@ class SuiteView:
 
 def sample_views(run: Run) -> list[SuiteView]:
     """One episode for each suite with recordings: the one recorded in most modes, the first among equals."""
-    views = []
+    views: list[SuiteView] = []
     for suite in run.suites:
         recorded: dict[int, list[Sample]] = {}
         for sample in run.samples:
