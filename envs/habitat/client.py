@@ -18,7 +18,7 @@ START_LIMIT = 120.0  # seconds until a worker has imported habitat-sim
 
 
 class Connection(Protocol):
-    """What serves the requests that `worker.py` describes."""
+    """A simulator that serves the requests that `worker.py` describes."""
 
     def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
         """The answer. Raises GameError: the request failed, or the simulator ended or took too long."""
@@ -54,6 +54,11 @@ class InWorker:
         if self._process is not None:
             process, self._process = self._process, None
             process.close(kill=True)
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id; None: none runs."""
+        return None if self._process is None else self._process.pid
 
     def hello(self) -> dict[str, Any]:
         """Versions of habitat-sim and Python, and whether it has Bullet.

@@ -89,7 +89,7 @@ class HabitatEnv(gym.Env[str, str]):
             self._scenes = EpisodeFile(options, episodes)
         else:
             self._scenes = GeneratedHouses(options) if options.scene is None else GivenScene(options)
-        self._connection = connect(options.python, options.time_limit)
+        self.connection = connect(options.python, options.time_limit)
         self._numbers, self._drawn_from = Episodes(episodes), seed
         self.episode = 0  # the number of the one that is played
         self._robot: Robot | None = None
@@ -169,7 +169,7 @@ class HabitatEnv(gym.Env[str, str]):
 
     def close(self) -> None:
         """End the simulator."""
-        self._connection.close()
+        self.connection.close()
 
     # ---- what others may ask
 
@@ -239,7 +239,7 @@ class HabitatEnv(gym.Env[str, str]):
         options, rng = self.options, random.Random(f"habitat/{seed}/{episode}/{draw}")
         setting = self._scenes.setting(seed, episode, draw)
         house = self._open(setting)
-        ask = self._connection.ask
+        ask = self.connection.ask
         turned: dict[str, Any] = {"yaw": 10.0 * rng.randrange(36)}
         points = []
         if setting.start is None:
@@ -250,7 +250,7 @@ class HabitatEnv(gym.Env[str, str]):
         if setting.rotation is not None:
             turned = {"rotation": list(setting.rotation)}
         kind = self._kind(setting, episode)
-        robot = Robot(self._connection, house, start, turned, fetching=kind == "fetch")
+        robot = Robot(self.connection, house, start, turned, fetching=kind == "fetch")
         goals = setting.goals or draw_goals(kind, robot, points, options.goals, rng)
         if not goals:
             return None
@@ -259,7 +259,7 @@ class HabitatEnv(gym.Env[str, str]):
         return robot, Course(kind, goals)
 
     def _open(self, setting: Setting) -> House:
-        options, ask = self.options, self._connection.ask
+        options, ask = self.options, self.connection.ask
         view = {"sight": options.sight, "fov": options.field_of_view, "view": options.view_range, "eye": EYE}
         camera = CAMERA if self._draws else None
         try:

@@ -42,7 +42,7 @@ class Place:
 
 @dataclass
 class Knowledge:
-    """What the robot has seen, as it saw it last."""
+    """Places, rooms and things that the robot has seen, as it saw them last."""
 
     things: dict[str, Place] = field(default_factory=dict)  # by name
     rooms: set[str] = field(default_factory=set)
@@ -86,7 +86,7 @@ class Robot:
         self.start = self.pose
         self._trail: list[Point] = [self.pose.position]
         self.explored = Explored(Floor.of_answer(self.ask("map"), self.pose.position[1]))
-        self._shown: dict[str, set[str]] = {}
+        self.shown: dict[str, set[str]] = {}  # subject -> names that were seen when it was last shown
         self._last = self._take_in(self.ask("look"))
 
     # ---- what is admissible
@@ -327,9 +327,9 @@ class Robot:
     def _subject(self, name: str, seen: Iterable[str]) -> str:
         """The name, unless less is seen of it now than when it was last shown."""
         names = set(seen)
-        if not name or not names >= self._shown.get(name, set()):
+        if not name or not names >= self.shown.get(name, set()):
             return ""
-        self._shown[name] = names
+        self.shown[name] = names
         return name
 
     def _base_name(self, name: str) -> str:

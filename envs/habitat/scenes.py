@@ -146,7 +146,7 @@ def find_dataset(path: Path | None) -> Path | None:
 
 
 def annotated_house(answer: Mapping[str, Any], extra: Sequence[Thing] = ()) -> House:
-    """What a scene's own annotation says of its rooms and things, in the form of a house.
+    """The rooms and things of a scene's own annotation, in the form of a house.
 
     Args:
         answer: the worker's to `open`.

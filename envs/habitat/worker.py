@@ -330,7 +330,7 @@ class Simulation:
         return dict(answer, **self._pose())
 
     def do_look(self, around=False):
-        """What the robot sees; `around`: it turns once and sees all round."""
+        """Glimpses from where the robot stands; `around`: it turns once and sees all round."""
         glimpses, actions = [self._glimpse()], 0
         if around:
             each, turned = max(1, int(self.fov // TURN)), 0.0

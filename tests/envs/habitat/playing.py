@@ -28,7 +28,7 @@ def make(folder: Path, episodes: int = 3, seed: int = 7, **options: Any) -> Habi
 
 
 def play(env: HabitatEnv, episode: int, most: int = 80) -> list[tuple[str, dict[str, Any]]]:
-    """What an episode shows when its expert plays."""
+    """Observations and infos of an episode that its expert plays."""
     shown = [env.reset(options={"episode": episode})]
     while not shown[-1][1]["success"]:
         assert len(shown) <= most, shown[-3:]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+import signal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -149,7 +151,7 @@ def test_a_subject_never_shows_less_than_before(tmp_path: Path) -> None:
     again = env.step("look around")[4]
     assert again["subject"] == first["subject"]
     name = next(name for name in env.robot.known.things)
-    env.robot._shown[name] = {"something that is not there"}
+    env.robot.shown[name] = {"something that is not there"}
     assert env.step(f"go to {name}")[4]["subject"] == ""
     env.close()
 
@@ -172,7 +174,7 @@ def test_map_and_trail_are_for_reports(tmp_path: Path) -> None:
 def test_a_simulator_that_crashes_costs_one_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env = make(tmp_path, tasks=["objectnav"])
     observation, info = env.reset(options={"episode": 1})
-    env._connection._process._process.kill()
+    os.kill(env.connection.pid, signal.SIGKILL)
     with pytest.raises(GameError, match=r"habitat-sim's process ended at '[a-z]+': exit code -9") as caught:
         env.step("look around")
     assert "\n" not in str(caught.value)

@@ -70,7 +70,7 @@ def test_the_expert_wins(folder: Path, kind: str) -> None:
 def test_a_killed_simulator_costs_one_episode(folder: Path) -> None:
     env = make(folder)
     begun = env.reset(options={"episode": 1})
-    os.kill(env._connection._process._process.pid, signal.SIGSEGV)
+    os.kill(env.connection.pid, signal.SIGSEGV)
     with pytest.raises(GameError, match=r"habitat-sim's process ended at 'look': "):
         env.step("look around")
     assert env.reset(options={"episode": 1}) == begun
