@@ -14,7 +14,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from erecap.errors import ConfigError
+from erecap.errors import ConfigError, EnvironmentUnavailable
 from erecap.files import cache_dir
 from erecap.models.catalog import list_models
 from erecap.models.checking import Check
@@ -50,6 +50,7 @@ def run_checks(runs: Path = Path("runs")) -> list[Check]:
         check_python(),
         *(check_package(name, tested, requirements) for name, tested in TESTED.items()),
         *(check_simulator(extra, modules) for extra, modules in SIMULATORS.items()),
+        check_habitat(),
         *check_extras(requirements),
         *(check for registry in (ENVIRONMENTS, PLANNERS, SCORERS, ENGINES) for check in check_registry(registry)),
         check_cores(),
@@ -99,6 +100,24 @@ def check_simulator(extra: str, modules: tuple[str, ...]) -> Check:
             return Check(name, "warn", f"cannot import {module}: {reason}", f"pip install 'erecap[{extra}]'")
     versions = [f"{module} {importlib.metadata.version(module)}" for module in modules]
     return Check(name, True, ", ".join(versions))
+
+
+def check_habitat() -> Check:
+    """Check which interpreter has habitat-sim: the one that `ERECAP_HABITAT_PYTHON` names, or this one."""
+    from erecap.envs.habitat.client import VARIABLE, WORKER, ask_version, find_python
+
+    name = "simulator habitat"
+    try:
+        python = find_python(None)
+        found = ask_version(python)
+    except EnvironmentUnavailable as error:
+        advice = f"conda env create -f {WORKER.with_name('environment.yml')}, then set {VARIABLE} to its python"
+        return Check(name, "warn", str(error), advice)
+    whose = "this interpreter" if python is None else f"{VARIABLE}={python}"
+    facts = f"habitat-sim {found['habitat_sim']} of Python {found['python']}, {whose}"
+    if not found["bullet"]:
+        return Check(name, "warn", f"{facts}, built without Bullet", "conda install withbullet: rays need it")
+    return Check(name, True, facts)
 
 
 def check_extras(requirements: list[str]) -> list[Check]:

@@ -66,6 +66,19 @@ class Planner(Protocol):
     def plan(self, context: Context) -> Plan: ...
 
 
+class FloorMap(TypedDict, total=False):
+    """A plan of the scene seen from above, for people to look at; planners never see it.
+
+    Points are (x, y) in metres, with y growing towards the lower edge of the picture. Every key may be missing.
+    """
+
+    rooms: list[dict[str, Any]]  # {name, outline: [(x, y), ...]}
+    doors: list[dict[str, Any]]  # {ends: [(x, y), (x, y)], open: bool}
+    furniture: list[dict[str, Any]]  # {name, outline, colour: a word or #rrggbb}
+    things: list[dict[str, Any]]  # {name, at: (x, y), colour}
+    floor: list[tuple[float, float, float, float]]  # free floor as rectangles x0, y0, x1, y1, where no rooms are known
+
+
 class StepInfo(TypedDict, total=False):
     """The `info` of an environment's `reset` and `step`."""
 
@@ -83,7 +96,10 @@ class StepInfo(TypedDict, total=False):
     expert_path_length: float  # what the expert travels from the start; for SPL
     expert_steps: int  # commands that the expert needs from the start
     path_unit: Literal["m", "cells"]
+    measures: dict[str, float]  # further figures of the simulator's field by name; only where it has some
     expert_actions: list[str]  # the expert's next commands from here; only if asked for (`expert=True`)
+    map: FloorMap  # at `reset`, where there is one
+    trail: dict[str, list[tuple[float, float]]]  # who moved in this step -> points of the map passed, the last one held
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,11 @@ ENVIRONMENTS = Registry(
             factory="erecap.envs.babyai.env:BabyAIEnv",
             requires="erecap[babyai]",
         ),
+        "habitat": EnvEntry(
+            options="erecap.envs.habitat.options:HabitatOptions",
+            factory="erecap.envs.habitat.env:HabitatEnv",
+            requires="erecap[habitat]",
+        ),
         "household": EnvEntry(
             options="erecap.envs.household.options:HouseholdOptions",
             factory="erecap.envs.household.env:HouseholdEnv",

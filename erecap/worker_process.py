@@ -74,6 +74,11 @@ class WorkerProcess:
     ) -> None:
         self.close(kill=kind is not None)  # after an error it may be in the middle of something long
 
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
     def close(self, *, kill: bool = False) -> None:
         """End the worker: by closing its input, or at once."""
         if kill:

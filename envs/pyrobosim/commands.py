@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
+
+from erecap.envs.words import plain
 
 TEMPLATES = (
     "look",
@@ -30,7 +31,6 @@ _PATTERNS = {
     "put": re.compile(r"put (.+?) (?:on|in|into|onto) (.+)", re.IGNORECASE),
 }
 _ADDRESS = re.compile(r"([^:]*?)\s*:\s*(.*)", re.DOTALL)
-MOST_CHARACTERS = 100  # of a command that is shown again
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,6 @@ class Command:
 
     verb: str
     names: tuple[str, ...]
-
-
-def plain(text: str) -> str:
-    """A command without doubled spaces and its full stop; short and in ASCII, since it is shown again."""
-    return " ".join(text.split()).rstrip(". ")[:MOST_CHARACTERS].encode("ascii", "replace").decode()
-
-
-def find_name(text: str, names: Iterable[str]) -> str:
-    """The name that a planner's words mean: exactly, or but for capitals and articles; else the words themselves.
-
-    >>> find_name("the Table 1", ["table 1", "a"]), find_name("a", ["table 1", "a"])
-    ('table 1', 'a')
-    """
-    known = {name.casefold(): name for name in names}
-    bare = " ".join(re.sub(r"\b(the|a|an)\b", " ", text, flags=re.IGNORECASE).split())
-    return known.get(text.casefold()) or known.get(bare.casefold()) or text
 
 
 def parse(text: str) -> Command | None:

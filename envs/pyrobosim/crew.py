@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from erecap.envs.pyrobosim.commands import TEMPLATES, find_name, parse, plain
+from erecap.envs.pyrobosim.commands import TEMPLATES, parse
 from erecap.envs.pyrobosim.knowledge import Knowledge
 from erecap.envs.pyrobosim.simulation import Hallway, ObjectSpawn, Robot, Room, Simulation, Target
+from erecap.envs.words import find_name, plain
 
 
 class Impossible(Exception):

@@ -13,14 +13,16 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 
 from erecap.envs.episodes import Episodes, command_of
-from erecap.envs.pyrobosim.commands import TEMPLATES, addressee, find_name, plain
+from erecap.envs.pyrobosim.commands import TEMPLATES, addressee
 from erecap.envs.pyrobosim.crew import Crew, Outcome
 from erecap.envs.pyrobosim.expert import next_turn
+from erecap.envs.pyrobosim.floor_map import floor_map, standing, take_trails
 from erecap.envs.pyrobosim.goals import Goal, draw_goal
 from erecap.envs.pyrobosim.options import PyRoboSimOptions
 from erecap.envs.pyrobosim.simulation import Simulation
 from erecap.envs.pyrobosim.worlds.files import read_world
 from erecap.envs.pyrobosim.worlds.generate import generate_world
+from erecap.envs.words import find_name, plain
 from erecap.errors import ConfigError, GameError
 from erecap.protocols import StepInfo
 
@@ -109,7 +111,8 @@ class PyRoboSimEnv(gym.Env[str, str]):
         shut = [hallway for hallway in self.crew.simulation.world.hallways if not hallway.is_open]
         doors = f" Closed: {self._listed(shut)}." if shut else ""
         views = " ".join(self._addressed(number, outcome.text) for number, outcome in enumerate(outcomes))
-        return self._report(Outcome(f"{plan}{doors} {views}"))
+        observation, info = self._report(Outcome(f"{plan}{doors} {views}"))
+        return observation, info | {"map": floor_map(self.crew.simulation), "trail": standing(self.crew.simulation)}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Carry out one command. Never truncates: the horizon is a wrapper's business.
@@ -269,6 +272,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
             expert_path_length=measured.metres,
             expert_steps=measured.steps,
             path_unit="m",
+            trail=take_trails(crew.simulation),
         )
         if self.expert:
             info["expert_actions"] = [] if self.success else self._expert_actions()

@@ -26,6 +26,7 @@ class InstantExecutor(PathExecutor):
         self.max_angular_velocity = max_angular_velocity
         self.seconds = 0.0  # simulated, of all paths so far
         self.metres = 0.0  # of all paths so far
+        self._passed: list[tuple[float, float]] = []
 
     def execute(self, path: Path, realtime_factor: float = 1.0, battery_usage: float = 0.0) -> ExecutionResult:
         """Follow a path to its end, or to the point at which the battery is empty.
@@ -55,12 +56,18 @@ class InstantExecutor(PathExecutor):
                 return ExecutionResult(ExecutionStatus.EXECUTION_FAILURE, "the battery is empty")
         return ExecutionResult(ExecutionStatus.SUCCESS)
 
+    def take_passed(self) -> list[tuple[float, float]]:
+        """The points (x, y) that were passed since this was last asked."""
+        passed, self._passed = self._passed, []
+        return passed
+
     def validate_sensors_for_partial_obs_hallways(self) -> None:
         """Nothing to check: this executor reads no sensors."""
 
     def _stand(self, pose: Pose) -> None:
         assert self.robot is not None
         self.robot.set_pose(pose)
+        self._passed.append((pose.x, pose.y))
         if self.robot.manipulated_object is not None:
             self.robot.manipulated_object.set_pose(_between(pose, pose, 0.0))
 

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from erecap.cost.flops import ModelShape
 
 Share = Annotated[float, Field(ge=0, le=1)]
-PngUri = Annotated[str, StringConstraints(pattern=r"^data:image/png;base64,[A-Za-z0-9+/]+={0,2}$")]
+ImageUri = Annotated[str, StringConstraints(pattern=r"^data:image/(png|jpeg);base64,[A-Za-z0-9+/]+={0,2}$")]
+Point = tuple[float, float]  # metres on the map of a scene; y grows downwards
+Colour = Annotated[str, StringConstraints(pattern=r"^(#[0-9a-fA-F]{6}|[a-z]*)$")]
 # Larger ones are slips of whoever wrote them, and arithmetic fails at them.
 _MOST = 10**15
 Count = Annotated[int, Field(ge=0, le=_MOST)]
@@ -113,6 +115,7 @@ class EpisodeRow(_Row):
     path_unit: str
     expert_path_length: Amount | None = None
     expert_steps: Count | None = None
+    measures: dict[str, float] = {}
     replans: Count
     triggers: dict[str, Count] = {}
     invalid_plans: Count = 0
@@ -192,6 +195,39 @@ class ReplanRow(_Row):
         return self.dropped_because is not None or bool(self.evicted_tokens or text)
 
 
+class MapOutline(_Row):
+    """A room or a piece of furniture seen from above."""
+
+    name: str
+    outline: list[Point]
+    colour: Colour = ""
+
+
+class MapDoor(_Row):
+    """A doorway seen from above."""
+
+    ends: tuple[Point, Point]
+    open: bool = True
+
+
+class MapThing(_Row):
+    """An object seen from above, where it was at the start."""
+
+    name: str
+    at: Point
+    colour: Colour = ""
+
+
+class SampleMap(_Row):
+    """The scene of a recorded episode seen from above, see `erecap.protocols.FloorMap`."""
+
+    rooms: list[MapOutline] = []
+    doors: list[MapDoor] = []
+    furniture: list[MapOutline] = []
+    things: list[MapThing] = []
+    floor: list[tuple[float, float, float, float]] = []
+
+
 class SampleStep(_Row):
     """One step of a recorded episode; step 0 is what the agent sees before it acts."""
 
@@ -200,7 +236,8 @@ class SampleStep(_Row):
     observation: str = ""
     failed: bool = False
     events: list[str] = []
-    frame: PngUri | None = None
+    frame: ImageUri | None = None
+    trail: dict[str, list[Point]] = {}
 
 
 class SampleReplan(_Row):
@@ -225,6 +262,8 @@ class Sample(_Row):
     success: bool
     steps: list[SampleStep] = []
     replans: list[SampleReplan] = []
+    map: SampleMap | None = None
+    frames_left_out: Count = 0
 
     @property
     def key(self) -> EpisodeKey:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from erecap.context.records import Situation
 from erecap.errors import GameError
+from erecap.protocols import FloorMap
 
 _REQUIRED = (
     "goal",
@@ -46,6 +47,9 @@ class Observed:
     expert_path_length: float
     expert_steps: int
     path_unit: str
+    measures: dict[str, float]
+    floor_map: FloorMap | None = None
+    trail: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, text: str, info: Mapping[str, Any]) -> Observed:
@@ -77,7 +81,24 @@ class Observed:
             expert_path_length=float(info["expert_path_length"]),
             expert_steps=int(info["expert_steps"]),
             path_unit=str(info["path_unit"]),
+            measures=_measures(info.get("measures", {})),
+            floor_map=info.get("map"),
+            trail={clean(who): _points(passed) for who, passed in info.get("trail", {}).items()},
         )
+
+
+def _measures(measures: Mapping[str, Any]) -> dict[str, float]:
+    for name, value in measures.items():
+        if not math.isfinite(value):
+            raise GameError(f"the environment's measure {name} is {value}; allowed: finite numbers")
+    return {str(name): round(float(value), 6) for name, value in measures.items()}
+
+
+def _points(passed: Sequence[Any]) -> list[tuple[float, float]]:
+    points = [(round(float(x), 2), round(float(y), 2)) for x, y in passed]
+    if not all(math.isfinite(number) for point in points for number in point):
+        raise GameError("the environment's trail has a point that is not finite")
+    return points
 
 
 def clean(text: str) -> str:

@@ -96,7 +96,10 @@ def test_mistakes_in_a_run(write, change, parts):
 
 SUITE_MISTAKES = [
     ({"horizont": 3}, ["corridor.yaml: horizont: unknown key (did you mean 'horizon'?)"]),
-    ({"env": "moon"}, ["corridor.yaml: env: 'moon' is not an environment; allowed: babyai, household, pyrobosim"]),
+    (
+        {"env": "moon"},
+        ["corridor.yaml: env: 'moon' is not an environment; allowed: babyai, habitat, household, pyrobosim"],
+    ),
     ({"horizon": 0}, ["horizon: got 0; allowed: a whole number, at least 1"]),
     ({"episodes": "ten"}, ["episodes: got 'ten' (text)"]),
     ({"seed": -1}, ["seed: got -1"]),

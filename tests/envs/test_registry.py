@@ -17,10 +17,14 @@ from gymnasium.utils.env_checker import check_env
 import erecap.envs as envs
 from erecap.config import load_suite
 from erecap.envs import ENVIRONMENTS, EnvEntry, env_class, make_env, options_class
+from erecap.envs.habitat.client import VARIABLE
 from erecap.errors import ConfigError, EnvironmentUnavailable
+from tests.envs.habitat.playing import interpreter
+from tests.envs.habitat.simulator import has_habitat
 
 SMALL: dict[str, dict[str, Any]] = {
     "babyai": {"level": ["BabyAI-UnlockPickup-v0", "BabyAI-PutNextLocal-v0"]},
+    "habitat": {"tasks": ["objectnav", "fetch"], "rooms": [3, 4], "frames": "none"},
     "household": {
         "task_types": ["pick_and_place_simple", "pick_clean_then_place_in_recep"],
         "max_objects": 12,
@@ -32,6 +36,7 @@ INFO: dict[str, type] = {
     "failure": str, "events": list, "success": bool, "progress": float, "path_length": float,
     "expert_path_length": float, "expert_steps": int, "path_unit": str,
 }  # fmt: skip
+OPTIONAL: dict[str, type] = {"map": dict, "trail": dict, "measures": dict}  # where an environment has them
 
 
 @dataclass
@@ -62,6 +67,14 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture
+def playable(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An environment whose simulator is here, for habitat a small one where habitat-sim is not."""
+    if name == "habitat" and not has_habitat():
+        monkeypatch.setenv(VARIABLE, str(interpreter(tmp_path)))
+    return name
+
+
 def play(env: gym.Env[str, str], episode: int, seed: int = 3, steps: int = 8) -> list[Any]:
     """Everything that an episode shows when the last admissible command is taken each time."""
     observation, info = env.reset(seed=seed, options={"episode": episode})
@@ -77,6 +90,7 @@ def test_the_registry_is_light():
         "import sys, erecap.envs as e\n"
         "for name in e.ENVIRONMENTS: e.options_class(name)\n"
         "named = {'torch', 'transformers', 'gymnasium', 'minigrid', 'textworld', 'alfworld', 'pyrobosim'}\n"
+        "named |= {'habitat_sim', 'trimesh'}\n"
         "heavy = named & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
@@ -84,7 +98,9 @@ def test_the_registry_is_light():
 
 
 def test_unknown_environment():
-    with pytest.raises(ConfigError, match="'habitatt' is not an environment; allowed: babyai, household, pyrobosim"):
+    with pytest.raises(
+        ConfigError, match="'habitatt' is not an environment; allowed: babyai, habitat, household, pyrobosim"
+    ):
         options_class("habitatt")
 
 
@@ -103,25 +119,26 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.integration
 class TestContract:
-    def test_gymnasium_finds_nothing_wrong(self, name: str):
-        options = options_class(name)(**SMALL[name])
-        env = env_class(name)(options, seed=3, episodes=2)
+    def test_gymnasium_finds_nothing_wrong(self, playable: str):
+        options = options_class(playable)(**SMALL[playable])
+        env = env_class(playable)(options, seed=3, episodes=2)
         check_env(env, skip_render_check=True)
         env.close()
 
-    def test_info_has_every_key_of_its_type(self, name: str):
-        env = make_env(small(name))
+    def test_info_has_every_key_of_its_type(self, playable: str):
+        env = make_env(small(playable))
         for *_, info in play(env, 0):
             assert {key: type(info[key]) for key in INFO} == INFO
-            assert set(info) == set(INFO)  # so no expert_actions unless asked for
+            assert set(info) - set(OPTIONAL) == set(INFO)  # so no expert_actions unless asked for
+            assert all(type(info[key]) is kind for key, kind in OPTIONAL.items() if key in info)
             assert info["skills"] and 0 <= info["progress"] <= 1
             assert info["path_unit"] in ("m", "cells") and info["expert_steps"] > 0
             assert set(re.findall(r"\{(\w+)\}", " ".join(info["templates"]))) <= set(info["entities"])
             assert all(names == sorted(names) for names in info["entities"].values())
         env.close()
 
-    def test_an_episode_is_the_same_whatever_was_played_before(self, name: str):
-        env, other = make_env(small(name)), make_env(small(name))
+    def test_an_episode_is_the_same_whatever_was_played_before(self, playable: str):
+        env, other = make_env(small(playable)), make_env(small(playable))
         first = play(env, 1)
         play(other, 0, steps=3)
         assert play(other, 1) == first
@@ -129,8 +146,8 @@ class TestContract:
         env.close()
         other.close()
 
-    def test_disturbances_keep_it_reproducible(self, name: str):
-        suite = small(name, disturbances=Rates(slip=0.4, move=0.0 if name == "household" else 0.4))
+    def test_disturbances_keep_it_reproducible(self, playable: str):
+        suite = small(playable, disturbances=Rates(slip=0.4, move=0.0 if playable == "household" else 0.4))
         env, other = make_env(suite), make_env(suite)
         first = play(env, 0)
         assert play(other, 0) == first
@@ -138,8 +155,8 @@ class TestContract:
         env.close()
         other.close()
 
-    def test_nonsense_fails_and_changes_nothing(self, name: str):
-        env = make_env(small(name))
+    def test_nonsense_fails_and_changes_nothing(self, playable: str):
+        env = make_env(small(playable))
         _, before = env.reset(seed=3, options={"episode": 0})
         for command in ("", "fly to the moon", "go to", "\u5b89\u5168 \U0001f600", "take " * 300):
             observation, reward, terminated, _, info = env.step(command)
@@ -149,14 +166,14 @@ class TestContract:
             assert kept == {key: before[key] for key in kept}
         env.close()
 
-    def test_the_horizon_truncates(self, name: str):
-        env = make_env(small(name, horizon=2))
+    def test_the_horizon_truncates(self, playable: str):
+        env = make_env(small(playable, horizon=2))
         env.reset(seed=3, options={"episode": 0})
         assert [env.step("fly to the moon")[3] for _ in range(2)] == [False, True]
         env.close()
 
-    def test_the_expert_wins_by_admissible_commands(self, name: str):
-        env = make_env(small(name, horizon=60), expert=True)
+    def test_the_expert_wins_by_admissible_commands(self, playable: str):
+        env = make_env(small(playable, horizon=60), expert=True)
         for episode in range(2):
             _, info = env.reset(seed=3, options={"episode": episode})
             steps = 0
@@ -169,8 +186,8 @@ class TestContract:
             assert info["path_length"] == pytest.approx(info["expert_path_length"])
         env.close()
 
-    def test_an_episode_out_of_range_is_refused(self, name: str):
-        env = make_env(small(name))
+    def test_an_episode_out_of_range_is_refused(self, playable: str):
+        env = make_env(small(playable))
         with pytest.raises(ConfigError, match="episode"):
             env.reset(seed=3, options={"episode": 2})
         env.close()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
 from erecap import doctor
 from erecap.doctor import (
     check_disk,
     check_extras,
+    check_habitat,
     check_model,
     check_package,
     check_registry,
@@ -29,7 +33,7 @@ def test_every_check_reports(tmp_path: Path) -> None:
     assert len(names) == len(set(names))
     assert {"python", "torch", "threads", "memory", "disk", "gpu", "bfloat16", "model", "runs folder"} <= set(names)
     assert {"extra serve", "extra frameworks", "extra ray"} <= set(names)
-    assert {"simulator household", "simulator babyai", "simulator pyrobosim"} <= set(names)
+    assert {"simulator household", "simulator babyai", "simulator pyrobosim", "simulator habitat"} <= set(names)
     assert {"environments", "planners", "scorers", "engines"} <= set(names)
     for check in checks:
         assert check.found and (check.ok is True) == (check.advice == ""), check
@@ -55,6 +59,36 @@ def test_a_version_out_of_range_is_needed_in_another() -> None:
 def test_a_missing_simulator_is_a_warning() -> None:
     check = check_simulator("household", ("no_such_simulator",))
     assert check.ok == "warn" and check.advice == "pip install 'erecap[household]'"
+
+
+@pytest.mark.parametrize("python", [sys.executable, "/no/such/python", ""])
+def test_without_habitat_the_way_to_it_is_told(python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERECAP_HABITAT_PYTHON", python)
+    if not python and find_spec("habitat_sim") is not None:
+        pytest.skip("this interpreter has habitat-sim")
+    check = check_habitat()
+    assert check.ok == "warn" and "\n" not in check.found
+    assert python in check.found and "ERECAP_HABITAT_PYTHON" in check.found
+    made = re.fullmatch(r"conda env create -f (.+), then set ERECAP_HABITAT_PYTHON to its python", check.advice)
+    assert made is not None
+    wanted = yaml.safe_load(Path(made[1]).read_text("utf-8"))
+    assert wanted["channels"] == ["conda-forge", "aihabitat"]
+    assert {re.split(r"[=<>]", package)[0] for package in wanted["dependencies"]} == {
+        "python",
+        "habitat-sim",
+        "withbullet",
+        "headless",
+    }
+
+
+@pytest.mark.integration
+def test_the_interpreter_that_has_habitat_is_named() -> None:
+    python = os.environ.get("ERECAP_HABITAT_PYTHON")
+    if not python:
+        pytest.skip("ERECAP_HABITAT_PYTHON names no interpreter with habitat-sim")
+    check = check_habitat()
+    assert check.ok is not False and check.found.startswith("habitat-sim 0.")
+    assert f"ERECAP_HABITAT_PYTHON={python}" in check.found
 
 
 def test_extras_say_what_they_lack_and_the_line_that_adds_it() -> None:

@@ -32,6 +32,7 @@ def test_data_files_are_inside(wheel: Path) -> None:
         for file in (ROOT / folder).glob("*.yaml"):
             assert f"erecap/{folder}/{file.name}" in names
     assert any(name.startswith("erecap/report/") and name.endswith(".j2") for name in names)
+    assert {"erecap/envs/habitat/environment.yml", "erecap/envs/habitat/worker.py"} <= names
     checkpoints = ROOT / "checkpoints"
     shipped = [file for kind in ("safetensors", "json") for file in checkpoints.glob(f"shipped/*/*.{kind}")]
     assert len(shipped) >= 5
@@ -70,7 +71,8 @@ def test_the_doctor_finds_all_that_is_needed(with_model: Environment) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     said = dict(re.findall(r"^\w+ +(\S+(?: \S+)*?)  +(.*?) *$", done.stdout, flags=re.MULTILINE))
     assert str(with_model.python) in said["python"] and said["model"].startswith(f"{MODEL} in {with_model.cache}")
-    assert said["environments"] == "babyai, household, pyrobosim" and said["scorers"] == "attention, random, recency"
+    assert said["environments"] == "babyai, habitat, household, pyrobosim"
+    assert said["scorers"] == "attention, random, recency"
 
 
 def test_it_generates_with_the_adapter_that_ships(with_model: Environment) -> None:

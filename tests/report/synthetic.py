@@ -253,3 +253,27 @@ def make_run(
                 recorded.append(sample(suite, mode, 0, frames=suite.startswith("babyai")))
     config = {"name": "made-up", "modes": list(modes), "executor": "serial"}
     return write_run(folder, rows, replans, recorded, config=config)
+
+
+def scene() -> dict[str, Any]:
+    """Two rooms side by side, as a sample's `map`."""
+    return {
+        "rooms": [
+            {"name": "kitchen", "outline": [[0, 0], [4, 0], [4, 4], [0, 4]]},
+            {"name": "hall", "outline": [[4.1, 0], [8, 0], [8, 4], [4.1, 4]]},
+        ],
+        "doors": [{"ends": [[4.05, 1.5], [4.05, 2.5]], "open": True}],
+        "furniture": [{"name": "red chair", "outline": [[0, 0], [0.5, 0], [0.5, 0.5], [0, 0.5]], "colour": "#c63a34"}],
+        "things": [{"name": "blue cup", "at": [0.25, 0.25], "colour": "blue"}],
+    }
+
+
+def with_way(entry: dict[str, Any], who: Sequence[str] = ("agent",)) -> dict[str, Any]:
+    """A sample with a map, in which everyone walks half a metre a step, each along a line of their own."""
+    for step in entry["steps"]:
+        number = step["step"]
+        step["trail"] = {
+            name: [[0.5 + 0.5 * max(0, number - 1), 1 + row], [0.5 + 0.5 * number, 1 + row]]
+            for row, name in enumerate(who)
+        }
+    return entry | {"map": scene()}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import erecap.report
 from erecap.cost.flops import schedule_ceiling
 from erecap.report.load import load_run_folder
 from erecap.report.page.headline import headline
@@ -45,6 +46,25 @@ def test_structure_is_the_golden_one(tmp_path: Path) -> None:
 def test_the_same_run_gives_the_same_summary(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", episodes=4, calls=3)
     assert summary_of(folder) == summary_of(folder)
+
+
+def test_measures_of_a_simulator_are_means_over_the_episodes_that_have_them(tmp_path: Path) -> None:
+    rows = [
+        episode_row("far", "full", 0, measures={"distance_to_goal": 1.0, "soft_spl": 0.5}),
+        episode_row("far", "full", 1, measures={"soft_spl": 1.0}),
+        episode_row("far", "full", 2, measures={"soft_spl": 0.0}, end="error", error="gone"),
+        episode_row("far", PRUNED, 0, measures={"distance_to_goal": 4.0, "soft_spl": 0.0}),
+        episode_row("near", "full", 0),
+    ]
+    folder = write_run(tmp_path / "run", rows, config={"modes": ["full", PRUNED]}, suites={"far": {}, "near": {}})
+    assert summary_of(folder)["measures"] == {
+        "far": {
+            "full": {"distance_to_goal": {"n": 1, "mean": 1.0}, "soft_spl": {"n": 2, "mean": 0.75}},
+            PRUNED: {"distance_to_goal": {"n": 1, "mean": 4.0}, "soft_spl": {"n": 1, "mean": 0.0}},
+        }
+    }
+    page = erecap.report.build(folder).read_text("utf-8")
+    assert "Measures of far" in page and "<th>soft spl</th>" in page and "Measures of near" not in page
 
 
 def test_errors_and_overflow_stand_apart(tmp_path: Path) -> None:

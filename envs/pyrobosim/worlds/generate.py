@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from erecap.envs.floor_plans import draw_layout
 from erecap.envs.pyrobosim.options import PyRoboSimOptions
-from erecap.envs.pyrobosim.worlds.layout import draw_layout
 from erecap.errors import GameError
 
 DATA = Path(__file__).parents[1] / "data"

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from markupsafe import Markup
+
 from erecap.report.load import Run
+from erecap.report.page.floor_map import Frame, draw_scene, draw_ways, frame_of, trails_of
 from erecap.report.rows import Sample, SampleReplan, SampleStep
 
 MAX_CALLS = 8  # calls of an episode that the page holds in each mode; the first and the last are among them
@@ -36,6 +39,7 @@ class CallView:
     blocks: list[Block]
     kept: float | None  # share of layers that kept the prompt, mean over characters; None without a prompt
     steps: list[SampleStep]
+    way: Markup | None = None  # the map with the way up to the last of the steps
 
 
 @dataclass
@@ -57,11 +61,12 @@ class SuiteView:
     episode: int
     goal: str
     modes: list[ModeView] = field(default_factory=list)
+    scene: Markup | None = None  # the map that the drawings of all calls refer to
 
 
 def sample_views(run: Run) -> list[SuiteView]:
     """One episode for each suite with recordings: the one recorded in most modes, the first among equals."""
-    views = []
+    views: list[SuiteView] = []
     for suite in run.suites:
         recorded: dict[int, list[Sample]] = {}
         for sample in run.samples:
@@ -71,8 +76,14 @@ def sample_views(run: Run) -> list[SuiteView]:
             continue
         episode = min(recorded, key=lambda number: (-len(recorded[number]), number))
         samples = sorted(recorded[episode], key=lambda sample: _place(run.modes, sample))
-        modes = [_mode_view(sample) for sample in samples]
-        views.append(SuiteView(suite, episode, samples[0].goal, modes))
+        view = SuiteView(suite, episode, samples[0].goal)
+        scene = next((sample.map for sample in samples if sample.map is not None), None)
+        frame = None if scene is None else frame_of(scene, [step for sample in samples for step in sample.steps])
+        name = f"scene{len(views)}"
+        if scene is not None and frame is not None:
+            view.scene = draw_scene(scene, frame, name)
+        view.modes = [_mode_view(sample, frame, name) for sample in samples]
+        views.append(view)
     return views
 
 
@@ -82,7 +93,7 @@ def _place(modes: Sequence[str], sample: Sample) -> tuple[bool, bool, int]:
     return not any(share < 1 for share in shares), not shares, modes.index(sample.mode)
 
 
-def _mode_view(sample: Sample) -> ModeView:
+def _mode_view(sample: Sample, frame: Frame | None, scene: str) -> ModeView:
     calls = sorted(sample.replans, key=lambda call: call.replan)
     chosen = _spread(len(calls), MAX_CALLS)
     frames = MAX_FRAMES
@@ -104,8 +115,13 @@ def _mode_view(sample: Sample) -> ModeView:
             elif step.frame:
                 frames -= 1
             steps.append(step)
-        views.append(_call_view(call, steps))
-    return ModeView(sample.mode, sample.success, views, len(calls), left_out)
+        view = _call_view(call, steps)
+        if frame is not None:
+            before = [step for step in sample.steps if step.step <= call.step and step not in steps]
+            label = f"Way up to step {steps[-1].step if steps else call.step}"
+            view.way = draw_ways(frame, scene, trails_of(before), trails_of(steps), label)
+        views.append(view)
+    return ModeView(sample.mode, sample.success, views, len(calls), left_out + sample.frames_left_out)
 
 
 def _call_view(call: SampleReplan, steps: list[SampleStep]) -> CallView:

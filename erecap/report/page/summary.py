@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from erecap.report.load import Run
@@ -50,6 +50,7 @@ def summarise(run: Run) -> dict[str, Any]:
             suite: {mode: _success_figures([row for row in per_mode[mode] if row.suite == suite]) for mode in modes}
             for suite in suites
         },
+        "measures": _measures(per_mode, suites),
         "paired": {
             mode: _paired(run, per_mode[baseline], per_mode[mode], suites)
             for mode in modes
@@ -118,6 +119,19 @@ def _success_figures(rows: Sequence[EpisodeRow]) -> dict[str, Any]:
         "spl": mean([row.spl for row in rows]),
         "progress": mean([row.progress for row in rows]),
     }
+
+
+def _measures(per_mode: Mapping[str, Sequence[EpisodeRow]], suites: Sequence[str]) -> dict[str, Any]:
+    """Means of the simulators' own measures by suite, mode and name; `n` episodes have the measure."""
+    found: dict[str, Any] = {}
+    for suite in suites:
+        for mode, rows in per_mode.items():
+            measures = [row.measures for row in rows if row.suite == suite]
+            for name in dict.fromkeys(name for one in measures for name in one):
+                values = [one[name] for one in measures if name in one]
+                figures = {"n": len(values), "mean": mean(values)}
+                found.setdefault(suite, {}).setdefault(mode, {})[name] = figures
+    return found
 
 
 def _paired(

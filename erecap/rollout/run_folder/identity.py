@@ -83,7 +83,8 @@ def _suite_parts(suite: Suite) -> JsonRow:
     if known is None:
         options = to_jsonable_python(suite.options)
     else:
-        options = differing(options_class(suite.env).model_validate(suite.options), known)
+        left_out = reference.OPTIONS_LEFT_OUT.get(suite.env, ())
+        options = differing(options_class(suite.env).model_validate(suite.options), known, left_out)
     return {
         **differing(suite, reference.SUITE, reference.SUITE_LEFT_OUT),
         "options": options,

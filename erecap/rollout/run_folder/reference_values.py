@@ -29,6 +29,21 @@ DISTURBANCES: Values = {"slip": 0.0, "move": 0.0}
 # By environment. Environments that are missing here are somebody else's; their options count as the suite writes them.
 OPTIONS: Mapping[str, Values] = {
     "babyai": {"level": "BabyAI-GoToLocal-v0", "skill_steps": 100},
+    "habitat": {
+        "tasks": ["objectnav"],
+        "split": "unseen",
+        "rooms": [3, 6],
+        "objects": 12,
+        "goals": [3, 5],
+        "success_distance": None,
+        "sight": "rays",
+        "field_of_view": 90.0,
+        "view_range": 6.0,
+        "expert": "oracle",
+        "scene": None,
+        "scene_dataset": None,
+        "episodes_file": None,
+    },
     "household": {
         "split": "unseen",
         "task_types": [
@@ -59,6 +74,11 @@ OPTIONS: Mapping[str, Values] = {
         "expert": "oracle",
         "world": None,
     },
+}
+
+# Where a simulator runs, how it draws and where its files lie: that changes no episode.
+OPTIONS_LEFT_OUT: Mapping[str, tuple[str, ...]] = {
+    "habitat": ("scenes_dir", "frames", "gpu", "python", "houses_dir", "time_limit"),
 }
 
 RUN: Values = {"dtype": "auto", "seed": 0, "decode_weights": "same"}

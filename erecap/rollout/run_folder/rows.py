@@ -126,6 +126,7 @@ def episode_row(
         "path_unit": last.path_unit if last else "",
         "expert_path_length": expert_path,
         "expert_steps": last.expert_steps if last else 0,
+        "measures": dict(last.measures) if last else {},
         "replans": len(replans),
         "triggers": dict(Counter(row["trigger"] for row in replans)),
         "invalid_plans": sum(row["problem"] is not None for row in replans),

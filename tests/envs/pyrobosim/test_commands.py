@@ -7,7 +7,8 @@ import doctest
 import pytest
 
 import erecap.envs.pyrobosim.commands as room
-from erecap.envs.pyrobosim.commands import Command, addressee, parse, plain
+from erecap.envs.pyrobosim.commands import Command, addressee, parse
+from erecap.envs.words import plain
 
 
 def test_doctest() -> None:

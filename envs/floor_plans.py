@@ -1,4 +1,4 @@
-"""Floor plans of generated worlds: rooms on a grid, hallways between neighbours, and the split that a plan is in."""
+"""Floor plans of generated worlds: rooms on a grid, doors between neighbours, and the split that a plan is in."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def draw_layout(split: str, rooms: int, rng: random.Random) -> Layout:
         layout = _draw(rooms, rng)
         if layout.split == split:
             return layout
-    raise GameError(f"pyrobosim: no floor plan of split {split} in {_MAX_DRAWS} draws with {rooms} rooms")
+    raise GameError(f"no floor plan of split {split} in {_MAX_DRAWS} draws with {rooms} rooms")
 
 
 def _draw(rooms: int, rng: random.Random) -> Layout:

@@ -1,0 +1,1 @@
+"""Habitat scenes as a text environment: see README.md in this folder."""

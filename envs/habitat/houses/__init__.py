@@ -1,0 +1,1 @@
+"""Generated houses: their description, the generator and the files that habitat-sim loads."""

@@ -1,0 +1,228 @@
+"""Episodes of the Habitat environment on a small simulator: tasks, failures in words, crashes."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import signal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from erecap.config import RunConfig
+from erecap.envs.habitat.client import VARIABLE
+from erecap.envs.habitat.env import HabitatEnv
+from erecap.errors import ConfigError, GameError
+from erecap.rollout.run import run
+from tests.envs.habitat.playing import interpreter, make, play
+
+pytestmark = pytest.mark.integration
+
+
+def begun(folder: Path, **options: Any) -> tuple[HabitatEnv, str, dict[str, Any]]:
+    env = make(folder, **options)
+    observation, info = env.reset(options={"episode": 0})
+    return env, observation, info
+
+
+@pytest.mark.parametrize("expert", ["oracle", "search"])
+@pytest.mark.parametrize("kind", ["pointnav", "objectnav", "tour", "chain", "fetch"])
+def test_the_expert_wins(tmp_path: Path, kind: str, expert: str) -> None:
+    env = make(tmp_path, tasks=[kind], expert=expert)
+    for episode in range(2):
+        shown = play(env, episode)
+        info = shown[-1][1]
+        assert info["progress"] == 1.0 and info["measures"]["success"] == 1.0 and env.measures.success == 1.0
+        assert 0 < info["measures"]["spl"] <= 1.0 and info["measures"]["distance_to_goal"] < 0.5
+        assert info["path_length"] > 2.0
+        if expert == "oracle":
+            assert info["path_length"] == pytest.approx(info["expert_path_length"])
+            assert len(shown) - 1 == info["expert_steps"]
+    env.close()
+
+
+def test_goals_of_a_chain_are_told_one_after_the_other(tmp_path: Path) -> None:
+    env = make(tmp_path, tasks=["chain"], goals=(3, 3))
+    shown = play(env, 0)
+    goals = [info["goal"] for _, info in shown]
+    assert len(dict.fromkeys(goals)) == 3 and all(goal.startswith("Find ") for goal in goals)
+    told = [(text, info["goal"]) for text, info in shown if "Your next task is" in text]
+    assert len(told) == 2 and all(text.endswith(f"Your next task is: {goal}") for text, goal in told)
+    assert sorted({round(info["progress"], 2) for _, info in shown}) == [0.0, 0.33, 0.67, 1.0]
+    env.close()
+
+
+def test_a_tour_names_all_at_once(tmp_path: Path) -> None:
+    env = make(tmp_path, tasks=["tour"], goals=(3, 3))
+    shown = play(env, 0)
+    assert len({info["goal"] for _, info in shown}) == 1 and shown[0][1]["goal"].count(", then ") == 2
+    assert sum("Done. Next is" in text for text, _ in shown) == 2
+    env.close()
+
+
+def test_a_stop_elsewhere_fails_and_costs_the_measured_success(tmp_path: Path) -> None:
+    env, _, info = begun(tmp_path, tasks=["objectnav"])
+    text, reward, terminated, _, info = env.step("stop")
+    assert info["failed"] and not terminated and reward == 0.0
+    assert text == f"You stop, but {info['failure']}." and info["failure"].startswith("you have not reached the ")
+    while not info["success"]:
+        *_, info = env.step(info["expert_actions"][0])
+    assert env.success and info["measures"]["success"] == 0.0 and info["measures"]["spl"] == 0.0
+    assert info["measures"]["soft_spl"] > 0.0
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "failure"),
+    [
+        ("fly to the moon", "no such command"),
+        ("pick up cup", "no such command"),  # nothing is fetched in this task
+        ("go to the moon", "you have seen no place the moon"),
+        ("explore frontier 99", "there is no frontier 99 now"),
+    ],
+)
+def test_failures_in_words(tmp_path: Path, command: str, failure: str) -> None:
+    env, _, before = begun(tmp_path, tasks=["objectnav"])
+    text, _, _, _, info = env.step(command)
+    assert info["failed"] and info["failure"] == failure and failure.split()[-1] in text
+    assert info["skills"] == before["skills"] and info["path_length"] == before["path_length"] == 0.0
+    env.close()
+
+
+def test_fetching_fails_in_words(tmp_path: Path) -> None:
+    env, _, info = begun(tmp_path, tasks=["fetch"])
+    robot = env.robot
+    movable = next(thing for thing in robot.house.things if thing.movable)
+    assert env.step(f"pick up {movable.name}")[4]["failed"]
+    assert "stop" not in info["templates"] and "stop" not in info["skills"]
+    assert env.step("stop")[4]["failure"] == "the task is done when the object is at its place"
+    while robot.held is None:
+        *_, info = env.step(info["expert_actions"][0])
+    held = robot.held
+    assert info["progress"] == 0.5 and held not in robot.known.things
+    assert env.step(f"pick up {held}")[4]["failure"] == f"you hold {held}"
+    assert env.step(f"put {held} on the moon")[4]["failure"] == "you have seen no place the moon"
+    assert env.step(f"go to {held}")[4]["failed"]
+    assert all(not skill.startswith("pick up") for skill in info["skills"])
+    env.close()
+
+
+def test_the_robot_knows_nothing_but_what_it_has_seen(tmp_path: Path) -> None:
+    env, observation, info = begun(tmp_path, tasks=["objectnav"])
+    robot = env.robot
+    hidden = [thing.name for thing in robot.house.things if thing.name not in robot.known.named]
+    assert hidden and robot.explored.share() < 0.9
+    assert not set(hidden) & {name for names in info["entities"].values() for name in names}
+    assert env.step(f"go to {hidden[0]}")[4]["failure"] == f"you have seen no place {hidden[0]}"
+    assert all(name in observation for name in robot.known.things) and "Unexplored: " in observation
+    env.close()
+
+
+def test_a_thing_that_moved_is_not_found_where_it_was(tmp_path: Path) -> None:
+    env, _, info = begun(tmp_path, tasks=["fetch"])
+    robot = env.robot
+    while not any(robot.things[name].movable for name in robot.known.things):
+        *_, info = env.step(info["expert_actions"][0])
+    moved = None
+    for draw in range(200):
+        moved = env.move_untouched(np.random.default_rng(draw))
+        if moved in robot.known.things:
+            break
+    assert moved in robot.known.things
+    on = robot.ids[robot.where[robot.things[moved].id].on].name
+    text, _, _, _, info = env.step(f"go to {moved}")
+    if info["failed"]:  # unless it was seen at its new place on the way
+        assert "it is not there any more" in text and moved not in robot.known.things
+    else:
+        assert on in text
+    env.close()
+
+
+def test_a_subject_never_shows_less_than_before(tmp_path: Path) -> None:
+    env, _, _ = begun(tmp_path, tasks=["objectnav"])
+    _, _, _, _, first = env.step("look around")
+    assert first["subject"] == env.robot.room().name
+    again = env.step("look around")[4]
+    assert again["subject"] == first["subject"]
+    name = next(name for name in env.robot.known.things)
+    env.robot.shown[name] = {"something that is not there"}
+    assert env.step(f"go to {name}")[4]["subject"] == ""
+    env.close()
+
+
+def test_map_and_trail_are_for_reports(tmp_path: Path) -> None:
+    env, _, info = begun(tmp_path, tasks=["objectnav"])
+    robot = env.robot
+    assert {room["name"] for room in info["map"]["rooms"]} == {room.name for room in robot.house.rooms}
+    assert len(info["trail"]["robot"]) == 1
+    *_, info = env.step(info["expert_actions"][0])
+    *_, info = env.step(next(skill for skill in info["skills"] if skill.startswith("explore ")))
+    way = info["trail"]["robot"]
+    x, _, z = robot.pose.position
+    assert "map" not in info and way[-1] == (round(x, 3), round(z, 3)) and len(way) > 1
+    assert all(math.dist(a, b) < 3.0 for a, b in pairwise(way))
+    assert env.render() is None
+    env.close()
+
+
+def test_a_simulator_that_crashes_costs_one_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make(tmp_path, tasks=["objectnav"])
+    observation, info = env.reset(options={"episode": 1})
+    os.kill(env.connection.pid, signal.SIGKILL)
+    with pytest.raises(GameError, match=r"habitat-sim's process ended at '[a-z]+': exit code -9") as caught:
+        env.step("look around")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(GameError, match="no scene is open"):
+        env.step("look around")
+    again, info_again = env.reset(options={"episode": 1})
+    assert (again, info_again) == (observation, info)
+    assert play(env, 0)[-1][1]["success"]
+    env.close()
+
+
+def test_a_crash_at_the_beginning_of_an_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crash = tmp_path / "crash"
+    monkeypatch.setenv("FLAT_CRASH", str(crash))
+    env = make(tmp_path)
+    for _ in range(2):
+        crash.write_text("begin")
+        with pytest.raises(GameError, match="habitat-sim's process ended at 'begin': exit code 139"):
+            env.reset(options={"episode": 0})
+    assert env.reset(options={"episode": 0})[1]["goal"]
+    env.close()
+
+
+def test_a_run_goes_on_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crash = tmp_path / "crash"
+    crash.write_text("go")
+    monkeypatch.setenv("FLAT_CRASH", str(crash))
+    monkeypatch.setenv(VARIABLE, str(interpreter(tmp_path)))
+    file = tmp_path / "small.yaml"
+    options = {"rooms": [3, 3], "objects": 6, "houses_dir": str(tmp_path / "houses")}
+    file.write_text(json.dumps({"name": "small", "env": "habitat", "options": options, "episodes": 3, "horizon": 60}))
+    config = RunConfig(name="small", suites=[str(file)], modes=["expert"], samples=0)
+    played = run(config, tmp_path / "run", console=Console(file=io.StringIO()))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "episodes.jsonl").read_text("utf-8").splitlines()]
+    assert (played.episodes, played.failed) == (3, 1)
+    assert [row["end"] for row in rows] == ["error", "success", "success"]
+    assert rows[0]["error"] == "GameError: habitat-sim's process ended at 'go': exit code 139"
+    assert all(row["measures"]["spl"] > 0 for row in rows[1:]) and rows[0]["measures"] == {}
+
+
+@pytest.mark.parametrize("episode", [-1, 3, 1.5, "0", True])
+def test_episodes_that_are_none(tmp_path: Path, episode: Any) -> None:
+    env = make(tmp_path)
+    with pytest.raises(ConfigError, match="episode: got"):
+        env.reset(options={"episode": episode})
+    env.close()
+
+
+def test_a_render_mode_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="render_mode"):
+        HabitatEnv(make(tmp_path).options, seed=1, episodes=1, render_mode="human")
