@@ -78,6 +78,7 @@ class StepInfo(TypedDict, total=False):
     failure: str  # why, in words; "" unless failed
     events: list[str]  # disturbances that struck in this step, such as "slip"
     success: bool
+    out_of_time: bool  # the episode's deadline has passed; absent where it has none
     progress: float  # share of goal conditions that hold, 0..1
     path_length: float  # travelled so far
     expert_path_length: float  # what the expert travels from the start; for SPL

@@ -24,7 +24,7 @@ SUITE_LEFT_OUT = (
     "options",  # OPTIONS
     "disturbances",  # DISTURBANCES
 )
-DISTURBANCES: Values = {"slip": 0.0, "move": 0.0}
+DISTURBANCES: Values = {"slip": 0.0, "move": 0.0, "moves_per_minute": 0.0, "closings_per_minute": 0.0}
 
 # By environment. Environments that are missing here are somebody else's; their options count as the suite writes them.
 OPTIONS: Mapping[str, Values] = {
@@ -58,6 +58,8 @@ OPTIONS: Mapping[str, Values] = {
         "turns": "addressed",
         "expert": "oracle",
         "world": None,
+        "deadline_s": None,
+        "battery_per_waiting_second": 0.0,
     },
 }
 
