@@ -49,6 +49,26 @@ class LanguageModel(Protocol):
     ) -> Generation: ...
 
 
+@runtime_checkable
+class ReadingModel(Protocol):
+    """A language model that can read a chat before it is asked to answer it."""
+
+    @property
+    def stored_tokens(self) -> int:
+        """Tokens stored for the next call, in the layer that stores most."""
+
+    def read(self, messages: Sequence[Message]) -> int:
+        """Read what is new of a chat that ends with a user message; returns the tokens read."""
+
+
+@dataclass(frozen=True)
+class ReadAhead:
+    """The reading of new observations while a plan is carried out."""
+
+    tokens: int  # read
+    stored: int  # by the fullest layer, before
+
+
 @dataclass(frozen=True)
 class Plan:
     """The result of a planner: commands in order, or the reason why there are none."""
@@ -64,6 +84,14 @@ class Planner(Protocol):
     """Turns an episode's context into the next few commands."""
 
     def plan(self, context: Context) -> Plan: ...
+
+
+@runtime_checkable
+class ReadingPlanner(Protocol):
+    """A planner that can read what was observed before it is asked for a plan."""
+
+    def read_ahead(self, context: Context) -> ReadAhead | None:
+        """Read what is new in the context; None where its model cannot."""
 
 
 class StepInfo(TypedDict, total=False):

@@ -71,8 +71,8 @@ RUN_LEFT_OUT = (
     "suites", "horizon", "modes", "compositions",
     # Hashed as weights.
     "model", "adapter", "pruner", "allow_untested_pruner",
-    # PRUNE, BUDGET, SCHEDULE, PLANNER
-    "prune", "budget", "schedule", "planner",
+    # PRUNE, BUDGET, SCHEDULE, PLANNER, CLOCK
+    "prune", "budget", "schedule", "planner", "clock",
     # Measures beside the calls, and changes no answer.
     "reread",
 )  # fmt: skip
@@ -85,6 +85,7 @@ PLANNER: Values = {
     "constrained": True,
     "period": None,
     "max_invalid": 3,
+    "plans": "model",
     "stuck_after": None,
 }
 PRUNE: Values = {"keep": 0.7, "preset": None, "stages": None, "sinks": 4, "local": 0.1}
@@ -97,3 +98,11 @@ SCHEDULE: Values = {
     "may_defer": False,
     "reuse_plan": False,
 }
+CLOCK: Values = {
+    "charge": "measured",
+    "fixed_ms": None,
+    "costs": None,
+    "scale": 1.0,
+    "read_ahead": True,
+}
+CLOCK_LEFT_OUT = ("slo_ms",)  # counts violations, and changes no episode
