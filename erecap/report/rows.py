@@ -87,6 +87,16 @@ class RunHead(_Row):
     seed: int = 0
 
 
+class EpisodeClock(_Row):
+    """The clock at the end of an episode in which the world did not wait for the planner."""
+
+    seconds: NonNegativeFloat  # simulated, of the whole episode
+    thinking_s: NonNegativeFloat  # of these, waited for plans
+    slo_violations: NonNegativeInt | None = None  # None: no latency was asked for
+    deferred: NonNegativeInt = 0
+    reused_plans: NonNegativeInt = 0
+
+
 class EpisodeRow(_Row):
     """One line of `episodes.jsonl`."""
 
@@ -107,12 +117,13 @@ class EpisodeRow(_Row):
     replans: NonNegativeInt
     triggers: dict[str, NonNegativeInt] = {}
     invalid_plans: NonNegativeInt = 0
-    end: Literal["success", "horizon", "error"]
+    end: Literal["success", "horizon", "deadline", "error"]
     error: str | None = None
     overflow: NonNegativeInt = 0
     contended: bool = False
     planner_ms: NonNegativeFloat = 0
     wall_s: NonNegativeFloat = 0
+    clock: EpisodeClock | None = None  # None: the world waited for the planner
 
     @property
     def key(self) -> EpisodeKey:
@@ -132,6 +143,16 @@ class RereadCall(_Row):
     decode_ms: NonNegativeFloat = 0
     total_ms: NonNegativeFloat
     same: bool  # it gave the same text
+
+
+class CallClock(_Row):
+    """A planning call on the clock."""
+
+    at_s: NonNegativeFloat  # simulated second at which it began
+    waited_ms: NonNegativeFloat  # simulated milliseconds that the world went on for it
+    read_ahead_tokens: NonNegativeInt = 0  # read since the last call, while the plan was carried out
+    read_ahead_ms: NonNegativeFloat = 0
+    slo_met: bool | None = None
 
 
 class ReplanRow(_Row):
@@ -156,6 +177,7 @@ class ReplanRow(_Row):
     rewritten_tokens: NonNegativeInt = 0
     drafted_tokens: NonNegativeInt = 0
     accepted_tokens: NonNegativeInt = 0
+    decode_passes: NonNegativeInt = 0
     masked_observations: NonNegativeInt = 0
     dropped_messages: NonNegativeInt = 0
     tokenize_ms: NonNegativeFloat = 0
@@ -170,6 +192,7 @@ class ReplanRow(_Row):
     predicted_ms: NonNegativeFloat | None = None
     dropped_because: str | None = None
     reread: RereadCall | None = None
+    clock: CallClock | None = None
     contended: bool = False
 
     @property
