@@ -8,6 +8,7 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 import numpy as np
 
+from erecap.envs.episodes import offers
 from erecap.errors import ConfigError
 
 # One stream of random numbers each, so that one rate does not shift the other's draws.
@@ -85,7 +86,7 @@ class Disturbances(gym.Wrapper[str, str, str, str]):
         for key, value, method in by_time:
             if value < 0:
                 raise ConfigError(f"disturbances.{key}: got {value!r}; allowed: at least 0")
-            lacks = next((name for name in ("seconds", "observe_again", method) if not _has(env.unwrapped, name)), None)
+            lacks = next((name for name in ("seconds", "observe_again", method) if not offers(env, name)), None)
             if value > 0 and lacks is not None:
                 why = f"{type(env.unwrapped).__name__} has no {lacks}"
                 raise ConfigError(f"disturbances.{key}: got {value!r}; allowed: 0, because {why}")
@@ -169,8 +170,3 @@ class Disturbances(gym.Wrapper[str, str, str, str]):
     def _stream(self, kind: int, number: int | None = None) -> np.random.Generator:
         """Random numbers of a kind at a step, or of its event of that number."""
         return np.random.default_rng([self._seed, self._episode, self._step if number is None else number, kind])
-
-
-def _has(env: gym.Env[str, str], name: str) -> bool:
-    """True if the environment has an attribute; its properties are not asked, since some need an episode."""
-    return hasattr(type(env), name) or name in vars(env)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from erecap.config.clock import ClockSettings
 from erecap.context.records import Context
+from erecap.envs.episodes import offers
 from erecap.errors import ConfigError, GameError
 from erecap.generation import JsonRow
 from erecap.protocols import Plan, Planner, ReadingPlanner
@@ -140,8 +141,7 @@ def require_clock(env: gym.Env[str, str], settings: ClockSettings) -> None:
     Raises:
         ConfigError: it has no `advance` or no `seconds`.
     """
-    kind = type(env.unwrapped)
-    lacks = next((name for name in ("advance", "seconds") if not hasattr(kind, name)), None)
+    lacks = next((name for name in ("advance", "seconds") if not offers(env, name)), None)
     if lacks is not None:
-        why = f"{kind.__name__} has no {lacks}, so its world cannot go on while the planner thinks"
+        why = f"{type(env.unwrapped).__name__} has no {lacks}, so its world cannot go on while the planner thinks"
         raise ConfigError(f"clock: got {settings.kind}; allowed: null, because {why}")

@@ -61,8 +61,8 @@ def realtime_table(results: dict[str, Any]) -> str:
         "the cost model's milliseconds for the tokens read and decoded; wall: robot and planner really waited. SR with "
         "its 95 % interval; fewer than 100 episodes a mode are a smoke test.",
         "",
-        "| clock | scale | mode | episodes | SR | interval | lost to the deadline | waited a call, P50 | P95 | waited an "
-        "episode | SLO violations |",
+        "| clock | scale | mode | episodes | SR | interval | lost to the deadline | waited a call, P50 | P95 | "
+        "waited an episode | SLO violations |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for run in results["runs"]:
