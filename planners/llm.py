@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from erecap.config.run import EXPERT, PlannerSettings
 from erecap.context import Context, Situation
 from erecap.context.prompt import NOTHING_DONE
 from erecap.context.render import render
@@ -143,23 +142,3 @@ class LLMPlanner:
                 return Plan((), generation.text, problem, generation)
         plan = parse_plan(text, situation, self.max_steps)
         return Plan(plan.steps, generation.text, plan.problem, generation)
-
-
-def make_llm_planner(settings: PlannerSettings, model: LanguageModel | None) -> LLMPlanner:
-    """The planner `llm` of a run; with `plans: expert` the one that writes the expert's plans.
-
-    Raises:
-        ConfigError: there is no model to ask.
-    """
-    if model is None:
-        raise ConfigError("planner.name: the planner llm asks a model, and this mode has none")
-    kind = LLMPlanner
-    if settings.plans == EXPERT:
-        from erecap.planners.expert_plans import ExpertPlansPlanner as kind
-    return kind(
-        model,
-        max_steps=settings.max_steps,
-        max_new_tokens=settings.max_new_tokens,
-        constrained=settings.constrained,
-        stuck_after=settings.stuck_after,
-    )

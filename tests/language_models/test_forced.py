@@ -13,7 +13,8 @@ from erecap.context.render import render
 from erecap.language_models.per_episode import EpisodeSessions
 from erecap.language_models.transformers import TransformersLanguageModel
 from erecap.planners.expert_plans import ExpertPlansPlanner
-from erecap.planners.llm import LLMPlanner, make_llm_planner
+from erecap.planners.llm import LLMPlanner
+from erecap.planners.make_llm import make_llm_planner
 from erecap.protocols import LanguageModel, ReadAhead, ReadingModel
 from tests.context.small_tokenizers import byte_level
 from tests.planners.situations import KITCHEN, kitchen
