@@ -45,7 +45,7 @@ class Components(Protocol):
         """Threads of the model's arithmetic; None where no model was loaded."""
 
     def cost_model(self, mode: Mode) -> CostModel:
-        """Cost model of the calls of a mode, as it was calibrated here; asked for by runs with `clock.charge: cost-model`.
+        """Cost model of a mode's calls, as it was calibrated here; asked for with `clock.charge: cost-model`.
 
         Raises:
             ConfigError: nothing was calibrated for the run's model and settings.
