@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -32,7 +32,7 @@ def _split(value: Any) -> Any:
 Preset = Literal["keep09", "keep08", "keep07"]
 NameList = Annotated[list[str], Field(min_length=1), BeforeValidator(_split)]
 LLM, EXPERT = "llm", "expert"  # names of planners
-MODEL = "model"  # whose plans are played, unless the expert's
+MODEL: Final = "model"  # whose plans are played, unless the expert's
 
 
 class PruneSettings(BaseModel):

@@ -97,7 +97,7 @@ def written_cost_model(costs: dict[str, Any]) -> CostModel:
     Raises:
         ConfigError: a name that it lacks, or numbers that are no coefficients.
     """
-    parts = {name: tuple(value) if isinstance(value, list) else value for name, value in costs.items()}
+    parts: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in costs.items()}
     try:
         return CostModel(**parts)
     except (TypeError, ValueError) as error:

@@ -98,3 +98,25 @@ def test_what_was_read_ahead_is_not_read_again() -> None:
     assert usage.new_tokens + read == alone.new_tokens  # each token once
     assert LLMPlanner(every_model()["full"]).read_ahead(context) is None
     assert render(context).messages[-1]["role"] == "user"
+
+
+@pytest.mark.parametrize("budget", [None, Budget(240)], ids=["reuse", "erecap"])
+def test_the_weights_do_not_change_what_a_forced_plan_counts(budget: Budget | None) -> None:
+    """So the prices that a cost model gives are those of any model over the same tokenizer."""
+    found = []
+    for name in ("llama", "qwen2"):
+        sessions = EpisodeSessions(model(name), byte_level(), budget=budget)
+        planner, context, counts = ExpertPlansPlanner(sessions, max_new_tokens=80), kitchen(EXPERT), []
+        for number in range(1, 5):
+            plan = planner.plan(context)
+            assert plan.generation is not None
+            usage = plan.generation.usage
+            counts.append(
+                (usage.new_tokens, usage.reused_tokens, usage.decode_passes, usage.drafted_tokens,
+                 usage.accepted_tokens, usage.evicted_tokens, usage.kept_tokens)
+            )  # fmt: skip
+            context.add("plan", plan.text)
+            planner.read_ahead(grown(context, 2 * number))
+            grown(context, 2 * number + 1)
+        found.append(counts)
+    assert found[0] == found[1] and (budget is None) == (not any(count[5] for count in found[0]))
