@@ -76,7 +76,14 @@ def make_env(suite: Suite, *, expert: bool = False, render_mode: str | None = No
     from erecap.envs.episodes import Ending
 
     rates = suite.disturbances
-    disturbed = Disturbances(made, slip=rates.slip, move=rates.move, seed=suite.seed)
+    disturbed = Disturbances(
+        made,
+        slip=rates.slip,
+        move=rates.move,
+        seed=suite.seed,
+        moves_per_minute=rates.moves_per_minute,
+        closings_per_minute=rates.closings_per_minute,
+    )
     return Ending(TimeLimit(disturbed, max_episode_steps=suite.horizon))
 
 

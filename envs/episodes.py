@@ -110,6 +110,11 @@ class Ending(gym.Wrapper[str, str, str, str]):
             raise gym.error.ClosedEnvironmentError(f"{called}: the environment is closed; make another one")
 
 
+def offers(env: gym.Env[str, str], name: str) -> bool:
+    """True if the innermost environment has an attribute; properties are not asked, since some need an episode."""
+    return hasattr(type(env.unwrapped), name) or name in vars(env.unwrapped)
+
+
 def _whole(number: Any, count: int) -> int:
     allowed = f"allowed: a whole number from 0 to {count - 1}"
     try:

@@ -37,6 +37,7 @@ class Usage:
     rewritten_tokens: int = 0  # tokens read earlier and given up because the chat before them was rewritten
     drafted_tokens: int = 0  # tokens proposed to be verified
     accepted_tokens: int = 0  # of these, kept
+    decode_passes: int = 0  # forward passes of decoding
     masked_observations: int = 0  # blanked in the chat before it was read
     dropped_messages: int = 0  # left out of the chat, beyond the blanked observations, to stay within a token budget
 

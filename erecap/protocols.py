@@ -49,6 +49,26 @@ class LanguageModel(Protocol):
     ) -> Generation: ...
 
 
+@runtime_checkable
+class ReadingModel(Protocol):
+    """A language model that can read a chat before it is asked to answer it."""
+
+    @property
+    def stored_tokens(self) -> int:
+        """Tokens stored for the next call, in the layer that stores most."""
+
+    def read(self, messages: Sequence[Message]) -> int:
+        """Read what is new of a chat that ends with a user message; returns the tokens read."""
+
+
+@dataclass(frozen=True)
+class ReadAhead:
+    """The reading of new observations while a plan is carried out."""
+
+    tokens: int  # read
+    stored: int  # by the fullest layer, before
+
+
 @dataclass(frozen=True)
 class Plan:
     """The result of a planner: commands in order, or the reason why there are none."""
@@ -79,6 +99,14 @@ class FloorMap(TypedDict, total=False):
     floor: list[tuple[float, float, float, float]]  # free floor as rectangles x0, y0, x1, y1, where no rooms are known
 
 
+@runtime_checkable
+class ReadingPlanner(Protocol):
+    """A planner that can read what was observed before it is asked for a plan."""
+
+    def read_ahead(self, context: Context) -> ReadAhead | None:
+        """Read what is new in the context; None where its model cannot."""
+
+
 class StepInfo(TypedDict, total=False):
     """The `info` of an environment's `reset` and `step`."""
 
@@ -91,6 +119,7 @@ class StepInfo(TypedDict, total=False):
     failure: str  # why, in words; "" unless failed
     events: list[str]  # disturbances that struck in this step, such as "slip"
     success: bool
+    out_of_time: bool  # the episode's deadline has passed; absent where it has none
     progress: float  # share of goal conditions that hold, 0..1
     path_length: float  # travelled so far
     expert_path_length: float  # what the expert travels from the start; for SPL

@@ -188,7 +188,7 @@ ENVIRONMENTS = Registry(
 PLANNERS = Registry(
     "planner",
     "erecap.planners",
-    {"expert": "erecap.planners.expert:make_expert_planner", "llm": "erecap.planners.llm:make_llm_planner"},
+    {"expert": "erecap.planners.expert:make_expert_planner", "llm": "erecap.planners.make_llm:make_llm_planner"},
     _factory_problem,
 )
 

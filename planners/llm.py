@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from erecap.config.run import PlannerSettings
 from erecap.context import Context, Situation
 from erecap.context.prompt import NOTHING_DONE
 from erecap.context.render import render
@@ -14,7 +13,7 @@ from erecap.generation import AllowedTokens, Generation, Message
 from erecap.planners.grammar.grammar import PlanGrammar
 from erecap.planners.parser import parse_plan
 from erecap.planners.stuck import least_tried
-from erecap.protocols import LanguageModel, Plan
+from erecap.protocols import LanguageModel, Plan, ReadAhead, ReadingModel
 
 
 class LLMPlanner:
@@ -99,9 +98,12 @@ class LLMPlanner:
             allowed = self._grammar.allowed(situation, self.max_new_tokens)
             if allowed is None:
                 return Plan((), "", f"no admissible command fits into {self.max_new_tokens} new tokens")
-        more: dict[str, Any] = {}
+        return self._ask(context, situation, allowed)
+
+    def _ask(self, context: Context, situation: Situation, allowed: AllowedTokens | None, **more: Any) -> Plan:
+        """The plan of one call of the model; `more` are further arguments of the call."""
         if self.model.takes_old_plan:
-            more = {"old_plan": "\n".join(context.remaining) or None, "trigger": context.trigger}
+            more |= {"old_plan": "\n".join(context.remaining) or None, "trigger": context.trigger}
         generation = self.model.generate(
             self.messages(context),
             max_new_tokens=self.max_new_tokens,
@@ -116,6 +118,17 @@ class LLMPlanner:
             return Plan(context.remaining, "", None, generation)
         return self._read(generation, situation)
 
+    def read_ahead(self, context: Context) -> ReadAhead | None:
+        """Let the model read what is new, before it is asked for a plan; None where it cannot.
+
+        Raises:
+            BudgetError: system and goal do not fit the model's window or its budget.
+        """
+        if not isinstance(self.model, ReadingModel):
+            return None
+        stored = self.model.stored_tokens
+        return ReadAhead(self.model.read(self.messages(context)), stored)
+
     def _read(self, generation: Generation, situation: Situation) -> Plan:
         text = generation.text
         # The grammar closes the plan before the limit of tokens; a free writer may run into it.
@@ -129,20 +142,3 @@ class LLMPlanner:
                 return Plan((), generation.text, problem, generation)
         plan = parse_plan(text, situation, self.max_steps)
         return Plan(plan.steps, generation.text, plan.problem, generation)
-
-
-def make_llm_planner(settings: PlannerSettings, model: LanguageModel | None) -> LLMPlanner:
-    """The planner `llm` of a run.
-
-    Raises:
-        ConfigError: there is no model to ask.
-    """
-    if model is None:
-        raise ConfigError("planner.name: the planner llm asks a model, and this mode has none")
-    return LLMPlanner(
-        model,
-        max_steps=settings.max_steps,
-        max_new_tokens=settings.max_new_tokens,
-        constrained=settings.constrained,
-        stuck_after=settings.stuck_after,
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
     Observations: what the robot did, where it is, what it sees, its battery if moving costs any.
     Rewards: 1.0 at the step that fulfils the goal, else 0.0.
     Termination: everything that is wanted lies at its place.
+    Truncation: with the option `deadline_s`, when the simulated clock passes it; `info["out_of_time"]` says so.
     Info: see `StepInfo`. `path_length` counts metres of all robots together. `expert_path_length` and `expert_steps`
         are those of an expert that knows where everything is and whose actions never fail by chance.
     Episodes: world, task and chance are drawn from (seed, episode). A draw that the expert which knows everything does
@@ -115,7 +116,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
         return observation, info | {"map": floor_map(self.crew.simulation), "trail": standing(self.crew.simulation)}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Carry out one command. Never truncates: the horizon is a wrapper's business.
+        """Carry out one command. Truncates at the deadline only: the horizon is a wrapper's business.
 
         Raises gymnasium's ResetNeeded before the first `reset`, and InvalidAction for what is no text.
         """
@@ -132,7 +133,23 @@ class PyRoboSimEnv(gym.Env[str, str]):
             outcome = Outcome(self._addressed(number, outcome.text), outcome.failure, outcome.subject)
         won = self.success
         observation, info = self._report(outcome)
-        return observation, float(won), won, False, info
+        return observation, float(won), won, self.out_of_time, info
+
+    def advance(self, seconds: float) -> tuple[bool, dict[str, Any]]:
+        """Let simulated seconds pass in which the robots wait for their planner.
+
+        With `turns: earliest` only the robot whose turn it is waits, and the others go on with what they do. Where
+        commands name their robot, all wait from the time when the last was done.
+
+        Returns:
+            True if the deadline passed, and an info as `observe_again` gives it.
+        """
+        simulation = self.crew.simulation
+        waiting = range(self.robots) if self.turn is None else [self.turn]
+        until = max(simulation.clocks[number] for number in waiting) + seconds
+        for number in waiting:
+            simulation.stand(simulation.robots[number], until)
+        return self.out_of_time, self.observe_again()[1]
 
     def observe_again(self) -> tuple[str, dict[str, Any]]:
         """The last observation and an info as after a command that went well; nothing changes, no time passes."""
@@ -156,6 +173,15 @@ class PyRoboSimEnv(gym.Env[str, str]):
             for place in (places[i] for i in targets):
                 if not fixed and place is not item.parent and simulation.move(item, place, rng):
                     return simulation.name(item)
+        return None
+
+    def close_door(self, rng: np.random.Generator) -> str | None:
+        """Close one open door between two rooms; its name, or None. No door closes on a robot."""
+        simulation = self.crew.simulation
+        doors = sorted(simulation.world.hallways, key=lambda door: door.name)
+        for door in (doors[i] for i in rng.permutation(len(doors))):  # ranked over all, as objects are
+            if door.is_open and simulation.shut(door):
+                return simulation.name(door)
         return None
 
     def render(self) -> str | None:  # type: ignore[override]
@@ -183,8 +209,13 @@ class PyRoboSimEnv(gym.Env[str, str]):
 
     @property
     def success(self) -> bool:
-        """True if everything that is wanted lies at its place."""
-        return not any(self._goal.missing(self.crew.simulation).values())
+        """True if everything that is wanted lies at its place, and was brought there in time."""
+        return not any(self._goal.missing(self.crew.simulation).values()) and not self.out_of_time
+
+    @property
+    def out_of_time(self) -> bool:
+        """True if the simulated clock has passed the deadline."""
+        return self._late(self.crew)
 
     @property
     def turn(self) -> int | None:
@@ -192,6 +223,10 @@ class PyRoboSimEnv(gym.Env[str, str]):
         return self._turn_of(self.crew)
 
     # ---- inside
+
+    def _late(self, crew: Crew) -> bool:
+        deadline = self.options.deadline_s
+        return deadline is not None and crew.simulation.seconds > deadline
 
     def _turn_of(self, crew: Crew) -> int | None:
         clocks = crew.simulation.clocks
@@ -210,9 +245,12 @@ class PyRoboSimEnv(gym.Env[str, str]):
             robots=self.options.robots,
             failures=failures,
             battery_per_metre=self.options.battery_per_metre,
+            battery_per_waiting_second=self.options.battery_per_waiting_second,
         )
         kinds = self.options.tasks
         goal = draw_goal(simulation, kinds[episode % len(kinds)], self.options.gather, rng)
+        if self.options.deadline_s is not None:
+            goal = replace(goal, sentence=f"{goal.sentence} You have {self.options.deadline_s:g} seconds.")
         return Crew(simulation, shared=self.options.knowledge == "shared"), goal
 
     def _measure(self, seed: int, episode: int) -> Measured:
@@ -229,8 +267,10 @@ class PyRoboSimEnv(gym.Env[str, str]):
         raise GameError(f"pyrobosim: {lost}; the last was {sentences[-1]!r}")
 
     def _play(self, crew: Crew, goal: Goal) -> int | None:
-        """Commands with which the expert wins; None if one of them fails or they are too many."""
+        """Commands with which the expert wins; None if one of them fails, they are too many, or take too long."""
         for steps in range(EXPERT_LIMIT):
+            if self._late(crew):
+                return None
             if not any(goal.missing(crew.simulation).values()):
                 return steps
             turn = next_turn(crew, goal, oracle=True, only=self._turn_of(crew))
@@ -273,6 +313,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
             expert_steps=measured.steps,
             path_unit="m",
             trail=take_trails(crew.simulation),
+            out_of_time=self.out_of_time,
         )
         if self.expert:
             info["expert_actions"] = [] if self.success else self._expert_actions()

@@ -61,6 +61,12 @@ class PyRoboSimOptions(BaseModel):
         description="Whose next commands are told: `oracle` knows where everything is; `search` acts on what the "
         "robots have seen. Path lengths for SPL are always those of `oracle`.",
     )
+    deadline_s: float | None = Field(
+        None, gt=0, description="Simulated seconds after which an episode is lost; unset: it may take any time."
+    )
+    battery_per_waiting_second: float = Field(
+        0.0, ge=0, le=20, description="Per cent of battery that a second costs in which a robot waits for its planner."
+    )
     world: Path | None = Field(
         None, description="A world in pyrobosim's own YAML, played instead of generated ones; tasks are drawn in it."
     )

@@ -67,6 +67,7 @@ class Simulation:
         robots: how many of the world's robots take part; None: all.
         failures: probability that an action fails; None: as the world says.
         battery_per_metre: per cent of battery that a metre costs; None: as the world says.
+        battery_per_waiting_second: per cent of battery that a second of `stand` costs.
 
     Raises:
         GameError: the world does not fit pyrobosim's schema, or something of it has no place.
@@ -81,8 +82,10 @@ class Simulation:
         robots: int | None = None,
         failures: float | None = None,
         battery_per_metre: float | None = None,
+        battery_per_waiting_second: float = 0.0,
     ) -> None:
         self._seed = tuple(seed)
+        self._waiting_usage = battery_per_waiting_second
         self._draws = 0
         plain, planners = _plain(world, robots)
         with self._chance():
@@ -180,9 +183,9 @@ class Simulation:
 
     @property
     def has_battery(self) -> bool:
-        """True if moving costs battery."""
+        """True if moving or standing costs battery."""
         usages = [list(robot.action_execution_options.values()) for robot in self.robots]
-        return any(options.battery_usage > 0 for robot in usages for options in robot)
+        return self._waiting_usage > 0 or any(options.battery_usage > 0 for robot in usages for options in robot)
 
     # ---- actions
 
@@ -246,6 +249,22 @@ class Simulation:
     def wait(self, robot: Robot) -> None:
         """Do nothing for a while."""
         self._pass(robot, SECONDS["wait"])
+
+    def stand(self, robot: Robot, until: float) -> None:
+        """Let a robot stand idle until its clock shows the simulated second `until`."""
+        number = self.robots.index(robot)
+        seconds = max(0.0, until - self.clocks[number])
+        self.clocks[number] += seconds
+        robot.battery_level = max(0.0, robot.battery_level - self._waiting_usage * seconds)
+
+    def shut(self, door: Hallway) -> bool:
+        """Close a door by itself; False if that cannot be, since it is locked or a robot stands in it."""
+        with self._chance():
+            if not self.world.close_location(door).is_success():
+                return False
+            for planner in self._planners:
+                planner.reset()
+        return True
 
     def move(self, item: Object, place: ObjectSpawn, rng: np.random.Generator) -> bool:
         """Lay an object somewhere else by itself; False if there is no room for it."""

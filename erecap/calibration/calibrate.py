@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
+
 from erecap.calibration.workload import Workload
 from erecap.cost.fitting import fit_non_negative, relative_errors
 from erecap.cost.model import CostModel, decode_features, edit_features, prefill_features
@@ -99,6 +101,7 @@ def calibrate(
     *,
     decode_weights: Weights = "same",
     grid: Grid | None = None,
+    processor_time: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Calibration:
     """Time a session's steps through its own code, and fit their cost.
@@ -110,17 +113,23 @@ def calibrate(
         model, tokenizer: as for `ReplanSession`.
         decode_weights: precision of the weights in decoding, as for `ReplanSession`.
         grid: sizes; None: the default ones, fitted to the model's window.
+        processor_time: time prefill, decode and splice by the processor time of this process, which other programs
+            disturb less. That is the time of a quiet machine only where one thread does the arithmetic on the CPU.
 
     Raises:
-        ConfigError: a model whose window is too short.
+        ConfigError: a model whose window is too short, or processor time of several threads or of a GPU.
     """
+    if processor_time and (model.device.type != "cpu" or torch.get_num_threads() != 1):
+        got = f"{torch.get_num_threads()} threads on {model.device}"
+        raise ConfigError(f"processor time tells how long a step takes with 1 thread on cpu, got {got}")
     started = time.perf_counter()
     chunk = CostModel.chunk
     window = window_of_model(model, reused=True)
     sizes = (grid or Grid()).fitted_to(window, chunk)
     stored = sorted({*sizes.stored, *sizes.held_out_stored}, reverse=True)
     say(f"reading {stored[0]} tokens")
-    work = Workload(model, tokenizer, stored[0], decode_weights=decode_weights)
+    now = time.process_time if processor_time else time.perf_counter
+    work = Workload(model, tokenizer, stored[0], now, decode_weights=decode_weights)
     times: dict[tuple[Kind, int, int, bool], list[float]] = {}
     rounds = 0
     movable = True

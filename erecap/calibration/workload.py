@@ -42,11 +42,14 @@ class Workload:
     Args:
         model, tokenizer: as for `ReplanSession`.
         most: tokens to fill the session with; reading that is the first thing done.
+        now: the clock, in seconds.
         options: further arguments of `ReplanSession`.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, most: int, **options: Any) -> None:
-        self._device = model.device
+    def __init__(
+        self, model: Any, tokenizer: Any, most: int, now: Callable[[], float] = time.perf_counter, **options: Any
+    ) -> None:
+        self._device, self._now = model.device, now
         self._messages = chat_of(most, tokenizer)
         text = "\n".join(message["content"] for message in self._messages)
         self._ids: list[int] = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
@@ -116,10 +119,10 @@ class Workload:
 
     def _timed(self, step: Callable[[], object]) -> float:
         _wait(self._device)
-        started = time.perf_counter()
+        started = self._now()
         step()
         _wait(self._device)
-        return 1e3 * (time.perf_counter() - started)
+        return 1e3 * (self._now() - started)
 
 
 def _wait(device: Any) -> None:

@@ -13,6 +13,9 @@ def calibrate(
     device: Annotated[str, typer.Option(help="auto, cpu, or cuda[:N].")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; torch's choice if left out.")] = None,
     decode_weights: Annotated[str, typer.Option(help="Weights in decoding: same, int8 or int4.")] = "same",
+    processor_time: Annotated[
+        bool, typer.Option("--processor-time", help="On a busy machine: processor time, with --threads 1.")
+    ] = False,
 ) -> None:
     """Time a session's steps for about a minute, and store a cost model that predicts them."""
     from rich.console import Console
@@ -32,7 +35,13 @@ def calibrate(
 
     progress = Console(markup=False, emoji=False, stderr=True, highlight=False)
     opened = open_model(ModelSettings(model, dtype=dtype, device=device, threads=threads))
-    found = run(opened.model, opened.tokenizer, decode_weights=weights, say=lambda text: progress.print(text))
+    found = run(
+        opened.model,
+        opened.tokenizer,
+        decode_weights=weights,
+        processor_time=processor_time,
+        say=lambda text: progress.print(text),
+    )
     for line in in_words(found.cost):
         typer.echo(line)
     typer.echo()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from erecap.budget import AUTO, Budget
+from erecap.config.clock import ClockSettings, kind_or_settings
 from erecap.config.composition import ModeParts, names_and_parts, tokens_or_auto
 from erecap.config.modes import SESSION_MODES, Mode, parse_mode
 from erecap.config.suite import Name, Seed
@@ -31,6 +32,7 @@ def _split(value: Any) -> Any:
 Preset = Literal["keep09", "keep08", "keep07"]
 NameList = Annotated[list[str], Field(min_length=1), BeforeValidator(_split)]
 LLM, EXPERT = "llm", "expert"  # names of planners
+MODEL: Final = "model"  # whose plans are played, unless the expert's
 
 
 class PruneSettings(BaseModel):
@@ -155,6 +157,11 @@ class PlannerSettings(BaseModel):
     constrained: bool = Field(default=True, description="Decode only commands that the environment can understand.")
     period: int | None = Field(default=None, ge=1, description="Replan after this many commands at the latest.")
     max_invalid: int = Field(default=3, ge=1, description="Invalid plans in a row that end an episode.")
+    plans: Literal["model", "expert"] = Field(
+        default=MODEL,
+        description="Whose plans are played: the model's, or the expert's, which the model reads and decodes all the "
+        "same, so that only its time is its own.",
+    )
     stuck_after: int | None = Field(
         default=None, ge=1, description="After this many commands without news, begin with one of those tried least."
     )
@@ -171,8 +178,9 @@ class PlannerSettings(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_the_usual_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Runs and rows from before planners had names stay those of the same configuration.
-        return {key: value for key, value in handler(self).items() if (key, value) != ("name", LLM)}
+        # Runs and rows from before planners had names, and plans of others, stay those of the same configuration.
+        usual = {"name": LLM, "plans": MODEL}
+        return {key: value for key, value in handler(self).items() if key not in usual or usual[key] != value}
 
 
 class RunConfig(BaseModel):
@@ -222,6 +230,10 @@ class RunConfig(BaseModel):
         default=None,
         description="Some calls of one mode are made once more on an empty cache, to measure what reading everything "
         "again takes; null: none.",
+    )
+    clock: Annotated[ClockSettings | None, BeforeValidator(kind_or_settings)] = Field(
+        default=None,
+        description="Whether the world goes on while the planner thinks: settings, charged or wall; null: it waits.",
     )
     planner: PlannerSettings = Field(default_factory=PlannerSettings, description="The planner.")
     episodes: int | None = Field(
@@ -308,6 +320,21 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _clocks_measure_alone(self) -> RunConfig:
+        clock = self.clock
+        if clock is None:
+            return self
+        if clock.charge == "measured" and (self.batch > 1 or self.executor != "serial"):
+            got = f"batch {self.batch} and executor {self.executor}"
+            raise ValueError(f"clock: measured times are of one episode at a time, got {got}; allowed: 1 and serial")
+        if clock.kind == "wall" and self.reread is not None:
+            raise ValueError("clock: got wall beside reread, whose calls would pass for thinking; allowed: one of them")
+        prunes = [name for name in self.modes if self.mode(name).prune is not None]
+        if clock.charge == "cost-model" and prunes:
+            raise ValueError(f"clock.charge: no cost model knows mode {prunes[0]}, which prunes; allowed: measured")
+        return self
+
+    @model_validator(mode="after")
     def _cluster_hands_out_gpus(self) -> RunConfig:
         if self.executor == "ray" and ":" in self.device:
             raise ValueError(f"device: got {self.device} with executor ray; allowed: auto, cpu, cuda")
@@ -320,9 +347,14 @@ class RunConfig(BaseModel):
         return suites
 
     @model_serializer(mode="wrap")
-    def _without_no_compositions(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Runs from before modes had parts stay those of the same configuration.
-        return {key: value for key, value in handler(self).items() if (key, value) != ("compositions", {})}
+    def _without_what_is_not_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Runs from before modes had parts, and worlds clocks, stay those of the same configuration.
+        unused: dict[str, Any] = {"compositions": {}, "clock": None}
+        return {key: value for key, value in handler(self).items() if key not in unused or unused[key] != value}
+
+    def asks_expert(self, mode: Mode) -> bool:
+        """True if a mode's environments have to tell what their expert would do."""
+        return mode.expert or self.planner.plans == EXPERT
 
     def mode(self, name: str) -> Mode:
         """The mode of that name: one that is composed here, or else a preset.

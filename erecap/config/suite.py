@@ -13,12 +13,23 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Disturbances(BaseModel):
-    """Probabilities per step that the world disturbs a plan."""
+    """Probabilities per step, and rates by simulated time, that the world disturbs a plan."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     slip: float = Field(default=0.0, ge=0, le=1, description="A command has no effect.")
     move: float = Field(default=0.0, ge=0, le=1, description="An object that the agent has not touched moves.")
+    moves_per_minute: float = Field(
+        default=0.0, ge=0, le=600, description="Untouched objects that others move in a simulated minute, on average."
+    )
+    closings_per_minute: float = Field(
+        default=0.0, ge=0, le=600, description="Open doors that others close in a simulated minute, on average."
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_rates_of_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Runs from before there were disturbances by time stay those of the same configuration.
+        return {key: value for key, value in handler(self).items() if value or not key.endswith("_per_minute")}
 
 
 class Suite(BaseModel):

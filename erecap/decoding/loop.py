@@ -63,6 +63,7 @@ def decode(
     allowed: AllowedTokens | None = None,
     draft: LookupDraft | None = None,
     not_before: tuple[int, Sequence[int]] = (0, ()),
+    force: Sequence[int] | None = None,
 ) -> Decoded:
     """Generate until `ended` says so or `max_new_tokens` are there.
 
@@ -75,6 +76,8 @@ def decode(
         allowed: ids allowed after the generated ones; it is asked at every drafted token as well.
         draft: proposals to verify.
         not_before: `(count, ids)`: these ids are not chosen among the first `count` generated ones.
+        force: the ids of the answer, its end included, which `allowed` allows. The passes are made as if the model had
+            chosen them; for measuring what an answer takes.
     """
     out = Decoded()
     greedy = pick is None
@@ -85,12 +88,16 @@ def decode(
             ids = list(allowed(out.ids))
             if len(ids) == 1:
                 return ids[0]
+            if force is not None:
+                return force[len(out.ids)]
             if greedy:
                 # argmax over the allowed ones in order of id, so that ties fall as in the full vocabulary.
                 index = np.sort(ids)
                 return int(index[row[index].argmax()])
             whole, row = row, np.full_like(row, -np.inf)
             row[ids] = whole[ids]
+        elif force is not None:
+            return force[len(out.ids)]
         elif len(out.ids) < not_before[0]:
             row = row.copy()
             row[list(not_before[1])] = -np.inf

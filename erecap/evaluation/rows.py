@@ -32,7 +32,7 @@ class QualityRow(_Row):
     dropped: NonNegativeInt = 0
     dropping: Share | None = None  # of the calls that dropped something; None where it was not counted
     overflow: NonNegativeInt = 0
-    end: Literal["success", "horizon", "error"]
+    end: Literal["success", "horizon", "deadline", "error"]
     same_as: str | None = None  # mode in which it was played, where it went the same way in that
     model: str | None = None
     adapter: str | None = None

@@ -73,6 +73,10 @@ class EpisodeSessions:
         """Tokens stored for the next call, in the layer that stores most."""
         return self.session.engine.stored().most
 
+    def read(self, messages: Sequence[Message]) -> int:
+        """As `ReplanSession.read`."""
+        return self.session.read(messages)
+
     def generate(self, messages: Sequence[Message], **options: Any) -> Generation:
         """As `ReplanSession.generate`."""
         return self.session.generate(messages, trace=self.trace, **options)

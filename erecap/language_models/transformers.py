@@ -13,6 +13,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, St
 from erecap.context.fit import Fitted, fit_messages
 from erecap.context.protection import protected_spans
 from erecap.context.tokenize import Prompt, render_prompt
+from erecap.decoding.forced import forced_ids
 from erecap.decoding.stopping import PrefillClock, StopWatcher, answer_ends, seed_in_64_bits
 from erecap.generation import AllowedTokens, Generation, Message, PromptPiece, Timing, Usage
 from erecap.tokens.cache.argument import CACHE
@@ -68,6 +69,7 @@ class TransformersLanguageModel:
         cancel: Callable[[], bool] | None = None,
         on_text: Callable[[str], None] | None = None,
         min_new_tokens: int = 0,
+        force: str | None = None,
     ) -> Generation:
         """Answer `messages`.
 
@@ -85,9 +87,10 @@ class TransformersLanguageModel:
             cancel: asked after every token; true stops decoding.
             on_text: called with the answer so far as more of it becomes certain, without what may begin a stop text.
             min_new_tokens: the answer does not end by itself before; for measurements of equal length.
+            force: the text of the answer, decoded as if the model had chosen it: for measuring what such a call takes.
 
         Raises:
-            ValueError: `max_new_tokens` below 1, or no room for it in the window.
+            ValueError: `max_new_tokens` below 1, no room for it in the window, or less than `force` has tokens.
             BudgetError: system and goal alone do not fit the window.
             ModelError: tokenizer or chat template cannot be used.
         """
@@ -98,6 +101,8 @@ class TransformersLanguageModel:
         clock = PrefillClock(self.model.device)
         watcher = StopWatcher(self.tokenizer, len(prompt.input_ids), stop or (), started, deadline_ms, cancel, on_text)
         ends = answer_ends(self.model, self.tokenizer)
+        if force is not None:
+            allowed_tokens = _only(forced_ids(force, self.tokenizer, ends, max_new_tokens))
         # Not the model's own defaults: a repetition penalty or top-k from its folder would change greedy answers.
         sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
         settings = GenerationConfig(
@@ -162,11 +167,17 @@ class TransformersLanguageModel:
             prompt_tokens=count,
             new_tokens=count,
             completion_tokens=completion,
+            decode_passes=max(0, completion - 1),
             kept_per_layer=tuple(kept),
             kv_bytes=sum(tensor.numel() * tensor.element_size() for tensor in stored),
             overflow_messages=fitted.dropped,
             truncated_tokens=fitted.truncated_tokens,
         )
+
+
+def _only(answer: Sequence[int]) -> AllowedTokens:
+    """Leaves no choice but the tokens of an answer."""
+    return lambda generated: [answer[len(generated)]]
 
 
 def _restrict(allowed: AllowedTokens | None, prompt_length: int) -> Any:

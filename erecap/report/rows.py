@@ -98,6 +98,16 @@ class RunHead(_Row):
         return config
 
 
+class EpisodeClock(_Row):
+    """The clock at the end of an episode in which the world did not wait for the planner."""
+
+    seconds: Amount  # simulated, of the whole episode
+    thinking_s: Amount  # of these, waited for plans
+    slo_violations: Count | None = None  # None: no latency was asked for
+    deferred: Count = 0
+    reused_plans: Count = 0
+
+
 class EpisodeRow(_Row):
     """One line of `episodes.jsonl`."""
 
@@ -119,12 +129,13 @@ class EpisodeRow(_Row):
     replans: Count
     triggers: dict[str, Count] = {}
     invalid_plans: Count = 0
-    end: Literal["success", "horizon", "error"]
+    end: Literal["success", "horizon", "deadline", "error"]
     error: str | None = None
     overflow: Count = 0
     contended: bool = False
     planner_ms: Amount = 0
     wall_s: Amount = 0
+    clock: EpisodeClock | None = None  # None: the world waited for the planner
 
     @property
     def key(self) -> EpisodeKey:
@@ -144,6 +155,16 @@ class RereadCall(_Row):
     decode_ms: Amount = 0
     total_ms: Amount
     same: bool  # it gave the same text
+
+
+class CallClock(_Row):
+    """A planning call on the clock."""
+
+    at_s: Amount  # simulated second at which it began
+    waited_ms: Amount  # simulated milliseconds that the world went on for it
+    read_ahead_tokens: Count = 0  # read since the last call, while the plan was carried out
+    read_ahead_ms: Amount = 0
+    slo_met: bool | None = None
 
 
 class ReplanRow(_Row):
@@ -168,6 +189,7 @@ class ReplanRow(_Row):
     rewritten_tokens: Count = 0
     drafted_tokens: Count = 0
     accepted_tokens: Count = 0
+    decode_passes: Count = 0
     masked_observations: Count = 0
     dropped_messages: Count = 0
     tokenize_ms: Amount = 0
@@ -182,6 +204,7 @@ class ReplanRow(_Row):
     predicted_ms: Amount | None = None
     dropped_because: str | None = None
     reread: RereadCall | None = None
+    clock: CallClock | None = None
     contended: bool = False
 
     @property

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from erecap.config.modes import Mode, parse_mode
 from erecap.config.run import PlannerSettings
 from erecap.config.suite import Suite
-from erecap.context.records import Context
+from erecap.context.records import Context, Situation
 from erecap.context.render import render
 from erecap.errors import BudgetError, ErecapError, GameError, RunError
 from erecap.generation import JsonRow
 from erecap.planners.triggers import Triggers
 from erecap.protocols import Plan, Planner
+from erecap.rollout.clock import EpisodeClock
 from erecap.rollout.jobs import Job, Played
 from erecap.rollout.observed import Observed, clean
 from erecap.rollout.run_folder.rows import episode_row, replan_row
@@ -47,11 +48,13 @@ def play(
     *,
     mode: Mode | None = None,
     contended: bool = False,
+    clock: EpisodeClock | None = None,
     tick: Tick | None = None,
 ) -> Played:
     """Play one episode to its end.
 
-    An episode ends with "success"; with "horizon", when the environment truncates it or when
+    An episode ends with "success"; with "deadline", when the environment says that its time is over; with "horizon",
+    when the environment truncates it or when
     `settings.max_invalid` plans in a row could not be read (no command was executed in between, so a
     deterministic planner would go on like that for ever); or with "error", when the game is broken
     (GameError, or anything else that the environment raises) or the planner's protected text exceeds its
@@ -60,12 +63,13 @@ def play(
 
     Args:
         mode: of the job; None: the preset that it names.
+        clock: of the environment; None: the world waits while the planner thinks.
 
     Raises:
         ModelError: the model cannot be used; that is not a matter of one episode.
         RunError: the machine cannot go on, because of a full disk, say.
     """
-    episode = _Episode(job, mode or parse_mode(job.mode), suite, env, planner, settings, contended, tick)
+    episode = _Episode(job, mode or parse_mode(job.mode), suite, env, planner, settings, contended, clock, tick)
     started = time.perf_counter()
     error: str | None = None
     try:
@@ -82,6 +86,7 @@ def play(
         error=error,
         contended=contended,
         wall_s=time.perf_counter() - started,
+        clock=clock,
     )
     sample = episode.recorder.finish(row["goal"], row["success"]) if episode.recorder else None
     return Played(job, row, episode.replans, sample)
@@ -118,6 +123,7 @@ class _Episode:
         planner: Planner,
         settings: PlannerSettings,
         contended: bool,
+        clock: EpisodeClock | None,
         tick: Tick | None,
     ) -> None:
         self.job = job
@@ -131,6 +137,7 @@ class _Episode:
         self._planner = planner
         self._settings = settings
         self._contended = contended
+        self._clock = clock
         self._tick = tick
         self._triggers = Triggers(period=settings.period)
 
@@ -139,6 +146,8 @@ class _Episode:
         with costs_its_episode():
             text, info = self._env.reset(seed=self.job.seed, options={"episode": self.job.episode})
             seen = self._observe(None, text, info)
+            if self._clock:
+                self._clock.begin()
         context = Context(seen.goal, seen.situation.templates, situation=seen.situation)
         context.add("observation", seen.text, seen.subject, step=0)
         pending: deque[str] = deque()
@@ -148,7 +157,10 @@ class _Episode:
             if trigger is not None:
                 # After a failure the rest of a plan stands on sand; at the end of a period it may still hold.
                 context.trigger, context.remaining = trigger, tuple(pending) if trigger == "period" else ()
-                pending, executed = deque(self._plan(context, trigger).steps), 0
+                plan, late = self._plan(context, trigger)
+                if late:
+                    return "deadline"
+                pending, executed = deque(plan.steps), 0
                 invalid_in_row = 0 if pending else invalid_in_row + 1
                 if invalid_in_row >= self._settings.max_invalid:
                     return "horizon"
@@ -165,13 +177,15 @@ class _Episode:
                 context.add("goal", seen.goal, step=self.steps)
                 pending.clear()
             trigger = self._triggers.check(pending, skills=seen.situation.skills, executed=executed, failed=seen.failed)
+            if trigger is None and self._clock:
+                self._clock.read_ahead(self._planner, context)
 
     def _seen(self) -> Observed:
         assert self.last is not None, "an episode starts with an observation"
         return self.last
 
-    def _plan(self, context: Context, trigger: str) -> Plan:
-        """Ask for a plan and record it; one that cannot be read is also recorded as a failure."""
+    def _plan(self, context: Context, trigger: str) -> tuple[Plan, bool]:
+        """Ask for a plan and record it, one that cannot be read as a failure as well; and if it came too late."""
         number = len(self.replans)
         # Rendered before the call, as the model sees it; the planner renders for itself.
         chat = render(context, max_steps=self._settings.max_steps).messages if self.recorder else []
@@ -180,9 +194,13 @@ class _Episode:
         elapsed_ms = (time.perf_counter() - started) * 1000
         if plan.problem is None and not plan.steps:
             plan = Plan((), plan.text, "the planner returned no step", plan.generation)
-        self.replans.append(
-            replan_row(self.job, self._mode, number, self.steps, trigger, plan, elapsed_ms, self._contended)
-        )
+        row = replan_row(self.job, self._mode, number, self.steps, trigger, plan, elapsed_ms, self._contended)
+        self.replans.append(row)
+        late = False
+        if self._clock:
+            with costs_its_episode():
+                late, info, row["clock"] = self._clock.planned(plan, elapsed_ms)
+                context.situation = Situation.from_info(info)
         if self.recorder:
             self.recorder.planned(number, self.steps, trigger, plan, chat)
         text = clean(plan.text) or "\n".join(plan.steps)
@@ -192,7 +210,7 @@ class _Episode:
         if plan.problem is not None:
             context.add("failure", f"the plan could not be used: {clean(plan.problem)}", step=self.steps)
         self._report()
-        return plan
+        return plan, late
 
     def _step(self, context: Context, command: str) -> str | None:
         """Execute one command and record what came of it; returns how the episode ended, if it did."""
@@ -200,6 +218,8 @@ class _Episode:
             text, _, terminated, truncated, info = self._env.step(command)
             self.steps += 1
             seen = self._observe(command, text, info)
+            if self._clock:
+                self._clock.acted()
         context.add("action", command, step=self.steps)
         if seen.failed:
             context.add("failure", seen.failure or seen.text, seen.subject, step=self.steps)
@@ -211,7 +231,9 @@ class _Episode:
             return "success"
         if terminated:
             raise GameError("the environment ended the episode, and the goal is not reached")
-        return "horizon" if truncated else None
+        if truncated:
+            return "deadline" if seen.out_of_time else "horizon"
+        return None
 
     def _observe(self, action: str | None, text: str, info: dict) -> Observed:
         seen = Observed.read(text, info)

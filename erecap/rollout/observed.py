@@ -42,6 +42,7 @@ class Observed:
     failure: str
     events: list[str]
     success: bool
+    out_of_time: bool
     progress: float
     path_length: float
     expert_path_length: float
@@ -76,6 +77,7 @@ class Observed:
             failure=clean(info["failure"]),
             events=[clean(event) for event in info["events"]],
             success=bool(info["success"]),
+            out_of_time=bool(info.get("out_of_time", False)),
             progress=min(1.0, float(info["progress"])),
             path_length=float(info["path_length"]),
             expert_path_length=float(info["expert_path_length"]),

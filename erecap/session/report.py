@@ -65,6 +65,7 @@ class CallReport:
             rewritten_tokens=self.rewritten(self._reused),
             drafted_tokens=out.drafted,
             accepted_tokens=out.accepted,
+            decode_passes=out.passes,
         )
         timing = Timing(
             tokenize_ms=self._ms(self.started, self._matched_at),

@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 from erecap.budget import Budget
 from erecap.decoding.answer import AnswerWatcher, answer_ends, say_ignored_defaults
+from erecap.decoding.forced import forced_ids
 from erecap.decoding.loop import Decoded, decode
 from erecap.engines.protocol import SessionEngine
 from erecap.errors import ConfigError
@@ -329,6 +330,7 @@ class ReplanSession:
         min_new_tokens: int = 0,
         old_plan: str | None = None,
         trigger: str | None = None,
+        force: str | None = None,
     ) -> Generation:
         """Answer `messages`, with a prefill of the new tokens only.
 
@@ -343,6 +345,8 @@ class ReplanSession:
                 as the answer repeats it. A scheduler may decide that the answer ends with it (`reuse-plan`, needs
                 `draft`), and defer the call only while some of it is left.
             trigger: why the call is made, for the scheduler's reasons.
+            force: the text of the answer, which `allowed_tokens` must allow. The model reads and decodes as if it had
+                chosen it: for measuring what such a call takes.
             deadline_ms, cancel: asked between prefill chunks as well; a call that ends there has no text, and the
                 session keeps the messages that it has read to their end.
             trace: also return which share of the layers stored each piece of the chat (`Generation.pieces`); only with
@@ -350,7 +354,8 @@ class ReplanSession:
 
         Raises:
             BudgetError: system and goal exceed the budget or the window.
-            ValueError: `max_new_tokens` out of range, nothing to answer, or `trace` without a whole chat.
+            ValueError: `max_new_tokens` out of range, nothing to answer, `trace` without a whole chat, or a text to
+                force that has more than `max_new_tokens` tokens with its end.
         """
         trace = trace or (self.trace and messages is not None)
         report = CallReport(self.conversation, self.policy, self.engine)
@@ -363,6 +368,7 @@ class ReplanSession:
         ends = answer_ends(self.model, self.tokenizer)
         left = self.tokenizer(old_plan, add_special_tokens=False)["input_ids"] if old_plan else []
         pick = _sampler(temperature, top_p, seed)
+        forced = None if force is None else forced_ids(force, self.tokenizer, ends, max_new_tokens)
         try:
             ids, marks, reused = self.prefill.enter(part, known, answering=True)
             decision = self._schedule(
@@ -386,6 +392,7 @@ class ReplanSession:
                     allowed=allowed_tokens,
                     draft=self._draft(left, draft, ids),
                     not_before=(min_new_tokens, ends),
+                    force=forced,
                     ended=lambda out: out[-1] in ends or is_plan(out) or watcher.stopped(out),
                 )
         except Interrupted as ended:

@@ -121,3 +121,92 @@ def test_move_needs_an_environment_that_can_move_things():
     Disturbances(Fixed(), move=0.0)
     with pytest.raises(ConfigError, match=r"move: got 0\.1; allowed: 0, because Fixed has no method"):
         Disturbances(Fixed(), move=0.1)
+
+
+class Timed(Counter):
+    """A counter with a clock: a command takes `pace` seconds. It knows when things moved and doors closed."""
+
+    seconds = 0.0
+    pace = 1.0
+
+    def reset(self, *, seed=None, options=None):
+        self.seconds, self.log = 0.0, []
+        return super().reset(seed=seed, options=options)
+
+    def observe_again(self):
+        text, info = super().observe_again()
+        return text, {**info, "subject": "", "changes": len(self.log)}
+
+    def step(self, action):
+        self.seconds += self.pace
+        return super().step(action)
+
+    def advance(self, seconds):
+        self.seconds += seconds
+        return False, self.observe_again()[1]
+
+    def move_untouched(self, rng):
+        self.log.append(("move", rng.random()))
+        return super().move_untouched(rng)
+
+    def close_door(self, rng):
+        self.log.append(("close", rng.random()))
+        return "door"
+
+
+def happened(env: Disturbances, pace: float, waits: float, until: float = 600.0) -> list[tuple[str, float]]:
+    env.reset(seed=6, options={"episode": 1})
+    env.unwrapped.pace = pace
+    told = []
+    while env.unwrapped.seconds < until:
+        if waits:
+            env.advance(waits)
+        told += env.step("wait")[4]["events"]
+    assert told == [kind for kind, _ in env.unwrapped.log]
+    return env.unwrapped.log
+
+
+def test_disturbances_by_time_do_not_depend_on_what_is_done():
+    env = Disturbances(Timed(), moves_per_minute=3.0, closings_per_minute=1.0)
+    quick, slow = happened(env, 1.0, 0.0), happened(env, 4.0, 8.0)
+    assert quick == slow  # both last 600 seconds
+    assert happened(Disturbances(Timed(), moves_per_minute=3.0, seed=6), 1.0, 0.0) == [
+        event for event in quick if event[0] == "move"
+    ]
+    moves = sum(kind == "move" for kind, _ in quick)
+    assert abs(moves - 30) < 4 * 30**0.5 and abs(len(quick) - moves - 10) < 4 * 10**0.5
+
+
+def test_a_planner_that_thinks_longer_meets_more_of_them():
+    env = Disturbances(Timed(), moves_per_minute=6.0)
+    counts = []
+    for waits in (0.0, 30.0):
+        env.reset(seed=6)
+        for _ in range(10):
+            env.advance(waits)
+            *_, info = env.step("wait")
+        counts.append(info["changes"])
+    assert counts[1] > 5 * max(1, counts[0])
+
+
+def test_the_info_after_a_disturbance_by_time_is_as_the_world_is_then():
+    env = Disturbances(Timed(), moves_per_minute=60.0, slip=0.0)
+    env.reset(seed=1)
+    for _ in range(20):
+        *_, info = env.step("wait")
+        assert info["changes"] == len(env.unwrapped.log)
+        assert env.advance(2.0)[1]["changes"] == len(env.unwrapped.log)
+
+
+@pytest.mark.parametrize(
+    ("made", "rates", "said"),
+    [
+        (Counter, {"moves_per_minute": 1.0}, r"moves_per_minute: got 1\.0; allowed: 0, because Counter has no seconds"),
+        (Counter, {"closings_per_minute": 2.0}, "closings_per_minute: got 2.0; allowed: 0, because Counter has no"),
+        (Timed, {"closings_per_minute": -1.0}, r"closings_per_minute: got -1\.0; allowed: at least 0"),
+    ],
+)
+def test_disturbances_by_time_need_a_clock(made, rates: dict[str, float], said: str):
+    Disturbances(made())
+    with pytest.raises(ConfigError, match=said):
+        Disturbances(made(), **rates)

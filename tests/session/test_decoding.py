@@ -92,6 +92,28 @@ def test_a_good_draft_saves_passes() -> None:
     assert out.ids == expected and out.passes <= len(expected) / 3
 
 
+@given(st.integers(0, 200), st.integers(0, 200), st.lists(st.integers(0, 11), max_size=20), st.booleans())
+def test_a_forced_answer_takes_the_passes_that_it_takes_a_model_that_chooses_it(
+    salt: int, other: int, source: list[int], constrained: bool
+) -> None:
+    answer = plain(salt, 20)
+
+    def table(ids: Sequence[int]) -> list[int]:
+        after = answer[len(ids)] if len(ids) < len(answer) else END
+        return [after] if sum(ids) % 3 == 0 else sorted({after, (after + 1) % VOCABULARY})
+
+    allowed = table if constrained else None
+    counts = []
+    for model, force in ((TableModel(salt), None), (TableModel(other), answer)):
+        out = decode(
+            model, model.row([]), max_new_tokens=len(answer), ended=lambda ids: ids[-1] == END, allowed=allowed,
+            draft=LookupDraft([source, answer[:7]], length=4), force=force,
+        )  # fmt: skip
+        assert out.ids == answer and model.read_ids == answer[: len(answer) - out.unread]
+        counts.append((out.passes, out.drafted, out.accepted, out.unread))
+    assert counts[0] == counts[1]
+
+
 @given(st.integers(0, 200), st.integers(1, 12))
 def test_no_end_before_its_time(salt: int, least: int) -> None:
     model = TableModel(salt)

@@ -4,6 +4,7 @@ The tables of docs/results.md, the result lines of README.md and its figure, doc
 docs/reference/cli.md, from the help texts of the commands.
 
 python -m tools.readme.write --demo runs/demo-full# keep its figures as docs/results/demo.json
+python -m tools.readme.write --realtime runs/realtime  # of one or several runs, as docs/results/realtime.json
 python -m tools.readme.write                      # write all of them anew
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 from erecap.evaluation.table import quality_table
 from erecap.files import write_atomic, write_json
 from tools.readme.cli_reference import PAGE, cli_reference
+from tools.readme.realtime_table import realtime_results, realtime_table
 from tools.readme.remote_table import remote_table
 from tools.readme.short_results import short_results
 from tools.readme.time_figure import FIGURE, time_figure
@@ -142,12 +144,13 @@ def _by_length(results: dict[str, Any], part: dict[str, Any]) -> list[str]:
     return lines
 
 
-QUALITY, REMOTE = "quality.json", "remote.json"
+QUALITY, REMOTE, REALTIME = "quality.json", "remote.json", "realtime.json"
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "demo": (("demo.json",), demo_table),
     "quality": ((QUALITY,), quality_table),
     "remote": ((REMOTE,), remote_table),
     "replan": (("replan.json",), replan_table),
+    "realtime": ((REALTIME,), realtime_table),
     "together": (("replan.json", QUALITY), together_table),
 }  # of docs/results.md
 LINES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
@@ -168,7 +171,7 @@ def filled(text: str, results: Path) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     """Results of one file. Before their first measurement some have none, and their tables say so."""
-    if path.name in (QUALITY, REMOTE) and not path.exists():
+    if path.name in (QUALITY, REMOTE, REALTIME) and not path.exists():
         return {}
     content: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return content
@@ -185,10 +188,15 @@ def _times(value: float | None) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write the generated parts of README.md and of docs.")
     parser.add_argument("--demo", type=Path, help="a finished run whose figures become docs/results/demo.json")
+    parser.add_argument(
+        "--realtime", type=Path, nargs="+", help=f"finished runs against a clock, for docs/results/{REALTIME}"
+    )
     given = parser.parse_args()
     folder = Path("docs/results")
     if given.demo is not None:
         write_json(folder / "demo.json", demo_results(given.demo))
+    if given.realtime is not None:
+        write_json(folder / REALTIME, realtime_results(given.realtime))
     for document in (Path("README.md"), Path("docs/results.md")):
         write_atomic(document, filled(document.read_text("utf-8"), folder))
     write_atomic(folder / FIGURE, time_figure(_read(folder / "replan.json")))

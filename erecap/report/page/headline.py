@@ -9,6 +9,7 @@ from erecap.report.formats import count, interval_points, listing, milliseconds,
 from erecap.report.load import Run
 from erecap.report.page.course import courses
 from erecap.report.page.course_sentences import busy_sentence
+from erecap.report.page.realtime import EXPERT_PLANS, plays_expert_plans
 from erecap.report.page.summary import RESULT_EPISODES
 from erecap.report.rows import ModelFacts
 
@@ -91,6 +92,8 @@ def _success(run: Run, summary: dict[str, Any]) -> list[Sentence]:
         )
     sentences += _differences(summary)
     planned = [summary["modes"][mode]["sr"]["value"] for mode in rates if mode != "expert"]
+    if plays_expert_plans(run):
+        return [*sentences, Sentence("success", EXPERT_PLANS)]
     if planned and max(planned) < LOW_SR and run.head.model is not None:
         sentences.append(Sentence("success", _low_success(run.head.model)))
     return sentences

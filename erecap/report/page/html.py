@@ -16,11 +16,14 @@ from erecap.report.page.course import courses
 from erecap.report.page.course_plots import seconds_by_call, tokens_by_call
 from erecap.report.page.course_sentences import busy_sentence, course_sentences, meanings
 from erecap.report.page.headline import MIN_PAIRS, headline
+from erecap.report.page.realtime import success_by_wait
 from erecap.report.page.samples import SHADE_NAMES, sample_views
 from erecap.report.page.timing import LENGTH_EDGES, PHASES
 from erecap.report.svg import Series, series_of
 
-FILTERS = ("percent", "points", "times", "count", "decimal", "kv_tokens", "milliseconds", "mebibytes", "plural")
+FILTERS = (
+    "percent", "points", "times", "count", "decimal", "kv_tokens", "milliseconds", "mebibytes", "plural", "seconds",
+)  # fmt: skip
 
 
 def render_page(run: Run, summary: dict[str, Any]) -> str:
@@ -47,6 +50,7 @@ def render_page(run: Run, summary: dict[str, Any]) -> str:
                 "length": plots.over_length(run, looks),
                 "episode": plots.over_episode(run, looks),
                 "layers": plots.kept_by_layer(run, looks),
+                "realtime": success_by_wait(summary, looks),
             }.items()
             if svg
         },

@@ -20,6 +20,7 @@ from erecap.report.formats import (
     milliseconds,
     percent,
     points,
+    seconds,
     times,
 )
 from erecap.report.load import Run
@@ -44,6 +45,8 @@ def make_table(summary: dict[str, Any], sentences: list[Sentence]) -> Renderable
         parts += [Text(), _success(summary)]
         if any(figures["latency"]["total_ms"] for figures in summary["modes"].values()):
             parts += [Text(), _cost(summary)]
+        if any(figures["clock"] is not None for figures in summary["modes"].values()):
+            parts += [Text(), _clock(summary)]
         if any(figures["kv_tokens"] is not None for figures in summary["modes"].values()):
             parts += [Text(), _kept(summary)]
     return Group(*parts)
@@ -106,6 +109,30 @@ def _cost(summary: dict[str, Any]) -> Table:
             milliseconds(at(total, "p99")),
             *((times(at(ceiling, "prefill_speed_up")), times(at(ceiling, "total"))) if paired else ()),
             style="dim" if mode in summary["faults"] else None,
+        )
+    return table
+
+
+def _clock(summary: dict[str, Any]) -> Table:
+    table = _table("Against the clock, in simulated time; late = lost to the deadline, SLO = calls that violated it")
+    table.add_column("mode", overflow="fold", min_width=16)
+    for name in ("SR", "late", "P50", "P95", "waited", "episode", "SLO", "deferred", "reused"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for mode, figures in summary["modes"].items():
+        clock = figures["clock"]
+        if clock is None:
+            continue
+        table.add_row(
+            Text(mode),
+            percent(at(figures["sr"], "value"), 0),
+            count(clock["late"]),
+            milliseconds(clock["waited_ms"]["p50"]),
+            milliseconds(clock["waited_ms"]["p95"]),
+            seconds(clock["thinking_s"]),
+            seconds(clock["seconds"]),
+            count(clock["slo_violations"]),
+            count(clock["deferred"]),
+            count(clock["reused_plans"]),
         )
     return table
 

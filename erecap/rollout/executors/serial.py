@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from erecap.config.modes import Mode
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ErecapError, GameError
+from erecap.rollout.charges import charge_of, written_cost_model
+from erecap.rollout.clock import EpisodeClock
 from erecap.rollout.components import Components, OpenComponents, Say
 from erecap.rollout.episode import Tick, play
 from erecap.rollout.jobs import Job, Played
 from erecap.rollout.run_folder.rows import lost_episode
+
+if TYPE_CHECKING:
+    import gymnasium as gym
 
 Watch = Callable[[Job, int, int], None]
 """Called with (job, commands executed, plans made) while an episode is played."""
@@ -48,10 +53,26 @@ def play_job(
     mode, suite = config.mode(job.mode), suites[job.suite]
     planner = components.planner(mode, trace=job.sample)
     try:
-        env = components.env(suite, expert=mode.expert)
+        env = components.env(suite, expert=config.asks_expert(mode))
     except GameError as error:
         return lost_episode(job, suite, f"GameError: {error}", contended)
-    return play(job, suite, env, planner, config.planner, mode=mode, contended=contended, tick=tick)
+    clock = episode_clock(config, mode, env, components)
+    return play(job, suite, env, planner, config.planner, mode=mode, contended=contended, clock=clock, tick=tick)
+
+
+def episode_clock(config: RunConfig, mode: Mode, env: gym.Env[str, str], components: Components) -> EpisodeClock | None:
+    """The clock of an episode; None where the world waits for the planner.
+
+    Raises:
+        ConfigError: an environment without a clock, or no cost model where the run wants one.
+    """
+    settings = config.clock
+    if settings is None:
+        return None
+    cost = None
+    if settings.charge == "cost-model" and not mode.expert:
+        cost = components.cost_model(mode) if settings.costs is None else written_cost_model(settings.costs)
+    return EpisodeClock(settings, env, charge_of(settings, mode, cost))
 
 
 class PlayOne(Protocol):

@@ -58,6 +58,8 @@ def identity_of(config: RunConfig, suite: Suite, mode: Mode, weights: Mapping[st
         # What a mode of parts says of decoding itself is among its parts.
         apart = () if mode.session and mode.decode.weights is None else reference.RUN_OF_SESSIONS
         parts |= differing(config, reference.RUN, (*reference.RUN_LEFT_OUT, *apart))
+    if config.clock is not None:
+        parts["clock"] = differing(config.clock, reference.CLOCK, reference.CLOCK_LEFT_OUT)
     if mode.session and config.schedule is not None:
         parts["schedule"] = differing(config.schedule, reference.SCHEDULE)
     if mode.prune is not None:

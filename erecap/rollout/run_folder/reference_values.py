@@ -24,7 +24,7 @@ SUITE_LEFT_OUT = (
     "options",  # OPTIONS
     "disturbances",  # DISTURBANCES
 )
-DISTURBANCES: Values = {"slip": 0.0, "move": 0.0}
+DISTURBANCES: Values = {"slip": 0.0, "move": 0.0, "moves_per_minute": 0.0, "closings_per_minute": 0.0}
 
 # By environment. Environments that are missing here are somebody else's; their options count as the suite writes them.
 OPTIONS: Mapping[str, Values] = {
@@ -73,6 +73,8 @@ OPTIONS: Mapping[str, Values] = {
         "turns": "addressed",
         "expert": "oracle",
         "world": None,
+        "deadline_s": None,
+        "battery_per_waiting_second": 0.0,
     },
 }
 
@@ -89,8 +91,8 @@ RUN_LEFT_OUT = (
     "suites", "horizon", "modes", "compositions",
     # Hashed as weights.
     "model", "adapter", "pruner", "allow_untested_pruner",
-    # PRUNE, BUDGET, SCHEDULE, PLANNER
-    "prune", "budget", "schedule", "planner",
+    # PRUNE, BUDGET, SCHEDULE, PLANNER, CLOCK
+    "prune", "budget", "schedule", "planner", "clock",
     # Measures beside the calls, and changes no answer.
     "reread",
 )  # fmt: skip
@@ -103,6 +105,7 @@ PLANNER: Values = {
     "constrained": True,
     "period": None,
     "max_invalid": 3,
+    "plans": "model",
     "stuck_after": None,
 }
 PRUNE: Values = {"keep": 0.7, "preset": None, "stages": None, "sinks": 4, "local": 0.1}
@@ -115,3 +118,11 @@ SCHEDULE: Values = {
     "may_defer": False,
     "reuse_plan": False,
 }
+CLOCK: Values = {
+    "charge": "measured",
+    "fixed_ms": None,
+    "costs": None,
+    "scale": 1.0,
+    "read_ahead": True,
+}
+CLOCK_LEFT_OUT = ("slo_ms",)  # counts violations, and changes no episode

@@ -9,6 +9,7 @@ from erecap.config.modes import Mode
 from erecap.config.suite import Suite
 from erecap.generation import Generation, JsonRow, Timing, Usage
 from erecap.protocols import Plan
+from erecap.rollout.clock import EpisodeClock
 from erecap.rollout.jobs import Job, Played
 from erecap.rollout.observed import Observed, clean
 
@@ -51,6 +52,7 @@ def replan_row(
         "rewritten_tokens": usage.rewritten_tokens,
         "drafted_tokens": usage.drafted_tokens,
         "accepted_tokens": usage.accepted_tokens,
+        "decode_passes": usage.decode_passes,
         "masked_observations": usage.masked_observations,
         "dropped_messages": usage.dropped_messages,
         "tokenize_ms": round(timing.tokenize_ms, 3),
@@ -63,6 +65,7 @@ def replan_row(
         **_decided(mode, generation, usage),
         "dropped_because": generation.dropped_because if generation else None,
         "reread": _reread(generation),
+        "clock": None,
         "contended": contended,
     }
 
@@ -107,6 +110,7 @@ def episode_row(
     error: str | None,
     contended: bool,
     wall_s: float,
+    clock: EpisodeClock | None = None,
 ) -> JsonRow:
     """One episode, from what was last observed; None if the episode did not even start."""
     success = end == "success"
@@ -136,6 +140,7 @@ def episode_row(
         "contended": contended,
         "planner_ms": round(sum(row["total_ms"] for row in replans), 3),
         "wall_s": round(wall_s, 3),
+        "clock": None if clock is None else clock.totals(),
     }
 
 

@@ -33,6 +33,9 @@ def mark_messages(
 ) -> list[Mark]:
     """A mark for each message of `part` that ends after `base`.
 
+    The message of `base` itself may go on, since it was read before it was complete. It then gets a second mark, which
+    covers all of it.
+
     Args:
         encoded: the tokens after `base`.
         first: token index of the first of them.
@@ -45,6 +48,9 @@ def mark_messages(
     digests = _digests(part, known)
     done = base.message + 1 if base else 0
     marks = []
+    grown = done - 1 - part.first  # the row of the base's own message
+    if base is not None and 0 <= grown < len(places) and part.spans[grown][1] > start:
+        marks.append(_grown(base, part, grown, encoded, first, digests[grown]))
     for row in range(max(0, done - part.first), len(places)):
         begin, end = part.spans[row]
         skipped = part.skipped[row]
@@ -54,6 +60,21 @@ def mark_messages(
         message = part.first + row
         marks.append(Mark(message, part.offset + end, digests[row], first + high, aligned, first + low, starts))
     return marks
+
+
+def _grown(base: Mark, part: ChatPart, row: int, encoded: Continuation, first: int, digest: bytes) -> Mark:
+    """The mark of a whole message whose beginning ends at `base`."""
+    begin, end = part.spans[row]
+    read = base.characters - part.offset  # up to here
+    count = sum(low < end - read for low, _ in encoded.offsets)
+    aligned = count == 0 or encoded.offsets[count - 1][1] <= end - read
+    shown = read - begin + part.skipped[row]  # characters of the content before the base
+    starts = tuple(shown + low for low, _ in encoded.offsets[:count])
+    if base.starts:
+        # Tokens between the two, of a correction, count as the beginning of what follows.
+        starts = (*base.starts, *(shown,) * (first - base.first - len(base.starts)), *starts)
+    begins = base.first if base.starts else first
+    return Mark(base.message, part.offset + end, digest, first + count, aligned, begins, starts)
 
 
 def answer_starts(tokenizer: Any, ids: Sequence[int], text: str) -> tuple[int, ...]:

@@ -71,8 +71,9 @@ class Transcript:
 
     @property
     def known_marks(self) -> list[Mark]:
-        """All marks, oldest first; a session can roll back to `marks` only, the newest of them."""
-        return [*self.older, *self.marks]
+        """The newest mark of each message, oldest first; a session can roll back to `marks` only, the newest of all."""
+        newest = {mark.message: mark for mark in (*self.older, *self.marks)}
+        return list(newest.values())
 
     def matched(self, text: str, before: RunningDigest | None = None) -> int:
         """Number of `marks` that lie in a chat, with the same characters up to there.

@@ -1,0 +1,84 @@
+"""Success against the planner's speed: the results of runs against a clock, and their table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from erecap.report.formats import count, interval_percent, milliseconds, percent, seconds
+
+
+def realtime_results(runs: Sequence[Path]) -> dict[str, Any]:
+    """The figures to keep of finished runs against a clock: small, without rows or paths."""
+    return {
+        "what": "success while the world goes on, against the time that plans are waited for; plans are the expert's",
+        "runs": sorted(map(_run, runs), key=lambda run: (run["clock"], run["scale"])),
+    }
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    head = json.loads((folder / "run.json").read_text("utf-8"))
+    clock = head["config"]["clock"]
+    return {
+        "clock": clock["kind"],
+        "charge": clock["charge"],
+        "scale": clock["scale"],
+        "slo_ms": clock["slo_ms"],
+        "date": head["created"][:10],
+        "machine": head["machine"],
+        "model": {key: head["model"].get(key) for key in ("name", "hash", "adapter", "dtype")},
+        "plans": head["config"]["planner"].get("plans", "model"),
+        "suites": list(head["suites"]),
+        "versions": head["versions"],
+        "label": summary["label"],
+        "modes": {mode: _mode(figures) for mode, figures in summary["modes"].items() if figures["clock"]},
+    }
+
+
+def _mode(figures: dict[str, Any]) -> dict[str, Any]:
+    measured = figures["latency"]["total_ms"]
+    return {
+        "episodes": figures["counted"],
+        "sr": figures["sr"],
+        "calls": figures["replans"],
+        "measured_ms_p50": measured["p50"] if measured else None,
+        **figures["clock"],
+    }
+
+
+def realtime_table(results: dict[str, Any]) -> str:
+    """Markdown: a row for each clock, scale and mode; a sentence where nothing was measured."""
+    if not results:
+        return "Not measured yet: `erecap compare realtime`."
+    first = results["runs"][0]
+    lines = [
+        f"`erecap compare realtime`, {first['model']['name']} in {first['model']['dtype']}, suite "
+        f"{', '.join(first['suites'])}. **Plans are the expert's in every mode**; the model reads and decodes them as "
+        "if they were its own, so only time differs. *Scale*: simulated seconds for a second of the planner. Charged: "
+        "the cost model's milliseconds for the tokens read and decoded; wall: robot and planner really waited. SR with "
+        "its 95 % interval; fewer than 100 episodes a mode are a smoke test.",
+        "",
+        "| clock | scale | mode | episodes | SR | interval | lost to the deadline | waited a call, P50 | P95 | "
+        "waited an episode | SLO violations |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for run in results["runs"]:
+        for mode, row in run["modes"].items():
+            cells = [
+                run["clock"],
+                f"{run['scale']:g}",
+                f"`{mode}`",
+                count(row["episodes"]),
+                percent(row["sr"]["value"] if row["sr"] else None, 0),
+                interval_percent(row["sr"]),
+                count(row["late"]),
+                milliseconds(row["waited_ms"]["p50"]),
+                milliseconds(row["waited_ms"]["p95"]),
+                seconds(row["thinking_s"]),
+                "–" if row["slo_violations"] is None else f"{row['slo_violations']:,} of {row['judged_calls']:,}",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
