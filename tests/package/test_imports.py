@@ -18,7 +18,7 @@ MAPPED = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptool
 # Every room may import itself and the rooms after it, type-only imports included.
 ORDER = (
     "cli", "doctor", "evaluation", "tuning", "training", "bench", "rollout", "report", "serving", "wrapping",
-    "calibration", "language_models", "planners", "envs", "session", "engines", "decoding", "tokens", "models",
+    "calibration", "language_models", "planners", "envs", "session", "engines", "decoding", "tokens", "layers", "models",
     "scheduling", "protocols", "context", "cost", "config", "worker_process", "validation", "registries", "budget",
     "generation", "targets", "threading_policy", "untrusted", "time_limit", "errors", "files", "__version__",
 )  # fmt: skip
