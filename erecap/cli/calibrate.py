@@ -12,6 +12,7 @@ def calibrate(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, or cuda[:N].")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; torch's choice if left out.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layer plan applied to it: a folder or a name.")] = None,
     decode_weights: Annotated[str, typer.Option(help="Weights in decoding: same, int8 or int4.")] = "same",
 ) -> None:
     """Time a session's steps for about a minute, and store a cost model that predicts them."""
@@ -31,7 +32,7 @@ def calibrate(
         raise ConfigError(str(error)) from error
 
     progress = Console(markup=False, emoji=False, stderr=True, highlight=False)
-    opened = open_model(ModelSettings(model, dtype=dtype, device=device, threads=threads))
+    opened = open_model(ModelSettings(model, dtype=dtype, device=device, threads=threads, layers=layers))
     found = run(opened.model, opened.tokenizer, decode_weights=weights, say=lambda text: progress.print(text))
     for line in in_words(found.cost):
         typer.echo(line)
@@ -40,5 +41,5 @@ def calibrate(
     warning = disturbance(found)
     if warning is not None:
         progress.print(f"warning: {warning}", style="yellow")
-    path = save_cost_model(cost_key(opened.model, weights, weights=opened.fingerprint), found)
+    path = save_cost_model(cost_key(opened.model, weights, weights=opened.cost_print), found)
     typer.echo(f"{found.rounds} rounds in {found.seconds:.0f} s; stored in {path}")

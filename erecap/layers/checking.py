@@ -21,7 +21,7 @@ def masked_logits(model: Any, plan: LayerPlan) -> torch.Tensor | Exception:
     """
     try:
         with masked(model, plan):
-            return _logits(model)
+            return probe_logits(model)
     except _FAILURES as error:
         return error
 
@@ -36,7 +36,7 @@ def check_outputs(model: Any, expected: torch.Tensor | Exception) -> None:
     if isinstance(expected, Exception):
         raise ModelError(f"{name} cannot have this layer plan: its parts cannot be masked ({_line(expected)})")
     try:
-        found = _logits(model)
+        found = probe_logits(model)
     except _FAILURES as error:
         raise ModelError(f"{name} cannot have this layer plan: with it, it does not run ({_line(error)})") from error
     apart = ((found - expected).abs().amax(-1) / expected.abs().amax(-1)).median()
@@ -48,7 +48,8 @@ def check_outputs(model: Any, expected: torch.Tensor | Exception) -> None:
         )
 
 
-def _logits(model: Any) -> torch.Tensor:
+def probe_logits(model: Any) -> torch.Tensor:
+    """Logits `(TOKENS, vocab)` of a few tokens spread over the vocabulary."""
     size = int(model.config.get_text_config(decoder=True).vocab_size)
     step = max(1, (size - 3) // TOKENS)
     ids = torch.tensor([[min(size - 1, 3 + step * number) for number in range(TOKENS)]], device=model.device)

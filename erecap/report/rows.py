@@ -43,6 +43,7 @@ class ModelFacts(_Row):
     hash: str = ""
     adapter: TrainedPart | None = None  # merged into it
     pruner: TrainedPart | None = None
+    plan: TrainedPart | None = None  # layer plan that is applied to it
     dtype: str = ""
     parameters: NonNegativeInt = 0
     layers: PositiveInt
