@@ -57,8 +57,8 @@ def chat(
     /reset begins a new conversation, /stats sums up this one, /quit, Ctrl-D or Ctrl-C ends it.
     """
     talker = open_talker(
-        model, adapter=adapter, layers=layers, mode=mode, evict_by=evict_by, kv_tokens=kv_tokens, keep=keep, dtype=dtype,
-        max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, device=device, threads=threads,
+        model, adapter=adapter, layers=layers, mode=mode, evict_by=evict_by, kv_tokens=kv_tokens, keep=keep,
+        dtype=dtype, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, device=device, threads=threads,
     )  # fmt: skip
     terminal = sys.stdin.isatty()
     if terminal:

@@ -82,7 +82,9 @@ class ModeParts(BaseModel):
         default=None, description="Keep the chat within the budget as text, with kv: reuse."
     )
     layers: str | None = Field(
-        default=None, min_length=1, description="Layer plan of the model, a folder or a checkpoint's name; null: the run's."
+        default=None,
+        min_length=1,
+        description="Layer plan of the model, a folder or a checkpoint's name; null: the run's.",
     )
     decode: DecodeParts | None = Field(default=None, description="How sessions decode, with kv: reuse or evict.")
     engine: str = Field(

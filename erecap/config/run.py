@@ -315,7 +315,9 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _plans_fit(self) -> RunConfig:
         if self.batch > 1 and len(self.plans()) > 1:
-            raise ValueError(f"batch: got {self.batch} with modes of several layer plans; allowed: 1, or one plan for all")
+            raise ValueError(
+                f"batch: got {self.batch} with modes of several layer plans; allowed: 1, or one plan for all"
+            )
         other = next((name for name in self.modes if self.mode(name).engine != "transformers"), None)
         if self.layers is not None and other is not None:
             raise ValueError(f"layers: mode {other} has another engine; allowed: modes with engine: transformers")

@@ -61,7 +61,7 @@ class OpenedModel:
 
     @property
     def cost_print(self) -> str:
-        """What predicted times belong to: the fingerprint, and the layer plan if there is one."""
+        """The key of predicted times: the fingerprint, and the layer plan if there is one."""
         return self.fingerprint if self.plan_hash is None else f"{self.fingerprint} {self.plan_hash}"
 
     def with_layers(self, name: str | None) -> OpenedModel:
@@ -83,14 +83,18 @@ class OpenedModel:
         if found["hash"] == self.plan_hash:
             return self
         if self.plan_hash is not None:
-            raise ConfigError(f"layers: the model was opened with plan {self.facts['plan']['name']}, a mode names {name}")
+            raise ConfigError(
+                f"layers: the model was opened with plan {self.facts['plan']['name']}, a mode names {name}"
+            )
         if found["hash"] not in self._planned:
-            model = with_plan(self.model, load_plan(name), base=self._base())
+            model = with_plan(self.model, load_plan(name), base=self.base)
             facts = {**self.facts, **_counted(model), "plan": found}
             self._planned[found["hash"]] = OpenedModel(model, self.tokenizer, facts)
         return self._planned[found["hash"]]
 
-    def _base(self) -> Base:
+    @property
+    def base(self) -> Base:
+        """The model as a layer plan names it."""
         from erecap.layers.plan import Base
 
         return Base(self.facts["name"], self.fingerprint, self.adapter_hash)
@@ -127,10 +131,8 @@ def open_model(settings: ModelSettings) -> OpenedModel:
     if settings.layers is not None:
         from erecap.layers.applying import apply
         from erecap.layers.files import describe_plan, load_plan
-        from erecap.layers.plan import Base
 
-        adapter = facts["adapter"]["hash"] if facts["adapter"] else None
-        apply(model, load_plan(settings.layers), base=Base(facts["name"], facts["hash"], adapter)).free()
+        apply(model, load_plan(settings.layers), base=OpenedModel(model, tokenizer, facts).base).free()
         facts |= {**_counted(model), "plan": describe_plan(settings.layers)}
     return OpenedModel(model, tokenizer, facts)
 

@@ -145,9 +145,13 @@ def _check_free(model: Any, decoder: Any) -> None:
     if any(getattr(hook, "__module__", "").startswith("erecap.") for hook in hooks):
         raise ModelError("a layer plan is applied between calls, not while tokens are pruned or read")
     if model.training:
-        raise ModelError(f"{type(model).__name__} is in training mode, in which no layer plan is applied; call its eval()")
+        raise ModelError(
+            f"{type(model).__name__} is in training mode, in which no layer plan is applied; call its eval()"
+        )
     if any(weight.device.type == "meta" for weight in decoder.parameters()):
-        raise ModelError(f"{type(model).__name__} has weights that are not at hand (meta), so no layer plan can be applied")
+        raise ModelError(
+            f"{type(model).__name__} has weights that are not at hand (meta), so no layer plan can be applied"
+        )
 
 
 def _change(journal: Journal, model: Any, decoder: Any, plan: LayerPlan) -> None:
@@ -187,7 +191,7 @@ def _tune(journal: Journal, decoder: Any, plan: LayerPlan) -> None:
             owner = decoder.layers[places[int(match[1])]].get_submodule(path)
         except AttributeError as error:
             raise ModelError(f"tuned weight {name}: {error}") from error
-        weight = owner._parameters.get(last)
+        weight = dict(owner.named_parameters(recurse=False)).get(last)
         if weight is None:
             raise ModelError(f"tuned weight {name}: the model has none of that name")
         if weight.shape != tensor.shape:

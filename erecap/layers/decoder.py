@@ -49,7 +49,9 @@ def planned_decoder(model: nn.Module) -> Any:
                 f"{missing[0]}"
             )
     if getattr(decoder.config, "is_heterogeneous", False):
-        raise ModelError(f"{type(model).__name__} cannot have a layer plan: its configuration has a part for each layer")
+        raise ModelError(
+            f"{type(model).__name__} cannot have a layer plan: its configuration has a part for each layer"
+        )
     return decoder
 
 

@@ -37,8 +37,8 @@ def export_problem(plan: LayerPlan) -> str | None:
         other = next((layer for layer in plan.kept if counts[layer] != counts[first]), None)
         if other is not None:
             return (
-                f"layers {first} and {other} lose different numbers of {name} ({counts[first]} and {counts[other]}), and a "
-                f"Hugging Face configuration has one width for all layers; {INSTEAD}"
+                f"layers {first} and {other} lose different numbers of {name} ({counts[first]} and {counts[other]}), "
+                f"and a Hugging Face configuration has one width for all layers; {INSTEAD}"
             )
     return None
 
@@ -55,8 +55,8 @@ def export(model: Any, folder: Path, tokenizer: Any = None) -> Path:
         `folder`.
 
     Raises:
-        ModelError: no plan, one that no such folder can express, a folder that holds something, or a model that computes
-            something else once it is loaded.
+        ModelError: no plan, one that no such folder can express, a folder that holds something, or a model that
+            computes something else once it is loaded.
     """
     plan = plan_of(model)
     if plan is None:

@@ -105,7 +105,7 @@ class LayerPlan:
         return 2 * len(self.blocks) + len(self.attention) + len(self.mlp)
 
     def structure(self) -> dict[str, Any]:
-        """What is out, as JSON values."""
+        """The parts that are out, as JSON values."""
         return {
             "layers": self.layers,
             **{part: list(getattr(self, part)) for part in ("blocks", "attention", "mlp")},
@@ -116,7 +116,7 @@ class LayerPlan:
         }
 
     def words(self) -> str:
-        """What is out, in one line for people."""
+        """The parts that are out, in one line for people."""
         parts = [
             f"{name} {', '.join(map(str, numbers))}"
             for name, numbers in (("blocks", self.blocks), ("attention", self.attention), ("mlp", self.mlp))

@@ -168,7 +168,7 @@ class RealComponents:
             ModelSettings(config.model, config.adapter, config.dtype, config.device, config.threads, plan)
         )
         self._build_models(modes)
-        self._facts = {**self._opened.facts, **_pruners(config, modes), **_plans(config, modes)}
+        self._facts = {**self._opened.facts, **_pruners(config, modes), **_plans(config, modes, self._opened)}
         say("warming up: one call per mode")
         for language_model in self._models.values():
             warm_up(language_model)
@@ -188,14 +188,13 @@ class RealComponents:
         return planner
 
 
-def _plans(config: RunConfig, modes: list[Mode]) -> dict[str, Any]:
+def _plans(config: RunConfig, modes: list[Mode], opened: OpenedModel) -> dict[str, Any]:
     """Descriptions of layer plans for `run.json`, by mode, where the modes have several."""
     plans = {mode.name: plan for mode in modes if (plan := config.plan_of(mode)) is not None}
     if len({config.plan_of(mode) for mode in modes}) == 1:  # stands as `plan` among the model's facts
         return {}
-    from erecap.layers.files import describe_plan
-
-    return {"plans": {name: describe_plan(plan) for name, plan in plans.items()}}
+    facts = {name: opened.with_layers(plan).facts for name, plan in plans.items()}
+    return {"plans": {name: {**found["plan"], "layers": found["layers"]} for name, found in facts.items()}}
 
 
 def _pruners(config: RunConfig, modes: list[Mode]) -> dict[str, Any]:

@@ -56,8 +56,8 @@ def attention_layers(decoder: Any, stages: Sequence[int]) -> list[int]:
         with_attention = [number for number in range(before, stage) if attends(decoder.layers[number])]
         if not with_attention:
             raise ValueError(
-                f"no layer from {before} to {stage - 1} has its attention, so that its weights cannot rank tokens at stage "
-                f"{stage}; choose other stages, or rank by 'recency' or 'random'"
+                f"no layer from {before} to {stage - 1} has its attention, so that its weights cannot rank tokens "
+                f"at stage {stage}; choose other stages, or rank by 'recency' or 'random'"
             )
         found.append(with_attention[-1])
     return found
@@ -228,7 +228,9 @@ class _HookSet:
             implementation = probe.base_name(self._config._attn_implementation)
             changed = kwargs | {
                 # A layer without attention has no use for a mask.
-                "attention_mask": reading.mask(number, window, implementation, hidden.dtype) if attends(layer) else None,
+                "attention_mask": reading.mask(number, window, implementation, hidden.dtype)
+                if attends(layer)
+                else None,
                 # Kernels read gaps in position ids as sequence boundaries; RoPE has its angles already.
                 "position_ids": None,
             }

@@ -1,4 +1,4 @@
-"""What a plan can be, and its file."""
+"""Plans that can be meant, and their files."""
 
 from __future__ import annotations
 
@@ -92,7 +92,10 @@ def test_damaged_plans_are_told_in_one_line(tmp_path: Path) -> None:
     [
         ("{", "Expecting property name"),
         ('{"layers": 6}', "base: is missing"),
-        ('{"layers": 6, "base": {"name": "a", "hash": "b"}}', r"base.hash: got 'b' \(text\); allowed: text, of the form"),
+        (
+            '{"layers": 6, "base": {"name": "a", "hash": "b"}}',
+            r"base.hash: got 'b' \(text\); allowed: text, of the form",
+        ),
         ('{"layers": 6, "base": BASE, "blokcs": [1]}', r"unknown key \(did you mean 'blocks'\?\)"),
         ('{"layers": 6, "base": BASE, "blocks": [7]}', "blocks: got 7; allowed: 0 to 5"),
         ('{"layers": 6, "base": BASE, "heads": {"x": [7]}}', "got layer 'x'; allowed: a number"),
@@ -114,5 +117,5 @@ def test_a_plan_that_somebody_else_wrote(text: str, message: str, tmp_path: Path
 def test_tuned_weights_that_are_not_finite(tmp_path: Path) -> None:
     tuned = {"layers.1.mlp.down_proj.weight": torch.tensor([1.0, float("nan")])}
     save_plan(tmp_path, LayerPlan(6, tuned=tuned, base=BASE))
-    with pytest.raises(ModelError, match="layers.1.mlp.down_proj.weight holds values that are not finite"):
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.down_proj\.weight holds values that are not finite"):
         load_plan(tmp_path)

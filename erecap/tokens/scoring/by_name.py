@@ -43,7 +43,8 @@ def learned_scorer(
 
     Raises:
         ConfigError: no such folder.
-        ModelError: made for another model, damaged, or untested; or a layer plan took out all layers between two stages.
+        ModelError: made for another model, damaged, or untested; or a layer plan took out all layers between two
+            stages.
     """
     shape, plan = model.config.get_text_config(decoder=True), plan_of(model)
     pruner = load_pruner(

@@ -84,8 +84,8 @@ class Pruner(nn.Module):
         found = tuple(places[stage] for stage in self.stages)
         if found[0] < 1 or found[-1] >= layers or any(b <= a for a, b in pairwise(found)):
             raise ValueError(
-                f"its stages {', '.join(map(str, self.stages))} would be {', '.join(map(str, found))} of {layers} layers; "
-                "they have to rise, from 1 on"
+                f"its stages {', '.join(map(str, self.stages))} would be {', '.join(map(str, found))} of {layers} "
+                "layers; they have to rise, from 1 on"
             )
         moved = Pruner(self.hidden_size, found, places[self.session_stage])
         for stage in self.stages:
