@@ -25,9 +25,9 @@ ORDER = (
 # The front door imports what it offers when it is asked for; the data folders hold no code.
 UNORDERED = {"__init__", "checkpoints", "configs", "tasks"}
 # Rooms with folders inside: their folders and files are ordered as well, and may not import each other in a circle.
-INSIDE = ("erecap.session", "erecap.engines", "erecap.tokens", "erecap.layers", "erecap.training", "erecap.bench", "erecap.report",
-          "erecap.rollout", "erecap.evaluation", "erecap.envs.household", "erecap.envs.pyrobosim", "erecap.planners",
-          "erecap.language_models", "erecap.wrapping", "erecap.serving")  # fmt: skip
+INSIDE = ("erecap.session", "erecap.engines", "erecap.tokens", "erecap.layers", "erecap.training", "erecap.bench",
+          "erecap.report", "erecap.rollout", "erecap.evaluation", "erecap.envs.household", "erecap.envs.pyrobosim",
+          "erecap.planners", "erecap.language_models", "erecap.wrapping", "erecap.serving")  # fmt: skip
 
 
 def modules() -> Iterator[tuple[Path, tuple[str, ...], ast.Module]]:
