@@ -338,7 +338,7 @@ class RunConfig(BaseModel):
     @model_serializer(mode="wrap")
     def _without_what_is_new(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Runs from before modes had parts, and models plans, stay those of the same configuration.
-        usual = (("compositions", {}), ("layers", None))
+        usual: tuple[tuple[str, Any], ...] = (("compositions", {}), ("layers", None))
         return {key: value for key, value in handler(self).items() if (key, value) not in usual}
 
     def plan_of(self, mode: Mode) -> str | None:

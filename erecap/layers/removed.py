@@ -25,7 +25,7 @@ class RemovedAttention(nn.Module):
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
         """Zeros of the shape of `hidden_states` `(batch, tokens, hidden_size)`, and no attention weights."""
         cache = next((value for name, value in kwargs.items() if name.startswith(("past_key", "layer_past"))), None)
-        if counts_by_layers(cache):
+        if cache is not None and counts_by_layers(cache):
             mark = hidden_states.new_zeros(hidden_states.shape[0], 1, hidden_states.shape[1], 1)
             cache.update(mark, mark, self.layer_idx)
         return hidden_states.new_zeros(()).expand_as(hidden_states), None
@@ -44,7 +44,7 @@ REMOVED = (RemovedAttention, RemovedMLP)
 
 def counts_by_layers(cache: Any) -> bool:
     """Return True for a cache as transformers ships it."""
-    return cache is not None and type(cache).__module__ == COUNTING
+    return type(cache).__module__ == COUNTING
 
 
 def attends(layer: nn.Module) -> bool:

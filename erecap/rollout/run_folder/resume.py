@@ -88,8 +88,8 @@ def require_same_model(folder: Path, old: Mapping[str, Any] | None, new: Mapping
         for mode in sorted(before.keys() & after.keys()):
             if before[mode] != after[mode]:
                 raise RunError(
-                    f"{folder}: its episodes of mode {mode} were played with {name} {_weights(before, mode)}, now it is "
-                    f"{_weights(after, mode)}; --fresh starts anew, --out FOLDER keeps both"
+                    f"{folder}: its episodes of mode {mode} were played with {name} {_weights(before, mode)}, now it "
+                    f"is {_weights(after, mode)}; --fresh starts anew, --out FOLDER keeps both"
                 )
 
 
