@@ -44,7 +44,14 @@ def make(
     command = " ".join(f"--{name} {text}" for name, text in parts.items() if text is not None)
     found = {"method": "by hand", "command": f"erecap layers make {opened.facts['name']} {command}"}
     try:
-        plan = LayerPlan(opened.facts["layers"], **numbers, base=opened.base, found=found)
+        plan = LayerPlan(
+            opened.facts["layers"],
+            numbers["blocks"],
+            numbers["attention"],
+            numbers["mlp"],
+            base=opened.base,
+            found=found,
+        )
     except ValueError as error:
         raise ConfigError(f"layers make: {error}") from error
     apply(opened.model, plan, base=opened.base)

@@ -7,7 +7,6 @@ without slices copies nothing.
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -21,7 +20,7 @@ from erecap.layers.checking import check_outputs, masked_logits
 from erecap.layers.decoder import ATTENTION, MLP, configs, planned_decoder
 from erecap.layers.identity import check_base
 from erecap.layers.journal import Journal
-from erecap.layers.memory import WeightBooks
+from erecap.layers.memory import WeightBooks, give_back
 from erecap.layers.plan import TUNED, Base, LayerPlan
 from erecap.layers.removed import REMOVED, RemovedAttention, RemovedMLP
 from erecap.layers.slicing import slice_channels, slice_heads
@@ -35,7 +34,7 @@ class AppliedPlan:
         model, plan: as given to `apply`.
     """
 
-    def __init__(self, model: nn.Module, plan: LayerPlan, undo: Callable[[], None], books: WeightBooks) -> None:
+    def __init__(self, model: Any, plan: LayerPlan, undo: Callable[[], None], books: WeightBooks) -> None:
         self.model, self.plan = model, plan
         self._undo: Callable[[], None] | None = undo
         self._freed, self._books = False, books
@@ -61,7 +60,7 @@ class AppliedPlan:
         if self._undo is None and not self._freed:
             raise ModelError("the layer plan was undone; there is nothing to free")
         self._undo, self._freed = None, True
-        gc.collect()
+        give_back(self.model.device)
         return self.freed_bytes
 
     @property

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
 import weakref
 from collections.abc import Iterator
 
@@ -37,6 +40,16 @@ class WeightBooks:
     def freed(self) -> int:
         """As `removed`, of those that nobody holds any more."""
         return sum(size for tensor, size in self._gone if tensor() is None) - self._added
+
+
+def give_back(device: torch.device) -> None:
+    """Give freed memory back to the system: what torch or the C library holds for later, as far as they can."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:  # of glibc, which keeps blocks of up to 32 MB
+        trim(0)
 
 
 def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:

@@ -150,11 +150,13 @@ def test_packed_weights(kind: str) -> None:
     assert session.generate(start(), max_new_tokens=NEW).usage.completion_tokens
 
 
+@pytest.mark.parametrize("padded", [False, True])
 @EACH
 @NAMED
-def test_short_reads_of_several_caches_share_a_pass(name: str, kind: str) -> None:
+def test_short_reads_of_several_caches_share_a_pass(name: str, kind: str, padded: bool) -> None:
     model = planned(name, kind)
     fused, ids = FusedDecoder(model), prompt(40)["input_ids"][0].tolist()
+    fused.pads = padded  # as on an accelerator
     caches = [PrunedCache(UNPRUNED, len(model.model.layers)) for _ in range(4)]
     alone = [fused.read(cache, ids[: 5 + n], 0) for n, cache in enumerate(caches[:2])]
     together = fused.read_together([Part(cache, ids[: 5 + n], 0) for n, cache in enumerate(caches[2:])])

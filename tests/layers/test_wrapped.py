@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,6 +41,21 @@ def test_wrapped_before_or_after_a_plan_comes_and_goes(kind: str) -> None:
         assert generated(wrapped) == expected
         assert generated(erecap.wrap(model)) == expected
     assert generated(wrapped) == dense
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the resident set in /proc")
+def test_freed_memory_leaves_the_process(embedded_model_folder) -> None:  # type: ignore[no-untyped-def]
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    # In another format than its file's: else its weights are pages of the mapped file, which stay with the rest of it.
+    opened = open_model(ModelSettings(str(embedded_model_folder), None, "bfloat16", "cpu"))
+    applied = apply(opened.model, LayerPlan(30, blocks=tuple(range(2, 22))), base=opened.base)
+    before = resident()
+    freed = applied.free()
+    assert freed == applied.removed_bytes == 20 * 2 * sum(p.numel() for p in opened.model.model.layers[0].parameters())
+    assert before - resident() > 0.9 * freed
 
 
 @pytest.mark.integration
