@@ -14,6 +14,7 @@ from erecap.errors import ConfigError, RunError
 from erecap.layers import Base, LayerPlan, save_plan
 from erecap.models import fingerprint
 from erecap.report.load import load_run_folder
+from erecap.report.page.html import setup_rows
 from erecap.report.page.summary import summarise
 from erecap.rollout.components import RealComponents
 from erecap.rollout.run import run
@@ -61,7 +62,10 @@ def test_modes_with_plans_beside_the_whole_model(tiny: dict[str, str], tmp_path:
     for mode, layers in kept.items():
         empty = [3] if mode in ("holed", "again") else []
         assert [number for number, tokens in enumerate(layers) if not tokens] == empty, mode
-    summary = summarise(load_run_folder(tmp_path / "run"))
+    loaded = load_run_folder(tmp_path / "run")
+    shown = dict(setup_rows(loaded))
+    assert shown["layer plan of thin"].startswith("thin, sha256:") and "layer plan" not in shown
+    summary = summarise(loaded)
     assert list(summary["modes"]) == ["full", "reuse", "thin", "holed", "again"]
 
 
