@@ -224,11 +224,14 @@ def test_a_session_goes_on_when_a_plan_comes_and_goes(kind: str) -> None:
     session.edits.read_again()
     session.generate(messages, max_new_tokens=NEW)
     assert watch.worst_error() < 2e-3
+    keys, shift = torch.randn(1, 2, 3, 16), torch.tensor([1, 2, 3])
+    turn_keys, turn_others = KeyRotator(model), KeyRotator(planned("gemma3", kind))
+    for layer in filter(session.cache.stores, range(len(model.model.layers))):
+        assert torch.equal(turn_keys(layer, keys, shift), turn_others(layer, keys, shift))
     applied.undo()
     for number in range(6, 9):
         messages += turn(session.generate(messages, max_new_tokens=NEW).text, number)
     assert len(session.cache.layouts()) == LAYERS
-    keys, shift = torch.randn(1, 2, 3, 16), torch.tensor([1, 2, 3])
     for layer in range(LAYERS):
         assert torch.equal(KeyRotator(model)(layer, keys, shift), dense(layer, keys, shift))
 
