@@ -12,6 +12,7 @@ def calibrate(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, or cuda[:N].")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; torch's choice if left out.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layer plan applied to it: a folder or a name.")] = None,
     decode_weights: Annotated[str, typer.Option(help="Weights in decoding: same, int8 or int4.")] = "same",
     processor_time: Annotated[
         bool, typer.Option("--processor-time", help="On a busy machine: processor time, with --threads 1.")
@@ -34,7 +35,7 @@ def calibrate(
         raise ConfigError(str(error)) from error
 
     progress = Console(markup=False, emoji=False, stderr=True, highlight=False)
-    opened = open_model(ModelSettings(model, dtype=dtype, device=device, threads=threads))
+    opened = open_model(ModelSettings(model, dtype=dtype, device=device, threads=threads, layers=layers))
     found = run(
         opened.model,
         opened.tokenizer,
@@ -49,5 +50,5 @@ def calibrate(
     warning = disturbance(found)
     if warning is not None:
         progress.print(f"warning: {warning}", style="yellow")
-    path = save_cost_model(cost_key(opened.model, weights, weights=opened.fingerprint), found)
+    path = save_cost_model(cost_key(opened.model, weights, weights=opened.cost_print), found)
     typer.echo(f"{found.rounds} rounds in {found.seconds:.0f} s; stored in {path}")

@@ -16,6 +16,7 @@ from erecap.cli.talking import (
     EvictByOption,
     KeepOption,
     KvTokensOption,
+    LayersOption,
     MaxNewTokensOption,
     ModelArgument,
     ModeOption,
@@ -38,6 +39,7 @@ COMMANDS = "/quit, /reset, /stats"
 def chat(
     model: ModelArgument,
     adapter: AdapterOption = None,
+    layers: LayersOption = None,
     mode: ModeOption = "erecap",
     evict_by: EvictByOption = None,
     kv_tokens: KvTokensOption = None,
@@ -55,8 +57,8 @@ def chat(
     /reset begins a new conversation, /stats sums up this one, /quit, Ctrl-D or Ctrl-C ends it.
     """
     talker = open_talker(
-        model, adapter=adapter, mode=mode, evict_by=evict_by, kv_tokens=kv_tokens, keep=keep, dtype=dtype,
-        max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, device=device, threads=threads,
+        model, adapter=adapter, layers=layers, mode=mode, evict_by=evict_by, kv_tokens=kv_tokens, keep=keep,
+        dtype=dtype, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, device=device, threads=threads,
     )  # fmt: skip
     terminal = sys.stdin.isatty()
     if terminal:

@@ -14,6 +14,7 @@ from erecap.cli.talking import (
     EvictByOption,
     KeepOption,
     KvTokensOption,
+    LayersOption,
     MaxNewTokensOption,
     ModelArgument,
     ModeOption,
@@ -34,6 +35,7 @@ def generate(
     model: ModelArgument,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The user message; -: read it from stdin.")],
     adapter: AdapterOption = None,
+    layers: LayersOption = None,
     mode: ModeOption = "erecap",
     evict_by: EvictByOption = None,
     kv_tokens: KvTokensOption = None,
@@ -56,8 +58,8 @@ def generate(
     if not text.strip():
         raise ConfigError("generate: the prompt is empty")
     talker = open_talker(
-        model, adapter=adapter, mode=mode, evict_by=evict_by, kv_tokens=kv_tokens, keep=keep, dtype=dtype,
-        max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, device=device, threads=threads,
+        model, adapter=adapter, layers=layers, mode=mode, evict_by=evict_by, kv_tokens=kv_tokens, keep=keep,
+        dtype=dtype, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, device=device, threads=threads,
     )  # fmt: skip
     for line in figures(talker.answer([*system_message(system), prompt_message(text)])):
         note(line)

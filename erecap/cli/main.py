@@ -22,6 +22,7 @@ from erecap.cli import (
     doctor,
     games,
     generate,
+    layers,
     models,
     quality,
     report,
@@ -59,6 +60,7 @@ app.command("chat")(chat.chat)
 app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
 app.add_typer(models.app, name="models")
+app.add_typer(layers.app, name="layers")
 app.add_typer(games.app, name="games")
 bench.app.command("llamacpp")(bench_llamacpp.llamacpp)
 bench.app.command("remote")(bench_remote.remote)

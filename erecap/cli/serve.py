@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Parameters that only one of the two kinds of server has.
 OF_MODELS = (
     "model", "adapter", "evict_by", "pruner", "kv_tokens", "memory_gb", "pays", "name", "sessions", "kv_mb", "at_once",
-    "waiting", "dtype", "device", "decode_weights", "threads",
+    "waiting", "dtype", "device", "decode_weights", "threads", "layers",
 )  # fmt: skip
 OF_PROXIES = ("upstream_key_env", "keep_tokens", "tokenizer", "patterns", "log", "answer_mb")
 
@@ -28,6 +28,7 @@ def serve(
     context: typer.Context,
     model: Annotated[str, typer.Option(help="Catalog name, folder or hub name.")] = MODEL,
     adapter: Annotated[str | None, typer.Option(help="LoRA adapter merged into it: a folder or a name.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layer plan applied to it: a folder or a name.")] = None,
     evict_by: Annotated[
         str | None,
         typer.Option(help="What is evicted last: recency (if left out), random, attention, or a trained pruner."),
@@ -143,7 +144,8 @@ def serve(
 
     engine = open_engine(
         model, adapter=adapter, evict_by=evict_by or pruner or "recency", budget=budget, dtype=dtype, device=device,
-        decode_weights=decode_weights, threads=threads, at_once=at_once, most_waiting=waiting, sessions=sessions,
+        decode_weights=decode_weights, threads=threads, layers=layers, at_once=at_once, most_waiting=waiting,
+        sessions=sessions,
         session_bytes=None if kv_mb is None else kv_mb << 20, request_s=timeout,
         **({} if keys is None else {"tenants": keys.tenants}),
         say=_say,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Catalog name, folder or hub name.")]
 AdapterOption = Annotated[str | None, typer.Option(help="LoRA adapter merged into it: a folder or a name.")]
+LayersOption = Annotated[str | None, typer.Option(help="Layer plan applied to it: a folder or a name.")]
 ModeOption = Annotated[str, typer.Option(help="A mode's name: erecap, full, reuse, recency, prune[attention], ...")]
 EvictByOption = Annotated[
     str | None,
@@ -106,12 +107,13 @@ def open_talker(
     dtype: str,
     device: str,
     threads: int | None,
+    layers: str | None = None,
 ) -> Talker:
     """Open the model that a command names. Options are checked before it is loaded.
 
     Raises:
         ConfigError: an option out of range, or one that the mode does not take.
-        ModelError: model, adapter or pruner cannot be loaded.
+        ModelError: model, adapter, pruner or layer plan cannot be loaded.
     """
     from erecap.config.run import BudgetSettings, PruneSettings
 
@@ -121,7 +123,7 @@ def open_talker(
 
     from erecap.language_models.build import CallSettings, ModelSettings, build_language_model, open_model
 
-    opened = open_model(ModelSettings(model, adapter, dtype, device, threads))
+    opened = open_model(ModelSettings(model, adapter, dtype, device, threads, layers))
     settings = CallSettings(budget, prune, pruner=pruner, seed=seed)
     return Talker(build_language_model(opened, chosen, settings), max_new_tokens, temperature, seed)
 

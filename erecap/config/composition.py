@@ -81,6 +81,11 @@ class ModeParts(BaseModel):
     text: Literal["mask", "compact"] | None = Field(
         default=None, description="Keep the chat within the budget as text, with kv: reuse."
     )
+    layers: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Layer plan of the model, a folder or a checkpoint's name; null: the run's.",
+    )
     decode: DecodeParts | None = Field(default=None, description="How sessions decode, with kv: reuse or evict.")
     engine: str = Field(
         default="transformers", description="What holds keys and values and runs the model: a registered engine."
@@ -108,6 +113,8 @@ class ModeParts(BaseModel):
             raise ValueError("decode: sessions have these settings; allowed: with kv: reuse or kv: {evict: ...}")
         if self.engine != "transformers" and (self.kv == "reread" or self.text is not None):
             raise ValueError(f"engine: {self.engine} serves sessions; allowed: with kv: reuse or evict, without text")
+        if self.engine != "transformers" and self.layers is not None:
+            raise ValueError(f"layers: got a plan with engine: {self.engine}; allowed: with engine: transformers")
         by = self.kv.evict if isinstance(self.kv, EvictParts) else None
         if self.prune == LEARNED and by not in (None, LEARNED, *EVICT_BY):
             raise ValueError(
@@ -123,6 +130,7 @@ class ModeParts(BaseModel):
             kv=Evict(kv.evict, kv.stale_first, kv.kv_tokens) if isinstance(kv, EvictParts) else kv,
             prune=self.prune,
             text=self.text,
+            layers=self.layers,
             decode=Decode(decode.draft, decode.weights),
             engine=self.engine,
         )

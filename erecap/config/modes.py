@@ -43,7 +43,7 @@ class Mode:
     kv: Literal["reread", "reuse"] | Evict = "reread"
     prune: str | None = None  # what ranks prompt tokens for pruning at prefill: a registered scorer, or `learned`
     text: Literal["mask", "compact"] | None = None  # keep the chat within the budget as text; only with `reuse`
-    layers: None = None  # plan of the layers that are left out; nothing can apply one yet, so there is no other value
+    layers: str | None = None  # name or folder of the layer plan that the model is run with; None: the run's
     decode: Decode = field(default_factory=Decode)  # only with `reuse` and `Evict`
     engine: str = "transformers"  # what holds keys and values and runs the model: a name of `ENGINES`
     expert: bool = False  # the environment's expert plans, and no model is asked
@@ -105,7 +105,9 @@ class Mode:
         usual = {"draft": True, "weights": None}
         changed = {key: value for key, value in decode.items() if value != usual[key]}
         engine = self.engine if self.engine != "transformers" else None
-        rest = {"prune": self.prune, "text": self.text, "decode": changed or None, "engine": engine}
+        rest = {
+            "prune": self.prune, "text": self.text, "layers": self.layers, "decode": changed or None, "engine": engine,
+        }  # fmt: skip
         return found | {key: value for key, value in rest.items() if value is not None}
 
 

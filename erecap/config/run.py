@@ -202,6 +202,11 @@ class RunConfig(BaseModel):
     adapter: str | None = Field(
         default=None, min_length=1, description="LoRA adapter merged into the model: a folder, or a name as of models."
     )
+    layers: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Layer plan that the model is run with, a folder or a checkpoint's name; null: the whole model.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Number format of the weights; auto: the model's choice for the device."
     )
@@ -335,6 +340,17 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _plans_fit(self) -> RunConfig:
+        if self.batch > 1 and len(self.plans()) > 1:
+            raise ValueError(
+                f"batch: got {self.batch} with modes of several layer plans; allowed: 1, or one plan for all"
+            )
+        other = next((name for name in self.modes if self.mode(name).engine != "transformers"), None)
+        if self.layers is not None and other is not None:
+            raise ValueError(f"layers: mode {other} has another engine; allowed: modes with engine: transformers")
+        return self
+
+    @model_validator(mode="after")
     def _cluster_hands_out_gpus(self) -> RunConfig:
         if self.executor == "ray" and ":" in self.device:
             raise ValueError(f"device: got {self.device} with executor ray; allowed: auto, cpu, cuda")
@@ -348,13 +364,22 @@ class RunConfig(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Runs from before modes had parts, and worlds clocks, stay those of the same configuration.
-        unused: dict[str, Any] = {"compositions": {}, "clock": None}
+        # Runs from before modes had parts, worlds clocks, and models plans, stay those of the same configuration.
+        unused: dict[str, Any] = {"compositions": {}, "clock": None, "layers": None}
         return {key: value for key, value in handler(self).items() if key not in unused or unused[key] != value}
 
     def asks_expert(self, mode: Mode) -> bool:
         """True if a mode's environments have to tell what their expert would do."""
         return mode.expert or self.planner.plans == EXPERT
+
+    def plan_of(self, mode: Mode) -> str | None:
+        """Name or folder of the layer plan that a mode's model is run with; None: the whole model."""
+        return (mode.layers or self.layers) if mode.needs_model else None
+
+    def plans(self) -> set[str | None]:
+        """The layer plans of all modes that ask a model; None among them where one asks the whole model."""
+        modes = [self.mode(name) for name in self.modes]
+        return {self.plan_of(mode) for mode in modes if mode.needs_model}
 
     def mode(self, name: str) -> Mode:
         """The mode of that name: one that is composed here, or else a preset.

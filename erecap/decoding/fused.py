@@ -18,6 +18,7 @@ from erecap.decoding.attention import fold_mask, grouped_attention, split_attent
 from erecap.decoding.linear import Product, Weights, make_head, make_product
 from erecap.decoding.padded import PaddedAttention, fits
 from erecap.decoding.stock import changed_attention, changed_module, unplain_weight
+from erecap.layers.removed import REMOVED, RemovedMLP, attends
 from erecap.tokens.cache.masks import layer_windows
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.ropes import CHANGING, angles, layer_type, rope_kinds
@@ -49,6 +50,8 @@ def fused_problem(model: nn.Module) -> str | None:
             return f"its layers are {type(layer).__name__}"
         family = type(layer).__name__.removesuffix("DecoderLayer")
         for part, wanted in (("self_attn", "Attention"), ("mlp", "MLP")):
+            if isinstance(getattr(layer, part, None), REMOVED):
+                continue
             found = type(getattr(layer, part, None)).__name__
             if found != family + wanted:
                 return f"the {wanted} of one of its layers is {found}".replace("the A", "the a")
@@ -66,10 +69,14 @@ def fused_problem(model: nn.Module) -> str | None:
         return "it caps attention scores or logits"
     if getattr(config, "use_bidirectional_attention", None):
         return "its tokens attend to later ones"
-    changed = (changed_module(name, module) for name, module in (("", model), *decoder.named_modules()))
+    changed = (
+        changed_module(name, module)
+        for name, module in (("", model), *decoder.named_modules())
+        if not isinstance(module, REMOVED)
+    )
     return (
         unplain_weight(model)
-        or changed_attention(decoder.layers[0].self_attn, config)
+        or changed_attention(next(layer.self_attn for layer in decoder.layers if attends(layer)), config)
         or next((problem for problem in changed if problem is not None), None)
     )
 
@@ -104,7 +111,8 @@ class FusedDecoder:
             ]
             self._norm = _norm(self._decoder.norm)
             self._head = make_head(model.lm_head.weight, model.lm_head.bias, weights)
-        self._whole = all(window is None for window in windows)
+        shapes = {(block.heads, block.kv_heads) for block in self.blocks}
+        self._whole = all(window is None for window in windows) and len(shapes) == 1
 
     def read(self, cache: PrunedCache, ids: Sequence[int], start: int, keep: int = 0) -> torch.Tensor:
         """Read `ids` at positions from `start` on, storing their keys and values in `cache`.
@@ -180,22 +188,31 @@ class _Block:
     """One decoder layer; hidden states are `(tokens, hidden_size)`."""
 
     def __init__(self, layer: Any, number: int, window: int | None, rope: str | None, weights: Weights) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
         self.number, self.window, self.rope = number, window, rope
+        self.dim = self.heads = self.kv_heads = 0  # of a layer without attention
+        self.attends, self.transforms = attends(layer), not isinstance(layer.mlp, RemovedMLP)
+        if self.attends:
+            self._take_attention(layer.self_attn, weights)
+        if self.transforms:
+            self._take_mlp(layer.mlp, weights)
+        self._before, self._after = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
+        # Gemma3 norms what comes out of attention and MLP; the others only what goes in.
+        self._mlp_before = _norm(getattr(layer, "pre_feedforward_layernorm", None))
+        self._mlp_after = _norm(getattr(layer, "post_feedforward_layernorm", None))
+
+    def _take_attention(self, attention: Any, weights: Weights) -> None:
         self.dim, self.scale = attention.head_dim, attention.scaling
         self._groups = attention.num_key_value_groups
         self._norms = (_norm(getattr(attention, "q_norm", None)), _norm(getattr(attention, "k_norm", None)))
         self._qkv = _product(attention, ("qkv_proj",), ("q_proj", "k_proj", "v_proj"), weights)
         self._out = _product(attention, ("o_proj",), (), weights)
+        values = attention.o_proj.in_features // self.dim
+        self.heads, self.kv_heads = values, values // self._groups
+
+    def _take_mlp(self, mlp: Any, weights: Weights) -> None:
         self._up = _product(mlp, ("gate_up_proj",), ("gate_proj", "up_proj"), weights)
         self._down = _product(mlp, ("down_proj",), (), weights)
         self._act = mlp.act_fn if hasattr(mlp, "act_fn") else mlp.activation_fn
-        self._before, self._after = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
-        # Gemma3 norms what comes out of attention and MLP; the others only what goes in.
-        self._mlp_before = _norm(getattr(layer, "pre_feedforward_layernorm", None))
-        self._mlp_after = _norm(getattr(layer, "post_feedforward_layernorm", None))
-        values = attention.o_proj.in_features // self.dim
-        self.heads, self.kv_heads = values, values // self._groups
 
     def __call__(
         self,
@@ -205,12 +222,15 @@ class _Block:
         masks: dict[int, torch.Tensor],
         padded: PaddedAttention | None,
     ) -> torch.Tensor:
-        mixed = self._mix(self._before(hidden), rope, parts, masks, padded)
-        if self._mlp_before is None or self._mlp_after is None:
-            hidden = hidden + mixed
-            return hidden + self._transform(self._after(hidden))
-        hidden = hidden + self._after(mixed)
-        return hidden + self._mlp_after(self._transform(self._mlp_before(hidden)))
+        around = self._mlp_before is not None and self._mlp_after is not None  # norms behind both sublayers too
+        if self.attends:
+            mixed = self._mix(self._before(hidden), rope, parts, masks, padded)
+            hidden = hidden + (self._after(mixed) if around else mixed)
+        if not self.transforms:
+            return hidden
+        if around:
+            return hidden + self._mlp_after(self._transform(self._mlp_before(hidden)))
+        return hidden + self._transform(self._after(hidden))
 
     def _mix(
         self,

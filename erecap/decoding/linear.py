@@ -31,6 +31,8 @@ Product = Callable[[torch.Tensor], torch.Tensor]
 
 SOME_ROWS = range(3, 33)  # of activations, where the order of a product matters
 GROUP = 32  # weights that share one scale and one zero in 4 bits
+# The 8-bit kernels take so many inputs at a time, and read beyond the end of a row that is no multiple of it.
+INT8_INPUTS = 16
 # 4 bits only where they lose next to nothing, as in models that were published in 4 bits and unpacked.
 MOST_LOSS = 0.01
 
@@ -111,6 +113,10 @@ def _int8(weight: torch.Tensor) -> Product:
     scale = (weight.abs().amax(1) / 127).clamp_min(1e-12).to(torch.bfloat16)
     # Rounded with the scale as it is stored, which has fewer digits than the one computed.
     packed = (weight / scale.float().unsqueeze(1)).round().clamp(-127, 127).to(torch.int8)
+    rest = -weight.shape[1] % INT8_INPUTS
+    if rest:
+        packed = F.pad(packed, (0, rest))
+        return lambda x: torch._weight_int8pack_mm(F.pad(x.bfloat16(), (0, rest)), packed, scale).to(x.dtype)
     return lambda x: torch._weight_int8pack_mm(x.bfloat16(), packed, scale).to(x.dtype)
 
 

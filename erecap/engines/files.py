@@ -103,6 +103,10 @@ def _check_fit(path: Path, made: Mapping[str, Any], engine: Fingerprinted) -> No
     if made["shape"] != engine.shape:
         raise RunError(f"{path.name}: saved from model {made['shape']}, this one is {engine.shape}")
     saved, own = made["fingerprint"], engine.fingerprint()
+    if saved.get("layers") != own.get("layers"):
+        raise RunError(
+            f"{path.name}: saved {_plan(saved)}, this model is {_plan(own)}; its keys and values do not fit this one"
+        )
     if saved.get("dtype") != own.get("dtype"):
         raise RunError(f"{path.name}: saved from a model in {saved.get('dtype')}, this one is in {own.get('dtype')}")
     other = [PARTS.get(part, part) for part in own if saved.get(part) != own[part]]
@@ -111,6 +115,10 @@ def _check_fit(path: Path, made: Mapping[str, Any], engine: Fingerprinted) -> No
             f"{path.name}: saved from a model of this shape ({engine.shape}) with other {' and '.join(other)}; "
             "its keys and values do not fit this one"
         )
+
+
+def _plan(parts: Mapping[str, str]) -> str:
+    return f"with layer plan {parts['layers'][:23]}" if "layers" in parts else "without a layer plan"
 
 
 def _holds(name: str, sums: Mapping[str, str], tensors: Mapping[str, Any]) -> bool:

@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from erecap.layers.applied import plan_number
 from erecap.tokens.cache.ropes import CHANGING, rope_kinds
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.servable import can_probe, outside_inference, probe_read, read_problem, tolerance_of
 
 SHIFT = 7  # positions between the two places
-_known: weakref.WeakKeyDictionary[nn.Module, list[Turn] | str] = weakref.WeakKeyDictionary()
+# By model: the number of its layer plan, and what was measured with it.
+_known: weakref.WeakKeyDictionary[nn.Module, tuple[int, list[Turn] | str]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,12 @@ class KeyRotator:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        found = _known.get(model)
+        number, known = plan_number(model), _known.get(model)
+        found = known[1] if known is not None and known[0] == number else None
         if found is None:
             found = _measured(model)
             if can_probe(model):
-                _known[model] = found
+                _known[model] = (number, found)
         if isinstance(found, str):
             raise ValueError(found)
         self._turns = found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from erecap.layers.applied import plan_of
+
 if TYPE_CHECKING:
     from erecap.tokens.cache.pruned_cache import PrunedCache
 
@@ -13,10 +15,14 @@ FEWEST = 16  # tokens that the memory given has to hold, as for `kv_tokens`
 def bytes_per_token(model: Any, cache: PrunedCache | None = None) -> int:
     """Bytes of keys and values of a token that all layers store: as the cache has them, else as the model says."""
     layers = [layer for layer in cache.layers if layer.is_initialized] if cache is not None else []
-    config = model.config.get_text_config(decoder=True)
-    if len(layers) == config.num_hidden_layers:
+    config, plan = model.config.get_text_config(decoder=True), plan_of(model)
+    if len(layers) == config.num_hidden_layers - (0 if plan is None else len(plan.attention)):
         stored = [tensor for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None]
         return sum(tensor.shape[1] * tensor.shape[3] * tensor.element_size() for tensor in stored)
+    if plan is not None:
+        groups = config.num_attention_heads // _kv_heads(config)
+        left = [_kv_heads(config) - len(plan.heads.get(n, ())) // groups for n in plan.kept if n not in plan.attention]
+        return 2 * sum(left) * _head_dim(config) * int(model.dtype.itemsize)
     # Where layers differ, as in Gemma4, the configuration has one part for each, and refuses to speak for all.
     parts = getattr(config, "per_layer_config", None) or [config] * config.num_hidden_layers
     return int(sum(2 * _kv_heads(part) * _head_dim(part) for part in parts) * model.dtype.itemsize)

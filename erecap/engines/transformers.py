@@ -26,6 +26,8 @@ from erecap.engines.rope_lengths import RopeLengths, drops_cache, follows_length
 from erecap.engines.rotate_keys import KeyRotator, why_fixed
 from erecap.engines.token_bytes import bytes_per_token
 from erecap.errors import RunError
+from erecap.layers.applied import plan_of
+from erecap.layers.removed import attends
 from erecap.models.hashing import model_print
 from erecap.registries import ENGINES
 from erecap.tokens.cache.argument import CACHE
@@ -34,7 +36,7 @@ from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.read_scores import ReadScores
 from erecap.tokens.cache.ropes import reuse_window, window_of
-from erecap.tokens.hooks import find_decoder
+from erecap.tokens.hooks import attention_layers, find_decoder
 from erecap.tokens.pruning import attach
 from erecap.tokens.revival import revive
 from erecap.tokens.rope_hooks import rope_length
@@ -129,8 +131,16 @@ class TransformersEngine:
     def reset(self) -> None:
         """Free all keys and values; nothing has been read."""
         self.cache.rollback()
-        self.cache.reset()
-        self._attention, self.shift = None, 0
+        layers = len(find_decoder(self.model).layers)
+        if layers == self._layers:
+            self.cache.reset()
+        else:  # a layer plan came or went
+            cache = PrunedCache(self.cache.config, layers)
+            cache.read_scores = self.cache.read_scores
+            if cache.read_scores is not None:
+                cache.read_scores.clear()
+            self.cache, self._layers = cache, layers
+        self._attention, self.shift, self._rotator = None, 0, None
         self._ropes = None if self._ropes is None else RopeLengths(self.model)
 
     # What is known ----------------------------------------------------------------------------------------
@@ -154,7 +164,10 @@ class TransformersEngine:
         revision = self.revision
         known = _FINGERPRINTS.get(self.model)
         if known is None or known[0] != revision:
-            known = _FINGERPRINTS[self.model] = (revision, model_print(self.model, active_adapters(self.model)))
+            digests, plan = model_print(self.model, active_adapters(self.model)), plan_of(self.model)
+            if plan is not None:
+                digests["layers"] = plan.digest()
+            known = _FINGERPRINTS[self.model] = (revision, digests)
         return dict(known[1])
 
     @property
@@ -480,10 +493,12 @@ class TransformersEngine:
     def _stored_kind(self) -> StoredKind:
         config, model = self._config, self.model
         kind = StoredKind(model.dtype, model.device, self.window, config.hidden_size)
-        attention = getattr(find_decoder(model).layers[0], "self_attn", None)
-        project = getattr(attention, "k_proj", None)
-        heads, width = getattr(config, "num_key_value_heads", None), getattr(attention, "head_dim", None)
-        if project is None or not heads or not width or getattr(project, "out_features", None) != heads * width:
+        attentions = [getattr(layer, "self_attn", None) for layer in find_decoder(model).layers if attends(layer)]
+        heads, width = getattr(config, "num_key_value_heads", None), getattr(attentions[0], "head_dim", None)
+        if not heads or not width:
+            return kind
+        projects = [getattr(attention, "k_proj", None) for attention in attentions]
+        if any(getattr(project, "out_features", None) != heads * width for project in projects):
             return kind
         return replace(kind, heads=heads, width=width)
 
@@ -505,7 +520,11 @@ def _problem(model: Any, settings: EngineSettings) -> str | None:
     if problem is None and follows_length(model) and settings.kv_tokens is not None:
         problem = past_switch(model, settings.kv_tokens)
     if problem is None and settings.prune is not None:
-        problem = prune_problem(model, make_scorer(settings.prune.scorer).needs_attention)
+        by_attention = make_scorer(settings.prune.scorer).needs_attention
+        problem = prune_problem(model, by_attention)
+        if problem is None and by_attention:
+            decoder = find_decoder(model)
+            attention_layers(decoder, settings.prune.resolve_stages(len(decoder.layers)))
     if problem is None and settings.evict_by == "attention":
         problem = attention_problem(model)
     return problem

@@ -44,6 +44,7 @@ class CallSettings:
     pruner: str | None = None  # trained pruner: a folder or a checkpoint's name
     allow_untested_pruner: bool = False
     seed: int = 0
+    layers: str | None = None  # layer plan, where the mode names none: a folder or a checkpoint's name
 
     @classmethod
     def of(cls, config: RunConfig) -> CallSettings:
@@ -57,6 +58,7 @@ class CallSettings:
             config.pruner,
             config.allow_untested_pruner,
             config.seed,
+            config.layers,
         )
 
 
@@ -65,10 +67,11 @@ def build_language_model(opened: OpenedModel, mode: Mode, settings: CallSettings
 
     Raises:
         ConfigError: settings that do not fit the model, or a mode that asks no model.
-        ModelError: a trained pruner that is damaged, untested, or of another model.
+        ModelError: a trained pruner or a layer plan that is damaged or of another model; an untested pruner.
     """
     if not mode.needs_model:
         raise ConfigError(f"mode {mode}: it asks no model")
+    opened = opened.with_layers(mode.layers or settings.layers)
     prune = _prune_config(opened, mode, settings)
     if not mode.session:
         return TransformersLanguageModel(opened.model, opened.tokenizer, prune=prune)

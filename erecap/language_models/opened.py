@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erecap.cost.flops import ModelShape
+from erecap.errors import ConfigError
 from erecap.generation import Message
 from erecap.models import describe_adapter, fingerprint, load, locate
 from erecap.protocols import LanguageModel
 
 if TYPE_CHECKING:
+    from erecap.layers.plan import Base
     from erecap.tokens.scoring.learned import LearnedScorer
 
 
@@ -24,6 +26,7 @@ class ModelSettings:
     dtype: str = "auto"
     device: str = "auto"
     threads: int | None = None  # of the model's arithmetic; None: torch's choice
+    layers: str | None = None  # layer plan that is applied to it: a folder or a name
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,7 @@ class OpenedModel:
     tokenizer: Any
     facts: dict[str, Any]
     _scorers: dict[tuple[str, bool], LearnedScorer] = field(default_factory=dict, init=False, repr=False)
+    _planned: dict[str, OpenedModel] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def fingerprint(self) -> str:
@@ -49,6 +53,51 @@ class OpenedModel:
     def adapter_hash(self) -> str | None:
         """Hash of the adapter that was merged into it."""
         return self.facts["adapter"]["hash"] if self.facts["adapter"] else None
+
+    @property
+    def plan_hash(self) -> str | None:
+        """Hash of the layer plan that is applied to it."""
+        return self.facts["plan"]["hash"] if self.facts.get("plan") else None
+
+    @property
+    def cost_print(self) -> str:
+        """The key of predicted times: the fingerprint, and the layer plan if there is one."""
+        return self.fingerprint if self.plan_hash is None else f"{self.fingerprint} {self.plan_hash}"
+
+    def with_layers(self, name: str | None) -> OpenedModel:
+        """This model with a layer plan. Both share all weights that the plan leaves alone.
+
+        Args:
+            name: folder or name of the plan; None: the model as it is.
+
+        Raises:
+            ConfigError: no such folder, or the model has another plan already.
+            ModelError: the plan is damaged, or for another model.
+        """
+        if name is None:
+            return self
+        from erecap.layers.applying import with_plan
+        from erecap.layers.files import describe_plan, load_plan
+
+        found = describe_plan(name)
+        if found["hash"] == self.plan_hash:
+            return self
+        if self.plan_hash is not None:
+            raise ConfigError(
+                f"layers: the model was opened with plan {self.facts['plan']['name']}, a mode names {name}"
+            )
+        if found["hash"] not in self._planned:
+            model = with_plan(self.model, load_plan(name), base=self.base)
+            facts = {**self.facts, **_counted(model), "plan": found}
+            self._planned[found["hash"]] = OpenedModel(model, self.tokenizer, facts)
+        return self._planned[found["hash"]]
+
+    @property
+    def base(self) -> Base:
+        """The model as a layer plan names it."""
+        from erecap.layers.plan import Base
+
+        return Base(self.facts["name"], self.fingerprint, self.adapter_hash)
 
     def learned_scorer(self, name: str, *, allow_untested: bool = False) -> LearnedScorer:
         """The trained pruner of that name or folder, checked against this model and its adapter, and loaded once.
@@ -71,14 +120,21 @@ def open_model(settings: ModelSettings) -> OpenedModel:
     """Load a model and its tokenizer, and describe them. The number of threads holds for the process.
 
     Raises:
-        ModelError, ConfigError: as `erecap.models.load`.
+        ModelError, ConfigError: as `erecap.models.load`; or a layer plan that is damaged or for another model.
     """
     import torch
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     model, tokenizer = load(settings.name, settings.dtype, settings.device, adapter=settings.adapter)
-    return OpenedModel(model, tokenizer, describe_model(settings.name, model, settings.adapter))
+    facts = describe_model(settings.name, model, settings.adapter)
+    if settings.layers is not None:
+        from erecap.layers.applying import apply
+        from erecap.layers.files import describe_plan, load_plan
+
+        apply(model, load_plan(settings.layers), base=OpenedModel(model, tokenizer, facts).base).free()
+        facts |= {**_counted(model), "plan": describe_plan(settings.layers)}
+    return OpenedModel(model, tokenizer, facts)
 
 
 def describe_model(name: str, model: Any, adapter: str | None = None) -> dict[str, Any]:
@@ -89,9 +145,12 @@ def describe_model(name: str, model: Any, adapter: str | None = None) -> dict[st
         "hash": fingerprint(locate(name)),
         "adapter": describe_adapter(adapter) if adapter is not None else None,
         "dtype": str(model.dtype).removeprefix("torch."),
-        **vars(shape_of(model)),
-        "parameters": sum(tensor.numel() for tensor in model.parameters()),
+        **_counted(model),
     }
+
+
+def _counted(model: Any) -> dict[str, Any]:
+    return {**vars(shape_of(model)), "parameters": sum(tensor.numel() for tensor in model.parameters())}
 
 
 def shape_of(model: Any) -> ModelShape:

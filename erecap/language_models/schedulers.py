@@ -47,7 +47,7 @@ def stored_cost_model(
     Raises:
         ConfigError: there are such settings, and nothing was calibrated.
     """
-    cost = load_cost_model(cost_key(opened.model, decode_weights, weights=opened.fingerprint))
+    cost = load_cost_model(cost_key(opened.model, decode_weights, weights=opened.cost_print))
     if cost is None and timed:
         raise ConfigError(
             f"{section}: {', '.join(timed)} needs predicted times, and this model was not calibrated here for "

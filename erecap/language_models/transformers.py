@@ -16,6 +16,7 @@ from erecap.context.tokenize import Prompt, render_prompt
 from erecap.decoding.forced import forced_ids
 from erecap.decoding.stopping import PrefillClock, StopWatcher, answer_ends, seed_in_64_bits
 from erecap.generation import AllowedTokens, Generation, Message, PromptPiece, Timing, Usage
+from erecap.layers.applied import plan_of
 from erecap.tokens.cache.argument import CACHE
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.ropes import window_of_model
@@ -161,7 +162,7 @@ class TransformersLanguageModel:
 
     def _usage(self, fitted: Fitted, prompt: Prompt, cache: DynamicCache, completion: int) -> Usage:
         count = len(prompt.input_ids)
-        kept = cache.prompt_kept if isinstance(cache, PrunedCache) else [count] * self._config.num_hidden_layers
+        kept = cache.prompt_kept if isinstance(cache, PrunedCache) else self._stored(count)
         stored = (tensor for layer in cache.layers for tensor in (layer.keys, layer.values) if tensor is not None)
         return Usage(
             prompt_tokens=count,
@@ -173,6 +174,13 @@ class TransformersLanguageModel:
             overflow_messages=fitted.dropped,
             truncated_tokens=fitted.truncated_tokens,
         )
+
+    def _stored(self, tokens: int) -> list[int]:
+        """Tokens that each layer stores of `tokens` that are read unpruned; layers without attention store none."""
+        plan = plan_of(self.model)
+        if plan is None:
+            return [tokens] * self._config.num_hidden_layers
+        return [0 if layer in plan.attention else tokens for layer in plan.kept]
 
 
 def _only(answer: Sequence[int]) -> AllowedTokens:

@@ -39,3 +39,9 @@ def origin_of(model: Any) -> Origin | None:
     named = getattr(model.config, "_name_or_path", "")
     folder = Path(named)
     return Origin(folder, adapter_known=False) if named and (folder / "config.json").is_file() else None
+
+
+def carry_origin(model: Any, other: Any) -> None:
+    """Note that `other` was made from `model`, and so has its origin, as far as that is known."""
+    if model in _LOADED:
+        _LOADED[other] = _LOADED[model]

@@ -186,8 +186,9 @@ def _check_layers(folder: Path, head: RunHead, rows: list[tuple[int, ReplanRow]]
     if head.model is None:
         return
     for line, row in rows:
-        if row.kept_per_layer and len(row.kept_per_layer) != head.model.layers:
+        layers = head.model.layers_of(row.mode)
+        if row.kept_per_layer and len(row.kept_per_layer) != layers:
             raise RunError(
                 f"{folder / 'replans.jsonl'}:{line}: kept_per_layer has {len(row.kept_per_layer)} entries, "
-                f"but the model has {head.model.layers} layers"
+                f"but the model has {layers} layers"
             )

@@ -35,6 +35,12 @@ class TrainedPart(_Row):
     hash: str = ""
 
 
+class ModePlan(TrainedPart):
+    """The layer plan of one mode, and the layers that are left with it."""
+
+    layers: Size
+
+
 class ModelFacts(_Row):
     """The planner model as `run.json` states it."""
 
@@ -42,6 +48,8 @@ class ModelFacts(_Row):
     hash: str = ""
     adapter: TrainedPart | None = None  # merged into it
     pruner: TrainedPart | None = None
+    plan: TrainedPart | None = None  # layer plan that is applied to it in all modes
+    plans: dict[str, ModePlan] = {}  # by mode, where the modes have several
     dtype: str = ""
     parameters: Count = 0
     layers: Size
@@ -56,6 +64,10 @@ class ModelFacts(_Row):
     def title(self) -> str:
         """Its name, with that of the adapter in it."""
         return f"{self.name} with {self.adapter.name}" if self.adapter else self.name
+
+    def layers_of(self, mode: str) -> int:
+        """Decoder layers of the model as a mode runs it."""
+        return self.plans[mode].layers if mode in self.plans else self.layers
 
     @property
     def shape(self) -> ModelShape:

@@ -95,6 +95,11 @@ class RealComponents:
             locate(self._config.model)
             if self._config.adapter is not None:
                 locate_adapter(self._config.adapter)
+            if self._config.plans() != {None}:
+                from erecap.layers.files import find_plan
+
+                for plan in self._config.plans() - {None}:
+                    find_plan(str(plan))
         for suite in self._suites.values():
             say(f"opening suite {suite.name}")
             for expert in sorted({self._config.asks_expert(mode) for mode in modes}):
@@ -180,11 +185,14 @@ class RealComponents:
 
         config = self._config
         say(f"loading model {config.model}")
+        # One plan for all modes is applied once, and its memory freed. Several stand beside the whole model.
+        plans = {config.plan_of(mode) for mode in modes}
+        plan = next(iter(plans)) if len(plans) == 1 else None
         self._opened = open_model(
-            ModelSettings(config.model, config.adapter, config.dtype, config.device, config.threads)
+            ModelSettings(config.model, config.adapter, config.dtype, config.device, config.threads, plan)
         )
         self._build_models(modes)
-        self._facts = {**self._opened.facts, **_pruners(config, modes)}
+        self._facts = {**self._opened.facts, **_pruners(config, modes), **_plans(config, modes, self._opened)}
         say("warming up: one call per mode")
         for language_model in self._models.values():
             warm_up(language_model)
@@ -202,6 +210,15 @@ class RealComponents:
         factory = PLANNERS.get_or_refuse(EXPERT if mode.expert else settings.name, "planner.name")
         planner: Planner = factory(settings, self._models.get(mode))
         return planner
+
+
+def _plans(config: RunConfig, modes: list[Mode], opened: OpenedModel) -> dict[str, Any]:
+    """Descriptions of layer plans for `run.json`, by mode, where the modes have several."""
+    plans = {mode.name: plan for mode in modes if (plan := config.plan_of(mode)) is not None}
+    if len({config.plan_of(mode) for mode in modes}) == 1:  # stands as `plan` among the model's facts
+        return {}
+    facts = {name: opened.with_layers(plan).facts for name, plan in plans.items()}
+    return {"plans": {name: {**found["plan"], "layers": found["layers"]} for name, found in facts.items()}}
 
 
 def _pruners(config: RunConfig, modes: list[Mode]) -> dict[str, Any]:

@@ -24,13 +24,14 @@ def open_engine(
     device: str,
     decode_weights: Any,
     threads: int | None,
+    layers: str | None = None,
     say: Callable[[str], None],
     **options: Any,
 ) -> Engine:
     """Load a model, and an engine on it.
 
     Args:
-        model, adapter, dtype, device, decode_weights, threads: as in a run's configuration.
+        model, adapter, dtype, device, decode_weights, threads, layers: as in a run's configuration.
         evict_by: what ranks the tokens of a conversation: recency, random, attention, or a trained pruner's name or
             folder.
         budget: of a conversation.
@@ -38,14 +39,14 @@ def open_engine(
         options: of `Engine`.
 
     Raises:
-        ModelError: model, adapter or pruner cannot be loaded.
+        ModelError: model, adapter, pruner or layer plan cannot be loaded.
         ConfigError: options that do not fit the model.
     """
     say(f"loading model {model}")
-    opened = open_model(ModelSettings(model, adapter, dtype, device, threads))
+    opened = open_model(ModelSettings(model, adapter, dtype, device, threads, layers))
     cost = None
     if budget.pays is not None:
-        cost = load_cost_model(cost_key(opened.model, decode_weights, weights=opened.fingerprint))
+        cost = load_cost_model(cost_key(opened.model, decode_weights, weights=opened.cost_print))
 
     def make_session() -> ReplanSession:
         return ReplanSession(

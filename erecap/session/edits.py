@@ -80,7 +80,7 @@ class SessionEdits:
         limited = self._prefill.policy.budget.limited or self._prefill.policy.config.prune is not None
         if limited or transcript.forgotten or transcript.tokens > engine.window:
             self._conversation.cut(0)
-            engine.rollback(0)
+            engine.reset()  # keys of another shape may come, and of other layers
             return
         engine.reset()  # interrupted from here on, the engine has read less than the transcript: see `settle`
         self._prefill.reread(transcript.ids)

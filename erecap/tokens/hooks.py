@@ -11,11 +11,14 @@ from __future__ import annotations
 import inspect
 import threading
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from erecap.layers.decoder import find_decoder as find_decoder
+from erecap.layers.removed import attends
 from erecap.protocols import ScoreContext
 from erecap.tokens.cache.argument import CACHE, NAMES, given_cache
 from erecap.tokens.cache.masks import layer_windows
@@ -37,27 +40,28 @@ _lock = threading.Lock()
 _installed: weakref.WeakKeyDictionary[nn.Module, _HookSet] = weakref.WeakKeyDictionary()
 
 
-def find_decoder(model: nn.Module) -> nn.Module:
-    """The module whose `layers` are the decoder layers.
-
-    Raises:
-        ValueError: the model has no such module.
-    """
-    found: Any = model.get_decoder() if hasattr(model, "get_decoder") else model
-    # Some classes answer with themselves, or with their head where that is called a decoder.
-    for decoder in (found, getattr(model, "model", None)):
-        if isinstance(getattr(decoder, "layers", None), nn.ModuleList):
-            return decoder  # type: ignore[return-value]
-    raise ValueError(
-        f"{type(model).__name__} has no list of decoder layers; token pruning needs a causal language model "
-        "of transformers whose decoder has `layers` (Llama, Qwen, Mistral, Gemma and most others)"
-    )
-
-
 def cache_argument(layer: nn.Module) -> str:
     """The name under which a decoder layer takes the cache."""
     names = inspect.signature(layer.forward).parameters
     return next((name for name in NAMES if name in names), CACHE)
+
+
+def attention_layers(decoder: Any, stages: Sequence[int]) -> list[int]:
+    """The layer before each stage whose attention weights rank the tokens there: the nearest that has attention.
+
+    Raises:
+        ValueError: none has, back to the stage before.
+    """
+    found = []
+    for before, stage in zip((0, *stages), stages, strict=False):
+        with_attention = [number for number in range(before, stage) if attends(decoder.layers[number])]
+        if not with_attention:
+            raise ValueError(
+                f"no layer from {before} to {stage - 1} has its attention, so that its weights cannot rank tokens "
+                f"at stage {stage}; choose other stages, or rank by 'recency' or 'random'"
+            )
+        found.append(with_attention[-1])
+    return found
 
 
 def outer_modules(model: nn.Module, decoder: nn.Module) -> list[nn.Module]:
@@ -190,7 +194,7 @@ class _HookSet:
         reading = cache.begin(_of_text(positions), attention_mask, batch)
         if reading.armed and cache.scorer.needs_attention:
             probe.current.reading = reading
-            probe.current.layers = frozenset(stage - 1 for stage in cache.stages)
+            probe.current.layers = frozenset(attention_layers(module, cache.stages))
         # A 4-D mask is passed through by the model as it is. The layer hooks replace this one; giving it here
         # keeps the model from building a mask sized for layer 0, and from reading gaps in positions as packing.
         placeholder = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=inputs.device)
@@ -228,7 +232,10 @@ class _HookSet:
                     hidden = drop_tokens(cache, number, hidden)
             implementation = probe.base_name(self._config._attn_implementation)
             changed = kwargs | {
-                "attention_mask": reading.mask(number, window, implementation, hidden.dtype),
+                # A layer without attention has no use for a mask.
+                "attention_mask": reading.mask(number, window, implementation, hidden.dtype)
+                if attends(layer)
+                else None,
                 # Kernels read gaps in position ids as sequence boundaries; RoPE has its angles already.
                 "position_ids": None,
             }

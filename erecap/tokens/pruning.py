@@ -52,6 +52,8 @@ def attach(model: nn.Module, cache: PrunedCache, *, attention: bool = False) -> 
     Args:
         attention: run attention through the probe although the cache's scorer does not ask for it.
     """
+    if cache.scorer.needs_attention:
+        hooks.attention_layers(hooks.find_decoder(model), cache.stages)  # refused before anything is read
     user = hooks.User(attention or cache.scorer.needs_attention)
     try:
         hooks.acquire(model, user)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from erecap.layers.applied import plan_number
 from erecap.tokens.cache.argument import CACHE
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.hooks import find_decoder
@@ -73,7 +74,7 @@ def probe_read(model: Any, start: int = 0, pieces: int = 1, config: PruneConfig 
 
 def _once(model: Any, question: str, answer: Any) -> str | None:
     implementation = str(getattr(getattr(model, "config", None), "_attn_implementation", None))
-    question = f"{question} {probe.base_name(implementation)}"
+    question = f"{question} {probe.base_name(implementation)} {plan_number(model)}"
     known = _found.setdefault(model, {})
     if question not in known:
         problem = answer(model)

@@ -48,6 +48,7 @@ def test_presets_and_parts_stand_side_by_side(tmp_path: Path) -> None:
         ({"kv": "reuse", "decode": {"draft": False}}, Mode("x", kv="reuse", decode=Decode(draft=False))),
         ({"engine": "transformers"}, Mode("x")),
         ({"engine": "tiny", "kv": "reuse"}, Mode("x", kv="reuse", engine="tiny")),
+        ({"layers": "runs/thin"}, Mode("x", layers="runs/thin")),
     ],
     ids=str,
 )
@@ -102,7 +103,9 @@ MISTAKES: list[tuple[Any, str]] = [
     ([{"name": "x", "kv": {"evikt": "recency"}}], "compositions.x.kv.evict: is missing"),
     ([{"name": "x", "kv": {"evict": 3}}], "compositions.x.kv.evict: got 3; allowed: text or null"),
     ([{"name": "x", "kv": {"evict": None, "kv_tokens": 8}}], "compositions.x.kv.kv_tokens: got 8; allowed: auto, null"),
-    ([{"name": "x", "layers": "thin"}], "compositions.x.layers: unknown key; allowed keys: kv, prune, text, decode"),
+    ([{"name": "x", "depth": "thin"}], "compositions.x.depth: unknown key; allowed keys: kv, prune, text, layers"),
+    ([{"name": "x", "layers": 3}], "compositions.x.layers: got 3; allowed: text or null"),
+    ([{"name": "x", "kv": "reuse", "engine": "tiny", "layers": "thin"}], "layers: got a plan with engine: tiny"),
     ([{"name": "x", "kv": "reuse", "decode": {"exit": 1}}], "compositions.x.decode.exit: unknown key; allowed keys"),
     ([{"name": "x", "kv": "reuse", "decode": {"weights": "int2"}}], "decode.weights: got 'int2' (text); allowed: same"),
     ([{"name": "x", "decode": {"weights": "int8"}}], "decode: sessions have these settings"),

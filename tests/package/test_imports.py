@@ -18,16 +18,16 @@ MAPPED = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptool
 # Every room may import itself and the rooms after it, type-only imports included.
 ORDER = (
     "cli", "doctor", "evaluation", "tuning", "training", "bench", "rollout", "report", "serving", "wrapping",
-    "calibration", "language_models", "planners", "envs", "session", "engines", "decoding", "tokens", "models",
-    "scheduling", "protocols", "context", "cost", "config", "worker_process", "validation", "registries", "budget",
-    "generation", "targets", "threading_policy", "untrusted", "time_limit", "errors", "files", "__version__",
+    "calibration", "language_models", "planners", "envs", "session", "engines", "decoding", "tokens", "layers",
+    "models", "scheduling", "protocols", "context", "cost", "config", "worker_process", "validation", "registries",
+    "budget", "generation", "targets", "threading_policy", "untrusted", "time_limit", "errors", "files", "__version__",
 )  # fmt: skip
 # The front door imports what it offers when it is asked for; the data folders hold no code.
 UNORDERED = {"__init__", "checkpoints", "configs", "tasks"}
 # Rooms with folders inside: their folders and files are ordered as well, and may not import each other in a circle.
-INSIDE = ("erecap.session", "erecap.engines", "erecap.tokens", "erecap.training", "erecap.bench", "erecap.report",
-          "erecap.rollout", "erecap.evaluation", "erecap.envs.household", "erecap.envs.pyrobosim", "erecap.planners",
-          "erecap.language_models", "erecap.wrapping", "erecap.serving")  # fmt: skip
+INSIDE = ("erecap.session", "erecap.engines", "erecap.tokens", "erecap.layers", "erecap.training", "erecap.bench",
+          "erecap.report", "erecap.rollout", "erecap.evaluation", "erecap.envs.household", "erecap.envs.pyrobosim",
+          "erecap.planners", "erecap.language_models", "erecap.wrapping", "erecap.serving")  # fmt: skip
 
 
 def modules() -> Iterator[tuple[Path, tuple[str, ...], ast.Module]]:

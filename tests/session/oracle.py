@@ -26,7 +26,7 @@ class Watch:
             for place in [place for place in self.logits if place >= start]:
                 del self.logits[place]  # of tokens rolled back since
             rows = forward(ids, keep, decode)
-            layers = [session.cache.layout(layer) for layer in range(len(session.cache.layers))]
+            layers = session.cache.layouts()
             for offset, token in enumerate(ids):
                 place = start + offset
                 self.ids[place], self.positions[place] = token, place - shift

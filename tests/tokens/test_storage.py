@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.cache_utils import DynamicLayer
 
-from erecap.tokens.cache.storage import KVLayer, plain_cache
+from erecap.tokens.cache.storage import KVLayer, alike, plain_cache
 from tests.tokens.models import ARCHITECTURES, prompt, tiny
 
 STEPS = st.lists(
@@ -62,3 +62,14 @@ def test_the_plain_cache_gives_the_stock_answer(name: str) -> None:
 def test_crop_says_what_it_takes() -> None:
     with pytest.raises(ValueError, match="minus the number"):
         KVLayer().crop(2)
+
+
+def test_layers_with_other_numbers_of_heads_are_not_joined() -> None:
+    """A layer plan can take key heads of single layers out; `join` wants keys of one shape."""
+
+    def layer(heads: int) -> KVLayer:
+        made = KVLayer()
+        made.update(torch.rand(1, heads, 3, 4), torch.rand(1, heads, 3, 4))
+        return made
+
+    assert alike([layer(2), layer(2)]) and not alike([layer(2), layer(1)])

@@ -117,7 +117,8 @@ def setup_rows(run: Run) -> list[tuple[str, str]]:
             )
         )
         rows.append(("weights hash", model.hash))
-        parts = (("adapter", model.adapter), ("pruner", model.pruner))
+        parts = [("adapter", model.adapter), ("pruner", model.pruner), ("layer plan", model.plan)]
+        parts += [(f"layer plan of {mode}", plan) for mode, plan in model.plans.items()]
         rows += [(what, f"{part.name}, {part.hash}") for what, part in parts if part is not None]
     else:
         rows.append(("model", "none: no mode of this run calls a language model"))

@@ -33,7 +33,8 @@ def summarise(run: Run) -> dict[str, Any]:
     per_mode = {mode: [row for row in counted if row.mode == mode] for mode in modes}
     calls = {mode: [call for call in run.replans if call.mode == mode] for mode in modes}
     sizes = [len(rows) for rows in per_mode.values()]
-    shape = run.head.model.shape if run.head.model else None
+    # Between a model with a layer plan and one without, counts of tokens tell no ceiling.
+    shape = run.head.model.shape if run.head.model and not run.head.model.plans else None
 
     ceiling = {
         mode: timing.speed_up(shape, mode, run.keeps_session(mode), calls[baseline], calls[mode])

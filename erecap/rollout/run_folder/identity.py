@@ -67,6 +67,9 @@ def identity_of(config: RunConfig, suite: Suite, mode: Mode, weights: Mapping[st
     if mode.budgeted and mode.own_kv_tokens is None:  # a budget of its own is among its parts
         parts["budget"] = differing(config.budget, reference.BUDGET)
     known = weights if mode.needs_model else {}
+    plan = config.plan_of(mode)
+    if plan is not None:  # wherever it lies; without one, nothing is hashed that was not hashed before
+        parts["layers"] = known.get(_layers(plan))
     pruner = known.get("pruner") if mode.takes_run_pruner else None
     if mode.own_pruner is not None:
         pruner = known.get(_own(mode.own_pruner))
@@ -75,6 +78,7 @@ def identity_of(config: RunConfig, suite: Suite, mode: Mode, weights: Mapping[st
 
 def _mode_parts(mode: Mode) -> JsonRow:
     parts = mode.parts()
+    parts.pop("layers", None)  # its hash stands beside
     if mode.own_pruner is not None:
         parts["kv"]["evict"] = "own"  # wherever it lies; its hash stands beside
     return parts
@@ -130,12 +134,24 @@ def weights_of(config: RunConfig) -> dict[str, str | None]:
         "pruner": _pruner(config.pruner) if config.pruner is not None else None,
     }
     own = {mode.own_pruner for mode in modes if mode.own_pruner is not None}
-    return found | {_own(name): _pruner(name) for name in own}
+    found |= {_own(name): _pruner(name) for name in own}
+    return found | {_layers(name): _plan(name) for name in config.plans() if name is not None}
 
 
 def _own(name: str) -> str:
     """The key of a pruner that a mode names itself."""
     return f"pruner {name}"
+
+
+def _layers(name: str) -> str:
+    """The key of a layer plan."""
+    return f"layers {name}"
+
+
+def _plan(name: str) -> str:
+    from erecap.layers.files import describe_plan
+
+    return _short(describe_plan(name)["hash"])
 
 
 def _pruner(name: str) -> str:

@@ -90,7 +90,7 @@ RUN_LEFT_OUT = (
     # Part of the suite or of the mode.
     "suites", "horizon", "modes", "compositions",
     # Hashed as weights.
-    "model", "adapter", "pruner", "allow_untested_pruner",
+    "model", "adapter", "pruner", "allow_untested_pruner", "layers",
     # PRUNE, BUDGET, SCHEDULE, PLANNER, CLOCK
     "prune", "budget", "schedule", "planner", "clock",
     # Measures beside the calls, and changes no answer.

@@ -73,24 +73,24 @@ def require_same_model(folder: Path, old: Mapping[str, Any] | None, new: Mapping
         old, new: what was recorded of the model, and what is loaded now; None where no mode has one.
 
     Raises:
-        RunError: model, adapter or pruner differ.
+        RunError: model, adapter, pruner or layer plan differ.
     """
     if old is None or new is None:
         return
-    for part in ("hash", "adapter", "pruner"):
+    for part, name in (("hash", "model"), ("adapter", "adapter"), ("pruner", "pruner"), ("plan", "layer plan")):
         if old.get(part) != new.get(part):
-            name = "model" if part == "hash" else part
             raise RunError(
                 f"{folder}: its episodes were played with {name} {_weights(old, part)}, now it is "
                 f"{_weights(new, part)}; --fresh starts anew, --out FOLDER keeps both"
             )
-    before, after = old.get("pruners") or {}, new.get("pruners") or {}
-    for mode in sorted(before.keys() & after.keys()):
-        if before[mode] != after[mode]:
-            raise RunError(
-                f"{folder}: its episodes of mode {mode} were played with pruner {_weights(before, mode)}, now it is "
-                f"{_weights(after, mode)}; --fresh starts anew, --out FOLDER keeps both"
-            )
+    for part, name in (("pruners", "pruner"), ("plans", "layer plan")):
+        before, after = old.get(part) or {}, new.get(part) or {}
+        for mode in sorted(before.keys() & after.keys()):
+            if before[mode] != after[mode]:
+                raise RunError(
+                    f"{folder}: its episodes of mode {mode} were played with {name} {_weights(before, mode)}, now it "
+                    f"is {_weights(after, mode)}; --fresh starts anew, --out FOLDER keeps both"
+                )
 
 
 def _weights(facts: Mapping[str, Any], part: str) -> str:

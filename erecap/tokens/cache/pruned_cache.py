@@ -15,7 +15,7 @@ from erecap.tokens.cache.parking import Parked, Parking
 from erecap.tokens.cache.read_scores import ReadScores
 from erecap.tokens.cache.read_transaction import Reading
 from erecap.tokens.cache.shared_storage import Pair, stored_bytes
-from erecap.tokens.cache.storage import KVLayer, join, select_together
+from erecap.tokens.cache.storage import KVLayer, alike, join, select_together
 from erecap.tokens.clock import StageClock
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.tokens.scoring.scorers import make_scorer
@@ -270,7 +270,8 @@ class PrunedCache(DynamicCache):
 
     def fork(self) -> PrunedCache:
         """A cache that stores the same, to go on independently; both share it from now on. Not during a read."""
-        if self.shares_layout and not self.shared(0) and self._layouts[0].index.device.type != "cpu":
+        elsewhere = self._layouts[0].index.device.type != "cpu"
+        if elsewhere and self.shares_layout and not self.shared(0) and alike(self.layers):
             self.joined(0, self.layers[0].pieces()[-1][0][0])  # so that forks, too, can share calls of attention
         twin = PrunedCache(self.config, self.layer_count)
         twin.layers = [layer.fork() for layer in self.layers]

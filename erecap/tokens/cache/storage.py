@@ -155,6 +155,11 @@ def join(layers: Sequence[KVLayer], room: int, like: torch.Tensor) -> torch.Tens
     return block
 
 
+def alike(layers: Sequence[KVLayer]) -> bool:
+    """Return True if `layers`, which store tokens of one row, have keys of one shape, as `join` wants them."""
+    return len({layer.pieces()[-1][0].shape[1:4:2] for layer in layers}) == 1
+
+
 def joinable(layers: Sequence[KVLayer]) -> bool:
     """Return True if `join` copies nothing that `layers`, which store the same tokens, share with other caches."""
     if not any(layer.shared for layer in layers):

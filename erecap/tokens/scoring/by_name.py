@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from erecap.errors import ConfigError
+from erecap.errors import ConfigError, ModelError
+from erecap.layers.applied import plan_number, plan_of
 from erecap.models.adapters import describe_adapter
 from erecap.models.hashing import fingerprint
 from erecap.models.origins import Origin, origin_of
@@ -19,7 +20,7 @@ Scorer = TypeVar("Scorer")  # a `ReadScorer`
 
 _log = logging.getLogger(__name__)
 # By model, pruner and time of its file: sessions on one model share a scorer, and a model's folder is hashed once.
-_SCORERS: WeakKeyDictionary[Any, dict[tuple[Path, int], LearnedScorer]] = WeakKeyDictionary()
+_SCORERS: WeakKeyDictionary[Any, dict[tuple[Path, int, int], LearnedScorer]] = WeakKeyDictionary()
 
 
 def learned_scorer(
@@ -34,25 +35,33 @@ def learned_scorer(
 
     Args:
         name: a folder, or the name of a checkpoint.
-        model: a causal language model of transformers; hidden size and layers are its own.
+        model: a causal language model of transformers; hidden size and layers are its own. Where a layer plan took
+            blocks out, the pruner's stages move to the layers that are left.
         base: fingerprint of the folder that the model was loaded from; None: not compared.
         adapter: hash of the adapter that was merged into the model, if one was; compared with `base`.
         allow_untested: also load one whose card does not show that it beats `random` at the same budget.
 
     Raises:
         ConfigError: no such folder.
-        ModelError: made for another model, damaged, or untested.
+        ModelError: made for another model, damaged, or untested; or a layer plan took out all layers between two
+            stages.
     """
-    shape = model.config.get_text_config(decoder=True)
+    shape, plan = model.config.get_text_config(decoder=True), plan_of(model)
     pruner = load_pruner(
         name,
         hidden_size=shape.hidden_size,
-        layers=shape.num_hidden_layers,
+        layers=shape.num_hidden_layers if plan is None else plan.layers,
         base=base,
         adapter=adapter,
         allow_untested=allow_untested,
     )
-    return LearnedScorer(pruner)
+    if plan is None or not plan.blocks:
+        return LearnedScorer(pruner)
+    places = {stage: sum(layer < stage for layer in plan.kept) for stage in pruner.stages}
+    try:
+        return LearnedScorer(pruner.moved(places, len(plan.kept)))
+    except ValueError as error:
+        raise ModelError(f"pruner {name} does not fit the layer plan: {error}") from error
 
 
 def scorer_for(evict_by: str | Scorer, model: Any) -> str | Scorer | LearnedScorer:
@@ -82,7 +91,7 @@ def scorer_for(evict_by: str | Scorer, model: Any) -> str | Scorer | LearnedScor
             f"use evict_by={' or '.join(map(repr, EVICT_BY))}"
         )
     written = (folder / WEIGHTS).stat().st_mtime_ns if (folder / WEIGHTS).exists() else 0
-    key, known = (folder.resolve(), written), _SCORERS.setdefault(model, {})
+    key, known = (folder.resolve(), written, plan_number(model)), _SCORERS.setdefault(model, {})
     if key not in known:
         known[key] = _load_checked(folder, model, origin_of(model))
     return known[key]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -70,6 +70,28 @@ class Pruner(nn.Module):
         if hidden.shape[-1] != self.hidden_size:
             raise ValueError(f"the pruner takes hidden states of {self.hidden_size}, got {hidden.shape[-1]}")
         return self.heads[str(layer)](hidden)
+
+    def moved(self, places: Mapping[int, int], layers: int) -> Pruner:
+        """A pruner with the same heads at other stages, for a model without some of its layers.
+
+        Args:
+            places: new stage of each stage.
+            layers: of that model.
+
+        Raises:
+            ValueError: two stages become one, or one stands before the first layer or behind the last.
+        """
+        found = tuple(places[stage] for stage in self.stages)
+        if found[0] < 1 or found[-1] >= layers or any(b <= a for a, b in pairwise(found)):
+            raise ValueError(
+                f"its stages {', '.join(map(str, self.stages))} would be {', '.join(map(str, found))} of {layers} "
+                "layers; they have to rise, from 1 on"
+            )
+        moved = Pruner(self.hidden_size, found, places[self.session_stage])
+        for stage in self.stages:
+            moved.heads[str(places[stage])] = self.heads[str(stage)]
+        moved.age_weight = self.age_weight
+        return moved.eval()
 
 
 class LearnedScorer:

@@ -1,0 +1,149 @@
+"""A layer plan on disk: `plan.safetensors` with everything that counts, and `card.json` for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from erecap.errors import ConfigError, ModelError
+from erecap.files import write_atomic, write_json
+from erecap.layers.plan import Base, LayerPlan
+from erecap.models.folders import candidates
+from erecap.models.inspection import read_json
+from erecap.models.wheels import sha256
+from erecap.untrusted import parse_json
+from erecap.validation import one_line
+
+FORMAT = "erecap-layers-1"
+PLAN = "plan.safetensors"
+CARD = "card.json"
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+class _Base(BaseModel):
+    model_config = _STRICT
+    name: str = Field(description="name of the base, for people")
+    hash: str = Field(pattern=r"^sha256:[0-9a-f]{64}$", description="fingerprint of the base")
+    adapter: str | None = Field(default=None, description="hash of the adapter in it")
+
+
+class _Plan(BaseModel):
+    """The JSON text in the metadata of a plan's file."""
+
+    model_config = _STRICT
+    layers: int = Field(ge=1, le=100_000, description="decoder layers of the base")
+    blocks: list[int] = Field(default=[], description="layers that are out")
+    attention: list[int] = Field(default=[], description="layers without attention")
+    mlp: list[int] = Field(default=[], description="layers without MLP")
+    heads: dict[str, list[int]] = Field(default={}, description="query heads that are out, by layer")
+    channels: dict[str, list[int]] = Field(default={}, description="MLP channels that are out, by layer")
+    base: _Base = Field(description="the model that the plan is for")
+    found: dict[str, Any] = Field(default={}, description="how the plan was found")
+    test: dict[str, Any] = Field(default={}, description="figures of its test")
+
+
+def save_plan(folder: Path, plan: LayerPlan) -> None:
+    """Write `plan` into `folder`.
+
+    Raises:
+        ValueError: a plan without a base, which could be applied to any model; or a figure that is not finite.
+        OSError: it cannot be written.
+    """
+    from safetensors.torch import save
+
+    if plan.base is None:
+        raise ValueError("a plan without its base is not saved; give LayerPlan(base=...)")
+    about = {"base": vars(plan.base), "found": dict(plan.found), "test": dict(plan.test)}
+    text = json.dumps(plan.structure() | about, allow_nan=False)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in plan.tuned.items()}
+    write_atomic(folder / PLAN, save(tensors, metadata={"format": FORMAT, "plan": text}))
+    files = {PLAN: sha256(folder / PLAN)}
+    write_json(folder / CARD, {"format": FORMAT, "out": plan.words(), **about, "files": files})
+
+
+def find_plan(name: str | Path) -> Path:
+    """The folder of a plan: a path, or the name of one among the checkpoints, where models lie too.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    places = [Path(name).expanduser(), *candidates(str(name))] if str(name) else []
+    found = next((folder for folder in places if folder.is_dir()), None)
+    if found is None:
+        raise ConfigError(f"layer plan {name}: no such folder, and no checkpoint of that name")
+    return found
+
+
+def describe_plan(name: str | Path) -> dict[str, str]:
+    """Name and hash of a plan, for `run.json`. Raises ModelError or ConfigError where it cannot be read."""
+    folder = find_plan(name)
+    try:
+        return {"name": folder.resolve().name, "hash": f"sha256:{sha256(folder / PLAN)}"}
+    except OSError as error:
+        raise ModelError(f"{folder / PLAN} cannot be read: {error.strerror}") from error
+
+
+def load_plan(name: str | Path) -> LayerPlan:
+    """Read a plan.
+
+    Args:
+        name: a folder, or the name of a checkpoint.
+
+    Raises:
+        ConfigError: no such folder.
+        ModelError: a file is missing or damaged, or the plan cannot be meant (see `LayerPlan`).
+    """
+    folder = find_plan(name)
+    path = folder / PLAN
+    card = read_json(folder / CARD)
+    if card.get("format") != FORMAT or not isinstance(card.get("files"), dict):
+        raise ModelError(f"{folder / CARD}: not the card of a layer plan ({FORMAT})")
+    tensors, metadata = _read(path)
+    if card["files"].get(PLAN) != sha256(path):
+        raise ModelError(f"{path} is damaged: its SHA-256 is not the one in {CARD}")
+    if metadata.get("format") != FORMAT:
+        raise ModelError(f"{path}: not a layer plan ({FORMAT})")
+    bad = next((name for name, tensor in sorted(tensors.items()) if not bool(tensor.isfinite().all())), None)
+    if bad is not None:
+        raise ModelError(f"{path}: tuned weight {bad} holds values that are not finite")
+    try:
+        stated = _Plan.model_validate(parse_json(metadata.get("plan", "")))
+        return LayerPlan(
+            stated.layers,
+            tuple(stated.blocks),
+            tuple(stated.attention),
+            tuple(stated.mlp),
+            _by_layer(stated.heads),
+            _by_layer(stated.channels),
+            tensors,
+            Base(**stated.base.model_dump()),
+            stated.found,
+            stated.test,
+        )
+    except ValidationError as error:
+        raise ModelError(one_line(str(path), error, _Plan)) from error
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing") from None
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+
+
+def _by_layer(slices: Mapping[str, list[int]]) -> dict[int, tuple[int, ...]]:
+    wrong = next((layer for layer in slices if not layer.isdecimal()), None)
+    if wrong is not None:
+        raise ValueError(f"got layer {wrong[:20]!r}; allowed: a number")
+    return {int(layer): tuple(numbers) for layer, numbers in slices.items()}
