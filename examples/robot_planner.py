@@ -160,12 +160,13 @@ class RobotPlanner:
 
     def close(self) -> None:
         """Abort all goals and free all keys and values. Goals that come later are aborted at once."""
-        self._end()
+        self.stop()
         self._thread.join()
         for own in self._robots.values():
             own.session.close()
 
-    def _end(self) -> None:
+    def stop(self) -> None:
+        """Abort all goals without waiting for the planner's thread; for callbacks, which run in it."""
         with self._work:
             self._closed = True
             for own in self._robots.values():
@@ -189,7 +190,7 @@ class RobotPlanner:
             for _ in self._pool.stream(self._jobs(), len(self._robots)):
                 pass
         finally:
-            self._end()  # also where it ends by an error of this program: nobody waits for a thread that is gone
+            self.stop()  # also where it ends by an error of this program: nobody waits for a thread that is gone
 
     def _jobs(self) -> Iterator[Callable[[], None] | None]:
         """A job of each robot that has work and is not at work; None while others are."""

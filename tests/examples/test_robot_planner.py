@@ -240,7 +240,7 @@ def test_a_goal_after_the_end_is_aborted_at_once(made, example: ModuleType) -> N
 
     def closing(steps: tuple[str, ...]) -> None:
         goals.append(planner.submit("red", "later"))
-        planner._end()
+        planner.stop()
 
     first = planner.submit("red", "cool the apple 1", SEEN, closing)
     assert outcome(first).state == "aborted" and outcome(goals[0]).message == "the planner has ended"
