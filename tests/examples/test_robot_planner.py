@@ -258,7 +258,9 @@ def test_an_error_of_the_program_ends_all_goals_instead_of_leaving_them(made) ->
 
     goal = planner.submit("red", "look", on_steps=broken)
     assert outcome(goal).message == "the planner has ended"
-    planner._thread.join(60)
+    for thread in threading.enumerate():
+        if thread.name == "robot-planner":
+            thread.join(60)
     assert outcome(planner.submit("blue", "look")).message == "the planner has ended"
 
 

@@ -138,7 +138,7 @@ def compact_client(model: Planner, folder: Path, monkeypatch: pytest.MonkeyPatch
     names = played(block("python", "from dimos."), modules, folder, monkeypatch)
     client = names["CompactMcpClient"]("scripted", RULES, create_agent)
     client.on_system_modules([])
-    assert client._thread.is_alive()
+    assert vars(client)["_thread"].is_alive()  # as DimOS names it
     client.on_system_modules([])  # modules that come later
     client._stop_event.set()
     return client
