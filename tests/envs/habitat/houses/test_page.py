@@ -30,10 +30,13 @@ def test_the_house_of_the_page_is_written(tmp_path: Path) -> None:
             assert (tmp_path / "my-house" / line).is_file(), line
 
 
-def test_the_suite_of_the_page_is_one() -> None:
-    (text,) = blocks("yaml")
-    suite = Suite.model_validate(yaml.safe_load(text))
-    assert options_class(suite.env)(**suite.options).scene == "apt_0"  # type: ignore[attr-defined]
+def test_the_suite_and_the_options_of_the_page_are_allowed() -> None:
+    written = [yaml.safe_load(text) for text in blocks("yaml")]
+    assert len(written) > 1
+    for values in written:
+        whole = {"name": "page", "env": "habitat", "episodes": 1, "seed": 1, "horizon": 1, **values}
+        suite = Suite.model_validate(whole)
+        options_class(suite.env)(**suite.options)
 
 
 def test_the_runs_and_options_that_the_page_names_exist() -> None:
