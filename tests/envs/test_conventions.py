@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -16,18 +17,24 @@ from erecap.config.suite import Suite
 from erecap.envs import make_env
 from erecap.envs.disturbances import Disturbances
 from erecap.envs.episodes import Ending, Episodes
+from erecap.envs.habitat.client import VARIABLE
 from erecap.errors import ConfigError
+from tests.envs.habitat.playing import interpreter
+from tests.envs.habitat.simulator import has_habitat
 from tests.envs.test_disturbances import Counter
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "babyai": {"level": "BabyAI-GoToObj-v0"},
+    "habitat": {"rooms": [3, 3], "objects": 6, "tasks": ["pointnav", "fetch"]},
     "household": {"split": "train"},
     "pyrobosim": {"robots": 2, "failures": 0.2},
 }
 
 
 @pytest.fixture(params=OPTIONS)
-def suite(request: pytest.FixtureRequest) -> Suite:
+def suite(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Suite:
+    if request.param == "habitat" and not has_habitat():
+        monkeypatch.setenv(VARIABLE, str(interpreter(tmp_path)))
     values = {"name": "small", "env": request.param, "options": OPTIONS[request.param]}
     return Suite.model_validate({**values, "episodes": 3, "seed": 3, "horizon": 3})
 
