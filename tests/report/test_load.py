@@ -63,7 +63,7 @@ def test_a_torn_last_row_is_left_out_of_an_unfinished_run_only(folder: Path) -> 
     [
         ({"success": "maybe"}, r'episodes.jsonl:2: success: .*\(got "maybe"\)'),
         ({"progress": 1.5}, r"episodes.jsonl:2: progress: .*less than or equal to 1 \(got 1.5\)"),
-        ({"end": "gone"}, r"episodes.jsonl:2: end: .*'success', 'horizon' or 'error'"),
+        ({"end": "gone"}, r"episodes.jsonl:2: end: .*'success', 'horizon', 'deadline' or 'error'"),
         ({"steps": -1}, r"episodes.jsonl:2: steps"),
         ({"path_length": float("nan")}, r"episodes.jsonl:2: path_length"),
         ({"episode": 0}, r"episodes.jsonl:2: episode 0 of s in mode full occurs twice"),
