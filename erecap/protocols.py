@@ -5,8 +5,8 @@ Classes need not inherit from any of these; having the methods is enough. `ereca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, runtime_checkable
 
 from erecap.context import Context
@@ -49,6 +49,19 @@ class LanguageModel(Protocol):
     ) -> Generation: ...
 
 
+@runtime_checkable
+class ForkingModel(LanguageModel, Protocol):
+    """A language model that can hold several conversations with one beginning, as cooperating planners do."""
+
+    def fork(self, messages: Sequence[Message]) -> ForkingModel:
+        """A conversation of its own that begins with `messages`.
+
+        What all forks begin with is read once and stored once, where the model stores anything. Asked before the model
+        itself has answered in this episode.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Plan:
     """The result of a planner: commands in order, or the reason why there are none."""
@@ -57,6 +70,9 @@ class Plan:
     text: str = ""  # as the model wrote it
     problem: str | None = None  # set if and only if the text could not be parsed; steps are then ()
     generation: Generation | None = None  # the call behind the plan, where there was one
+    agent: str = ""  # who planned, where several planners cooperate
+    others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # robot -> its plan, where this one changed it
+    conflicts: tuple[str, ...] = ()  # contradictions between plans of several robots that were found in this call
 
 
 @runtime_checkable
@@ -84,6 +100,12 @@ class StepInfo(TypedDict, total=False):
     expert_steps: int  # commands that the expert needs from the start
     path_unit: Literal["m", "cells"]
     expert_actions: list[str]  # the expert's next commands from here; only if asked for (`expert=True`)
+    # Of environments with several robots, or with a clock:
+    robot: str  # the robot whose turn it is; skills and the expert's commands are those of this one
+    robots: list[str]  # all of them
+    constraints: list[str]  # rules of the task, such as "put cup before put book"; they hold for the whole episode
+    seconds: float  # simulated time until the last robot was done: the makespan so far
+    waited: float  # simulated seconds that robots have waited, all of them together
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ _REQUIRED = (
     "path_unit",
 )
 _NUMBERS = ("progress", "path_length", "expert_path_length", "expert_steps")
+_CLOCK = ("seconds", "waited")  # not every environment has one
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ class Observed:
     expert_path_length: float
     expert_steps: int
     path_unit: str
+    constraints: tuple[str, ...] = ()
+    seconds: float | None = None  # simulated, of environments with a clock
+    waited: float | None = None
 
     @classmethod
     def read(cls, text: str, info: Mapping[str, Any]) -> Observed:
@@ -60,7 +64,7 @@ class Observed:
             raise GameError(f"the environment's info lacks {', '.join(missing)}")
         if not clean(info["goal"]).strip():
             raise GameError("the episode has an empty goal; a planner needs one in words")
-        for key in _NUMBERS:
+        for key in (*_NUMBERS, *(key for key in _CLOCK if key in info)):
             if not math.isfinite(info[key]) or info[key] < 0:
                 raise GameError(f"the environment's {key} is {info[key]}; allowed: 0 or more, finite")
         return cls(
@@ -77,6 +81,9 @@ class Observed:
             expert_path_length=float(info["expert_path_length"]),
             expert_steps=int(info["expert_steps"]),
             path_unit=str(info["path_unit"]),
+            constraints=tuple(clean(rule) for rule in info.get("constraints", ())),
+            seconds=float(info["seconds"]) if "seconds" in info else None,
+            waited=float(info["waited"]) if "waited" in info else None,
         )
 
 
