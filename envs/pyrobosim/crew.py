@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from erecap.envs.pyrobosim.commands import TEMPLATES, find_name, parse, plain
+from erecap.envs.pyrobosim.goals import Goal
 from erecap.envs.pyrobosim.knowledge import Knowledge
 from erecap.envs.pyrobosim.simulation import Hallway, ObjectSpawn, Robot, Room, Simulation, Target
 
@@ -28,10 +29,11 @@ class Crew:
     Args:
         simulation: the world, with its robots.
         shared: all robots know what one has seen.
+        goal: of the episode; its order decides what may be put where.
     """
 
-    def __init__(self, simulation: Simulation, *, shared: bool) -> None:
-        self.simulation = simulation
+    def __init__(self, simulation: Simulation, goal: Goal, *, shared: bool) -> None:
+        self.simulation, self._goal = simulation, goal
         count = len(simulation.robots)
         self.knowledge = [Knowledge()] * count if shared else [Knowledge() for _ in range(count)]
         self.touched: set[str] = set()  # objects ever picked up
@@ -62,7 +64,7 @@ class Crew:
             here = simulation.name(place)
             if held is None:
                 commands += [f"pick up {item}" for item, where in sorted(known.items.items()) if where == here]
-            elif not place.parent.is_charger:
+            elif not place.parent.is_charger and not self._goal.out_of_order(simulation, held, place):
                 commands.append(f"put {simulation.name(held)} on {here}")
         return commands
 
@@ -207,6 +209,7 @@ class Crew:
             raise Impossible("a charger holds nothing")
         if not place.is_open:
             raise Impossible(f"{where} is closed")
+        self._need(self._goal.out_of_order(simulation, held, place))
         self._need(simulation.place(robot))
         self.knowledge[number].see_place(simulation, place, self.step)
         return Outcome(f"You put {name} on {where}.", subject=name)

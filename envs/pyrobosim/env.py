@@ -16,7 +16,7 @@ from erecap.envs.episodes import Episodes, command_of
 from erecap.envs.pyrobosim.commands import TEMPLATES, addressee, find_name, plain
 from erecap.envs.pyrobosim.crew import Crew, Outcome
 from erecap.envs.pyrobosim.expert import next_turn
-from erecap.envs.pyrobosim.goals import Goal, draw_goal
+from erecap.envs.pyrobosim.goals import Goal, NoSuchGoal, draw_goal
 from erecap.envs.pyrobosim.options import PyRoboSimOptions
 from erecap.envs.pyrobosim.simulation import Simulation
 from erecap.envs.pyrobosim.worlds.files import read_world
@@ -108,7 +108,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
         plan = f"The house has {self._listed(self.crew.simulation.world.rooms)}."
         shut = [hallway for hallway in self.crew.simulation.world.hallways if not hallway.is_open]
         doors = f" Closed: {self._listed(shut)}." if shut else ""
-        views = " ".join(self._addressed(number, outcome.text) for number, outcome in enumerate(outcomes))
+        views = " ".join(self._named(number, outcome.text) for number, outcome in enumerate(outcomes))
         return self._report(Outcome(f"{plan}{doors} {views}"))
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -194,7 +194,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
         clocks = crew.simulation.clocks
         if len(clocks) == 1:
             return 0
-        return clocks.index(min(clocks)) if self.options.turns == "earliest" else None
+        return None if self.options.turns == "addressed" else clocks.index(min(clocks))
 
     def _begin(self, seed: int, episode: int, draw: int, failures: float | None) -> tuple[Crew, Goal]:
         rng = random.Random(f"pyrobosim/{seed}/{episode}/{draw}")
@@ -210,13 +210,19 @@ class PyRoboSimEnv(gym.Env[str, str]):
         )
         kinds = self.options.tasks
         goal = draw_goal(simulation, kinds[episode % len(kinds)], self.options.gather, rng)
-        return Crew(simulation, shared=self.options.knowledge == "shared"), goal
+        return Crew(simulation, goal, shared=self.options.knowledge == "shared"), goal
 
     def _measure(self, seed: int, episode: int) -> Measured:
         """Play the episode's draws, nothing failing by chance, with the expert that knows everything, until it wins."""
-        sentences = []
+        sentences = ["no goal"]
         for draw in range(MOST_DRAWS):
-            crew, goal = self._begin(seed, episode, draw, 0.0)
+            try:
+                crew, goal = self._begin(seed, episode, draw, 0.0)
+            except NoSuchGoal:
+                if self._file is not None or draw == MOST_DRAWS - 1:
+                    raise  # a world file is the same at every draw
+                self.rejected += 1
+                continue
             steps = self._play(crew, goal)
             if steps is not None:
                 return Measured(draw, steps, crew.simulation.metres)
@@ -237,7 +243,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
 
     def _report(self, outcome: Outcome) -> tuple[str, dict[str, Any]]:
         self._said = outcome.text
-        if self.robots > 1 and self.turn is not None and not self.success:
+        if self.robots > 1 and self.options.turns == "earliest" and not self.success:
             self._said += f" It is the turn of {self._robot(self.turn)}."
         return self._said, self._info(outcome)
 
@@ -269,7 +275,13 @@ class PyRoboSimEnv(gym.Env[str, str]):
             expert_path_length=measured.metres,
             expert_steps=measured.steps,
             path_unit="m",
+            constraints=goal.constraints(),
+            seconds=self.seconds,
+            waited=crew.simulation.waited,
         )
+        if self.robots > 1 and self.turn is not None:
+            info["robot"] = self._robot(self.turn)
+            info["robots"] = [self._robot(number) for number in range(self.robots)]
         if self.expert:
             info["expert_actions"] = [] if self.success else self._expert_actions()
         return dict(info)
@@ -280,7 +292,8 @@ class PyRoboSimEnv(gym.Env[str, str]):
             return []
         if self.turn is None:
             return [f"{self._robot(turn.robot)}: {command}" for command in turn.commands]
-        return list(turn.commands) if self.robots == 1 else list(turn.commands[:1])
+        # Before the second command of a robot others have their turn, and may change what is best.
+        return list(turn.commands[:1]) if self.options.turns == "earliest" and self.robots > 1 else list(turn.commands)
 
     def _shapes(self) -> list[str]:
         charger = any(location.is_charger for location in self.crew.simulation.world.locations)
@@ -298,6 +311,9 @@ class PyRoboSimEnv(gym.Env[str, str]):
         return robots.index(found) if found in robots else None
 
     def _addressed(self, number: int, text: str) -> str:
+        return text if self.options.turns == "team" else self._named(number, text)
+
+    def _named(self, number: int, text: str) -> str:
         return text if self.robots == 1 else f"{self._robot(number)}: {text}"
 
     def _listed(self, entities: list[Any]) -> str:
