@@ -100,7 +100,11 @@ class StepInfo(TypedDict, total=False):
     expert_steps: int  # commands that the expert needs from the start
     path_unit: Literal["m", "cells"]
     expert_actions: list[str]  # the expert's next commands from here; only if asked for (`expert=True`)
-    # Of environments with several robots, or with a clock:
+
+
+class TeamInfo(StepInfo, total=False):
+    """What environments with several robots, or with a clock, say besides."""
+
     robot: str  # the robot whose turn it is; skills and the expert's commands are those of this one
     robots: list[str]  # all of them
     constraints: list[str]  # rules of the task, such as "put cup before put book"; they hold for the whole episode

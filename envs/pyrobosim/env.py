@@ -15,14 +15,15 @@ from gymnasium.error import ResetNeeded
 from erecap.envs.episodes import Episodes, command_of
 from erecap.envs.pyrobosim.commands import TEMPLATES, addressee, find_name, plain
 from erecap.envs.pyrobosim.crew import Crew, Outcome
+from erecap.envs.pyrobosim.draws import UselessDraw
 from erecap.envs.pyrobosim.expert import next_turn
-from erecap.envs.pyrobosim.goals import Goal, NoSuchGoal, draw_goal
+from erecap.envs.pyrobosim.goals import Goal, draw_goal
 from erecap.envs.pyrobosim.options import PyRoboSimOptions
 from erecap.envs.pyrobosim.simulation import Simulation
 from erecap.envs.pyrobosim.worlds.files import read_world
 from erecap.envs.pyrobosim.worlds.generate import generate_world
 from erecap.errors import ConfigError, GameError
-from erecap.protocols import StepInfo
+from erecap.protocols import TeamInfo
 
 EXPERT_LIMIT = 400  # commands that the expert may use for one episode
 MOST_DRAWS = 20  # worlds and goals drawn for one episode before giving up
@@ -48,7 +49,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
     Observations: what the robot did, where it is, what it sees, its battery if moving costs any.
     Rewards: 1.0 at the step that fulfils the goal, else 0.0.
     Termination: everything that is wanted lies at its place.
-    Info: see `StepInfo`. `path_length` counts metres of all robots together. `expert_path_length` and `expert_steps`
+    Info: see `TeamInfo`. `path_length` counts metres of all robots together. `expert_path_length` and `expert_steps`
         are those of an expert that knows where everything is and whose actions never fail by chance.
     Episodes: world, task and chance are drawn from (seed, episode). A draw that the expert which knows everything does
         not win, since what is wanted does not fit the place, is replaced by the next one and counted in `rejected`.
@@ -218,7 +219,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
         for draw in range(MOST_DRAWS):
             try:
                 crew, goal = self._begin(seed, episode, draw, 0.0)
-            except NoSuchGoal:
+            except UselessDraw:
                 if self._file is not None or draw == MOST_DRAWS - 1:
                     raise  # a world file is the same at every draw
                 self.rejected += 1
@@ -260,7 +261,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
         entities = crew.entities()
         if named:
             entities = {**entities, "robot": sorted(self._robot(number) for number in numbers)}
-        info = StepInfo(
+        info = TeamInfo(
             goal=goal.sentence,
             skills=skills,
             templates=[f"{{robot}}: {shape}" if named else shape for shape in self._shapes()],

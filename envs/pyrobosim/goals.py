@@ -7,16 +7,12 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 
+from erecap.envs.pyrobosim.draws import UselessDraw
 from erecap.envs.pyrobosim.options import TaskKind
 from erecap.envs.pyrobosim.simulation import Hallway, Object, ObjectSpawn, Simulation
-from erecap.errors import GameError
 
 
 _WANTED = {"search": "objects that lie in closed furniture only", "order": "objects of two kinds"}
-
-
-class NoSuchGoal(GameError):
-    """A world in which a kind of task has no goal; another draw may have one."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ def draw_goal(simulation: Simulation, kind: TaskKind, gather: int, rng: random.R
         gather: how many objects `gather`, `search` and `order` want at most.
 
     Raises:
-        NoSuchGoal: the world has no such goal.
+        UselessDraw: the world has no such goal.
     """
     rooms = _enterable(simulation)
     places = [place for place in simulation.places if _usable(simulation, place, rooms)]
@@ -91,7 +87,7 @@ def draw_goal(simulation: Simulation, kind: TaskKind, gather: int, rng: random.R
     if not choices:
         ends = "closed place that opens" if kind == "place" else "open place"
         why = f"the world has no {ends} to which {_WANTED.get(kind, 'objects')} can be brought"
-        raise NoSuchGoal(f"pyrobosim: {why}; leave out the task {kind}")
+        raise UselessDraw(f"pyrobosim: {why}; leave out the task {kind}")
     place, wanted = rng.choice(choices)
     chosen = rng.sample(wanted, min(gather, len(wanted)) if kind in ("gather", "search", "order") else 1)
     wants = tuple(sorted(Counter(item.category for item in chosen).items()))

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from erecap.config.modes import Mode
-from erecap.config.run import EXPERT, RunConfig
+from erecap.config.run import COOPERATIVE, EXPERT, RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ConfigError, GameError
 from erecap.models import locate, locate_adapter
@@ -175,7 +175,8 @@ class RealComponents:
 
     def _make_planner(self, mode: Mode) -> Planner:
         settings = self._config.planner
-        factory = PLANNERS.get_or_refuse(EXPERT if mode.expert else settings.name, "planner.name")
+        alone = mode.expert and settings.name != COOPERATIVE  # a team has an expert of its own
+        factory = PLANNERS.get_or_refuse(EXPERT if alone else settings.name, "planner.name")
         planner: Planner = factory(settings, self._models.get(mode))
         return planner
 

@@ -11,6 +11,7 @@ class Contribution:
 
     subject: str  # what it is about; a newer one about the same takes its place
     text: str
+    step: int = 0  # environment steps taken when it was seen
 
 
 class Inbox:

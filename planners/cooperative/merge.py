@@ -68,9 +68,13 @@ class Merger:
         tell: bool = False,
     ) -> None:
         self._shapes = [shape for shape in templates if any(f"{{{slot}}}" in shape for slot in exclusive)]
-        self._exclusive, self._goal, self._tell = frozenset(exclusive), goal, tell
+        self.exclusive, self._goal, self._tell = tuple(exclusive), goal, tell
         self._order = [match.groups() for rule in constraints if (match := _BEFORE.fullmatch(rule))]
         self._asked: dict[str, tuple[str, str]] = {}  # thing -> robots of the older and of the newer plan
+
+    def new_goal(self, goal: str) -> None:
+        """A goal that takes the place of the one before."""
+        self._goal = goal
 
     def claims(self, steps: Sequence[str]) -> dict[str, int]:
         """Things that a plan is for, with the number of the first command that names each."""
@@ -78,7 +82,7 @@ class Merger:
         for number, step in enumerate(steps):
             for shape in self._shapes:
                 for slot, name in bindings(step, shape) or ():
-                    if slot in self._exclusive and not re.search(rf"\b{re.escape(name)}\b", self._goal):
+                    if slot in self.exclusive and not re.search(rf"\b{re.escape(name)}\b", self._goal):
                         found.setdefault(name, number)
         return found
 

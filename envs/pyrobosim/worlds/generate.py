@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from erecap.envs.pyrobosim.draws import UselessDraw
 from erecap.envs.pyrobosim.options import PyRoboSimOptions
 from erecap.envs.pyrobosim.worlds.layout import draw_layout
 from erecap.errors import GameError
@@ -128,7 +129,7 @@ def _objects(locations: Sequence[dict[str, Any]], count: int, rng: random.Random
         # The emptiest of two, so that no place is crowded.
         place = min(rng.choices(wanted, k=2), key=lying.__getitem__)
         if lying[place] >= 6:
-            raise GameError(f"pyrobosim: {count} objects do not fit on {len(lying)} places; set fewer objects")
+            raise UselessDraw(f"pyrobosim: {count} objects do not fit on {len(lying)} places; set fewer objects")
         lying[place] += 1
         category = rng.choice(OBJECTS)
         counts[category] = counts.get(category, 0) + 1
