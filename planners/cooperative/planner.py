@@ -15,6 +15,7 @@ from erecap.planners.cooperative.team import Team, Turn
 from erecap.protocols import ForkingModel, LanguageModel, Plan
 
 DEFAULT_TEAM = "team"  # of `erecap.configs.teams`
+DEFAULT_NEW_TOKENS = 128  # an answer of five commands has about 70
 
 
 class CooperativePlanner:
@@ -40,7 +41,7 @@ class CooperativePlanner:
         roster: Roster,
         *,
         max_steps: int = 5,
-        max_new_tokens: int = 128,
+        max_new_tokens: int = DEFAULT_NEW_TOKENS,
         constrained: bool = True,
     ) -> None:
         for name, value in (("max_steps", max_steps), ("max_new_tokens", max_new_tokens)):

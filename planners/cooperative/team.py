@@ -58,7 +58,7 @@ class Team:
 
     def turn(self) -> Turn | Plan:
         """The question to the planner whose turn it is; or the plan of a robot that goes on waiting for another."""
-        self._take_in()
+        self.take_in()
         situation = self.context.situation
         waiting = self._goes_on_waiting(situation)
         if waiting is not None:
@@ -102,9 +102,7 @@ class Team:
         conflicts = tuple(map(str, merged.conflicts))
         return Plan(steps, text, problem, generation, name, merged.others, conflicts)
 
-    # ---- inside
-
-    def _take_in(self) -> None:
+    def take_in(self) -> None:
         """Give the records since the last turn to the planners that they belong to."""
         records = self.context.records
         command = ""
@@ -116,6 +114,8 @@ class Team:
             elif record.agent in self.views:
                 command = self._own(record, command)
         self._read = len(records)
+
+    # ---- inside
 
     def _own(self, record: Record, command: str) -> str:
         """Note what a planner's robot did or saw; returns the command whose outcome is awaited."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from erecap.context import Context
 from erecap.context.prompt import NOTHING_DONE
-from erecap.context.render import render
+from erecap.context.render import Rendered, render
 from erecap.generation import Message
 from erecap.planners.cooperative.agents import AgentSettings
 from erecap.planners.cooperative.inbox import Contribution, Inbox
@@ -27,7 +27,7 @@ def team_system_text(templates: tuple[str, ...], max_steps: int) -> str:
 
 def beginning(context: Context, max_steps: int) -> list[Message]:
     """The messages that all planners of an episode begin with: task, goal, rules, and what is seen at first."""
-    return _rendered(_begun(context), max_steps)
+    return _rendered(_begun(context), max_steps).messages
 
 
 class View:
@@ -62,6 +62,13 @@ class View:
                 continue  # its robot has seen it since
             self.context.add("observation", told.text, told.subject)
             self.untold.pop(told.subject, None)
+        messages = self.rendered().messages
+        if messages[-1]["role"] == "assistant":
+            messages.append({"role": "user", "content": NOTHING_DONE})
+        return messages
+
+    def rendered(self) -> Rendered:
+        """The chat up to now."""
         return _rendered(self.context, self._max_steps)
 
 
@@ -83,9 +90,5 @@ def _identity(agent: AgentSettings) -> str:
     return f"{robot}{role}{only}"
 
 
-def _rendered(context: Context, max_steps: int) -> list[Message]:
-    system = team_system_text(context.templates, max_steps)
-    messages = render(context, max_steps=max_steps, system=system).messages
-    if messages[-1]["role"] == "assistant":
-        messages.append({"role": "user", "content": NOTHING_DONE})
-    return messages
+def _rendered(context: Context, max_steps: int) -> Rendered:
+    return render(context, max_steps=max_steps, system=team_system_text(context.templates, max_steps))
