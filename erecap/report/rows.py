@@ -110,6 +110,11 @@ class EpisodeRow(_Row):
     end: Literal["success", "horizon", "error"]
     error: str | None = None
     overflow: NonNegativeInt = 0
+    robots: NonNegativeInt | None = None
+    agents: NonNegativeInt | None = None
+    seconds: NonNegativeFloat | None = None
+    waited: NonNegativeFloat | None = None
+    conflicts: NonNegativeInt = 0
     contended: bool = False
     planner_ms: NonNegativeFloat = 0
     wall_s: NonNegativeFloat = 0
@@ -170,6 +175,8 @@ class ReplanRow(_Row):
     predicted_ms: NonNegativeFloat | None = None
     dropped_because: str | None = None
     reread: RereadCall | None = None
+    agent: str | None = None
+    conflicts: list[str] = []
     contended: bool = False
 
     @property

@@ -17,6 +17,7 @@ from erecap.report.page.course_plots import seconds_by_call, tokens_by_call
 from erecap.report.page.course_sentences import busy_sentence, course_sentences, meanings
 from erecap.report.page.headline import MIN_PAIRS, headline
 from erecap.report.page.samples import SHADE_NAMES, sample_views
+from erecap.report.page.team_plots import seconds_by_agents, success_by_agents
 from erecap.report.page.timing import LENGTH_EDGES, PHASES
 from erecap.report.svg import Series, series_of
 
@@ -47,6 +48,8 @@ def render_page(run: Run, summary: dict[str, Any]) -> str:
                 "length": plots.over_length(run, looks),
                 "episode": plots.over_episode(run, looks),
                 "layers": plots.kept_by_layer(run, looks),
+                "team_seconds": seconds_by_agents(summary["teams"], looks),
+                "team_success": success_by_agents(summary["teams"], looks),
             }.items()
             if svg
         },
