@@ -11,7 +11,6 @@ from erecap.envs.pyrobosim.draws import UselessDraw
 from erecap.envs.pyrobosim.options import TaskKind
 from erecap.envs.pyrobosim.simulation import Hallway, Object, ObjectSpawn, Simulation
 
-
 _WANTED = {"search": "objects that lie in closed furniture only", "order": "objects of two kinds"}
 
 

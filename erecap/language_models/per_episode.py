@@ -78,8 +78,8 @@ class EpisodeSessions:
     def fork(self, messages: Sequence[Message]) -> EpisodeSessions:
         """A conversation of its own that begins with `messages`; see `ForkingModel`.
 
-        The first fork of an episode reads them; its first answer counts these tokens and this time as its own. The bytes
-        that a fork's answers count are those of all forks together, where what they share counts once.
+        The first fork of an episode reads them; its first answer counts these tokens and this time as its own. An
+        answer's bytes are those of all forks together, where what they share counts once.
         """
         started = time.perf_counter()
         read = self.session.read(messages)

@@ -27,7 +27,9 @@ class AgentSettings(BaseModel):
     role: str = Field(default="", max_length=200, description="What it is there for, in words that it is told.")
     robot: str = Field(default="", description="The robot that it plans for; empty where there is only one.")
     may: list[str] | None = Field(
-        default=None, min_length=1, description="Shapes of the commands that it may plan, such as go to {place}; null: all."
+        default=None,
+        min_length=1,
+        description="Shapes of the commands that it may plan, such as go to {place}; null: all.",
     )
 
 
@@ -89,8 +91,8 @@ class Roster:
             if not FEWEST <= len(robots) <= MOST:
                 number = f"the episode has {'one robot' if len(robots) == 1 else f'{len(robots)} robots'}"
                 raise ConfigError(
-                    f"{self.source}: agents: missing, and {number}; allowed: a list of agents, or {FEWEST} to {MOST} robots "
-                    "that take turns (pyrobosim: turns: team)"
+                    f"{self.source}: agents: missing, and {number}; allowed: a list of agents, or {FEWEST} to {MOST} "
+                    "robots that take turns (pyrobosim: turns: team)"
                 )
             return tuple(AgentSettings(name=robot, robot=robot) for robot in robots)
         self._check_robots(listed, robots)
@@ -107,9 +109,8 @@ class Roster:
         shown = ", ".join(robots) if robots != ("",) else "'' (there is one robot)"
         for agent in agents:
             if agent.robot not in robots:
-                raise ConfigError(
-                    f"{self.source}: agent {agent.name!r}: robot {agent.robot!r} is not in the episode; allowed: {shown}"
-                )
+                where = f"{self.source}: agent {agent.name!r}"
+                raise ConfigError(f"{where}: robot {agent.robot!r} is not in the episode; allowed: {shown}")
         idle = next((robot for robot in robots if all(agent.robot != robot for agent in agents)), None)
         if idle is not None:
             raise ConfigError(f"{self.source}: agents: none plans for {idle!r}; allowed: at least one for each robot")

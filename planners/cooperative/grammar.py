@@ -32,7 +32,7 @@ _FIRST, _LATER = 'a":["', 'a","'  # what stands before the first entry of a list
 
 @dataclass(frozen=True)
 class _Texts:
-    """A choice of texts, each with the state that follows it; `rest`: fewest tokens from here to the end of the turn."""
+    """A choice of texts, each with the state that follows it; `rest`: fewest tokens from here to the turn's end."""
 
     choices: Mapping[tuple[int, ...], _Entries | None]  # None: the answer is complete
 
@@ -79,8 +79,8 @@ class AnswerGrammar:
             contested: names allowed under `conflicts`.
 
         Returns:
-            A function from the ids generated so far to the ids allowed next, never empty; or None if no answer fits into
-            `max_new_tokens` with the end of the turn.
+            A function from the ids generated so far to the ids allowed next, never empty; or None if no answer fits
+            into `max_new_tokens` with the end of the turn.
         """
         first = Trie(self._entries(_FIRST, situation.skills).values())
         later = self._later.trie(situation.templates, situation.entities)

@@ -17,8 +17,8 @@ def team_system_text(templates: tuple[str, ...], max_steps: int) -> str:
     """
     count = "next command" if max_steps == 1 else f"next 1 to {max_steps} commands"
     lines = [
-        "You plan for one robot of a team. Reply in JSON: observations (what you saw that you tell the others), conflicts "
-        f"(things that you leave to others), plan_patches (your {count})."
+        "You plan for one robot of a team. Reply in JSON: observations (what you saw that you tell the others), "
+        f"conflicts (things that you leave to others), plan_patches (your {count})."
     ]
     if templates:
         lines += ["Commands, with names in place of the braces:", *templates]

@@ -11,7 +11,6 @@ from typing import Any
 from erecap.envs.pyrobosim.draws import UselessDraw
 from erecap.envs.pyrobosim.options import PyRoboSimOptions
 from erecap.envs.pyrobosim.worlds.layout import draw_layout
-from erecap.errors import GameError
 
 DATA = Path(__file__).parents[1] / "data"
 OBJECTS = ("apple", "ball", "book", "bottle", "bowl", "cup", "lamp", "phone", "plate", "towel")

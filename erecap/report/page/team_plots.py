@@ -49,7 +49,8 @@ def _by_agents(
         places = [sizes.index(size) for size, _ in points]
         axes.plot(places, [height for _, height in points], look.marker + "-", color=look.colour, lw=1.6, ms=5)
     right = max(1, len(sizes) - 1)
-    for (mode, points), height in zip(lines.items(), _apart([points[-1][1] for points in lines.values()], highest), strict=True):
+    heights = _apart([points[-1][1] for points in lines.values()], highest)
+    for (mode, points), height in zip(lines.items(), heights, strict=True):
         look = _look(mode, looks)
         axes.annotate(
             f"{look.glyph} {mode}",

@@ -15,9 +15,9 @@ from erecap.report.stats import Interval, bootstrap_ratio, mean, median, rate
 def team_figures(run: Run, counted: Sequence[EpisodeRow]) -> list[dict[str, Any]]:
     """One entry for each number of planners and each mode; none where no planners cooperated.
 
-    Calls that were made once more on an empty cache are a mode of their own, `re-read`: its answers, and so its success,
-    are those of the mode beside whose calls they were made. `tokens_ratio` and `ms_ratio` compare a mode's mean tokens
-    read and milliseconds of a call with those of `re-read` over the same episodes.
+    Calls that were made once more on an empty cache are a mode of their own, `re-read`: its answers, and so its
+    success, are those of the mode beside whose calls they were made. `tokens_ratio` and `ms_ratio` compare a mode's
+    mean tokens read and milliseconds of a call with those of `re-read` over the same episodes.
     """
     sizes = {row.suite: row.agents for row in run.episodes if row.agents is not None}
     found = []

@@ -125,7 +125,7 @@ def _kept(summary: dict[str, Any]) -> Table:
 
 
 def _teams(summary: dict[str, Any]) -> Table:
-    """Makespan and waiting are means of simulated seconds, tokens and conflicts means, the time of a replan a median."""
+    """Makespan and waiting are means of simulated seconds; tokens and conflicts are means, the time a median."""
     table = _table("Cooperating planners: makespan (won) and waiting in s; tokens read and time of a replan")
     table.add_column("K", justify="right")
     table.add_column("mode", overflow="fold", min_width=12)
