@@ -128,8 +128,10 @@ class Crew:
         simulation = self.simulation
         self.knowledge[simulation.robots.index(robot)].see_room(simulation, simulation.room_of(robot))
         place = simulation.place_of(robot)
-        looked = place is not None and place.is_open and self._detect(robot)
-        return self._view(robot, looked)
+        if place is None or not place.is_open:
+            simulation.look_around(robot)  # so that a robot which only looks does not keep its turn for ever
+            return self._view(robot, False)
+        return self._view(robot, self._detect(robot))
 
     def _wait(self, robot: Robot) -> Outcome:
         self.simulation.wait(robot)

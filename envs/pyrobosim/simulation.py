@@ -246,6 +246,10 @@ class Simulation:
         """Close what the robot stands before."""
         return self._set_open(robot, "close", robot.close_location)
 
+    def look_around(self, robot: Robot) -> None:
+        """Look where nothing lies before the robot: it takes as long as looking at a place."""
+        self._pass(robot, SECONDS["detect"])
+
     def wait(self, robot: Robot) -> None:
         """Do nothing for a while."""
         self._pass(robot, SECONDS["wait"])

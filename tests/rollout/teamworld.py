@@ -18,6 +18,7 @@ class TeamOptions(BaseModel):
     robots: int = 2
     cups: int = 3
     ordered: bool = False  # cups are taken in the order of their numbers
+    slow: bool = False  # the first robot needs four seconds to go anywhere
     eager: bool = False  # the expert names the lowest cup that is left to every robot
 
 
@@ -46,7 +47,8 @@ class TeamEnv(gym.Env[str, str]):
     def step(self, action: str):
         robot = self.turn
         failure = "" if action in self._skills(robot) else "that is not possible"
-        self.clocks[robot] += 2 if action == "wait" else 1
+        slow = self.options.slow and robot == 0 and action.startswith("go")
+        self.clocks[robot] += 2 if action == "wait" else 4 if slow else 1
         text, subject = failure, ""
         if not failure:
             text, subject = self._act(robot, action)
