@@ -103,7 +103,7 @@ class StepInfo(TypedDict, total=False):
 
 
 class TeamInfo(StepInfo, total=False):
-    """What environments with several robots, or with a clock, say besides."""
+    """The further `info` of environments with several robots, or with a clock."""
 
     robot: str  # the robot whose turn it is; skills and the expert's commands are those of this one
     robots: list[str]  # all of them

@@ -15,7 +15,7 @@ class Contribution:
 
 
 class Inbox:
-    """What others have told since the planner spoke last.
+    """Contributions of others since the planner spoke last.
 
     Args:
         limit: most contributions that wait; where more come, the oldest are dropped.

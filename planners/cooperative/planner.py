@@ -72,7 +72,7 @@ class CooperativePlanner:
         return self.ask_model(turn) if self.model is not None else self.ask_expert(turn)
 
     def begin_turn(self, context: Context) -> Turn | Plan:
-        """What is asked now, and of whom; or a plan that needs no question."""
+        """The question of this turn, and to whom; or a plan that needs no question."""
         if self.team is None or self.team.context is not context:
             self.team, self._models = Team(self.roster, context, self.max_steps), {}
         turn = self.team.turn()

@@ -21,7 +21,7 @@ PATIENCE = 8  # times in a row that a robot waits for another before its planner
 
 @dataclass(frozen=True)
 class Turn:
-    """What a planner is asked."""
+    """A question to one planner."""
 
     agent: AgentSettings
     messages: list[Message]

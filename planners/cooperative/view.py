@@ -1,4 +1,4 @@
-"""What one planner of a team reads: the beginning that all share, its own history, and what the others told it."""
+"""Views: the history of an episode as each planner of a team reads it, from a beginning that all share."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _identity(agent: AgentSettings) -> str:
     robot = f"you plan for {agent.robot}" if agent.robot == agent.name else f"you are {agent.name}"
     if agent.robot and agent.robot != agent.name:
         robot += f" and plan for {agent.robot}"
-    role = f", {agent.role}" if agent.role else ""
+    role = f" ({agent.role})" if agent.role else ""
     only = f"; you may only: {', '.join(agent.may)}" if agent.may is not None else ""
     return f"{robot}{role}{only}"
 

@@ -15,7 +15,13 @@ from erecap.planners.cooperative.planner import CooperativePlanner
 from erecap.planners.cooperative.team import Turn
 from erecap.training.collect.collect import CollectResult, collect
 from erecap.training.collect.episode import Recipe
-from erecap.training.collect.trajectories import EPISODES, Trajectory, read_trajectories, transcript_name, transcript_place
+from erecap.training.collect.trajectories import (
+    EPISODES,
+    Trajectory,
+    read_trajectories,
+    transcript_name,
+    transcript_place,
+)
 from erecap.training.planner.data import load_data
 from erecap.training.planner.settings import PlannerTraining
 from tests.context.small_tokenizers import byte_level

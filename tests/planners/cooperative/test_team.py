@@ -179,7 +179,7 @@ def test_planners_of_one_robot_take_turns_and_keep_to_what_they_may() -> None:
     assert first.messages[-1]["content"].endswith("Rule: you are scout; you may only: go to {place}")
     second = episode.turn("")
     assert isinstance(second, Turn) and second.agent.name == "hand" and second.situation.skills == SKILLS
-    assert second.messages[-1]["content"].endswith("Rule: you are hand, brings things")
+    assert second.messages[-1]["content"].endswith("Rule: you are hand (brings things)")
     only_hand = episode.turn("", skills=("wait",))
     assert isinstance(only_hand, Turn) and only_hand.agent.name == "hand"  # the scout may do nothing now
 
