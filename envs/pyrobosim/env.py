@@ -170,6 +170,13 @@ class PyRoboSimEnv(gym.Env[str, str]):
         return self._crew
 
     @property
+    def goal(self) -> Goal:
+        """The goal of the episode."""
+        if self._crew is None:
+            raise ResetNeeded("call reset() before asking for the goal")
+        return self._goal
+
+    @property
     def robots(self) -> int:
         """Number of robots in the episode."""
         return len(self.crew.knowledge)

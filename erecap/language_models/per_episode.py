@@ -118,7 +118,6 @@ def kv_bytes_of(sessions: Sequence[ReplanSession]) -> int:
 
     Engines other than transformers say nothing of what they share: there each session counts whole.
     """
-    engines = [session.engine for session in sessions]
-    caches = [engine.cache for engine in engines if isinstance(engine, TransformersEngine)]
-    whole = sum(engine.kv_bytes() for engine in engines if not isinstance(engine, TransformersEngine))
-    return whole + stored_bytes(layer for cache in caches for layer in cache.layers)
+    sharing = [session for session in sessions if isinstance(session.engine, TransformersEngine)]
+    whole = sum(session.engine.kv_bytes() for session in sessions if session not in sharing)
+    return whole + stored_bytes(layer for session in sharing for layer in session.cache.layers)

@@ -32,7 +32,7 @@ def test_every_task_has_a_suite_for_two_four_and_eight_robots() -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["pyrobosim-gather-4", "pyrobosim-search-2", "pyrobosim-order-4", "pyrobosim-gather-8"])
+@pytest.mark.parametrize("name", [f"pyrobosim-{task}" for task in ("gather-4", "search-2", "order-4", "gather-8")])
 def test_a_team_of_experts_wins(name: str) -> None:
     for episode in range(3):
         row = with_experts(name, episode).episode
@@ -50,7 +50,7 @@ def test_searched_objects_lie_in_closed_furniture_only() -> None:
     env = make(6, tasks=["search"], robots=2, objects=18, gather=3, turns="team")
     for episode in range(6):
         _, info = env.reset(options={"episode": episode})
-        goal, simulation = env._goal, env.crew.simulation
+        goal, simulation = env.goal, env.crew.simulation
         wanted = [item for item in simulation.world.objects if item.category in dict(goal.wants)]
         assert wanted and not any(item.parent.is_open for item in wanted)
         assert info["goal"].startswith("Find ") and info["constraints"] == []
@@ -62,9 +62,9 @@ def test_an_order_is_a_rule_of_the_world() -> None:
         shown = play(env, episode, 200)
         assert shown[-1][2]["success"]
         put = [command.split()[1] for command, *_ in shown if command.startswith("put ")]
-        assert put == list(env._goal.order)
+        assert put == list(env.goal.order)
     _, info = env.reset(options={"episode": 0})
-    first, second, third = env._goal.order
+    first, second, third = env.goal.order
     assert info["constraints"] == [f"put {first} before put {second}", f"put {second} before put {third}"]
     assert info["goal"].endswith(", in this order.")
 
@@ -72,10 +72,10 @@ def test_an_order_is_a_rule_of_the_world() -> None:
 def test_what_is_out_of_order_is_refused() -> None:
     env = make(1, tasks=["order"], robots=1, objects=18, gather=2, knowledge="shared", expert="oracle")
     env.reset()
-    first, second = env._goal.order
+    first, second = env.goal.order
     simulation = env.crew.simulation
     later = next(item for item in simulation.world.objects if item.category == second)
-    place, target = simulation.name(later.parent), env._goal.place
+    place, target = simulation.name(later.parent), env.goal.place
     for command in (f"go to {simulation.name(simulation.room_of(later))}", f"go to {place}", f"open {place}"):
         env.step(command)
     env.step(f"pick up {simulation.name(later)}")
