@@ -11,6 +11,7 @@ from erecap.config.run import COOPERATIVE, EXPERT, RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ConfigError, GameError
 from erecap.models import locate, locate_adapter
+from erecap.planners.cooperative.agents import DEFAULT_TEAM, load_roster
 from erecap.protocols import LanguageModel, Planner
 from erecap.registries import PLANNERS
 
@@ -80,8 +81,10 @@ class RealComponents:
             ConfigError: a disturbance that an environment cannot make, or settings that do not fit the model.
         """
         wants_model = [mode for mode in modes if mode.needs_model]
+        # What is missing or wrong is told before anything slow begins.
+        if self._config.planner.name == COOPERATIVE:
+            load_roster(self._config.planner.agents or DEFAULT_TEAM)
         if wants_model:
-            # A missing model is told before anything slow begins.
             locate(self._config.model)
             if self._config.adapter is not None:
                 locate_adapter(self._config.adapter)

@@ -14,6 +14,7 @@ from erecap.errors import ConfigError
 from erecap.validation import each_once, one_line
 
 TEAMS = "erecap.configs.teams"
+DEFAULT_TEAM = "team"
 FEWEST, MOST = 2, 8  # agents
 Label = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9 _-]*$", max_length=40)]
 

@@ -7,14 +7,13 @@ from typing import Any
 from erecap.config.run import PlannerSettings
 from erecap.context import Context
 from erecap.errors import ConfigError
-from erecap.planners.cooperative.agents import Roster, load_roster
+from erecap.planners.cooperative.agents import DEFAULT_TEAM, Roster, load_roster
 from erecap.planners.cooperative.answer import Answer, parse_answer
 from erecap.planners.cooperative.expert import expert_answer
 from erecap.planners.cooperative.grammar import AnswerGrammar
 from erecap.planners.cooperative.team import Team, Turn
 from erecap.protocols import ForkingModel, LanguageModel, Plan
 
-DEFAULT_TEAM = "team"  # of `erecap.configs.teams`
 DEFAULT_NEW_TOKENS = 128  # an answer of five commands has about 70
 
 

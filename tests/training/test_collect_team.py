@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from erecap.config.run import PlannerSettings, RunConfig
 from erecap.envs import ENVIRONMENTS
 from erecap.errors import ConfigError
+from erecap.language_models.scripted import ScriptedModel
+from erecap.planners.cooperative.agents import load_roster
+from erecap.planners.cooperative.answer import Answer
 from erecap.planners.cooperative.planner import CooperativePlanner
 from erecap.planners.cooperative.team import Turn
 from erecap.training.collect.collect import CollectResult, collect
-from erecap.training.collect.episode import Recipe
+from erecap.training.collect.episode import CollectComponents, Recipe
 from erecap.training.collect.trajectories import (
     EPISODES,
     Trajectory,
@@ -81,6 +85,32 @@ def test_detours_are_labelled_by_the_expert(tmp_path: Path) -> None:
     rows = list(read_trajectories(tmp_path))
     branches = [(row, target) for row in rows for target in row.targets if row.is_branch(target)]
     assert branches and {row.source for row in rows} == {"perturbed"}
+
+
+class ScriptedTeam(CollectComponents):
+    """Components whose planners always wait, as a language model may that has learned nothing."""
+
+    def prepare(self, modes, say):  # type: ignore[no-untyped-def]
+        """There is nothing to load."""
+
+    def planner(self, mode, *, trace):  # type: ignore[no-untyped-def]
+        model = ScriptedModel([Answer((), (), ("wait",)).text()], repeat=True)
+        return CooperativePlanner(model, load_roster("team"), constrained=False)
+
+
+def test_a_model_acts_and_the_expert_labels(tmp_path: Path) -> None:
+    acting = RunConfig(name="c", suites=["s"], modes=["reuse"], planner=PlannerSettings(name="cooperative"))
+    suite = team_suite(options={"robots": 2, "cups": 4}, horizon=30)
+    recipe = Recipe(episodes=2, beta=0.5)
+    collect(recipe, {suite.name: suite}, tmp_path, planner=acting, open_components=ScriptedTeam, console=QUIET)
+    rows = list(read_trajectories(tmp_path))
+    assert len(rows) == 4 and {row.source for row in rows} == {"planner"}
+    labels = [(row.messages[target.message].content, target.plan) for row in rows for target in row.targets]
+    waits = Answer((), (), ("wait",)).text()
+    assert {said for said, wanted in labels if said != wanted} == {waits}
+    assert any(said == wanted for said, wanted in labels)
+    with pytest.raises(ConfigError, match="agents: got 'home-pair', but the planner's team is 'team'"):
+        collect(Recipe(episodes=2, agents="home-pair"), {suite.name: suite}, tmp_path / "x", planner=acting)
 
 
 def test_they_can_be_learned_from(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from rich.console import Console
 from erecap.config.run import COOPERATIVE, PlannerSettings, RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ConfigError
-from erecap.planners.cooperative.agents import load_roster
-from erecap.planners.cooperative.planner import DEFAULT_NEW_TOKENS, DEFAULT_TEAM
+from erecap.planners.cooperative.agents import DEFAULT_TEAM, load_roster
+from erecap.planners.cooperative.planner import DEFAULT_NEW_TOKENS
 from erecap.rollout.components import OpenComponents
 from erecap.rollout.executors.serial import Executor
 from erecap.rollout.executors.shared_model import executor_of
