@@ -206,9 +206,11 @@ class _Expert:
 
     def _deliver(self, number: int, robot: Robot) -> tuple[str, ...]:
         item = self.simulation.name(robot.manipulated_object)
-        missing = self.goal.missing(self.simulation).get(robot.manipulated_object.category, 0)
+        category = robot.manipulated_object.category
+        held = [other.manipulated_object for other in self.simulation.robots[:number]]
+        earlier = sum(thing is not None and thing.category == category for thing in held)  # these are enough
         allowed = self.goal.allowed(self.simulation, len(self.simulation.robots))
-        wanted = missing > 0 and robot.manipulated_object.category in allowed
+        wanted = self.goal.missing(self.simulation).get(category, 0) > earlier and category in allowed
         sight = self.known.places.get(self.goal.place)
         blocked = self._doors(robot, self.goal_place) != [] or (sight is not None and not sight.open)
         if not wanted or blocked:
