@@ -45,7 +45,8 @@ class Goal:
 
     def constraints(self) -> list[str]:
         """The rules of the task: which command has to come before which."""
-        return [f"put {_word(first)} before put {_word(second)}" for first, second in pairwise(self.order)]
+        put = [f"put {_word(category)} on {self.place}" for category in self.order]
+        return [f"{first} before {second}" for first, second in pairwise(put)]
 
     def allowed(self, simulation: Simulation, robots: int) -> set[str]:
         """Categories that may be fetched now: in an ordered task no more than there are robots, the first ones.

@@ -91,7 +91,7 @@ class Merger:
         return [
             first
             for first, second in self._order
-            if _begins(step, second) and not any(_begins(command, first) for command in done)
+            if _is(step, second) and not any(_is(command, first) for command in done)
         ]
 
     def merge(
@@ -156,9 +156,13 @@ class Merger:
         return len(steps), found
 
 
-def _begins(command: str, words: str) -> bool:
-    return command == words or command.startswith(f"{words} ")
+def _is(command: str, words: str) -> bool:
+    """Return True for a command with these words in this order, from its first one on: `put cup 1 on table 2` is
+    `put cup on table 2`."""
+    said = iter(command.split())
+    first, *rest = words.split()
+    return next(said, "") == first and all(word in said for word in rest)
 
 
 def _planned(words: str, steps: Sequence[str]) -> bool:
-    return any(_begins(step, words) for step in steps)
+    return any(_is(step, words) for step in steps)

@@ -65,7 +65,8 @@ def test_an_order_is_a_rule_of_the_world() -> None:
         assert put == list(env.goal.order)
     _, info = env.reset(options={"episode": 0})
     first, second, third = env.goal.order
-    assert info["constraints"] == [f"put {first} before put {second}", f"put {second} before put {third}"]
+    first, second, third = (f"put {kind} on {env.goal.place}" for kind in (first, second, third))
+    assert info["constraints"] == [f"{first} before {second}", f"{second} before {third}"]
     assert info["goal"].endswith(", in this order.")
 
 

@@ -81,3 +81,11 @@ def test_order_waits_for_a_planned_command_and_ends_a_plan_before_an_unplanned_o
     assert own.steps == (*FETCH, *book) and not own.conflicts
     assert rules.merge("a", (*book, *FETCH), {}).steps == book[:2]
     assert rules.awaited("put booklet 1 on shelf 1", []) == []
+
+
+def test_an_order_may_name_a_place() -> None:
+    rules = merger("put cup on shelf 1 before put book on shelf 1")
+    assert rules.awaited("put book 1 on shelf 1", ["put cup 1 on table 1"]) == ["put cup on shelf 1"]
+    assert rules.awaited("put book 1 on shelf 1", ["put cup 2 on shelf 1"]) == []
+    assert rules.awaited("put book 1 on table 1", []) == []  # laid down elsewhere
+    assert rules.awaited("put book 1 on shelf 12", []) == []
