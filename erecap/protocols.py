@@ -73,6 +73,7 @@ class Plan:
     agent: str = ""  # who planned, where several planners cooperate
     others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # robot -> its plan, where this one changed it
     conflicts: tuple[str, ...] = ()  # contradictions between plans of several robots that were found in this call
+    messages: Sequence[Message] | None = None  # the chat that was asked, where it is not the whole context's
 
 
 @runtime_checkable

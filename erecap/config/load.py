@@ -97,9 +97,10 @@ def _with_absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]
     """The values with paths of suites and of an agents file made absolute; what is no text is left to the checks."""
     values = {**values, "suites": _absolute(values.get("suites"), folder)}
     planner = values.get("planner")
-    agents = planner.get("agents") if isinstance(planner, dict) else None
-    if isinstance(agents, str) and is_path(agents):
-        values["planner"] = {**planner, "agents": str(folder / Path(agents).expanduser())}
+    if isinstance(planner, dict):
+        agents = planner.get("agents")
+        if isinstance(agents, str) and is_path(agents):
+            values["planner"] = {**planner, "agents": str(folder / Path(agents).expanduser())}
     return values
 
 

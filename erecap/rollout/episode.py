@@ -216,7 +216,7 @@ class _Episode:
             replan_row(self.job, self._mode, number, self.steps, trigger, plan, elapsed_ms, self._contended)
         )
         if self.recorder:
-            self.recorder.planned(number, self.steps, trigger, plan, chat)
+            self.recorder.planned(number, self.steps, trigger, plan, chat if plan.messages is None else plan.messages)
         text = clean(plan.text) or "\n".join(plan.steps)
         put_off = plan.generation is not None and plan.generation.finish_reason == "deferred"
         if text.strip() and not put_off:  # a deferred call adds nothing: the old plan goes on

@@ -80,7 +80,7 @@ class Team:
         """
         name, robot = turn.agent.name, turn.agent.robot
         if isinstance(answer, str):
-            return Plan((), text, answer, generation, agent=name)
+            return Plan((), text, answer, generation, name, messages=turn.messages)
         view = self.views[name]
         for subject in answer.observations:
             self._tell(name, view.untold.pop(subject))
@@ -100,7 +100,7 @@ class Team:
         for conflict in merged.conflicts:
             self._tell_conflict(conflict)
         conflicts = tuple(map(str, merged.conflicts))
-        return Plan(steps, text, problem, generation, name, merged.others, conflicts)
+        return Plan(steps, text, problem, generation, name, merged.others, conflicts, turn.messages)
 
     def take_in(self) -> None:
         """Give the records since the last turn to the planners that they belong to."""

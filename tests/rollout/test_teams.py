@@ -27,7 +27,7 @@ def played(planner: Planner | None = None, **options: Any) -> Played:
     suite = team_suite(options=options)
     settings = PlannerSettings(name="cooperative")
     planner = planner or make_cooperative_planner(settings, None)
-    job = Job(suite.name, "expert", 0, 1, sample=False)
+    job = Job(suite.name, "expert", 0, 1, sample=True)
     return play(job, suite, make_env(suite, expert=True), planner, settings, mode=parse_mode("expert"))
 
 
@@ -40,6 +40,14 @@ def test_a_team_wins_and_its_rows_say_how(robots: int) -> None:
     calls = [ReplanRow.model_validate(call) for call in result.replans]
     assert [call.agent for call in calls[:robots]] == [f"robot {n + 1}" for n in range(robots)]
     assert row.steps == 16 and row.replans == len(calls) <= 8 + robots
+
+
+def test_a_sample_holds_the_chat_of_the_planner_that_was_asked() -> None:
+    sample = played(robots=2, cups=4).sample
+    assert sample is not None
+    roles = [[message["role"] for message in call["messages"]] for call in sample["replans"]]
+    first, later = ["system", "user"], ["system", "user", "assistant", "user"]
+    assert roles == [first, first, later, later]
 
 
 def test_each_robot_keeps_its_plan_while_others_have_their_turn() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from erecap.report.page.course import RE_READ
 from erecap.report.svg import INK, SERIES, STYLE, Series, inline, new_axes
 
-ROOM = 0.42  # share of the width, right of the last number, for the names of the lines
+ROOM = 0.5  # share of the width, right of the last number, for the names of the lines
 APART = 0.085  # least distance of two names, as a share of the height
 
 
