@@ -5,8 +5,8 @@ Classes need not inherit from any of these; having the methods is enough. `ereca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, runtime_checkable
 
 from erecap.context import Context
@@ -69,6 +69,19 @@ class ReadAhead:
     stored: int  # by the fullest layer, before
 
 
+@runtime_checkable
+class ForkingModel(LanguageModel, Protocol):
+    """A language model that can hold several conversations with one beginning, as cooperating planners do."""
+
+    def fork(self, messages: Sequence[Message]) -> ForkingModel:
+        """A conversation of its own that begins with `messages`.
+
+        What all forks begin with is read once and stored once, where the model stores anything. Asked before the model
+        itself has answered in this episode.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Plan:
     """The result of a planner: commands in order, or the reason why there are none."""
@@ -77,6 +90,10 @@ class Plan:
     text: str = ""  # as the model wrote it
     problem: str | None = None  # set if and only if the text could not be parsed; steps are then ()
     generation: Generation | None = None  # the call behind the plan, where there was one
+    agent: str = ""  # who planned, where several planners cooperate
+    others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # robot -> its plan, where this one changed it
+    conflicts: tuple[str, ...] = ()  # contradictions between plans of several robots that were found in this call
+    messages: Sequence[Message] | None = None  # the chat that was asked, where it is not the whole context's
 
 
 @runtime_checkable
@@ -129,6 +146,16 @@ class StepInfo(TypedDict, total=False):
     expert_actions: list[str]  # the expert's next commands from here; only if asked for (`expert=True`)
     map: FloorMap  # at `reset`, where there is one
     trail: dict[str, list[tuple[float, float]]]  # who moved in this step -> points of the map passed, the last one held
+
+
+class TeamInfo(StepInfo, total=False):
+    """The further `info` of environments with several robots, or with a clock."""
+
+    robot: str  # the robot whose turn it is; skills and the expert's commands are those of this one
+    robots: list[str]  # all of them
+    constraints: list[str]  # rules of the task, such as "put cup before put book"; they hold for the whole episode
+    seconds: float  # simulated time until the last robot was done: the makespan so far
+    waited: float  # simulated seconds that robots have waited, all of them together
 
 
 @dataclass(frozen=True)

@@ -183,12 +183,16 @@ ENVIRONMENTS = Registry(
     _env_problem,
 )
 
-# Called as factory(settings, model) for each mode: `PlannerSettings` of the run, and the mode's language model (None
-# for the mode `expert`). The planner is kept for all episodes of the mode.
+# Called as factory(settings, model) for each mode: `PlannerSettings` of the run, and the mode's language model (None:
+# the environment's expert plans). The planner is kept for all episodes of the mode.
 PLANNERS = Registry(
     "planner",
     "erecap.planners",
-    {"expert": "erecap.planners.expert:make_expert_planner", "llm": "erecap.planners.make_llm:make_llm_planner"},
+    {
+        "cooperative": "erecap.planners.cooperative.planner:make_cooperative_planner",
+        "expert": "erecap.planners.expert:make_expert_planner",
+        "llm": "erecap.planners.make_llm:make_llm_planner",
+    },
     _factory_problem,
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -105,9 +105,10 @@ def _field(location: list[str], model: type[BaseModel]) -> FieldInfo | None:
 
 
 def _model_of(annotation: Any) -> type[BaseModel] | None:
-    found = (annotation, *get_args(annotation))
-    candidates = [get_args(c)[0] if get_origin(c) is Annotated else c for c in found]
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    """The first model in an annotation, also in a list or a union of it."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_of(part)) is not None), None)
 
 
 def allowed(field: FieldInfo) -> str:

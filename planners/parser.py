@@ -24,7 +24,7 @@ def parse_plan(text: str, situation: Situation, max_steps: int = 5) -> Plan:
         return Plan((), text, f"{len(lines)} lines; at most {max_steps} are allowed")
     for number, line in enumerate(lines, start=1):
         if not is_command(line, situation):
-            return Plan((), text, f"line {number} is not a known command: {_short(line)}")
+            return Plan((), text, f"line {number} is not a known command: {shown(line)}")
     return Plan(tuple(lines), text)
 
 
@@ -35,6 +35,7 @@ def is_command(line: str, situation: Situation) -> bool:
     )
 
 
-def _short(line: str, limit: int = 80) -> str:
+def shown(line: str, limit: int = 80) -> str:
+    """A model's text as messages show it: in ASCII, shortened."""
     # `ascii` keeps control characters and odd scripts from upsetting a terminal or a log.
     return ascii(line if len(line) <= limit else line[: limit - 3] + "...")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import product
@@ -65,3 +66,21 @@ def _matches_from(
         command.startswith(name, place) and _matches_from(command, place + len(name), parts, index + 1, entities)
         for name in entities.get(slot, ())
     )
+
+
+@lru_cache(maxsize=1024)
+def _pattern(template: str) -> tuple[re.Pattern[str], tuple[str, ...]]:
+    parts = template_parts(template)
+    pattern = "".join(re.escape(text) + ("(.+?)" if slot else "") for text, slot in parts)
+    return re.compile(pattern), tuple(slot for _, slot in parts if slot)
+
+
+def bindings(command: str, template: str) -> tuple[tuple[str, str], ...] | None:
+    """The slots of a template with what stands there in `command`, known names or not; None for another shape.
+
+    >>> bindings("put cup 1 on table 2", "put {item} on {surface}")
+    (('item', 'cup 1'), ('surface', 'table 2'))
+    """
+    pattern, slots = _pattern(template)
+    match = pattern.fullmatch(command)
+    return tuple(zip(slots, match.groups(), strict=True)) if match else None

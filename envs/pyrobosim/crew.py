@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from erecap.envs.pyrobosim.commands import TEMPLATES, parse
+from erecap.envs.pyrobosim.goals import Goal
 from erecap.envs.pyrobosim.knowledge import Knowledge
 from erecap.envs.pyrobosim.simulation import Hallway, ObjectSpawn, Robot, Room, Simulation, Target
 from erecap.envs.words import find_name, plain
@@ -29,10 +30,11 @@ class Crew:
     Args:
         simulation: the world, with its robots.
         shared: all robots know what one has seen.
+        goal: of the episode; its order decides what may be put where.
     """
 
-    def __init__(self, simulation: Simulation, *, shared: bool) -> None:
-        self.simulation = simulation
+    def __init__(self, simulation: Simulation, goal: Goal, *, shared: bool) -> None:
+        self.simulation, self._goal = simulation, goal
         count = len(simulation.robots)
         self.knowledge = [Knowledge()] * count if shared else [Knowledge() for _ in range(count)]
         self.touched: set[str] = set()  # objects ever picked up
@@ -63,7 +65,7 @@ class Crew:
             here = simulation.name(place)
             if held is None:
                 commands += [f"pick up {item}" for item, where in sorted(known.items.items()) if where == here]
-            elif not place.parent.is_charger:
+            elif not place.parent.is_charger and not self._goal.out_of_order(simulation, held, place):
                 commands.append(f"put {simulation.name(held)} on {here}")
         return commands
 
@@ -127,8 +129,10 @@ class Crew:
         simulation = self.simulation
         self.knowledge[simulation.robots.index(robot)].see_room(simulation, simulation.room_of(robot))
         place = simulation.place_of(robot)
-        looked = place is not None and place.is_open and self._detect(robot)
-        return self._view(robot, looked)
+        if place is None or not place.is_open:
+            simulation.look_around(robot)  # so that a robot which only looks does not keep its turn for ever
+            return self._view(robot, False)
+        return self._view(robot, self._detect(robot))
 
     def _wait(self, robot: Robot) -> Outcome:
         self.simulation.wait(robot)
@@ -208,6 +212,7 @@ class Crew:
             raise Impossible("a charger holds nothing")
         if not place.is_open:
             raise Impossible(f"{where} is closed")
+        self._need(self._goal.out_of_order(simulation, held, place))
         self._need(simulation.place(robot))
         self.knowledge[number].see_place(simulation, place, self.step)
         return Outcome(f"You put {name} on {where}.", subject=name)

@@ -15,6 +15,7 @@ from gymnasium.error import ResetNeeded
 from erecap.envs.episodes import Episodes, command_of
 from erecap.envs.pyrobosim.commands import TEMPLATES, addressee
 from erecap.envs.pyrobosim.crew import Crew, Outcome
+from erecap.envs.pyrobosim.draws import UselessDraw
 from erecap.envs.pyrobosim.expert import next_turn
 from erecap.envs.pyrobosim.floor_map import floor_map, standing, take_trails
 from erecap.envs.pyrobosim.goals import Goal, draw_goal
@@ -24,7 +25,7 @@ from erecap.envs.pyrobosim.worlds.files import read_world
 from erecap.envs.pyrobosim.worlds.generate import generate_world
 from erecap.envs.words import find_name, plain
 from erecap.errors import ConfigError, GameError
-from erecap.protocols import StepInfo
+from erecap.protocols import TeamInfo
 
 EXPERT_LIMIT = 400  # commands that the expert may use for one episode
 MOST_DRAWS = 20  # worlds and goals drawn for one episode before giving up
@@ -51,7 +52,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
     Rewards: 1.0 at the step that fulfils the goal, else 0.0.
     Termination: everything that is wanted lies at its place.
     Truncation: with the option `deadline_s`, when the simulated clock passes it; `info["out_of_time"]` says so.
-    Info: see `StepInfo`. `path_length` counts metres of all robots together. `expert_path_length` and `expert_steps`
+    Info: see `TeamInfo`. `path_length` counts metres of all robots together. `expert_path_length` and `expert_steps`
         are those of an expert that knows where everything is and whose actions never fail by chance.
     Episodes: world, task and chance are drawn from (seed, episode). A draw that the expert which knows everything does
         not win, since what is wanted does not fit the place, is replaced by the next one and counted in `rejected`.
@@ -111,7 +112,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
         plan = f"The house has {self._listed(self.crew.simulation.world.rooms)}."
         shut = [hallway for hallway in self.crew.simulation.world.hallways if not hallway.is_open]
         doors = f" Closed: {self._listed(shut)}." if shut else ""
-        views = " ".join(self._addressed(number, outcome.text) for number, outcome in enumerate(outcomes))
+        views = " ".join(self._named(number, outcome.text) for number, outcome in enumerate(outcomes))
         observation, info = self._report(Outcome(f"{plan}{doors} {views}"))
         return observation, info | {"map": floor_map(self.crew.simulation), "trail": standing(self.crew.simulation)}
 
@@ -198,6 +199,13 @@ class PyRoboSimEnv(gym.Env[str, str]):
         return self._crew
 
     @property
+    def goal(self) -> Goal:
+        """The goal of the episode."""
+        if self._crew is None:
+            raise ResetNeeded("call reset() before asking for the goal")
+        return self._goal
+
+    @property
     def robots(self) -> int:
         """Number of robots in the episode."""
         return len(self.crew.knowledge)
@@ -232,7 +240,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
         clocks = crew.simulation.clocks
         if len(clocks) == 1:
             return 0
-        return clocks.index(min(clocks)) if self.options.turns == "earliest" else None
+        return None if self.options.turns == "addressed" else clocks.index(min(clocks))
 
     def _begin(self, seed: int, episode: int, draw: int, failures: float | None) -> tuple[Crew, Goal]:
         rng = random.Random(f"pyrobosim/{seed}/{episode}/{draw}")
@@ -251,13 +259,19 @@ class PyRoboSimEnv(gym.Env[str, str]):
         goal = draw_goal(simulation, kinds[episode % len(kinds)], self.options.gather, rng)
         if self.options.deadline_s is not None:
             goal = replace(goal, sentence=f"{goal.sentence} You have {self.options.deadline_s:g} seconds.")
-        return Crew(simulation, shared=self.options.knowledge == "shared"), goal
+        return Crew(simulation, goal, shared=self.options.knowledge == "shared"), goal
 
     def _measure(self, seed: int, episode: int) -> Measured:
         """Play the episode's draws, nothing failing by chance, with the expert that knows everything, until it wins."""
-        sentences = []
+        sentences = ["no goal"]
         for draw in range(MOST_DRAWS):
-            crew, goal = self._begin(seed, episode, draw, 0.0)
+            try:
+                crew, goal = self._begin(seed, episode, draw, 0.0)
+            except UselessDraw:
+                if self._file is not None or draw == MOST_DRAWS - 1:
+                    raise  # a world file is the same at every draw
+                self.rejected += 1
+                continue
             steps = self._play(crew, goal)
             if steps is not None:
                 return Measured(draw, steps, crew.simulation.metres)
@@ -280,7 +294,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
 
     def _report(self, outcome: Outcome) -> tuple[str, dict[str, Any]]:
         self._said = outcome.text
-        if self.robots > 1 and self.turn is not None and not self.success:
+        if self.robots > 1 and self.options.turns == "earliest" and not self.success:
             self._said += f" It is the turn of {self._robot(self.turn)}."
         return self._said, self._info(outcome)
 
@@ -297,7 +311,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
         entities = crew.entities()
         if named:
             entities = {**entities, "robot": sorted(self._robot(number) for number in numbers)}
-        info = StepInfo(
+        info = TeamInfo(
             goal=goal.sentence,
             skills=skills,
             templates=[f"{{robot}}: {shape}" if named else shape for shape in self._shapes()],
@@ -314,7 +328,13 @@ class PyRoboSimEnv(gym.Env[str, str]):
             path_unit="m",
             trail=take_trails(crew.simulation),
             out_of_time=self.out_of_time,
+            constraints=goal.constraints(),
+            seconds=self.seconds,
+            waited=crew.simulation.waited,
         )
+        if self.robots > 1 and self.turn is not None:
+            info["robot"] = self._robot(self.turn)
+            info["robots"] = [self._robot(number) for number in range(self.robots)]
         if self.expert:
             info["expert_actions"] = [] if self.success else self._expert_actions()
         return dict(info)
@@ -325,7 +345,8 @@ class PyRoboSimEnv(gym.Env[str, str]):
             return []
         if self.turn is None:
             return [f"{self._robot(turn.robot)}: {command}" for command in turn.commands]
-        return list(turn.commands) if self.robots == 1 else list(turn.commands[:1])
+        # Before the second command of a robot others have their turn, and may change what is best.
+        return list(turn.commands[:1]) if self.options.turns == "earliest" and self.robots > 1 else list(turn.commands)
 
     def _shapes(self) -> list[str]:
         charger = any(location.is_charger for location in self.crew.simulation.world.locations)
@@ -343,6 +364,9 @@ class PyRoboSimEnv(gym.Env[str, str]):
         return robots.index(found) if found in robots else None
 
     def _addressed(self, number: int, text: str) -> str:
+        return text if self.options.turns == "team" else self._named(number, text)
+
+    def _named(self, number: int, text: str) -> str:
         return text if self.robots == 1 else f"{self._robot(number)}: {text}"
 
     def _listed(self, entities: list[Any]) -> str:

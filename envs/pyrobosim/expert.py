@@ -79,6 +79,7 @@ class _Expert:
         names = self.simulation.names
         missing = Counter(self.goal.missing(self.simulation))
         missing -= self._held()
+        allowed = self.goal.allowed(self.simulation, len(self.simulation.robots))
         wanted = {
             item: where
             for item, where in sorted(self.known.items.items())
@@ -87,7 +88,7 @@ class _Expert:
         pairs = sorted(
             (self._distance(number, names[where]), number, item)
             for item, where in wanted.items()
-            if names[item].category in missing
+            if names[item].category in missing and names[item].category in allowed
             for number in free
         )
         work: dict[int, tuple[str, ...]] = {}
@@ -205,13 +206,21 @@ class _Expert:
 
     def _deliver(self, number: int, robot: Robot) -> tuple[str, ...]:
         item = self.simulation.name(robot.manipulated_object)
-        wanted = self.goal.missing(self.simulation).get(robot.manipulated_object.category, 0) > 0
+        category = robot.manipulated_object.category
+        held = [other.manipulated_object for other in self.simulation.robots[:number]]
+        earlier = sum(thing is not None and thing.category == category for thing in held)  # these are enough
+        allowed = self.goal.allowed(self.simulation, len(self.simulation.robots))
+        wanted = self.goal.missing(self.simulation).get(category, 0) > earlier and category in allowed
         sight = self.known.places.get(self.goal.place)
         blocked = self._doors(robot, self.goal_place) != [] or (sight is not None and not sight.open)
         if not wanted or blocked:
             return self._lay_down(number, robot, item)
         way = self._go(number, self.goal_place)
-        return (*way, f"put {item} on {self.goal.place}") if not way or way[-1] == f"go to {self.goal.place}" else way
+        if way and way[-1] != f"go to {self.goal.place}":
+            return way
+        if self.goal.out_of_order(self.simulation, robot.manipulated_object, self.goal_place):
+            return way or ("wait",)
+        return (*way, f"put {item} on {self.goal.place}")
 
     def _lay_down(self, number: int, robot: Robot, item: str) -> tuple[str, ...]:
         """Free the gripper at the nearest open place that is not the goal."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 
+from erecap.envs.pyrobosim.draws import UselessDraw
 from erecap.envs.pyrobosim.options import TaskKind
 from erecap.envs.pyrobosim.simulation import Hallway, Object, ObjectSpawn, Simulation
-from erecap.errors import GameError
+
+_WANTED = {"search": "objects that lie in closed furniture only", "order": "objects of two kinds"}
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class Goal:
     wants: tuple[tuple[str, int], ...]  # (category, how many), sorted
     place: str  # name in commands
     sentence: str
+    order: tuple[str, ...] = ()  # categories in the order in which they have to be put there; (): any order
 
     def missing(self, simulation: Simulation) -> dict[str, int]:
         """Number of objects of each category that are not at the place yet."""
@@ -31,15 +35,39 @@ class Goal:
         return 1.0 - sum(self.missing(simulation).values()) / wanted
 
 
+    def out_of_order(self, simulation: Simulation, item: Object, place: ObjectSpawn) -> str:
+        """The reason why an object may not be put at a place yet; "" if it may."""
+        if simulation.name(place) != self.place or item.category not in self.order:
+            return ""
+        missing = self.missing(simulation)
+        earlier = next((kind for kind in self.order if missing[kind]), item.category)
+        return "" if earlier == item.category else f"{_article(earlier)} has to lie there first"
+
+    def constraints(self) -> list[str]:
+        """The rules of the task: which command has to come before which."""
+        put = [f"put {_word(category)} on {self.place}" for category in self.order]
+        return [f"{first} before {second}" for first, second in pairwise(put)]
+
+    def allowed(self, simulation: Simulation, robots: int) -> set[str]:
+        """Categories that may be fetched now: in an ordered task no more than there are robots, the first ones.
+
+        So the next one due is never missing because every gripper holds a later one.
+        """
+        missing = self.missing(simulation)
+        due = [kind for kind in self.order if missing[kind]]
+        return set(due[:robots]) if self.order else set(missing)
+
+
 def draw_goal(simulation: Simulation, kind: TaskKind, gather: int, rng: random.Random) -> Goal:
     """Draw a goal that the robots can reach and that is not met yet.
 
     Args:
-        kind: `fetch` and `gather` end at an open place, `place` in a closed one.
-        gather: how many objects `gather` wants at most.
+        kind: `place` ends in a closed place, the others at an open one. `search` wants objects that lie in closed
+            places, of categories that are nowhere else; `order` wants objects of several categories one by one.
+        gather: how many objects `gather`, `search` and `order` want at most.
 
     Raises:
-        GameError: the world has no such goal.
+        UselessDraw: the world has no such goal.
     """
     rooms = _enterable(simulation)
     places = [place for place in simulation.places if _usable(simulation, place, rooms)]
@@ -48,19 +76,29 @@ def draw_goal(simulation: Simulation, kind: TaskKind, gather: int, rng: random.R
     for place in sorted(places, key=lambda place: place.name):
         there = {item.category for item in place.children}
         wanted = [item for item in items if item.category not in there]
-        least = 2 if kind == "gather" else 1
+        if kind == "search":
+            shown = {item.category for item in items if item.parent.is_open}
+            wanted = [item for item in wanted if item.category not in shown]
+        if kind == "order":
+            wanted = list({item.category: item for item in reversed(wanted)}.values())[::-1]
+        least = 2 if kind in ("gather", "order") else 1
         if place.is_open == (kind != "place") and not place.parent.is_charger and len(wanted) >= least:
             choices.append((place, wanted))
     if not choices:
         ends = "closed place that opens" if kind == "place" else "open place"
-        why = f"the world has no {ends} to which objects can be brought"
-        raise GameError(f"pyrobosim: {why}; leave out the task {kind}")
+        why = f"the world has no {ends} to which {_WANTED.get(kind, 'objects')} can be brought"
+        raise UselessDraw(f"pyrobosim: {why}; leave out the task {kind}")
     place, wanted = rng.choice(choices)
-    chosen = rng.sample(wanted, min(gather, len(wanted)) if kind == "gather" else 1)
+    chosen = rng.sample(wanted, min(gather, len(wanted)) if kind in ("gather", "search", "order") else 1)
     wants = tuple(sorted(Counter(item.category for item in chosen).items()))
     where = f"{'in' if kind == 'place' else 'on'} {simulation.name(place)}"
-    sentence = f"Put {_listed(wants)} {where} in the {simulation.name(simulation.room_of(place))}."
-    return Goal(kind, wants, simulation.name(place), sentence)
+    where += f" in the {simulation.name(simulation.room_of(place))}"
+    if kind == "order":
+        order = tuple(item.category for item in chosen)
+        things = ", then ".join(_article(category) for category in order)
+        return Goal(kind, wants, simulation.name(place), f"Put {things} {where}, in this order.", order)
+    begin = f"Find {_listed(wants)} and put all" if kind == "search" else f"Put {_listed(wants)}"
+    return Goal(kind, wants, simulation.name(place), f"{begin} {where}.")
 
 
 def _enterable(simulation: Simulation) -> set[str]:
@@ -87,10 +125,17 @@ def _usable(simulation: Simulation, place: ObjectSpawn, rooms: set[str]) -> bool
     return bool(opens and place.nav_poses and simulation.room_of(place).name in rooms)
 
 
+def _word(category: str) -> str:
+    return category.replace("_", " ").encode("ascii", "replace").decode()
+
+
+def _article(category: str) -> str:
+    word = _word(category)
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
 def _listed(wants: tuple[tuple[str, int], ...]) -> str:
     parts = []
     for category, count in wants:
-        word = category.replace("_", " ").encode("ascii", "replace").decode()
-        article = "an" if word[0] in "aeiou" else "a"
-        parts.append(f"{article} {word}" if count == 1 else f"{count} {word}s")
+        parts.append(_article(category) if count == 1 else f"{count} {_word(category)}s")
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

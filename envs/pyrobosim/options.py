@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from erecap.validation import each_once
 
 Split = Literal["train", "unseen"]
-TaskKind = Literal["fetch", "gather", "place"]
+TaskKind = Literal["fetch", "gather", "place", "search", "order"]
 Expert = Literal["oracle", "search"]
 Knowledge = Literal["own", "shared"]
-Turns = Literal["addressed", "earliest"]
-TASK_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
+Turns = Literal["addressed", "earliest", "team"]
+TASK_KINDS: tuple[TaskKind, ...] = ("fetch", "gather", "place")  # those of one robot, unless a suite names others
 MOST_ROBOTS = 8
 FEWEST_ROOMS, MOST_ROOMS = 2, 9
 WAY_PER_ROOM = 12.5  # metres: there and back, with a reserve, in a house whose rooms stand in one row
@@ -33,14 +33,17 @@ class PyRoboSimOptions(BaseModel):
         TASK_KINDS,
         min_length=1,
         description="Kinds of task, taken in turn episode by episode: `fetch` one object, `gather` several at one "
-        "place, `place` one into something that is closed.",
+        "place, `place` one into something that is closed, `search` for objects in closed furniture, put several in a "
+        "given `order`.",
     )
     robots: int | None = Field(
         None, ge=1, le=MOST_ROBOTS, description="How many robots; unset: one, or all that the world file has."
     )
     rooms: tuple[int, int] = Field((4, 6), description="Fewest and most rooms of a generated world.")
     objects: int = Field(12, ge=1, le=40, description="Movable objects of a generated world.")
-    gather: int = Field(3, ge=2, le=8, description="Objects that a `gather` task wants; a world file may have fewer.")
+    gather: int = Field(
+        3, ge=2, le=8, description="Objects that `gather`, `search` and `order` want; a world file may have fewer."
+    )
     closed_doors: float = Field(0.0, ge=0, le=1, description="Share of a generated world's hallways that are closed.")
     failures: float | None = Field(
         None, ge=0, lt=1, description="Probability that an action fails; unset: 0, or what the world file says."
@@ -54,7 +57,8 @@ class PyRoboSimOptions(BaseModel):
     turns: Turns = Field(
         "addressed",
         description="With several robots: `addressed`, a command names its robot (`robot 2: look`); `earliest`, the "
-        "robot that is free first has its turn.",
+        "robot that is free first has its turn; `team`, the same for cooperating planners, each of which knows its "
+        "robot: observations do not name it.",
     )
     expert: Expert = Field(
         "oracle",

@@ -97,6 +97,7 @@ class Simulation:
         self._check_complete(plain)
         self.robots: list[Robot] = self.world.robots
         self.clocks = [0.0] * len(self.robots)  # simulated seconds, by robot
+        self.waited = 0.0  # simulated seconds, all robots together
         self._ready: dict[str, float] = {}  # object -> when it was put where it lies
         self._delays: dict[str, dict[str, float]] = {}  # simulated seconds by robot and action, from the world file
         for number, robot in enumerate(self.robots):
@@ -223,7 +224,9 @@ class Simulation:
         """Take an object from the place before which the robot stands."""
         number = self.robots.index(robot)
         # Commands come one after the other, clocks run side by side: nothing is taken before it was brought.
-        self.clocks[number] = max(self.clocks[number], self._ready.get(item.name, 0.0))
+        until = max(self.clocks[number], self._ready.get(item.name, 0.0))
+        self.waited += until - self.clocks[number]
+        self.clocks[number] = until
         return self._done(robot, "pick", lambda: robot.pick_object(item))
 
     def place(self, robot: Robot) -> str:
@@ -246,9 +249,14 @@ class Simulation:
         """Close what the robot stands before."""
         return self._set_open(robot, "close", robot.close_location)
 
+    def look_around(self, robot: Robot) -> None:
+        """Look where nothing lies before the robot: it takes as long as looking at a place."""
+        self._pass(robot, SECONDS["detect"])
+
     def wait(self, robot: Robot) -> None:
         """Do nothing for a while."""
         self._pass(robot, SECONDS["wait"])
+        self.waited += SECONDS["wait"]
 
     def stand(self, robot: Robot, until: float) -> None:
         """Let a robot stand idle until its clock shows the simulated second `until`."""

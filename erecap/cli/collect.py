@@ -36,6 +36,9 @@ def collect(
     ] = 0.0,
     model: Annotated[str | None, typer.Option(help="Count tokens with this model's tokenizer.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="With --model: drop longer episodes.")] = None,
+    agents: Annotated[
+        str | None, typer.Option(help="Cooperating planners: team, team-shared, or an agents file; a chat for each.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete what the folder holds of an earlier call.")] = False,
 ) -> None:
     """Play episodes with the expert, and keep chats with the expert's plan at every planning call, to train on.
@@ -63,6 +66,7 @@ def collect(
         max_steps=max_steps,
         tokenizer=model,
         max_tokens=max_tokens,
+        agents=agents,
     )
     acting = planner_config(planner) if planner is not None else None
     result = run(recipe, by_name, out, planner=acting, workers=workers, batch=batch, fresh=fresh)

@@ -30,8 +30,8 @@ def load_run(path_or_name: str | Path, overrides: Sequence[str] = ()) -> RunConf
         overrides: `key=value` with dots, such as "prune.keep=0.5"; the value is YAML.
 
     Returns:
-        The configuration. Paths of suites in it are absolute: those of the file are relative to the file,
-        those of an override to the working folder.
+        The configuration. Paths of suites and of an agents file in it are absolute: those of the file are relative to
+        the file, those of an override to the working folder.
 
     Raises:
         ConfigError: one line that names file, key, what was got and what is allowed.
@@ -39,9 +39,8 @@ def load_run(path_or_name: str | Path, overrides: Sequence[str] = ()) -> RunConf
     name = str(path_or_name)
     source, values = read_named("run", name, RUNS)
     if is_path(name):
-        values = {**values, "suites": _absolute(values.get("suites"), Path(source).absolute().parent)}
-    values = apply_overrides(values, overrides)
-    values["suites"] = _absolute(values.get("suites"), Path.cwd())
+        values = _with_absolute_paths(values, Path(source).absolute().parent)
+    values = _with_absolute_paths(apply_overrides(values, overrides), Path.cwd())
     if values["suites"] is None:
         del values["suites"]
     config = _checked(_blame(source, overrides), RunConfig, values)
@@ -92,6 +91,17 @@ def _checked(source: str, model: type[M], values: dict[str, Any], prefix: str = 
 
 def _blame(source: str, overrides: Sequence[str]) -> str:
     return f"{source} with {' '.join(overrides)}" if overrides else source
+
+
+def _with_absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The values with paths of suites and of an agents file made absolute; what is no text is left to the checks."""
+    values = {**values, "suites": _absolute(values.get("suites"), folder)}
+    planner = values.get("planner")
+    if isinstance(planner, dict):
+        agents = planner.get("agents")
+        if isinstance(agents, str) and is_path(agents):
+            values["planner"] = {**planner, "agents": str(folder / Path(agents).expanduser())}
+    return values
 
 
 def _absolute(suites: Any, folder: Path) -> Any:

@@ -31,7 +31,7 @@ def _split(value: Any) -> Any:
 
 Preset = Literal["keep09", "keep08", "keep07"]
 NameList = Annotated[list[str], Field(min_length=1), BeforeValidator(_split)]
-LLM, EXPERT = "llm", "expert"  # names of planners
+LLM, EXPERT, COOPERATIVE = "llm", "expert", "cooperative"  # names of planners
 MODEL: Final = "model"  # whose plans are played, unless the expert's
 
 
@@ -152,6 +152,11 @@ class PlannerSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     name: str = Field(default=LLM, description="Which planner asks the model: a name in `erecap.registries.PLANNERS`.")
+    agents: str | None = Field(
+        default=None,
+        min_length=1,
+        description="With name: cooperative, the agents file: team, team-shared, or a YAML file; null: team.",
+    )
     max_steps: int = Field(default=5, ge=1, le=20, description="Most commands in one plan.")
     max_new_tokens: int = Field(default=64, ge=1, le=4096, description="Most tokens generated for one plan.")
     constrained: bool = Field(default=True, description="Decode only commands that the environment can understand.")
@@ -176,10 +181,16 @@ class PlannerSettings(BaseModel):
             raise ValueError(f"{name!r} is not a planner; allowed: {', '.join(allowed)}")
         return name
 
+    @model_validator(mode="after")
+    def _agents_cooperate(self) -> PlannerSettings:
+        if self.agents is not None and self.name != COOPERATIVE:
+            raise ValueError(f"agents: got {self.agents!r} with name {self.name}; allowed: with name {COOPERATIVE}")
+        return self
+
     @model_serializer(mode="wrap")
     def _without_the_usual_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Runs and rows from before planners had names, and plans of others, stay those of the same configuration.
-        usual = {"name": LLM, "plans": MODEL}
+        # Runs and rows from before planners had names, teams and plans of others stay those of the same configuration.
+        usual: dict[str, Any] = {"name": LLM, "plans": MODEL, "agents": None}
         return {key: value for key, value in handler(self).items() if key not in usual or usual[key] != value}
 
 

@@ -25,6 +25,7 @@ class Record:
     kind: Kind
     subject: str  # subject of the record, such as "cabinet 3"; "" if it has none
     text: str
+    agent: str = ""  # the planner whose plan it belongs to, where several cooperate
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Situation:
     entities: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # slot name -> names seen so far
     templates: tuple[str, ...] = ()  # shapes of all skills, such as "take {object} from {receptacle}"
     expert_actions: tuple[str, ...] = ()  # the expert's next commands, where they were asked for
+    robot: str = ""  # the robot that acts next, which all of these are about; "" where there is only one
+    robots: tuple[str, ...] = ()  # all robots, where there are several
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any]) -> Situation:
@@ -44,6 +47,8 @@ class Situation:
             entities={slot: tuple(names) for slot, names in info.get("entities", {}).items()},
             templates=tuple(info.get("templates", ())),
             expert_actions=tuple(info.get("expert_actions", ())),
+            robot=str(info.get("robot", "")),
+            robots=tuple(info.get("robots", ())),
         )
 
 
@@ -64,6 +69,7 @@ class Context:
         self.situation = situation or Situation(templates=self.templates)
         self.trigger: str | None = None  # why a plan is asked for now
         self.remaining: tuple[str, ...] = ()  # commands of the last plan that are not executed yet
+        self.plans: Mapping[str, tuple[str, ...]] = {}  # the same by robot, whatever the trigger
         self._records: list[Record] = []
         self.add("goal", goal, step=0)
 
@@ -77,7 +83,7 @@ class Context:
         """All records, oldest first. Do not change the sequence; use `add`."""
         return self._records
 
-    def add(self, kind: Kind, text: str, subject: str = "", step: int | None = None) -> Record:
+    def add(self, kind: Kind, text: str, subject: str = "", step: int | None = None, agent: str = "") -> Record:
         """Append a record. Without `step` it belongs to the step of the record before it.
 
         Surrounding white space is dropped, and half a surrogate pair, which no tokenizer can read, becomes
@@ -96,7 +102,7 @@ class Context:
             step = newest
         elif step < newest:
             raise ConfigError(f"a record of step {step} cannot follow one of step {newest}")
-        record = Record(len(self._records), step, kind, _readable(subject), text)
+        record = Record(len(self._records), step, kind, _readable(subject), text, agent)
         self._records.append(record)
         if kind == "goal":
             self._goal = text

@@ -35,7 +35,7 @@ class Rendered:
     spans: list[RecordSpan]  # one per record, in order of the records
 
 
-def render(context: Context, *, max_steps: int = 5) -> Rendered:
+def render(context: Context, *, max_steps: int = 5, system: str | None = None) -> Rendered:
     """Chat messages of a context, with `protect` spans from its graph.
 
     The layout is: system (format and command shapes), user (goal, first observation), assistant (plan 1),
@@ -45,8 +45,9 @@ def render(context: Context, *, max_steps: int = 5) -> Rendered:
     Args:
         context: at least a goal.
         max_steps: the longest plan that the system message asks for, in commands.
+        system: the system message; None: that of a planner alone.
     """
-    turns = [_Turn("system", [system_text(context.templates, max_steps)])]
+    turns = [_Turn("system", [system_text(context.templates, max_steps) if system is None else system])]
     spans: list[RecordSpan] = []
     for record in context.records:
         role: Role = "assistant" if record.kind == "plan" else "user"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from erecap.budget import Budget
 from erecap.cost.model import CostModel
 from erecap.decoding.linear import Weights
+from erecap.engines.transformers import TransformersEngine
 from erecap.generation import Generation, Message
 from erecap.scheduling.rules import Scheduler
 from erecap.session.session import ReplanSession
 from erecap.tokens.cache.read_scores import ReadScorer
+from erecap.tokens.cache.shared_storage import stored_bytes
 from erecap.tokens.scoring.schedule import PruneConfig
 
 
@@ -67,6 +72,22 @@ class EpisodeSessions:
             scheduler=scheduler,
             **self._options,  # type: ignore[arg-type]
         )
+        self._family = [self.session]  # with its forks
+        self._owed = (0, 0.0)
+
+    def fork(self, messages: Sequence[Message]) -> EpisodeSessions:
+        """A conversation of its own that begins with `messages`; see `ForkingModel`.
+
+        The first fork of an episode reads them; its first answer counts these tokens and this time as its own. An
+        answer's bytes are those of all forks together, where what they share counts once.
+        """
+        started = time.perf_counter()
+        read = self.session.read(messages)
+        twin = copy.copy(self)
+        twin.session = self.session.fork()
+        twin._owed = (read, 1e3 * (time.perf_counter() - started))
+        self._family.append(twin.session)  # one list for all of them
+        return twin
 
     @property
     def stored_tokens(self) -> int:
@@ -79,4 +100,28 @@ class EpisodeSessions:
 
     def generate(self, messages: Sequence[Message], **options: Any) -> Generation:
         """As `ReplanSession.generate`."""
-        return self.session.generate(messages, trace=self.trace, **options)
+        answer = self.session.generate(messages, trace=self.trace, **options)
+        if len(self._family) == 1:
+            return answer
+        (read, ms), self._owed = self._owed, (0, 0.0)
+        usage, timing = answer.usage, answer.timing
+        return replace(
+            answer,
+            usage=replace(
+                usage,
+                new_tokens=usage.new_tokens + read,
+                reused_tokens=max(0, usage.reused_tokens - read),
+                kv_bytes=kv_bytes_of(self._family),
+            ),
+            timing=replace(timing, prefill_ms=timing.prefill_ms + ms, total_ms=timing.total_ms + ms),
+        )
+
+
+def kv_bytes_of(sessions: Sequence[ReplanSession]) -> int:
+    """Bytes of keys and values that sessions store; a beginning that some of them share counts once.
+
+    Engines other than transformers say nothing of what they share: there each session counts whole.
+    """
+    sharing = [session for session in sessions if isinstance(session.engine, TransformersEngine)]
+    whole = sum(session.engine.kv_bytes() for session in sessions if session not in sharing)
+    return whole + stored_bytes(layer for session in sharing for layer in session.cache.layers)

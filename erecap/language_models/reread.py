@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from erecap.generation import Generation, Message
-from erecap.protocols import LanguageModel
+from erecap.protocols import ForkingModel, LanguageModel
 
 ONLY_KEPT = ("old_plan", "trigger")  # options of a call that only a scheduled session takes
 
@@ -23,9 +25,9 @@ class RereadBeside:
         every: the first call of an episode and every such call after it are made once more; 1: all of them.
     """
 
-    def __init__(self, kept: LanguageModel, again: LanguageModel, every: int) -> None:
+    def __init__(self, kept: ForkingModel, again: LanguageModel, every: int) -> None:
         self.kept, self.again, self.every = kept, again, every
-        self._calls = 0
+        self._calls = count()
 
     @property
     def trace(self) -> bool:
@@ -50,12 +52,18 @@ class RereadBeside:
         """Begin an episode."""
         self.kept.reset()
         self.again.reset()
-        self._calls = 0
+        self._calls = count()
+
+    def fork(self, messages: Sequence[Message]) -> RereadBeside:
+        """A conversation of its own; of the calls of all forks together, every so many are made once more."""
+        twin = copy.copy(self)
+        twin.kept = self.kept.fork(messages)
+        return twin
 
     def generate(self, messages: Sequence[Message], **options: Any) -> Generation:
         """Answer as the model does; a call that is due is made once more afterwards."""
         answer = self.kept.generate(messages, **options)
-        due, self._calls = self._calls % self.every == 0, self._calls + 1
+        due = next(self._calls) % self.every == 0
         if not due or not answer.usage.prompt_tokens:  # a scheduler may have deferred it
             return answer
         self.again.reset()

@@ -61,6 +61,10 @@ class ScriptedModel:
     def reset(self) -> None:
         """Begin an episode. The script goes on: its answers are in the order of the calls."""
 
+    def fork(self, messages: Sequence[Message]) -> ScriptedModel:
+        """The model itself: it remembers no conversation, and its script is one for all."""
+        return self
+
     def generate(
         self,
         messages: Sequence[Message],

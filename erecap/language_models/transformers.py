@@ -56,6 +56,10 @@ class TransformersLanguageModel:
     def reset(self) -> None:
         """Begin an episode. Nothing is kept between calls, so there is nothing to forget."""
 
+    def fork(self, messages: Sequence[Message]) -> TransformersLanguageModel:
+        """The model itself: it remembers no conversation."""
+        return self
+
     def generate(
         self,
         messages: Sequence[Message],

@@ -144,6 +144,11 @@ class EpisodeRow(_Row):
     end: Literal["success", "horizon", "deadline", "error"]
     error: str | None = None
     overflow: Count = 0
+    robots: Count | None = None
+    agents: Count | None = None
+    seconds: Amount | None = None
+    waited: Amount | None = None
+    conflicts: Count = 0
     contended: bool = False
     planner_ms: Amount = 0
     wall_s: Amount = 0
@@ -217,6 +222,8 @@ class ReplanRow(_Row):
     dropped_because: str | None = None
     reread: RereadCall | None = None
     clock: CallClock | None = None
+    agent: str | None = None
+    conflicts: list[str] = []
     contended: bool = False
 
     @property

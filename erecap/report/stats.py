@@ -76,6 +76,21 @@ def bootstrap_mean(differences: Sequence[float], *, seed: int, resamples: int = 
     return Interval(float(array.mean()), float(low), float(high))
 
 
+def bootstrap_ratio(pairs: Sequence[tuple[float, float]], *, seed: int, resamples: int = RESAMPLES) -> Interval | None:
+    """Sum of the firsts over sum of the seconds, with its 95 % percentile bootstrap interval over whole pairs.
+
+    None without pairs, or where the seconds are all 0.
+    """
+    if not len(pairs) or not any(second for _, second in pairs):
+        return None
+    array = np.asarray(pairs, dtype=np.float64)
+    draws = np.random.default_rng(seed).integers(len(array), size=(resamples, len(array)))
+    firsts, seconds = array[draws].sum(axis=1).T
+    low, high = np.percentile(firsts[seconds > 0] / seconds[seconds > 0], [2.5, 97.5])
+    first, second = array.sum(axis=0)
+    return Interval(float(first / second), float(low), float(high))
+
+
 def median(values: Sequence[float]) -> float | None:
     """The median; None without values."""
     return float(np.median(np.asarray(values, dtype=np.float64))) if len(values) else None

@@ -7,10 +7,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from erecap.config.modes import Mode
-from erecap.config.run import EXPERT, RunConfig
+from erecap.config.run import COOPERATIVE, EXPERT, RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ConfigError, GameError
 from erecap.models import locate, locate_adapter
+from erecap.planners.cooperative.agents import DEFAULT_TEAM, load_roster
 from erecap.protocols import LanguageModel, Planner
 from erecap.registries import PLANNERS
 from erecap.rollout.charges import written_cost_model
@@ -90,8 +91,10 @@ class RealComponents:
             ConfigError: a disturbance that an environment cannot make, or settings that do not fit the model.
         """
         wants_model = [mode for mode in modes if mode.needs_model]
+        # What is missing or wrong is told before anything slow begins.
+        if self._config.planner.name == COOPERATIVE:
+            load_roster(self._config.planner.agents or DEFAULT_TEAM)
         if wants_model:
-            # A missing model is told before anything slow begins.
             locate(self._config.model)
             if self._config.adapter is not None:
                 locate_adapter(self._config.adapter)
@@ -207,7 +210,8 @@ class RealComponents:
 
     def _make_planner(self, mode: Mode) -> Planner:
         settings = self._config.planner
-        factory = PLANNERS.get_or_refuse(EXPERT if mode.expert else settings.name, "planner.name")
+        alone = mode.expert and settings.name != COOPERATIVE  # a team has an expert of its own
+        factory = PLANNERS.get_or_refuse(EXPERT if alone else settings.name, "planner.name")
         planner: Planner = factory(settings, self._models.get(mode))
         return planner
 

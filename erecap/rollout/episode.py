@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from erecap.config.modes import Mode, parse_mode
@@ -111,6 +112,17 @@ def costs_its_episode() -> Iterator[None]:
         raise GameError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
+@dataclass
+class _Agenda:
+    """The plan of one robot, as far as it is not executed."""
+
+    pending: deque[str] | None = None  # None: there was no plan yet
+    executed: int = 0  # commands of it
+    failed: bool = False  # the last of them
+    unread: bool = False  # the last answer was no plan
+    agent: str = ""  # who planned
+
+
 class _Episode:
     """The state of one episode while it is played."""
 
@@ -149,36 +161,59 @@ class _Episode:
             if self._clock:
                 self._clock.begin()
         context = Context(seen.goal, seen.situation.templates, situation=seen.situation)
+        for rule in seen.constraints:
+            context.add("constraint", rule, step=0)
         context.add("observation", seen.text, seen.subject, step=0)
-        pending: deque[str] = deque()
-        trigger: str | None = "start"
-        invalid_in_row = executed = 0
+        agendas: dict[str, _Agenda] = {}
+        invalid_in_row = 0
         while True:
+            agenda = agendas.setdefault(seen.situation.robot, _Agenda())
+            trigger = self._trigger(agenda, seen)
             if trigger is not None:
-                # After a failure the rest of a plan stands on sand; at the end of a period it may still hold.
-                context.trigger, context.remaining = trigger, tuple(pending) if trigger == "period" else ()
-                plan, late = self._plan(context, trigger)
-                if late:
+                if self._replan(context, trigger, agenda, agendas):
                     return "deadline"
-                pending, executed = deque(plan.steps), 0
-                invalid_in_row = 0 if pending else invalid_in_row + 1
+                invalid_in_row = invalid_in_row + 1 if agenda.unread else 0
                 if invalid_in_row >= self._settings.max_invalid:
                     return "horizon"
-                if not pending:
-                    trigger = INVALID
-                    continue
-            end = self._step(context, pending.popleft())
-            executed += 1
+            elif self._clock:
+                self._clock.read_ahead(self._planner, context)
+            if not agenda.pending:
+                continue
+            end = self._step(context, agenda.pending.popleft(), agenda.agent)
+            agenda.executed += 1
             if end is not None:
                 return end
             seen = self._seen()
+            agenda.failed = seen.failed
             if seen.goal.strip() != context.goal:
-                # Its observation stands already; what is left of the plan served the goal before.
+                # Its observation stands already; what is left of the plans served the goal before.
                 context.add("goal", seen.goal, step=self.steps)
-                pending.clear()
-            trigger = self._triggers.check(pending, skills=seen.situation.skills, executed=executed, failed=seen.failed)
-            if trigger is None and self._clock:
-                self._clock.read_ahead(self._planner, context)
+                for one in agendas.values():
+                    one.pending = None if one.pending is None else deque()
+
+    def _trigger(self, agenda: _Agenda, seen: Observed) -> str | None:
+        if agenda.unread:
+            return INVALID
+        return self._triggers.check(
+            agenda.pending, skills=seen.situation.skills, executed=agenda.executed, failed=agenda.failed
+        )
+
+    def _replan(self, context: Context, trigger: str, agenda: _Agenda, agendas: dict[str, _Agenda]) -> bool:
+        """Ask for the plan of the robot whose turn it is, and note it; it may change the plans of others.
+
+        Returns:
+            True if the episode's deadline passed meanwhile.
+        """
+        # After a failure the rest of a plan stands on sand; at the end of a period it may still hold.
+        context.trigger = trigger
+        context.remaining = tuple(agenda.pending or ()) if trigger == "period" else ()
+        context.plans = {robot: tuple(one.pending or ()) for robot, one in agendas.items()}
+        plan, late = self._plan(context, trigger)
+        for robot, steps in plan.others.items():
+            agendas.setdefault(robot, _Agenda()).pending = deque(steps)
+        agenda.pending, agenda.executed, agenda.failed = deque(plan.steps), 0, False
+        agenda.unread, agenda.agent = not plan.steps, plan.agent
+        return late
 
     def _seen(self) -> Observed:
         assert self.last is not None, "an episode starts with an observation"
@@ -193,7 +228,7 @@ class _Episode:
         plan = self._planner.plan(context)
         elapsed_ms = (time.perf_counter() - started) * 1000
         if plan.problem is None and not plan.steps:
-            plan = Plan((), plan.text, "the planner returned no step", plan.generation)
+            plan = replace(plan, problem="the planner returned no step")
         row = replan_row(self.job, self._mode, number, self.steps, trigger, plan, elapsed_ms, self._contended)
         self.replans.append(row)
         late = False
@@ -202,29 +237,34 @@ class _Episode:
                 late, info, row["clock"] = self._clock.planned(plan, elapsed_ms)
                 context.situation = Situation.from_info(info)
         if self.recorder:
-            self.recorder.planned(number, self.steps, trigger, plan, chat)
+            self.recorder.planned(number, self.steps, trigger, plan, chat if plan.messages is None else plan.messages)
         text = clean(plan.text) or "\n".join(plan.steps)
         put_off = plan.generation is not None and plan.generation.finish_reason == "deferred"
         if text.strip() and not put_off:  # a deferred call adds nothing: the old plan goes on
-            context.add("plan", text, step=self.steps)
+            context.add("plan", text, step=self.steps, agent=plan.agent)
         if plan.problem is not None:
-            context.add("failure", f"the plan could not be used: {clean(plan.problem)}", step=self.steps)
+            problem = f"the plan could not be used: {clean(plan.problem)}"
+            context.add("failure", problem, step=self.steps, agent=plan.agent)
         self._report()
         return plan, late
 
-    def _step(self, context: Context, command: str) -> str | None:
-        """Execute one command and record what came of it; returns how the episode ended, if it did."""
+    def _step(self, context: Context, command: str, agent: str) -> str | None:
+        """Execute one command and record what came of it; returns how the episode ended, if it did.
+
+        Args:
+            agent: the planner that it comes from, where several cooperate.
+        """
         with costs_its_episode():
             text, _, terminated, truncated, info = self._env.step(command)
             self.steps += 1
             seen = self._observe(command, text, info)
             if self._clock:
                 self._clock.acted()
-        context.add("action", command, step=self.steps)
+        context.add("action", command, step=self.steps, agent=agent)
         if seen.failed:
-            context.add("failure", seen.failure or seen.text, seen.subject, step=self.steps)
+            context.add("failure", seen.failure or seen.text, seen.subject, step=self.steps, agent=agent)
         if not seen.failed or seen.text.strip() != (seen.failure or seen.text).strip():
-            context.add("observation", seen.text, seen.subject, step=self.steps)
+            context.add("observation", seen.text, seen.subject, step=self.steps, agent=agent)
         context.situation = seen.situation
         self._report()
         if seen.success:

@@ -28,6 +28,7 @@ _REQUIRED = (
     "path_unit",
 )
 _NUMBERS = ("progress", "path_length", "expert_path_length", "expert_steps")
+_CLOCK = ("seconds", "waited")  # not every environment has one
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Observed:
     measures: dict[str, float]
     floor_map: FloorMap | None = None
     trail: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    constraints: tuple[str, ...] = ()
+    seconds: float | None = None  # simulated, of environments with a clock
+    waited: float | None = None
 
     @classmethod
     def read(cls, text: str, info: Mapping[str, Any]) -> Observed:
@@ -65,7 +69,7 @@ class Observed:
             raise GameError(f"the environment's info lacks {', '.join(missing)}")
         if not clean(info["goal"]).strip():
             raise GameError("the episode has an empty goal; a planner needs one in words")
-        for key in _NUMBERS:
+        for key in (*_NUMBERS, *(key for key in _CLOCK if key in info)):
             if not math.isfinite(info[key]) or info[key] < 0:
                 raise GameError(f"the environment's {key} is {info[key]}; allowed: 0 or more, finite")
         return cls(
@@ -86,6 +90,9 @@ class Observed:
             measures=_measures(info.get("measures", {})),
             floor_map=info.get("map"),
             trail={clean(who): _points(passed) for who, passed in info.get("trail", {}).items()},
+            constraints=tuple(clean(rule) for rule in info.get("constraints", ())),
+            seconds=float(info["seconds"]) if "seconds" in info else None,
+            waited=float(info["waited"]) if "waited" in info else None,
         )
 
 

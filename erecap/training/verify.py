@@ -75,7 +75,7 @@ def verify_planner(
         places = [(suite, number) for suite, numbers in part["episodes"].items() for number in numbers]
         sequences = []
         for one in _played(source, places, say, play):
-            name = transcript_name(part["folder"], one.suite, one.episode)
+            name = transcript_name(part["folder"], one.suite, one.episode, one.agent)
             made = plan_sequence(name, chat_of(one), one.targets, tokenizer, ends, longest)
             sequences += [] if made is None else [made]
         if sequences:
@@ -120,9 +120,11 @@ def verify_pruner(
     rows: list[Labelled] = []
     for source in card["labels"]["data"]["sources"]:
         names = [transcript_place(name) for name in test["names"]]
-        places = [(suite, number) for owner, suite, number in names if owner == source["folder"]]
+        places = list(dict.fromkeys((suite, number) for owner, suite, number in names if owner == source["folder"]))
         for one in _played(source, places, say, play) if places else ():
-            name = transcript_name(source["folder"], one.suite, one.episode)
+            name = transcript_name(source["folder"], one.suite, one.episode, one.agent)
+            if name not in test["names"]:
+                continue  # another planner of a team
             sample = chat_sample(name, chat_of(one), one.targets, tokenizer, ends, asked["max_tokens"])
             if sample is not None:
                 labels = label(loaded, sample, pruner.stages, asked["kind"], discount=asked["discount"])

@@ -46,20 +46,19 @@ class CommandTokens:
         asked = [{"role": "user", "content": _ANCHOR}]
         self._header = render_text(asked, tokenizer)  # type: ignore[arg-type]
         self.ends = self._turn_ends()
-        self._first: dict[str, tuple[int, ...] | None] = {}
-        self._later: dict[str, tuple[int, ...] | None] = {}
+        self._spelled: dict[str, dict[str, tuple[int, ...] | None]] = {}  # by what stands before
 
     def first(self, commands: Iterable[str]) -> dict[str, tuple[int, ...]]:
         """Ids of commands at the start of an answer. Commands that cannot be spelled are left out."""
-        return self._known(self._first, commands, self._header)
+        return self.behind(self._header, commands)
 
     def later(self, commands: Iterable[str]) -> dict[str, tuple[int, ...]]:
         """Ids of commands right after a line break. Commands that cannot be spelled are left out."""
-        return self._known(self._later, commands, f"{_ANCHOR}\n")
+        return self.behind(f"{_ANCHOR}\n", commands)
 
-    def _known(
-        self, cache: dict[str, tuple[int, ...] | None], commands: Iterable[str], before: str
-    ) -> dict[str, tuple[int, ...]]:
+    def behind(self, before: str, commands: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """Ids of texts of one line behind the text `before`. Those that cannot be spelled are left out."""
+        cache = self._spelled.setdefault(before, {})
         commands = list(dict.fromkeys(commands))
         missing = [command for command in commands if command not in cache]
         if missing:

@@ -9,15 +9,15 @@ So no plan is cut in the middle of a step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from erecap.context import Situation
 from erecap.generation import AllowedTokens
 from erecap.planners.grammar.command_tokens import CommandTokens
+from erecap.planners.grammar.filled import FilledTemplates
 from erecap.planners.grammar.trie import Node, Trie
-from erecap.planners.templates import fill_templates
 
 
 class PlanGrammar:
@@ -35,9 +35,7 @@ class PlanGrammar:
     def __init__(self, tokenizer: Any, max_steps: int = 5) -> None:
         self.max_steps = max_steps
         self._tokens = CommandTokens(tokenizer)
-        self._names: tuple[tuple[str, ...], dict[str, tuple[str, ...]]] | None = None
-        self._commands: set[str] = set()
-        self._later = Trie()
+        self._later = FilledTemplates(self._tokens.later)
 
     def allowed(self, situation: Situation, max_new_tokens: int) -> AllowedTokens | None:
         """The tokens that may be written now, for `transformers`' `prefix_allowed_tokens_fn` and the like.
@@ -51,23 +49,8 @@ class PlanGrammar:
         first = Trie(self._tokens.first(situation.skills).values())
         if first.root.shortest + 1 > max_new_tokens:
             return None
-        later = self._later_trie(situation.templates, situation.entities)
+        later = self._later.trie(situation.templates, situation.entities)
         return _Allowed(first.root, later.root, self._tokens.newline, self._tokens.ends, self.max_steps, max_new_tokens)
-
-    def _later_trie(self, templates: Sequence[str], entities: Mapping[str, Sequence[str]]) -> Trie:
-        """The trie of all filled templates; grown in place while names are only added, as in an episode."""
-        names = (tuple(templates), {slot: tuple(values) for slot, values in entities.items()})
-        if names == self._names:
-            return self._later
-        commands = fill_templates(*names)
-        if not self._commands.issubset(commands):
-            self._commands, self._later = set(), Trie()
-        added = [command for command in commands if command not in self._commands]
-        for ids in self._tokens.later(added).values():
-            self._later.add(ids)
-        self._commands.update(added)
-        self._names = names
-        return self._later
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,8 @@ def test_parts_that_nobody_plays_and_batches(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("expert", "the expert plays as the mode expert; allowed: llm"), ("poet", "'poet' is not a")]
+    ("name", "words"),
+    [("expert", "the expert plays as the mode expert; allowed: cooperative, llm"), ("poet", "'poet' is not a")],
 )
 def test_planners_that_a_run_cannot_have(tmp_path: Path, name: str, words: str) -> None:
     with pytest.raises(ConfigError, match=rf"planner\.name: {words}"):

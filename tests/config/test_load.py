@@ -173,3 +173,15 @@ def test_relative_suites_of_overrides_start_at_the_working_folder(write, tmp_pat
     monkeypatch.chdir(elsewhere)
     assert list(load_suites(load_run(path, ["suites=./other.yaml"]))) == ["other"]
     assert list(load_suites(load_run(Path("..") / "run.yaml"))) == ["corridor"]
+
+
+def test_an_agents_file_lies_beside_the_run_that_names_it(write, tmp_path, monkeypatch):
+    path = write({"planner": {"name": "cooperative", "agents": "./mine.yaml"}})
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert load_run(path).planner.agents == str(path.parent / "mine.yaml")
+    assert load_run(path, ["planner.agents=./yours.yaml"]).planner.agents == str(elsewhere / "yours.yaml")
+    assert load_run(path, ["planner.agents=team"]).planner.agents == "team"
+    with pytest.raises(ConfigError, match="agents: got 'team' with name llm; allowed: with name cooperative"):
+        load_run(write({"planner": {"agents": "team"}}))

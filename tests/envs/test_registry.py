@@ -36,7 +36,14 @@ INFO: dict[str, type] = {
     "failure": str, "events": list, "success": bool, "progress": float, "path_length": float,
     "expert_path_length": float, "expert_steps": int, "path_unit": str,
 }  # fmt: skip
-OPTIONAL: dict[str, type] = {"map": dict, "trail": dict, "measures": dict}  # where an environment has them
+OPTIONAL: dict[str, type] = {  # where an environment has them
+    "map": dict,
+    "trail": dict,
+    "measures": dict,
+    "constraints": list,
+    "seconds": float,
+    "waited": float,
+}
 
 
 @dataclass

@@ -224,7 +224,7 @@ def test_a_run_with_what_another_package_brings(installed: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("name: walker", "name: runner"), "planner.name: 'runner' is not a planner; allowed: llm, walker"),
+        (("name: walker", "name: runner"), "'runner' is not a planner; allowed: cooperative, llm, walker"),
         (("prune[norm]", "prune[form]"), "unknown scorer 'form' in mode 'prune[form]'; allowed: attention, norm"),
     ],
 )

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from erecap.envs.floor_plans import draw_layout
+from erecap.envs.pyrobosim.draws import UselessDraw
 from erecap.envs.pyrobosim.options import PyRoboSimOptions
-from erecap.errors import GameError
 
 DATA = Path(__file__).parents[1] / "data"
 OBJECTS = ("apple", "ball", "book", "bottle", "bowl", "cup", "lamp", "phone", "plate", "towel")
@@ -128,7 +128,7 @@ def _objects(locations: Sequence[dict[str, Any]], count: int, rng: random.Random
         # The emptiest of two, so that no place is crowded.
         place = min(rng.choices(wanted, k=2), key=lying.__getitem__)
         if lying[place] >= 6:
-            raise GameError(f"pyrobosim: {count} objects do not fit on {len(lying)} places; set fewer objects")
+            raise UselessDraw(f"pyrobosim: {count} objects do not fit on {len(lying)} places; set fewer objects")
         lying[place] += 1
         category = rng.choice(OBJECTS)
         counts[category] = counts.get(category, 0) + 1

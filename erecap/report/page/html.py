@@ -18,6 +18,7 @@ from erecap.report.page.course_sentences import busy_sentence, course_sentences,
 from erecap.report.page.headline import MIN_PAIRS, headline
 from erecap.report.page.realtime import success_by_wait
 from erecap.report.page.samples import SHADE_NAMES, sample_views
+from erecap.report.page.team_plots import seconds_by_agents, success_by_agents
 from erecap.report.page.timing import LENGTH_EDGES, PHASES
 from erecap.report.svg import Series, series_of
 
@@ -51,6 +52,8 @@ def render_page(run: Run, summary: dict[str, Any]) -> str:
                 "episode": plots.over_episode(run, looks),
                 "layers": plots.kept_by_layer(run, looks),
                 "realtime": success_by_wait(summary, looks),
+                "team_seconds": seconds_by_agents(summary["teams"], looks),
+                "team_success": success_by_agents(summary["teams"], looks),
             }.items()
             if svg
         },

@@ -10,6 +10,7 @@ from typing import Any
 from erecap.report.load import Run
 from erecap.report.page import timing
 from erecap.report.page.realtime import clock_figures
+from erecap.report.page.teams import team_figures
 from erecap.report.rows import EpisodeRow, ReplanRow
 from erecap.report.stats import bootstrap_mean, mean, percentiles, rate
 
@@ -59,6 +60,7 @@ def summarise(run: Run) -> dict[str, Any]:
             if baseline and mode != baseline
         },
         "ceiling": ceiling,
+        "teams": team_figures(run, counted),
         "apart": {
             "errors": [
                 {"suite": row.suite, "mode": row.mode, "episode": row.episode, "error": row.error}

@@ -49,6 +49,8 @@ def make_table(summary: dict[str, Any], sentences: list[Sentence]) -> Renderable
             parts += [Text(), _clock(summary)]
         if any(figures["kv_tokens"] is not None for figures in summary["modes"].values()):
             parts += [Text(), _kept(summary)]
+        if summary["teams"]:
+            parts += [Text(), _teams(summary)]
     return Group(*parts)
 
 
@@ -146,6 +148,31 @@ def _kept(summary: dict[str, Any]) -> Table:
         if figures["model_calls"]:
             kept = percent(figures["tokens"]["kept_share"], 0)
             table.add_row(Text(mode), kv_tokens(figures["kv_tokens"]), kept, percent(figures["dropping"]))
+    return table
+
+
+def _teams(summary: dict[str, Any]) -> Table:
+    """Makespan and waiting are means of simulated seconds; tokens and conflicts are means, the time a median."""
+    table = _table("Cooperating planners: makespan (won) and waiting in s; tokens read and time of a replan")
+    table.add_column("K", justify="right")
+    table.add_column("mode", overflow="fold", min_width=12)
+    for name in ("n", "SR", "span", "waited", "confl", "tokens", "P50", "over re-read"):
+        table.add_column(name, justify="right", no_wrap=True)
+    before = None
+    for entry in summary["teams"]:
+        size, before = "" if entry["agents"] == before else str(entry["agents"]), entry["agents"]
+        table.add_row(
+            size,
+            Text(entry["mode"]),
+            count(entry["counted"]),
+            percent(at(entry["sr"], "value"), 0),
+            decimal(entry["seconds"], 0),
+            decimal(entry["waited"], 0),
+            decimal(entry["conflicts"], 1),
+            count(entry["tokens"]),
+            milliseconds(entry["ms"]),
+            decimal(at(entry["ms_ratio"], "value")),
+        )
     return table
 
 

@@ -107,6 +107,7 @@ PLANNER: Values = {
     "max_invalid": 3,
     "plans": "model",
     "stuck_after": None,
+    "agents": None,
 }
 PRUNE: Values = {"keep": 0.7, "preset": None, "stages": None, "sinks": 4, "local": 0.1}
 BUDGET: Values = {"kv_tokens": 1024, "kv_ratio": None, "memory_gb": None, "pays": None}

@@ -66,6 +66,8 @@ def replan_row(
         "dropped_because": generation.dropped_because if generation else None,
         "reread": _reread(generation),
         "clock": None,
+        "agent": plan.agent or None,
+        "conflicts": [clean(conflict) for conflict in plan.conflicts],
         "contended": contended,
     }
 
@@ -137,6 +139,11 @@ def episode_row(
         "end": end,
         "error": None if error is None else clean(error),
         "overflow": sum(bool(row["overflow_messages"] or row["truncated_tokens"]) for row in replans),
+        "robots": max(1, len(last.situation.robots)) if last else None,
+        "agents": len({row["agent"] for row in replans if row["agent"]}) or None,
+        "seconds": last.seconds if last else None,
+        "waited": last.waited if last else None,
+        "conflicts": sum(len(row["conflicts"]) for row in replans),
         "contended": contended,
         "planner_ms": round(sum(row["total_ms"] for row in replans), 3),
         "wall_s": round(wall_s, 3),

@@ -11,9 +11,11 @@ from typing import Literal
 
 from rich.console import Console
 
-from erecap.config.run import PlannerSettings, RunConfig
+from erecap.config.run import COOPERATIVE, PlannerSettings, RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ConfigError
+from erecap.planners.cooperative.agents import DEFAULT_TEAM, load_roster
+from erecap.planners.cooperative.planner import DEFAULT_NEW_TOKENS
 from erecap.rollout.components import OpenComponents
 from erecap.rollout.executors.serial import Executor
 from erecap.rollout.executors.shared_model import executor_of
@@ -73,6 +75,7 @@ def collect(
         RunError: the folder holds another collection or something else, is in use, or workers keep dying.
         EnvironmentUnavailable, ModelError: what is to be played needs something that is missing.
     """
+    recipe, planner = _cooperating(recipe, planner)
     _check(recipe, suites, planner)
     if batch > 1 and (workers > 1 or planner is None):
         without = f"{workers} workers" if workers > 1 else "no planner, so that there are no forward calls to share"
@@ -90,9 +93,10 @@ def collect(
             # What was recorded at the start stays.
             meta = {**meta, **{key: old[key] for key in ("versions", "revision", "model") if key in old}}
         tally, done = Tally(), []
-        for row in read_done(out, jobs):
-            tally.add(row)
-            done.append(shown(row))
+        for rows in read_done(out, jobs):
+            for row in rows:
+                tally.add(row)
+            done.append(shown(rows[0]))
         if len(done) == len(jobs) and old is not None and old.get("status") == "finished":
             return CollectResult(out, "finished", len(jobs), len(jobs), 0, tally)
         config = _config(recipe, suites, planner, workers, batch)
@@ -109,12 +113,13 @@ def collect(
                     count = token_counter(recipe)
                     executor.prepare([config.mode(name) for name in config.modes], progress.say)
                     _record_model(writer, executor)
-                    for row in ordered_rows(executor.play(missing, progress.playing), missing, recipe, count):
+                    for rows in ordered_rows(executor.play(missing, progress.playing), missing, recipe, count):
                         with interrupts.held():
-                            writer.append(row)
-                            tally.add(row)
+                            writer.append(rows)
+                            for row in rows:
+                                tally.add(row)
                             played += 1
-                        progress.played(shown(row))
+                        progress.played(shown(rows[0]))
                     status = "finished"
             except KeyboardInterrupt:
                 pass  # the rows are whole; the status says the rest
@@ -122,6 +127,27 @@ def collect(
                 with interrupts.held():
                     writer.save_meta(status=status, counts=tally.counts())
         return CollectResult(out, status, len(done) + played, len(jobs), played, tally)
+
+
+def _cooperating(recipe: Recipe, planner: RunConfig | None) -> tuple[Recipe, RunConfig | None]:
+    """Recipe and planner with the team that either of them names.
+
+    Raises:
+        ConfigError: they name two, or the agents file is not usable.
+    """
+    settings = planner.planner if planner else None
+    if recipe.agents is None and (settings is None or settings.name != COOPERATIVE):
+        return recipe, planner
+    named = (settings.agents or DEFAULT_TEAM) if settings and settings.name == COOPERATIVE else None
+    agents = recipe.agents or named or DEFAULT_TEAM
+    if named not in (None, agents):
+        raise ConfigError(f"agents: got {agents!r}, but the planner's team is {named!r}; allowed: one of them")
+    load_roster(agents)
+    if planner is not None and settings is not None and named is None:
+        longest = max(settings.max_new_tokens, DEFAULT_NEW_TOKENS)
+        changes = {"name": COOPERATIVE, "agents": agents, "max_new_tokens": longest, "stuck_after": None}
+        planner = planner.model_copy(update={"planner": settings.model_copy(update=changes)})
+    return recipe.model_copy(update={"agents": agents}), planner
 
 
 def _check(recipe: Recipe, suites: Mapping[str, Suite], planner: RunConfig | None) -> None:

@@ -14,7 +14,7 @@ from erecap.training.collect.trajectories import Trajectory
 
 @dataclass
 class _Group:
-    episodes: int = 0
+    numbers: set[int] = field(default_factory=set)
     won: int = 0
     ended_early: int = 0
     plans: int = 0
@@ -22,13 +22,19 @@ class _Group:
     steps: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
 
+    @property
+    def episodes(self) -> int:
+        """How many were played."""
+        return len(self.numbers)
+
     def add(self, row: Trajectory) -> None:
-        self.episodes += 1
-        self.won += row.success
-        self.ended_early += row.error is not None
+        if row.episode not in self.numbers:  # a team has a row for each planner
+            self.numbers.add(row.episode)
+            self.won += row.success
+            self.ended_early += row.error is not None
+            self.steps.append(row.steps)
         self.plans += len(row.targets)
         self.branches += sum(map(row.is_branch, row.targets))
-        self.steps.append(row.steps)
         if row.tokens is not None:
             self.tokens.append(row.tokens)
 

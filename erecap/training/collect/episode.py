@@ -12,11 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from erecap.config.run import RunConfig
 from erecap.config.suite import Seed, Suite
 from erecap.errors import GameError
+from erecap.planners.cooperative.agents import load_roster
+from erecap.planners.cooperative.planner import CooperativePlanner
 from erecap.rollout.components import Components, RealComponents
 from erecap.rollout.episode import Tick, play
 from erecap.rollout.jobs import Job, Played
 from erecap.rollout.run_folder.rows import lost_episode
 from erecap.training.collect.planner import CollectingPlanner
+from erecap.training.collect.team import CollectingTeam
 from erecap.training.collect.trajectories import Source, Trajectory
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ class Recipe(BaseModel):
     max_steps: int = Field(default=5, ge=1, le=20, description="Most commands in one plan.")
     tokenizer: str | None = Field(default=None, description="Model whose tokenizer counts tokens.")
     max_tokens: int | None = Field(default=None, ge=1, description="Longer episodes are dropped.")
+    agents: str | None = Field(default=None, description="Agents file: planners cooperate; null: one plans.")
 
     def chances(self, suite: str, episode: int) -> random.Random:
         """The chances of one episode, the same in every process."""
@@ -54,7 +58,7 @@ class Recipe(BaseModel):
 class Collected(Played):
     """An episode that was played for its transcript."""
 
-    trajectory: Trajectory | None = None
+    trajectories: tuple[Trajectory, ...] = ()  # one for each planner
 
 
 class CollectComponents(RealComponents):
@@ -79,30 +83,40 @@ def collect_job(
     chances = recipe.chances(job.suite, job.episode)
     chances.random()  # drawn by `Recipe.source`
     source = recipe.source(job)
-    planner = CollectingPlanner(
-        recipe.max_steps,
-        chances,
-        perturbed=source == "perturbed",
-        model=components.planner(config.mode(job.mode), trace=False) if source == "planner" else None,
-        beta=recipe.beta,
-    )
+    acting = components.planner(config.mode(job.mode), trace=False) if source == "planner" else None
+    planner: CollectingPlanner | CollectingTeam
+    if recipe.agents is None:
+        planner = CollectingPlanner(
+            recipe.max_steps, chances, perturbed=source == "perturbed", model=acting, beta=recipe.beta
+        )
+    else:
+        assert acting is None or isinstance(acting, CooperativePlanner), "as the recipe says"
+        roster = load_roster(recipe.agents)
+        planner = CollectingTeam(
+            roster, recipe.max_steps, chances, perturbed=source == "perturbed", model=acting, beta=recipe.beta
+        )
     try:
         env = components.env(suite, expert=True)
     except GameError as error:
         return lost_episode(job, suite, f"GameError: {error}", contended)
     played = play(job, suite, env, planner, config.planner, contended=contended, tick=tick)
-    messages, targets = planner.transcript()
-    trajectory = Trajectory(
-        suite=job.suite,
-        episode=job.episode,
-        seed=job.seed,
-        source=source,
-        goal=planner.context.records[0].text if planner.context else played.episode["goal"],
-        success=played.episode["success"],
-        steps=played.episode["steps"],
-        max_steps=recipe.max_steps,
-        messages=messages,
-        targets=targets,
-        error=played.episode["error"],
+    chats = list(planner.transcripts())
+    trajectories = tuple(
+        Trajectory(
+            suite=job.suite,
+            episode=job.episode,
+            seed=job.seed,
+            source=source,
+            goal=planner.context.records[0].text if planner.context else played.episode["goal"],
+            success=played.episode["success"],
+            steps=played.episode["steps"],
+            max_steps=recipe.max_steps,
+            messages=messages,
+            targets=targets,
+            error=played.episode["error"],
+            agent=agent,
+            agents=len(chats),
+        )
+        for agent, messages, targets in chats
     )
-    return Collected(job, played.episode, [], None, trajectory)
+    return Collected(job, played.episode, [], None, trajectories)

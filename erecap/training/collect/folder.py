@@ -23,7 +23,8 @@ from erecap.training.collect.trajectories import EPISODES, FORMAT, META, Traject
 
 def new_meta(recipe: Recipe, suites: Mapping[str, Suite], planner: RunConfig | None) -> dict[str, Any]:
     """`meta.json` of a collection that begins now. Raises ModelError if the planner's adapter is not there."""
-    options = recipe.model_dump(mode="json", exclude={"seed"})
+    # Folders from before there were teams go on.
+    options = recipe.model_dump(mode="json", exclude={"seed", *(("agents",) if recipe.agents is None else ())})
     return {
         "format": FORMAT,
         "status": "running",
@@ -67,8 +68,8 @@ def erase(folder: Path) -> None:
     (folder / META).unlink(missing_ok=True)
 
 
-def read_done(folder: Path, jobs: Sequence[Job]) -> Iterator[Trajectory]:
-    """The rows that are there already; a last one that was cut short is removed first.
+def read_done(folder: Path, jobs: Sequence[Job]) -> Iterator[tuple[Trajectory, ...]]:
+    """The rows that are there already, by episode; those of a last one that was cut short are removed.
 
     Raises:
         RunError: the rows are not those of the first jobs.
@@ -78,14 +79,21 @@ def read_done(folder: Path, jobs: Sequence[Job]) -> Iterator[Trajectory]:
     if not path.exists():
         return
     _drop_torn_row(path)
+    done = whole = at = 0  # episodes; bytes of their rows; bytes read
+    rows: tuple[Trajectory, ...] = ()
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             row = parse_row(line, f"{path}:{number}")
-            job = jobs[number - 1] if number <= len(jobs) else None
+            job = jobs[done] if done < len(jobs) else None
             if job is None or (row.suite, row.episode) != (job.suite, job.episode):
                 due = f"episode {job.episode} of {job.suite} is due" if job else "no row is due"
                 raise RunError(f"{path}:{number}: holds episode {row.episode} of {row.suite}, where {due}")
-            yield row
+            rows, at = (*rows, row), at + len(line)
+            if len(rows) == row.agents:
+                yield rows
+                rows, done, whole = (), done + 1, at
+    if rows:
+        os.truncate(path, whole)
 
 
 class TrajectoryWriter:
@@ -101,9 +109,9 @@ class TrajectoryWriter:
         self.meta.update(changes)
         write_json(self.folder / META, self.meta)
 
-    def append(self, row: Trajectory) -> None:
-        """Write one row."""
-        data = memoryview(encode_row(row.model_dump(mode="json")))
+    def append(self, rows: Sequence[Trajectory]) -> None:
+        """Write the rows of one episode."""
+        data = memoryview(b"".join(encode_row(row.model_dump(mode="json")) for row in rows))
         while data:
             data = data[self._rows.write(data) :]  # a write may be short, on a full disk for one
         os.fsync(self._rows.fileno())

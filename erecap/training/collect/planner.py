@@ -26,6 +26,26 @@ class _Label:
     plan: str
 
 
+class Detours:
+    """The detours of one perturbed episode.
+
+    Args:
+        chances: source of all chances of the episode.
+    """
+
+    def __init__(self, chances: random.Random) -> None:
+        self._chances = chances
+        self._sure = chances.randrange(SURE_DETOUR_WITHIN)
+        self._calls = 0
+
+    def steps(self, situation: Situation, wanted: str) -> tuple[str, ...]:
+        """The detour to take at this call instead of `wanted`; () for none."""
+        number, self._calls = self._calls, self._calls + 1
+        # Drawn at each call, taken or not, so that the sure one does not shift the others.
+        strays = self._chances.random() < DETOUR_PROBABILITY
+        return detour(situation, wanted, self._chances) if strays or number == self._sure else ()
+
+
 class CollectingPlanner:
     """Acts for one episode, and records the expert's plan at every call.
 
@@ -50,10 +70,9 @@ class CollectingPlanner:
         self.context: Context | None = None  # of the episode, once its first plan was asked for
         self._expert = ExpertPlanner(max_steps)
         self._chances = chances
-        self._sure_detour = chances.randrange(SURE_DETOUR_WITHIN) if perturbed else None
+        self._detours = Detours(chances) if perturbed else None
         self._model = model
         self._beta = beta
-        self._calls = 0
         self._labels: list[_Label] = []
 
     def plan(self, context: Context) -> Plan:
@@ -68,24 +87,18 @@ class CollectingPlanner:
         if not best.steps:
             raise GameError(best.problem or "the environment's expert gives no actions here")
         self._labels.append(_Label(len(context.records), clean(best.text).strip()))
-        number, self._calls = self._calls, self._calls + 1
         if self._model is not None:
             return best if self._chances.random() < self._beta else self._model.plan(context)
-        if self._sure_detour is not None:
-            # Drawn at each call, taken or not, so that the sure one does not shift the others.
-            strays = self._chances.random() < DETOUR_PROBABILITY
-            if strays or number == self._sure_detour:
-                steps = detour(context.situation, best.steps[0], self._chances)
-                return Plan(steps, "\n".join(steps)) if steps else best
-        return best
+        steps = self._detours.steps(context.situation, best.steps[0]) if self._detours is not None else ()
+        return Plan(steps, "\n".join(steps)) if steps else best
 
-    def transcript(self) -> tuple[list[ChatMessage], list[Target]]:
+    def transcripts(self) -> list[tuple[str, list[ChatMessage], list[Target]]]:
         """The chat of the episode up to now, and the expert's plan for each call that has an answer in it.
 
-        A call whose answer was empty has none, and so no target.
+        A call whose answer was empty has none, and so no target. There is one chat, and it is nobody's by name.
         """
         if self.context is None:
-            return [], []
+            return [("", [], [])]
         rendered = render(self.context, max_steps=self._expert.max_steps)
         messages = [
             ChatMessage.model_validate({"role": turn["role"], "content": turn["content"]}) for turn in rendered.messages
@@ -96,7 +109,7 @@ class CollectingPlanner:
             for label in self._labels
             if label.record < len(records) and records[label.record].kind == "plan"
         ]
-        return messages, targets
+        return [("", messages, targets)]
 
 
 def detour(situation: Situation, wanted: str, chances: random.Random) -> tuple[str, ...]:

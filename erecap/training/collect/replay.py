@@ -52,7 +52,7 @@ def replay(
         suites: by name; None: the packaged ones.
 
     Returns:
-        Their trajectories, in the order of `places`.
+        Their trajectories, in the order of `places`; of a team's episode, one for each planner.
 
     Raises:
         ConfigError: no suite of that name.
@@ -68,4 +68,4 @@ def replay(
     with closing(SerialExecutor(config, wide, open_components, partial(collect_job, recipe))) as executor:
         executor.prepare([parse_mode(EXPERT)], say)
         played = executor.play(jobs, lambda job, steps, plans: None)
-        return list(ordered_rows(played, jobs, recipe, token_counter(recipe)))
+        return [row for rows in ordered_rows(played, jobs, recipe, token_counter(recipe)) for row in rows]

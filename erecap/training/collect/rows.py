@@ -26,23 +26,23 @@ def token_counter(recipe: Recipe) -> CountTokens | None:
 
 def ordered_rows(
     results: Iterator[Played], missing: Sequence[Job], recipe: Recipe, count: CountTokens | None
-) -> Iterator[Trajectory]:
-    """Rows in the order of `missing`, each as soon as all before it are there."""
+) -> Iterator[tuple[Trajectory, ...]]:
+    """The rows of each episode, in the order of `missing`, each as soon as all before it are there."""
     early: dict[Job, Played] = {}
     due = 0
     for result in results:
         early[result.job] = result
         while due < len(missing) and missing[due] in early:
-            yield _measured(_row(early.pop(missing[due]), recipe), recipe, count)
+            yield tuple(_measured(row, recipe, count) for row in _rows(early.pop(missing[due]), recipe))
             due += 1
 
 
-def _row(played: Played, recipe: Recipe) -> Trajectory:
-    if isinstance(played, Collected) and played.trajectory is not None:
-        return played.trajectory
+def _rows(played: Played, recipe: Recipe) -> tuple[Trajectory, ...]:
+    if isinstance(played, Collected) and played.trajectories:
+        return played.trajectories
     # A game that could not be opened, or a worker that died.
     job, row = played.job, played.episode
-    return Trajectory(
+    lost = Trajectory(
         suite=job.suite,
         episode=job.episode,
         seed=job.seed,
@@ -55,6 +55,7 @@ def _row(played: Played, recipe: Recipe) -> Trajectory:
         targets=[],
         error=row["error"],
     )
+    return (lost,)
 
 
 def _measured(row: Trajectory, recipe: Recipe, count: CountTokens | None) -> Trajectory:

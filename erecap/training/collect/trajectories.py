@@ -10,7 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from erecap.errors import ConfigError
 from erecap.untrusted import read_json
@@ -37,7 +45,7 @@ class Target(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
     message: int = Field(ge=2)  # the assistant message that answered the call
-    plan: str = Field(min_length=1)  # commands, one a line
+    plan: str = Field(min_length=1)  # commands, one a line; of a team's planner, its whole answer
 
 
 class Trajectory(BaseModel):
@@ -57,6 +65,8 @@ class Trajectory(BaseModel):
     targets: list[Target]
     error: str | None = None  # why the episode ended early, or why it was dropped
     tokens: int | None = None  # of the whole chat, where a tokenizer was given
+    agent: str = ""  # whose chat it is, where several planners cooperate
+    agents: int = Field(default=1, ge=1)  # rows of the same episode, one for each of them
 
     @model_validator(mode="after")
     def _targets_answer_calls(self) -> Trajectory:
@@ -68,6 +78,12 @@ class Trajectory(BaseModel):
                 raise ValueError(f"targets of messages {newest} and {target.message} are out of order")
             newest = target.message
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_a_team(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Rows of one planner stay as they were before there were teams, byte for byte.
+        alone = (("agent", ""), ("agents", 1))
+        return {key: value for key, value in handler(self).items() if (key, value) not in alone}
 
     def is_branch(self, target: Target) -> bool:
         """True if the label stands beside the chat: it follows `messages[:target.message]`, and was not played."""
@@ -115,15 +131,15 @@ def source_facts(folder: Path) -> dict[str, Any]:
     return {"folder": folder.resolve().name, "sha256": digest, **stated}
 
 
-def transcript_name(folder: str, suite: str, episode: int) -> str:
-    """The name of a folder's episode in messages and cards."""
-    return f"{folder}/{suite}/{episode}"
+def transcript_name(folder: str, suite: str, episode: int, agent: str = "") -> str:
+    """The name of a folder's episode in messages and cards; of a team's, with the planner whose chat it is."""
+    return f"{folder}/{suite}/{episode}" + (f"@{agent}" if agent else "")
 
 
 def transcript_place(name: str) -> tuple[str, str, int]:
     """Folder, suite and episode of a name that `transcript_name` made."""
     folder, suite, episode = name.rsplit("/", 2)
-    return folder, suite, int(episode)
+    return folder, suite, int(episode.partition("@")[0])
 
 
 def read_trajectories(folder: Path) -> Iterator[Trajectory]:

@@ -72,7 +72,7 @@ def load_data(
         say(f"reading {folder}")
         sources.append(source_facts(folder))
         for trajectory in read_trajectories(folder):
-            title = transcript_name(sources[-1]["folder"], trajectory.suite, trajectory.episode)
+            title = transcript_name(sources[-1]["folder"], trajectory.suite, trajectory.episode, trajectory.agent)
             made = _sequence(title, trajectory, tokenizer, ends, settings, samples)
             if made is None:
                 too_long += 1

@@ -171,8 +171,8 @@ def _episodes(sequences: list[PlanSequence], folder: str) -> dict[str, list[int]
     """By suite: the numbers of a folder's episodes."""
     found: dict[str, list[int]] = {}
     for own, suite, episode in (transcript_place(sequence.name) for sequence in sequences):
-        if own == folder:
-            found.setdefault(suite, []).append(episode)
+        if own == folder and episode not in found.setdefault(suite, []):  # a team has a transcript for each planner
+            found[suite].append(episode)
     return found
 
 

@@ -196,7 +196,7 @@ def _rows(source: Path) -> Iterator[Row]:
     if (source / META).is_file():
         for one in read_trajectories(source):
             messages: list[Message] = [{"role": m.role, "content": m.content} for m in one.messages]
-            yield transcript_name(source.resolve().name, one.suite, one.episode), messages, one.targets, None
+            yield transcript_name(source.resolve().name, one.suite, one.episode, one.agent), messages, one.targets, None
         return
     for where, row in _plain_rows(source):
         messages = _messages(where, row)

@@ -1,0 +1,104 @@
+"""Episodes of several robots: each keeps its own plan, and rows say who planned, how long it took, and what clashed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from erecap.config.modes import parse_mode
+from erecap.config.run import PlannerSettings
+from erecap.context import Context
+from erecap.envs import ENVIRONMENTS, make_env
+from erecap.planners.cooperative.planner import make_cooperative_planner
+from erecap.protocols import Plan, Planner
+from erecap.report.rows import EpisodeRow, ReplanRow
+from erecap.rollout.episode import play
+from erecap.rollout.jobs import Job, Played
+from tests.rollout.teamworld import ENTRY, team_suite
+
+
+@pytest.fixture(autouse=True)
+def teamworld(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENTS, "teamworld", ENTRY)
+
+
+def played(planner: Planner | None = None, **options: Any) -> Played:
+    suite = team_suite(options=options)
+    settings = PlannerSettings(name="cooperative")
+    planner = planner or make_cooperative_planner(settings, None)
+    job = Job(suite.name, "expert", 0, 1, sample=True)
+    return play(job, suite, make_env(suite, expert=True), planner, settings, mode=parse_mode("expert"))
+
+
+@pytest.mark.parametrize("robots", [2, 4, 8])
+def test_a_team_wins_and_its_rows_say_how(robots: int) -> None:
+    result = played(robots=robots, cups=8)
+    row = EpisodeRow.model_validate(result.episode)
+    assert row.success and row.robots == row.agents == robots and row.error is None
+    assert row.seconds == -(-8 // robots) * 2  # they share the work evenly
+    calls = [ReplanRow.model_validate(call) for call in result.replans]
+    assert [call.agent for call in calls[:robots]] == [f"robot {n + 1}" for n in range(robots)]
+    assert row.steps == 16 and row.replans == len(calls) <= 8 + robots
+
+
+def test_a_sample_holds_the_chat_of_the_planner_that_was_asked() -> None:
+    sample = played(robots=2, cups=4).sample
+    assert sample is not None
+    roles = [[message["role"] for message in call["messages"]] for call in sample["replans"]]
+    first, later = ["system", "user"], ["system", "user", "assistant", "user"]
+    assert roles == [first, first, later, later]
+
+
+def test_each_robot_keeps_its_plan_while_others_have_their_turn() -> None:
+    result = played(robots=2, cups=4)
+    assert all(call["trigger"] in ("start", "finished") and len(call["plan"]) == 2 for call in result.replans)
+    assert [call["step"] for call in result.replans] == [0, 1, 4, 5]
+
+
+def test_two_robots_that_want_one_thing() -> None:
+    result = played(robots=2, cups=3, eager=True)
+    row = result.episode
+    clashes = [clash for call in result.replans for clash in call["conflicts"]]
+    assert row["success"] and row["conflicts"] == len(clashes) > 0
+    assert clashes[0] == "cup 1 stays with robot 1, robot 2 gives way"
+
+
+def test_an_order_between_robots_is_kept_and_waiting_is_counted() -> None:
+    result = played(robots=3, cups=6, ordered=True, slow=True)
+    row = result.episode
+    assert row["success"] and row["waited"] > 0
+    assert not any(call["trigger"] == "failed" for call in result.replans)
+    held = [call for call in result.replans if call["decision"] == "defer"]
+    assert held and all("which another robot has planned" in call["reason"] for call in held)
+
+
+class Scripted:
+    """Answers with given plans, and notes the plans that it was told of."""
+
+    def __init__(self, *plans: Plan) -> None:
+        self.plans, self.told = list(plans), []
+
+    def plan(self, context: Context) -> Plan:
+        self.told.append(dict(context.plans))
+        return self.plans.pop(0)
+
+
+def test_a_plan_may_change_those_of_others() -> None:
+    planner = Scripted(
+        Plan(("go to shelf 1", "take cup 1"), agent="a"),
+        Plan(("go to shelf 2", "take cup 2"), agent="b", others={"robot 1": ("wait", "go to shelf 3")}),
+    )
+    with pytest.raises(IndexError):  # the script has no third plan
+        played(planner, robots=2, cups=3)
+    assert planner.told == [
+        {"robot 1": ()},
+        {"robot 1": ("take cup 1",), "robot 2": ()},
+        {"robot 1": ("go to shelf 3",), "robot 2": ()},
+    ]
+
+
+def test_environments_without_robots_have_no_figures_of_teams() -> None:
+    result = played(make_cooperative_planner(PlannerSettings(name="cooperative", agents="home-pair"), None), robots=1)
+    assert result.episode["agents"] == 2 and result.episode["robots"] == 1 and result.episode["success"]
+    assert {call["agent"] for call in result.replans} == {"scout", "hand"}
