@@ -50,6 +50,8 @@ OPTIONAL: dict[str, type] = {  # where an environment has them
 class Rates:
     slip: float = 0.0
     move: float = 0.0
+    moves_per_minute: float = 0.0
+    closings_per_minute: float = 0.0
 
 
 @dataclass
