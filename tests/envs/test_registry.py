@@ -43,6 +43,7 @@ OPTIONAL: dict[str, type] = {  # where an environment has them
     "constraints": list,
     "seconds": float,
     "waited": float,
+    "out_of_time": bool,
 }
 
 
