@@ -36,6 +36,9 @@ FEATURES = {
     "tuner",
     "environment check",
     "embodied evaluation",
+    "PointNav and ObjectNav in Habitat, and chains",
+    "cooperative runs",
+    "real time",
 }
 
 
