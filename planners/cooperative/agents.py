@@ -115,7 +115,8 @@ class Roster:
             allowed = ", ".join(templates)
             raise ConfigError(f"{self.source}: wait: {self.settings.wait!r} is no command here; allowed: {allowed}")
         slots = sorted({slot for shape in templates for _, slot in template_parts(shape) if slot})
-        unknown = [slot for slot in self.settings.exclusive if slot not in slots]
+        known = {*slots, *TeamSettings().exclusive}  # a file may add to the defaults
+        unknown = [slot for slot in self.settings.exclusive if slot not in known]
         if "exclusive" in written and unknown:
             allowed = ", ".join(slots)
             raise ConfigError(f"{self.source}: exclusive: no command here has a {unknown[0]!r}; allowed: {allowed}")

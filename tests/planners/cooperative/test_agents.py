@@ -26,7 +26,7 @@ def test_packaged_teams_load(name: str) -> None:
     assert load_roster(name).settings
 
 
-@pytest.mark.parametrize("text", ["exclusive: [place]\nwait: go to hall", "exclusive: []", "buffer: 8"])
+@pytest.mark.parametrize("text", ["exclusive: [item, object, place]\nwait: go to hall", "exclusive: []", "buffer: 8"])
 def test_commands_of_the_episode_are_let_in(text: str, tmp_path: Path) -> None:
     assert len(roster(tmp_path, text).agents(TWO)) == 2
 
@@ -73,7 +73,7 @@ def test_a_bad_file_is_refused_in_one_line(text: str, problem: str, tmp_path: Pa
             r"agent 'b': may: 'fly' is no command here; allowed: go to \{place\}, wait",
         ),
         ("wait: sleep", r"t.yaml: wait: 'sleep' is no command here; allowed: go to \{place\}, wait"),
-        ("exclusive: [place, item]", "t.yaml: exclusive: no command here has a 'item'; allowed: place"),
+        ("exclusive: [place, places]", "t.yaml: exclusive: no command here has a 'places'; allowed: place"),
     ],
 )
 def test_a_file_that_does_not_fit_the_episode_is_refused(text: str, problem: str, tmp_path: Path) -> None:
