@@ -92,7 +92,7 @@ class PyRoboSimOptions(BaseModel):
             if unused:
                 raise ValueError(f"{', '.join(unused)} has no meaning together with world; leave it out")
             return self
-        if self.objects < self.gather and "gather" in self.tasks:
+        if self.objects < self.gather and {"gather", "search", "order"} & set(self.tasks):
             raise ValueError(f"gather: {self.gather} of {self.objects} objects; allowed: at most objects")
         most = math.floor(100 / (WAY_PER_ROOM * self.rooms[1]) * 10) / 10
         if (self.battery_per_metre or 0) > most:

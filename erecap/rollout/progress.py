@@ -87,7 +87,10 @@ class RunProgress:
         return ", ".join(f"{mode} {won}/{count}" for mode, (won, count) in self._won.items())
 
     def _render(self) -> RenderableType:
-        return Group(self._bar, Text(f"won {self.summary()}"), Text(self._now))
+        return Group(self._bar, Text(self._wins()), Text(self._now))
+
+    def _wins(self) -> str:
+        return f"won {self.summary()}" if self._won else ""  # a recording has no modes before its first row
 
     def _count(self, row: JsonRow) -> None:
         tally = self._won.setdefault(row["mode"], [0, 0])
@@ -107,8 +110,8 @@ class RunProgress:
         self._bar.update(self._task, description=self._left())
         if not self._live and (force or time.monotonic() - self._last_line >= _LINE_SECONDS):
             self._last_line = time.monotonic()
-            parts = [f"{self._done}/{self._total} episodes", self._left(), f"won {self.summary()}"]
-            self.say(" | ".join(parts if force or not self._now else [*parts, self._now]))
+            parts = [f"{self._done}/{self._total} episodes", self._left(), self._wins()]
+            self.say(" | ".join(part for part in (*parts, "" if force else self._now) if part))
 
 
 def _duration(seconds: float) -> str:

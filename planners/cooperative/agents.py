@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from erecap.config.source import read_named
 from erecap.context import Situation
 from erecap.errors import ConfigError
+from erecap.planners.templates import bindings, template_parts
 from erecap.validation import each_once, one_line
 
 TEAMS = "erecap.configs.teams"
@@ -69,7 +70,7 @@ class TeamSettings(BaseModel):
         names = [agent.name for agent in agents or ()]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise ValueError(f"agents: two of them are called {twice!r}; allowed: one")
+            raise ValueError(f"two of them are called {twice!r}; allowed: one")
         return agents
 
 
@@ -87,6 +88,7 @@ class Roster:
             ConfigError: the file does not fit the episode's robots or commands.
         """
         robots = situation.robots or ("",)
+        self._check_commands(situation.templates)
         listed = self.settings.agents
         if listed is None:
             if not FEWEST <= len(robots) <= MOST:
@@ -105,6 +107,19 @@ class Roster:
                         f"{self.source}: agent {agent.name!r}: may: {shape!r} is no command here; allowed: {allowed}"
                     )
         return tuple(listed)
+
+    def _check_commands(self, templates: Sequence[str]) -> None:
+        """Refuse commands and slots that the file names and the episode lacks; the defaults are those of all tasks."""
+        written = self.settings.model_fields_set if templates else set()
+        if "wait" in written and all(bindings(self.settings.wait, shape) is None for shape in templates):
+            allowed = ", ".join(templates)
+            raise ConfigError(f"{self.source}: wait: {self.settings.wait!r} is no command here; allowed: {allowed}")
+        slots = sorted({slot for shape in templates for _, slot in template_parts(shape) if slot})
+        known = {*slots, *TeamSettings().exclusive}  # a file may add to the defaults
+        unknown = [slot for slot in self.settings.exclusive if slot not in known]
+        if "exclusive" in written and unknown:
+            allowed = ", ".join(slots)
+            raise ConfigError(f"{self.source}: exclusive: no command here has a {unknown[0]!r}; allowed: {allowed}")
 
     def _check_robots(self, agents: Sequence[AgentSettings], robots: Sequence[str]) -> None:
         shown = ", ".join(robots) if robots != ("",) else "'' (there is one robot)"

@@ -207,6 +207,9 @@ def test_words_claim_no_more_than_the_intervals(tmp_path: Path) -> None:
     adapted = {**MODEL, "adapter": {"name": "plans", "hash": "sha256:1"}}
     text = words_of(write_run(tmp_path / "adapted", alike, config={"modes": ["full", PRUNED]}, model=adapted))
     assert "never trained" not in text and f"the planner model ({MODEL['name']} with plans) before" in text
+    hard = alike + [episode_row("s", "expert", n) for n in range(24)]
+    text = words_of(write_run(tmp_path / "hard", hard, config={"modes": ["full", PRUNED, "expert"]}, model=adapted))
+    assert "the expert's included" in text and "the planner model (" not in text
     mixed = [episode_row("s", "full", n, **(won if n % 2 else {})) for n in range(24)]
     mixed += [episode_row("s", PRUNED, n, **(won if n % 3 else {})) for n in range(24)]
     text = words_of(write_run(tmp_path / "mixed", mixed, config={"modes": ["full", PRUNED]}))

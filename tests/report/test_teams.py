@@ -48,11 +48,21 @@ def test_figures_by_number_of_planners_and_mode(folder: Path) -> None:
 def test_the_page_and_the_terminal_show_them(folder: Path) -> None:
     run = load_run_folder(folder)
     page = render_page(run, summarise(run))
-    assert '<section id="teams">' in page and "against the number of cooperating planners" in page
+    assert '<section id="teams">' in page and "success rate, % against the number of cooperating planners" in page
+    assert "<h3>Episodes by number of planners</h3>" in page and "<h3>Calls by number of planners</h3>" in page
+    calls = page.partition("<h3>Calls by number of planners</h3>")[2].partition("</table>")[0]
+    assert calls.count("<tr>") == 4 and "0.25 to 0.25" in calls and "no language model" not in calls
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(Report.of(folder).table())
     text = console.export_text()
     assert "Cooperating planners" in text and "re-read" in text
+
+
+def test_without_a_model_there_are_no_calls_to_show(tmp_path: Path) -> None:
+    run = load_run_folder(write_run(tmp_path / "run", [episode_row("gather", "expert", 0, **TEAM)], []))
+    page = render_page(run, summarise(run))
+    calls = page.partition("<h3>Calls by number of planners</h3>")[2].partition("</table>")[0]
+    assert calls.count("<tr>") == 2 and "No language model was called in this run." in calls
 
 
 def test_a_run_of_single_planners_has_no_such_section(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 from tinyworld import TinyComponents, TinyEnv, TinyOptions, tiny_run, tiny_suite
 
 from erecap.config import PlannerSettings
+from erecap.doctor import SIMULATORS
 from erecap.errors import BudgetError, ModelError
 from erecap.language_models.scripted import ScriptedModel
 from erecap.planners.llm import LLMPlanner
@@ -229,3 +231,5 @@ def test_run_json_names_no_path(tmp_path, quiet):
     head = json.loads(text)
     assert (head["config"]["model"], head["config"]["suites"]) == ("my-model", ["tiny"])
     assert head["machine"]["cores"] >= 1 and head["versions"]["python"]
+    installed = [name for names in SIMULATORS.values() for name in names if find_spec(name)]
+    assert installed and set(installed) <= set(head["versions"])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 
 from erecap.rollout.jobs import Job
+from erecap.rollout.progress import RunProgress
 from erecap.rollout.time_left import TimeLeft
 
 LONG, SHORT = "chains", "levels"
@@ -56,3 +60,11 @@ def test_earlier_rows_count_and_rows_without_a_time_take_that_since_the_last() -
     assert left.seconds(0, 0.0) is None
     left.ended(row(SHORT, "a"), 6.0)
     assert left.seconds(6, 0.0) == pytest.approx(2 * 20 + 6)
+
+
+@pytest.mark.parametrize("modes", [[], ["full"]])
+def test_wins_are_shown_where_there_are_modes_to_win(modes: list[str]) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, record=True)
+    with RunProgress(console, modes, 1, [], jobs(LONG, "a")):
+        pass
+    assert ("won" in console.export_text()) == bool(modes)

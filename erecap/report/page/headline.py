@@ -16,6 +16,10 @@ from erecap.report.rows import ModelFacts
 LOW_SR = 0.3  # below this success rate in every planned mode, the page says whose failure that is
 MIN_PAIRS = 20  # below this many pairs a bootstrap interval is too narrow to be believed
 SHORT_PROMPT = 1000  # tokens; below, what is always protected decides most of what is kept
+TOO_HARD = (
+    "Success is low in every mode, the expert's included, so it says nothing of the planner model: the horizon is too "
+    "short for these episodes, or the episodes are too hard."
+)
 STOCK_MODELS = ("smollm2-135m-instruct",)  # prefixes of models that were never trained on these tasks
 
 
@@ -95,7 +99,9 @@ def _success(run: Run, summary: dict[str, Any]) -> list[Sentence]:
     if plays_expert_plans(run):
         return [*sentences, Sentence("success", EXPERT_PLANS)]
     if planned and max(planned) < LOW_SR and run.head.model is not None:
-        sentences.append(Sentence("success", _low_success(run.head.model)))
+        expert = summary["modes"]["expert"]["sr"]["value"] if "expert" in rates else None
+        hard = expert is not None and expert < LOW_SR
+        sentences.append(Sentence("success", TOO_HARD if hard else _low_success(run.head.model)))
     return sentences
 
 

@@ -20,7 +20,11 @@ def seconds_by_agents(figures: Sequence[dict[str, Any]], looks: dict[str, Series
 def success_by_agents(figures: Sequence[dict[str, Any]], looks: dict[str, Series]) -> str:
     """Success rates as an `<svg>`; "" where no episode was counted."""
     modes = [entry for entry in figures if entry["mode"] != RE_READ]  # it has no success of its own
-    return _by_agents(modes, looks, lambda entry: entry["sr"] and entry["sr"]["value"], "success rate", "team-success")
+    return _by_agents(modes, looks, _percent, "success rate, %", "team-success", top=100.0)
+
+
+def _percent(entry: dict[str, Any]) -> float | None:
+    return None if entry["sr"] is None else 100.0 * entry["sr"]["value"]
 
 
 def _scaled(ms: float | None) -> float | None:
@@ -33,6 +37,8 @@ def _by_agents(
     value: Callable[[dict[str, Any]], float | None],
     label: str,
     name: str,
+    *,
+    top: float | None = None,  # None: the highest value
 ) -> str:
     shown = [(entry, value(entry)) for entry in figures]
     lines: dict[str, list[tuple[int, float]]] = {}
@@ -42,7 +48,7 @@ def _by_agents(
     if not lines:
         return ""
     sizes = sorted({size for points in lines.values() for size, _ in points})
-    highest = max(height for points in lines.values() for _, height in points) or 1.0
+    highest = top or max(height for points in lines.values() for _, height in points) or 1.0
     figure, axes = new_axes()
     for mode, points in lines.items():
         look = _look(mode, looks)

@@ -12,7 +12,8 @@ from typing import Any
 
 import erecap
 
-_PACKAGES = ("erecap", "torch", "transformers", "numpy", "gymnasium", "minigrid", "alfworld", "textworld")
+_SIMULATORS = ("minigrid", "alfworld", "textworld", "pyrobosim", "trimesh", "habitat_sim")
+_PACKAGES = ("erecap", "torch", "transformers", "numpy", "gymnasium", *_SIMULATORS)
 
 
 def versions() -> dict[str, str]:

@@ -22,6 +22,8 @@ from tests.envs.test_registry import SmallSuite
         ({"rooms": [5, 4]}, "two whole numbers from 2 to 9, the smaller one first"),
         ({"failures": 1.0}, "failures"),
         ({"objects": 2, "gather": 3}, "gather: 3 of 2 objects"),
+        ({"objects": 2, "gather": 3, "tasks": ["order"]}, "gather: 3 of 2 objects"),
+        ({"objects": 2, "gather": 3, "tasks": ["search"]}, "gather: 3 of 2 objects"),
         ({"battery_per_metre": 1.4}, "allowed: at most 1.3 in up to 6 rooms"),
         ({"world": "w.yaml", "rooms": [2, 3]}, "rooms has no meaning together with world"),
         ({"world": "/nowhere/w.yaml"}, "world: /nowhere/w.yaml cannot be read"),

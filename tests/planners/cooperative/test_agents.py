@@ -26,6 +26,11 @@ def test_packaged_teams_load(name: str) -> None:
     assert load_roster(name).settings
 
 
+@pytest.mark.parametrize("text", ["exclusive: [item, object, place]\nwait: go to hall", "exclusive: []", "buffer: 8"])
+def test_commands_of_the_episode_are_let_in(text: str, tmp_path: Path) -> None:
+    assert len(roster(tmp_path, text).agents(TWO)) == 2
+
+
 def test_without_a_list_there_is_one_planner_for_each_robot() -> None:
     assert [(agent.name, agent.robot) for agent in load_roster("team").agents(TWO)] == [
         ("robot 1", "robot 1"),
@@ -43,7 +48,7 @@ def test_several_planners_of_one_robot() -> None:
     ("text", "problem"),
     [
         ("agents: [{name: a}]", "agents: got"),
-        ("agents: [{name: a}, {name: a}]", "agents: two of them are called 'a'; allowed: one"),
+        ("agents: [{name: a}, {name: a}]", "yaml: agents: two of them are called 'a'; allowed: one"),
         ("agents: [{name: a}, {name: b, roles: x}]", r"roles: unknown key \(did you mean 'role'\?\)"),
         ("agents: [{name: a/b}, {name: b}]", "name: got 'a/b'"),
         ("observations: none", "observations: got 'none' .*allowed: told, shared"),
@@ -67,6 +72,8 @@ def test_a_bad_file_is_refused_in_one_line(text: str, problem: str, tmp_path: Pa
             PAIR.replace("name: b", "name: b, may: [fly]"),
             r"agent 'b': may: 'fly' is no command here; allowed: go to \{place\}, wait",
         ),
+        ("wait: sleep", r"t.yaml: wait: 'sleep' is no command here; allowed: go to \{place\}, wait"),
+        ("exclusive: [place, places]", "t.yaml: exclusive: no command here has a 'places'; allowed: place"),
     ],
 )
 def test_a_file_that_does_not_fit_the_episode_is_refused(text: str, problem: str, tmp_path: Path) -> None:
