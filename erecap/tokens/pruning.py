@@ -60,7 +60,9 @@ def attach(model: nn.Module, cache: PrunedCache, *, attention: bool = False) -> 
         probe.current.caches[user] = cache
         yield cache
     finally:
-        probe.current.caches.pop(user, None)
-        hooks.release(model, user)
-        # A read that was interrupted between two layers must not stay half stored.
-        cache.rollback()
+        try:
+            probe.current.caches.pop(user, None)
+            hooks.release(model, user)
+        finally:
+            # A read that was interrupted between two layers must not stay half stored.
+            cache.rollback()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from linecache import getline
 
 import pytest
 import torch
 
 from erecap.tokens import PruneConfig, attach, prune
+from erecap.tokens.cache.pruned_cache import PrunedCache
+from erecap.tokens.scoring import probe
 from tests.tokens.models import prompt, tiny
 
 
@@ -146,3 +150,28 @@ def test_a_model_without_decoder_layers() -> None:
     with pytest.raises(ValueError, match="no list of decoder layers"):
         with prune(torch.nn.Linear(2, 2)):
             pass
+
+
+def test_an_interrupt_while_a_context_closes_leaves_nothing(model) -> None:  # type: ignore[no-untyped-def]
+    lines: list[str] = []
+
+    def trace(frame, event, argument):  # type: ignore[no-untyped-def]
+        if frame.f_code is not attach.__wrapped__.__code__:
+            return trace if event == "call" else None
+        if event == "line" and "caches.pop" in getline(frame.f_code.co_filename, frame.f_lineno):
+            lines.append(frame.f_code.co_name)
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    cache = PrunedCache(PruneConfig(), len(model.model.layers))
+    sys.settrace(trace)
+    try:
+        with pytest.raises(KeyboardInterrupt), attach(model, cache):
+            pass
+    finally:
+        sys.settrace(None)
+    assert lines == ["attach"]  # the interrupt came there
+    with attach(model, cache):  # the next use finishes what was left undone; the fixture looks at the hooks
+        pass
+    assert not probe.current.caches

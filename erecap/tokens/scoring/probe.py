@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ class _Current(threading.local):
     def __init__(self) -> None:
         self.reading: Any = None
         self.layers: frozenset[int] = frozenset()  # layers whose attention weights are wanted
-        self.caches: dict[Any, Any] = {}  # by their context, in the order in which these were opened
+        # By their context, in the order in which these were opened; one that an interrupt broke off while it closed goes.
+        self.caches: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self.collect: dict[int, torch.Tensor] | None = None  # by layer, over all stored keys
         self.outer_mask: tuple[Any, Any] | None = None  # a cache, and the 2-D mask that a class around the decoder got
         self.rope_length: int | None = None  # tokens of the sequence whose angles are wanted; None: of the call
