@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from numbers import Real
 
 SOME = 32  # tokens of a chunk from which on reading the weights hides no more arithmetic
 PACKED = 16  # longest pass that packed weights serve (erecap.decoding.short; a test compares the two)
@@ -162,7 +161,7 @@ class CostModel:
 
 
 def _is_coefficient(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 def _product(coefficients: tuple[float, ...], features: tuple[float, ...]) -> float:
