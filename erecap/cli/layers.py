@@ -41,7 +41,8 @@ def make(
     if not any(numbers.values()):
         raise ConfigError("layers make: name what is out with --blocks, --attention or --mlp")
     opened = open_model(ModelSettings(model, adapter))
-    command = " ".join(f"--{name} {text}" for name, text in parts.items() if text is not None)
+    options = parts if adapter is None else {**parts, "adapter": opened.facts["adapter"]["name"]}
+    command = " ".join(f"--{name} {text}" for name, text in options.items() if text is not None)
     found = {"method": "by hand", "command": f"erecap layers make {opened.facts['name']} {command}"}
     try:
         plan = LayerPlan(
@@ -150,9 +151,9 @@ def _numbers(option: str, text: str | None) -> tuple[int, ...]:
     from erecap.errors import ConfigError
 
     parts = [] if text is None else [part.strip() for part in text.split(",")]
-    wrong = next((part for part in parts if not part.isdecimal()), None)
+    wrong = next((part for part in parts if not part.isdecimal() or len(part) > 9), None)
     if wrong is not None:
-        raise ConfigError(f"{option}: got {wrong!r}; allowed: numbers of layers, such as 6,10,24")
+        raise ConfigError(f"{option}: got {wrong!r:.60}; allowed: numbers of layers, such as 6,10,24")
     return tuple(map(int, parts))
 
 

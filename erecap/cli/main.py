@@ -37,7 +37,7 @@ from erecap.errors import ErecapError
 # What the person can do something about: full disks, quotas, limits, folders that cannot be written.
 _OF_THE_DISK = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
-    errno.ENAMETOOLONG, errno.EIO, errno.ENOENT,
+    errno.ENAMETOOLONG, errno.EIO, errno.ENOENT, errno.EEXIST,
 }  # fmt: skip
 
 app = typer.Typer(

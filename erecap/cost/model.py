@@ -17,6 +17,7 @@ per stored token of its own; other kernels take over from three rows on; and pac
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 SOME = 32  # tokens of a chunk from which on reading the weights hides no more arithmetic
@@ -73,7 +74,8 @@ class CostModel:
     their way through the layers (`prune=None`).
 
     Raises:
-        ValueError: a negative coefficient, or not as many as there are terms.
+        ValueError: a coefficient that is no finite number from 0 on, not as many as there are terms, or a count of
+            tokens that is none.
     """
 
     prefill: tuple[float, ...]  # ms, in the order of PREFILL_TERMS, for chunks of more than `short` tokens
@@ -90,10 +92,12 @@ class CostModel:
             named["prefill_short"] = PREFILL_TERMS
         for name, terms in named.items():
             values = getattr(self, name)
-            if len(values) != len(terms) or not all(0 <= value < float("inf") for value in values):
-                raise ValueError(f"CostModel.{name} needs {len(terms)} finite numbers from 0 on, got {values}")
-        if self.chunk < 1:
-            raise ValueError(f"CostModel.chunk must be at least 1, got {self.chunk}")
+            if not isinstance(values, tuple) or len(values) != len(terms) or not all(map(_is_coefficient, values)):
+                raise ValueError(f"CostModel.{name} needs {len(terms)} finite numbers from 0 on, got {values!r}")
+        for name, least in (("short", 0), ("chunk", 1)):
+            tokens = getattr(self, name)
+            if type(tokens) is not int or tokens < least:
+                raise ValueError(f"CostModel.{name} must be a whole number, at least {least}, got {tokens!r}")
 
     def predict_prefill(self, new: int, kv: int, *, budget: int | None = None) -> float:
         """Milliseconds of a prefill of `new` tokens on top of `kv` stored ones, chunk by chunk.
@@ -154,6 +158,10 @@ class CostModel:
     def predict_splice(self, kv: int) -> float:
         """Milliseconds to reposition `kv` stored tokens, whose keys are rotated."""
         return _product(self.splice, edit_features(kv))
+
+
+def _is_coefficient(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 def _product(coefficients: tuple[float, ...], features: tuple[float, ...]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,6 @@ def load_plan(name: str | Path) -> LayerPlan:
         raise ModelError(f"{path} is damaged: its SHA-256 is not the one in {CARD}")
     if metadata.get("format") != FORMAT:
         raise ModelError(f"{path}: not a layer plan ({FORMAT})")
-    bad = next((name for name, tensor in sorted(tensors.items()) if not bool(tensor.isfinite().all())), None)
-    if bad is not None:
-        raise ModelError(f"{path}: tuned weight {bad} holds values that are not finite")
     try:
         stated = _Plan.model_validate(parse_json(metadata.get("plan", "")))
         return LayerPlan(
@@ -143,7 +141,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
 
 
 def _by_layer(slices: Mapping[str, list[int]]) -> dict[int, tuple[int, ...]]:
-    wrong = next((layer for layer in slices if not layer.isdecimal()), None)
-    if wrong is not None:
-        raise ValueError(f"got layer {wrong[:20]!r}; allowed: a number")
+    wrong = next((layer for layer in slices if re.fullmatch("0|[1-9][0-9]{0,8}", layer) is None), None)
+    if wrong is not None:  # with 03 beside 3, one would replace the other
+        raise ValueError(f"got layer {wrong[:20]!r}; allowed: a number, with no zeros before it")
     return {int(layer): tuple(numbers) for layer, numbers in slices.items()}

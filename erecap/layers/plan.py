@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 Numbers = tuple[int, ...]
-TUNED = re.compile(r"layers\.(\d+)\.((?:self_attn|mlp)\..+)")  # a weight of a decoder layer, by its name in the decoder
+# A weight of a decoder layer, by its name in the decoder.
+TUNED = re.compile(r"layers\.(0|[1-9][0-9]*)\.((?:self_attn|mlp)\..+)")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class LayerPlan:
         test: figures of the test that it passed.
 
     Raises:
-        ValueError: a number out of range or twice, parts of what is out already, or nothing that is left.
+        ValueError: a number out of range or twice, parts of what is out already, tuned weights that are no finite
+            floating-point numbers, or nothing that is left.
     """
 
     layers: int
@@ -70,8 +72,8 @@ class LayerPlan:
             _set(self, part, tuple(number for number in getattr(self, part) if number not in whole))
         for part, sublayer in (("heads", "attention"), ("channels", "mlp")):
             _set(self, part, self._slices(part, sublayer))
-        for name in self.tuned:
-            self._check_tuned(name)
+        for name, tensor in self.tuned.items():
+            self._check_tuned(name, tensor)
         if len({*self.blocks, *self.attention}) == self.layers:
             raise ValueError(f"no attention is left of {self.layers} layers; a plan leaves one at least")
 
@@ -85,7 +87,7 @@ class LayerPlan:
                 found[layer] = _numbers(f"{part} of layer {layer}", numbers)
         return found
 
-    def _check_tuned(self, name: str) -> None:
+    def _check_tuned(self, name: str, tensor: torch.Tensor) -> None:
         match = TUNED.fullmatch(name)
         if match is None:
             raise ValueError(f"tuned weight {name!r} is none of a decoder layer (layers.N.mlp.down_proj.weight)")
@@ -93,6 +95,10 @@ class LayerPlan:
         out = self.attention if match[2].startswith("self_attn") else self.mlp
         if layer in self.blocks or layer in out:
             raise ValueError(f"tuned weight {name} belongs to a sublayer that is out")
+        if not tensor.is_floating_point():  # such as quantized ones, which mean nothing without their scale
+            raise ValueError(f"tuned weight {name} holds {tensor.dtype}; allowed: floating-point numbers")
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"tuned weight {name} holds values that are not finite")
 
     @property
     def kept(self) -> Numbers:

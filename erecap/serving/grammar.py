@@ -155,7 +155,7 @@ def wanted_schema(format: Any, place: str) -> dict[str, Any] | None:
 
 def unfollowed(place: str, matcher: Any) -> ApiFailure:
     """A grammar that its matcher has given up."""
-    return refused(place, f"the schema cannot be followed: {matcher.get_error().splitlines()[0]:.200}")
+    return refused(place, f"the schema cannot be followed: {' '.join(matcher.get_error().split()):.300}")
 
 
 def no_minimum(place: str) -> ApiFailure:

@@ -26,6 +26,16 @@ def test_a_plan_is_shown(erecap, made: Path, tiny_model) -> None:  # type: ignor
     assert json.loads((made / "card.json").read_text())["found"]["method"] == "by hand"
 
 
+def test_the_command_of_a_plan_names_its_adapter(erecap, tiny_model, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    from tests.models.test_adapters import make_adapter
+
+    adapter = make_adapter(tmp_path / "tuned", tiny_model)
+    code, _, err = erecap("layers", "make", tiny_model, "--out", tmp_path / "thin", "--mlp", "1", "--adapter", adapter)
+    assert code == 0, err
+    card = json.loads((tmp_path / "thin" / "card.json").read_text())
+    assert card["found"]["command"] == f"erecap layers make {tiny_model.name} --mlp 1 --adapter tuned"
+
+
 def test_a_plan_is_compared_with_the_whole_model(erecap, made: Path, tiny_model, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "text").write_text("You see a mug 1 on the shelf 2. " * 30)
     options = ("--tokens", "64", "--decoded", "4", "--repetitions", "2", "--text", tmp_path / "text")
@@ -70,6 +80,8 @@ def test_a_plan_is_exported(erecap, made: Path, tiny_model, tmp_path: Path) -> N
         (("make", "MODEL", "--out", "x"), "name what is out with --blocks, --attention or --mlp"),
         (("make", "MODEL", "--out", "x", "--mlp", "1,a"), "--mlp: got 'a'; allowed: numbers of layers"),
         (("make", "MODEL", "--out", "x", "--mlp", "8"), "mlp: got 8; allowed: 0 to 7, the base has 8 layers"),
+        (("make", "MODEL", "--out", "x", "--mlp", "9" * 5000), "allowed: numbers of layers, such as 6,10,24"),
+        (("make", "MODEL", "--out", "FILE", "--mlp", "1"), "file: File exists"),
         (("show", "nowhere"), "layer plan nowhere: no such folder, and no checkpoint of that name"),
         (("check", "nowhere", "MODEL"), "layer plan nowhere: no such folder"),
         (("check", "THIN", "MODEL", "--text", "nowhere.txt"), "nowhere.txt: No such file"),
@@ -78,7 +90,8 @@ def test_a_plan_is_exported(erecap, made: Path, tiny_model, tmp_path: Path) -> N
 )
 def test_mistakes_are_told_in_one_line(erecap, made, tiny_model, tmp_path, arguments, message) -> None:  # type: ignore[no-untyped-def]
     erecap("layers", "make", tiny_model, "--out", tmp_path / "holed", "--attention", "3")
-    places = {"MODEL": tiny_model, "THIN": made, "HOLED": tmp_path / "holed"}
+    (tmp_path / "file").touch()
+    places = {"MODEL": tiny_model, "THIN": made, "HOLED": tmp_path / "holed", "FILE": tmp_path / "file"}
     code, _, err = erecap("layers", *(places.get(part, part) for part in arguments))
     assert code in (1, 2) and message in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "x").exists()

@@ -71,8 +71,14 @@ def test_more_to_do_never_takes_less_time(cost: CostModel, new: int, kv: int, pl
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"prefill": (1, 2)}, {"decode": (1, 2, 3, 4, 5, 6, 7, -8)}, {"evict": (1, float("nan"))}, {"chunk": 0}]
-)
+    "wrong",
+    [
+        {"prefill": (1, 2)}, {"prefill": "12345"}, {"prefill": None}, {"decode": (1, 2, 3, 4, 5, 6, 7, -8)},
+        {"evict": (1, float("nan"))}, {"evict": (1, "2")}, {"evict": (1, 10**400)}, {"splice": (True, 1)},
+        {"prefill_short": 5}, {"short": "abc"}, {"short": -1}, {"short": 1.5}, {"chunk": 0}, {"chunk": None},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_wrong_coefficients(wrong: dict) -> None:
     with pytest.raises(ValueError, match=f"CostModel.{next(iter(wrong))}"):
         CostModel(**{"prefill": (1,) * 5, "decode": (1,) * 8, **wrong})

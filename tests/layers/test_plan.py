@@ -40,6 +40,7 @@ def test_a_layer_without_both_sublayers_is_a_block() -> None:
         ({"blocks": tuple(range(6))}, "no attention is left of 6 layers"),
         ({"blocks": (0, 1, 2), "attention": (3, 4, 5)}, "no attention is left of 6 layers"),
         ({"tuned": {"lm_head.weight": torch.ones(1)}}, "tuned weight 'lm_head.weight' is none of a decoder layer"),
+        ({"tuned": {"layers.02.mlp.x": torch.ones(1)}}, "tuned weight 'layers.02.mlp.x' is none of a decoder layer"),
         ({"mlp": (2,), "tuned": {"layers.2.mlp.x": torch.ones(1)}}, "layers.2.mlp.x belongs to a sublayer that is out"),
     ],
 )
@@ -99,23 +100,38 @@ def test_damaged_plans_are_told_in_one_line(tmp_path: Path) -> None:
         ('{"layers": 6, "base": BASE, "blokcs": [1]}', r"unknown key \(did you mean 'blocks'\?\)"),
         ('{"layers": 6, "base": BASE, "blocks": [7]}', "blocks: got 7; allowed: 0 to 5"),
         ('{"layers": 6, "base": BASE, "heads": {"x": [7]}}', "got layer 'x'; allowed: a number"),
+        ('{"layers": 6, "base": BASE, "heads": {"3": [0], "03": [1]}}', "got layer '03'; allowed: a number, with no"),
     ],
 )
 def test_a_plan_that_somebody_else_wrote(text: str, message: str, tmp_path: Path) -> None:
-    from erecap.models.wheels import sha256
-
-    text = text.replace("BASE", json.dumps({"name": "tiny", "hash": BASE.hash}))
-    path = tmp_path / "plan.safetensors"
-    save_file({}, path, metadata={"format": "erecap-layers-1", "plan": text})
-    card = {"format": "erecap-layers-1", "files": {"plan.safetensors": sha256(path)}}
-    (tmp_path / "card.json").write_text(json.dumps(card))
+    write_plan(tmp_path, text, {})
     with pytest.raises(ModelError, match=message) as caught:
         load_plan(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_tuned_weights_that_are_not_finite(tmp_path: Path) -> None:
-    tuned = {"layers.1.mlp.down_proj.weight": torch.tensor([1.0, float("nan")])}
-    save_plan(tmp_path, LayerPlan(6, tuned=tuned, base=BASE))
-    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.down_proj\.weight holds values that are not finite"):
+def write_plan(folder: Path, text: str, tensors: dict[str, torch.Tensor]) -> None:
+    """A plan's files as another program may write them."""
+    from erecap.models.wheels import sha256
+
+    text = text.replace("BASE", json.dumps({"name": "tiny", "hash": BASE.hash}))
+    path = folder / "plan.safetensors"
+    save_file(tensors, path, metadata={"format": "erecap-layers-1", "plan": text})
+    card = {"format": "erecap-layers-1", "files": {"plan.safetensors": sha256(path)}}
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+@pytest.mark.parametrize(
+    "weight, message",
+    [
+        (torch.tensor([1.0, float("nan")]), "holds values that are not finite"),
+        (torch.ones(2, dtype=torch.int8), "holds torch.int8; allowed: floating-point numbers"),
+    ],
+)
+def test_tuned_weights_that_are_no_finite_floats(weight: torch.Tensor, message: str, tmp_path: Path) -> None:
+    tuned = {"layers.1.mlp.down_proj.weight": weight}
+    with pytest.raises(ValueError, match=rf"layers\.1\.mlp\.down_proj\.weight {message}"):
+        LayerPlan(6, tuned=tuned, base=BASE)
+    write_plan(tmp_path, '{"layers": 6, "base": BASE}', tuned)
+    with pytest.raises(ModelError, match=rf"layers\.1\.mlp\.down_proj\.weight {message}"):
         load_plan(tmp_path)

@@ -267,7 +267,8 @@ def test_what_does_not_go_together_is_refused(changes: dict[str, Any], words: st
 
 
 def test_coefficients_that_are_no_cost_model_are_refused() -> None:
-    for costs in ({"decode": [1.0] * 8}, {**COSTS, "prefill": [1.0]}, {**COSTS, "speed": 3}):
+    wrong = ({"decode": [1.0] * 8}, {**COSTS, "prefill": [1.0]}, {**COSTS, "speed": 3}, {**COSTS, "short": "many"})
+    for costs in wrong:
         with pytest.raises(ConfigError, match=r"clock\.costs: "):
             written_cost_model(costs)
 

@@ -257,6 +257,9 @@ def test_a_strict_tool_over_the_socket(server: Server) -> None:
     }
     with pytest.raises(openai.BadRequestError, match="tools: the schema cannot be followed"):
         server.client().chat.completions.create(messages=start(), tools=[unmet], **GREEDY)
+    unmet["function"]["parameters"] = {"type": "object", "properties": {"to": {"type": "string", "pattern": "(?=a)b"}}}
+    with pytest.raises(openai.BadRequestError, match=r"regex parse error: \(\?=a\)b .* look-around"):
+        server.client().chat.completions.create(messages=start(), tools=[unmet], **GREEDY)
     assert server.engine.store.busy == 0
 
 
