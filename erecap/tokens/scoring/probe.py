@@ -24,7 +24,7 @@ class _Current(threading.local):
     def __init__(self) -> None:
         self.reading: Any = None
         self.layers: frozenset[int] = frozenset()  # layers whose attention weights are wanted
-        # By their context, in the order in which these were opened; one that an interrupt broke off while it closed goes.
+        # By their context, in the order in which these were opened. Weak: an interrupt may break off a close.
         self.caches: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self.collect: dict[int, torch.Tensor] | None = None  # by layer, over all stored keys
         self.outer_mask: tuple[Any, Any] | None = None  # a cache, and the 2-D mask that a class around the decoder got
