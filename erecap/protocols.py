@@ -124,7 +124,16 @@ class ReadingPlanner(Protocol):
         """Read what is new in the context; None where its model cannot."""
 
 
-class StepInfo(TypedDict, total=False):
+class ExtraInfo(TypedDict, total=False):
+    """Keys of an `info` that only some environments have."""
+
+    out_of_time: bool  # the episode's deadline has passed; absent where it has none
+    measures: dict[str, float]  # further figures of the simulator's field by name; only where it has some
+    map: FloorMap  # at `reset`, where there is one
+    trail: dict[str, list[tuple[float, float]]]  # who moved in this step -> points of the map passed, the last one held
+
+
+class StepInfo(ExtraInfo, total=False):
     """The `info` of an environment's `reset` and `step`."""
 
     goal: str  # the mission in words; another one once it is fulfilled and a further one begins
@@ -136,16 +145,12 @@ class StepInfo(TypedDict, total=False):
     failure: str  # why, in words; "" unless failed
     events: list[str]  # disturbances that struck in this step, such as "slip"
     success: bool
-    out_of_time: bool  # the episode's deadline has passed; absent where it has none
     progress: float  # share of goal conditions that hold, 0..1
     path_length: float  # travelled so far
     expert_path_length: float  # what the expert travels from the start; for SPL
     expert_steps: int  # commands that the expert needs from the start
     path_unit: Literal["m", "cells"]
-    measures: dict[str, float]  # further figures of the simulator's field by name; only where it has some
     expert_actions: list[str]  # the expert's next commands from here; only if asked for (`expert=True`)
-    map: FloorMap  # at `reset`, where there is one
-    trail: dict[str, list[tuple[float, float]]]  # who moved in this step -> points of the map passed, the last one held
 
 
 class TeamInfo(StepInfo, total=False):

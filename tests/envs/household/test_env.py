@@ -9,7 +9,7 @@ from gymnasium.utils.env_checker import check_env
 
 from erecap.envs.household.commands import names_in
 from erecap.errors import ConfigError
-from erecap.protocols import StepInfo
+from erecap.protocols import ExtraInfo, StepInfo
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("made")]
 
@@ -38,7 +38,7 @@ def test_info_has_all_keys_at_reset_and_step(play):
     _, at_reset = env.reset(options={"episode": 2})
     *_, at_step = env.step("look")
     for info in (at_reset, at_step):
-        assert set(info) == set(StepInfo.__annotations__)
+        assert set(info) == set(StepInfo.__annotations__) - set(ExtraInfo.__annotations__)
         assert info["path_unit"] == "m" and "help" not in info["skills"] and info["skills"] == sorted(info["skills"])
     assert "expert_actions" not in play(expert=False).reset()[1]
 
