@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from erecap.layers.applied import plan_of
-
 if TYPE_CHECKING:
     from erecap.tokens.cache.pruned_cache import PrunedCache
 
@@ -14,6 +12,8 @@ FEWEST = 16  # tokens that the memory given has to hold, as for `kv_tokens`
 
 def bytes_per_token(model: Any, cache: PrunedCache | None = None) -> int:
     """Bytes of keys and values of a token that all layers store: as the cache has them, else as the model says."""
+    from erecap.layers.applied import plan_of  # needs torch, which sessions on other engines do without
+
     layers = [layer for layer in cache.layers if layer.is_initialized] if cache is not None else []
     config, plan = model.config.get_text_config(decoder=True), plan_of(model)
     if len(layers) == config.num_hidden_layers - (0 if plan is None else len(plan.attention)):
