@@ -19,9 +19,9 @@ from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError
 from erecap.generation import JsonRow
 from erecap.language_models.opened import shape_of
+from erecap.models.cache_argument import CACHE
 from erecap.targets import TARGETS
 from erecap.tokens import SCORER_NAMES, PruneConfig, prune
-from erecap.tokens.cache.argument import CACHE
 
 FULL, PRUNED, WHOLE = "full", "prune", "keep 1.0"
 MODES = (FULL, PRUNED, WHOLE)

@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 
+from erecap.cli.model_options import DeviceOption, DtypeOption, LayersOption, ModelArgument, ThreadsOption
+
 
 def calibrate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Catalog name, folder or hub name.")],
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, or cuda[:N].")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; torch's choice if left out.")] = None,
-    layers: Annotated[str | None, typer.Option(help="Layer plan applied to it: a folder or a name.")] = None,
+    model: ModelArgument,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    layers: LayersOption = None,
     decode_weights: Annotated[str, typer.Option(help="Weights in decoding: same, int8 or int4.")] = "same",
     processor_time: Annotated[
         bool, typer.Option("--processor-time", help="On a busy machine: processor time, with --threads 1.")

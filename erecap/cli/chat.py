@@ -9,22 +9,24 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from erecap.cli.talking import (
+from erecap.cli.model_options import (
     AdapterOption,
     DeviceOption,
     DtypeOption,
+    LayersOption,
+    ModelArgument,
+    ThreadsOption,
+)
+from erecap.cli.talking import (
     EvictByOption,
     KeepOption,
     KvTokensOption,
-    LayersOption,
     MaxNewTokensOption,
-    ModelArgument,
     ModeOption,
     SeedOption,
     SystemOption,
     Talker,
     TemperatureOption,
-    ThreadsOption,
     note,
     open_talker,
     system_message,

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from erecap.cli.model_options import AdapterOption, DeviceOption, DtypeOption, ModelArgument, ThreadsOption
+
 if TYPE_CHECKING:
     from erecap.language_models.opened import OpenedModel
 
 app = typer.Typer(help="Leave layers of a model out: make, show, check and export plans.", no_args_is_help=True)
 
 PlanArgument = Annotated[str, typer.Argument(metavar="PLAN", help="Folder or name of a layer plan.")]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Catalog name, folder or hub name.")]
-AdapterOption = Annotated[str | None, typer.Option(help="LoRA adapter merged into it: a folder or a name.")]
-DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 NumbersOption = Annotated[str | None, typer.Option(metavar="N,N", help="Layers, counted from 0.")]
 
 
@@ -33,9 +31,11 @@ def make(
     from erecap.errors import ConfigError
     from erecap.language_models.build import ModelSettings, open_model
     from erecap.layers.applying import apply
-    from erecap.layers.files import save_plan
+    from erecap.layers.files import PLAN, save_plan
     from erecap.layers.plan import LayerPlan
 
+    if (out / PLAN).exists():
+        raise ConfigError(f"--out: {out} holds a layer plan already; choose another folder")
     parts = {"blocks": blocks, "attention": attention, "mlp": mlp}
     numbers = {name: _numbers(f"--{name}", text) for name, text in parts.items()}
     if not any(numbers.values()):
@@ -94,7 +94,7 @@ def check(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the household game.")] = 0,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; torch's choice if left out.")] = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Compare a model with a plan and without: next tokens on a text, milliseconds, memory."""
     from erecap.bench.layers import LayersBench, household_ids, layers_bench

@@ -11,6 +11,7 @@ import typer
 from erecap.budget import AUTO, Budget
 from erecap.cli import numbers
 from erecap.cli.bench import MODEL
+from erecap.cli.model_options import AdapterOption, DeviceOption, DtypeOption, LayersOption, ThreadsOption
 from erecap.cli.numbers import finite
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ OF_PROXIES = ("upstream_key_env", "keep_tokens", "tokenizer", "patterns", "log",
 def serve(
     context: typer.Context,
     model: Annotated[str, typer.Option(help="Catalog name, folder or hub name.")] = MODEL,
-    adapter: Annotated[str | None, typer.Option(help="LoRA adapter merged into it: a folder or a name.")] = None,
-    layers: Annotated[str | None, typer.Option(help="Layer plan applied to it: a folder or a name.")] = None,
+    adapter: AdapterOption = None,
+    layers: LayersOption = None,
     evict_by: Annotated[
         str | None,
         typer.Option(help="What is evicted last: recency (if left out), random, attention, or a trained pruner."),
@@ -95,10 +96,10 @@ def serve(
     answer_mb: Annotated[
         float, typer.Option(callback=finite, min=0.001, max=1e6, help="With --upstream: MiB of an answer.")
     ] = 64.0,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
     decode_weights: Annotated[str, typer.Option(help="Weights while decoding: same, int8 or int4.")] = "same",
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; torch's choice if left out.")] = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Serve a local model at /v1/chat/completions, or shorten the chats that go to another server.
 

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from erecap.generation import Generation, Message
     from erecap.protocols import LanguageModel
 
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Catalog name, folder or hub name.")]
-AdapterOption = Annotated[str | None, typer.Option(help="LoRA adapter merged into it: a folder or a name.")]
-LayersOption = Annotated[str | None, typer.Option(help="Layer plan applied to it: a folder or a name.")]
 ModeOption = Annotated[str, typer.Option(help="A mode's name: erecap, full, reuse, recency, prune[attention], ...")]
 EvictByOption = Annotated[
     str | None,
@@ -39,9 +36,6 @@ KeepOption = Annotated[
 MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")]
 TemperatureOption = Annotated[float, typer.Option(callback=finite, min=0, help="0: the likeliest token each time.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of sampling and of random rankings.")]
-DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; torch's choice if left out.")]
 SystemOption = Annotated[str | None, typer.Option(metavar="TEXT", help="System message in front of the chat.")]
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from erecap.cli.model_options import DtypeOption, ThreadsOption
 from erecap.cli.numbers import finite
 
 app = typer.Typer(help="Find settings of pruning by trying them.", no_args_is_help=True)
@@ -52,8 +53,8 @@ def stages(
     confirm: Annotated[int, typer.Option(help="Best sets that are read on other calls and timed.")] = 3,
     repetitions: Annotated[int, typer.Option(help="Timed reads of each of them; 0 for none.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the histories, the search and the random scorer.")] = 0,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; torch's choice if left out.")] = None,
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where answers and results go.")] = Path("runs/tune"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what was tried before.")] = False,
 ) -> None:

@@ -1,8 +1,15 @@
-"""Models of transformers that no session can serve, whatever its settings."""
+"""Models of transformers that no session can serve, at all or with its settings."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from erecap.engines.protocol import EngineSettings
+from erecap.engines.rope_lengths import follows_length, past_switch
+from erecap.tokens.cache.ropes import window_of
+from erecap.tokens.hooks import attention_layers, find_decoder
+from erecap.tokens.scoring.scorers import make_scorer
+from erecap.tokens.servable import INSTEAD, attention_problem, prune_problem, read_problem
 
 
 def refuse_unservable(model: Any) -> None:
@@ -23,3 +30,21 @@ def refuse_unservable(model: Any) -> None:
     empty = next((name for name, weight in model.named_parameters() if weight.device.type == "meta"), None)
     if empty is not None and not placed:
         raise ValueError(f"the weight {empty} is on the device meta, which holds no values; load the model first")
+
+
+def problem_with(model: Any, settings: EngineSettings) -> str | None:
+    """Reason why the engine cannot serve `model` with these settings, in one sentence."""
+    problem = read_problem(model)
+    if problem is None and window_of(find_decoder(model).config) is None:
+        problem = f"{type(model).__name__} names no window (max_position_embeddings); {INSTEAD}"
+    if problem is None and follows_length(model) and settings.kv_tokens is not None:
+        problem = past_switch(model, settings.kv_tokens)
+    if problem is None and settings.prune is not None:
+        by_attention = make_scorer(settings.prune.scorer).needs_attention
+        problem = prune_problem(model, by_attention)
+        if problem is None and by_attention:
+            decoder = find_decoder(model)
+            attention_layers(decoder, settings.prune.resolve_stages(len(decoder.layers)))
+    if problem is None and settings.evict_by == "attention":
+        problem = attention_problem(model)
+    return problem

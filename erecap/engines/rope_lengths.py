@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from erecap.tokens.cache.argument import CACHE
+from erecap.models.cache_argument import CACHE
 from erecap.tokens.cache.ropes import CHANGING, angle_kind, rope_kinds, rope_switch, window_of
 from erecap.tokens.hooks import find_decoder
 

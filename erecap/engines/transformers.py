@@ -20,30 +20,29 @@ from erecap.decoding.short import ShortReads, short_reads
 from erecap.engines.cache_files import StoredKind, load_cache, save_cache
 from erecap.engines.chunks import in_chunks
 from erecap.engines.forwarder import current
+from erecap.engines.newest_attention import NewestAttention, collecting
 from erecap.engines.protocol import BetweenChunks, EngineSettings, Stored
-from erecap.engines.refusals import refuse_unservable
-from erecap.engines.rope_lengths import RopeLengths, drops_cache, follows_length, past_switch, tell_switch
+from erecap.engines.refusals import problem_with, refuse_unservable
+from erecap.engines.rope_lengths import RopeLengths, drops_cache, follows_length, tell_switch
 from erecap.engines.rotate_keys import KeyRotator, why_fixed
 from erecap.engines.token_bytes import bytes_per_token
 from erecap.errors import RunError
 from erecap.layers.applied import plan_of
 from erecap.layers.removed import attends
+from erecap.models.cache_argument import CACHE
 from erecap.models.hashing import model_print
 from erecap.registries import ENGINES
-from erecap.tokens.cache.argument import CACHE
 from erecap.tokens.cache.finishing import to_the_end
 from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.read_scores import ReadScores
 from erecap.tokens.cache.ropes import reuse_window, window_of
-from erecap.tokens.hooks import attention_layers, find_decoder
+from erecap.tokens.hooks import find_decoder
 from erecap.tokens.pruning import attach
 from erecap.tokens.revival import revive
 from erecap.tokens.rope_hooks import rope_length
-from erecap.tokens.scoring import probe
 from erecap.tokens.scoring.schedule import PruneConfig
-from erecap.tokens.scoring.scorers import make_scorer
-from erecap.tokens.servable import INSTEAD, attention_problem, outside_inference, prune_problem, read_problem
+from erecap.tokens.servable import outside_inference
 
 CHUNK = 512  # tokens of one prefill chunk
 READ_IDS = "read_ids"  # of a saved session whose tokens can be read again
@@ -87,7 +86,7 @@ class TransformersEngine:
             )
         refuse_unservable(model)
         self.settings = settings = settings or EngineSettings()
-        problem = _problem(model, settings)
+        problem = problem_with(model, settings)
         if problem is not None:
             raise ValueError(problem)
         self.model = model
@@ -105,8 +104,7 @@ class TransformersEngine:
         self._config, self._layers = decoder.config, len(decoder.layers)
         self._keeps_logits = bool(model._supports_logits_to_keep())
         self.cache = self._empty_cache()
-        # (n,) stored token indices and the attention weight that the newest prompt token gave each.
-        self._attention: tuple[np.ndarray, np.ndarray] | None = None
+        self._attention: NewestAttention | None = None
         self.shift = 0  # token index minus position of the next token; above 0 once stored tokens were repositioned
         self._rotator: KeyRotator | None = None
 
@@ -173,8 +171,7 @@ class TransformersEngine:
     @property
     def window(self) -> int:
         """Positions that the model can take, as far as stored keys and values stay those that it would compute."""
-        whole = self._ropes is not None and self._ropes.ids is not None
-        window = window_of(self._config) if whole else reuse_window(self._config)
+        window = reuse_window(self._config) if self._rereads is None else window_of(self._config)
         assert window is not None, "a model without a window is refused when the engine is made"
         return window
 
@@ -206,9 +203,12 @@ class TransformersEngine:
     @property
     def why_fixed(self) -> str | None:
         """Reason why keys of this model cannot be rotated to other positions; None: they can."""
-        if self._ropes is not None and self._ropes.ids is not None:
-            return self._ropes.why_fixed
-        return self._why_not_turned
+        return self._why_not_turned if self._rereads is None else self._rereads.why_fixed
+
+    @property
+    def _rereads(self) -> RopeLengths | None:
+        """The ids that are read again where their angles no longer fit; None: angles stay, or tokens are gone."""
+        return None if self._ropes is None or self._ropes.ids is None else self._ropes
 
     @cached_property
     def _why_not_turned(self) -> str | None:
@@ -274,20 +274,20 @@ class TransformersEngine:
                 if protected is not None:
                     self.cache.arm(protect=protected)
                 collect = scores and done == len(ids) and self.settings.evict_by == "attention"
-                with _collecting(collect) as masses:
+                with collecting(collect) as masses:
                     rows = self.forward(chunk, keep=1)
                 if collect:
-                    self._attention = self._mass(masses)
+                    self._attention = NewestAttention.of_layers(self.cache, masses)
         assert rows is not None, "a read has at least one token"
         return _array(rows)[-1]
 
     @outside_inference()
     def verify(self, ids: Sequence[int]) -> np.ndarray:
         """Read `ids` unpruned in one pass; logits `(len(ids), vocab)`. Within `attached`."""
-        if self._ropes is None:
+        if self._rereads is None:
             return _array(self.forward(ids, keep=0, decode=True))
         rows = []
-        for piece, length in self._ropes.steps(self.tokens, ids):
+        for piece, length in self._rereads.steps(self.tokens, ids):
             with self._as_long_as(length, None, generated=True):
                 rows.append(_array(self.forward(piece, keep=0, decode=True)))
         return np.concatenate(rows)
@@ -300,8 +300,8 @@ class TransformersEngine:
             between: as for `read`.
             generated: the bare model reads these while it generates, and most classes then leave earlier keys alone.
         """
-        ropes = self._ropes
-        if ropes is None or ropes.ids is None:
+        ropes = self._rereads
+        if ropes is None:
             yield
             return
         ropes.cut(self.tokens)
@@ -336,7 +336,7 @@ class TransformersEngine:
     def _rollback(self, to: int) -> None:
         self.cache.rollback()
         self.cache.crop(to - self.cache.get_seq_length())
-        if self._attention is not None and to <= int(self._attention[0][-1]):
+        if self._attention is not None and to <= self._attention.newest:
             self._attention = None
         if self.shift:
             # The session has repositioned; go on right behind the last token that is still stored.
@@ -397,26 +397,16 @@ class TransformersEngine:
     # Edits ------------------------------------------------------------------------------------------------
 
     def _leave_ropes(self) -> None:
-        if self._ropes is not None and self._ropes.ids is not None:
-            self._ropes.cut(self.tokens)
-            self._ropes.leave()
+        if self._rereads is not None:
+            self._rereads.cut(self.tokens)
+            self._rereads.leave()
 
     @outside_inference()
     def scores(self, indices: np.ndarray) -> np.ndarray | None:
         """Scores `(n,)` float32 of stored tokens: those taken when they were read, or the newest attention weights."""
         if self.cache.read_scores is not None:
             return self.cache.read_scores.of(torch.from_numpy(indices), self.cache.get_seq_length()).numpy()
-        if self._attention is None:
-            return None
-        # Tokens generated since have not been asked about; they are the newest, and rank first.
-        scores = np.ones(len(indices), np.float32)
-        asked, weights = self._attention
-        column = np.searchsorted(asked, indices).clip(max=len(asked) - 1)
-        # Tokens that were not stored then, and were prefilled again since, got nothing.
-        scores[indices <= asked[-1]] = 0.0
-        known = asked[column] == indices
-        scores[known] = weights[column[known]]
-        return scores
+        return None if self._attention is None else self._attention.scores(indices)
 
     @outside_inference()
     def evict(self, gone: Sequence[Sequence[int] | np.ndarray]) -> int:
@@ -440,7 +430,7 @@ class TransformersEngine:
         Raises:
             ValueError: another kind of position embedding.
         """
-        if self._ropes is not None and self._ropes.ids is not None:
+        if self._rereads is not None:
             return  # nothing was evicted, so positions are consecutive
         if self._rotator is None:
             self._rotator = KeyRotator(self.model)
@@ -461,10 +451,10 @@ class TransformersEngine:
     def save(self, path: Path, arrays: Mapping[str, np.ndarray], known: Mapping[str, Any]) -> None:
         """Write the cache with `arrays` and `known` to one safetensors file."""
         self.cache.rollback()
-        if self._ropes is not None and self._ropes.ids is not None:
-            self._ropes.cut(self.tokens)
-            arrays = {**arrays, READ_IDS: np.asarray(self._ropes.ids, np.int64)}
-            known = {**known, "angles": self._ropes.to_json()}
+        if (ropes := self._rereads) is not None:
+            ropes.cut(self.tokens)
+            arrays = {**arrays, READ_IDS: np.asarray(ropes.ids, np.int64)}
+            known = {**known, "angles": ropes.to_json()}
         save_cache(path, self.cache, arrays, known, self)
 
     @outside_inference()
@@ -502,33 +492,6 @@ class TransformersEngine:
             return kind
         return replace(kind, heads=heads, width=width)
 
-    def _mass(self, masses: dict[int, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-        """Indices `(n,)` of stored tokens, and the attention weight of the newest token on each, mean over layers."""
-        index = self.cache.stored_index().cpu()
-        total = torch.zeros(len(index), dtype=torch.float32, device="cpu")
-        for layer, mass in masses.items():
-            column = torch.searchsorted(index, self.cache.layout(layer).index[0].cpu())
-            total.index_add_(0, column, mass[0].float().cpu() / len(masses))
-        return index.numpy(), total.numpy()
-
-
-def _problem(model: Any, settings: EngineSettings) -> str | None:
-    """Reason why the engine cannot serve `model` with these settings, in one sentence."""
-    problem = read_problem(model)
-    if problem is None and window_of(find_decoder(model).config) is None:
-        problem = f"{type(model).__name__} names no window (max_position_embeddings); {INSTEAD}"
-    if problem is None and follows_length(model) and settings.kv_tokens is not None:
-        problem = past_switch(model, settings.kv_tokens)
-    if problem is None and settings.prune is not None:
-        by_attention = make_scorer(settings.prune.scorer).needs_attention
-        problem = prune_problem(model, by_attention)
-        if problem is None and by_attention:
-            decoder = find_decoder(model)
-            attention_layers(decoder, settings.prune.resolve_stages(len(decoder.layers)))
-    if problem is None and settings.evict_by == "attention":
-        problem = attention_problem(model)
-    return problem
-
 
 def _indices(layout: Layout) -> np.ndarray:
     """Token indices `(n,)` of a layout of one row."""
@@ -538,14 +501,3 @@ def _indices(layout: Layout) -> np.ndarray:
 def _array(rows: torch.Tensor) -> np.ndarray:
     """Logits on the CPU as float32; numpy has no bfloat16."""
     return rows.float().numpy()
-
-
-@contextmanager
-def _collecting(wanted: bool) -> Iterator[dict[int, torch.Tensor]]:
-    """Collect the attention weights of the newest token in all layers, where they are wanted."""
-    masses: dict[int, torch.Tensor] = {}
-    probe.current.collect = masses if wanted else None
-    try:
-        yield masses
-    finally:
-        probe.current.collect = None

@@ -13,6 +13,7 @@ import torch
 
 from erecap.budget import Budget
 from erecap.generation import Message
+from erecap.models.cache_argument import CACHE
 from erecap.models.checking import Check
 from erecap.session.session import ReplanSession
 from erecap.tokens import SCORER_NAMES, PruneConfig, prune
@@ -54,7 +55,7 @@ def kept_by_layer(model: Any, ids: Sequence[int], keep: float, scorer: str) -> t
     config = PruneConfig(scorer=scorer, keep=keep)
     inputs = torch.tensor([list(ids)], device=model.device)
     with torch.no_grad(), prune(model, config) as cache:
-        model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model(input_ids=inputs, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
     return tuple(int(count) for count in cache.prompt_kept)
 
 

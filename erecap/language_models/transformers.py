@@ -17,7 +17,7 @@ from erecap.decoding.forced import forced_ids
 from erecap.decoding.stopping import PrefillClock, StopWatcher, answer_ends, seed_in_64_bits
 from erecap.generation import AllowedTokens, Generation, Message, PromptPiece, Timing, Usage
 from erecap.layers.applied import plan_of
-from erecap.tokens.cache.argument import CACHE
+from erecap.models.cache_argument import CACHE
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.ropes import window_of_model
 from erecap.tokens.cache.storage import plain_cache

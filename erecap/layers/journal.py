@@ -30,7 +30,3 @@ class Journal:
         while self._old:
             setattr(*self._old[-1])
             self._old.pop()
-
-    def clear(self) -> None:
-        """Forget the old objects, which frees those that nobody else holds."""
-        self._old.clear()

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from erecap.models.cache_argument import given_cache
+
 # Caches of transformers count the tokens of a sequence by what some layer of theirs stores; ours count by themselves.
 COUNTING = "transformers.cache_utils"
 
@@ -24,7 +26,7 @@ class RemovedAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
         """Zeros of the shape of `hidden_states` `(batch, tokens, hidden_size)`, and no attention weights."""
-        cache = next((value for name, value in kwargs.items() if name.startswith(("past_key", "layer_past"))), None)
+        cache = given_cache(kwargs)
         if cache is not None and counts_by_layers(cache):
             mark = hidden_states.new_zeros(hidden_states.shape[0], 1, hidden_states.shape[1], 1)
             cache.update(mark, mark, self.layer_idx)

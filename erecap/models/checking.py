@@ -82,6 +82,8 @@ def _check_tokenizer(name: str, tokenizer: Any, again: str) -> Check:
 def _check_generation(model: Any, tokenizer: Any, again: str) -> list[Check]:
     import torch
 
+    from erecap.models.cache_argument import CACHE
+
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Say hello."}],
         add_generation_prompt=True,
@@ -94,7 +96,7 @@ def _check_generation(model: Any, tokenizer: Any, again: str) -> list[Check]:
     if not bool(torch.isfinite(logits).all()):
         return [Check("generates", False, "the logits are not finite", again)]
     generates = Check("generates", True, f"first token {tokenizer.decode([int(logits.argmax())])!r}")
-    return [generates, *_stored(output.past_key_values, prompt["input_ids"].shape[1])]
+    return [generates, *_stored(output[CACHE], prompt["input_ids"].shape[1])]
 
 
 def _stored(cache: Any, tokens: int) -> list[Check]:

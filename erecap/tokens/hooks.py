@@ -19,8 +19,8 @@ from torch import nn
 
 from erecap.layers.decoder import find_decoder as find_decoder
 from erecap.layers.removed import attends
+from erecap.models.cache_argument import CACHE, NAMES, given_cache
 from erecap.protocols import ScoreContext
-from erecap.tokens.cache.argument import CACHE, NAMES, given_cache
 from erecap.tokens.cache.masks import layer_windows
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.read_scores import late

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import Cache
 
-from erecap.tokens.cache.argument import CACHE
+from erecap.models.cache_argument import CACHE
 from erecap.tokens.cache.masks import layer_windows
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.ropes import CHANGING, rope_kinds

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from erecap.layers.applied import plan_number
-from erecap.tokens.cache.argument import CACHE
+from erecap.models.cache_argument import CACHE
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.pruning import attach

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from erecap.errors import RunError
+from erecap.models.cache_argument import CACHE
 from erecap.tokens import PruneConfig, prune
-from erecap.tokens.cache.argument import CACHE
 from erecap.tuning.candidates import Stages
 from erecap.tuning.samples import Sample
 

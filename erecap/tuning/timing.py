@@ -13,8 +13,8 @@ from transformers import DynamicCache
 from erecap.bench.replan.calls import steady, synchronise
 from erecap.bench.replan.ceilings import ratio
 from erecap.generation import JsonRow
+from erecap.models.cache_argument import CACHE
 from erecap.tokens import PruneConfig, prune
-from erecap.tokens.cache.argument import CACHE
 from erecap.tuning.candidates import Stages
 from erecap.tuning.samples import Sample
 

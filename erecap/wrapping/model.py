@@ -10,7 +10,7 @@ from transformers import LogitsProcessorList
 
 from erecap.decoding.stopping import PrefillClock
 from erecap.generation import Timing, Usage
-from erecap.tokens.cache.argument import CACHE, given_cache
+from erecap.models.cache_argument import CACHE, given_cache
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.pruning import prune
 from erecap.tokens.scoring.schedule import PruneConfig

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, GenerationMixin
 
-from erecap.tokens.cache.argument import given_cache
+from erecap.models.cache_argument import given_cache
 from erecap.tokens.cache.ropes import rope_switch
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.scoring.probe import base_name

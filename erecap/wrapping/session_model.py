@@ -15,7 +15,7 @@ from erecap.decoding.revision import model_revision
 from erecap.decoding.stopping import PrefillClock
 from erecap.errors import ConfigError
 from erecap.generation import Timing, Usage
-from erecap.tokens.cache.argument import CACHE
+from erecap.models.cache_argument import CACHE
 from erecap.tokens.cache.read_scores import ReadScorer
 from erecap.tokens.servable import read_problem
 from erecap.wrapping.log import CallLog

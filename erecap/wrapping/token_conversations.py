@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from erecap.engines.newest_attention import NewestAttention
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.shared_storage import stored_bytes
 
@@ -30,7 +31,7 @@ class TokenConversation:
     first: int = 0  # tokens of the first prompt
     shift: int = 0  # token index minus position of the next token; above 0 once it was repositioned
     evicted: int = 0  # tokens evicted so far
-    attention: tuple[torch.Tensor, torch.Tensor] | None = None  # token indices, and attention weights `(n,)` each
+    attention: NewestAttention | None = None
     dropped_because: str | None = None  # the reason of the newest eviction in this call; None: there was none
 
     @property

@@ -9,19 +9,19 @@ from typing import Any
 import torch
 
 from erecap.budget import Budget, Limit
+from erecap.engines.newest_attention import NewestAttention, collecting
 from erecap.engines.rotate_keys import KeyRotator
 from erecap.engines.token_bytes import bytes_per_token, check_memory
 from erecap.errors import BudgetError, ConfigError
+from erecap.models.cache_argument import CACHE
 from erecap.protocols import ScoreContext
 from erecap.registries import SINKS
 from erecap.session.eviction import HEAD, OPEN, PROTECTED, staying
-from erecap.tokens.cache.argument import CACHE
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.read_scores import ReadScorer, ReadScores
 from erecap.tokens.cache.ropes import reuse_window, rope_kinds
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.pruning import attach
-from erecap.tokens.scoring import probe
 from erecap.tokens.scoring.by_name import scorer_for
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.tokens.scoring.scorers import RandomScorer
@@ -120,7 +120,7 @@ class TokenReader:
             start, position = conversation.read, conversation.next_position
             chunk = prompt[:, start : start + tokens].to(device)
             last = left - tokens <= rest
-            with self._collecting(last) as weights, torch.no_grad():
+            with collecting(last and self._by_attention) as masses, torch.no_grad():
                 self._model(
                     input_ids=chunk,
                     position_ids=torch.arange(position, position + tokens, device=device).unsqueeze(0),
@@ -129,8 +129,8 @@ class TokenReader:
                     **({"logits_to_keep": 1} if self._model._supports_logits_to_keep() else {}),
                 )
             conversation.tokens = torch.cat([conversation.tokens, prompt[0, start : start + tokens].cpu()])
-            if weights:
-                conversation.attention = _by_index(conversation.cache, weights)
+            if masses:
+                conversation.attention = NewestAttention.of_layers(conversation.cache, masses)
             self.enforce(conversation)
         self._make_room(conversation, length - conversation.read + room)
 
@@ -201,13 +201,7 @@ class TokenReader:
             context = ScoreContext(row, row, torch.ones_like(row, dtype=torch.bool), self.seed, None)
             return RandomScorer().score(0, row.unsqueeze(-1), context)[0]
         if self.evict_by == "attention" and conversation.attention is not None:
-            asked, weights = conversation.attention
-            # Of newer tokens nothing is known; they rank first.
-            scores = torch.ones(len(index), dtype=torch.float32, device="cpu")
-            scores[index <= asked[-1]] = 0.0
-            known = torch.isin(index, asked)
-            scores[known] = weights[torch.searchsorted(asked, index[known])]
-            return scores
+            return torch.from_numpy(conversation.attention.scores(index.numpy()))
         return index.to(torch.float64)
 
     def _make_room(self, conversation: TokenConversation, tokens: int) -> None:
@@ -218,15 +212,6 @@ class TokenReader:
         index = conversation.cache.stored_index()
         conversation.cache.move(self._rotator, index, torch.arange(len(index), device=index.device))
         conversation.shift = conversation.read - len(index)
-
-    @contextmanager
-    def _collecting(self, wanted: bool) -> Iterator[dict[int, torch.Tensor]]:
-        weights: dict[int, torch.Tensor] = {}
-        probe.current.collect = weights if wanted and self._by_attention else None
-        try:
-            yield weights
-        finally:
-            probe.current.collect = None
 
 
 def _rotator_of(model: Any) -> KeyRotator:
@@ -241,13 +226,3 @@ def _rotator_of(model: Any) -> KeyRotator:
             "cannot be moved; without a budget its calls there are the bare model's"
         )
     return KeyRotator(model)
-
-
-def _by_index(cache: PrunedCache, weights: dict[int, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stored token indices `(n,)`, and the mean over layers of the newest token's attention weight on each `(n,)`."""
-    index = cache.stored_index().cpu()
-    total = torch.zeros(len(index), dtype=torch.float32, device="cpu")
-    for layer, weight in weights.items():
-        column = torch.searchsorted(index, cache.layout(layer).index[0].cpu())
-        total.index_add_(0, column, weight[0].float().cpu() / len(weights))
-    return index, total

@@ -82,6 +82,8 @@ def test_a_plan_is_exported(erecap, made: Path, tiny_model, tmp_path: Path) -> N
         (("make", "MODEL", "--out", "x", "--mlp", "8"), "mlp: got 8; allowed: 0 to 7, the base has 8 layers"),
         (("make", "MODEL", "--out", "x", "--mlp", "9" * 5000), "allowed: numbers of layers, such as 6,10,24"),
         (("make", "MODEL", "--out", "FILE", "--mlp", "1"), "file: File exists"),
+        (("make", "MODEL", "--out", "HOLED", "--mlp", "1"), "holed holds a layer plan already; choose another folder"),
+        (("check", "THIN", "MODEL", "--threads", "100000"), "--threads"),
         (("show", "nowhere"), "layer plan nowhere: no such folder, and no checkpoint of that name"),
         (("check", "nowhere", "MODEL"), "layer plan nowhere: no such folder"),
         (("check", "THIN", "MODEL", "--text", "nowhere.txt"), "nowhere.txt: No such file"),

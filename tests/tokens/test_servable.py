@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import erecap
 from erecap.errors import ConfigError
-from erecap.tokens.cache.argument import CACHE, given_cache
+from erecap.models.cache_argument import CACHE, given_cache
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.servable import INSTEAD, attention_problem, prune_problem, read_problem
 from tests.tokens.families import GREEDY, family, ids_of, whole

@@ -17,6 +17,7 @@ from erecap.context.tokenize import render_chat
 from erecap.decoding.linear import known_weights
 from erecap.generation import Generation, Message, Timing, Usage
 from erecap.language_models.build import session_options
+from erecap.models.cache_argument import CACHE
 from erecap.session.session import ReplanSession
 from erecap.tokens.scoring.schedule import PruneConfig
 
@@ -111,7 +112,7 @@ def stock_call(bench: ReplanBench, model: Any, tokenizer: Any, history: Sequence
         ids = output.sequences[0, read:]
         text = tokenizer.decode(ids, skip_special_tokens=True)
         total = 1e3 * (time.perf_counter() - started)
-        stored = (tensor for layer in output.past_key_values.layers for tensor in (layer.keys, layer.values))
+        stored = (tensor for layer in output[CACHE].layers for tensor in (layer.keys, layer.values))
         usage = Usage(
             prompt_tokens=read,
             new_tokens=read,

@@ -13,8 +13,8 @@ from erecap.context.tokenize import render_prompt
 from erecap.decoding.short import short_reads
 from erecap.errors import ConfigError
 from erecap.generation import JsonRow
+from erecap.models.cache_argument import CACHE
 from erecap.tokens import PruneConfig, attach
-from erecap.tokens.cache.argument import CACHE
 from erecap.tokens.cache.pruned_cache import PrunedCache
 
 QUALITY_TOKENS = 3000  # of household text; about an eighth of them are plans

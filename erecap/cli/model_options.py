@@ -1,0 +1,14 @@
+"""Options of the commands that open a model: which one, what is put into it, how and where it computes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Catalog name, folder or hub name.")]
+AdapterOption = Annotated[str | None, typer.Option(help="LoRA adapter merged into it: a folder or a name.")]
+LayersOption = Annotated[str | None, typer.Option(help="Layer plan applied to it: a folder or a name.")]
+DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; torch's choice if left out.")]
