@@ -13,7 +13,8 @@ from erecap.errors import ConfigError
 
 # One stream of random numbers each, so that one rate does not shift the other's draws.
 _SLIP, _MOVE, _TIMED_MOVE, _CLOSING = 0, 1, 2, 3
-_AS_TOLD = ("failed", "failure", "subject")  # of a command: they stay what they are when the world changes after it
+# Of a command: they stay what they are when the world changes after it.
+_AS_TOLD = ("failed", "failure", "subject", "events", "trail")
 
 
 class Disturbances(gym.Wrapper[str, str, str, str]):
@@ -161,7 +162,7 @@ class Disturbances(gym.Wrapper[str, str, str, str]):
         if not struck:
             return info
         now = self.get_wrapper_attr("observe_again")()[1]
-        return {**now, **{key: info[key] for key in _AS_TOLD}, "events": info["events"]}
+        return {**now, **{key: info[key] for key in _AS_TOLD if key in info}}
 
     def _gap(self, kind: int, number: int) -> float:
         """Seconds between an event by time and the one before it."""

@@ -122,7 +122,7 @@ class HabitatEnv(gym.Env[str, str]):
         self._stops = 0  # said elsewhere than at the goal
         outcome = self._robot.describe()
         self._said = outcome.text
-        return self._said, self._info(outcome) | {"map": map_of(self._robot)}
+        return self._said, self._info(outcome) | {"map": map_of(self._robot), "trail": self._trail()}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Carry out one command. Never truncates: the horizon is a wrapper's business.
@@ -133,7 +133,7 @@ class HabitatEnv(gym.Env[str, str]):
         outcome = self._judged(robot.perform(command), plain(command))
         self._said = outcome.text
         won = self.success
-        return self._said, float(won), won, False, self._info(outcome)
+        return self._said, float(won), won, False, self._info(outcome) | {"trail": self._trail()}
 
     def observe_again(self) -> tuple[str, dict[str, Any]]:
         """The last observation and an info as after a command that went well; nothing changes, no time passes."""
@@ -353,11 +353,14 @@ class HabitatEnv(gym.Env[str, str]):
             expert_steps=measured.steps,
             path_unit="m",
         )
-        info["trail"] = {"robot": robot.take_trail()}
+        info["trail"] = {}  # a step has one: to look again moves nobody
         info["measures"] = {name: value for name, value in asdict(self.measures).items() if math.isfinite(value)}
         if self.expert:
             info["expert_actions"] = self._expert_actions()
         return dict(info)
+
+    def _trail(self) -> dict[str, list[tuple[float, float]]]:
+        return {"robot": self.robot.take_trail()}
 
     def _expert_actions(self) -> list[str]:
         goal = self._course.current

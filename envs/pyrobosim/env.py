@@ -134,6 +134,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
             outcome = Outcome(self._addressed(number, outcome.text), outcome.failure, outcome.subject)
         won = self.success
         observation, info = self._report(outcome)
+        info["trail"] = take_trails(crew.simulation)
         return observation, float(won), won, self.out_of_time, info
 
     def advance(self, seconds: float) -> tuple[bool, dict[str, Any]]:
@@ -326,7 +327,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
             expert_path_length=measured.metres,
             expert_steps=measured.steps,
             path_unit="m",
-            trail=take_trails(crew.simulation),
+            trail={},  # a step has one: to look again moves nobody
             out_of_time=self.out_of_time,
             constraints=goal.constraints(),
             seconds=self.seconds,

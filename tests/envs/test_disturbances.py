@@ -139,7 +139,8 @@ class Timed(Counter):
 
     def step(self, action):
         self.seconds += self.pace
-        return super().step(action)
+        *step, info = super().step(action)
+        return *step, {**info, "trail": {"agent": [(self.count, 0.0)]}}
 
     def advance(self, seconds):
         self.seconds += seconds
@@ -196,6 +197,14 @@ def test_the_info_after_a_disturbance_by_time_is_as_the_world_is_then():
         *_, info = env.step("wait")
         assert info["changes"] == len(env.unwrapped.log)
         assert env.advance(2.0)[1]["changes"] == len(env.unwrapped.log)
+
+
+def test_a_disturbance_by_time_leaves_the_way_of_its_step():
+    env = Disturbances(Timed(), moves_per_minute=60.0)
+    env.reset(seed=1)
+    shown = [env.step("wait")[4] for _ in range(20)]
+    assert [info["trail"] for info in shown] == [{"agent": [(number, 0.0)]} for number in range(1, 21)]
+    assert any(info["events"] for info in shown)
 
 
 @pytest.mark.parametrize(

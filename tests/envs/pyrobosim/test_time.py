@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,18 @@ def test_others_close_doors_and_move_objects_while_the_planner_thinks() -> None:
     *_, info = env.step("look")
     assert set(info["events"]) == {"move", "close"}
     assert env.step("look")[4]["events"].count("close") == 0
+
+
+def test_ways_are_told_whole_while_others_move_objects() -> None:
+    env = disturbed(moves_per_minute=20.0)
+    _, info = env.reset(seed=3, options={"episode": 0})
+    points, events = list(info["trail"]["robot 1"]), []
+    for _ in range(12):
+        *_, info = env.step(next(skill for skill in info["skills"] if skill.startswith("go to")))
+        points += info["trail"].get("robot 1", [])
+        events += info["events"]
+    metres = sum(math.dist(*pair) for pair in pairwise(points))
+    assert "move" in events and metres == pytest.approx(info["path_length"], abs=0.05) and metres > 10
 
 
 def test_a_door_that_was_closed_can_be_opened_again() -> None:
