@@ -41,7 +41,7 @@ def generate_world(options: PyRoboSimOptions, rng: random.Random) -> dict[str, A
     """Draw a world.
 
     Args:
-        options: `split`, `rooms`, `objects`, `closed_doors`, `robots` and `battery_per_metre` are read.
+        options: `split`, `rooms`, `objects`, `closed_doors`, `robots`, and whether anything costs battery are read.
         rng: decides everything else.
 
     Returns:
@@ -55,7 +55,8 @@ def generate_world(options: PyRoboSimOptions, rng: random.Random) -> dict[str, A
     sizes = [(rng.uniform(*SIDES), rng.uniform(*SIDES)) for _ in names]
     middles = [(PITCH * x, PITCH * y) for x, y in layout.cells]
     start, robots = rng.randrange(len(names)), options.robots or 1
-    locations = _furniture(names, sizes, middles, start, bool(options.battery_per_metre), rng)
+    charger = bool(options.battery_per_metre or options.battery_per_waiting_second)
+    locations = _furniture(names, sizes, middles, start, charger, rng)
     return {
         "params": {"name": "world", "object_radius": 0.01},
         "metadata": {"locations": [str(DATA / "furniture.yaml")], "objects": [str(DATA / "objects.yaml")]},

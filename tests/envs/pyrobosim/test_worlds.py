@@ -35,6 +35,13 @@ def test_there_is_always_something_open_and_something_closed() -> None:
         assert kinds & set(CONTAINERS) and kinds - set(CONTAINERS)
 
 
+@pytest.mark.parametrize("option", ["battery_per_metre", "battery_per_waiting_second"])
+def test_where_anything_costs_battery_there_is_a_charger(option: str) -> None:
+    for rate in (0.0, 0.5):
+        chargers = [place["is_charger"] for place in world(1, **{option: rate})["locations"]]
+        assert sum(chargers) == bool(rate)
+
+
 @pytest.mark.integration
 def test_fifty_worlds_load_whole() -> None:
     for number in range(COUNT):
