@@ -113,10 +113,11 @@ def check_habitat() -> Check:
     except EnvironmentUnavailable as error:
         advice = f"conda env create -f {WORKER.with_name('environment.yml')}, then set {VARIABLE} to its python"
         return Check(name, "warn", str(error), advice)
-    whose = "this interpreter" if python is None else f"{VARIABLE}={python}"
+    whose = "this interpreter" if python == Path(sys.executable) else f"{VARIABLE}={python}"
     facts = f"habitat-sim {found['habitat_sim']} of Python {found['python']}, {whose}"
     if not found["bullet"]:
-        return Check(name, "warn", f"{facts}, built without Bullet", "conda install withbullet: rays need it")
+        advice = "conda install withbullet, or set sight: navmesh in suites"
+        return Check(name, "warn", f"{facts}, built without Bullet", advice)
     return Check(name, True, facts)
 
 

@@ -20,6 +20,10 @@ from erecap.errors import ConfigError, RunError
 from erecap.untrusted import parse_json
 
 
+class ProcessEnded(RunError):
+    """A worker's process ended by itself; not the end that a request gets which takes too long."""
+
+
 class WorkerProcess:
     """The process; use it in a `with` statement.
 
@@ -101,7 +105,8 @@ class WorkerProcess:
             arguments: JSON values.
 
         Raises:
-            RunError: the worker failed, ended, took too long (it is killed then), or its answer is no JSON object.
+            ProcessEnded: the worker ended.
+            RunError: it failed, took too long (it is killed then), or its answer is no JSON object.
         """
         limit = self.time_limit if time_limit is None else time_limit
         try:
@@ -117,7 +122,7 @@ class WorkerProcess:
             raise RunError(f"{self.name} took longer than {limit:g} s at '{what}', and was ended") from error
         if not line:
             self._lines.put("")  # it stays ended: further requests need not wait
-            raise RunError(f"{self.name}'s process ended at '{what}': {self._last_words()}")
+            raise ProcessEnded(f"{self.name}'s process ended at '{what}': {self._last_words()}")
         try:
             answer = parse_json(line)
         except ValueError as error:

@@ -1,33 +1,28 @@
-"""Connection to habitat-sim: in this process where it can be imported, else a worker process in its own interpreter."""
+"""Connection to habitat-sim: a worker process in this interpreter or another one, whichever has it."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from erecap.errors import ConfigError, EnvironmentUnavailable, GameError, RunError
 from erecap.threading_policy import environment_of_others
-from erecap.worker_process import WorkerProcess
+from erecap.worker_process import ProcessEnded, WorkerProcess
 
 WORKER = Path(__file__).with_name("worker.py")
 VARIABLE = "ERECAP_HABITAT_PYTHON"
 START_LIMIT = 120.0  # seconds until a worker has imported habitat-sim
 
 
-class Connection(Protocol):
-    """A simulator that serves the requests that `worker.py` describes."""
-
-    def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
-        """The answer. Raises GameError: the request failed, or the simulator ended or took too long."""
-
-    def close(self) -> None:
-        """End the simulator."""
+class SimulatorEnded(GameError):
+    """The simulator's process ended by itself, as it does when it crashes."""
 
 
-class InWorker:
+class Connection:
     """habitat-sim in a worker process; the next request after a failure starts a new one.
 
     Args:
@@ -41,16 +36,22 @@ class InWorker:
         self._process: WorkerProcess | None = None
 
     def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
-        """See `Connection`."""
+        """The answer to a request that `worker.py` describes.
+
+        Raises:
+            SimulatorEnded: the simulator crashed.
+            GameError: the request failed, or took too long.
+        """
         process = self._process or self._start()
         try:
             return process.ask(what, **arguments)
         except RunError as error:
             self.close()
-            raise GameError(str(error)) from error
+            kind = SimulatorEnded if isinstance(error, ProcessEnded) else GameError
+            raise kind(str(error)) from error
 
     def close(self) -> None:
-        """See `Connection`."""
+        """End the simulator."""
         if self._process is not None:
             process, self._process = self._process, None
             process.close(kill=True)
@@ -91,32 +92,8 @@ class InWorker:
         return self._process
 
 
-class InProcess:
-    """habitat-sim in this process. A crash of the simulator ends the process."""
-
-    def __init__(self) -> None:
-        from erecap.envs.habitat import worker  # imports habitat-sim
-
-        self._failure = worker.RequestError
-        self._simulation = worker.Simulation()
-
-    def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
-        """See `Connection`."""
-        try:
-            answer: dict[str, Any] = self._simulation.handle({"do": what, **arguments})
-        except self._failure as error:
-            raise GameError(f"habitat-sim failed at '{what}': {error}") from error
-        return answer
-
-    def close(self) -> None:
-        """See `Connection`."""
-        if self._simulation.sim is not None:
-            self._simulation.sim.close()
-            self._simulation.sim = None
-
-
-def find_python(option: Path | None, variables: Mapping[str, str] = os.environ) -> Path | None:
-    """The interpreter of the worker process; None: habitat-sim is imported in this one.
+def find_python(option: Path | None, variables: Mapping[str, str] = os.environ) -> Path:
+    """The interpreter of the worker process.
 
     Args:
         option: the suite's `python:`; None: what the environment variable names, else this interpreter.
@@ -128,7 +105,7 @@ def find_python(option: Path | None, variables: Mapping[str, str] = os.environ) 
     if named is not None:
         return named.expanduser()
     if find_spec("habitat_sim") is not None:
-        return None
+        return Path(sys.executable)
     raise EnvironmentUnavailable(
         "environment 'habitat' needs habitat-sim, which this Python does not have: install it with conda "
         f"(docs/habitat.md), and set {VARIABLE} to that interpreter"
@@ -141,23 +118,18 @@ def connect(option: Path | None, time_limit: float) -> Connection:
     Raises:
         EnvironmentUnavailable: no interpreter with habitat-sim.
     """
-    python = find_python(option)
-    if python is None:
-        return InProcess()
-    connection = InWorker(python, time_limit)
+    connection = Connection(find_python(option), time_limit)
     connection.hello()
     return connection
 
 
-def ask_version(python: Path | None) -> dict[str, Any]:
-    """Versions of habitat-sim and Python in an interpreter, None: this one; and whether it has Bullet.
+def ask_version(python: Path) -> dict[str, Any]:
+    """Versions of habitat-sim and Python in an interpreter, and whether it has Bullet.
 
     Raises:
         EnvironmentUnavailable: it has no habitat-sim.
     """
-    if python is None:
-        return InProcess().ask("hello")
-    connection = InWorker(python, START_LIMIT)
+    connection = Connection(python, START_LIMIT)
     try:
         return connection.hello()
     finally:

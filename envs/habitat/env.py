@@ -14,14 +14,14 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 
 from erecap.envs.episodes import Episodes, command_of
-from erecap.envs.habitat.client import connect
+from erecap.envs.habitat.client import SimulatorEnded, connect
 from erecap.envs.habitat.episode_files import EpisodeFile
 from erecap.envs.habitat.expert import next_commands
-from erecap.envs.habitat.goals import POINT_WITHIN, THING_WITHIN, Course, Goal, draw_goals, point_goal
+from erecap.envs.habitat.goals import Course, Goal, draw_goals, point_goal
 from erecap.envs.habitat.houses.house import House
 from erecap.envs.habitat.maps import map_of
 from erecap.envs.habitat.metrics import Measures, measure
-from erecap.envs.habitat.options import HabitatOptions, TaskKind
+from erecap.envs.habitat.options import POINT_WITHIN, THING_WITHIN, HabitatOptions, TaskKind
 from erecap.envs.habitat.robot import EYE, Outcome, Robot
 from erecap.envs.habitat.scenes import GeneratedHouses, GivenScene, Scenes, Setting, annotated_house
 from erecap.envs.words import plain
@@ -264,8 +264,8 @@ class HabitatEnv(gym.Env[str, str]):
         camera = CAMERA if self._draws else None
         try:
             answer = ask("open", **setting.opening, **view, camera=camera, gpu=options.gpu)
-        except GameError as error:
-            if camera is None or "ended" not in str(error):
+        except SimulatorEnded as error:
+            if camera is None:
                 raise
             raise GameError(f"{error}; where there is no renderer, set frames: none") from error
         house = setting.house or annotated_house(answer, setting.extra)

@@ -20,11 +20,11 @@ def interpreter(folder: Path, script: Path = FLAT) -> Path:
     return path
 
 
-def make(folder: Path, episodes: int = 3, seed: int = 7, **options: Any) -> HabitatEnv:
+def make(folder: Path, episodes: int = 3, seed: int = 7, render_mode: str | None = None, **options: Any) -> HabitatEnv:
     """An environment on the small simulator."""
     small = {"rooms": (3, 3), "objects": 6, "expert": "search", **options}
     given = HabitatOptions(houses_dir=folder / "houses", python=small.pop("python", interpreter(folder)), **small)
-    return HabitatEnv(given, seed=seed, episodes=episodes, expert=True)
+    return HabitatEnv(given, seed=seed, episodes=episodes, expert=True, render_mode=render_mode)
 
 
 def play(env: HabitatEnv, episode: int, most: int = 80) -> list[tuple[str, dict[str, Any]]]:

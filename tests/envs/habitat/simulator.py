@@ -19,8 +19,8 @@ def has_habitat() -> bool:
     return True
 
 
-def need_habitat() -> Path | None:
-    """The interpreter with habitat-sim, None for this one; skips the test where none is named."""
+def need_habitat() -> Path:
+    """The interpreter with habitat-sim; skips the test where none is named."""
     try:
         return find_python(None)
     except EnvironmentUnavailable as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from erecap.envs.habitat.client import VARIABLE, WORKER, InWorker, ask_version, connect, find_python
+from erecap.envs.habitat.client import VARIABLE, WORKER, Connection, ask_version, connect, find_python
 from erecap.errors import EnvironmentUnavailable, GameError
 from tests.envs.habitat.playing import interpreter
 
@@ -59,7 +59,7 @@ def test_versions_are_told(tmp_path: Path) -> None:
 
 
 def test_a_request_that_fails_ends_the_worker_and_the_next_starts_another(tmp_path: Path) -> None:
-    connection = InWorker(interpreter(tmp_path), 10.0)
+    connection = Connection(interpreter(tmp_path), 10.0)
     with pytest.raises(GameError, match="habitat-sim failed at 'map': no scene is open") as caught:
         connection.ask("map")
     one_line(caught.value)
@@ -71,7 +71,7 @@ def test_a_request_that_fails_ends_the_worker_and_the_next_starts_another(tmp_pa
 def test_a_worker_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     script = tmp_path / "slow.py"
     script.write_text(SLOW)
-    connection = InWorker(interpreter(tmp_path, script), 0.5)
+    connection = Connection(interpreter(tmp_path, script), 0.5)
     with pytest.raises(GameError, match=r"habitat-sim took longer than 0\.5 s at 'hello', and was ended") as caught:
         connection.ask("hello")
     one_line(caught.value)
