@@ -13,7 +13,6 @@ from erecap.envs.habitat.options import TaskKind
 from erecap.envs.habitat.robot import Robot
 
 NEAREST, FARTHEST = 3.0, 40.0  # geodesic metres from the start to the first goal
-POINT_WITHIN, THING_WITHIN = 0.2, 0.5  # metres within which a stop is right
 
 
 @dataclass(frozen=True)

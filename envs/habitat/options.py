@@ -16,6 +16,8 @@ Sight = Literal["rays", "semantic", "navmesh"]
 Frames = Literal["camera", "none"]
 TASK_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
 MOST_GOALS = 8
+# Metres within which a stop is right. The follower of `worker.py` stops 0.18 m from its end, so no less can be asked.
+POINT_WITHIN, THING_WITHIN = 0.2, 0.5
 
 
 class HabitatOptions(BaseModel):
@@ -38,14 +40,14 @@ class HabitatOptions(BaseModel):
     goals: tuple[int, int] = Field((3, 5), description="Fewest and most goals of a tour or chain.")
     success_distance: float | None = Field(
         None,
-        gt=0,
+        ge=POINT_WITHIN,
         le=5,
         description="Geodesic metres to the goal within which `stop` is right; unset: 0.2 for points, 0.5 for objects.",
     )
     sight: Sight = Field(
         "rays",
         description="How the robot sees: `rays` cast to the objects in its field of view (habitat-sim with Bullet), "
-        "`semantic` by the semantic sensor (needs a renderer), `navmesh` along free floor.",
+        "`semantic` by the semantic sensor (needs a renderer, and Bullet for the floor), `navmesh` along free floor.",
     )
     field_of_view: float = Field(90.0, ge=30, le=150, description="Degrees, horizontally.")
     view_range: float = Field(6.0, gt=0.5, le=20, description="Metres that the robot sees.")

@@ -117,9 +117,13 @@ def of_folder(folder: Path, house: House, scene: str = "house") -> Setting:
 
 
 def opening_of(scene: str, dataset: Path | None, navmeshes: Path) -> dict[str, Any]:
-    """The arguments of `open` for a scene of others; its navmesh is computed and kept, where it brings none."""
+    """The arguments of `open` for a scene of others; its navmesh is computed and kept, where it brings none.
+
+    A scene's or dataset's file that has changed is another scene.
+    """
     file = Path(scene).expanduser()
-    stamp = [scene, str(dataset), str(os.path.getmtime(file)) if file.is_file() else ""]
+    read = [path for path in (file, dataset) if path is not None and path.is_file()]
+    stamp = [scene, str(dataset), *(str(os.path.getmtime(path)) for path in read)]
     navmeshes.mkdir(parents=True, exist_ok=True)
     navmesh = navmeshes / f"{hashlib.sha256(repr(stamp).encode()).hexdigest()[:20]}.navmesh"
     return {

@@ -1,4 +1,4 @@
-"""habitat-sim behind JSON: one scene, one robot. A script for habitat-sim's interpreter, or a module where it is here.
+"""habitat-sim behind JSON: one scene, one robot. A script for the interpreter that has habitat-sim.
 
 One file for any interpreter: it uses the standard library, habitat-sim and its numpy only, and Python 3.9. One request
 a line, `{"do": NAME, ...}`, one answer a line; `{"error": "..."}` where a request failed. Points are [x, y, z] in
@@ -7,6 +7,7 @@ its left.
 """
 
 import base64
+import hashlib
 import json
 import math
 import os
@@ -23,6 +24,7 @@ import magnum as mn  # noqa: E402
 import numpy as np  # noqa: E402
 
 STEP, TURN = 0.25, 10.0  # metres and degrees of one action: habitat-sim's own defaults
+ARRIVED = 0.18  # metres from its end at which the follower is there
 GLIMPSE_EVERY = 1.0  # metres between two looks on the way
 MOST_ACTIONS = 2000  # of one walk
 TOLERANCE = 0.05  # metres between a ray's hit and the box that it hit
@@ -75,12 +77,14 @@ class Simulation:
     ):
         """Load a scene, or put everything in it back to where it was.
 
-        scene: a file, or a name in the dataset; navmesh: a file that is loaded or written where the scene has none;
+        scene: a file, or a name in the dataset; navmesh: where the floor is kept that was computed for a scene without
+        any, with the settings of `NAVMESH` in its name;
         camera: [width, height] or None.
         """
         asked = (scene, dataset, navmesh, sight, fov, view, eye, camera, gpu)
-        if sight == "rays" and not getattr(habitat_sim, "built_with_bullet", False):
-            raise RequestError("this habitat-sim is built without Bullet and casts no rays; choose sight: navmesh")
+        if sight != "navmesh" and not getattr(habitat_sim, "built_with_bullet", False):
+            built = "this habitat-sim is built without Bullet and casts no rays"
+            raise RequestError(f"{built}, which sight: {sight} needs; choose sight: navmesh")
         if asked != self._opened:
             self._opened = None
             self.sight, self.fov, self.view, self.eye = sight, float(fov), float(view), float(eye)
@@ -139,6 +143,7 @@ class Simulation:
         return spec
 
     def _prepare_navmesh(self, path):
+        path = None if path is None else navmesh_file(path)
         if not self.finder.is_loaded and path is not None and os.path.isfile(path):
             self.finder.load_nav_mesh(path)
         if not self.finder.is_loaded:
@@ -294,7 +299,7 @@ class Simulation:
 
     # ---- moving
 
-    def do_go(self, to, radius=0.18, actions=MOST_ACTIONS):
+    def do_go(self, to, radius=ARRIVED, actions=MOST_ACTIONS):
         """Walk to the nearest of several points by habitat-sim's greedy geodesic follower, looking on the way."""
         _, goal = self._nearest(self._position(), to)
         answer = {"reached": False, "why": "", "metres": 0.0, "actions": 0, "glimpses": [], "trace": []}
@@ -534,6 +539,13 @@ class Simulation:
 
     def _pose(self):
         return {"position": _listed(self._position()), "yaw": self._yaw()}
+
+
+def navmesh_file(path):
+    """The file of a navmesh that was computed with the settings of now; others are other files."""
+    settings = hashlib.sha256(repr(sorted(NAVMESH.items())).encode()).hexdigest()[:8]
+    stem, ending = os.path.splitext(path)
+    return f"{stem}-{settings}{ending}"
 
 
 def _perimeter(x, z, apart=0.3):

@@ -34,7 +34,6 @@ class Goal:
         wanted = sum(count for _, count in self.wants)
         return 1.0 - sum(self.missing(simulation).values()) / wanted
 
-
     def out_of_order(self, simulation: Simulation, item: Object, place: ObjectSpawn) -> str:
         """The reason why an object may not be put at a place yet; "" if it may."""
         if simulation.name(place) != self.place or item.category not in self.order:

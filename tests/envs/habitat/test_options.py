@@ -24,7 +24,7 @@ SUITES = [f"habitat-{kind}{split}" for kind in ("pointnav", "objectnav", "chains
         ({"scene": "a.glb", "rooms": [3, 4], "objects": 3}, "objects, rooms has no meaning together with scene"),
         ({"episodes_file": "a.json", "tasks": ["fetch"]}, "tasks has no meaning together with episodes_file"),
         ({"episodes_file": "a.json", "scene": "a.glb"}, "scene has no meaning together with episodes_file"),
-        ({"success_distance": 0}, "greater than 0"),
+        ({"success_distance": 0.19}, "greater than or equal to 0.2"),
         ({"sight": "x-ray"}, "rays"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from erecap.envs.habitat.episode_files import EpisodeFile
 from erecap.envs.habitat.houses.house import SIDECAR, Thing
 from erecap.envs.habitat.options import HabitatOptions
-from erecap.envs.habitat.scenes import GeneratedHouses, GivenScene, annotated_house, find_dataset
+from erecap.envs.habitat.scenes import GeneratedHouses, GivenScene, annotated_house, find_dataset, opening_of
 from erecap.errors import ConfigError, GameError
 
 POINTNAV: dict[str, Any] = {
@@ -138,6 +139,19 @@ def test_generated_houses_are_written_once_and_can_be_given(tmp_path: Path) -> N
     assert houses.setting(7, 0, 0) == first and dataset.stat().st_mtime_ns == before
     given = GivenScene(HabitatOptions(scene="house", scene_dataset=dataset.parent)).setting(1, 0, 0)
     assert given == first
+
+
+@pytest.mark.parametrize("changed", ["a.glb", "a.scene_dataset_config.json"])
+def test_a_changed_scene_has_another_navmesh(tmp_path: Path, changed: str) -> None:
+    dataset = tmp_path / "a.scene_dataset_config.json"
+    for path in (dataset, tmp_path / "a.glb"):
+        path.write_text("")
+    scene = "a" if changed == dataset.name else str(tmp_path / "a.glb")
+    before = opening_of(scene, dataset, tmp_path / "navmeshes")
+    assert opening_of(scene, dataset, tmp_path / "navmeshes") == before
+    os.utime(tmp_path / changed, (1.0, 1.0))
+    after = opening_of(scene, dataset, tmp_path / "navmeshes")
+    assert after["navmesh"] != before["navmesh"] and after == {**before, "navmesh": after["navmesh"]}
 
 
 def test_what_a_scene_says_of_itself() -> None:
