@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import string
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,6 +51,26 @@ class Episodes:
             number = _whole(named, self._count)
         self._next = (number + 1) % self._count
         return number
+
+
+def text_spaces() -> tuple[gym.spaces.Text, gym.spaces.Text]:
+    """The spaces of actions and observations: commands, and longer texts that may be empty."""
+    printable = string.printable
+    return gym.spaces.Text(200, charset=printable), gym.spaces.Text(20_000, min_length=0, charset=printable)
+
+
+def render_mode_of(asked: str | None, known: str) -> str | None:
+    """The render mode that was asked for.
+
+    Args:
+        known: the only one that the environment has, besides None.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    if asked not in (None, known):
+        raise ConfigError(f"render_mode: got {asked!r}; allowed: None, {known!r}")
+    return asked
 
 
 def command_of(action: Any) -> str:

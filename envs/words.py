@@ -13,6 +13,15 @@ def plain(text: str) -> str:
     return " ".join(text.split()).rstrip(". ")[:MOST_CHARACTERS].encode("ascii", "replace").decode()
 
 
+def with_article(words: str) -> str:
+    """Words with "a" or "an".
+
+    >>> with_article("arm chair"), with_article("cup")
+    ('an arm chair', 'a cup')
+    """
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
 def find_name(text: str, names: Iterable[str]) -> str:
     """The name that a planner's words mean: exactly, or but for capitals and articles; else the words themselves.
 

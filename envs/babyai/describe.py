@@ -8,6 +8,7 @@ from minigrid.core.world_object import Door, WorldObj
 from minigrid.envs.babyai.core.roomgrid_level import RoomGridLevel
 
 from erecap.envs.babyai.memory import visible_cells
+from erecap.envs.words import with_article
 
 
 def describe(level: RoomGridLevel, names: Mapping[WorldObj, str]) -> str:
@@ -38,7 +39,7 @@ def describe(level: RoomGridLevel, names: Mapping[WorldObj, str]) -> str:
 def noun_phrase(thing: WorldObj, name: str) -> str:
     """ "a red ball", "an open red door", "a locked blue door 2"."""
     words = f"{door_state(thing)} {name}" if isinstance(thing, Door) else name
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+    return with_article(words)
 
 
 def door_state(door: Door) -> str:

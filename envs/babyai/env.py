@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import string
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import minigrid  # noqa: F401  # registers the levels
 import numpy as np
 from gymnasium.error import ResetNeeded
-from gymnasium.spaces import Text
 from minigrid.envs.babyai.core import roomgrid_level
 from minigrid.envs.babyai.core.roomgrid_level import RoomGridLevel
 
@@ -19,8 +17,8 @@ from erecap.envs.babyai import paths
 from erecap.envs.babyai.describe import describe
 from erecap.envs.babyai.options import BabyAIOptions
 from erecap.envs.babyai.skills import TEMPLATES, Body, Outcome
-from erecap.envs.episodes import Episodes, command_of
-from erecap.errors import ConfigError, GameError
+from erecap.envs.episodes import Episodes, command_of, render_mode_of, text_spaces
+from erecap.errors import GameError
 from erecap.protocols import StepInfo
 
 _log = logging.getLogger(__name__)
@@ -62,11 +60,8 @@ class BabyAIEnv(gym.Env[str, str]):
         expert: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ConfigError(f"render_mode: got {render_mode!r}; allowed: None, 'rgb_array'")
-        self.action_space = Text(max_length=200, charset=string.printable)
-        self.observation_space = Text(max_length=20_000, charset=string.printable)
-        self.render_mode = render_mode
+        self.action_space, self.observation_space = text_spaces()
+        self.render_mode = render_mode_of(render_mode, "rgb_array")
         self.options, self.seed, self.episodes, self.expert = options, seed, episodes, expert
         self._started: Body | None = None
         self._numbers, self._drawn_from = Episodes(episodes), seed

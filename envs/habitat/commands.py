@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-
-from erecap.envs.words import plain
+from erecap.envs.commands import Command, patterns, read_command
 
 NAVIGATION = ("look around", "explore {frontier}", "go to {place}", "stop")
 FETCHING = ("look around", "explore {frontier}", "go to {place}", "pick up {item}", "put {item} on {surface}")
 """Slots: {frontier} where seen floor ends, {place} what was seen, rooms included, {item} objects, {surface} furniture
 that objects lie on."""
 
-_PATTERNS = {
-    "look": re.compile(r"look(?: around)?", re.IGNORECASE),
-    "stop": re.compile(r"stop", re.IGNORECASE),
-    "explore": re.compile(r"explore (.+)", re.IGNORECASE),
-    "go to": re.compile(r"go to (.+)", re.IGNORECASE),
-    "pick up": re.compile(r"pick up (.+)", re.IGNORECASE),
-    "put": re.compile(r"put (.+?) (?:on|in|into|onto) (.+)", re.IGNORECASE),
-}
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command that was understood."""
-
-    verb: str
-    names: tuple[str, ...]
+_PATTERNS = patterns(
+    look="look(?: around)?",
+    stop="stop",
+    explore="explore (.+)",
+    go_to="go to (.+)",
+    pick_up="pick up (.+)",
+    put="put (.+?) (?:on|in|into|onto) (.+)",
+)
 
 
 def parse(text: str) -> Command | None:
@@ -36,8 +25,4 @@ def parse(text: str) -> Command | None:
     >>> parse("Go to the red chair.")
     Command(verb='go to', names=('the red chair',))
     """
-    for verb, pattern in _PATTERNS.items():
-        match = pattern.fullmatch(plain(text))
-        if match:
-            return Command(verb, match.groups())
-    return None
+    return read_command(text, _PATTERNS)

@@ -13,6 +13,7 @@ from erecap.envs.habitat.goals import Goal
 from erecap.envs.habitat.houses.house import Point, Thing
 from erecap.envs.habitat.options import HabitatOptions
 from erecap.envs.habitat.scenes import Setting, find_dataset, opening_of
+from erecap.envs.words import with_article
 from erecap.errors import ConfigError, GameError
 from erecap.files import cache_dir
 from erecap.untrusted import MOST_BYTES, parse_json
@@ -80,7 +81,7 @@ class EpisodeFile:
             _point(view["agent_state"]["position"]) for goal in listed for view in goal.get("view_points") or []
         )
         targets = tuple(thing.id for thing in things if thing.category == word)
-        words = f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+        words = with_article(word)
         return (Goal(words, f"Find {words}.", targets, views=views),), tuple(_named(things))
 
     def _scene_path(self, scene: str) -> str:

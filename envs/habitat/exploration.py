@@ -111,10 +111,6 @@ class Explored:
         self.seen[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = True
         self._find_frontiers()
 
-    def share(self) -> float:
-        """Share of the navigable floor that was seen."""
-        return float((self.seen & self.floor.cells).sum() / max(1, self.floor.cells.sum()))
-
     def _see_feet(self, row: int, column: int) -> None:
         reach = round(0.5 / self.floor.metres)
         self.seen[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = True

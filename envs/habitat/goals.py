@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from erecap.envs.habitat.directions import Pose
 from erecap.envs.habitat.houses.house import House, Point, Thing
-from erecap.envs.habitat.options import TaskKind
-from erecap.envs.habitat.robot import Robot
+from erecap.envs.habitat.options import POINT_WITHIN, THING_WITHIN, TaskKind
+from erecap.envs.habitat.robot import Outcome, Robot
+from erecap.envs.words import with_article
 
 NEAREST, FARTHEST = 3.0, 40.0  # geodesic metres from the start to the first goal
 
@@ -61,8 +62,7 @@ def described(thing: Thing, things: Sequence[Thing]) -> tuple[str, tuple[str, ..
     same = tuple(
         sorted(other.id for other in things if (other.colour, other.category) == (thing.colour, thing.category))
     )
-    article = "the" if len(same) == 1 else "an" if kind[0] in "aeiou" else "a"
-    return f"{article} {kind}", same
+    return f"the {kind}" if len(same) == 1 else with_article(kind), same
 
 
 def find_goal(thing: Thing, house: House) -> Goal:
@@ -142,10 +142,17 @@ def _fits(thing: Thing, surface: Thing) -> bool:
 
 
 class Course:
-    """The goals of an episode in their order, and how far they are fulfilled."""
+    """The goals of an episode in their order, the robot that follows them, and how far they are fulfilled.
 
-    def __init__(self, kind: TaskKind, goals: tuple[Goal, ...]) -> None:
-        self.kind, self.goals, self.done = kind, goals, 0
+    Args:
+        kind: of task.
+        within: success distance, metres; None: that of the kind.
+    """
+
+    def __init__(self, kind: TaskKind, goals: tuple[Goal, ...], robot: Robot, within: float | None) -> None:
+        self.kind, self.goals, self.robot, self.done = kind, goals, robot, 0
+        self.within = within or (POINT_WITHIN if kind == "pointnav" else THING_WITHIN)
+        self.stops = 0  # said elsewhere than at the goal
 
     @property
     def current(self) -> Goal | None:
@@ -160,7 +167,55 @@ class Course:
             return f"Go to {named}, in this order, and stop at each."
         return self.goals[min(self.done, len(self.goals) - 1)].sentence
 
-    def progress(self, robot: Robot) -> float:
+    @property
+    def progress(self) -> float:
         """Share of the goals that are fulfilled."""
-        part = self.current.progress(robot) if self.current is not None and self.current.surface else 0.0
+        part = self.current.progress(self.robot) if self.current is not None and self.current.surface else 0.0
         return (self.done + part) / len(self.goals)
+
+    @property
+    def way_left(self) -> float:
+        """Geodesic metres from the robot to the goals that are left, one after the other."""
+        metres, start = 0.0, None
+        for goal in self.goals[self.done :]:
+            for regions in self._stations(goal):
+                if not regions:
+                    return math.inf
+                where = {} if start is None else {"start": start}
+                answer = self.robot.ask("distances", groups=[regions], **where)
+                if answer["metres"][0] is None:
+                    return math.inf
+                metres, start = metres + answer["metres"][0], answer["ends"][0]
+        return metres
+
+    def perform(self, command: str) -> Outcome:
+        """Let the robot carry out a command, and tell what that means for the goals."""
+        outcome, goal = self.robot.perform(command), self.current
+        if goal is None or outcome.failure:
+            return outcome
+        if outcome.stopped:
+            if goal.distance(self.robot) >= self.within:
+                self.stops += 1
+                why = f"you have not reached {goal.words}"
+                return Outcome(f"You stop, but {why}.", why)
+        elif not goal.surface or not goal.brought(self.robot):
+            return outcome
+        self.done += 1
+        left = self.current
+        if left is None:
+            told = "Done."
+        elif self.kind == "tour":
+            told = f"Done. Next is {left.words}."
+        else:
+            told = f"Done. Your next task is: {left.sentence}"
+        return Outcome(f"{outcome.text} {told}", subject=outcome.subject)
+
+    def _stations(self, goal: Goal) -> list[list[list[float]]]:
+        """Regions of the floor to which a goal leads, in order."""
+        robot = self.robot
+        held = robot.held is not None and robot.things[robot.held].id in goal.targets
+        regions = [] if held else [goal.regions(robot)]
+        if goal.surface:
+            surface = robot.ids[goal.surface]
+            regions.append(robot.approach(surface, robot.where[surface.id]))
+        return regions

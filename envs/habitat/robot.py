@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from erecap.envs import commands
+from erecap.envs.commands import Impossible
 from erecap.envs.habitat.client import Connection
 from erecap.envs.habitat.commands import FETCHING, NAVIGATION, parse
 from erecap.envs.habitat.directions import Pose
@@ -18,17 +20,10 @@ POINT = "goal"  # name of a point that is to be found, as a place
 EYE = 1.25  # metres
 
 
-class Impossible(Exception):
-    """The command cannot be carried out; the message says why, in words for the planner."""
-
-
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(commands.Outcome):
     """The outcome of one command."""
 
-    text: str
-    failure: str = ""  # why it failed; "" if it did what it says
-    subject: str = ""  # the place that the text shows as it is now; "" if it shows less than was known
     stopped: bool = False  # the robot says that it has arrived
 
 
@@ -53,12 +48,11 @@ class Robot:
     """A robot that acts by commands in words and knows only what it has seen.
 
     Args:
-        ask: a connection in which the scene is open.
+        connection: in which the scene is open.
         house: what is in the scene.
         start: [x, y, z] on navigable floor.
         turned: `yaw` in degrees, or `rotation` as [x, y, z, w].
         fetching: it may pick up and put, instead of stopping where it has arrived.
-        point: a point that is to be found, shown as the place `goal` once its floor was seen.
     """
 
     def __init__(
@@ -69,9 +63,9 @@ class Robot:
         turned: Mapping[str, Any],
         *,
         fetching: bool,
-        point: Point | None = None,
     ) -> None:
-        self.ask, self.house, self.fetching, self.point = connection.ask, house, fetching, point
+        self.ask, self.house, self.fetching = connection.ask, house, fetching
+        self.point: Point | None = None  # that is to be found, shown as the place `goal` once its floor was seen
         self.things = {thing.name: thing for thing in house.things}
         self.ids = {thing.id: thing for thing in house.things}
         self.where = {thing.id: Place(thing.centre, thing.on) for thing in house.things}
@@ -81,7 +75,7 @@ class Robot:
         self.visited: set[str] = set()  # places that it went to
         self.touched: set[str] = set()  # ids of what it has held
         self.looked_in: set[str] = set()  # rooms in which it has looked around; "" where there is none
-        self.metres, self.actions = 0.0, 0
+        self.metres = 0.0
         self.pose = self._posed(self.ask("begin", position=list(start), **turned))
         self.start = self.pose
         self._trail: list[Point] = [self.pose.position]
@@ -170,7 +164,6 @@ class Robot:
 
     def _look(self) -> Outcome:
         answer = self.ask("look", around=True)
-        self.actions += answer["actions"]
         seen = self._take_in(answer)
         room = self.room()
         name = room.name if room else ""

@@ -13,12 +13,11 @@ from typing import Any, Protocol
 from erecap.envs.habitat.goals import Goal
 from erecap.envs.habitat.houses.generate import generate_house
 from erecap.envs.habitat.houses.house import SIDECAR, House, Point, Room, Thing, house_text, read_house
-from erecap.envs.habitat.houses.write import WRITER, write_house
+from erecap.envs.habitat.houses.write import DATASET, WRITER, write_house
 from erecap.envs.habitat.options import HabitatOptions
 from erecap.errors import ConfigError
 from erecap.files import cache_dir
 
-DATASET = "house.scene_dataset_config.json"
 NAVMESH = "house.navmesh"
 DRAWS_PER_HOUSE = 5
 # Annotations that name no thing that one could go to.
@@ -36,19 +35,6 @@ _NO_THINGS = {
     "column",
     "board_panel",
 }
-_SURFACES = (
-    "table",
-    "counter",
-    "desk",
-    "bed",
-    "sofa",
-    "cabinet",
-    "shelf",
-    "shelving",
-    "dresser",
-    "bench",
-    "chest_of_drawers",
-)
 
 
 @dataclass(frozen=True)
@@ -179,7 +165,7 @@ def annotated_house(answer: Mapping[str, Any], extra: Sequence[Thing] = ()) -> H
                 centre=tuple(item["centre"]),
                 size=tuple(item["size"]),
                 room=next((room.name for room in rooms if room.holds(x, z)), ""),
-                receptacle=category.replace(" ", "_") in _SURFACES,
+                receptacle=False,
                 movable=False,
                 semantic_id=int(item["semantic_id"]),
             )

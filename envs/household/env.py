@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import string
 from typing import Any
 
 import gymnasium as gym
 
-from erecap.envs.episodes import Episodes, command_of
+from erecap.envs.episodes import Episodes, command_of, render_mode_of, text_spaces
 from erecap.envs.household.commands import command_templates, fill_slots, names_in
 from erecap.envs.household.data.gamefile import GameData, Goal, Task
 from erecap.envs.household.engine.opening import open_engine
@@ -19,7 +18,7 @@ from erecap.envs.household.experts.search import search_plan
 from erecap.envs.household.experts.travel import floor_plan
 from erecap.envs.household.games.games import Games
 from erecap.envs.household.options import HouseholdOptions
-from erecap.errors import ConfigError, GameError
+from erecap.errors import GameError
 from erecap.protocols import StepInfo
 
 _SHOWN = re.compile(r"On the ([a-z]+ \d+), you see|The ([a-z]+ \d+) is open\. In it, you see")
@@ -77,11 +76,8 @@ class HouseholdEnv(gym.Env[str, str]):
             EnvironmentUnavailable: the simulator's packages are missing.
             GameError: there is no game in `options.games_dir`.
         """
-        if render_mode not in (None, "ansi"):
-            raise ConfigError(f"render_mode: got {render_mode!r}, allowed are None and 'ansi'")
-        self.render_mode = render_mode
-        self.action_space = gym.spaces.Text(200, charset=string.printable)
-        self.observation_space = gym.spaces.Text(20_000, min_length=0, charset=string.printable)
+        self.render_mode = render_mode_of(render_mode, "ansi")
+        self.action_space, self.observation_space = text_spaces()
         self._expert = expert
         self._searches = options.expert == "search"
         self._games = Games(options, seed=seed, episodes=episodes)

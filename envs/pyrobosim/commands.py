@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
-from erecap.envs.words import plain
+from erecap.envs.commands import Command, patterns, read_command
 
 TEMPLATES = (
     "look",
@@ -20,34 +19,22 @@ TEMPLATES = (
 """Slots: {place} rooms, closed doors and furniture, {openable} doors and furniture that can be opened, {item} objects,
 {surface} furniture that objects lie on or in."""
 
-_PATTERNS = {
-    "look": re.compile(r"look(?: around)?", re.IGNORECASE),
-    "wait": re.compile(r"wait", re.IGNORECASE),
-    "charge": re.compile(r"charge", re.IGNORECASE),
-    "go to": re.compile(r"go to (.+)", re.IGNORECASE),
-    "open": re.compile(r"open (.+)", re.IGNORECASE),
-    "close": re.compile(r"close (.+)", re.IGNORECASE),
-    "pick up": re.compile(r"pick up (.+)", re.IGNORECASE),
-    "put": re.compile(r"put (.+?) (?:on|in|into|onto) (.+)", re.IGNORECASE),
-}
+_PATTERNS = patterns(
+    look="look(?: around)?",
+    wait="wait",
+    charge="charge",
+    go_to="go to (.+)",
+    open="open (.+)",
+    close="close (.+)",
+    pick_up="pick up (.+)",
+    put="put (.+?) (?:on|in|into|onto) (.+)",
+)
 _ADDRESS = re.compile(r"([^:]*?)\s*:\s*(.*)", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command that was understood."""
-
-    verb: str
-    names: tuple[str, ...]
 
 
 def parse(text: str) -> Command | None:
     """The command that a text is; None if it is none."""
-    for verb, pattern in _PATTERNS.items():
-        match = pattern.fullmatch(plain(text))
-        if match:
-            return Command(verb, match.groups())
-    return None
+    return read_command(text, _PATTERNS)
 
 
 def addressee(text: str) -> tuple[str, str]:

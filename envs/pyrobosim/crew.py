@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from erecap.envs.commands import Impossible, Outcome
 from erecap.envs.pyrobosim.commands import TEMPLATES, parse
 from erecap.envs.pyrobosim.goals import Goal
 from erecap.envs.pyrobosim.knowledge import Knowledge
 from erecap.envs.pyrobosim.simulation import Hallway, ObjectSpawn, Robot, Room, Simulation, Target
 from erecap.envs.words import find_name, plain
-
-
-class Impossible(Exception):
-    """The command cannot be carried out; the message says why, in words for the planner."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The outcome of one command."""
-
-    text: str
-    failure: str = ""  # why it failed; "" if it did what it says
-    subject: str = ""  # the place or room that the text shows as it is now; "" if it shows less than was known
 
 
 class Crew:

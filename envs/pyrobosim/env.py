@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-import string
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
 
-from erecap.envs.episodes import Episodes, command_of
+from erecap.envs.commands import Outcome
+from erecap.envs.draws import Draws, UselessDraw
+from erecap.envs.episodes import Episodes, command_of, render_mode_of, text_spaces
 from erecap.envs.pyrobosim.commands import TEMPLATES, addressee
-from erecap.envs.pyrobosim.crew import Crew, Outcome
-from erecap.envs.pyrobosim.draws import UselessDraw
+from erecap.envs.pyrobosim.crew import Crew
 from erecap.envs.pyrobosim.expert import next_turn
 from erecap.envs.pyrobosim.floor_map import floor_map, standing, take_trails
 from erecap.envs.pyrobosim.goals import Goal, draw_goal
@@ -28,16 +28,6 @@ from erecap.errors import ConfigError, GameError
 from erecap.protocols import TeamInfo
 
 EXPERT_LIMIT = 400  # commands that the expert may use for one episode
-MOST_DRAWS = 20  # worlds and goals drawn for one episode before giving up
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The first draw of an episode that the expert wins, and how."""
-
-    draw: int
-    steps: int
-    metres: float
 
 
 class PyRoboSimEnv(gym.Env[str, str]):
@@ -74,11 +64,8 @@ class PyRoboSimEnv(gym.Env[str, str]):
         Raises:
             ConfigError: the world file cannot be read or has fewer robots than wanted, or no such render mode.
         """
-        if render_mode not in (None, "ansi"):
-            raise ConfigError(f"render_mode: got {render_mode!r}; allowed: None, 'ansi'")
-        self.action_space = gym.spaces.Text(200, charset=string.printable)
-        self.observation_space = gym.spaces.Text(20_000, charset=string.printable)
-        self.render_mode = render_mode
+        self.action_space, self.observation_space = text_spaces()
+        self.render_mode = render_mode_of(render_mode, "ansi")
         self.options, self.expert = options, expert
         self._file = None if options.world is None else read_world(options.world)
         if self._file is not None and (options.robots or 1) > len(self._file["robots"]):
@@ -87,8 +74,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
         self._numbers, self._drawn_from = Episodes(episodes), seed
         self.episode = 0  # the number of the one that is played
         self._crew: Crew | None = None
-        self._measured: dict[tuple[int, int], Measured] = {}  # by seed and episode
-        self.rejected = 0  # draws dropped so far, because the expert did not win them
+        self._draws = Draws(self._win)
         self._said = ""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -104,10 +90,10 @@ class PyRoboSimEnv(gym.Env[str, str]):
         super().reset(seed=seed)
         self.episode = self._numbers.begin(seed, options)
         self._drawn_from = self._drawn_from if seed is None else seed
-        key = (self._drawn_from, self.episode)
-        if key not in self._measured:
-            self._measured[key] = self._measure(*key)
-        self._crew, self._goal = self._begin(*key, self._measured[key].draw, self.options.failures)
+        self._crew = None
+        self._won = self._draws.find(self._drawn_from, self.episode)
+        begun = self._begin(self._drawn_from, self.episode, self._won.draw, self.options.failures)
+        self._crew, self._goal = begun
         outcomes = [self.crew.describe(number) for number in range(self.robots)]
         plan = f"The house has {self._listed(self.crew.simulation.world.rooms)}."
         shut = [hallway for hallway in self.crew.simulation.world.hallways if not hallway.is_open]
@@ -207,6 +193,11 @@ class PyRoboSimEnv(gym.Env[str, str]):
         return self._goal
 
     @property
+    def rejected(self) -> int:
+        """Draws dropped so far, because the expert did not win them."""
+        return self._draws.rejected
+
+    @property
     def robots(self) -> int:
         """Number of robots in the episode."""
         return len(self.crew.knowledge)
@@ -262,36 +253,28 @@ class PyRoboSimEnv(gym.Env[str, str]):
             goal = replace(goal, sentence=f"{goal.sentence} You have {self.options.deadline_s:g} seconds.")
         return Crew(simulation, goal, shared=self.options.knowledge == "shared"), goal
 
-    def _measure(self, seed: int, episode: int) -> Measured:
-        """Play the episode's draws, nothing failing by chance, with the expert that knows everything, until it wins."""
-        sentences = ["no goal"]
-        for draw in range(MOST_DRAWS):
-            try:
-                crew, goal = self._begin(seed, episode, draw, 0.0)
-            except UselessDraw:
-                if self._file is not None or draw == MOST_DRAWS - 1:
-                    raise  # a world file is the same at every draw
-                self.rejected += 1
-                continue
-            steps = self._play(crew, goal)
-            if steps is not None:
-                return Measured(draw, steps, crew.simulation.metres)
-            self.rejected += 1
-            sentences.append(goal.sentence)
-        lost = f"the expert won none of {MOST_DRAWS} draws of episode {episode}"
-        raise GameError(f"pyrobosim: {lost}; the last was {sentences[-1]!r}")
+    def _win(self, seed: int, episode: int, draw: int) -> tuple[int, float]:
+        """Commands and metres with which the expert that knows everything wins a draw, nothing failing by chance.
 
-    def _play(self, crew: Crew, goal: Goal) -> int | None:
-        """Commands with which the expert wins; None if one of them fails, they are too many, or take too long."""
+        Raises:
+            UselessDraw: there is no goal, one of its commands fails, they are too many, or take too long.
+            GameError: there is no goal in the world file, which is the same at every draw.
+        """
+        try:
+            crew, goal = self._begin(seed, episode, draw, 0.0)
+        except UselessDraw as error:
+            if self._file is None:
+                raise
+            raise GameError(str(error)) from error
         for steps in range(EXPERT_LIMIT):
             if self._late(crew):
-                return None
+                break
             if not any(goal.missing(crew.simulation).values()):
-                return steps
+                return steps, crew.simulation.metres
             turn = next_turn(crew, goal, oracle=True, only=self._turn_of(crew))
             if turn is None or crew.perform(turn.robot, turn.commands[0]).failure:
-                return None
-        return None
+                break
+        raise UselessDraw(f"pyrobosim: the expert does not win episode {episode}: {goal.sentence!r}")
 
     def _report(self, outcome: Outcome) -> tuple[str, dict[str, Any]]:
         self._said = outcome.text
@@ -301,7 +284,6 @@ class PyRoboSimEnv(gym.Env[str, str]):
 
     def _info(self, outcome: Outcome) -> dict[str, Any]:
         crew, goal = self.crew, self._goal
-        measured = self._measured[self._drawn_from, self.episode]
         named = self.turn is None
         numbers = range(self.robots) if self.turn is None else [self.turn]
         skills = [
@@ -324,8 +306,8 @@ class PyRoboSimEnv(gym.Env[str, str]):
             success=self.success,
             progress=goal.progress(crew.simulation),
             path_length=crew.simulation.metres,
-            expert_path_length=measured.metres,
-            expert_steps=measured.steps,
+            expert_path_length=self._won.metres,
+            expert_steps=self._won.steps,
             path_unit="m",
             trail={},  # a step has one: to look again moves nobody
             out_of_time=self.out_of_time,

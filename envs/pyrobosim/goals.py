@@ -7,9 +7,10 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 
-from erecap.envs.pyrobosim.draws import UselessDraw
+from erecap.envs.draws import UselessDraw
 from erecap.envs.pyrobosim.options import TaskKind
 from erecap.envs.pyrobosim.simulation import Hallway, Object, ObjectSpawn, Simulation
+from erecap.envs.words import with_article
 
 _WANTED = {"search": "objects that lie in closed furniture only", "order": "objects of two kinds"}
 
@@ -129,8 +130,7 @@ def _word(category: str) -> str:
 
 
 def _article(category: str) -> str:
-    word = _word(category)
-    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+    return with_article(_word(category))
 
 
 def _listed(wants: tuple[tuple[str, int], ...]) -> str:

@@ -16,7 +16,6 @@ from erecap.envs.habitat.houses.meshes import glb
 WRITER = 1
 """Counts up when equal houses are written as other files than before; belongs to the key of a cache."""
 DATASET = "house.scene_dataset_config.json"
-SCENE = "house"  # the scene's id, as `SimulatorConfiguration.scene_id` wants it
 # A bare .glb of a stage is read with z up. Flat: the shades are in the colours.
 LOOK = {"up": [0.0, 1.0, 0.0], "front": [0.0, 0.0, -1.0], "force_flat_shading": True}
 

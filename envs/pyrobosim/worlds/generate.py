@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from erecap.envs.draws import UselessDraw
 from erecap.envs.floor_plans import draw_layout
-from erecap.envs.pyrobosim.draws import UselessDraw
 from erecap.envs.pyrobosim.options import PyRoboSimOptions
 
 DATA = Path(__file__).parents[1] / "data"

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.error import ResetNeeded
 from rich.console import Console
 
 from erecap.config import RunConfig
@@ -136,7 +137,7 @@ def test_the_robot_knows_nothing_but_what_it_has_seen(made: Make) -> None:
     env, observation, info = begun(made, tasks=["objectnav"])
     robot = env.robot
     hidden = [thing.name for thing in robot.house.things if thing.name not in robot.known.named]
-    assert hidden and robot.explored.share() < 0.9
+    assert hidden and robot.explored.seen[robot.explored.floor.cells].mean() < 0.9
     assert not set(hidden) & {name for names in info["entities"].values() for name in names}
     assert env.step(f"go to {hidden[0]}")[4]["failure"] == f"you have seen no place {hidden[0]}"
     assert all(name in observation for name in robot.known.things) and "Unexplored: " in observation
@@ -196,14 +197,19 @@ def test_a_simulator_that_crashes_costs_one_episode(made: Make) -> None:
     assert play(env, 0)[-1][1]["success"]
 
 
-def test_a_crash_at_the_beginning_of_an_episode(made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("request_", ["begin", "go"])
+def test_a_crash_at_the_beginning_of_an_episode(
+    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_: str
+) -> None:
     crash = tmp_path / "crash"
     monkeypatch.setenv("FLAT_CRASH", str(crash))
     env = made()
     for _ in range(2):
-        crash.write_text("begin")
-        with pytest.raises(GameError, match="habitat-sim's process ended at 'begin': exit code 139"):
+        crash.write_text(request_)
+        with pytest.raises(GameError, match=f"habitat-sim's process ended at '{request_}': exit code 139"):
             env.reset(options={"episode": 0})
+        with pytest.raises(ResetNeeded):  # no episode was begun, in part neither
+            env.step("look around")
     assert env.reset(options={"episode": 0})[1]["goal"]
 
 
@@ -239,6 +245,21 @@ def test_only_a_crash_while_the_camera_opens_is_laid_to_a_renderer(
     slow.write_text(SLOW)
     with pytest.raises(GameError, match=r"took longer than 0\.5 s at 'open', and was ended$"):
         made(render_mode="rgb_array", python=interpreter(tmp_path, slow), time_limit=0.5).reset()
+
+
+def test_a_scene_without_a_goal_is_told_from_one_that_the_expert_does_not_win(
+    made: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("erecap.envs.habitat.goals.NEAREST", 1000.0)
+    env = made(tasks=["objectnav"])
+    wanted = "habitat: the scene of episode 0 has no goal for objectnav; so ended the last of 20 draws"
+    with pytest.raises(GameError, match=wanted):
+        env.reset(options={"episode": 0})
+    assert env.rejected == 20
+    monkeypatch.undo()
+    monkeypatch.setattr("erecap.envs.habitat.env.EXPERT_LIMIT", 1)
+    with pytest.raises(GameError, match=r"habitat: the expert does not win episode 0: 'Find .*; so ended the last"):
+        made(tasks=["objectnav"]).reset(options={"episode": 0})
 
 
 @pytest.mark.parametrize("episode", [-1, 3, 1.5, "0", True])

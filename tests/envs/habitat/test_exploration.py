@@ -69,7 +69,7 @@ def test_all_is_explored_in_the_end_and_names_stay() -> None:
     assert {f.name: f.point for f in explored.frontiers} == before
     for x, z in ((8.0, 3.0), (7.0, 0.5), (7.0, 5.5), (11.0, 1.0), (11.0, 5.0), (1.0, 1.0), (1.0, 5.0)):
         explored.add(all_round(x, z))
-    assert explored.share() > 0.99 and explored.frontiers == []
+    assert explored.seen[explored.floor.cells].mean() > 0.99 and explored.frontiers == []
     assert explored.nearest_seen(9.0, 3.0, (6.5, 0.0, 12.0, 6.0)) == pytest.approx((9.0, 0.1, 3.0))
     assert explored.nearest_seen(30.0, 30.0, (20.0, 20.0, 40.0, 40.0)) is None
 

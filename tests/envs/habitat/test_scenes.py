@@ -175,7 +175,7 @@ def test_what_a_scene_says_of_itself() -> None:
     assert [room.name for room in house.rooms] == ["living room", "bedroom 1", "bedroom 2"]
     named = {thing.name: (thing.room, thing.receptacle, thing.movable) for thing in house.things}
     assert named == {
-        "table": ("living room", True, False),
+        "table": ("living room", False, False),
         "chair 1": ("bedroom 1", False, False),
         "chair 2": ("bedroom 2", False, False),
         "tv": ("", False, False),
