@@ -61,7 +61,7 @@ class EpisodeFile:
                 goals=goals,
                 extra=things,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError) as error:
             raise GameError(f"{self._path}: episode {episode} is damaged: {type(error).__name__}: {error}") from error
 
     def _goals_of(self, plain: Mapping[str, Any], scene: str) -> tuple[tuple[Goal, ...], tuple[Thing, ...]]:
@@ -114,10 +114,12 @@ class EpisodeFile:
 
 
 def _thing(goal: Mapping[str, Any], category: str) -> Thing:
-    number = int(goal["object_id"]) if str(goal.get("object_id", "")).isdigit() else 0
+    number = goal["object_id"]
+    if not str(number).isdecimal():  # an id of the scene's annotation, by which a renderer tells objects apart
+        raise ValueError(f"object_id: got {number!r:.60}; allowed: a whole number")
     word = category.replace("_", " ")
     return Thing(
-        id=str(goal.get("object_name") or f"{category}_{goal.get('object_id', '')}"),
+        id=str(goal.get("object_name") or f"{category}_{number}"),
         name=word,
         category=word,
         colour="",
@@ -126,7 +128,7 @@ def _thing(goal: Mapping[str, Any], category: str) -> Thing:
         room="",
         receptacle=False,
         movable=False,
-        semantic_id=number,
+        semantic_id=int(number),
     )
 
 

@@ -96,7 +96,7 @@ class HabitatOptions(BaseModel):
         return _range(value, 2, MOST_GOALS)
 
     @model_validator(mode="after")
-    def _one_source_of_scenes(self) -> HabitatOptions:
+    def _nothing_without_effect(self) -> HabitatOptions:
         given = self.model_fields_set
         if self.scene is not None and self.episodes_file is not None:
             raise ValueError("scene has no meaning together with episodes_file, which names its scenes; leave it out")
@@ -109,6 +109,10 @@ class HabitatOptions(BaseModel):
         else:
             unused = sorted({"split", "rooms", "objects", "scenes_dir"} & given)
             why = "together with scene"
+        if not unused and self.episodes_file is not None and self.scene_dataset is not None:
+            unused, why = sorted({"scenes_dir"} & given), "together with scene_dataset, which has the scenes"
+        if not unused and not {"tour", "chain"} & set(self.tasks):
+            unused, why = sorted({"goals"} & given), "without the task tour or chain"
         if unused:
             raise ValueError(f"{', '.join(unused)} has no meaning {why}; leave it out")
         return self

@@ -83,11 +83,14 @@ class GivenScene:
         self._scene, self._dataset = options.scene, find_dataset(options.scene_dataset)
         if self._dataset is None and not Path(self._scene).expanduser().is_file():
             raise ConfigError(f"options.scene: there is no file {self._scene}; a scene by its name needs scene_dataset")
+        self._furnished = self._dataset is not None and (self._dataset.parent / SIDECAR).is_file()
+        if "fetch" in options.tasks and not self._furnished:
+            raise ConfigError(f"options.tasks: nothing in {self._scene} can be picked up; leave out fetch")
         self._navmeshes = _cache(options) / "navmeshes"
 
     def setting(self, seed: int, episode: int, draw: int) -> Setting:
         """See `Scenes`."""
-        if self._dataset is not None and (self._dataset.parent / SIDECAR).is_file():
+        if self._dataset is not None and self._furnished:
             return of_folder(self._dataset.parent, read_house(self._dataset.parent), self._scene)
         return Setting(opening_of(self._scene, self._dataset, self._navmeshes), None)
 

@@ -62,15 +62,19 @@ class PyRoboSimEnv(gym.Env[str, str]):
         """Worlds are built when their episode is first played.
 
         Raises:
-            ConfigError: the world file cannot be read or has fewer robots than wanted, or no such render mode.
+            ConfigError: the world file cannot be read, has fewer robots than wanted, or one where options are for
+                several; or no such render mode.
         """
         self.action_space, self.observation_space = text_spaces()
         self.render_mode = render_mode_of(render_mode, "ansi")
         self.options, self.expert = options, expert
         self._file = None if options.world is None else read_world(options.world)
-        if self._file is not None and (options.robots or 1) > len(self._file["robots"]):
+        if self._file is not None:
             there = len(self._file["robots"])
-            raise ConfigError(f"robots: got {options.robots}; allowed: 1 to {there}, which {options.world} has")
+            if (options.robots or 1) > there:
+                raise ConfigError(f"robots: got {options.robots}; allowed: 1 to {there}, which {options.world} has")
+            if there == 1 and options.refusal_for_one_robot():
+                raise ConfigError(f"{options.world}: {options.refusal_for_one_robot()}")
         self._numbers, self._drawn_from = Episodes(episodes), seed
         self.episode = 0  # the number of the one that is played
         self._crew: Crew | None = None

@@ -16,6 +16,7 @@ Expert = Literal["oracle", "search"]
 Knowledge = Literal["own", "shared"]
 Turns = Literal["addressed", "earliest", "team"]
 TASK_KINDS: tuple[TaskKind, ...] = ("fetch", "gather", "place")  # those of one robot, unless a suite names others
+GATHERING = {"gather", "search", "order"}  # kinds of task that want several objects
 MOST_ROBOTS = 8
 FEWEST_ROOMS, MOST_ROOMS = 2, 9
 WAY_PER_ROOM = 12.5  # metres: there and back, with a reserve, in a house whose rooms stand in one row
@@ -86,13 +87,28 @@ class PyRoboSimOptions(BaseModel):
         return value
 
     @model_validator(mode="after")
+    def _nothing_without_effect(self) -> PyRoboSimOptions:
+        if "gather" in self.model_fields_set and not GATHERING & set(self.tasks):
+            raise ValueError("gather has no meaning without the task gather, search or order; leave it out")
+        if self.robots == 1 or (self.robots is None and self.world is None):
+            refusal = self.refusal_for_one_robot()
+            if refusal:
+                raise ValueError(refusal)
+        return self
+
+    def refusal_for_one_robot(self) -> str:
+        """The reason why these options cannot hold where one robot takes part; "" if they can."""
+        unused = sorted({"turns", "knowledge"} & self.model_fields_set)
+        return f"{', '.join(unused)} has no meaning with one robot; leave it out" if unused else ""
+
+    @model_validator(mode="after")
     def _one_source_of_worlds(self) -> PyRoboSimOptions:
         if self.world is not None:
             unused = sorted({"split", "rooms", "objects", "closed_doors"} & self.model_fields_set)
             if unused:
                 raise ValueError(f"{', '.join(unused)} has no meaning together with world; leave it out")
             return self
-        if self.objects < self.gather and {"gather", "search", "order"} & set(self.tasks):
+        if self.objects < self.gather and GATHERING & set(self.tasks):
             raise ValueError(f"gather: {self.gather} of {self.objects} objects; allowed: at most objects")
         most = math.floor(100 / (WAY_PER_ROOM * self.rooms[1]) * 10) / 10
         if (self.battery_per_metre or 0) > most:

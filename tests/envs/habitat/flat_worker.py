@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
-CELL, RADIUS, VIEW = 0.2, 0.2, 6.0
+CELL, RADIUS = 0.2, 0.2
 
 
 class Flat:
@@ -35,6 +35,7 @@ class Flat:
         return {"habitat_sim": "flat", "python": "", "bullet": True}
 
     def do_open(self, scene, dataset, navmesh, sight, fov, view, eye, camera, gpu):
+        self.half, self.view = int(fov / 2), view
         self.house = json.loads((Path(dataset).parent / "house.json").read_text("utf-8"))
         self.things = {thing["id"]: dict(thing) for thing in self.house["things"]}
         self.open = [room["box"] for room in self.house["rooms"]]
@@ -186,17 +187,17 @@ class Flat:
             turn = (math.degrees(math.atan2(-x, -z)) - self.yaw + 180.0) % 360.0 - 180.0
             if (
                 thing["id"] != self.held
-                and math.hypot(x, z) <= VIEW
-                and abs(turn) <= 45.0
+                and math.hypot(x, z) <= self.view
+                and abs(turn) <= self.half
                 and self._sees(here, thing["centre"])
             ):
                 seen.append(thing["id"])
-        for degree in range(-45, 46):
+        for degree in range(-self.half, self.half + 1):
             angle, far = math.radians(self.yaw + degree), 0.0
-            while far < VIEW and self._inside([here[0] - far * math.sin(angle), here[2] - far * math.cos(angle)]):
+            while far < self.view and self._inside([here[0] - far * math.sin(angle), here[2] - far * math.cos(angle)]):
                 far += 0.1
             scan.append(round(far, 2))
-        return {"position": here, "yaw": self.yaw, "first": -45.0, "scan": scan, "seen": seen}
+        return {"position": here, "yaw": self.yaw, "first": -self.half, "scan": scan, "seen": seen}
 
     def _pose(self):
         return {"position": self._point(self.here), "yaw": self.yaw}

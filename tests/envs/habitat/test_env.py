@@ -143,6 +143,18 @@ def test_the_robot_knows_nothing_but_what_it_has_seen(made: Make) -> None:
     assert all(name in observation for name in robot.known.things) and "Unexplored: " in observation
 
 
+@pytest.mark.parametrize("less", [{"view_range": 1.5}, {"field_of_view": 30}])
+def test_who_sees_less_far_or_wide_sees_less(made: Make, less: dict[str, float]) -> None:
+    given = {"tasks": ["pointnav"], "expert": "oracle"}
+    (wide, _, _), (narrow, _, _) = begun(made, **given), begun(made, **given, **less)
+    for env in (wide, narrow):
+        env.step("look around")
+    assert narrow.robot.start == wide.robot.start
+    assert narrow.robot.known.named <= wide.robot.known.named
+    assert narrow.robot.explored.seen.sum() < 0.7 * wide.robot.explored.seen.sum()
+    assert not (narrow.robot.explored.seen & ~wide.robot.explored.seen).any()
+
+
 def test_a_thing_that_moved_is_not_found_where_it_was(made: Make) -> None:
     env, _, info = begun(made, tasks=["fetch"])
     robot = env.robot

@@ -24,6 +24,11 @@ SUITES = [f"habitat-{kind}{split}" for kind in ("pointnav", "objectnav", "chains
         ({"scene": "a.glb", "rooms": [3, 4], "objects": 3}, "objects, rooms has no meaning together with scene"),
         ({"episodes_file": "a.json", "tasks": ["fetch"]}, "tasks has no meaning together with episodes_file"),
         ({"episodes_file": "a.json", "scene": "a.glb"}, "scene has no meaning together with episodes_file"),
+        (
+            {"episodes_file": "a.json", "scene_dataset": "x", "scenes_dir": "y"},
+            "scenes_dir has no meaning together with scene_dataset",
+        ),
+        ({"tasks": ["fetch", "objectnav"], "goals": [3, 4]}, "goals has no meaning without the task tour or chain"),
         ({"success_distance": 0.19}, "greater than or equal to 0.2"),
         ({"sight": "x-ray"}, "rays"),
     ],

@@ -106,6 +106,23 @@ def test_a_damaged_episode_costs_itself(tmp_path: Path, lacking: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("number", ["chair_7", "", None, -1, 1.5])
+def test_a_goal_whose_id_is_no_number_is_damaged(tmp_path: Path, number: Any) -> None:
+    goals = {"room.glb_arm_chair": [{"position": [2.0, 0.5, 2.0], "object_id": number, "object_name": "arm_chair_7"}]}
+    found = episode_file(tmp_path, {**OBJECTNAV, "goals_by_category": goals})
+    with pytest.raises(
+        GameError, match=r"episode 0 is damaged: ValueError: object_id: got .*; allowed: a whole number"
+    ):
+        found.setting(7, 0, 0)
+
+
+@pytest.mark.parametrize("changes", [{"goals": []}, {"object_category": ""}])
+def test_an_episode_without_goals_is_damaged(tmp_path: Path, changes: dict[str, Any]) -> None:
+    found = episode_file(tmp_path, {"episodes": [{**POINTNAV["episodes"][0], **changes}]})
+    with pytest.raises(GameError, match="episode 0 is damaged"):
+        found.setting(7, 0, 0)
+
+
 def test_a_missing_scene_of_an_episode(tmp_path: Path) -> None:
     found = episode_file(tmp_path, POINTNAV)
     (tmp_path / "room.glb").unlink()
@@ -129,6 +146,16 @@ def test_datasets(tmp_path: Path) -> None:
         GivenScene(HabitatOptions(scene="nowhere.glb"))
 
 
+def test_nothing_is_fetched_in_a_scene_of_others(tmp_path: Path) -> None:
+    (tmp_path / "a.glb").write_bytes(b"")
+    options = HabitatOptions(scene=str(tmp_path / "a.glb"), tasks=("objectnav", "fetch"), houses_dir=tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"options\.tasks: nothing in .*a\.glb can be picked up; leave out fetch"
+    ) as caught:
+        GivenScene(options)
+    assert "\n" not in str(caught.value)
+
+
 def test_generated_houses_are_written_once_and_can_be_given(tmp_path: Path) -> None:
     houses = GeneratedHouses(HabitatOptions(rooms=(3, 3), objects=6, houses_dir=tmp_path))
     first, again, other = houses.setting(7, 0, 0), houses.setting(7, 0, 1), houses.setting(8, 0, 0)
@@ -137,7 +164,8 @@ def test_generated_houses_are_written_once_and_can_be_given(tmp_path: Path) -> N
     assert (dataset.parent / SIDECAR).is_file() and dataset.is_file()
     before = dataset.stat().st_mtime_ns
     assert houses.setting(7, 0, 0) == first and dataset.stat().st_mtime_ns == before
-    given = GivenScene(HabitatOptions(scene="house", scene_dataset=dataset.parent)).setting(1, 0, 0)
+    own = HabitatOptions(scene="house", scene_dataset=dataset.parent, tasks=("fetch",))
+    given = GivenScene(own).setting(1, 0, 0)
     assert given == first
 
 

@@ -231,10 +231,12 @@ def test_every_admissible_command_is_a_template_with_names_that_were_seen(option
 # ---- worlds of a file
 
 
-def test_a_world_of_pyrobosim_with_its_three_robots() -> None:
+def test_a_world_of_pyrobosim_with_its_three_robots(house: Path) -> None:
     env = make(3, world=SAMPLES / "test_world_multirobot.yaml", tasks=["fetch"], failures=0.0, battery_per_metre=0.0)
     assert play(env, 0, 60)[-1][2]["success"] and env.robots == 3
     assert [skill for skill in env.observe_again()[1]["skills"] if skill.startswith("robot2: ")]
+    with pytest.raises(ConfigError, match="turns has no meaning with one robot"):
+        make(world=house, tasks=["fetch"], turns="earliest")
     with pytest.raises(ConfigError, match="robots: got 4; allowed: 1 to 3"):
         make(world=SAMPLES / "test_world_multirobot.yaml", robots=4)
 

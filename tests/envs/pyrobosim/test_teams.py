@@ -71,7 +71,7 @@ def test_an_order_is_a_rule_of_the_world() -> None:
 
 
 def test_what_is_out_of_order_is_refused() -> None:
-    env = make(1, tasks=["order"], robots=1, objects=18, gather=2, knowledge="shared", expert="oracle")
+    env = make(1, tasks=["order"], robots=1, objects=18, gather=2, expert="oracle")
     env.reset()
     first, second = env.goal.order
     simulation = env.crew.simulation
