@@ -76,7 +76,7 @@ class CooperativePlanner:
             self.team, self._models = Team(self.roster, context, self.max_steps), {}
         turn = self.team.turn()
         if isinstance(turn, Turn) and not turn.situation.skills:
-            return Plan((), "", "no command is admissible now", agent=turn.agent.name)
+            return self.team.plan(turn.agent.name, problem="no command is admissible now")
         return turn
 
     def expert_answer(self, turn: Turn) -> Answer | str:
@@ -104,7 +104,7 @@ class CooperativePlanner:
             allowed = self._grammar.allowed(turn.facts, turn.contested, turn.situation, self.max_new_tokens)
             if allowed is None:
                 problem = f"no answer with an admissible command fits into {self.max_new_tokens} new tokens"
-                return Plan((), "", problem, agent=turn.agent.name)
+                return team.plan(turn.agent.name, problem=problem)
         more: dict[str, Any] = {"trigger": team.context.trigger} if model.takes_old_plan else {}
         generation = model.generate(turn.messages, max_new_tokens=self.max_new_tokens, allowed_tokens=allowed, **more)
         if generation.finish_reason not in ("stop", "length"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from erecap.context import Context, Situation
 from erecap.context.records import Record
@@ -80,7 +81,7 @@ class Team:
         """
         name, robot = turn.agent.name, turn.agent.robot
         if isinstance(answer, str):
-            return Plan((), text, answer, generation, name, messages=turn.messages)
+            return self.plan(name, text=text, problem=answer, generation=generation, messages=turn.messages)
         view = self.views[name]
         for subject in answer.observations:
             self._tell(name, view.untold.pop(subject))
@@ -100,7 +101,20 @@ class Team:
         for conflict in merged.conflicts:
             self._tell_conflict(conflict)
         conflicts = tuple(map(str, merged.conflicts))
-        return Plan(steps, text, problem, generation, name, merged.others, conflicts, turn.messages)
+        return self.plan(
+            name,
+            steps,
+            text=text,
+            problem=problem,
+            generation=generation,
+            others=merged.others,
+            conflicts=conflicts,
+            messages=turn.messages,
+        )
+
+    def plan(self, agent: str, steps: tuple[str, ...] = (), **more: Any) -> Plan:
+        """A plan of one of the team; `more` are further fields of it."""
+        return Plan(steps, agent=agent, team=len(self.agents), **more)
 
     def take_in(self) -> None:
         """Give the records since the last turn to the planners that they belong to."""
@@ -174,7 +188,7 @@ class Team:
         reason = f"{rest[0]} waits for {awaited[0]}, which another robot has planned"
         agent = next(agent.name for agent in self.agents if agent.robot == robot)
         held = Generation("", "deferred", decision=Decision("defer", reason))
-        return Plan((self.settings.wait, *rest), "", None, held, agent)
+        return self.plan(agent, (self.settings.wait, *rest), generation=held)
 
 
 def _allowed(agent: AgentSettings, situation: Situation) -> Situation:

@@ -10,7 +10,9 @@ from erecap.config.modes import parse_mode
 from erecap.config.run import PlannerSettings
 from erecap.context import Context
 from erecap.envs import ENVIRONMENTS, make_env
-from erecap.planners.cooperative.planner import make_cooperative_planner
+from erecap.language_models.scripted import ScriptedModel
+from erecap.planners.cooperative.agents import load_roster
+from erecap.planners.cooperative.planner import CooperativePlanner, make_cooperative_planner
 from erecap.protocols import Plan, Planner
 from erecap.report.rows import EpisodeRow, ReplanRow
 from erecap.rollout.episode import play
@@ -40,6 +42,13 @@ def test_a_team_wins_and_its_rows_say_how(robots: int) -> None:
     calls = [ReplanRow.model_validate(call) for call in result.replans]
     assert [call.agent for call in calls[:robots]] == [f"robot {n + 1}" for n in range(robots)]
     assert row.steps == 16 and row.replans == len(calls) <= 8 + robots
+
+
+def test_planners_that_were_not_asked_before_the_end_count_as_well() -> None:
+    model = ScriptedModel(["no answer"], repeat=True)
+    planner = CooperativePlanner(model, load_roster("team"), constrained=False)
+    row = played(planner, robots=4, cups=8).episode
+    assert (row["end"], row["invalid_plans"], row["agents"]) == ("horizon", 3, 4)
 
 
 def test_a_sample_holds_the_chat_of_the_planner_that_was_asked() -> None:
