@@ -187,6 +187,15 @@ class PlannerSettings(BaseModel):
             raise ValueError(f"agents: got {self.agents!r} with name {self.name}; allowed: with name {COOPERATIVE}")
         return self
 
+    @model_validator(mode="after")
+    def _settings_of_some_planners(self) -> PlannerSettings:
+        if self.plans == EXPERT and self.name != LLM:
+            raise ValueError(f"plans: got {EXPERT} with name {self.name}; allowed: {MODEL}, or name {LLM}")
+        if self.stuck_after is not None and (self.plans == EXPERT or self.name == COOPERATIVE):
+            beside = f"plans {EXPERT}" if self.plans == EXPERT else f"name {COOPERATIVE}"
+            raise ValueError(f"stuck_after: got {self.stuck_after} with {beside}; allowed: null")
+        return self
+
     @model_serializer(mode="wrap")
     def _without_the_usual_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Runs and rows from before planners had names, teams and plans of others stay those of the same configuration.

@@ -128,10 +128,8 @@ def make_cooperative_planner(settings: PlannerSettings, model: LanguageModel | N
     """The planner `cooperative` of a run; in the mode `expert` the environment's expert answers.
 
     Raises:
-        ConfigError: the agents file cannot be used, or a setting of the planner `llm` alone.
+        ConfigError: the agents file cannot be used.
     """
-    if settings.stuck_after is not None:
-        raise ConfigError("planner.stuck_after: is of the planner llm; allowed with cooperative: null")
     return CooperativePlanner(
         model,
         load_roster(settings.agents or DEFAULT_TEAM),
