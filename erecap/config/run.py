@@ -33,6 +33,7 @@ Preset = Literal["keep09", "keep08", "keep07"]
 NameList = Annotated[list[str], Field(min_length=1), BeforeValidator(_split)]
 LLM, EXPERT, COOPERATIVE = "llm", "expert", "cooperative"  # names of planners
 MODEL: Final = "model"  # whose plans are played, unless the expert's
+PLAN_TOKENS, TEAM_TOKENS = 64, 128  # most of a plan, and of an answer of a team, which with five commands has about 70
 
 
 class PruneSettings(BaseModel):
@@ -158,7 +159,12 @@ class PlannerSettings(BaseModel):
         description="With name: cooperative, the agents file: team, team-shared, or a YAML file; null: team.",
     )
     max_steps: int = Field(default=5, ge=1, le=20, description="Most commands in one plan.")
-    max_new_tokens: int = Field(default=64, ge=1, le=4096, description="Most tokens generated for one plan.")
+    max_new_tokens: int = Field(
+        default=PLAN_TOKENS,
+        ge=1,
+        le=4096,
+        description=f"Most tokens generated for one plan; {TEAM_TOKENS} with name {COOPERATIVE}, unless written out.",
+    )
     constrained: bool = Field(default=True, description="Decode only commands that the environment can understand.")
     period: int | None = Field(default=None, ge=1, description="Replan after this many commands at the latest.")
     max_invalid: int = Field(default=3, ge=1, description="Invalid plans in a row that end an episode.")
@@ -170,6 +176,13 @@ class PlannerSettings(BaseModel):
     stuck_after: int | None = Field(
         default=None, ge=1, description="After this many commands without news, begin with one of those tried least."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _teams_answer_at_length(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("name") == COOPERATIVE:
+            return {"max_new_tokens": TEAM_TOKENS, **values}
+        return values
 
     @field_validator("name")
     @classmethod

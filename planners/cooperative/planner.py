@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from erecap.config.run import PlannerSettings
+from erecap.config.run import TEAM_TOKENS, PlannerSettings
 from erecap.context import Context
 from erecap.errors import ConfigError
 from erecap.planners.cooperative.agents import DEFAULT_TEAM, Roster, load_roster
@@ -13,8 +13,6 @@ from erecap.planners.cooperative.expert import expert_answer
 from erecap.planners.cooperative.grammar import AnswerGrammar
 from erecap.planners.cooperative.team import Team, Turn
 from erecap.protocols import ForkingModel, LanguageModel, Plan
-
-DEFAULT_NEW_TOKENS = 128  # an answer of five commands has about 70
 
 
 class CooperativePlanner:
@@ -40,7 +38,7 @@ class CooperativePlanner:
         roster: Roster,
         *,
         max_steps: int = 5,
-        max_new_tokens: int = DEFAULT_NEW_TOKENS,
+        max_new_tokens: int = TEAM_TOKENS,
         constrained: bool = True,
     ) -> None:
         for name, value in (("max_steps", max_steps), ("max_new_tokens", max_new_tokens)):

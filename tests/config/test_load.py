@@ -178,7 +178,7 @@ def test_relative_suites_of_overrides_start_at_the_working_folder(write, tmp_pat
 @pytest.mark.parametrize(
     ("planner", "words"),
     [
-        ({"name": "cooperative", "plans": "expert"}, "plans: got expert with name cooperative; allowed: model, or name"),
+        ({"name": "cooperative", "plans": "expert"}, "plans: got expert with name cooperative; allowed: model, or"),
         ({"plans": "expert", "stuck_after": 2}, "stuck_after: got 2 with plans expert; allowed: null"),
         ({"name": "cooperative", "stuck_after": 2}, "stuck_after: got 2 with name cooperative; allowed: null"),
     ],

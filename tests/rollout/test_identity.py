@@ -185,6 +185,13 @@ def test_options_of_somebody_elses_environment_count_as_they_are_written() -> No
     assert config_hash(run(), one) == config_hash(run(), same) != config_hash(run(), other)
 
 
+def test_a_team_has_longer_answers_and_counts_as_when_they_were_written_out() -> None:
+    short, written = run(planner={"name": "cooperative"}), run(planner={"name": "cooperative", "max_new_tokens": 128})
+    assert short.planner.max_new_tokens == 128 and run().planner.max_new_tokens == 64
+    assert config_hash(short) == config_hash(written)
+    assert config_hash(short) != config_hash(run(planner={"name": "cooperative", "max_new_tokens": 64}))
+
+
 def test_a_mode_is_hashed_by_its_name() -> None:
     modes = ("erecap", "recency", "random", "attention", "mask", "reuse", "full", "prune[recency]", "prune[random]")
     assert len({config_hash(run(), mode=mode) for mode in modes}) == len(modes)

@@ -15,7 +15,6 @@ from erecap.config.run import COOPERATIVE, PlannerSettings, RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ConfigError
 from erecap.planners.cooperative.agents import DEFAULT_TEAM, load_roster
-from erecap.planners.cooperative.planner import DEFAULT_NEW_TOKENS
 from erecap.rollout.components import OpenComponents
 from erecap.rollout.executors.serial import Executor
 from erecap.rollout.executors.shared_model import executor_of
@@ -144,9 +143,10 @@ def _cooperating(recipe: Recipe, planner: RunConfig | None) -> tuple[Recipe, Run
         raise ConfigError(f"agents: got {agents!r}, but the planner's team is {named!r}; allowed: one of them")
     load_roster(agents)
     if planner is not None and settings is not None and named is None:
-        longest = max(settings.max_new_tokens, DEFAULT_NEW_TOKENS)
-        changes = {"name": COOPERATIVE, "agents": agents, "max_new_tokens": longest, "stuck_after": None}
-        planner = planner.model_copy(update={"planner": settings.model_copy(update=changes)})
+        # Of a planner alone, its longest plan and its way out of loops say nothing about a team.
+        kept = settings.model_dump(exclude={"name", "max_new_tokens", "stuck_after"})
+        team = PlannerSettings.model_validate({**kept, "name": COOPERATIVE, "agents": agents})
+        planner = planner.model_copy(update={"planner": team})
     return recipe.model_copy(update={"agents": agents}), planner
 
 
