@@ -11,7 +11,7 @@ from erecap.config.run import COOPERATIVE, EXPERT, RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ConfigError, GameError
 from erecap.models import locate, locate_adapter
-from erecap.planners.cooperative.agents import DEFAULT_TEAM, load_roster
+from erecap.planners.cooperative.agents import team_settings
 from erecap.protocols import LanguageModel, Planner
 from erecap.registries import PLANNERS
 from erecap.rollout.charges import written_cost_model
@@ -92,8 +92,7 @@ class RealComponents:
         """
         wants_model = [mode for mode in modes if mode.needs_model]
         # What is missing or wrong is told before anything slow begins.
-        if self._config.planner.name == COOPERATIVE:
-            load_roster(self._config.planner.agents or DEFAULT_TEAM)
+        team_settings(self._config.planner)
         if wants_model:
             locate(self._config.model)
             if self._config.adapter is not None:

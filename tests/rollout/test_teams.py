@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from erecap.config.modes import parse_mode
-from erecap.config.run import PlannerSettings
+from erecap.config.run import PlannerSettings, RunConfig
 from erecap.context import Context
 from erecap.envs import ENVIRONMENTS, make_env
+from erecap.errors import RunError
 from erecap.language_models.scripted import ScriptedModel
 from erecap.planners.cooperative.agents import load_roster
 from erecap.planners.cooperative.planner import CooperativePlanner, make_cooperative_planner
@@ -17,6 +21,7 @@ from erecap.protocols import Plan, Planner
 from erecap.report.rows import EpisodeRow, ReplanRow
 from erecap.rollout.episode import play
 from erecap.rollout.jobs import Job, Played
+from erecap.rollout.run import run
 from tests.rollout.teamworld import ENTRY, team_suite
 
 
@@ -80,6 +85,26 @@ def test_an_order_between_robots_is_kept_and_waiting_is_counted() -> None:
     assert not any(call["trigger"] == "failed" for call in result.replans)
     held = [call for call in result.replans if call["decision"] == "defer"]
     assert held and all("which another robot has planned" in call["reason"] for call in held)
+
+
+def test_a_run_writes_out_its_agents_file_and_does_not_go_on_with_another(tmp_path: Path, quiet: Console) -> None:
+    agents = tmp_path / "mine.yaml"
+    agents.write_text("buffer: 16")
+    planner = {"name": "cooperative", "agents": str(agents)}
+    config = RunConfig.model_validate({"name": "t", "suites": ["teamworld"], "modes": ["expert"], "planner": planner})
+    suites = {"teamworld": team_suite(episodes=1)}
+    run(config, tmp_path / "run", suites=suites, console=quiet)
+    head = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (head["team"]["buffer"], head["team"]["wait"]) == (16, "wait")
+    assert head["config"]["planner"]["agents"] == "mine.yaml"
+    moved = tmp_path / "elsewhere" / "mine.yaml"
+    moved.parent.mkdir()
+    moved.write_text("{buffer: 16, wait: wait}")  # says the same
+    again = config.model_copy(update={"planner": config.planner.model_copy(update={"agents": str(moved)})})
+    assert run(again, tmp_path / "run", suites=suites, console=quiet).played == 0
+    agents.write_text("buffer: 8")
+    with pytest.raises(RunError, match=r"started with team\.buffer = 16, now it is 8"):
+        run(config, tmp_path / "run", suites=suites, console=quiet)
 
 
 class Scripted:
