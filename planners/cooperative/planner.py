@@ -12,7 +12,7 @@ from erecap.planners.cooperative.answer import Answer, parse_answer
 from erecap.planners.cooperative.expert import expert_answer
 from erecap.planners.cooperative.grammar import AnswerGrammar
 from erecap.planners.cooperative.team import Team, Turn
-from erecap.protocols import ForkingModel, LanguageModel, Plan
+from erecap.protocols import ForkingModel, LanguageModel, Plan, ReadAhead, ReadingModel
 
 
 class CooperativePlanner:
@@ -110,6 +110,19 @@ class CooperativePlanner:
             return team.conclude(turn, generation.text, problem, generation)
         answer = parse_answer(generation.text, turn.facts, turn.contested, turn.situation, self.max_steps)
         return team.conclude(turn, generation.text, answer, generation)
+
+    def read_ahead(self, context: Context) -> ReadAhead | None:
+        """Let a planner read what its robot saw since; None where its model cannot, or nothing is new.
+
+        Raises:
+            BudgetError: its chat does not fit the model's window or its budget.
+        """
+        news = self.team.news() if self.team is not None and self.team.context is context else None
+        model = self._models.get(news[0]) if news is not None else None
+        if news is None or not isinstance(model, ReadingModel):
+            return None
+        stored = model.stored_tokens
+        return ReadAhead(model.read(news[1]), stored)
 
     def _model_of(self, agent: str) -> ForkingModel:
         assert isinstance(self.model, ForkingModel), "asked only where there is a model"

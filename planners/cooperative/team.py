@@ -52,6 +52,7 @@ class Team:
         self._read = len(context.records)
         self._done: dict[str, dict[str, None]] = {agent.robot: {} for agent in self.agents}  # commands, as a set
         self._plans: dict[str, tuple[str, ...]] = {}  # the last one, by agent
+        self._unread: dict[str, None] = {}  # agents whose robots have seen something, in this order
         self._waits = dict.fromkeys(self._turns, 0)  # in a row, by robot
         rules = [record.text for record in context.records if record.kind == "constraint"]
         templates, tell = context.situation.templates, self.settings.conflicts == "tell"
@@ -67,10 +68,24 @@ class Team:
         self._waits[situation.robot] = 0
         agent, allowed = self._speaker(situation)
         view = self.views[agent.name]
+        self._unread.pop(agent.name, None)
         messages = view.messages()
         facts = () if self.settings.observations == "shared" else tuple(view.untold)
         rest = [step for robot, steps in self.context.plans.items() if robot != agent.robot for step in steps]
         return Turn(agent, messages, facts, tuple(self.merger.claims(rest)), allowed)
+
+    def news(self) -> tuple[str, list[Message]] | None:
+        """A planner whose robot has seen something, and its chat up to now, as its next question begins.
+
+        Each is named once for what is new, the one that waits longest first; None: nothing is new. What others told it
+        since its last call is not in the chat: that comes behind what its robot sees until then.
+        """
+        self.take_in()
+        name = next(iter(self._unread), None)
+        if name is None:
+            return None
+        del self._unread[name]
+        return name, self.views[name].rendered().messages
 
     def conclude(self, turn: Turn, text: str, answer: Answer | str, generation: Generation | None) -> Plan:
         """The plan of the robot after an answer was merged; the others are told.
@@ -138,6 +153,7 @@ class Team:
         if record.kind == "action":
             return record.text
         if record.kind == "observation":
+            self._unread.setdefault(record.agent)
             if command:
                 self._done[view.agent.robot][command] = None
             if record.subject:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from erecap.config.clock import ClockSettings
 from erecap.config.modes import parse_mode
 from erecap.config.run import PlannerSettings, RunConfig
 from erecap.context import Context
 from erecap.envs import ENVIRONMENTS, make_env
 from erecap.errors import RunError
+from erecap.generation import Generation, Message
 from erecap.language_models.scripted import ScriptedModel
 from erecap.planners.cooperative.agents import load_roster
+from erecap.planners.cooperative.answer import Answer
 from erecap.planners.cooperative.planner import CooperativePlanner, make_cooperative_planner
 from erecap.protocols import Plan, Planner
 from erecap.report.rows import EpisodeRow, ReplanRow
+from erecap.rollout.charges import Fixed
+from erecap.rollout.clock import EpisodeClock
 from erecap.rollout.episode import play
 from erecap.rollout.jobs import Job, Played
 from erecap.rollout.run import run
@@ -105,6 +112,54 @@ def test_a_run_writes_out_its_agents_file_and_does_not_go_on_with_another(tmp_pa
     agents.write_text("buffer: 8")
     with pytest.raises(RunError, match=r"started with team\.buffer = 16, now it is 8"):
         run(config, tmp_path / "run", suites=suites, console=quiet)
+
+
+class ReadingTeam(ScriptedModel):
+    """Forks that note what they read and what they are asked; each fetches its robot's share of four cups."""
+
+    stored_tokens = 40
+
+    def __init__(self) -> None:
+        super().__init__(self.answer)
+        self.forks: list[ReadingTeam] = []
+        self.shown: list[tuple[str, list[str]]] = []
+
+    def answer(self, messages: Sequence[Message]) -> str:
+        robot = 1 if "you plan for robot 1" in messages[1]["content"] else 2
+        cup = robot + 2 * sum(message["role"] == "assistant" for message in messages)
+        return Answer((), (), (f"go to shelf {cup}", f"take cup {cup}")).text()
+
+    def fork(self, messages: Sequence[Message]) -> ReadingTeam:
+        self.forks.append(ReadingTeam())
+        return self.forks[-1]
+
+    def read(self, messages: Sequence[Message]) -> int:
+        self.shown.append(("read", [message["content"] for message in messages]))
+        return 2
+
+    def generate(self, messages: Sequence[Message], **options: Any) -> Generation:
+        self.shown.append(("asked", [message["content"] for message in messages]))
+        return super().generate(messages, **options)
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_planners_of_a_team_read_ahead_what_their_robots_see(ahead: bool) -> None:
+    settings = ClockSettings(kind="charged", charge="fixed", fixed_ms=100.0, read_ahead=ahead)
+    suite, model = team_suite(options={"robots": 2, "cups": 4}), ReadingTeam()
+    env, planner = make_env(suite), CooperativePlanner(model, load_roster("team-shared"), constrained=False)
+    clock = EpisodeClock(settings, env, Fixed(100.0))
+    job = Job(suite.name, "reuse", 0, 1, sample=False)
+    result = play(job, suite, env, planner, PlannerSettings(name="cooperative"), clock=clock)
+    assert result.episode["success"] and [call["plan"] for call in result.replans] == [
+        [f"go to shelf {cup}", f"take cup {cup}"] for cup in (1, 2, 3, 4)
+    ]
+    assert sum(call["clock"]["read_ahead_tokens"] for call in result.replans) == (4 if ahead else 0)
+    for fork in model.forks:
+        assert [kind for kind, _ in fork.shown] == (["asked", "read", "asked", "read"] if ahead else ["asked"] * 2)
+        for (kind, chat), (_, later) in pairwise(fork.shown):
+            if kind == "read":  # the question begins with what was read
+                assert chat[:-1] == later[: len(chat) - 1]
+                assert later[len(chat) - 1].startswith(chat[-1])
 
 
 class Scripted:
