@@ -32,14 +32,19 @@ class Measured:
         return elapsed_ms
 
 
+def asked_model(plan: Plan) -> bool:
+    """Return True if a model was asked for a plan: not for a deferred one, or a robot that goes on waiting."""
+    return plan.generation is not None and plan.generation.usage.prompt_tokens > 0
+
+
 @dataclass(frozen=True)
 class Fixed:
-    """The same price for each call; reading ahead is free."""
+    """The same price for each call that asked a model; reading ahead is free."""
 
     ms: float
 
     def call(self, plan: Plan, elapsed_ms: float) -> float:
-        return self.ms
+        return self.ms if asked_model(plan) else 0.0
 
     def reading(self, ahead: ReadAhead, elapsed_ms: float) -> float:
         return 0.0
@@ -55,11 +60,11 @@ class Predicted:
     cost: CostModel
 
     def call(self, plan: Plan, elapsed_ms: float) -> float:
-        """The price of a planning call; nothing for a deferred one, and for one that asked no model."""
-        if plan.generation is None or not plan.generation.usage.prompt_tokens:
+        """The price of a planning call; nothing for one that asked no model."""
+        if plan.generation is None or not asked_model(plan):
             return 0.0
         usage = plan.generation.usage
-        stored = max(0, round(usage.kept_tokens) - usage.new_tokens)
+        stored = max(0, max(usage.kept_per_layer, default=0) - usage.new_tokens)  # in the fullest layer, as ahead
         ms = self.cost.predict_replan(
             usage.new_tokens, stored, usage.completion_tokens, passes=usage.decode_passes or None
         )

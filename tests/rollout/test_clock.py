@@ -140,6 +140,19 @@ def test_predicted_milliseconds_are_those_of_the_tokens() -> None:
     assert Predicted(cost).reading(ReadAhead(7, 50), 9e9) == 17
 
 
+def test_a_fixed_price_is_that_of_calls_that_asked_a_model() -> None:
+    asked = Generation("go", usage=Usage(prompt_tokens=9), decision=Decision("append", "-"))
+    deferred = Generation("", "deferred", decision=Decision("defer", "-"))
+    prices = [Fixed(5.0).call(Plan(("go",), generation=one), 9e9) for one in (asked, deferred, None)]
+    assert prices == [5.0, 0.0, 0.0]
+
+
+def test_the_fullest_layer_decides_what_a_call_meets() -> None:
+    cost = written_cost_model({**COSTS, "prefill": [0.0, 0.0, 0.0, 1.0, 0.0], "decode": [0.0] * 8})
+    usage = Usage(prompt_tokens=100, new_tokens=30, kept_per_layer=(50, 90))
+    assert Predicted(cost).call(Plan(("a",), generation=Generation("", "stop", usage)), 9e9) == 60
+
+
 def test_the_expert_thinks_in_no_time() -> None:
     for clock in (settings(), settings(charge="cost-model", fixed_ms=None)):
         assert charge_of(clock, parse_mode("expert"), None) == Fixed(0.0)
