@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from erecap.config.clock import ClockSettings
+from erecap.config.clock import ClockSettings, CostSettings
 from erecap.config.modes import Mode
 from erecap.cost.model import CostModel
-from erecap.errors import ConfigError
 from erecap.protocols import Plan, ReadAhead
 
 
@@ -79,31 +78,20 @@ class Predicted:
         return self.cost.predict_prefill(ahead.tokens, ahead.stored)
 
 
-def charge_of(settings: ClockSettings, mode: Mode, cost: CostModel | None) -> Charge:
-    """The prices of a mode's calls. The expert thinks in no time: it shows what a planner without latency would reach.
-
-    Args:
-        cost: the cost model, where the settings want one.
-    """
+def charge_of(settings: ClockSettings, mode: Mode) -> Charge:
+    """The prices of a mode's calls. The expert thinks in no time, as a planner without latency would."""
     if mode.expert:
         return Fixed(0.0)
     if settings.charge == "fixed":
         assert settings.fixed_ms is not None, "checked with the settings"
         return Fixed(settings.fixed_ms)
     if settings.charge == "cost-model":
-        assert cost is not None, "given by whoever plays"
-        return Predicted(cost)
+        assert settings.costs is not None, "checked with the settings"
+        return Predicted(cost_model_of(settings.costs))
     return Measured()
 
 
-def written_cost_model(costs: dict[str, Any]) -> CostModel:
-    """The cost model of coefficients as a configuration writes them.
-
-    Raises:
-        ConfigError: a name that it lacks, or numbers that are no coefficients.
-    """
-    parts: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in costs.items()}
-    try:
-        return CostModel(**parts)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"clock.costs: {error}") from error
+def cost_model_of(costs: CostSettings) -> CostModel:
+    """The cost model of coefficients as a configuration writes them."""
+    parts: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in costs}
+    return CostModel(**parts)
