@@ -94,6 +94,7 @@ class Plan:
     others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # robot -> its plan, where this one changed it
     conflicts: tuple[str, ...] = ()  # contradictions between plans of several robots that were found in this call
     messages: Sequence[Message] | None = None  # the chat that was asked, where it is not the whole context's
+    team: int = 0  # planners that cooperate, asked so far or not; 0: one plans
 
 
 @runtime_checkable

@@ -21,7 +21,7 @@ class ExpertPlansPlanner(LLMPlanner):
     `erecap.language_models.build` do. Steps that the grammar does not know, or that do not fit `max_new_tokens`, are
     left out from the first of them on.
 
-    Args: those of `LLMPlanner`; `stuck_after` has no meaning here.
+    Args: those of `LLMPlanner`.
     """
 
     def plan(self, context: Context) -> Plan:

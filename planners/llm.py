@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from erecap.config.run import PLAN_TOKENS
 from erecap.context import Context, Situation
 from erecap.context.prompt import NOTHING_DONE
 from erecap.context.render import render
@@ -43,7 +44,7 @@ class LLMPlanner:
         model: LanguageModel,
         *,
         max_steps: int = 5,
-        max_new_tokens: int = 64,
+        max_new_tokens: int = PLAN_TOKENS,
         constrained: bool = True,
         temperature: float = 0.0,
         top_p: float = 1.0,

@@ -33,6 +33,7 @@ Preset = Literal["keep09", "keep08", "keep07"]
 NameList = Annotated[list[str], Field(min_length=1), BeforeValidator(_split)]
 LLM, EXPERT, COOPERATIVE = "llm", "expert", "cooperative"  # names of planners
 MODEL: Final = "model"  # whose plans are played, unless the expert's
+PLAN_TOKENS, TEAM_TOKENS = 64, 128  # most of a plan, and of an answer of a team, which with five commands has about 70
 
 
 class PruneSettings(BaseModel):
@@ -158,7 +159,12 @@ class PlannerSettings(BaseModel):
         description="With name: cooperative, the agents file: team, team-shared, or a YAML file; null: team.",
     )
     max_steps: int = Field(default=5, ge=1, le=20, description="Most commands in one plan.")
-    max_new_tokens: int = Field(default=64, ge=1, le=4096, description="Most tokens generated for one plan.")
+    max_new_tokens: int = Field(
+        default=PLAN_TOKENS,
+        ge=1,
+        le=4096,
+        description=f"Most tokens generated for one plan; {TEAM_TOKENS} with name {COOPERATIVE}, unless written out.",
+    )
     constrained: bool = Field(default=True, description="Decode only commands that the environment can understand.")
     period: int | None = Field(default=None, ge=1, description="Replan after this many commands at the latest.")
     max_invalid: int = Field(default=3, ge=1, description="Invalid plans in a row that end an episode.")
@@ -170,6 +176,13 @@ class PlannerSettings(BaseModel):
     stuck_after: int | None = Field(
         default=None, ge=1, description="After this many commands without news, begin with one of those tried least."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _teams_answer_at_length(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("name") == COOPERATIVE:
+            return {"max_new_tokens": TEAM_TOKENS, **values}
+        return values
 
     @field_validator("name")
     @classmethod
@@ -185,6 +198,15 @@ class PlannerSettings(BaseModel):
     def _agents_cooperate(self) -> PlannerSettings:
         if self.agents is not None and self.name != COOPERATIVE:
             raise ValueError(f"agents: got {self.agents!r} with name {self.name}; allowed: with name {COOPERATIVE}")
+        return self
+
+    @model_validator(mode="after")
+    def _settings_of_some_planners(self) -> PlannerSettings:
+        if self.plans == EXPERT and self.name != LLM:
+            raise ValueError(f"plans: got {EXPERT} with name {self.name}; allowed: {MODEL}, or name {LLM}")
+        if self.stuck_after is not None and (self.plans == EXPERT or self.name == COOPERATIVE):
+            beside = f"plans {EXPERT}" if self.plans == EXPERT else f"name {COOPERATIVE}"
+            raise ValueError(f"stuck_after: got {self.stuck_after} with {beside}; allowed: null")
         return self
 
     @model_serializer(mode="wrap")

@@ -6,12 +6,18 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 from erecap.generation import Generation, Message
-from erecap.protocols import ForkingModel, LanguageModel
+from erecap.protocols import ForkingModel, LanguageModel, ReadingModel
 
 ONLY_KEPT = ("old_plan", "trigger")  # options of a call that only a scheduled session takes
+
+
+class KeepingModel(ForkingModel, ReadingModel, Protocol):
+    """A language model that keeps what it has read between calls, also before it is asked to answer."""
+
+    def fork(self, messages: Sequence[Message]) -> KeepingModel: ...
 
 
 class RereadBeside:
@@ -25,7 +31,7 @@ class RereadBeside:
         every: the first call of an episode and every such call after it are made once more; 1: all of them.
     """
 
-    def __init__(self, kept: ForkingModel, again: LanguageModel, every: int) -> None:
+    def __init__(self, kept: KeepingModel, again: LanguageModel, every: int) -> None:
         self.kept, self.again, self.every = kept, again, every
         self._calls = count()
 
@@ -59,6 +65,15 @@ class RereadBeside:
         twin = copy.copy(self)
         twin.kept = self.kept.fork(messages)
         return twin
+
+    @property
+    def stored_tokens(self) -> int:
+        """Tokens that the model which answers has stored for its next call."""
+        return self.kept.stored_tokens
+
+    def read(self, messages: Sequence[Message]) -> int:
+        """Let the model that answers read what is new of a chat; returns the tokens read."""
+        return self.kept.read(messages)
 
     def generate(self, messages: Sequence[Message], **options: Any) -> Generation:
         """Answer as the model does; a call that is due is made once more afterwards."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from erecap.config.clock import ClockSettings
+from erecap.config.clock import ClockSettings, CostSettings
 from erecap.config.modes import Mode
 from erecap.cost.model import CostModel
-from erecap.errors import ConfigError
 from erecap.protocols import Plan, ReadAhead
 
 
@@ -32,14 +31,19 @@ class Measured:
         return elapsed_ms
 
 
+def asked_model(plan: Plan) -> bool:
+    """Return True if a model was asked for a plan: not for a deferred one, or a robot that goes on waiting."""
+    return plan.generation is not None and plan.generation.usage.prompt_tokens > 0
+
+
 @dataclass(frozen=True)
 class Fixed:
-    """The same price for each call; reading ahead is free."""
+    """The same price for each call that asked a model; reading ahead is free."""
 
     ms: float
 
     def call(self, plan: Plan, elapsed_ms: float) -> float:
-        return self.ms
+        return self.ms if asked_model(plan) else 0.0
 
     def reading(self, ahead: ReadAhead, elapsed_ms: float) -> float:
         return 0.0
@@ -55,11 +59,11 @@ class Predicted:
     cost: CostModel
 
     def call(self, plan: Plan, elapsed_ms: float) -> float:
-        """The price of a planning call; nothing for a deferred one, and for one that asked no model."""
-        if plan.generation is None or not plan.generation.usage.prompt_tokens:
+        """The price of a planning call; nothing for one that asked no model."""
+        if plan.generation is None or not asked_model(plan):
             return 0.0
         usage = plan.generation.usage
-        stored = max(0, round(usage.kept_tokens) - usage.new_tokens)
+        stored = max(0, max(usage.kept_per_layer, default=0) - usage.new_tokens)  # in the fullest layer, as ahead
         ms = self.cost.predict_replan(
             usage.new_tokens, stored, usage.completion_tokens, passes=usage.decode_passes or None
         )
@@ -74,31 +78,20 @@ class Predicted:
         return self.cost.predict_prefill(ahead.tokens, ahead.stored)
 
 
-def charge_of(settings: ClockSettings, mode: Mode, cost: CostModel | None) -> Charge:
-    """The prices of a mode's calls. The expert thinks in no time: it shows what a planner without latency would reach.
-
-    Args:
-        cost: the cost model, where the settings want one.
-    """
+def charge_of(settings: ClockSettings, mode: Mode) -> Charge:
+    """The prices of a mode's calls. The expert thinks in no time, as a planner without latency would."""
     if mode.expert:
         return Fixed(0.0)
     if settings.charge == "fixed":
         assert settings.fixed_ms is not None, "checked with the settings"
         return Fixed(settings.fixed_ms)
     if settings.charge == "cost-model":
-        assert cost is not None, "given by whoever plays"
-        return Predicted(cost)
+        assert settings.costs is not None, "checked with the settings"
+        return Predicted(cost_model_of(settings.costs))
     return Measured()
 
 
-def written_cost_model(costs: dict[str, Any]) -> CostModel:
-    """The cost model of coefficients as a configuration writes them.
-
-    Raises:
-        ConfigError: a name that it lacks, or numbers that are no coefficients.
-    """
-    parts: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in costs.items()}
-    try:
-        return CostModel(**parts)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"clock.costs: {error}") from error
+def cost_model_of(costs: CostSettings) -> CostModel:
+    """The cost model of coefficients as a configuration writes them."""
+    parts: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in costs}
+    return CostModel(**parts)

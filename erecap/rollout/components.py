@@ -11,16 +11,14 @@ from erecap.config.run import COOPERATIVE, EXPERT, RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ConfigError, GameError
 from erecap.models import locate, locate_adapter
-from erecap.planners.cooperative.agents import DEFAULT_TEAM, load_roster
+from erecap.planners.cooperative.agents import team_settings
 from erecap.protocols import LanguageModel, Planner
 from erecap.registries import PLANNERS
-from erecap.rollout.charges import written_cost_model
 from erecap.rollout.clock import require_clock
 
 if TYPE_CHECKING:
     import gymnasium as gym
 
-    from erecap.cost.model import CostModel
     from erecap.language_models.opened import OpenedModel
     from erecap.session.pool.pool import ReplanPool
 
@@ -44,13 +42,6 @@ class Components(Protocol):
 
     def threads(self) -> int | None:
         """Threads of the model's arithmetic; None where no model was loaded."""
-
-    def cost_model(self, mode: Mode) -> CostModel:
-        """Cost model of a mode's calls, as it was calibrated here; asked for with `clock.charge: cost-model`.
-
-        Raises:
-            ConfigError: nothing was calibrated for the run's model and settings.
-        """
 
     def pool(self) -> ReplanPool | None:
         """The pool that joins the forward calls of several episodes; None where no model was loaded.
@@ -92,8 +83,7 @@ class RealComponents:
         """
         wants_model = [mode for mode in modes if mode.needs_model]
         # What is missing or wrong is told before anything slow begins.
-        if self._config.planner.name == COOPERATIVE:
-            load_roster(self._config.planner.agents or DEFAULT_TEAM)
+        team_settings(self._config.planner)
         if wants_model:
             locate(self._config.model)
             if self._config.adapter is not None:
@@ -113,9 +103,6 @@ class RealComponents:
                         require_clock(env, self._config.clock)
         if wants_model:
             self._load_model(wants_model, say)
-        clock = self._config.clock
-        if wants_model and clock is not None and clock.charge == "cost-model":
-            self.cost_model(wants_model[0]) if clock.costs is None else written_cost_model(clock.costs)
         for mode in modes:
             self._planners[mode] = self._make_planner(mode)
 
@@ -151,15 +138,6 @@ class RealComponents:
         import torch
 
         return torch.get_num_threads()
-
-    def cost_model(self, mode: Mode) -> CostModel:
-        from erecap.language_models.schedulers import stored_cost_model
-
-        assert self._opened is not None, "asked for modes with a model"
-        weights = mode.decode.weights or self._config.decode_weights
-        cost = stored_cost_model(self._opened, weights, "clock", ["charge cost-model"])
-        assert cost is not None, "refused otherwise"
-        return cost
 
     def pool(self) -> ReplanPool | None:
         if self._opened is None:

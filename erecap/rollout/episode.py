@@ -83,6 +83,7 @@ def play(
         episode.replans,
         episode.last,
         steps=episode.steps,
+        team=episode.team,
         end=end,
         error=error,
         contended=contended,
@@ -143,6 +144,7 @@ class _Episode:
         self.replans: list[JsonRow] = []
         self.last: Observed | None = None
         self.steps = 0
+        self.team = 0  # planners that cooperate
         self.recorder = SampleRecorder(job, env) if job.sample else None
         self._suite = suite
         self._env = env
@@ -229,6 +231,7 @@ class _Episode:
         elapsed_ms = (time.perf_counter() - started) * 1000
         if plan.problem is None and not plan.steps:
             plan = replace(plan, problem="the planner returned no step")
+        self.team = max(self.team, plan.team)
         row = replan_row(self.job, self._mode, number, self.steps, trigger, plan, elapsed_ms, self._contended)
         self.replans.append(row)
         late = False

@@ -16,6 +16,7 @@ from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.files import portable
 from erecap.generation import JsonRow
+from erecap.planners.cooperative.agents import team_settings
 from erecap.rollout.components import OpenComponents, RealComponents
 from erecap.rollout.executors.serial import Executor
 from erecap.rollout.executors.shared_model import executor_of
@@ -139,6 +140,7 @@ def _failed(rows: list[JsonRow]) -> int:
 def _new_head(config: RunConfig, suites: Mapping[str, Suite]) -> dict[str, Any]:
     recorded = config.model_dump(mode="json")
     recorded["suites"] = list(suites)  # by name; they are written out below
+    team = team_settings(config.planner)
     return {
         "format": FORMAT,
         "name": config.name,
@@ -146,6 +148,7 @@ def _new_head(config: RunConfig, suites: Mapping[str, Suite]) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": portable(recorded),
         "suites": {name: portable(suite.model_dump(mode="json")) for name, suite in suites.items()},
+        **({} if team is None else {"team": team.model_dump(mode="json")}),
         "versions": versions(),
         "machine": machine(None),
         "model": None,

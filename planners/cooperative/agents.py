@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from erecap.config.run import COOPERATIVE, PlannerSettings
 from erecap.config.source import read_named
 from erecap.context import Situation
 from erecap.errors import ConfigError
@@ -76,7 +77,7 @@ class TeamSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Roster:
-    """A team file, read; its agents are known once an episode says which robots there are."""
+    """An agents file, read; its agents are known once an episode says which robots there are."""
 
     source: str  # for messages
     settings: TeamSettings
@@ -130,6 +131,15 @@ class Roster:
         idle = next((robot for robot in robots if all(agent.robot != robot for agent in agents)), None)
         if idle is not None:
             raise ConfigError(f"{self.source}: agents: none plans for {idle!r}; allowed: at least one for each robot")
+
+
+def team_settings(planner: PlannerSettings) -> TeamSettings | None:
+    """The agents file of a run's planner, read and checked; None where one plans alone.
+
+    Raises:
+        ConfigError: as `load_roster`.
+    """
+    return load_roster(planner.agents or DEFAULT_TEAM).settings if planner.name == COOPERATIVE else None
 
 
 def load_roster(path_or_name: str) -> Roster:

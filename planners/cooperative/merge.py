@@ -70,7 +70,7 @@ class Merger:
         self._shapes = [shape for shape in templates if any(f"{{{slot}}}" in shape for slot in exclusive)]
         self.exclusive, self._goal, self._tell = tuple(exclusive), goal, tell
         self._order = [match.groups() for rule in constraints if (match := _BEFORE.fullmatch(rule))]
-        self._asked: dict[str, tuple[str, str]] = {}  # thing -> robots of the older and of the newer plan
+        self._asked: dict[str, tuple[str, str]] = {}  # thing -> robots of the older plan (it is asked) and of the newer
 
     def new_goal(self, goal: str) -> None:
         """A goal that takes the place of the one before."""
@@ -116,6 +116,9 @@ class Merger:
         conflicts: list[Conflict] = []
         mine, end = self.claims(steps), len(steps)
         holders = {thing: other for other, rest in older.items() for thing in self.claims(rest)}
+        answered = {thing: newer for thing, (asked, newer) in self._asked.items() if asked == robot}
+        for thing in answered:
+            del self._asked[thing]
         for thing in left:
             end = min(end, mine.get(thing, end))
             if thing in holders:
@@ -124,21 +127,21 @@ class Merger:
             other = holders.get(thing)
             if other is None or thing in left:
                 continue
-            asked = self._asked.pop(thing, None)
-            if asked == (robot, other) and thing not in self.claims(list(done.get(other, ()))):
+            if answered.get(thing) == other and thing not in self.claims(list(done.get(other, ()))):
                 # Asked, it plans for it again, and its plan was the older one.
                 others[other] = tuple(older[other][: self.claims(older[other])[thing]])
                 conflicts.append(Conflict("thing", thing, robot, other, "rule"))
-            elif self._tell and asked is None:
+            elif self._tell and thing not in self._asked and thing not in answered:
                 self._asked[thing] = (other, robot)
                 others[other] = ()  # so that it is asked at its next turn
                 conflicts.append(Conflict("thing", thing, other, robot, "asked"))
             else:
                 end = min(end, number)
                 conflicts.append(Conflict("thing", thing, other, robot, "rule"))
-        for thing in [thing for thing, (holder, _) in self._asked.items() if holder == robot and thing not in mine]:
-            _, newer = self._asked.pop(thing)
-            conflicts.append(Conflict("thing", thing, newer, robot, "planner"))
+        for thing, newer in answered.items():
+            gave_way = Conflict("thing", thing, newer, robot, "planner")
+            if thing not in mine and gave_way not in conflicts:
+                conflicts.append(gave_way)
         end, found = self._ordered(robot, steps[:end], older, [step for some in done.values() for step in some])
         return Merged(tuple(steps[:end]), others, (*conflicts, *found))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from erecap.config.run import PlannerSettings
+from erecap.config.run import TEAM_TOKENS, PlannerSettings
 from erecap.context import Context
 from erecap.errors import ConfigError
 from erecap.planners.cooperative.agents import DEFAULT_TEAM, Roster, load_roster
@@ -12,9 +12,7 @@ from erecap.planners.cooperative.answer import Answer, parse_answer
 from erecap.planners.cooperative.expert import expert_answer
 from erecap.planners.cooperative.grammar import AnswerGrammar
 from erecap.planners.cooperative.team import Team, Turn
-from erecap.protocols import ForkingModel, LanguageModel, Plan
-
-DEFAULT_NEW_TOKENS = 128  # an answer of five commands has about 70
+from erecap.protocols import ForkingModel, LanguageModel, Plan, ReadAhead, ReadingModel
 
 
 class CooperativePlanner:
@@ -40,7 +38,7 @@ class CooperativePlanner:
         roster: Roster,
         *,
         max_steps: int = 5,
-        max_new_tokens: int = DEFAULT_NEW_TOKENS,
+        max_new_tokens: int = TEAM_TOKENS,
         constrained: bool = True,
     ) -> None:
         for name, value in (("max_steps", max_steps), ("max_new_tokens", max_new_tokens)):
@@ -76,7 +74,7 @@ class CooperativePlanner:
             self.team, self._models = Team(self.roster, context, self.max_steps), {}
         turn = self.team.turn()
         if isinstance(turn, Turn) and not turn.situation.skills:
-            return Plan((), "", "no command is admissible now", agent=turn.agent.name)
+            return self.team.plan(turn.agent.name, problem="no command is admissible now")
         return turn
 
     def expert_answer(self, turn: Turn) -> Answer | str:
@@ -104,7 +102,7 @@ class CooperativePlanner:
             allowed = self._grammar.allowed(turn.facts, turn.contested, turn.situation, self.max_new_tokens)
             if allowed is None:
                 problem = f"no answer with an admissible command fits into {self.max_new_tokens} new tokens"
-                return Plan((), "", problem, agent=turn.agent.name)
+                return team.plan(turn.agent.name, problem=problem)
         more: dict[str, Any] = {"trigger": team.context.trigger} if model.takes_old_plan else {}
         generation = model.generate(turn.messages, max_new_tokens=self.max_new_tokens, allowed_tokens=allowed, **more)
         if generation.finish_reason not in ("stop", "length"):
@@ -112,6 +110,19 @@ class CooperativePlanner:
             return team.conclude(turn, generation.text, problem, generation)
         answer = parse_answer(generation.text, turn.facts, turn.contested, turn.situation, self.max_steps)
         return team.conclude(turn, generation.text, answer, generation)
+
+    def read_ahead(self, context: Context) -> ReadAhead | None:
+        """Let a planner read what its robot saw since; None where its model cannot, or nothing is new.
+
+        Raises:
+            BudgetError: its chat does not fit the model's window or its budget.
+        """
+        news = self.team.news() if self.team is not None and self.team.context is context else None
+        model = self._models.get(news[0]) if news is not None else None
+        if news is None or not isinstance(model, ReadingModel):
+            return None
+        stored = model.stored_tokens
+        return ReadAhead(model.read(news[1]), stored)
 
     def _model_of(self, agent: str) -> ForkingModel:
         assert isinstance(self.model, ForkingModel), "asked only where there is a model"
@@ -128,10 +139,8 @@ def make_cooperative_planner(settings: PlannerSettings, model: LanguageModel | N
     """The planner `cooperative` of a run; in the mode `expert` the environment's expert answers.
 
     Raises:
-        ConfigError: the agents file cannot be used, or a setting of the planner `llm` alone.
+        ConfigError: the agents file cannot be used.
     """
-    if settings.stuck_after is not None:
-        raise ConfigError("planner.stuck_after: is of the planner llm; allowed with cooperative: null")
     return CooperativePlanner(
         model,
         load_roster(settings.agents or DEFAULT_TEAM),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from erecap.context import Context, Situation
 from erecap.context.records import Record
@@ -51,6 +52,7 @@ class Team:
         self._read = len(context.records)
         self._done: dict[str, dict[str, None]] = {agent.robot: {} for agent in self.agents}  # commands, as a set
         self._plans: dict[str, tuple[str, ...]] = {}  # the last one, by agent
+        self._unread: dict[str, None] = {}  # agents whose robots have seen something, in this order
         self._waits = dict.fromkeys(self._turns, 0)  # in a row, by robot
         rules = [record.text for record in context.records if record.kind == "constraint"]
         templates, tell = context.situation.templates, self.settings.conflicts == "tell"
@@ -66,10 +68,24 @@ class Team:
         self._waits[situation.robot] = 0
         agent, allowed = self._speaker(situation)
         view = self.views[agent.name]
+        self._unread.pop(agent.name, None)
         messages = view.messages()
         facts = () if self.settings.observations == "shared" else tuple(view.untold)
         rest = [step for robot, steps in self.context.plans.items() if robot != agent.robot for step in steps]
         return Turn(agent, messages, facts, tuple(self.merger.claims(rest)), allowed)
+
+    def news(self) -> tuple[str, list[Message]] | None:
+        """A planner whose robot has seen something, and its chat up to now, as its next question begins.
+
+        Each is named once for what is new, the one that waits longest first; None: nothing is new. What others told it
+        since its last call is not in the chat: that comes behind what its robot sees until then.
+        """
+        self.take_in()
+        name = next(iter(self._unread), None)
+        if name is None:
+            return None
+        del self._unread[name]
+        return name, self.views[name].rendered().messages
 
     def conclude(self, turn: Turn, text: str, answer: Answer | str, generation: Generation | None) -> Plan:
         """The plan of the robot after an answer was merged; the others are told.
@@ -80,7 +96,7 @@ class Team:
         """
         name, robot = turn.agent.name, turn.agent.robot
         if isinstance(answer, str):
-            return Plan((), text, answer, generation, name, messages=turn.messages)
+            return self.plan(name, text=text, problem=answer, generation=generation, messages=turn.messages)
         view = self.views[name]
         for subject in answer.observations:
             self._tell(name, view.untold.pop(subject))
@@ -100,7 +116,20 @@ class Team:
         for conflict in merged.conflicts:
             self._tell_conflict(conflict)
         conflicts = tuple(map(str, merged.conflicts))
-        return Plan(steps, text, problem, generation, name, merged.others, conflicts, turn.messages)
+        return self.plan(
+            name,
+            steps,
+            text=text,
+            problem=problem,
+            generation=generation,
+            others=merged.others,
+            conflicts=conflicts,
+            messages=turn.messages,
+        )
+
+    def plan(self, agent: str, steps: tuple[str, ...] = (), **more: Any) -> Plan:
+        """A plan of one of the team; `more` are further fields of it."""
+        return Plan(steps, agent=agent, team=len(self.agents), **more)
 
     def take_in(self) -> None:
         """Give the records since the last turn to the planners that they belong to."""
@@ -124,6 +153,7 @@ class Team:
         if record.kind == "action":
             return record.text
         if record.kind == "observation":
+            self._unread.setdefault(record.agent)
             if command:
                 self._done[view.agent.robot][command] = None
             if record.subject:
@@ -174,7 +204,7 @@ class Team:
         reason = f"{rest[0]} waits for {awaited[0]}, which another robot has planned"
         agent = next(agent.name for agent in self.agents if agent.robot == robot)
         held = Generation("", "deferred", decision=Decision("defer", reason))
-        return Plan((self.settings.wait, *rest), "", None, held, agent)
+        return self.plan(agent, (self.settings.wait, *rest), generation=held)
 
 
 def _allowed(agent: AgentSettings, situation: Situation) -> Situation:

@@ -175,6 +175,18 @@ def test_relative_suites_of_overrides_start_at_the_working_folder(write, tmp_pat
     assert list(load_suites(load_run(Path("..") / "run.yaml"))) == ["corridor"]
 
 
+@pytest.mark.parametrize(
+    ("planner", "words"),
+    [
+        ({"name": "cooperative", "plans": "expert"}, "plans: got expert with name cooperative; allowed: model, or"),
+        ({"plans": "expert", "stuck_after": 2}, "stuck_after: got 2 with plans expert; allowed: null"),
+        ({"name": "cooperative", "stuck_after": 2}, "stuck_after: got 2 with name cooperative; allowed: null"),
+    ],
+)
+def test_settings_that_a_planner_would_ignore_are_refused(write, planner, words):
+    assert words in complaint(write({"planner": planner}))
+
+
 def test_an_agents_file_lies_beside_the_run_that_names_it(write, tmp_path, monkeypatch):
     path = write({"planner": {"name": "cooperative", "agents": "./mine.yaml"}})
     elsewhere = tmp_path / "elsewhere"

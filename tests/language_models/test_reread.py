@@ -13,7 +13,7 @@ from erecap.language_models.build import CallSettings, ModelSettings, OpenedMode
 from erecap.language_models.per_episode import EpisodeSessions
 from erecap.language_models.reread import RereadBeside
 from erecap.language_models.scripted import ScriptedModel
-from erecap.protocols import LanguageModel
+from erecap.protocols import LanguageModel, ReadingModel
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model, start, turn
 
@@ -71,6 +71,20 @@ def test_nothing_of_a_measured_call_stays_in_memory(opened: OpenedModel) -> None
     played(built, calls=2)
     assert isinstance(built, RereadBeside) and isinstance(built.again, EpisodeSessions)
     assert built.again.stored_tokens == 0
+
+
+def test_what_is_read_ahead_is_read_by_the_model_that_answers(opened: OpenedModel) -> None:
+    built, plain = build(opened, parse_mode("reuse"), every=2), build(opened, parse_mode("reuse"))
+    calls = []
+    for one in (built, plain):
+        assert isinstance(one, ReadingModel)
+        one.reset()
+        read = one.read(start())
+        assert read == one.stored_tokens > 0
+        calls.append(one.generate(start(), max_new_tokens=6))
+    first, alone = calls
+    assert (first.text, first.usage) == (alone.text, alone.usage) and first.usage.new_tokens < first.usage.prompt_tokens
+    assert first.reread is not None and first.reread.usage.new_tokens == first.usage.prompt_tokens
 
 
 def test_tracing_concerns_the_model_that_answers(opened: OpenedModel) -> None:

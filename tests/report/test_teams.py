@@ -58,6 +58,14 @@ def test_the_page_and_the_terminal_show_them(folder: Path) -> None:
     assert "Cooperating planners" in text and "re-read" in text
 
 
+def test_episodes_of_one_suite_with_other_numbers_of_planners_stand_apart(tmp_path: Path) -> None:
+    """Runs from before teams were counted whole have rows of fewer planners beside the others."""
+    episodes = [episode_row("gather", "reuse", number, **{**TEAM, "agents": 2 - number}) for number in range(2)]
+    replans = [replan_row("gather", "reuse", number, 0, new_tokens=50 + number) for number in range(2)]
+    found = summarise(load_run_folder(write_run(tmp_path / "run", episodes, replans)))["teams"]
+    assert [(entry["agents"], entry["counted"], entry["tokens"]) for entry in found] == [(1, 1, 51), (2, 1, 50)]
+
+
 def test_without_a_model_there_are_no_calls_to_show(tmp_path: Path) -> None:
     run = load_run_folder(write_run(tmp_path / "run", [episode_row("gather", "expert", 0, **TEAM)], []))
     page = render_page(run, summarise(run))

@@ -34,11 +34,20 @@ class TeamEnv(gym.Env[str, str]):
         self.action_space = self.observation_space = gym.spaces.Text(10_000)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        self.clocks = [0] * self.options.robots
+        self.clocks = [0.0] * self.options.robots
         self.at = [0] * self.options.robots
         self.left, self.path, self.waited = list(range(1, self.options.cups + 1)), 0.0, 0
         shelves = ", ".join(f"shelf {n}" for n in self.left)
         return f"There are {shelves}.", self._info("", "")
+
+    @property
+    def seconds(self) -> float:
+        return float(max(self.clocks))
+
+    def advance(self, seconds: float):
+        """All robots stand and wait."""
+        self.clocks = [clock + seconds for clock in self.clocks]
+        return False, self._info("", "")
 
     @property
     def turn(self) -> int:
@@ -105,7 +114,7 @@ class TeamEnv(gym.Env[str, str]):
             constraints=[f"take cup {n} before take cup {n + 1}" for n in range(1, len(cups))]
             if self.options.ordered
             else [],
-            seconds=float(max(self.clocks)),
+            seconds=self.seconds,
             waited=float(self.waited),
         )
         if self.options.robots > 1:

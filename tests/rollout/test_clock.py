@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from tinyworld import TinyComponents, tiny_run, tiny_suite
 
-from erecap.config.clock import ClockSettings
+from erecap.config.clock import ClockSettings, CostSettings
 from erecap.config.modes import parse_mode
 from erecap.config.run import PlannerSettings
 from erecap.context import Context, Situation
@@ -25,7 +26,7 @@ from erecap.language_models.scripted import ScriptedModel
 from erecap.planners.llm import LLMPlanner
 from erecap.protocols import Plan, Planner, ReadAhead
 from erecap.report.load import load_run_folder
-from erecap.rollout.charges import Fixed, Measured, Predicted, charge_of, written_cost_model
+from erecap.rollout.charges import Fixed, Measured, Predicted, charge_of, cost_model_of
 from erecap.rollout.clock import EpisodeClock
 from erecap.rollout.episode import play
 from erecap.rollout.jobs import Job, Played, episode_seed
@@ -72,7 +73,7 @@ def settings(**changes: Any) -> ClockSettings:
 
 def played(planner: Planner, clock: ClockSettings, *, deadline: float = 1e9, **more: Any) -> Played:
     env = make_env(tiny_suite(env="clock", options={"deadline": deadline}, horizon=20))
-    charge = more.pop("charge", None) or charge_of(clock, parse_mode("full"), None)
+    charge = more.pop("charge", None) or charge_of(clock, parse_mode("full"))
     suite = tiny_suite(env="clock")
     episode_clock = EpisodeClock(clock, env, charge, **more)
     return play(JOB, suite, env, planner, PlannerSettings(), clock=episode_clock)
@@ -124,7 +125,7 @@ def test_measured_milliseconds_are_those_of_the_call() -> None:
 
 
 def test_predicted_milliseconds_are_those_of_the_tokens() -> None:
-    cost = written_cost_model(COSTS)
+    cost = cost_model_of(CostSettings.model_validate(COSTS))
 
     def price(decision: Decision | None = None, **usage: Any) -> float:
         generation = Generation("", "stop", Usage(**usage), Timing(total_ms=9e9), decision=decision)
@@ -140,9 +141,22 @@ def test_predicted_milliseconds_are_those_of_the_tokens() -> None:
     assert Predicted(cost).reading(ReadAhead(7, 50), 9e9) == 17
 
 
+def test_a_fixed_price_is_that_of_calls_that_asked_a_model() -> None:
+    asked = Generation("go", usage=Usage(prompt_tokens=9), decision=Decision("append", "-"))
+    deferred = Generation("", "deferred", decision=Decision("defer", "-"))
+    prices = [Fixed(5.0).call(Plan(("go",), generation=one), 9e9) for one in (asked, deferred, None)]
+    assert prices == [5.0, 0.0, 0.0]
+
+
+def test_the_fullest_layer_decides_what_a_call_meets() -> None:
+    cost = CostModel((0.0, 0.0, 0.0, 1.0, 0.0), (0.0,) * 8)
+    usage = Usage(prompt_tokens=100, new_tokens=30, kept_per_layer=(50, 90))
+    assert Predicted(cost).call(Plan(("a",), generation=Generation("", "stop", usage)), 9e9) == 60
+
+
 def test_the_expert_thinks_in_no_time() -> None:
-    for clock in (settings(), settings(charge="cost-model", fixed_ms=None)):
-        assert charge_of(clock, parse_mode("expert"), None) == Fixed(0.0)
+    for clock in (settings(), settings(charge="cost-model", fixed_ms=None, costs=COSTS)):
+        assert charge_of(clock, parse_mode("expert")) == Fixed(0.0)
 
 
 def test_deferred_and_reused_plans_are_counted() -> None:
@@ -254,7 +268,8 @@ def test_an_environment_without_a_clock_is_refused(tmp_path: Path, quiet: Consol
         ({"clock": {"kind": "charged", "costs": COSTS}}, "costs: given with charge measured; allowed: with cost-model"),
         ({"clock": "charged", "batch": 2, "modes": ["reuse"]}, "got batch 2 and executor serial; allowed: 1 and"),
         ({"clock": "charged", "executor": "process"}, "got batch 1 and executor process; allowed: 1 and serial"),
-        ({"clock": {"kind": "charged", "charge": "cost-model"}}, "mode prune[recency], which prunes"),
+        ({"clock": {"kind": "charged", "charge": "cost-model", "costs": COSTS}}, "prune[recency], which prunes"),
+        ({"clock": {"kind": "charged", "charge": "cost-model"}, "modes": ["expert"]}, "costs: missing with charge"),
         ({"clock": {"kind": "wall"}, "modes": ["reuse"], "reread": {"mode": "reuse", "every": 2}}, "beside reread"),
         ({"clock": "stopped"}, "'charged' or 'wall'"),
     ],
@@ -266,11 +281,32 @@ def test_what_does_not_go_together_is_refused(changes: dict[str, Any], words: st
     assert words in str(error.value)
 
 
-def test_coefficients_that_are_no_cost_model_are_refused() -> None:
-    wrong = ({"decode": [1.0] * 8}, {**COSTS, "prefill": [1.0]}, {**COSTS, "speed": 3}, {**COSTS, "short": "many"})
-    for costs in wrong:
-        with pytest.raises(ConfigError, match=r"clock\.costs: "):
-            written_cost_model(costs)
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"decode": [1.0] * 7}, "decode"),
+        ({"prefill": [1.0]}, "prefill"),
+        ({"evict": [-1.0, 0.0]}, "evict"),
+        ({"speed": 3}, "speed"),
+        ({"short": "many"}, "short"),
+    ],
+)
+def test_coefficients_that_are_no_cost_model_are_refused_in_runs_of_the_expert_too(
+    changes: dict[str, Any], where: str
+) -> None:
+    clock = {"kind": "charged", "charge": "cost-model", "costs": {**COSTS, **changes}}
+    with pytest.raises(ValidationError, match=rf"clock\.costs\.{where}"):
+        tiny_run(modes=["expert"], clock=clock)
+    with pytest.raises(ValidationError, match=r"clock\.costs\.prefill"):
+        tiny_run(modes=["expert"], clock={**clock, "costs": {"decode": [1.0] * 8}})
+
+
+def test_a_configuration_has_the_coefficients_of_the_cost_model_and_keeps_them_as_written() -> None:
+    assert set(CostSettings.model_fields) == {field.name for field in fields(CostModel)}
+    assert cost_model_of(CostSettings.model_validate(COSTS)) == CostModel(
+        tuple(COSTS["prefill"]), tuple(COSTS["decode"]), tuple(COSTS["evict"])
+    )
+    assert CostSettings.model_validate(COSTS).model_dump(mode="json") == COSTS
 
 
 def test_a_clock_is_part_of_an_episodes_identity() -> None:

@@ -11,9 +11,11 @@ import pytest
 from pydantic import BaseModel, Field
 
 from erecap.config import load_run, load_suite, load_suites, parse_mode
+from erecap.config.clock import ClockSettings
 from erecap.config.run import BudgetSettings, PlannerSettings, PruneSettings, RunConfig, ScheduleSettings
 from erecap.config.suite import Disturbances, Suite
 from erecap.envs import ENVIRONMENTS, options_class
+from erecap.planners.cooperative.agents import AgentSettings, TeamSettings
 from erecap.rollout.run_folder import identity, reference_values
 from erecap.rollout.run_folder.identity import budget_of, differing, identity_of
 
@@ -22,7 +24,10 @@ TABLES: list[tuple[type[BaseModel], reference_values.Values, Collection[str]]] =
     (Suite, reference_values.SUITE, reference_values.SUITE_LEFT_OUT),
     (Disturbances, reference_values.DISTURBANCES, ()),
     (RunConfig, reference_values.RUN, reference_values.RUN_LEFT_OUT),
-    (PlannerSettings, reference_values.PLANNER, ()),
+    (PlannerSettings, reference_values.PLANNER, reference_values.PLANNER_LEFT_OUT),
+    (TeamSettings, reference_values.TEAM, ()),
+    (AgentSettings, reference_values.AGENT, ()),
+    (ClockSettings, reference_values.CLOCK, reference_values.CLOCK_LEFT_OUT),
     (PruneSettings, reference_values.PRUNE, ()),
     (BudgetSettings, reference_values.BUDGET, ()),
     (ScheduleSettings, reference_values.SCHEDULE, ()),
@@ -183,6 +188,26 @@ def test_an_option_whose_default_changed_counts_by_its_value(monkeypatch: pytest
 def test_options_of_somebody_elses_environment_count_as_they_are_written() -> None:
     one, same, other = (suite(options, env="theirs") for options in ({"scene": "flat"}, {"scene": "flat"}, {}))
     assert config_hash(run(), one) == config_hash(run(), same) != config_hash(run(), other)
+
+
+def test_a_team_has_longer_answers_and_counts_as_when_they_were_written_out() -> None:
+    short, written = run(planner={"name": "cooperative"}), run(planner={"name": "cooperative", "max_new_tokens": 128})
+    assert short.planner.max_new_tokens == 128 and run().planner.max_new_tokens == 64
+    assert config_hash(short) == config_hash(written)
+    assert config_hash(short) != config_hash(run(planner={"name": "cooperative", "max_new_tokens": 64}))
+
+
+def test_an_agents_file_counts_by_what_it_says_and_not_by_where_it_lies(tmp_path: Path) -> None:
+    def team(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text)
+        return config_hash(run(planner={"name": "cooperative", "agents": str(tmp_path / name)}))
+
+    plain = config_hash(run(planner={"name": "cooperative"}))
+    assert plain == config_hash(run(planner={"name": "cooperative", "agents": "team"}))
+    assert plain == team("one.yaml", "buffer: 32") == team("two.yaml", "exclusive: [item, object]")
+    pair = "agents: [{name: a, robot: robot 1}, {name: b, robot: robot 2}]"
+    others = ["conflicts: tell", pair, pair.replace("name: a,", "name: a, role: finds,")]
+    assert len({plain, *(team("one.yaml", text) for text in others)}) == 4
 
 
 def test_a_mode_is_hashed_by_its_name() -> None:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from erecap.config.clock import ClockSettings
 from erecap.config.modes import parse_mode
-from erecap.config.run import PlannerSettings
+from erecap.config.run import PlannerSettings, RunConfig
 from erecap.context import Context
 from erecap.envs import ENVIRONMENTS, make_env
-from erecap.planners.cooperative.planner import make_cooperative_planner
+from erecap.errors import RunError
+from erecap.generation import Generation, Message
+from erecap.language_models.scripted import ScriptedModel
+from erecap.planners.cooperative.agents import load_roster
+from erecap.planners.cooperative.answer import Answer
+from erecap.planners.cooperative.planner import CooperativePlanner, make_cooperative_planner
 from erecap.protocols import Plan, Planner
 from erecap.report.rows import EpisodeRow, ReplanRow
+from erecap.rollout.charges import Fixed
+from erecap.rollout.clock import EpisodeClock
 from erecap.rollout.episode import play
 from erecap.rollout.jobs import Job, Played
+from erecap.rollout.run import run
 from tests.rollout.teamworld import ENTRY, team_suite
 
 
@@ -40,6 +54,13 @@ def test_a_team_wins_and_its_rows_say_how(robots: int) -> None:
     calls = [ReplanRow.model_validate(call) for call in result.replans]
     assert [call.agent for call in calls[:robots]] == [f"robot {n + 1}" for n in range(robots)]
     assert row.steps == 16 and row.replans == len(calls) <= 8 + robots
+
+
+def test_planners_that_were_not_asked_before_the_end_count_as_well() -> None:
+    model = ScriptedModel(["no answer"], repeat=True)
+    planner = CooperativePlanner(model, load_roster("team"), constrained=False)
+    row = played(planner, robots=4, cups=8).episode
+    assert (row["end"], row["invalid_plans"], row["agents"]) == ("horizon", 3, 4)
 
 
 def test_a_sample_holds_the_chat_of_the_planner_that_was_asked() -> None:
@@ -71,6 +92,74 @@ def test_an_order_between_robots_is_kept_and_waiting_is_counted() -> None:
     assert not any(call["trigger"] == "failed" for call in result.replans)
     held = [call for call in result.replans if call["decision"] == "defer"]
     assert held and all("which another robot has planned" in call["reason"] for call in held)
+
+
+def test_a_run_writes_out_its_agents_file_and_does_not_go_on_with_another(tmp_path: Path, quiet: Console) -> None:
+    agents = tmp_path / "mine.yaml"
+    agents.write_text("buffer: 16")
+    planner = {"name": "cooperative", "agents": str(agents)}
+    config = RunConfig.model_validate({"name": "t", "suites": ["teamworld"], "modes": ["expert"], "planner": planner})
+    suites = {"teamworld": team_suite(episodes=1)}
+    run(config, tmp_path / "run", suites=suites, console=quiet)
+    head = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (head["team"]["buffer"], head["team"]["wait"]) == (16, "wait")
+    assert head["config"]["planner"]["agents"] == "mine.yaml"
+    moved = tmp_path / "elsewhere" / "mine.yaml"
+    moved.parent.mkdir()
+    moved.write_text("{buffer: 16, wait: wait}")  # says the same
+    again = config.model_copy(update={"planner": config.planner.model_copy(update={"agents": str(moved)})})
+    assert run(again, tmp_path / "run", suites=suites, console=quiet).played == 0
+    agents.write_text("buffer: 8")
+    with pytest.raises(RunError, match=r"started with team\.buffer = 16, now it is 8"):
+        run(config, tmp_path / "run", suites=suites, console=quiet)
+
+
+class ReadingTeam(ScriptedModel):
+    """Forks that note what they read and what they are asked; each fetches its robot's share of four cups."""
+
+    stored_tokens = 40
+
+    def __init__(self) -> None:
+        super().__init__(self.answer)
+        self.forks: list[ReadingTeam] = []
+        self.shown: list[tuple[str, list[str]]] = []
+
+    def answer(self, messages: Sequence[Message]) -> str:
+        robot = 1 if "you plan for robot 1" in messages[1]["content"] else 2
+        cup = robot + 2 * sum(message["role"] == "assistant" for message in messages)
+        return Answer((), (), (f"go to shelf {cup}", f"take cup {cup}")).text()
+
+    def fork(self, messages: Sequence[Message]) -> ReadingTeam:
+        self.forks.append(ReadingTeam())
+        return self.forks[-1]
+
+    def read(self, messages: Sequence[Message]) -> int:
+        self.shown.append(("read", [message["content"] for message in messages]))
+        return 2
+
+    def generate(self, messages: Sequence[Message], **options: Any) -> Generation:
+        self.shown.append(("asked", [message["content"] for message in messages]))
+        return super().generate(messages, **options)
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_planners_of_a_team_read_ahead_what_their_robots_see(ahead: bool) -> None:
+    settings = ClockSettings(kind="charged", charge="fixed", fixed_ms=100.0, read_ahead=ahead)
+    suite, model = team_suite(options={"robots": 2, "cups": 4}), ReadingTeam()
+    env, planner = make_env(suite), CooperativePlanner(model, load_roster("team-shared"), constrained=False)
+    clock = EpisodeClock(settings, env, Fixed(100.0))
+    job = Job(suite.name, "reuse", 0, 1, sample=False)
+    result = play(job, suite, env, planner, PlannerSettings(name="cooperative"), clock=clock)
+    assert result.episode["success"] and [call["plan"] for call in result.replans] == [
+        [f"go to shelf {cup}", f"take cup {cup}"] for cup in (1, 2, 3, 4)
+    ]
+    assert sum(call["clock"]["read_ahead_tokens"] for call in result.replans) == (4 if ahead else 0)
+    for fork in model.forks:
+        assert [kind for kind, _ in fork.shown] == (["asked", "read", "asked", "read"] if ahead else ["asked"] * 2)
+        for (kind, chat), (_, later) in pairwise(fork.shown):
+            if kind == "read":  # the question begins with what was read
+                assert chat[:-1] == later[: len(chat) - 1]
+                assert later[len(chat) - 1].startswith(chat[-1])
 
 
 class Scripted:

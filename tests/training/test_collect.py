@@ -122,6 +122,19 @@ def test_a_model_acts_and_the_expert_is_the_label(tmp_path):
     assert invalid and "tiny" in read_meta(tmp_path)["suites"]
 
 
+def test_a_collection_has_neither_clock_nor_calls_made_once_more(tmp_path):
+    seen = []
+
+    class Opened(TinyComponents):
+        def __init__(self, config, suites):
+            super().__init__(config, suites)
+            seen.append((config.clock, config.reread))
+
+    acting = tiny_run(modes=["reuse"], clock="charged", reread={"mode": "reuse", "every": 2})
+    gather(tmp_path, planner=acting, components=Opened, episodes=1)
+    assert seen == [(None, None)]
+
+
 def test_beta_lets_the_expert_act(tmp_path):
     shares = []
     for beta in (0.0, 0.5, 1.0):
@@ -210,13 +223,14 @@ def test_tokens_are_counted_and_long_episodes_dropped(tmp_path):
     ("changes", "complaint"),
     [
         ({"beta": 0.5}, "beta: says how often the expert acts in place of a model"),
-        ({"planner": True, "perturb": 0.5}, "perturb: got 0.5; allowed with a planner: 0"),
+        ({"planner": {}, "perturb": 0.5}, "perturb: got 0.5; allowed with a planner: 0"),
+        ({"planner": {"plans": "expert"}}, "planner.plans: got expert; allowed where trajectories are collected"),
         ({"max_tokens": 9}, "max_tokens: tokens are counted by a model's tokenizer"),
     ],
 )
 def test_settings_that_contradict_each_other(tmp_path, changes, complaint):
-    if changes.get("planner"):
-        changes = {**changes, "planner": tiny_run()}
+    if "planner" in changes:
+        changes = {**changes, "planner": tiny_run(planner=changes["planner"])}
     with pytest.raises(ConfigError, match=complaint):
         gather(tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()

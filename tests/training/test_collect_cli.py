@@ -78,6 +78,8 @@ def test_a_planner_is_a_run_an_adapter_or_a_model(tmp_path):
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(run))
     described = describe_planner(planner_config(str(tmp_path / "r.yaml")))
     assert described["dtype"] == "float32" and described["period"] == 3 and "name" not in described
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({**run, "layers": "half"}))
+    assert describe_planner(planner_config(str(tmp_path / "r.yaml")))["layers"] == "half" and "layers" not in described
     model = tmp_path / "model"
     model.mkdir()
     assert planner_config(str(model)).model == str(model)

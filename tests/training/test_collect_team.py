@@ -11,7 +11,7 @@ from rich.console import Console
 
 from erecap.config.run import PlannerSettings, RunConfig
 from erecap.envs import ENVIRONMENTS
-from erecap.errors import ConfigError
+from erecap.errors import ConfigError, RunError
 from erecap.language_models.scripted import ScriptedModel
 from erecap.planners.cooperative.agents import load_roster
 from erecap.planners.cooperative.answer import Answer
@@ -22,6 +22,7 @@ from erecap.training.collect.episode import CollectComponents, Recipe
 from erecap.training.collect.trajectories import (
     EPISODES,
     Trajectory,
+    read_meta,
     read_trajectories,
     transcript_name,
     transcript_place,
@@ -78,6 +79,16 @@ def test_rows_of_an_episode_are_whole_after_a_kill(tmp_path: Path) -> None:
     result = gather(cut)
     assert result.rows == 3 and (cut / EPISODES).read_bytes() == (whole / EPISODES).read_bytes()
     assert result.tally.counts()["episodes"] == 3 and result.tally.counts()["won"] == 3
+
+
+def test_a_collection_does_not_go_on_with_another_agents_file(tmp_path: Path) -> None:
+    agents = tmp_path / "mine.yaml"
+    agents.write_text("buffer: 16")
+    gather(tmp_path / "out", agents=str(agents), episodes=1)
+    assert read_meta(tmp_path / "out")["team"]["buffer"] == 16
+    agents.write_text("buffer: 8")
+    with pytest.raises(RunError, match=r"started with team\.buffer = 16, now it is 8"):
+        gather(tmp_path / "out", agents=str(agents), episodes=1)
 
 
 def test_detours_are_labelled_by_the_expert(tmp_path: Path) -> None:

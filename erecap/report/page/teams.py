@@ -19,12 +19,11 @@ def team_figures(run: Run, counted: Sequence[EpisodeRow]) -> list[dict[str, Any]
     success, are those of the mode beside whose calls they were made. `tokens_ratio` and `ms_ratio` compare a mode's
     mean tokens read and milliseconds of a call with those of `re-read` over the same episodes.
     """
-    sizes = {row.suite: row.agents for row in run.episodes if row.agents is not None}
+    sizes = {row.key: row.agents for row in run.episodes if row.agents is not None}
     found = []
     for size in sorted(set(sizes.values())):
-        suites = {suite for suite, agents in sizes.items() if agents == size}
-        rows = [row for row in counted if row.suite in suites]
-        calls = [call for call in run.replans if call.suite in suites and call.prompt_tokens]
+        rows = [row for row in counted if row.agents == size]
+        calls = [call for call in run.replans if sizes.get(call.key) == size and call.prompt_tokens]
         again = [call for call in calls if call.reread is not None]
         entries = []
         for mode in run.modes:

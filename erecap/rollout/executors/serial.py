@@ -11,7 +11,7 @@ from erecap.config.modes import Mode
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ErecapError, GameError
-from erecap.rollout.charges import charge_of, written_cost_model
+from erecap.rollout.charges import charge_of
 from erecap.rollout.clock import EpisodeClock
 from erecap.rollout.components import Components, OpenComponents, Say
 from erecap.rollout.episode import Tick, play
@@ -56,23 +56,20 @@ def play_job(
         env = components.env(suite, expert=config.asks_expert(mode))
     except GameError as error:
         return lost_episode(job, suite, f"GameError: {error}", contended)
-    clock = episode_clock(config, mode, env, components)
+    clock = episode_clock(config, mode, env)
     return play(job, suite, env, planner, config.planner, mode=mode, contended=contended, clock=clock, tick=tick)
 
 
-def episode_clock(config: RunConfig, mode: Mode, env: gym.Env[str, str], components: Components) -> EpisodeClock | None:
+def episode_clock(config: RunConfig, mode: Mode, env: gym.Env[str, str]) -> EpisodeClock | None:
     """The clock of an episode; None where the world waits for the planner.
 
     Raises:
-        ConfigError: an environment without a clock, or no cost model where the run wants one.
+        ConfigError: an environment without a clock.
     """
     settings = config.clock
     if settings is None:
         return None
-    cost = None
-    if settings.charge == "cost-model" and not mode.expert:
-        cost = components.cost_model(mode) if settings.costs is None else written_cost_model(settings.costs)
-    return EpisodeClock(settings, env, charge_of(settings, mode, cost))
+    return EpisodeClock(settings, env, charge_of(settings, mode))
 
 
 class PlayOne(Protocol):

@@ -17,6 +17,7 @@ from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.envs import options_class
 from erecap.generation import JsonRow
+from erecap.planners.cooperative.agents import TeamSettings, team_settings
 from erecap.rollout.run_folder import reference_values as reference
 
 IDENTITY = ("config", "model", "adapter", "pruner")
@@ -52,8 +53,11 @@ def identity_of(config: RunConfig, suite: Suite, mode: Mode, weights: Mapping[st
     parts: dict[str, Any] = {
         "suite": _suite_parts(suite),
         "mode": str(mode) if mode.preset else _mode_parts(mode),
-        "planner": differing(config.planner, reference.PLANNER),
+        "planner": differing(config.planner, reference.PLANNER, reference.PLANNER_LEFT_OUT),
     }
+    team = team_settings(config.planner)
+    if team is not None:
+        parts["team"] = _team_parts(team)
     if mode.needs_model:
         # What a mode of parts says of decoding itself is among its parts.
         apart = () if mode.session and mode.decode.weights is None else reference.RUN_OF_SESSIONS
@@ -81,6 +85,13 @@ def _mode_parts(mode: Mode) -> JsonRow:
     parts.pop("layers", None)  # its hash stands beside
     if mode.own_pruner is not None:
         parts["kv"]["evict"] = "own"  # wherever it lies; its hash stands beside
+    return parts
+
+
+def _team_parts(team: TeamSettings) -> JsonRow:
+    parts = differing(team, reference.TEAM)
+    if team.agents is not None:
+        parts["agents"] = [differing(agent, reference.AGENT) for agent in team.agents]
     return parts
 
 

@@ -107,8 +107,17 @@ PLANNER: Values = {
     "max_invalid": 3,
     "plans": "model",
     "stuck_after": None,
-    "agents": None,
 }
+PLANNER_LEFT_OUT = ("agents",)  # TEAM: what the agents file says counts, wherever it lies
+TEAM: Values = {
+    "agents": None,
+    "observations": "told",
+    "conflicts": "resolve",
+    "exclusive": ["item", "object"],
+    "wait": "wait",
+    "buffer": 32,
+}
+AGENT: Values = {"role": "", "robot": "", "may": None}
 PRUNE: Values = {"keep": 0.7, "preset": None, "stages": None, "sinks": 4, "local": 0.1}
 BUDGET: Values = {"kv_tokens": 1024, "kv_ratio": None, "memory_gb": None, "pays": None}
 SCHEDULE: Values = {

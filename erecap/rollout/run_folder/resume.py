@@ -49,12 +49,14 @@ def require_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
     Args:
         folder: the run folder, for the message.
         old: `run.json` as found.
-        new: the head that a new run would get; `config` and `suites` are compared.
+        new: the head that a new run would get; `config`, `suites` and `team` are compared, the last where both have it.
 
     Raises:
         RunError: names the first key that differs, and how to start anew.
     """
-    for part in ("config", "suites"):
+    # Runs from before agents files were written out lack them.
+    teams = ("team",) if "team" in old and "team" in new else ()
+    for part in ("config", "suites", *teams):
         before, after = _flat(old.get(part), part), _flat(new[part], part)
         for key in sorted(before.keys() | after.keys()):
             if key in _FREE or before.get(key) == after.get(key):

@@ -112,9 +112,14 @@ def episode_row(
     error: str | None,
     contended: bool,
     wall_s: float,
+    team: int = 0,
     clock: EpisodeClock | None = None,
 ) -> JsonRow:
-    """One episode, from what was last observed; None if the episode did not even start."""
+    """One episode, from what was last observed; None if the episode did not even start.
+
+    Args:
+        team: planners that cooperate, those included that were not asked before the episode ended.
+    """
     success = end == "success"
     path, expert_path = (last.path_length, last.expert_path_length) if last else (0.0, 0.0)
     return {
@@ -140,7 +145,7 @@ def episode_row(
         "error": None if error is None else clean(error),
         "overflow": sum(bool(row["overflow_messages"] or row["truncated_tokens"]) for row in replans),
         "robots": max(1, len(last.situation.robots)) if last else None,
-        "agents": len({row["agent"] for row in replans if row["agent"]}) or None,
+        "agents": max(team, len({row["agent"] for row in replans if row["agent"]})) or None,
         "seconds": last.seconds if last else None,
         "waited": last.waited if last else None,
         "conflicts": sum(len(row["conflicts"]) for row in replans),

@@ -14,7 +14,7 @@ from erecap.models.inspection import read_json
 from erecap.models.locating import locate
 
 # What of a run configuration decides a model's plans, beside its weights.
-_SETTINGS = ("model", "adapter", "dtype", "device", "decode_weights")
+_SETTINGS = ("model", "adapter", "layers", "dtype", "device", "decode_weights")
 _PLANNER_SETTINGS = ("name", "max_new_tokens", "constrained", "period", "max_invalid", "stuck_after")
 
 

@@ -15,7 +15,6 @@ from erecap.config.run import COOPERATIVE, PlannerSettings, RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ConfigError
 from erecap.planners.cooperative.agents import DEFAULT_TEAM, load_roster
-from erecap.planners.cooperative.planner import DEFAULT_NEW_TOKENS
 from erecap.rollout.components import OpenComponents
 from erecap.rollout.executors.serial import Executor
 from erecap.rollout.executors.shared_model import executor_of
@@ -75,8 +74,8 @@ def collect(
         RunError: the folder holds another collection or something else, is in use, or workers keep dying.
         EnvironmentUnavailable, ModelError: what is to be played needs something that is missing.
     """
-    recipe, planner = _cooperating(recipe, planner)
     _check(recipe, suites, planner)
+    recipe, planner = _cooperating(recipe, planner)
     if batch > 1 and (workers > 1 or planner is None):
         without = f"{workers} workers" if workers > 1 else "no planner, so that there are no forward calls to share"
         raise ConfigError(f"batch: got {batch} with {without}; allowed: 1, or a planner and one worker")
@@ -144,9 +143,10 @@ def _cooperating(recipe: Recipe, planner: RunConfig | None) -> tuple[Recipe, Run
         raise ConfigError(f"agents: got {agents!r}, but the planner's team is {named!r}; allowed: one of them")
     load_roster(agents)
     if planner is not None and settings is not None and named is None:
-        longest = max(settings.max_new_tokens, DEFAULT_NEW_TOKENS)
-        changes = {"name": COOPERATIVE, "agents": agents, "max_new_tokens": longest, "stuck_after": None}
-        planner = planner.model_copy(update={"planner": settings.model_copy(update=changes)})
+        # Of a planner alone, its longest plan and its way out of loops say nothing about a team.
+        kept = settings.model_dump(exclude={"name", "max_new_tokens", "stuck_after"})
+        team = PlannerSettings.model_validate({**kept, "name": COOPERATIVE, "agents": agents})
+        planner = planner.model_copy(update={"planner": team})
     return recipe.model_copy(update={"agents": agents}), planner
 
 
@@ -155,6 +155,8 @@ def _check(recipe: Recipe, suites: Mapping[str, Suite], planner: RunConfig | Non
         raise ConfigError("no suite is named; at least one is needed")
     if planner is None and recipe.beta:
         raise ConfigError("beta: says how often the expert acts in place of a model; give a planner, or leave it out")
+    if planner is not None and planner.planner.plans == EXPERT:
+        raise ConfigError("planner.plans: got expert; allowed where trajectories are collected: model, whose plans act")
     if planner is not None and recipe.perturb:
         raise ConfigError(f"perturb: got {recipe.perturb}; allowed with a planner: 0, since its own errors are detours")
     if recipe.max_tokens is not None and recipe.tokenizer is None:
@@ -183,7 +185,10 @@ def _config(
         "name": "collect",
         "suites": list(suites),
         "modes": [PLANNER if planner else EXPERT],
+        # Transcripts tell neither times nor what else was measured, and every call is made.
         "schedule": None,
+        "clock": None,
+        "reread": None,
         "samples": 0,
         "executor": "process" if workers > 1 else "serial",
         "workers": workers,

@@ -11,6 +11,7 @@ from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import RunError
 from erecap.files import portable, write_json
+from erecap.planners.cooperative.agents import load_roster
 from erecap.rollout.jobs import Job
 from erecap.rollout.run_folder.lock import LOCK
 from erecap.rollout.run_folder.machine import git_revision, versions
@@ -22,13 +23,19 @@ from erecap.training.collect.trajectories import EPISODES, FORMAT, META, Traject
 
 
 def new_meta(recipe: Recipe, suites: Mapping[str, Suite], planner: RunConfig | None) -> dict[str, Any]:
-    """`meta.json` of a collection that begins now. Raises ModelError if the planner's adapter is not there."""
+    """`meta.json` of a collection that begins now.
+
+    Raises:
+        ModelError: the planner's adapter is not there.
+        ConfigError: the agents file cannot be used.
+    """
     # Folders from before there were teams go on.
     options = recipe.model_dump(mode="json", exclude={"seed", *(("agents",) if recipe.agents is None else ())})
     return {
         "format": FORMAT,
         "status": "running",
         "suites": {name: portable(suite.model_dump(mode="json")) for name, suite in suites.items()},
+        **({} if recipe.agents is None else {"team": load_roster(recipe.agents).settings.model_dump(mode="json")}),
         "seed": recipe.seed,
         "options": portable({**options, "planner": describe_planner(planner) if planner else None}),
         "versions": versions(),
@@ -128,7 +135,8 @@ def _comparable(meta: dict[str, Any]) -> dict[str, Any]:
         name: {key: value for key, value in suite.items() if key != "episodes"}
         for name, suite in meta.get("suites", {}).items()
     }
-    return {"config": {"seed": meta.get("seed"), **options}, "suites": suites}
+    team = {"team": meta["team"]} if "team" in meta else {}
+    return {"config": {"seed": meta.get("seed"), **options}, "suites": suites, **team}
 
 
 def _drop_torn_row(path: Path) -> None:

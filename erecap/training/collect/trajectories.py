@@ -113,7 +113,8 @@ def source_facts(folder: Path) -> dict[str, Any]:
     """A card's description of a folder that was learned from: all that is needed to play its episodes again.
 
     Returns:
-        `folder` (its name), `sha256` of its rows, and as far as stated `suites` (names), `seed`, `options`, `counts`.
+        `folder` (its name), `sha256` of its rows, and as far as stated `suites` (names), `team`, `seed`, `options`,
+        `counts`.
 
     Raises:
         ConfigError: as `read_meta`, or there are no rows.
@@ -125,7 +126,8 @@ def source_facts(folder: Path) -> dict[str, Any]:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    stated: dict[str, Any] = {key: meta[key] for key in ("suites", "seed", "options", "counts") if key in meta}
+    keys = ("suites", "team", "seed", "options", "counts")
+    stated: dict[str, Any] = {key: meta[key] for key in keys if key in meta}
     if isinstance(stated.get("suites"), dict):
         stated["suites"] = sorted(stated["suites"])  # in full they are in the folder
     return {"folder": folder.resolve().name, "sha256": digest, **stated}

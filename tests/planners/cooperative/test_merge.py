@@ -62,6 +62,24 @@ def test_told_first_the_planner_of_the_older_plan_insists() -> None:
     assert again.conflicts == (Conflict("thing", "cup 1", "b", "a", "rule"),)
 
 
+def test_a_third_robot_that_wants_the_thing_meanwhile_does_not_answer_for_the_one_that_is_asked() -> None:
+    rules, newer = merger(tell=True), ("wait", "pick up cup 1")
+    rules.merge("a", newer, {"b": FETCH})
+    third = rules.merge("c", ("wait", "pick up cup 1"), {"a": newer})
+    assert third.steps == ("wait",) and third.conflicts == (Conflict("thing", "cup 1", "a", "c", "rule"),)
+    again = rules.merge("b", FETCH, {"a": newer, "c": ("wait",)})
+    assert again.steps == FETCH and again.others == {"a": ("wait",)}
+    assert again.conflicts == (Conflict("thing", "cup 1", "b", "a", "rule"),)
+
+
+def test_who_is_asked_and_leaves_the_thing_by_name_gives_way_once() -> None:
+    rules = merger(tell=True)
+    rules.merge("a", ("pick up cup 1",), {"b": FETCH})
+    after = rules.merge("b", ("go to table 2",), {"a": ("pick up cup 1",)}, left=("cup 1",))
+    assert after.conflicts == (Conflict("thing", "cup 1", "a", "b", "planner"),)
+    assert rules.merge("c", ("wait", "pick up cup 1"), {"a": ("pick up cup 1",)}).others == {"a": ()}  # a new question
+
+
 def test_who_has_begun_with_a_thing_keeps_it() -> None:
     rules = merger(tell=True)
     rules.merge("a", ("pick up cup 1", *FETCH[2:]), {"b": FETCH})
