@@ -34,7 +34,7 @@ demo: model
 
 test: model
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest --durations=10
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --durations=10
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow and not integration"

@@ -83,7 +83,6 @@ def test_a_plan_is_exported(erecap, made: Path, tiny_model, tmp_path: Path) -> N
         (("make", "MODEL", "--out", "x", "--mlp", "9" * 5000), "allowed: numbers of layers, such as 6,10,24"),
         (("make", "MODEL", "--out", "FILE", "--mlp", "1"), "file: File exists"),
         (("make", "MODEL", "--out", "HOLED", "--mlp", "1"), "holed holds a layer plan already; choose another folder"),
-        (("check", "THIN", "MODEL", "--threads", "100000"), "--threads"),
         (("show", "nowhere"), "layer plan nowhere: no such folder, and no checkpoint of that name"),
         (("check", "nowhere", "MODEL"), "layer plan nowhere: no such folder"),
         (("check", "THIN", "MODEL", "--text", "nowhere.txt"), "nowhere.txt: No such file"),
@@ -102,3 +101,8 @@ def test_mistakes_are_told_in_one_line(erecap, made, tiny_model, tmp_path, argum
 def test_serving_refuses_a_plan_behind_a_proxy(erecap) -> None:  # type: ignore[no-untyped-def]
     code, _, err = erecap("serve", "--upstream", "http://127.0.0.1:9/v1", "--keep-tokens", "100", "--layers", "x")
     assert code == 2 and "--layers: the server behind a proxy has the model; leave it out" in err
+
+
+def test_a_number_of_threads_has_its_limits(erecap, made, tiny_model) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = erecap("layers", "check", made, tiny_model, "--threads", "100000")
+    assert code == 2 and "--threads" in err

@@ -202,7 +202,7 @@ def test_chats_of_any_kinds_never_fail(kinds: list[str], most: int) -> None:
 ODD: list[Any] = [{"content": "q"}, {"type": "message", "content": "q"}, {"role": 3, "content": "q"}, None, 7, object()]
 
 
-@pytest.mark.parametrize("odd", ODD, ids=repr)
+@pytest.mark.parametrize("odd", ODD)
 def test_a_message_without_a_role_passes_with_its_chat(odd: Any, tmp_path: Path) -> None:
     for most, name in ((10_000, "fits"), (60, "over")):
         messages = [*GOAL, odd, *turns(6)]
