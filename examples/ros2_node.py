@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
@@ -25,6 +26,7 @@ from robot_planner import RobotPlanner
 from erecap.budget import Budget
 from erecap.errors import ErecapError
 
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # of a namespace
 POLL_S = 0.02  # how often it is asked whether a client has canceled its goal
 
 
@@ -131,6 +133,13 @@ def main() -> None:
     given = sys.argv[1:]
     cut = given.index("--ros-args") if "--ros-args" in given else len(given)
     args = parser.parse_args(given[:cut])
+    wrong = next((name for name in args.robots if not NAME.fullmatch(name)), None)
+    if wrong is not None:
+        raise SystemExit(
+            f"error: --robots: got {wrong!r}; allowed: letters, digits and underscores, and no digit at the beginning"
+        )
+    if len(set(args.robots)) < len(args.robots):
+        raise SystemExit("error: --robots: a name is given twice; each robot has its own")
     rclpy, plan = ros_modules()
     try:
         from erecap.models import load

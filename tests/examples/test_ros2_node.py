@@ -279,6 +279,12 @@ def test_without_ros_it_says_so_in_one_line(tmp_path: Path) -> None:
     assert "unrecognized arguments: --robot-names" in command("--robots", "a", "--robot-names", folder=tmp_path).stderr
 
 
+@pytest.mark.parametrize("names", [("red", "blue 2"), ("2red",), ("red", "red"), ("",)])
+def test_names_of_robots_that_are_no_namespaces_are_one_line(names: tuple[str, ...], tmp_path: Path) -> None:
+    done = command("--robots", *names, folder=tmp_path)
+    assert done.returncode == 1 and done.stderr.startswith("error: --robots: ") and done.stderr.count("\n") == 1
+
+
 def test_without_the_action_it_says_how_to_build_it(tmp_path: Path) -> None:
     (tmp_path / "rclpy").mkdir()
     for part in ("action", "callback_groups", "executors"):

@@ -68,13 +68,16 @@ def test_runs_without_a_clock_show_none(tmp_path: Path) -> None:
     assert "Against the clock" not in report.write().read_text(encoding="utf-8")
 
 
-def test_results_are_kept_and_stand_in_the_table(tmp_path: Path) -> None:
-    folder = clocked(tmp_path)
+@pytest.mark.parametrize(
+    "plans, sentence", [("expert", "**Plans are the expert's in every mode**"), ("model", "Plans are the model's own.")]
+)
+def test_results_are_kept_and_stand_in_the_table(tmp_path: Path, plans: str, sentence: str) -> None:
+    folder = clocked(tmp_path, plans)
     Report.of(folder).write()
     results = realtime_results([folder])
     assert json.loads(json.dumps(results)) == results
     lines = realtime_table(results).splitlines()
-    assert "**Plans are the expert's in every mode**" in lines[0]
+    assert sentence in lines[0] and "Price of a call: the cost model's milliseconds" in lines[0]
     full = next(line for line in lines if "| `full` |" in line)
     assert full.startswith("| charged | 4 | `full` | 3 | 33 % |")
     assert full.endswith("| 2 | 6.00 s | 6.00 s | 18 s | 9 of 9 |")

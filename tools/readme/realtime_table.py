@@ -10,10 +10,17 @@ from typing import Any
 from erecap.report.formats import count, interval_percent, milliseconds, percent, seconds
 
 
+CHARGES = {
+    "measured": "the milliseconds that it took",
+    "cost-model": "the cost model's milliseconds for the tokens read and decoded",
+    "fixed": "the same for every call",
+}
+
+
 def realtime_results(runs: Sequence[Path]) -> dict[str, Any]:
     """The figures to keep of finished runs against a clock: small, without rows or paths."""
     return {
-        "what": "success while the world goes on, against the time that plans are waited for; plans are the expert's",
+        "what": "success while the world goes on, against the time that plans are waited for",
         "runs": sorted(map(_run, runs), key=lambda run: (run["clock"], run["scale"])),
     }
 
@@ -53,13 +60,18 @@ def realtime_table(results: dict[str, Any]) -> str:
     """Markdown: a row for each clock, scale and mode; a sentence where nothing was measured."""
     if not results:
         return "Not measured yet: `erecap compare realtime`."
-    first = results["runs"][0]
+    first, plans = results["runs"][0], {run["plans"] for run in results["runs"]}
+    whose = (
+        "**Plans are the expert's in every mode**; the model reads and decodes them as if they were its own, so only "
+        "time differs."
+        if plans == {"expert"}
+        else "Plans are the model's own." if plans == {"model"} else "Plans are the expert's or the model's, by run."
+    )
     lines = [
         f"`erecap compare realtime`, {first['model']['name']} in {first['model']['dtype']}, suite "
-        f"{', '.join(first['suites'])}. **Plans are the expert's in every mode**; the model reads and decodes them as "
-        "if they were its own, so only time differs. *Scale*: simulated seconds for a second of the planner. Charged: "
-        "the cost model's milliseconds for the tokens read and decoded; wall: robot and planner really waited. SR with "
-        "its 95 % interval; fewer than 100 episodes a mode are a smoke test.",
+        f"{', '.join(first['suites'])}. {whose} *Scale*: simulated seconds for a second of the planner. Price of a "
+        f"call: {'; '.join(dict.fromkeys(CHARGES[run['charge']] for run in results['runs']))}. On the clock `wall` "
+        "robot and planner really wait. SR with its 95 % interval; fewer than 100 episodes a mode are a smoke test.",
         "",
         "| clock | scale | mode | episodes | SR | interval | lost to the deadline | waited a call, P50 | P95 | "
         "waited an episode | SLO violations |",
