@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,22 @@ def series_of(modes: list[str]) -> dict[str, Series]:
         index = KNOWN_MODES[mode] if mode in KNOWN_MODES else free.pop(0) if free else len(looks) % SERIES
         looks[mode] = Series(mode, index)
     return looks
+
+
+def look_of(name: str, looks: dict[str, Series]) -> Series:
+    """The style of a line: a mode's, or a colour that no mode has."""
+    used = {look.index for look in looks.values()}
+    return looks.get(name) or Series(name, next((i for i in range(SERIES) if i not in used), SERIES - 1))
+
+
+def spread(heights: Sequence[float], apart: float, highest: float) -> list[float]:
+    """Heights for names beside the ends of lines: moved up to be `apart`, and all down if one passes `highest`."""
+    found, lowest = [0.0] * len(heights), 0.0
+    for place in sorted(range(len(heights)), key=heights.__getitem__):
+        found[place] = lowest = max(heights[place], lowest)
+        lowest += apart
+    over = max(0.0, max(found) - highest)
+    return [height - over for height in found]
 
 
 def new_axes(height: float = HEIGHT) -> tuple[Figure, Axes]:

@@ -239,6 +239,8 @@ class _Episode:
             with costs_its_episode():
                 late, info, row["clock"] = self._clock.planned(plan, elapsed_ms)
                 context.situation = Situation.from_info(info)
+                if late:  # nothing follows that would see what became of the others' work meanwhile
+                    self.last = Observed.read(self._seen().text, info)
         if self.recorder:
             self.recorder.planned(number, self.steps, trigger, plan, chat if plan.messages is None else plan.messages)
         text = clean(plan.text) or "\n".join(plan.steps)

@@ -9,7 +9,6 @@ from typing import Any
 
 from erecap.report.formats import count, interval_percent, milliseconds, percent, seconds
 
-
 CHARGES = {
     "measured": "the milliseconds that it took",
     "cost-model": "the cost model's milliseconds for the tokens read and decoded",

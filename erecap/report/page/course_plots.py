@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from matplotlib.ticker import MaxNLocator
 
-from erecap.report.page.course import Course, Point, Way
-from erecap.report.svg import INK, SERIES, STYLE, Series, inline, new_axes
+from erecap.report.page.course import Course, Point
+from erecap.report.svg import INK, STYLE, Series, inline, look_of, new_axes, spread
 
 ROOM = 0.36  # share of the width, right of the last call, for the names of the lines
 APART = 0.075  # least distance of two names, as a share of the height
@@ -17,9 +17,7 @@ DOTS = 12  # markers of a line, about
 
 def course_looks(course: Course, looks: dict[str, Series]) -> dict[str, Series]:
     """Styles of the ways: modes as everywhere on the page, re-reading in a colour that no mode has."""
-    used = {look.index for look in looks.values()}
-    free = next((index for index in range(SERIES) if index not in used), SERIES - 1)
-    return {way.name: looks.get(way.name) or Series(way.name, free) for way in course.ways}
+    return {way.name: look_of(way.name, looks) for way in course.ways}
 
 
 def seconds_by_call(course: Course, looks: dict[str, Series], name: str) -> str:
@@ -48,7 +46,8 @@ def _by_call(course: Course, looks: dict[str, Series], name: str, value: Callabl
             markevery=max(1, len(way.points) // DOTS),
         )
     right = max(2, course.calls)
-    for way, height in zip(course.ways, _heights(course.ways, value, highest), strict=True):
+    heights = spread([value(way.points[-1]) for way in course.ways], APART * highest, highest * 1.04)
+    for way, height in zip(course.ways, heights, strict=True):
         look, last = styles[way.name], way.points[-1]
         axes.annotate(
             f"{look.glyph} {way.name}",
@@ -67,15 +66,3 @@ def _by_call(course: Course, looks: dict[str, Series], name: str, value: Callabl
     axes.yaxis.set_major_formatter(lambda number, _: f"{number:,.0f}" if highest >= 8 else f"{number:g}")
     axes.tick_params(colors=INK)
     return inline(figure, name, f"{label} against the number of the replan in {course.suite}, a line a way")
-
-
-def _heights(ways: list[Way], value: Callable[[Point], float], highest: float) -> list[float]:
-    """Heights of the names: beside the ends of their lines, moved apart where these lie close together."""
-    ends = sorted(range(len(ways)), key=lambda place: value(ways[place].points[-1]))
-    step, lowest = APART * highest, 0.0
-    found = [0.0] * len(ways)
-    for place in ends:
-        found[place] = lowest = max(value(ways[place].points[-1]), lowest)
-        lowest += step
-    over = max(found) - highest * 1.04
-    return [height - max(0.0, over) for height in found]

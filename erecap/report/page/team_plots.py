@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from erecap.report.page.course import RE_READ
-from erecap.report.svg import INK, SERIES, STYLE, Series, inline, new_axes
+from erecap.report.svg import INK, STYLE, Series, inline, look_of, new_axes, spread
 
 ROOM = 0.5  # share of the width, right of the last number, for the names of the lines
 APART = 0.085  # least distance of two names, as a share of the height
@@ -51,13 +51,13 @@ def _by_agents(
     highest = top or max(height for points in lines.values() for _, height in points) or 1.0
     figure, axes = new_axes()
     for mode, points in lines.items():
-        look = _look(mode, looks)
+        look = look_of(mode, looks)
         places = [sizes.index(size) for size, _ in points]
         axes.plot(places, [height for _, height in points], look.marker + "-", color=look.colour, lw=1.6, ms=5)
     right = max(1, len(sizes) - 1)
-    heights = _apart([points[-1][1] for points in lines.values()], highest)
+    heights = spread([points[-1][1] for points in lines.values()], APART * highest, highest * 1.05)
     for (mode, points), height in zip(lines.items(), heights, strict=True):
-        look = _look(mode, looks)
+        look = look_of(mode, looks)
         axes.annotate(
             f"{look.glyph} {mode}",
             (sizes.index(points[-1][0]), points[-1][1]),
@@ -72,19 +72,3 @@ def _by_agents(
     axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
     axes.tick_params(colors=INK)
     return inline(figure, name, f"{label} against the number of cooperating planners, a line a mode")
-
-
-def _look(mode: str, looks: dict[str, Series]) -> Series:
-    used = {look.index for look in looks.values()}
-    free = next((index for index in range(SERIES) if index not in used), SERIES - 1)
-    return looks.get(mode) or Series(mode, free)
-
-
-def _apart(heights: Sequence[float], highest: float) -> list[float]:
-    """Heights of the names, beside the ends of their lines, moved up where these lie close together."""
-    found, lowest = [0.0] * len(heights), 0.0
-    for place in sorted(range(len(heights)), key=heights.__getitem__):
-        found[place] = lowest = max(heights[place], lowest)
-        lowest += APART * highest
-    over = max(0.0, max(found) - highest * 1.05)
-    return [height - over for height in found]
