@@ -166,6 +166,15 @@ def test_learned_scores_are_read_at_the_pruners_layer() -> None:
     assert not model.model.layers[2]._forward_pre_hooks
 
 
+def test_within_autocast_scores_keep_their_digits() -> None:
+    model, wanted = chats.model(), known()
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = scores_of(model, learned(0.0), wanted.sequence)
+        holes = Holes({"t": wanted}, learned(0.0), BUDGET, 1.0, 0).of(model, wanted.sequence)
+    assert scores.dtype == torch.float32 and holes is not None
+    assert not torch.equal(scores, scores.bfloat16().float())
+
+
 def test_age_takes_what_it_weighs_off_a_score() -> None:
     model, wanted = chats.model(), known()
     scores = scores_of(model, learned(0.0), wanted.sequence)

@@ -135,7 +135,8 @@ def scores_of(model: Any, scorer: LearnedScorer | None, sequence: PlanSequence) 
     def take(layer: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
         context = ScoreContext(place, place, torch.ones_like(place, dtype=torch.bool), 0, None)
-        found.append(scorer.score(scorer.layer, hidden.detach(), context)[0].cpu())
+        with torch.autocast(hidden.device.type, enabled=False):  # close ranks want more digits than bfloat16 has
+            found.append(scorer.score(scorer.layer, hidden.detach().float(), context)[0].float().cpu())
         raise _Reached
 
     handle = find_decoder(model).layers[scorer.layer].register_forward_pre_hook(take, with_kwargs=True)  # type: ignore[index]
