@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FORMAT = "erecap-evaluation-1"
 MOST_PANELS = 6
+FACTOR_DIGITS = 3
 CONTROLS = ("recency", "random")
 
 
@@ -56,7 +57,7 @@ def table(subjects: Sequence[JsonRow], measures: Sequence[Measure]) -> Table:
                 _value(figure["value"], measure, unit=True),
                 _ends(figure, measure),
                 _difference(other, measure),
-                "" if other is None else _ends(other, measure, signed=not measure.exponential),
+                "" if other is None else _ends(other, measure, of_difference=True),
                 f"{figure['n']:,}" + (" smoke" if figure["label"] == "smoke" else ""),
                 percent(subject["kept"], 0) if first and subject["kept"] is not None else "",
             )
@@ -70,11 +71,11 @@ def _value(value: float | None, measure: Measure, unit: bool = False) -> str:
     return f"{value:,.{measure.digits}f}" + (f" {measure.unit}" if unit and measure.unit else "")
 
 
-def _ends(figure: Mapping[str, Any], measure: Measure, signed: bool = False) -> str:
+def _ends(figure: Mapping[str, Any], measure: Measure, of_difference: bool = False) -> str:
     if figure["low"] is None:
         return "–"
-    digits = measure.digits if not measure.exponential else max(measure.digits, 2)
-    sign = "+" if signed else ""
+    factor = of_difference and measure.exponential
+    digits, sign = (FACTOR_DIGITS if factor else measure.digits), "+" if of_difference and not factor else ""
     return f"{figure['low']:{sign},.{digits}f} to {figure['high']:{sign},.{digits}f}"
 
 
@@ -82,7 +83,7 @@ def _difference(other: Mapping[str, Any] | None, measure: Measure) -> str:
     if other is None or other["value"] is None:
         return ""
     if measure.exponential:
-        return f"{other['value']:.3f}x"
+        return f"{other['value']:.{FACTOR_DIGITS}f}x"
     return f"{other['value']:+,.{measure.digits}f}"
 
 

@@ -108,7 +108,12 @@ def text_logits(
                 prefill.read(before, [mark], part, room)
                 prefill.enforce(part)
             stored = engine.stored().per_layer
-            rows = prefill.probe([last, *continuation[:-1]])
+            if before:
+                rows = prefill.probe([last, *continuation[:-1]])
+            else:  # a session that prunes would prune the first tokens that it reads
+                rows = prefill.read([last], [], part, room)[None]
+                if len(continuation) > 1:
+                    rows = np.concatenate([rows, prefill.probe(continuation[:-1])])
     finally:
         session.close()
     return rows, stored

@@ -80,6 +80,14 @@ def test_the_newest_quarter_of_a_budget_as_characters(opened) -> None:
     assert dense.protected_characters(TEXT) == 0 and session.protected_characters("a") == 0
 
 
+@pytest.mark.parametrize("mode", ["prune[recency]", "erecap+prune[recency]"])
+def test_one_token_of_context_leaves_nothing_to_drop(opened, mode: str) -> None:
+    dense, changed = pair(opened(), mode=mode_of(mode), kv_tokens=40, keep=0.3, stages=(2, 4))
+    for rest in (REST, REST[:1]):
+        assert close(changed.scores(CONTEXT[:1], rest), dense.scores(CONTEXT[:1], rest))
+    assert len(changed.scores(CONTEXT, REST[:1]).choices) == 1
+
+
 def test_dropping_tokens_changes_scores(opened) -> None:
     dense, pruned = pair(opened(), mode=parse_mode("prune[recency]"), keep=0.3, stages=(2, 4))
     found = pruned.scores(CONTEXT, REST)
