@@ -20,6 +20,7 @@ from erecap.cli import (
     collect,
     compare,
     doctor,
+    evaluate,
     games,
     generate,
     layers,
@@ -69,6 +70,7 @@ bench.app.command("wrap")(bench_wrap.wrap)
 app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")
 app.add_typer(tune.app, name="tune")
+app.add_typer(evaluate.app, name="evaluate")
 
 
 def _print_version(asked: bool) -> None:

@@ -111,6 +111,16 @@ def new_axes(height: float = HEIGHT) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def new_panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` pairs of axes below each other, each `height` inches high."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height * count))
+        panels = list(figure.subplots(count, 1, squeeze=False)[:, 0])
+        for axes in panels:
+            axes.set_axisbelow(True)
+    return figure, panels
+
+
 def inline(figure: Figure, name: str, label: str) -> str:
     """The figure as an `<svg>` element: no width of its own, ids that start with `name`, `label` read out aloud."""
     buffer = io.StringIO()

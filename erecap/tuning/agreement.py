@@ -66,25 +66,47 @@ class Judge:
     def unpruned(self, number: int) -> torch.Tensor:
         """Most probable tokens `(plan tokens,)` of the unmodified model."""
         sample = self.samples[number]
-        ids = self._tensor([*sample.prompt, *sample.plan[:-1]])
-        with torch.no_grad():
-            logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=len(sample.plan)).logits[0]
-        return _best(logits, f"sample {number}, unpruned")
+        return _best(unpruned_logits(self.model, sample.prompt, sample.plan), f"sample {number}, unpruned")
 
     def pruned(self, number: int, stages: Stages) -> tuple[torch.Tensor, list[int]]:
         """As `unpruned`, after a pruned read; and the tokens that each layer read of the prompt."""
         sample = self.samples[number]
-        with torch.no_grad(), prune(self.model, self.config(stages), protect=list(sample.protect)) as cache:
-            read = self.model(input_ids=self._tensor(sample.prompt), **{CACHE: cache}, use_cache=True, logits_to_keep=1)
-            rows = [read.logits[0, -1:]]
-            kept = list(cache.prompt_kept)
-            if len(sample.plan) > 1:
-                ids = self._tensor(sample.plan[:-1])
-                rows.append(self.model(input_ids=ids, **{CACHE: cache}, use_cache=True).logits[0])
-        return _best(torch.cat(rows), f"sample {number}, stages {list(stages)}"), kept
+        logits, kept = pruned_logits(self.model, self.config(stages), sample.prompt, sample.plan, sample.protect)
+        return _best(logits, f"sample {number}, stages {list(stages)}"), kept
 
-    def _tensor(self, ids: Sequence[int]) -> torch.Tensor:
-        return torch.tensor([list(ids)], device=self.model.device)
+
+def unpruned_logits(model: Any, context: Sequence[int], continuation: Sequence[int]) -> torch.Tensor:
+    """Logits `(len(continuation), vocab)` of the unmodified model before each token of a continuation."""
+    with torch.no_grad():
+        ids = _tensor(model, [*context, *continuation[:-1]])
+        logits: torch.Tensor = model(input_ids=ids, use_cache=False, logits_to_keep=len(continuation)).logits[0]
+    return logits
+
+
+def pruned_logits(
+    model: Any,
+    config: PruneConfig,
+    context: Sequence[int],
+    continuation: Sequence[int],
+    protect: Sequence[tuple[int, int]] = (),
+) -> tuple[torch.Tensor, list[int]]:
+    """As `unpruned_logits`, after a pruned prefill of the context; and the tokens that each layer read of it.
+
+    Args:
+        protect: token indices `(start, end)` of the context that no stage drops.
+    """
+    with torch.no_grad(), prune(model, config, protect=list(protect)) as cache:
+        read = model(input_ids=_tensor(model, context), **{CACHE: cache}, use_cache=True, logits_to_keep=1)
+        rows = [read.logits[0, -1:]]
+        kept = list(cache.prompt_kept)
+        if len(continuation) > 1:
+            ids = _tensor(model, continuation[:-1])
+            rows.append(model(input_ids=ids, **{CACHE: cache}, use_cache=True).logits[0])
+    return torch.cat(rows), kept
+
+
+def _tensor(model: Any, ids: Sequence[int]) -> torch.Tensor:
+    return torch.tensor([list(ids)], device=model.device)
 
 
 def _best(logits: torch.Tensor, where: str) -> torch.Tensor:

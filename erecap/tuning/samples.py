@@ -135,7 +135,7 @@ def _sample(transcript: Transcript, length: int, tokenizer: Any, end: int) -> tu
         low, high = (low, middle) if len(prompt(middle).input_ids) >= length else (middle + 1, high)
     place, plan = plans[low]
     chosen = prompt(low)
-    protect = chosen.token_spans(protected_spans(_asked(transcript.messages[:place])))
+    protect = chosen.token_spans(protected_spans(asked(transcript.messages[:place])))
     ids = encode_from(tokenizer, chosen.text + plan.strip(), len(chosen.text)).ids
     return Sample(tuple(chosen.input_ids), (*ids, end), tuple(protect)), last
 
@@ -169,7 +169,7 @@ def _goals(content: str) -> list[tuple[int, int]]:
     return spans
 
 
-def _asked(messages: Sequence[Message]) -> list[Message]:
+def asked(messages: Sequence[Message]) -> list[Message]:
     """The messages that a call sees; the last one, what is newest, is protected whole."""
     *before, last = messages
     return [*before, {"role": last["role"], "content": last["content"]}]

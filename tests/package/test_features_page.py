@@ -37,6 +37,7 @@ FEATURES = {
     "environment check",
     "embodied evaluation",
     "PointNav and ObjectNav in Habitat, and chains",
+    "question answering and lm-eval",
     "cooperative runs",
     "real time",
 }

@@ -57,7 +57,7 @@ def test_constraints_are_plain_versions() -> None:
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line), line
 
 
-@pytest.mark.parametrize("group", ["core", "household", "babyai", "pyrobosim", "habitat", "dev"])
+@pytest.mark.parametrize("group", ["core", "household", "babyai", "pyrobosim", "habitat", "evaluate", "dev"])
 def test_constraints_hold_every_dependency_within_its_range(group: str) -> None:
     pinned = {canonicalize_name(name): version for name, version in (line.split("==") for line in LINES)}
     wanted = PROJECT["project"]["dependencies"] if group == "core" else EXTRAS[group]
@@ -75,6 +75,6 @@ def test_the_doctor_knows_the_tested_versions_and_simulators() -> None:
 
 
 def test_dev_and_all_take_the_other_extras() -> None:
-    assert "erecap[household,babyai,pyrobosim,habitat,serve,frameworks,ray]" in EXTRAS["dev"]
+    assert "erecap[household,babyai,pyrobosim,habitat,serve,frameworks,ray,evaluate]" in EXTRAS["dev"]
     assert EXTRAS["all"] == [f"erecap[{','.join(name for name in EXTRAS if name not in ('dev', 'docs', 'all'))}]"]
     assert "erecap[docs]" in EXTRAS["dev"]  # tools of this repository, so `all` has none of them
