@@ -39,6 +39,8 @@ class Usage:
     accepted_tokens: int = 0  # of these, kept
     decode_passes: int = 0  # forward passes of decoding
     masked_observations: int = 0  # blanked in the chat before it was read
+    skipped_tokens: int = 0  # of the reused ones, dropped by edits of the chat, so that nothing of this call saw them
+    moved_tokens: int = 0  # of the reused ones, given other positions by edits of the chat in this call
     dropped_messages: int = 0  # left out of the chat, beyond the blanked observations, to stay within a token budget
 
     @property
