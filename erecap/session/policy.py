@@ -170,5 +170,5 @@ class SessionPolicy:
         if engine.next_position + tokens > engine.window:
             raise BudgetError(
                 f"{engine.next_position} stored tokens and {tokens} more exceed the model's window of "
-                f"{engine.window}; " + ("shorten them" if self.budget.automatic else "lower kv_tokens")
+                f"{engine.window}; " + ("lower kv_tokens" if self.budget.limited and not self.budget.automatic else "shorten them")
             )
