@@ -17,6 +17,8 @@ class Message(TypedDict):
     protect: NotRequired[list[tuple[int, int]]]
     # Stale spans: something newer has overwritten them, such as a later observation of the same room. Evicted first.
     stale: NotRequired[list[tuple[int, int]]]
+    # Thinking in an answer, which may go before anything else. Absent: what is between `<think>` and `</think>`.
+    thoughts: NotRequired[list[tuple[int, int]]]
     # Spans of observations, which `erecap.context.compaction` may blank. Absent: its default rule applies.
     observations: NotRequired[list[tuple[int, int]]]
 

@@ -49,10 +49,12 @@ def thoughts_in(content: str) -> list[Thought]:
 
 
 def thinking_spans(message: Message) -> list[tuple[int, int]]:
-    """Characters `(start, end)` of the thoughts of an assistant's message, marks included.
+    """Characters `(start, end)` of the thoughts of an assistant's message, marks included, or as its `thoughts` say.
 
     None where the marks do not come in pairs: what an unfinished thought is can only be guessed.
     """
+    if "thoughts" in message:
+        return [(start, end) for start, end in message["thoughts"] if start < end]
     content = message["content"]
     if message["role"] != "assistant" or not content or CLOSE not in content:
         return []

@@ -62,7 +62,12 @@ class ChatAnswer:
         """`chat.completion`."""
         message, reason = self._message(generation)
         choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason, "logprobs": None}
-        return {**self._head, "object": "chat.completion", "choices": [choice], "usage": self._usage(generation, evicted)}
+        return {
+            **self._head,
+            "object": "chat.completion",
+            "choices": [choice],
+            "usage": self._usage(generation, evicted),
+        }
 
     def first(self) -> list[str]:
         """The chunk that begins a stream."""

@@ -70,7 +70,9 @@ def thinks(message: Message, number: int) -> bool:
     try:
         return bool(thoughts_in(content))
     except ValueError as error:
-        raise MessagesError(f"messages[{number}].content: {error}; its thinking cannot be told from its answer") from error
+        raise MessagesError(
+            f"messages[{number}].content: {error}; its thinking cannot be told from its answer"
+        ) from error
 
 
 def thought_tokens(content: str, mark: Mark) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from erecap.budget import Budget
+from erecap.context.thinking import thinking_spans
 from erecap.decoding.answer import AnswerWatcher, answer_ends, say_ignored_defaults
 from erecap.decoding.forced import forced_ids
 from erecap.decoding.loop import Decoded, decode
@@ -74,8 +75,8 @@ class ReplanSession:
             of their own kind.
         tokenizer: its fast tokenizer, with a chat template.
         budget: a `Budget`, or what `Budget.of` takes: tokens, "auto", or None for no limit.
-        prune, evict_by, stale_first, draft, seed, rewind_tokens, retokenize, decode_weights, prefill_chunk,
-            scheduler, cost, engine: see the fields of `SessionConfig`.
+        prune, evict_by, stale_first, thinking_first, draft, seed, rewind_tokens, retokenize, decode_weights,
+            prefill_chunk, scheduler, cost, engine: see the fields of `SessionConfig`.
 
     Raises:
         ConfigError: no engine of that name, or one that cannot be made.
@@ -99,6 +100,7 @@ class ReplanSession:
         budget: Budget | int | str | None = None,
         evict_by: str | ReadScorer = "recency",
         stale_first: bool = True,
+        thinking_first: bool = False,
         draft: bool = True,
         seed: int = 0,
         rewind_tokens: int | None = None,
@@ -110,8 +112,8 @@ class ReplanSession:
         engine: str | SessionEngine = "transformers",
     ) -> None:
         self.config = SessionConfig(
-            prune, Budget.of(budget), _ranking(evict_by, model), stale_first, draft, seed, rewind_tokens, retokenize,
-            decode_weights, prefill_chunk, scheduler, cost, engine,
+            prune, Budget.of(budget), _ranking(evict_by, model), stale_first, thinking_first, draft, seed,
+            rewind_tokens, retokenize, decode_weights, prefill_chunk, scheduler, cost, engine,
         )  # fmt: skip
         self.model = model
         self.tokenizer = tokenizer
@@ -377,7 +379,7 @@ class ReplanSession:
         report = CallReport(self.conversation, self.policy, self.engine)
         events = self._events(messages, edits)
         fitted = self._fit(messages, max_new_tokens, trace, events)
-        self.policy.room = max_new_tokens
+        self.policy.room, self.policy.said = max_new_tokens, []
         part, known = fitted.part, self.conversation.match(fitted.part)
         report.matched()
         watcher = AnswerWatcher(self.tokenizer, stop or (), report.started, deadline_ms, cancel, on_text)
@@ -424,6 +426,7 @@ class ReplanSession:
         text, reason = watcher.result(decoded.ids, ends)
         pieces = self._traced(part) if trace else ()
         self._remember(fitted, text, decoded, ends)
+        self.policy.said = [(part.count, *span) for span in thinking_spans({"role": "assistant", "content": text})]
         self.prefill.enforce(part)
         self._tidy()
         usage, timing = report.finished(decoded, fitted.dropped, fitted.truncated, self.prefill.edited)

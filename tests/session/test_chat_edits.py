@@ -44,7 +44,10 @@ def masked(messages: list[dict], dropped: dict[int, list[int]], thinking: bool =
             allowed[begins[behind + 1] :, begins[number] : begins[number + 1]] = False
     for number, message in enumerate(messages):
         if thinking and message["role"] == "assistant":
-            low, high = text.index("<think>", starts[begins[number]]) + 7, text.index("</think>", starts[begins[number]])
+            low, high = (
+                text.index("<think>", starts[begins[number]]) + 7,
+                text.index("</think>", starts[begins[number]]),
+            )
             inside = [n for n in range(len(ids)) if starts[n] >= low and ends[n] <= high]
             assert inside
             allowed[begins[number + 1] :, inside] = False

@@ -82,7 +82,9 @@ class Places:
             count = sum(low < character - start for low, _ in encoded.offsets)
             if transcript.since(place)[:count] == encoded.ids[:count]:
                 return place + count
-        raise MessagesError(f"messages[{number}]: its end cannot be found again among the tokens read; ask in a new chat")
+        raise MessagesError(
+            f"messages[{number}]: its end cannot be found again among the tokens read; ask in a new chat"
+        )
 
     def is_between(self, character: int) -> bool:
         """Return True if a token of the rest ends at a character, so that reading can go on from there."""
