@@ -1,4 +1,4 @@
-"""The fields by which a request edits its chat: `drop_message`, `reposition` and `drop_rule`, as AKV's servers have them.
+"""Fields by which a request edits its chat: `drop_message`, `reposition` and `drop_rule`, as AKV's servers have them.
 
 They are lists that a request brings along, not orders: a server keeps none of them.
 """

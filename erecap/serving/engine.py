@@ -217,7 +217,7 @@ class Engine:
             self.running -= 1
 
     def _answered(self, ask: Ask, left: float) -> Generation:
-        # Without edits of its own a request has none: those of an earlier one are taken back.
+        # Without edits of its own a request has none: those of an earlier one are undone.
         options: dict[str, Any] = {"edits": ChatEdits(), **ask.options}
         store = self.stores[ask.tenant]
         events = options["edits"].events(ask.messages)
@@ -266,7 +266,7 @@ class Engine:
         """
         wanted: int | None = ask.options["max_new_tokens"]
         if session.outlives_window or ask.options.get("edits") is not None:
-            # How long a chat is that a budget or edits keep small is not counted, so there is no rest of the window to fill.
+            # How long a chat is that a budget or edits keep small is not counted, so no rest of the window is known.
             if wanted is not None and wanted >= self.window:
                 raise too_long(f"the answer may have {wanted} tokens; allowed: less than the window of {self.window}")
             return wanted or self.window // 4

@@ -1,7 +1,7 @@
 """Edits that a chat brings along: messages that are dropped behind a later one, dropped thinking, repositions.
 
 They are part of what a call asks for, as the chat is, and not orders to a session: the same list twice changes nothing,
-and a list without an edit takes that edit back. The model sees the chat as if it had been read under the list from its
+and a list without an edit undoes it. The model sees the chat as if it had been read under the list from its
 beginning.
 """
 
@@ -27,7 +27,7 @@ class ChatEdits:
     """
 
     drop: Mapping[int, Sequence[int]] = field(default_factory=dict)  # message -> messages dropped behind it
-    reposition: Sequence[int] = ()  # messages behind which positions close up
+    reposition: Sequence[int] = ()  # messages behind which the session repositions
     thinking: bool = False  # drop the thinking of each answer behind it
 
     def __post_init__(self) -> None:

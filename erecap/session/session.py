@@ -609,8 +609,8 @@ class ReplanSession:
             Tokens prefilled again.
 
         Raises:
-            ValueError: a span outside of the tokens read, ids after it that are forgotten (`rewind_tokens`), or edits of
-                the chat in force.
+            ValueError: a span outside of the tokens read, ids after it that are forgotten (`rewind_tokens`), or edits
+                of the chat in force.
             BudgetError: the tokens after it do not fit the model's window any more; nothing has changed then.
         """
         return self.edits.forget(span)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from erecap.context.compaction import CompactView, EditView, compact_messages
 from erecap.generation import Message
@@ -42,7 +43,7 @@ def test_the_text_is_only_appended_to_and_edits_stay() -> None:
                 assert max(gone) < int(behind) and not {0, 1}.intersection(gone)
         assert view.show(talk).edits == shown.edits  # asked again, the list is the same
         talk = [*talk, *turn(number)]
-    for one, two in zip(lists, lists[1:], strict=False):
+    for one, two in pairwise(lists):
         assert one["drop_message"].items() <= two["drop_message"].items()
     assert 2 < len(lists[-1]["drop_message"]) < 9  # now and then, far enough that many calls follow
 

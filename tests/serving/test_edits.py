@@ -175,6 +175,6 @@ def test_what_is_no_edit_is_refused_with_its_place(serve: Callable[..., Server])
         asked(server.client(), odd, drop_rule={"type": "thinking_drop"})
     later = asked(server.client(), chat(), drop_message={"99": [1, 50]}, drop_rule=None)
     assert details(later)["evicted_tokens"] == 0  # an edit behind a message that is still to come
-    with pytest.raises(openai.BadRequestError, match="drop_message: got .*; this server does not do that"):
+    with pytest.raises(openai.BadRequestError, match=r"drop_message: got .*; this server does not do that"):
         server.client().responses.create(model="tiny", input="x", extra_body=DROP)
     assert len(server.engine.store) == 1 and server.engine.store.busy == 0

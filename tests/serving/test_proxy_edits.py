@@ -145,7 +145,7 @@ def test_a_wrapped_client_sends_edits_and_refuses_a_server_that_ignores_them(ser
     client = wrap(server.client(), keep_tokens=220, emit_edits=True)
     answer = client.chat.completions.create(messages=chat(9), **GREEDY)
     assert answer.usage.prompt_tokens_details.evicted_tokens > 300
-    with pytest.raises(ConfigError, match="emit_edits: .* wrap a client of openai"):
+    with pytest.raises(ConfigError, match=r"emit_edits: .* wrap a client of openai"):
         wrap(lambda messages: "x", keep_tokens=100, emit_edits=True)(chat(9))
     for options, words in (
         ({"keep": 0.5}, "give keep_tokens"),

@@ -174,7 +174,7 @@ def test_thoughts_are_told_by_pairs_of_marks() -> None:
     assert [tuple(one) for one in thoughts_in("<think>a</think>b<think>c</think>")] == [(0, 7, 8, 16), (17, 24, 25, 33)]
     assert [tuple(one) for one in thoughts_in("a</think>b")] == [(0, 0, 1, 9)]  # the template wrote the first mark
     for text in ("<think>a", "<think>a<think>b</think>", "<think>a</think>b</think>"):
-        with pytest.raises(ValueError, match="without|a second"):
+        with pytest.raises(ValueError, match=r"without|a second"):
             thoughts_in(text)
         assert thinking_spans({"role": "assistant", "content": text}) == []
     assert thinking_spans({"role": "user", "content": "<think>a</think>"}) == []

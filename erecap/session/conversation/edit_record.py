@@ -28,7 +28,7 @@ class Made:
 
 
 def reach(made: Sequence[Made], wanted: Sequence[Event], limit: int) -> tuple[int, int]:
-    """How many of the edits made stay, and how many of the tokens read.
+    """Numbers of edits made and of tokens read that stay.
 
     An edit stays where it and all before it are wanted, and where all that was read before it stays. What another one
     evicted or moved has to be read again.
