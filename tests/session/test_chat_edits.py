@@ -192,6 +192,29 @@ def test_what_an_undone_edit_took_is_read_again() -> None:
     assert reach([Made(event(3), 30, 10, 5, done=False)], [event(3)], 60) == (0, 10)
 
 
+def test_an_edit_costs_what_is_read_behind_it() -> None:
+    session, talk = ReplanSession(sharp(), byte_level()), chat()
+    session.generate(talk, max_new_tokens=NEW)
+    ends = {mark.message: mark.tokens for mark in session.conversation.transcript.known_marks}
+    late = session.generate(talk, max_new_tokens=NEW, edits=ChatEdits({7: [2, 3]}))
+    assert late.usage.reused_tokens == ends[7]  # the template's end of message 7 is read again, and what follows
+    dropped = session.edited_tokens
+    last = {7: [2, 3], 9: [4]}
+    made = session.generate(talk, max_new_tokens=NEW, edits=ChatEdits(last, [9]))
+    assert made.usage.reused_tokens == ends[9] and made.usage.skipped_tokens == dropped
+    # All that is stored behind message 3 has moved, as far as it was read before.
+    start_of_4 = ends[3] + 2
+    own = session.edited_tokens - dropped
+    assert made.usage.moved_tokens == ends[9] - start_of_4 - own
+    # An answer told in other words: the session goes back to the end of message 9, behind which it has edited.
+    talk += turn("another answer", 9)
+    more = session.generate(talk, max_new_tokens=NEW, edits=ChatEdits(last, [9]))
+    assert more.usage.reused_tokens == ends[9] + 2
+    assert more.text == ReplanSession(sharp(), byte_level()).generate(
+        talk, max_new_tokens=NEW, edits=ChatEdits(last, [9])
+    ).text  # fmt: skip
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_any_session_answers_as_one_that_reads_the_chat_under_its_list_from_the_beginning(seed: int) -> None:
     """Lists and chats that change at random, interrupted calls, forks: warm and cold sessions agree to the bit."""
@@ -202,8 +225,11 @@ def test_any_session_answers_as_one_that_reads_the_chat_under_its_list_from_the_
         return ReplanSession(on, tokenizer, engine="tiny", retokenize=bool(seed % 2))
 
     warm, talk = session(), chat(2)
-    for _ in range(9):
-        match rng.randrange(8):
+    drop: dict[int, list[int]] = {}
+    moved: set[int] = set()
+    thinking = False
+    for _ in range(14):
+        match rng.randrange(9):
             case 0 | 1 | 2 | 3:
                 talk = [*talk, *turn(f"<think>{rng.random()}</think>look {rng.randrange(9)}", rng.randrange(99))]
             case 4 if len(talk) > 6:
@@ -213,11 +239,20 @@ def test_any_session_answers_as_one_that_reads_the_chat_under_its_list_from_the_
                 talk = talk[: 2 * rng.randrange(2, len(talk) // 2)]
             case 6:
                 warm = warm.fork(talk[: rng.randrange(1, len(talk) + 1)])
-        drop = {}
-        for behind in rng.sample(range(2, len(talk) + 3), min(3, len(talk) - 1)):
-            drop[behind] = rng.sample(range(behind + 1), rng.randrange(0, 3))
-        moved = sorted(rng.sample(range(len(talk)), rng.randrange(0, 3)))
-        edits = ChatEdits(drop if rng.random() < 0.8 else {}, moved if rng.random() < 0.5 else [], rng.random() < 0.4)
+        # One change of the list, so that most of what was made is still wanted.
+        behind = rng.choice([len(talk) - 1, len(talk) - 1, rng.randrange(2, len(talk) + 3)])
+        match rng.randrange(7):
+            case 0 | 1 | 2:
+                drop[behind] = rng.sample(range(behind + 1), rng.randrange(0, 3))
+            case 3 if drop:
+                del drop[rng.choice(sorted(drop))]
+            case 4:
+                moved ^= {min(behind, len(talk) - 1)}
+            case 5 if moved:
+                moved.remove(rng.choice(sorted(moved)))
+            case 6:
+                thinking = not thinking
+        edits = ChatEdits(dict(drop), sorted(number for number in moved if number < len(talk)), thinking)
         if rng.random() < 0.3:
             calls = iter([False] * rng.randrange(1, 6))
             warm.generate(talk, max_new_tokens=4, edits=edits, cancel=lambda calls=calls: next(calls, True))
