@@ -17,6 +17,8 @@ class Message(TypedDict):
     protect: NotRequired[list[tuple[int, int]]]
     # Stale spans: something newer has overwritten them, such as a later observation of the same room. Evicted first.
     stale: NotRequired[list[tuple[int, int]]]
+    # Thinking in an answer, which may go before anything else. Absent: what is between `<think>` and `</think>`.
+    thoughts: NotRequired[list[tuple[int, int]]]
     # Spans of observations, which `erecap.context.compaction` may blank. Absent: its default rule applies.
     observations: NotRequired[list[tuple[int, int]]]
 
@@ -39,6 +41,8 @@ class Usage:
     accepted_tokens: int = 0  # of these, kept
     decode_passes: int = 0  # forward passes of decoding
     masked_observations: int = 0  # blanked in the chat before it was read
+    skipped_tokens: int = 0  # of the reused ones, dropped by edits of the chat, so that nothing of this call saw them
+    moved_tokens: int = 0  # of the reused ones, given other positions by edits of the chat in this call
     dropped_messages: int = 0  # left out of the chat, beyond the blanked observations, to stay within a token budget
 
     @property

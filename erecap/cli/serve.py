@@ -22,7 +22,7 @@ OF_MODELS = (
     "model", "adapter", "evict_by", "pruner", "kv_tokens", "memory_gb", "pays", "name", "sessions", "kv_mb", "at_once",
     "waiting", "dtype", "device", "decode_weights", "threads", "layers",
 )  # fmt: skip
-OF_PROXIES = ("upstream_key_env", "keep_tokens", "tokenizer", "patterns", "log", "answer_mb")
+OF_PROXIES = ("upstream_key_env", "keep_tokens", "tokenizer", "patterns", "emit_edits", "log", "answer_mb")
 
 
 def serve(
@@ -65,6 +65,15 @@ def serve(
     patterns: Annotated[
         str | None, typer.Option(help="With --upstream: how lines tell what was seen: erecap, react or alfworld.")
     ] = None,
+    thinking_first: Annotated[
+        bool, typer.Option("--thinking-first", help="What has to go: first the thinking in earlier answers.")
+    ] = False,
+    emit_edits: Annotated[
+        bool,
+        typer.Option(
+            "--emit-edits", help="With --upstream: send chats whole, with edits for a server that carries them out."
+        ),
+    ] = False,
     log: Annotated[Path | None, typer.Option(help="With --upstream: a folder that gets a row for each call.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free.")] = 8000,
@@ -132,7 +141,10 @@ def serve(
         from erecap.wrapping.calls import TextCalls
 
         behind = checked_url(upstream)
-        calls = TextCalls.opened("proxy", log, keep_tokens=keep_tokens, patterns=patterns, tokenizer=tokenizer)
+        calls = TextCalls.opened(
+            "proxy", log, keep_tokens=keep_tokens, patterns=patterns, tokenizer=tokenizer,
+            thinking_first=thinking_first, emit_edits=emit_edits,
+        )  # fmt: skip
         made = proxy.create_proxy(
             upstream, calls, upstream_key=upstream_key, key=keys, most_bytes=most_bytes,
             most_answer_bytes=int(answer_mb * (1 << 20)), request_s=timeout, hosts=names,
@@ -145,8 +157,8 @@ def serve(
 
     engine = open_engine(
         model, adapter=adapter, evict_by=evict_by or pruner or "recency", budget=budget, dtype=dtype, device=device,
-        decode_weights=decode_weights, threads=threads, layers=layers, at_once=at_once, most_waiting=waiting,
-        sessions=sessions,
+        decode_weights=decode_weights, threads=threads, layers=layers, thinking_first=thinking_first,
+        at_once=at_once, most_waiting=waiting, sessions=sessions,
         session_bytes=None if kv_mb is None else kv_mb << 20, request_s=timeout,
         **({} if keys is None else {"tenants": keys.tenants}),
         say=_say,

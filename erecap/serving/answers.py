@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from erecap.generation import Generation
 from erecap.serving.answer_calls import calls_in
+from erecap.serving.edit_fields import edit_usage
 from erecap.serving.failures import ApiFailure
 from erecap.serving.tool_calls import OPEN
 from erecap.serving.tools import Tools
@@ -49,18 +50,24 @@ class ChatAnswer:
         model: the name that the client asked for.
         tools: calls of these are looked for.
         with_usage: end a stream with the token counts.
+        edited: the request brought edits of its chat, whose effect is counted.
     """
 
-    def __init__(self, model: str, tools: Tools, with_usage: bool) -> None:
+    def __init__(self, model: str, tools: Tools, with_usage: bool, edited: bool = False) -> None:
         self.waits = bool(tools.functions)
-        self._tools, self._with_usage = tools, with_usage
+        self._tools, self._with_usage, self._edited = tools, with_usage, edited
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex[:24]}", "created": int(time.time()), "model": model}
 
     def whole(self, generation: Generation, evicted: int) -> dict[str, Any]:
         """`chat.completion`."""
         message, reason = self._message(generation)
         choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason, "logprobs": None}
-        return {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage(generation, evicted)}
+        return {
+            **self._head,
+            "object": "chat.completion",
+            "choices": [choice],
+            "usage": self._usage(generation, evicted),
+        }
 
     def first(self) -> list[str]:
         """The chunk that begins a stream."""
@@ -81,7 +88,7 @@ class ChatAnswer:
             chunks.append(self._chunk({"tool_calls": calls}))
         chunks.append(self._chunk({}, reason))
         if self._with_usage:
-            counts = usage(generation, evicted)
+            counts = self._usage(generation, evicted)
             chunks.append(event({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": counts}))
         return [*chunks, DONE]
 
@@ -94,6 +101,14 @@ class ChatAnswer:
         if calls:
             return {"content": content, "tool_calls": calls}, "tool_calls"
         return {"content": content}, REASONS.get(generation.finish_reason, "stop")
+
+    def _usage(self, generation: Generation, evicted: int) -> dict[str, Any]:
+        counts = usage(generation, evicted)
+        if self._edited:
+            used = generation.usage
+            details = edit_usage(counts["prompt_tokens_details"], used.skipped_tokens, used.moved_tokens)
+            counts["prompt_tokens_details"] = details
+        return counts
 
     def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> str:
         choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from erecap.serving.failures import ApiFailure
@@ -50,8 +50,8 @@ class ChatBody:
             raise ApiFailure(400, "messages: missing; it must be a list of messages", param="messages")
         self.asked: dict[str, Any] = asked
 
-    def shortened(self, messages: Sequence[Any]) -> bytes:
-        """The request with these messages instead. All numbers have the digits that they came with.
+    def shortened(self, messages: Sequence[Any], fields: Mapping[str, Any] | None = None) -> bytes:
+        """The request with these messages instead, and with more fields. All numbers have the digits they came with.
 
         Raises:
             ApiFailure: an object has a key twice, so that nobody knows which one counts; or it is nested too deeply.
@@ -61,7 +61,7 @@ class ChatBody:
             raise ApiFailure(400, f"{words}; a chat that has to be shortened may have it once")
         try:
             # Escaped: a client may send half of a surrogate pair, and what that means is for the server behind to say.
-            return _written({**self.asked, "messages": list(messages)}).encode("ascii")
+            return _written({**self.asked, "messages": list(messages), **(fields or {})}).encode("ascii")
         except RecursionError as error:
             raise _too_deep() from error
 

@@ -19,6 +19,7 @@ from erecap.serving.failures import ApiFailure, client_gone, overloaded, too_lon
 from erecap.serving.keys import EVERYBODY
 from erecap.serving.raw_text import raw_tokenizer
 from erecap.serving.store import SessionStore
+from erecap.session.chat_edits import ChatEdits
 from erecap.session.conversation.chat import SessionChat
 from erecap.session.pool.pool import ReplanPool
 from erecap.session.session import ReplanSession
@@ -216,9 +217,11 @@ class Engine:
             self.running -= 1
 
     def _answered(self, ask: Ask, left: float) -> Generation:
-        options = dict(ask.options)
+        # Without edits of its own a request has none: those of an earlier one are undone.
+        options: dict[str, Any] = {"edits": ChatEdits(), **ask.options}
         store = self.stores[ask.tenant]
-        held = store.take(ask.messages, ask.raw, self._raw_session if ask.raw else None)
+        events = options["edits"].events(ask.messages)
+        held = store.take(ask.messages, ask.raw, self._raw_session if ask.raw else None, events)
         try:
             options["max_new_tokens"] = self._room(held.session, ask)
             generation = held.session.generate(
@@ -262,8 +265,8 @@ class Engine:
             ApiFailure: more are asked for than fit the window.
         """
         wanted: int | None = ask.options["max_new_tokens"]
-        if session.outlives_window:
-            # How long a chat is that a budget keeps small is not counted, so there is no rest of the window to fill.
+        if session.outlives_window or ask.options.get("edits") is not None:
+            # How long a chat is that a budget or edits keep small is not counted, so no rest of the window is known.
             if wanted is not None and wanted >= self.window:
                 raise too_long(f"the answer may have {wanted} tokens; allowed: less than the window of {self.window}")
             return wanted or self.window // 4

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from erecap.serving.answers import Answer, ChatAnswer
+from erecap.serving.edit_fields import read_edits
 from erecap.serving.engine import Ask
 from erecap.serving.grammar import Grammars, no_minimum, wanted_schema
 from erecap.serving.messages import refused, text_of
@@ -39,7 +40,12 @@ def chat_job(asked: ChatRequest, grammars: Grammars) -> Job:
     if asked.prediction is not None:
         options["draft"] = text_of(asked.prediction.get("content"), "prediction.content")
     with_usage = asked.stream_options is not None and asked.stream_options.include_usage
-    return Job(_ask(asked.messages, tools, options), ChatAnswer(asked.model, tools, with_usage), bool(asked.stream))
+    ask = _ask(asked.messages, tools, options)
+    shift = len(ask.messages) - len(asked.messages)  # a system message for the tools
+    edits = read_edits(asked.drop_message, asked.reposition, asked.drop_rule, asked.messages, shift)
+    if edits is not None:
+        ask.options["edits"] = edits
+    return Job(ask, ChatAnswer(asked.model, tools, with_usage, edits is not None), bool(asked.stream))
 
 
 def text_job(asked: TextRequest) -> Job:

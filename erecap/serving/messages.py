@@ -39,6 +39,7 @@ _HARMLESS = {
     "protect",
     "stale",
     "observations",
+    "thoughts",
 }
 
 

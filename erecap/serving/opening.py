@@ -25,6 +25,7 @@ def open_engine(
     decode_weights: Any,
     threads: int | None,
     layers: str | None = None,
+    thinking_first: bool = False,
     say: Callable[[str], None],
     **options: Any,
 ) -> Engine:
@@ -35,6 +36,7 @@ def open_engine(
         evict_by: what ranks the tokens of a conversation: recency, random, attention, or a trained pruner's name or
             folder.
         budget: of a conversation.
+        thinking_first: as of `ReplanSession`.
         say: takes lines for the person who waits.
         options: of `Engine`.
 
@@ -50,8 +52,9 @@ def open_engine(
 
     def make_session() -> ReplanSession:
         return ReplanSession(
-            opened.model, opened.tokenizer, budget=budget, evict_by=evict_by, decode_weights=decode_weights, cost=cost
-        )
+            opened.model, opened.tokenizer, budget=budget, evict_by=evict_by, thinking_first=thinking_first,
+            decode_weights=decode_weights, cost=cost,
+        )  # fmt: skip
 
     try:
         make_session()

@@ -20,6 +20,7 @@ from erecap.serving.answers import event
 from erecap.serving.app import add_failures
 from erecap.serving.books import StreamBooks, noted
 from erecap.serving.chat_body import ChatBody
+from erecap.serving.dialect import Dialect
 from erecap.serving.failures import ApiFailure
 from erecap.serving.guard import JSON, MULTIPART, Guard
 from erecap.serving.headers import OF_ANSWERS, Header, end_to_end
@@ -72,7 +73,7 @@ def create_proxy(
     )
     worker = Worker(most_waiting)
     metrics = {tenant: Metrics(None, tenant) for tenant in ((EVERYBODY,) if keys is None else keys.tenants)}
-    talks = _Talks(calls)
+    talks, dialect = _Talks(calls), Dialect(behind)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -99,6 +100,8 @@ def create_proxy(
         mine, books, until = talks.of(request), metrics[request.scope[TENANT]], behind.until()
         async with in_time(until):
             call, body, streams = await worker.ask(_prepared, mine, await request.body())
+            if call.edits is not None:
+                await dialect.check(request, body)
         answer = await behind.ask(request, request.scope[PATH], body, until)
         if answer.status_code < 400 and streams:
             stream = _streamed(behind.chunks(answer, until), worker, mine, books, call)
@@ -184,6 +187,8 @@ def _prepared(calls: TextCalls, content: bytes) -> tuple[Call, bytes, bool]:
                 raise ApiFailure(400, str(error), param="messages") from error
             return call, content, streams
         raise  # the proxy is set up wrongly, which is not the client's fault
+    if call.edits is not None:
+        return call, body.shortened(call.shown, call.edits), streams
     if call.shown is messages:
         return call, content, streams
     return call, body.shortened(call.shown), streams

@@ -114,6 +114,10 @@ class ChatRequest(Sampling):
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
+    # Edits of the chat, see `edit_fields`, which names the place of what is wrong in them.
+    drop_message: Any = None
+    reposition: Any = None
+    drop_rule: Any = None
 
     @property
     def longest(self) -> int | None:

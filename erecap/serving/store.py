@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from erecap.generation import Message
+from erecap.session.conversation.edit_record import Event
 from erecap.session.session import ReplanSession
 from erecap.tokens.cache.shared_storage import stored_bytes
 
@@ -52,8 +53,13 @@ class Held:
 
     @property
     def whole(self) -> bool:
-        """True if it still stores all that it has read."""
-        return self.session.evicted_tokens == 0
+        """True if it still stores all that it has read, but for what edits of its chat dropped, which can be undone."""
+        return self.session.evicted_tokens == self.session.edited_tokens
+
+    def agrees(self, events: Sequence[Event]) -> bool:
+        """True if the edits that it made are those of `events`, behind the messages of the last request."""
+        made = [made.event for made in self.session.conversation.transcript.edits]
+        return made == [event for event in events if event.message < self.asked]
 
     def goes_on_in(self, request: Request) -> bool:
         """True if `request` belongs to the same conversation.
@@ -100,19 +106,22 @@ class SessionStore:
         messages: Sequence[Message],
         group: Hashable = None,
         make: Callable[[], ReplanSession] | None = None,
+        events: Sequence[Event] = (),
     ) -> Held:
         """A session for this conversation, marked busy until it is put back, released or dropped.
 
         Args:
             group: requests of different groups never share a session.
             make: a new session of this group; None: as for all.
+            events: the edits of the chat. A session that has made others is forked, where it can be, and stays as it
+                is: its own client may go on with them.
 
         Raises:
             MessagesError: the chat template refuses the messages; nothing is held then.
         """
         request = Request(messages)
         idle = [held for held in self.held if not held.busy and held.group == group]
-        own = [held for held in idle if held.goes_on_in(request)]
+        own = [held for held in idle if held.goes_on_in(request) and (held.agrees(events) or not held.whole)]
         if own:
             found = max(own, key=lambda held: _common(held.read, request.beginnings))
             self.held.remove(found)

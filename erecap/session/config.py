@@ -32,6 +32,8 @@ class SessionConfig:
     # pruner, or another object that scores each token once, when it is read (`ReadScorer`).
     evict_by: str | ReadScorer = "recency"
     stale_first: bool = True  # evict what the messages call `stale` before anything else
+    # Evict the thinking of earlier answers (`Message.thoughts`) even before that. Nothing goes that fits the budget.
+    thinking_first: bool = False
     # Draft tokens that followed the newest ones before: in the answer itself, the previous one, the newest message and
     # the tokens read of late. Answers stay the same, sampled ones with the same seed too.
     draft: bool = True

@@ -34,6 +34,8 @@ class SessionEdits:
         """See `ReplanSession.forget`."""
         start, end = self._checked(span)
         conversation, transcript, engine = self._conversation, self._conversation.transcript, self._engine
+        if transcript.edits:
+            raise ValueError("edits of the chat are in force, which reading anew would undo; take them back first")
         rest = transcript.since(end)
         before = int((engine.stored().indices < start).sum())
         if before + len(rest) > engine.window:
@@ -82,6 +84,7 @@ class SessionEdits:
             self._conversation.cut(0)
             engine.reset()  # keys of another shape may come, and of other layers
             return
+        transcript.edits = []  # all is read, dropped messages included; the next call edits anew
         engine.reset()  # interrupted from here on, the engine has read less than the transcript: see `settle`
         self._prefill.reread(transcript.ids)
 

@@ -13,7 +13,7 @@ from erecap.errors import BudgetError
 from erecap.session.conversation.protection_spans import Claims, numbered
 from erecap.session.conversation.transcript import Mark
 
-HEAD, PROTECTED, NEWEST, OPEN, STALE = 4.0, 3.0, 2.0, 1.0, 0.0
+HEAD, PROTECTED, NEWEST, OPEN, STALE, THOUGHT = 4.0, 3.0, 2.0, 1.0, 0.0, -1.0
 
 
 def priorities(
@@ -22,6 +22,7 @@ def priorities(
     messages: Claims,
     spans: Sequence[tuple[int, int, int]],
     sinks: int,
+    thoughts: Sequence[tuple[int, int, int]] = (),
 ) -> np.ndarray:
     """Eviction priority of each stored token, the higher the longer it stays.
 
@@ -31,11 +32,13 @@ def priorities(
         messages: the chat, or its messages with claims.
         spans: protected `(message, start, end)` characters.
         sinks: first tokens of the sequence that always stay.
+        thoughts: `(message, start, end)` characters of thinking that goes before anything else.
 
     Returns:
         `(n,)` float64: HEAD for sinks, system and protected text up to the first user message; PROTECTED for
         other protected text; NEWEST for the last message, unless it is the first user message and says nothing of
-        what to protect: then all of it is the goal; OPEN for the rest; STALE for what messages call stale.
+        what to protect: then all of it is the goal; OPEN for the rest; STALE for what messages call stale; THOUGHT
+        for `thoughts`.
     """
     found = np.full(len(indices), OPEN)
     found[: np.searchsorted(indices, sinks)] = HEAD
@@ -52,6 +55,7 @@ def priorities(
 
     # Stale text first, so that what is protected outlasts it where both are claimed.
     claimed = [(number, *span, STALE) for number, message in claims.items() for span in message.get("stale", ())]
+    claimed += [(*span, THOUGHT) for span in thoughts]
     claimed += [(number, start, end, level(number)) for number, start, end in spans]
     tokens = [
         (*by_message[number].indices(start, end), wanted)
@@ -61,7 +65,7 @@ def priorities(
     columns = np.searchsorted(indices, [(low, high) for low, high, _ in tokens]).reshape(-1, 2).tolist()
     for (low, high), (_, _, wanted) in zip(columns, tokens, strict=True):
         part = found[low:high]
-        (np.minimum if wanted == STALE else np.maximum)(part, wanted, out=part)
+        (np.minimum if wanted <= STALE else np.maximum)(part, wanted, out=part)
     return found
 
 

@@ -14,6 +14,7 @@ from erecap.engines.protocol import SessionEngine
 from erecap.errors import RunError
 from erecap.session.conversation.chat import SessionChat
 from erecap.session.conversation.conversation import Conversation
+from erecap.session.conversation.edit_record import Event, Made
 from erecap.session.conversation.tokenizer_print import tokenizer_print
 from erecap.session.conversation.transcript import Mark
 from erecap.session.saved import check_saved
@@ -26,6 +27,7 @@ def save_session(path: Path, engine: SessionEngine, conversation: Conversation) 
         "forgotten": transcript.forgotten,
         "overlays": transcript.corrections,
         "due": transcript.due,
+        "edits": [[*made.event, made.at, made.lowest, made.tokens, made.done] for made in transcript.edits],
         "marks": _plain(transcript.marks),
         "older": _plain(transcript.older),
         "logical": engine.tokens,
@@ -61,8 +63,15 @@ def load_session(path: Path, engine: SessionEngine, conversation: Conversation) 
     transcript.forgotten, transcript.due = known["forgotten"], known["due"]
     transcript.corrections = [(at, list(ids)) for at, ids in known["overlays"]]
     transcript.marks, transcript.older = _marks(known["marks"]), _marks(known["older"])
+    transcript.edits = [_made(*values) for values in known.get("edits", ())]  # sessions of earlier versions have none
     conversation.previous, conversation.pending = state["previous"], state["pending"]
     conversation.chat = SessionChat.from_json(conversation.tokenizer, state["chat"])
+
+
+def _made(
+    message: int, dropped: list[int], thinking: bool, reposition: bool, at: int, lowest: int, tokens: int, done: bool
+) -> Made:
+    return Made(Event(message, tuple(dropped), thinking, reposition), at, lowest, tokens, done)
 
 
 def _plain(marks: list[Mark]) -> list[list[Any]]:

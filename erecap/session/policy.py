@@ -16,7 +16,7 @@ from erecap.generation import Decision, Usage
 from erecap.scheduling.rules import Scheduler
 from erecap.session.config import SessionConfig
 from erecap.session.conversation.chat import ChatPart
-from erecap.session.conversation.protection_spans import numbered
+from erecap.session.conversation.protection_spans import Span, numbered, thoughts_of
 from erecap.session.conversation.transcript import Mark, Transcript
 from erecap.session.eviction import OPEN, priorities, random_scores, staying
 
@@ -31,6 +31,7 @@ class SessionPolicy:
         self.evicted = 0  # tokens evicted so far, those of calls that were rolled back included
         self.seconds = 0.0  # spent on evicting so far
         self.room = 0  # tokens that an answer may have, as the newest call says
+        self.said: list[Span] = []  # thinking in the newest answer, until a chat has it
         self.dropped_because: str | None = None  # the reason of the last eviction, until an answer tells it
 
     def copy(self) -> SessionPolicy:
@@ -117,7 +118,8 @@ class SessionPolicy:
         if not self.config.stale_first:
             claims = {number: {**message, "stale": []} for number, message in numbered(claims).items()}
         marks = [*transcript.known_marks, *coming]
-        return priorities(indices, marks, claims, part.protected, self.config.sinks)
+        thoughts = [*thoughts_of(claims), *self.said] if self.config.thinking_first else ()
+        return priorities(indices, marks, claims, part.protected, self.config.sinks, thoughts)
 
     def evict_together(self, engine: SessionEngine, stored: Stored, priority: np.ndarray, budget: int) -> None:
         """Evict down to `budget` tokens, the same in all layers: a token in one layer takes a position in all."""
@@ -170,5 +172,6 @@ class SessionPolicy:
         if engine.next_position + tokens > engine.window:
             raise BudgetError(
                 f"{engine.next_position} stored tokens and {tokens} more exceed the model's window of "
-                f"{engine.window}; " + ("shorten them" if self.budget.automatic else "lower kv_tokens")
+                f"{engine.window}; "
+                + ("lower kv_tokens" if self.budget.limited and not self.budget.automatic else "shorten them")
             )

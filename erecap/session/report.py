@@ -8,6 +8,7 @@ from erecap.decoding.loop import Decoded
 from erecap.engines.protocol import SessionEngine
 from erecap.generation import Timing, Usage
 from erecap.session.conversation.conversation import Conversation
+from erecap.session.edit_steps import EditCounts
 from erecap.session.policy import SessionPolicy
 
 
@@ -49,7 +50,7 @@ class CallReport:
         timing = Timing(tokenize_ms=self._ms(self.started, self._matched_at), total_ms=self._since_start())
         return Usage(kv_bytes=self._engine.kv_bytes()), timing
 
-    def finished(self, out: Decoded, dropped: int, truncated: int) -> tuple[Usage, Timing]:
+    def finished(self, out: Decoded, dropped: int, truncated: int, edited: EditCounts) -> tuple[Usage, Timing]:
         """Counts and times of the whole call; now it has ended."""
         total_ms = self._since_start()
         usage = Usage(
@@ -66,6 +67,8 @@ class CallReport:
             drafted_tokens=out.drafted,
             accepted_tokens=out.accepted,
             decode_passes=out.passes,
+            skipped_tokens=min(edited.skipped, self._reused),
+            moved_tokens=min(edited.moved, max(0, self._reused - edited.skipped)),
         )
         timing = Timing(
             tokenize_ms=self._ms(self.started, self._matched_at),

@@ -17,6 +17,9 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 # message, characters, digest, tokens, aligned, first, starts, generated
 SavedMark = tuple[Count, Count, Digest | Annotated[str, Field(max_length=0)], Count, bool, Count, list[Count], bool]
 
+# message, dropped, thinking, reposition, at, lowest, tokens, done
+SavedEdit = tuple[Count, list[Count], bool, bool, Count, Count, Count, bool]
+
 
 class SavedMessage(BaseModel):
     """A chat message; what else it carries is taken as it is."""
@@ -54,6 +57,7 @@ class SavedSession(BaseModel):
     forgotten: Count
     overlays: list[tuple[Count, list[Count]]]
     due: list[Count]
+    edits: list[SavedEdit] = []
     marks: list[SavedMark]
     older: list[SavedMark]
     logical: Count
@@ -93,5 +97,7 @@ def check_saved(path: Path, known: dict[str, Any], ids: Iterable[int], vocabular
         problem = "a message ends before it begins"
     elif any(at > saved.logical for at, _ in saved.overlays):
         problem = "a correction lies behind the tokens read"
+    elif any(edit[5] > edit[4] for edit in saved.edits):
+        problem = "an edit reaches behind its own place"
     if problem is not None:
         raise RunError(f"{path.name}: damaged session file: {problem}")

@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from erecap.budget import Budget
+from erecap.context.thinking import thinking_spans
 from erecap.decoding.answer import AnswerWatcher, answer_ends, say_ignored_defaults
 from erecap.decoding.forced import forced_ids
 from erecap.decoding.loop import Decoded, decode
 from erecap.engines.protocol import SessionEngine
-from erecap.errors import ConfigError
+from erecap.errors import ConfigError, MessagesError
 from erecap.generation import AllowedTokens, Decision, FinishReason, Generation, Message, PromptPiece
 from erecap.registries import ENGINES, EVICT_BY
 from erecap.scheduling.rules import Scheduler
 from erecap.session.automatic import drop_what_pays
+from erecap.session.chat_edits import ChatEdits
 from erecap.session.config import SessionConfig, is_engine
 from erecap.session.conversation.chat import ChatPart, whole_part
 from erecap.session.conversation.conversation import Conversation
+from erecap.session.conversation.edit_record import Event
 from erecap.session.conversation.protection_spans import Span, numbered
 from erecap.session.conversation.transcript import Mark
 from erecap.session.edits import SessionEdits
@@ -72,8 +75,8 @@ class ReplanSession:
             of their own kind.
         tokenizer: its fast tokenizer, with a chat template.
         budget: a `Budget`, or what `Budget.of` takes: tokens, "auto", or None for no limit.
-        prune, evict_by, stale_first, draft, seed, rewind_tokens, retokenize, decode_weights, prefill_chunk,
-            scheduler, cost, engine: see the fields of `SessionConfig`.
+        prune, evict_by, stale_first, thinking_first, draft, seed, rewind_tokens, retokenize, decode_weights,
+            prefill_chunk, scheduler, cost, engine: see the fields of `SessionConfig`.
 
     Raises:
         ConfigError: no engine of that name, or one that cannot be made.
@@ -97,6 +100,7 @@ class ReplanSession:
         budget: Budget | int | str | None = None,
         evict_by: str | ReadScorer = "recency",
         stale_first: bool = True,
+        thinking_first: bool = False,
         draft: bool = True,
         seed: int = 0,
         rewind_tokens: int | None = None,
@@ -108,8 +112,8 @@ class ReplanSession:
         engine: str | SessionEngine = "transformers",
     ) -> None:
         self.config = SessionConfig(
-            prune, Budget.of(budget), _ranking(evict_by, model), stale_first, draft, seed, rewind_tokens, retokenize,
-            decode_weights, prefill_chunk, scheduler, cost, engine,
+            prune, Budget.of(budget), _ranking(evict_by, model), stale_first, thinking_first, draft, seed,
+            rewind_tokens, retokenize, decode_weights, prefill_chunk, scheduler, cost, engine,
         )  # fmt: skip
         self.model = model
         self.tokenizer = tokenizer
@@ -179,6 +183,11 @@ class ReplanSession:
         return self.engine.tokens - self.engine.stored().most
 
     @property
+    def edited_tokens(self) -> int:
+        """Of the evicted tokens, those that edits of the chat dropped (`ChatEdits`)."""
+        return sum(made.tokens for made in self.conversation.transcript.edits)
+
+    @property
     def budget(self) -> Budget:
         """The budget of stored tokens when a call returns."""
         return self.policy.budget
@@ -221,7 +230,8 @@ class ReplanSession:
         twin._compose(self.conversation.copy(), self.policy.copy(), self.engine.fork())
         if messages is not None:
             part = whole_part(messages, self.tokenizer, header=True)
-            twin.prefill.roll_back(twin.conversation.match(part), reread=True)
+            known = twin.prefill.reachable(twin.conversation.match(part))
+            twin.prefill.roll_back(known, reread=True)
             twin.conversation.chat = self.conversation.chat.becomes(messages)
         return twin
 
@@ -292,21 +302,25 @@ class ReplanSession:
         return read
 
     @one_call
-    def read(self, messages: Sequence[Message]) -> int:
+    def read(self, messages: Sequence[Message], *, edits: ChatEdits | None = None) -> int:
         """Prefill a chat up to the end of its last message without answering it, as far as it was not read before.
 
         Lets an agent read observations while its body moves; the next `generate` then has less to do.
+
+        Args:
+            edits: as of `generate`; those behind the last message are made by the next call.
 
         Returns:
             Tokens read.
 
         Raises:
             BudgetError: system and goal exceed the budget, or the chat the window where nothing may be evicted.
+            MessagesError: edits that cannot be made.
         """
-        return self._read(messages)
+        return self._read(messages, self._events(messages, edits))
 
-    def _read(self, messages: Sequence[Message]) -> int:
-        read = self.prefill.take(whole_part(messages, self.tokenizer, header=False))
+    def _read(self, messages: Sequence[Message], events: Sequence[Event] | None = None) -> int:
+        read = self.prefill.take(whole_part(messages, self.tokenizer, header=False), events)
         self.conversation.chat = self.conversation.chat.becomes(messages)
         self._tidy()
         return read
@@ -331,6 +345,7 @@ class ReplanSession:
         old_plan: str | None = None,
         trigger: str | None = None,
         force: str | None = None,
+        edits: ChatEdits | None = None,
     ) -> Generation:
         """Answer `messages`, with a prefill of the new tokens only.
 
@@ -351,16 +366,20 @@ class ReplanSession:
                 session keeps the messages that it has read to their end.
             trace: also return which share of the layers stored each piece of the chat (`Generation.pieces`); only with
                 a whole chat.
+            edits: the edit list of a whole chat. The answer is that of a session which read the chat under this list
+                from its beginning; what has to be read again for that is. None: the edits in force stay.
 
         Raises:
-            BudgetError: system and goal exceed the budget or the window.
-            ValueError: `max_new_tokens` out of range, nothing to answer, `trace` without a whole chat, or a text to
-                force that has more than `max_new_tokens` tokens with its end.
+            BudgetError: system and goal exceed the budget or the window; with `edits`, no message is left out for it.
+            MessagesError: edits that cannot be made.
+            ValueError: `max_new_tokens` out of range, nothing to answer, `trace` or `edits` without a whole chat, or a
+                text to force that has more than `max_new_tokens` tokens with its end.
         """
         trace = trace or (self.trace and messages is not None)
         report = CallReport(self.conversation, self.policy, self.engine)
-        fitted = self._fit(messages, max_new_tokens, trace)
-        self.policy.room = max_new_tokens
+        events = self._events(messages, edits)
+        fitted = self._fit(messages, max_new_tokens, trace, events)
+        self.policy.room, self.policy.said = max_new_tokens, []
         part, known = fitted.part, self.conversation.match(fitted.part)
         report.matched()
         watcher = AnswerWatcher(self.tokenizer, stop or (), report.started, deadline_ms, cancel, on_text)
@@ -370,14 +389,14 @@ class ReplanSession:
         pick = _sampler(temperature, top_p, seed)
         forced = None if force is None else forced_ids(force, self.tokenizer, ends, max_new_tokens)
         try:
-            ids, marks, reused = self.prefill.enter(part, known, answering=True)
+            ids, marks, reused = self.prefill.enter(part, known, answering=True, events=events)
             decision = self._schedule(
                 part, marks, len(ids), reused, report.rewritten(reused), max_new_tokens, len(left), trigger
             )
             if decision is not None and decision.action == "defer":
                 return Generation("", DEFERRED, *report.deferred(), decision=decision)
             if decision is not None and decision.action == "re-read":
-                ids, marks, reused = self.prefill.enter(part, 0, answering=True, anew=True)
+                ids, marks, reused = self.prefill.enter(part, 0, answering=True, anew=True, events=events)
             is_plan = stops_with_plan(decision, left)
             self._drop_what_pays(part, marks, len(ids), max_new_tokens)
             with self.engine.attached():
@@ -407,9 +426,10 @@ class ReplanSession:
         text, reason = watcher.result(decoded.ids, ends)
         pieces = self._traced(part) if trace else ()
         self._remember(fitted, text, decoded, ends)
+        self.policy.said = [(part.count, *span) for span in thinking_spans({"role": "assistant", "content": text})]
         self.prefill.enforce(part)
         self._tidy()
-        usage, timing = report.finished(decoded, fitted.dropped, fitted.truncated)
+        usage, timing = report.finished(decoded, fitted.dropped, fitted.truncated, self.prefill.edited)
         if self.scheduler is not None and decision is not None:
             self.scheduler.observe(decision, timing.total_ms)
         because = self.policy.why_dropped(self.engine, decision, usage)
@@ -417,11 +437,26 @@ class ReplanSession:
 
     # Steps of a call --------------------------------------------------------------------------------------
 
-    def _fit(self, messages: Sequence[Message] | None, max_new_tokens: int, trace: bool) -> FittedChat:
+    def _events(self, messages: Sequence[Message] | None, edits: ChatEdits | None) -> list[Event] | None:
+        """The edits of a whole chat; None: those in force."""
+        if edits is None:
+            return None
+        if messages is None:
+            raise ValueError("edits number the messages of a whole chat; give it")
+        fixed = self.engine.why_fixed if edits.reposition else None
+        if fixed is not None:
+            raise MessagesError(f"reposition: {fixed}; leave it out")
+        return edits.events(messages)
+
+    def _fit(
+        self, messages: Sequence[Message] | None, max_new_tokens: int, trace: bool, events: Sequence[Event] | None
+    ) -> FittedChat:
         """The chat to answer: the session's own, or the given one, cut to the window if need be."""
         window = self.engine.window
         if not 1 <= max_new_tokens < window:
             raise ValueError(f"max_new_tokens must be from 1 to {window - 1}, got {max_new_tokens}")
+        if messages is not None and events:  # a message left out would change the numbers of the others
+            return FittedChat(self.conversation.chat.becomes(messages), whole_part(messages, self.tokenizer, True))
         if messages is not None:
             return fit_chat(messages, self.conversation, self.policy, self.engine, max_new_tokens)
         own = FittedChat(*self.conversation.own_part())
@@ -574,7 +609,8 @@ class ReplanSession:
             Tokens prefilled again.
 
         Raises:
-            ValueError: a span outside of the tokens read, or ids after it that are forgotten (`rewind_tokens`).
+            ValueError: a span outside of the tokens read, ids after it that are forgotten (`rewind_tokens`), or edits
+                of the chat in force.
             BudgetError: the tokens after it do not fit the model's window any more; nothing has changed then.
         """
         return self.edits.forget(span)

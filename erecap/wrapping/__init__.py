@@ -39,6 +39,8 @@ def wrap(
     on_error: str = "raise",
     rank: Callable[[str], float] | None = None,
     shadow: float = 0.0,
+    thinking_first: bool = False,
+    emit_edits: bool = False,
     log: str | Path | None = None,
 ) -> Any:
     """Wrap `target` in an object with the same interface that makes each call cheaper and changes nothing else.
@@ -113,6 +115,11 @@ def wrap(
         shadow: for a callable, the share of the calls that are made once more with everything, in the background, to
             compare times and answers (`shadow.jsonl` beside the log; not for streams). Eight may wait; others are
             skipped. Answers of unknown kinds are not compared.
+        thinking_first: for a callable, the thinking in earlier answers (`<think>`) goes before anything else. Without
+            it answers stay as they are, or go with their exchange.
+        emit_edits: for an `openai` client of a server that carries out edits (`erecap serve`, AKV's): chats are sent
+            whole, with `drop_message` and `reposition` in `extra_body`. A server whose answers do not count what it
+            dropped gets no further one.
         log: a folder that gets `run.json` and one row a call in `replans.jsonl`; `erecap report` reads it. If a row
             cannot be written, the call is answered all the same, with one warning.
 
@@ -136,12 +143,13 @@ def wrap(
     if pipeline and target.task not in ("text-generation", ""):  # "" where it was built by hand
         raise ConfigError(f"a pipeline for {target.task!r} plans nothing; only text-generation can be wrapped")
     text = any(given is not None for given in (keep, keep_tokens, count_tokens, tokenizer, patterns, rank))
-    text = text or on_error != "raise" or bool(shadow)
+    text = text or on_error != "raise" or bool(shadow) or thinking_first or emit_edits
     if pipeline or (_holds_a_model(target) and not text):
         holder = copy.copy(target)
         holder.model = wrap(
             target.model, **session, **pruning, keep_tokens=keep_tokens, count_tokens=count_tokens,
-            tokenizer=tokenizer, patterns=patterns, on_error=on_error, rank=rank, shadow=shadow, log=log,
+            tokenizer=tokenizer, patterns=patterns, on_error=on_error, rank=rank, shadow=shadow,
+            thinking_first=thinking_first, emit_edits=emit_edits, log=log,
         )  # fmt: skip
         holder.log = holder.model.log
         return holder
@@ -154,6 +162,8 @@ def wrap(
             raise ConfigError(
                 "patterns, on_error, rank and shadow are for callables; a model has budget, or keep and scorer"
             )
+        if thinking_first or emit_edits:
+            raise ConfigError("thinking_first and emit_edits are for callables, whose chats are shortened as text")
         return _wrapped_model(target, session, pruning, log)
     if session:
         raise ConfigError(f"{', '.join(session)}: for models, which have keys and values; a callable has keep_tokens")
@@ -165,7 +175,8 @@ def wrap(
 
     options: dict[str, Any] = {
         "keep": 1.0 if keep is None else keep, "keep_tokens": keep_tokens, "count_tokens": count_tokens,
-        "tokenizer": tokenizer, "patterns": patterns, "on_error": on_error, "rank": rank, "shadow": shadow, "log": log,
+        "tokenizer": tokenizer, "patterns": patterns, "on_error": on_error, "rank": rank, "shadow": shadow,
+        "thinking_first": thinking_first, "emit_edits": emit_edits, "log": log,
     }  # fmt: skip
     wrapped = wrap_text(target, options, rewrapped)
     if keep is None and keep_tokens is None:

@@ -86,6 +86,12 @@ def usage_of(answer: Any) -> dict[str, object]:
     return {name: value for name, value in found.items() if value is not None} if any(found.values()) else {}
 
 
+def counts_drops(answer: Any) -> bool:
+    """Return True if an answer's usage counts tokens that the server dropped by edits of the chat, zeros included."""
+    details = field_of(field_of(answer, "usage"), "prompt_tokens_details")
+    return isinstance(field_of(details, "drop_skipped_tokens"), int)
+
+
 def _count(*values: Any) -> int | None:
     for value in values:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -10,6 +10,7 @@ from typing import Any
 
 from erecap.wrapping.answers import usage_of
 from erecap.wrapping.calls import Call, TextCalls
+from erecap.wrapping.edit_fields import with_edits
 from erecap.wrapping.histories import Slot, find_history, is_batch, is_history, is_parts, replaced
 from erecap.wrapping.raw_answers import Opened, RawAnswer, is_raw, opens
 from erecap.wrapping.shadow import Shadow, as_it_is
@@ -83,6 +84,8 @@ class _Asked:
         given = slot.value
         self._calls, shown = self._shortened(slot, given, kwargs)
         self.args, self.kwargs = replaced(slot, shown, args, kwargs)
+        if (edits := next((call.edits for call in self._calls if call.edits is not None), None)) is not None:
+            self.kwargs = with_edits(method, slot, self.kwargs, edits)
         args, kwargs = replaced(slot, as_it_is(given), args, kwargs)
         # The callbacks of a LangChain run are told of a call once.
         self._bare = args, {name: None if name == "run_manager" else value for name, value in kwargs.items()}
@@ -147,6 +150,8 @@ class _Asked:
     def _note(self, answer: Any, usage: dict[str, object] | None = None) -> int:
         """Note the call; the number of its (last) row. A list of answers to several prompts is told apart."""
         parts = answer if isinstance(answer, (list, tuple)) and len(answer) == len(self._calls) > 1 else None
+        if usage is None and any(call.edits is not None for call in self._calls):
+            self._asker.calls.carried_out(answer)
         counted = usage_of(answer) if usage is None else usage
         number = 0
         for index, call in enumerate(self._calls):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -17,8 +18,9 @@ from erecap.context.lines import PATTERNS, LinePatterns, annotate
 from erecap.context.turn_tags import template_tags
 from erecap.errors import ConfigError
 from erecap.generation import Message, Timing, Usage
-from erecap.wrapping.answers import said_by
+from erecap.wrapping.answers import counts_drops, field_of, said_by
 from erecap.wrapping.conversations import Conversations
+from erecap.wrapping.hosted import hosted
 from erecap.wrapping.log import CallLog
 from erecap.wrapping.option_types import is_number, is_whole
 from erecap.wrapping.prompts import PromptTalk
@@ -26,6 +28,8 @@ from erecap.wrapping.shapes import UNKNOWN, WHOLE, check_spans, read_messages, w
 from erecap.wrapping.switch import SWITCH, switched_off
 from erecap.wrapping.token_counting import TokenCounter
 
+_log = logging.getLogger(__name__)
+_IGNORED = "the server does not carry out drop_message: its usage has no prompt_tokens_details.drop_skipped_tokens"
 OVER_BUDGET = 3  # calls after which a wrap that has shortened none says so; with fewer, all may be the newest exchange
 OnError = Literal["raise", "full"]
 
@@ -45,6 +49,9 @@ class TextOptions:
     on_error: OnError = "raise"
     rank: Callable[[str], float] | None = None  # importance score of an observation; None: the oldest goes first
     tokenizer: Any = None  # what counts tokens, as for `erecap.wrap`; None: `count_tokens`, or an estimate
+    thinking_first: bool = False  # the thinking in answers goes before anything else
+    # Send the whole chat with a list of edits (`drop_message`, `reposition`) for a server that carries them out.
+    emit_edits: bool = False
 
     def __post_init__(self) -> None:
         if not is_number(self.keep) or not 0.0 < self.keep <= 1.0:
@@ -61,6 +68,15 @@ class TextOptions:
         if self.patterns is not None and not known:
             raise ConfigError(f"patterns: got {self.patterns!r}; allowed: {', '.join(PATTERNS)}, or LinePatterns")
 
+        for name in ("thinking_first", "emit_edits"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}: got {getattr(self, name)!r}; allowed: True, False")
+        if self.emit_edits and self.keep_tokens is None:
+            raise ConfigError("emit_edits: messages are dropped to stay within a number of tokens; give keep_tokens")
+        if self.emit_edits and self.thinking_first:
+            raise ConfigError(
+                "emit_edits: whole messages are dropped, their thinking with them; leave out thinking_first"
+            )
         if self.tokenizer is not None and self.count_tokens is not None:
             raise ConfigError("count_tokens and tokenizer both count tokens; give one of them")
 
@@ -97,6 +113,7 @@ class Call:
     thrashed: int = 0  # of these, soon after another
     whole: int = 0  # messages with something else than one text, which are never shortened
     said: bool = False  # a warning of its own says that it was not shortened
+    edits: dict[str, Any] | None = None  # fields to send beside the chat, for the server to edit it
 
 
 class TextCalls:
@@ -109,6 +126,8 @@ class TextCalls:
 
     def __init__(self, options: TextOptions, log: CallLog) -> None:
         self._options, self.log = options, log
+        self._told: set[str] = set()  # what was said in the program's log
+        self._ignored: list[bool] = []  # holds something once a server has ignored edits; shared by calls kept apart
         self._counter = options.counter
         self._counting, self._over, self._shortened = threading.Lock(), 0, False
         self._talks = Conversations(
@@ -118,6 +137,8 @@ class TextCalls:
             patterns=options.lines,
             tags=template_tags(self._counter.tokenizer),
             rank=options.rank,
+            thinking_first=options.thinking_first,
+            emit_edits=options.emit_edits,
         )
 
     @classmethod
@@ -127,7 +148,9 @@ class TextCalls:
 
     def apart(self) -> TextCalls:
         """Calls with the same settings and log, and with conversations of their own."""
-        return TextCalls(self._options, self.log)
+        other = TextCalls(self._options, self.log)
+        other._told, other._ignored = self._told, self._ignored
+        return other
 
     def prepare(self, given: Any, request: Mapping[str, Any] | None = None) -> Call:
         """The content to send instead of `given`, a chat or a prompt string.
@@ -149,6 +172,9 @@ class TextCalls:
             call.before = call.after = self._tokens(ours) + call.beside
             if switched_off():
                 call.reason = f"{SWITCH}=full"
+            elif (host := hosted(given, request or {})) is not None:
+                call.reason, call.said = host, True
+                self._tell(host.split(":")[0] if ":" in host else "compaction", host)
             else:
                 self._shorten(call, given, ours)
         except Exception as error:  # the host decides what an error in here does
@@ -158,6 +184,20 @@ class TextCalls:
             call.reason, call.talk = f"{type(error).__name__}: {error}", None
         call.prepared = time.perf_counter()
         return call
+
+    def carried_out(self, answer: Any) -> None:
+        """Look whether a server has carried out the edits of a call; one that has not gets no further ones."""
+        if field_of(answer, "usage") is not None and not counts_drops(answer):
+            self._ignored.append(True)
+            self._tell("emit_edits", _IGNORED)
+
+    def _tell(self, what: str, words: str) -> None:
+        """Say once in the program's log why calls are not shortened."""
+        with self._counting:
+            known = what in self._told
+            self._told.add(what)
+        if not known:
+            _log.warning("%s; calls of this kind pass as they are", words)
 
     def shortens(self, given: Any) -> bool:
         """Return True if such a history can be shortened at all; a prompt string needs `keep_tokens`."""
@@ -249,6 +289,8 @@ class TextCalls:
             check_spans(ours)
         shown: Shown | None = None
         room = None if options.keep_tokens is None else max(1, options.keep_tokens - call.beside)
+        if isinstance(ours, str) and options.emit_edits:
+            raise ConfigError("emit_edits: edits number the messages of a chat, and this planner takes one string")
         if isinstance(ours, str):
             if room is None and options.keep < 1.0:
                 raise ConfigError("a prompt string is shortened to a number of tokens; give keep_tokens")
@@ -263,17 +305,23 @@ class TextCalls:
         elif room is not None:
             shown = self._talks.show_chat(ours, room)
             call.shown, call.after = write_messages(shown.messages, given), shown.tokens + call.beside
-            call.left_out = len(ours) - len(shown.messages)
+            call.left_out = len(ours) - len(shown.messages) + len(shown.dropped) * bool(shown.edits)
+            call.edits = shown.edits
+            if call.edits is not None and self._ignored:
+                raise ConfigError(f"emit_edits: {_IGNORED}; leave it out")
         else:
             marked = annotate(ours, options.lines) if options.lines else ours
             target = max(1, math.ceil(options.keep * call.before) - call.beside)
-            shorter = compact_messages(marked, target, self._counter.chat, rank=options.rank)
+            shorter = compact_messages(
+                marked, target, self._counter.chat, rank=options.rank, thinking_first=options.thinking_first
+            )
             call.shown, call.after = write_messages(shorter.messages, given), shorter.tokens + call.beside
             call.left_out = len(shorter.dropped)
         if shown is not None:
             call.reused, call.compactions, call.thrashed = shown.same, shown.compactions, shown.thrashed
         if call.after < call.before:
-            call.decision, call.reason = "pruned", f"{call.before - call.after} of {call.before} tokens left out"
+            how = "left out" if call.edits is None else "dropped by edits that the server carries out"
+            call.decision, call.reason = "pruned", f"{call.before - call.after} of {call.before} tokens {how}"
         if options.keep_tokens is not None and call.after > options.keep_tokens:
             over = f"{call.after} tokens are protected, more than the {options.keep_tokens} of the budget"
             call.reason = over if call.decision == "passed" else f"{call.reason}; {over}"

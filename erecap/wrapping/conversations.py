@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from erecap.context.compaction import CompactView, Shown
+from erecap.context.compaction import CompactView, EditView, Shown
 from erecap.context.compaction.alignment import align, message_key
 from erecap.context.compaction.compact import Rank
 from erecap.context.compaction.mask import CountTokens
@@ -58,7 +58,8 @@ class Conversations:
         max_tokens: most tokens of a call; None: nothing is left out.
         patterns: mark observations in the host's text, where its messages do not.
         tags: how chat tags look in strings; None: those of the common formats.
-        rank: importance score of an observation, as for `CompactView`.
+        rank, thinking_first: as for `CompactView`.
+        emit_edits: show chats whole, with edits for the server (`EditView`).
         memory_bytes: about the most that is remembered.
     """
 
@@ -71,6 +72,8 @@ class Conversations:
         patterns: LinePatterns | None = None,
         tags: re.Pattern[str] | None = None,
         rank: Rank | None = None,
+        thinking_first: bool = False,
+        emit_edits: bool = False,
         memory_bytes: int = MEMORY,
     ) -> None:
         def of_strings(messages: Sequence[Message]) -> int:
@@ -78,6 +81,7 @@ class Conversations:
 
         self._count, self._of_strings = count, of_strings
         self._max_tokens, self._patterns, self._rank = max_tokens, patterns, rank
+        self._thinking_first, self._emit_edits = thinking_first, emit_edits
         self._tags = tags or table()
         self._memory = memory_bytes
         self._used: OrderedDict[_Talk, int] = OrderedDict()  # the most recently used last, each with its bytes
@@ -243,4 +247,5 @@ class Conversations:
 
     def _new_view(self, *, strings: bool = False) -> CompactView:
         count = self._of_strings if strings else self._count
-        return CompactView(count, max_tokens=self._max_tokens, rank=self._rank)
+        kind = EditView if self._emit_edits else CompactView
+        return kind(count, max_tokens=self._max_tokens, rank=self._rank, thinking_first=self._thinking_first)

@@ -25,7 +25,10 @@ FIELDS = (
 _TOOLS = ("tools", "functions", "tools_to_call_from")
 _CONTENT = ("content", "value", "parts", "message")
 # Of messages that are dictionaries all other keys are sent; these are ours, or name the message for the host alone.
-_UNSENT = ("role", "from", *_CONTENT, "protect", "stale", "observations", "erecap_place", "id", "type", "cache_control")
+_UNSENT = (
+    "role", "from", *_CONTENT, "protect", "stale", "observations", "thoughts", "erecap_place", "id", "type",
+    "cache_control",
+)  # fmt: skip
 # Of messages that are objects, whose other attributes are the host's own.
 _ATTRIBUTES = (
     "tool_calls", "function_call", "reasoning", "reasoning_content", "reasoning_details", "thinking", "refusal", "name",

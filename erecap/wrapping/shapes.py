@@ -26,6 +26,7 @@ _ROLES = {
 _OUTPUTS, _SAID = "_output", ("_call", "reasoning", "item_reference", "compaction", "mcp_list_tools")
 PLACE = "erecap_place"  # which of the host's messages one of ours is; taken off again
 UNKNOWN = "erecap_unknown"  # set where a message has no role, so that nobody can say what may go beside it
+_SPANS = ("protect", "stale", "observations", "thoughts")
 WHOLE = "erecap_whole"  # set where a message has more than one text in it, so that it is passed on as it is
 
 _Write = Callable[[str], Any]
@@ -64,7 +65,7 @@ def check_spans(messages: Sequence[Message]) -> None:
         ConfigError: something else than pairs of numbers.
     """
     for number, message in enumerate(messages):
-        for key in ("protect", "stale", "observations"):
+        for key in _SPANS:
             spans = message.get(key, ())
             if not isinstance(spans, (list, tuple)) or not all(map(_is_span, spans)):
                 raise ConfigError(f"message {number}: {key} must be a list of (start, end), got {spans!r:.60}")
@@ -122,11 +123,10 @@ def _read(message: Any, number: int, strict: bool) -> Message:
     if calls:
         ours["tool_calls"] = calls
     if isinstance(message, Mapping):
-        ours |= {key: message[key] for key in ("protect", "stale", "observations") if key in message}
+        ours |= {key: message[key] for key in _SPANS if key in message}
     if write is None and (text or not calls):
         # It is shown as it is, or goes with its whole exchange.
-        if role != "assistant":
-            ours["observations"] = []
+        ours["thoughts" if role == "assistant" else "observations"] = []
         if not strict:
             ours[WHOLE] = True
     return ours  # type: ignore[return-value]

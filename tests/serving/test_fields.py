@@ -54,8 +54,6 @@ REFUSED: dict[str, Any] = {
     "web_search_options": {},
     "length_penalty": 2,
     "use_beam_search": True,
-    "drop_message": {"2": [0]},
-    "reposition": [1],
     "keep_alive": "5m",
     "mirostat": 2,
     "xtc_probability": 0.5,

@@ -103,8 +103,8 @@ def test_any_template_reads_the_text_of_the_whole_chat(make) -> None:  # type: i
     seen: list[str] = []
     enter = session.prefill.enter
 
-    def watched(part, known, answering=False):  # type: ignore[no-untyped-def]
-        ids, marks, reused = enter(part, known, answering)
+    def watched(part, known, answering=False, **more):  # type: ignore[no-untyped-def]
+        ids, marks, reused = enter(part, known, answering, **more)
         if answering:
             seen.append(part.text if not part.offset else "")
             whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

@@ -14,7 +14,7 @@ from itertools import pairwise
 from erecap.generation import Message
 
 # Keys that say something about a message, and are not shown to the model.
-UNTOLD = ("protect", "stale", "observations", "erecap_place")
+UNTOLD = ("protect", "stale", "observations", "thoughts", "erecap_place")
 _AHEAD = 8  # messages of the new version that may stand before the next common one
 _TRIES = 8  # places of a repeated message that are looked at
 

@@ -1,7 +1,8 @@
 """Record-level compaction: make a chat fit a target, record by record, the least valuable first.
 
-In two rounds, each from the oldest record to the newest, and no further than the target asks for:
+In rounds, each from the oldest record to the newest, and no further than the target asks for:
 
+0. with `thinking_first`, the thinking in answers goes;
 1. text that something newer has overwritten (`stale` spans, such as an older sight of a room) goes;
 2. exchange by exchange (a plan with what came of it): its observations go, a marker stays in place of each, and then
    all of it goes, before a newer observation does.
@@ -27,6 +28,7 @@ from erecap.context.compaction.mask import (
 )
 from erecap.context.compaction.spans import Edit, rewrite
 from erecap.context.protection import protected_spans
+from erecap.context.thinking import thinking_spans
 from erecap.generation import Message
 
 Rank = Callable[[str], float]
@@ -46,7 +48,12 @@ class Compacted:
 
 
 def compact_messages(
-    messages: Sequence[Message], target_tokens: int, count: CountTokens, *, rank: Rank | None = None
+    messages: Sequence[Message],
+    target_tokens: int,
+    count: CountTokens,
+    *,
+    rank: Rank | None = None,
+    thinking_first: bool = False,
 ) -> Compacted:
     """Make a chat fit `target_tokens` with the fewest records touched: one less would not have been enough.
 
@@ -60,6 +67,8 @@ def compact_messages(
         rank: importance score of an observation's text; the lowest goes first, and of ties the oldest. An example
             is the score of a small local model. An exchange has the score of its best observation. None: all scores
             are equal.
+        thinking_first: the thinking in answers (`Message.thoughts`) goes before anything else, but that of the newest
+            exchange. Without it answers stay as they were told.
 
     Raises:
         ValueError: a target below 1.
@@ -69,7 +78,7 @@ def compact_messages(
     before = count(messages)
     if before <= target_tokens:
         return Compacted(list(messages), before, before)
-    steps = compaction_steps(messages, rank, count)
+    steps = compaction_steps(messages, rank, count, thinking_first)
     number = fewest(len(steps), lambda some: count(chat_after(messages, steps[:some])) <= target_tokens)
     done = steps[:number]
     result = chat_after(messages, done)
@@ -81,7 +90,9 @@ def compact_messages(
     return Compacted(result, tokens, before, edited, dropped, reason if met else f"{reason}; the rest is protected")
 
 
-def compaction_steps(messages: Sequence[Message], rank: Rank | None, count: CountTokens) -> list[_Step]:
+def compaction_steps(
+    messages: Sequence[Message], rank: Rank | None, count: CountTokens, thinking_first: bool = False
+) -> list[_Step]:
     """All possible edits, in the order in which they are made."""
 
     def tokens(text: str) -> int:
@@ -107,7 +118,8 @@ def compaction_steps(messages: Sequence[Message], rank: Rank | None, count: Coun
     holding = {number for number, _, _ in kept}
     whole = [tuple(group) for group in exchanges(messages)[:-1] if holding.isdisjoint(group)]
     shorter = [edit for edit in marked if tokens(text(edit[:3])) > marker]
-    return [*stale, *_by_exchange(shorter, whole, worth)]
+    thoughts = _thoughts(messages, kept) if thinking_first else []
+    return [*thoughts, *stale, *_by_exchange(shorter, whole, worth)]
 
 
 def _by_exchange(
@@ -142,6 +154,20 @@ def chat_after(messages: Sequence[Message], steps: Sequence[_Step]) -> list[Mess
         for number, message in enumerate(changed)
         if number not in out
     ]
+
+
+def _thoughts(messages: Sequence[Message], kept: Sequence[tuple[int, int, int]]) -> list[Edit]:
+    """Thinking that may go, oldest first, each with the blanks behind it."""
+    groups = exchanges(messages)
+    newest = set(groups[-1]) if groups else set()
+    found = []
+    for number, message in enumerate(messages):
+        for start, end in thinking_spans(message) if number not in newest else ():
+            content = message["content"]
+            end += len(content[end:]) - len(content[end:].lstrip())
+            if not _overlaps((number, start, end), kept):
+                found.append(Edit(number, start, end, ""))
+    return found
 
 
 def _stale(messages: Sequence[Message], kept: Sequence[tuple[int, int, int]]) -> list[Edit]:

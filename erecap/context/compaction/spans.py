@@ -8,7 +8,7 @@ from typing import NamedTuple
 from erecap.generation import Message
 
 Span = tuple[int, int]
-KEYS = ("protect", "stale", "observations")
+KEYS = ("protect", "stale", "observations", "thoughts")
 
 
 class Edit(NamedTuple):

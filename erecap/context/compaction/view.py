@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from erecap.context.compaction.alignment import common_beginning, message_key
 from erecap.context.compaction.carrying import Edits, carried, edits_of, shown
@@ -39,6 +40,7 @@ class Shown:
     dropped: tuple[int, ...] = ()  # numbers of the conversation's messages that are left out
     compactions: int = 0  # of this conversation up to now
     thrashed: int = 0  # of these, soon after another
+    edits: dict[str, Any] | None = None  # fields of the request by which a server drops `dropped`; all is shown then
 
 
 class CompactView:
@@ -52,7 +54,7 @@ class CompactView:
         prices: of the model; with `calls_left`, the chat is also compacted before it must be where that costs less
             (`erecap.cost.prices.edit_pays`).
         calls_left: how many calls are expected to follow; None: unknown, nothing is compacted before it must be.
-        rank: as for `compact_messages`.
+        rank, thinking_first: as for `compact_messages`.
 
     Raises:
         ValueError: budgets below 1, a target above the maximum, or one without a maximum.
@@ -67,6 +69,7 @@ class CompactView:
         prices: ModelPrices | None = None,
         calls_left: int | None = None,
         rank: Rank | None = None,
+        thinking_first: bool = False,
     ) -> None:
         target = target_tokens
         if max_tokens is not None:
@@ -77,7 +80,7 @@ class CompactView:
             raise ValueError(f"target_tokens: got {target}; without max_tokens nothing is compacted, leave it out")
         self.max_tokens, self.target_tokens = max_tokens, target
         self.prices, self.calls_left = prices, calls_left
-        self._count, self._rank = count, rank
+        self._count, self._rank, self._thinking_first = count, rank, thinking_first
         self.restart()
 
     def restart(self) -> None:
@@ -94,9 +97,9 @@ class CompactView:
 
     def fork(self) -> CompactView:
         """An independent view that goes on from here."""
-        other = CompactView(
+        other = type(self)(
             self._count, max_tokens=self.max_tokens, target_tokens=self.target_tokens, prices=self.prices,
-            calls_left=self.calls_left, rank=self._rank,
+            calls_left=self.calls_left, rank=self._rank, thinking_first=self._thinking_first,
         )  # fmt: skip
         other.__dict__.update(self.__dict__)
         other._edits = dict(self._edits)
@@ -128,7 +131,7 @@ class CompactView:
         due, target = self._full(tokens), self.target_tokens
         if target is not None and (due or (tokens > target and self.prices is not None and self.calls_left)):
             chat = self._without_goal(messages)
-            shorter = compact_messages(chat, target, self._count, rank=self._rank)
+            shorter = compact_messages(chat, target, self._count, rank=self._rank, thinking_first=self._thinking_first)
             if self._worth_it(view, shorter, tokens, due):
                 self._edits, self._edited = edits_of(messages, shorter.messages, shorter.dropped), shorter.edited
                 view, tokens, compacted = shown(messages, self._edits), shorter.tokens, True

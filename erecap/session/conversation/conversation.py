@@ -62,10 +62,14 @@ class Conversation:
 
     def unread(self, part: ChatPart, known: int) -> tuple[list[int], list[Mark]]:
         """Ids of the chat after the first `known` marks, and a mark at the end of each message in it."""
-        base = self.mark_before(known)
-        encoded = encode_behind(self.tokenizer, part, base)
-        first = self.transcript.tokens + len(self.pending)  # what is pending is part of the text before
+        base, encoded, first = self.rest(part, known)
         return self.pending + encoded.ids, mark_messages(part, base, encoded, first, self.transcript.marks)
+
+    def rest(self, part: ChatPart, known: int) -> tuple[Mark | None, Continuation, int]:
+        """The last of the first `known` marks, the tokens of the chat after it, and the index of the first of these."""
+        base = self.mark_before(known)
+        # What is pending is part of the text before.
+        return base, encode_behind(self.tokenizer, part, base), self.transcript.tokens + len(self.pending)
 
     def agreement(self, part: ChatPart, known: int) -> tuple[int, int, Continuation] | None:
         """Longest common beginning of the ids read and those of the chat's text (`marks.agreement`), if asked for.

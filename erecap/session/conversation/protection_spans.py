@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from erecap.context.thinking import thinking_spans
 from erecap.errors import ConfigError
 from erecap.generation import Message
 
@@ -16,6 +17,11 @@ Claims = Sequence[Message] | Mapping[int, Message]
 def numbered(messages: Claims) -> Mapping[int, Message]:
     """`messages` by their numbers in the chat."""
     return messages if isinstance(messages, Mapping) else dict(enumerate(messages))
+
+
+def thoughts_of(messages: Claims) -> list[Span]:
+    """Thinking in the answers of a chat, as `(message, start, end)` characters."""
+    return [(number, *span) for number, message in numbered(messages).items() for span in thinking_spans(message)]
 
 
 class ChatClaims:
@@ -53,6 +59,8 @@ class ChatClaims:
             claim["protect"] = [(0, size)] if size else []
         if message.get("stale"):
             claim["stale"] = [(start, end) for start, end in message["stale"]]
+        if thoughts := thinking_spans(message):
+            claim["thoughts"] = thoughts
         self._forget_idle(self.count - 1)
         self.messages[number], self._sizes[number] = claim, size
         self.count += 1
@@ -104,7 +112,8 @@ class ChatClaims:
     def _forget_idle(self, number: int) -> None:
         """Drop the entry of a message that was the newest and claims nothing else."""
         claim = self.messages.get(number)
-        if claim is not None and number != self.first_user and not claim.get("protect") and not claim.get("stale"):
+        claims = claim is not None and any(claim.get(key) for key in ("protect", "stale", "thoughts"))
+        if claim is not None and number != self.first_user and not claims:
             del self.messages[number], self._sizes[number]
 
     def copy(self) -> ChatClaims:

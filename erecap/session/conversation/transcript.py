@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from erecap.session.conversation.digest import RunningDigest
+from erecap.session.conversation.edit_record import Made
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ class Transcript:
         self._tidy_at = 32
         self.corrections: list[tuple[int, list[int]]] = []  # (token index, ids) that no message stands for
         self.due: list[int] = []  # ids of corrections that were rolled back and have to be read again
+        # Edits of the chat whose effect is among what is stored, oldest first: those in force, and those of which only
+        # what they evicted is left, because an end of the chat was rolled back.
+        self.edits: list[Made] = []
 
     @property
     def tokens(self) -> int:
@@ -122,6 +126,7 @@ class Transcript:
         left = max(self.marks[-1].tokens if self.marks else 0, tokens or 0)
         if not left:
             self.older = []
+        self.edits = [made for made in self.edits if made.lowest < left]
         # Where ids up to the mark were dropped, the rest cannot be compared.
         del self.ids[max(0, left - self.forgotten) :]
         self.forgotten = min(self.forgotten, left)
@@ -175,5 +180,5 @@ class Transcript:
         """An independent copy."""
         twin = copy.copy(self)
         twin.ids, twin.marks, twin.older = list(self.ids), list(self.marks), list(self.older)
-        twin.corrections, twin.due = list(self.corrections), list(self.due)
+        twin.corrections, twin.due, twin.edits = list(self.corrections), list(self.due), list(self.edits)
         return twin
