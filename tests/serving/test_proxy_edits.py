@@ -137,8 +137,7 @@ def test_what_a_host_has_compacted_is_not_compacted_again() -> None:
     calls = TextCalls.opened("client", None, keep_tokens=500)
     call = calls.prepare([LONG[0], item, *LONG[1:]])
     assert call.decision == "passed" and call.shown[1] is item
-    asked = {"context_management": {"edits": [{"type": "compact_20260112"}]}, "system": "You plan."}  # Anthropic's client
-    call = calls.prepare(LONG, asked)
+    call = calls.prepare(LONG, {"context_management": {"edits": [{"type": "compact_20260112"}]}})  # Anthropic's client
     assert call.shown is LONG and call.reason == "context_management: the host compacts this chat itself"
 
 
