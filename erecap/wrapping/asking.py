@@ -85,7 +85,7 @@ class _Asked:
         self._calls, shown = self._shortened(slot, given, kwargs)
         self.args, self.kwargs = replaced(slot, shown, args, kwargs)
         if (edits := next((call.edits for call in self._calls if call.edits is not None), None)) is not None:
-            self.kwargs = with_edits(method, slot, self.kwargs, edits)
+            self.kwargs = with_edits(method, None if is_batch(slot) else slot, self.kwargs, edits)
         args, kwargs = replaced(slot, as_it_is(given), args, kwargs)
         # The callbacks of a LangChain run are told of a call once.
         self._bare = args, {name: None if name == "run_manager" else value for name, value in kwargs.items()}

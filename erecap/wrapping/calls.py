@@ -30,6 +30,7 @@ from erecap.wrapping.token_counting import TokenCounter
 
 _log = logging.getLogger(__name__)
 _IGNORED = "the server does not carry out drop_message: its usage has no prompt_tokens_details.drop_skipped_tokens"
+_SENDS_EDITS = ("client", "callable", "generator", "proxy")
 OVER_BUDGET = 3  # calls after which a wrap that has shortened none says so; with fewer, all may be the newest exchange
 OnError = Literal["raise", "full"]
 
@@ -143,7 +144,13 @@ class TextCalls:
 
     @classmethod
     def opened(cls, kind: str, log: str | Path | None, **options: Any) -> TextCalls:
-        """Calls of a planner of this kind, noted in the folder `log`; `options` as of `TextOptions`."""
+        """Calls of a planner of this kind, noted in the folder `log`; `options` as of `TextOptions`.
+
+        Raises:
+            ConfigError: an unusable option, or edits for a host that cannot send them.
+        """
+        if options.get("emit_edits") and kind not in _SENDS_EDITS:
+            raise ConfigError(f"emit_edits: {kind} sends messages and no fields beside them; wrap the client below it")
         return cls(TextOptions(**options), CallLog(log, kind, "compact"))
 
     def apart(self) -> TextCalls:

@@ -11,13 +11,13 @@ from erecap.wrapping.histories import Slot
 
 
 def with_edits(
-    method: Callable[..., Any], slot: Slot, kwargs: Mapping[str, Any], edits: Mapping[str, Any]
+    method: Callable[..., Any], slot: Slot | None, kwargs: Mapping[str, Any], edits: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The keywords of a call with edits in its `extra_body`.
 
     Args:
         method: the client's own.
-        slot: the argument that is the chat.
+        slot: the argument that is the chat; None: several chats in one call.
 
     Raises:
         ConfigError: the method has no such keyword, or its chat is not one of chat completions.
@@ -26,7 +26,7 @@ def with_edits(
         takes = "extra_body" in inspect.signature(method).parameters
     except (TypeError, ValueError):  # some builtins
         takes = False
-    if not takes or slot.name != "messages":
+    if not takes or slot is None or slot.name != "messages":
         name = getattr(method, "__qualname__", type(method).__name__)
         raise ConfigError(
             f"emit_edits: {name} has no messages beside an extra_body; wrap a client of openai, and call its "

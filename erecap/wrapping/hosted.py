@@ -1,6 +1,6 @@
 """Requests whose host compacts or edits the chat itself, so that shortening it here would do it twice.
 
-Fields of hosts: `context_management` (OpenAI's responses, Anthropic's messages) and `truncation` other than disabled;
+Fields of hosts: `context_management` (OpenAI's responses, Anthropic's messages) and `truncation` by itself (`auto`);
 `drop_message`, `reposition` and `drop_rule`, which number the messages as they are. And in the chat itself what a
 host's compaction left, which stands for all before it.
 """
@@ -13,6 +13,7 @@ from typing import Any
 from erecap.wrapping.answers import field_of
 
 _EDITS = ("drop_message", "reposition", "drop_rule")
+_TRUNCATIONS = ("auto", "last_messages")  # tokenizers have others, by which no host shortens a chat
 _COMPACTED = ("compaction", "compaction_summary", "context_compaction")  # types of items, and of parts of a content
 
 
@@ -43,7 +44,7 @@ def _asks(name: str, value: Any) -> bool:
         return value is not None
     if name == "truncation":
         kind = value.get("type") if isinstance(value, Mapping) else value
-        return isinstance(kind, str) and kind != "disabled"
+        return kind in _TRUNCATIONS
     if isinstance(value, Mapping) and "edits" in value:
         return bool(value["edits"])
     return isinstance(value, (Mapping, list, tuple)) and bool(value)

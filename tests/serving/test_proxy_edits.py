@@ -132,11 +132,13 @@ def test_what_a_host_has_compacted_is_not_compacted_again() -> None:
     for found in (item, inside):
         assert "message 1 is the host's own compaction" in (hosted([LONG[0], found], {}) or "")
     assert hosted(LONG, {"context_management": None, "truncation": "disabled"}) is None
-    assert hosted(LONG, {"context_management": {"edits": []}, "extra_body": {"truncation": True}}) is None
+    assert hosted(LONG, {"context_management": {"edits": []}, "extra_body": {"truncation": "only_first"}}) is None
     assert "context_management" in (hosted(LONG, {"extra_body": {"context_management": [item]}}) or "")
     calls = TextCalls.opened("client", None, keep_tokens=500)
     call = calls.prepare([LONG[0], item, *LONG[1:]])
     assert call.decision == "passed" and call.shown[1] is item
+    call = calls.prepare(LONG, {"context_management": {"edits": [{"type": "compact_20260112"}]}})  # Anthropic's client
+    assert call.shown is LONG and call.reason == "context_management: the host compacts this chat itself"
 
 
 def test_a_wrapped_client_sends_edits_and_refuses_a_server_that_ignores_them(serve: Callable[..., Server]) -> None:
@@ -161,3 +163,9 @@ def test_a_wrapped_client_sends_edits_and_refuses_a_server_that_ignores_them(ser
         deaf.chat.completions.create(messages=chat(9), **GREEDY)
         with pytest.raises(ConfigError, match="the server does not carry out drop_message"):
             deaf.chat.completions.create(messages=chat(9), **GREEDY)
+
+
+def test_a_host_that_sends_messages_alone_is_refused_edits() -> None:
+    for kind in ("langchain", "litellm"):
+        with pytest.raises(ConfigError, match=f"emit_edits: {kind} sends messages and no fields beside them"):
+            TextCalls.opened(kind, None, keep_tokens=100, emit_edits=True)

@@ -263,4 +263,9 @@ def test_any_session_answers_as_one_that_reads_the_chat_under_its_list_from_the_
         other = fresh.generate(talk, max_new_tokens=6, edits=edits)
         assert made.text == other.text
         assert warm.edited_tokens == fresh.edited_tokens and warm.evicted_tokens == fresh.evicted_tokens
-        assert warm.engine.stored().indices.tolist() == fresh.engine.stored().indices.tolist()
+        engines = [each.engine.fork() for each in (warm, fresh)]
+        stored, others = (engine.stored().indices.tolist() for engine in engines)
+        assert stored == others
+        # A logit tells by its last bit what each token has attended to, and from which distance.
+        one, two = (engine.verify([7]).tolist() for engine in engines)
+        assert one == two

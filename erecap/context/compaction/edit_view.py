@@ -1,8 +1,8 @@
 """The view of one conversation for a server that edits what it has read: the text is only appended to.
 
-Instead of text without old messages, a call gets all of them, and the list of those to drop: `drop_message` says behind
-which message, `reposition` behind which the server repositions. The server then keeps what it has read of the rest, where a
-changed text would make it read on from the change. Whole messages go, in the order in which a `CompactView` blanks
+A call gets all messages, and the list of those to drop: `drop_message` says behind which message they go, and
+`reposition` behind which the server repositions. It then keeps what it has read of the rest; a changed text would make
+it read again from the change. Whole messages go, in the order in which a `CompactView` blanks
 observations and leaves out exchanges; parts of a message stay.
 """
 
