@@ -219,6 +219,9 @@ ENGINES = Registry(
 )
 # What a session may rank by without a trained pruner; see `erecap.tokens.scoring.by_name`.
 EVICT_BY = ("recency", "random", "attention")
+# Ways to draft tokens while decoding; see `erecap.decoding.drafts`.
+DRAFTS = ("lookup", "automaton", "prompt-lookup", "suffix")
+DEFAULT_DRAFT = "lookup"  # what `draft: true` is
 SINKS = 4  # first tokens of a sequence that are always kept, unless a configuration says otherwise
 PRESETS: dict[str, float] = {"keep09": 0.9, "keep08": 0.8, "keep07": 0.7}  # published keep ratios by name
 

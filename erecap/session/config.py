@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING
 
 from erecap.budget import Budget, check_whole
 from erecap.engines.protocol import EngineSettings
+from erecap.registries import DEFAULT_DRAFT, DRAFTS
 
 if TYPE_CHECKING:
     from erecap.cost.model import CostModel
+    from erecap.decoding.drafts.texts import DraftMemory
     from erecap.decoding.linear import Weights
     from erecap.engines.protocol import SessionEngine
     from erecap.scheduling.rules import Scheduler
     from erecap.tokens.cache.read_scores import ReadScorer
     from erecap.tokens.scoring.schedule import PruneConfig
+
+BY_COST = "automaton"  # the way to draft that weighs what verifying costs
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,9 @@ class SessionConfig:
     # pruner, or another object that scores each token once, when it is read (`ReadScorer`).
     evict_by: str | ReadScorer = "recency"
     stale_first: bool = True  # evict what the messages call `stale` before anything else
-    # Draft tokens that followed the newest ones before: in the answer itself, the previous one, the newest message and
-    # the tokens read of late. Answers stay the same, sampled ones with the same seed too.
-    draft: bool = True
+    # Draft tokens that followed the newest ones before, by a way of `erecap.registries.DRAFTS`; True: by the default
+    # one; False: not at all. Answers stay the same, sampled ones with the same seed too.
+    draft: bool | str = True
     seed: int = 0  # for `random`
     # How far back, in tokens, a chat may be rewritten without a re-read. Older ids, marks and corrections are
     # forgotten; None: the session remembers the ids of everything it has read.
@@ -51,20 +55,25 @@ class SessionConfig:
     # its budget when a call ends, and repositions when the window is full.
     scheduler: Scheduler | None = None
     # The calibrated cost model of this model on this machine (`erecap.cost.store.load_cost_model`), which a budget with
-    # `pays` asks.
+    # `pays` asks, and drafts of the way `automaton`; without it they take reference costs.
     cost: CostModel | None = None
     # Holds the keys and values and runs the model: a name of `erecap.registries.ENGINES`, or an engine that has
     # read nothing yet; such an engine has settings of its own.
     engine: str | SessionEngine = "transformers"
+    # Answers of other conversations, which the ways `automaton` and `suffix` draft from, and add theirs to. Only
+    # for sessions that may see each other's text.
+    draft_memory: DraftMemory | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
-        pays = self.budget.pays if self.budget is not None else None
-        if (pays is None) != (self.cost is None):
+        pays, by_cost = self.budget.pays if self.budget is not None else None, draft_way(self.draft) == BY_COST
+        if pays is not None and self.cost is None:
             raise ValueError(
                 f"a budget with pays={pays} needs a calibrated cost model of this model; run `erecap calibrate`"
-                if self.cost is None
-                else "a cost model is for a budget with pays: Budget.auto(pays=...)"
+            )
+        if self.cost is not None and pays is None and not by_cost:
+            raise ValueError(
+                f"a cost model is for a budget with pays: Budget.auto(pays=...), or for draft={BY_COST!r}"
             )
 
     def _check_types(self) -> None:
@@ -86,6 +95,8 @@ class SessionConfig:
             raise ValueError(
                 f"evict_by must be a name, or an object with `score` and `layer`, got {type(self.evict_by).__name__}"
             )
+        if self.draft_memory is not None and not _has(self.draft_memory, "add", "searched"):
+            raise ValueError(f"draft_memory must be a DraftMemory or None, got {_named(self.draft_memory)}")
         if not isinstance(self.engine, str) and not is_engine(self.engine):
             raise ValueError(f"engine must be a registered name, or an engine object, got {_named(self.engine)}")
 
@@ -105,6 +116,19 @@ class SessionConfig:
         from erecap.tokens.scoring.schedule import PruneConfig
 
         return (self.prune or PruneConfig()).sinks
+
+
+def draft_way(draft: bool | str) -> str | None:
+    """The way that a session drafts by; None: it does not draft.
+
+    Raises:
+        ValueError: no way of that name.
+    """
+    if isinstance(draft, bool):
+        return DEFAULT_DRAFT if draft else None
+    if draft not in DRAFTS:
+        raise ValueError(f"draft must be True, False or one of {', '.join(DRAFTS)}, got {draft!r}")
+    return draft
 
 
 def is_engine(value: object) -> bool:

@@ -1,0 +1,99 @@
+"""Drafts of a session: its conversation's text for them, and one draft for each answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from erecap.decoding.drafts.acceptance import Acceptance
+from erecap.decoding.drafts.costs import PassCost, calibrated_cost, reference_cost
+from erecap.decoding.drafts.published import PromptLookupDraft, SuffixDraft
+from erecap.decoding.drafts.suffix import AutomatonDraft
+from erecap.decoding.drafts.texts import ConversationText, DraftMemory
+from erecap.decoding.loop import Draft
+from erecap.generation import AllowedTokens
+from erecap.session.config import SessionConfig, draft_way
+from erecap.session.conversation.conversation import Conversation
+from erecap.session.schedule_call import PlanDraft, PlanFirst
+
+
+class SessionDrafts:
+    """Makes the draft of each answer, by the way that the session names.
+
+    Args:
+        cost: of a pass of decoding.
+        memory: answers of other conversations to draft from, and to add this one's to; None: of none.
+    """
+
+    def __init__(self, cost: PassCost, memory: DraftMemory | None = None) -> None:
+        self.memory = memory
+        self._cost = cost
+        self._text = ConversationText()
+        self._acceptance = Acceptance()
+
+    @classmethod
+    def of(cls, config: SessionConfig, model: Any) -> SessionDrafts:
+        """The drafts of a session with this configuration, on this model."""
+        if config.cost is not None:
+            return cls(calibrated_cost(config.cost), config.draft_memory)
+        device = getattr(getattr(model, "device", None), "type", "cpu")
+        return cls(reference_cost(config.decode_weights != "same", device != "cpu"), config.draft_memory)
+
+    def fork(self) -> SessionDrafts:
+        """Those of a fork: its text is its own from now on, and a memory is shared."""
+        twin = SessionDrafts(self._cost, self.memory)
+        twin._text, twin._acceptance = self._text.fork(), self._acceptance.copy()
+        return twin
+
+    def fresh(self) -> SessionDrafts:
+        """Those of a session that has read nothing."""
+        return SessionDrafts(self._cost, self.memory)
+
+    def forget(self) -> None:
+        """Drop the conversation's text, which an interrupted call may have left half made; it is read anew."""
+        self._text = ConversationText()
+
+    def draft(
+        self,
+        way: bool | str,
+        conversation: Conversation,
+        *,
+        plan: Sequence[int],
+        given: Sequence[int],
+        new: Sequence[int],
+        stored: int,
+        allowed: AllowedTokens | None,
+    ) -> Draft | None:
+        """The draft of the answer to what was read last; None where the session does not draft.
+
+        Args:
+            plan: the rest of the old plan, proposed as a whole as long as the answer repeats it.
+            given: text that the answer may repeat.
+            new: tokens read in this call.
+            stored: tokens stored.
+            allowed: ids that the answer may go on with.
+        """
+        name, transcript = draft_way(way), conversation.transcript
+        if name is None:
+            return None
+        if name == "lookup":
+            return PlanDraft(plan, [given, conversation.previous, new], transcript.ids)
+        draft: Draft
+        if name == "prompt-lookup":
+            draft = PromptLookupDraft(transcript.ids)
+        else:
+            self._text.follow(transcript.ids, transcript.forgotten)
+            if name == "suffix":
+                draft = SuffixDraft(self._text, self.memory)
+            else:
+                acceptance = self._acceptance if self.memory is None else None
+                draft = AutomatonDraft(
+                    self._text, stored, self._cost, given=[plan, given], memory=self.memory, acceptance=acceptance,
+                    allowed=allowed,
+                )  # fmt: skip
+        return PlanFirst(plan, draft) if plan else draft
+
+    def answered(self, ids: Sequence[int]) -> None:
+        """Let others draft from an answer."""
+        if self.memory is not None:
+            self.memory.add(ids)
