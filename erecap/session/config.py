@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from erecap.budget import Budget, check_whole
 from erecap.engines.protocol import EngineSettings
-from erecap.registries import DEFAULT_DRAFT, DRAFTS
+from erecap.registries import DEFAULT_DRAFT, DRAFTS, PRICED_DRAFTS, SHARED_DRAFTS
 
 if TYPE_CHECKING:
     from erecap.cost.model import CostModel
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from erecap.scheduling.rules import Scheduler
     from erecap.tokens.cache.read_scores import ReadScorer
     from erecap.tokens.scoring.schedule import PruneConfig
-
-BY_COST = "automaton"  # the way to draft that weighs what verifying costs
 
 
 @dataclass(frozen=True)
@@ -55,28 +53,34 @@ class SessionConfig:
     # its budget when a call ends, and repositions when the window is full.
     scheduler: Scheduler | None = None
     # The calibrated cost model of this model on this machine (`erecap.cost.store.load_cost_model`), which a budget with
-    # `pays` asks, and drafts of the way `automaton`; without it they take reference costs.
+    # `pays` asks.
     cost: CostModel | None = None
     # Holds the keys and values and runs the model: a name of `erecap.registries.ENGINES`, or an engine that has
     # read nothing yet; such an engine has settings of its own.
     engine: str | SessionEngine = "transformers"
-    # Answers of other conversations, which the ways `automaton` and `suffix` draft from, and add theirs to. Only
+    # Answers of other conversations, which the ways `automaton-run` and `suffix` draft from, and add theirs to. Only
     # for sessions that may see each other's text.
     draft_memory: DraftMemory | None = None
+    # The calibrated cost model, by which the ways `automaton` and `automaton-run` choose how much to verify. None: the
+    # reference costs, which make an answer take as many passes on every machine.
+    draft_cost: CostModel | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
-        pays, by_cost = self.budget.pays if self.budget is not None else None, draft_way(self.draft) == BY_COST
-        if pays is not None and self.cost is None:
+        pays = self.budget.pays if self.budget is not None else None
+        if (pays is None) != (self.cost is None):
             raise ValueError(
                 f"a budget with pays={pays} needs a calibrated cost model of this model; run `erecap calibrate`"
+                if self.cost is None
+                else "a cost model is for a budget with pays: Budget.auto(pays=...)"
             )
-        if self.cost is not None and pays is None and not by_cost:
-            raise ValueError(
-                f"a cost model is for a budget with pays: Budget.auto(pays=...), or for draft={BY_COST!r}"
-            )
+        if self.draft_cost is not None and draft_way(self.draft) not in PRICED_DRAFTS:
+            raise ValueError(f"draft_cost is for draft={' or '.join(map(repr, PRICED_DRAFTS))}, got {self.draft!r}")
+        if self.draft_memory is not None and draft_way(self.draft) not in SHARED_DRAFTS:
+            raise ValueError(f"draft_memory is for draft={' or '.join(map(repr, SHARED_DRAFTS))}, got {self.draft!r}")
 
     def _check_types(self) -> None:
+        draft_way(self.draft)
         check_whole("prefill_chunk", self.prefill_chunk, least=1)
         check_whole("rewind_tokens", self.rewind_tokens, least=0)
         if self.seed is None:

@@ -12,9 +12,12 @@ from erecap.decoding.drafts.suffix import AutomatonDraft
 from erecap.decoding.drafts.texts import ConversationText, DraftMemory
 from erecap.decoding.loop import Draft
 from erecap.generation import AllowedTokens
+from erecap.registries import PRICED_DRAFTS, SHARED_DRAFTS
 from erecap.session.config import SessionConfig, draft_way
 from erecap.session.conversation.conversation import Conversation
 from erecap.session.schedule_call import PlanDraft, PlanFirst
+
+SEARCHING = (*PRICED_DRAFTS, "suffix")  # ways that search the conversation's text
 
 
 class SessionDrafts:
@@ -34,8 +37,8 @@ class SessionDrafts:
     @classmethod
     def of(cls, config: SessionConfig, model: Any) -> SessionDrafts:
         """The drafts of a session with this configuration, on this model."""
-        if config.cost is not None:
-            return cls(calibrated_cost(config.cost), config.draft_memory)
+        if config.draft_cost is not None:
+            return cls(calibrated_cost(config.draft_cost), config.draft_memory)
         device = getattr(getattr(model, "device", None), "type", "cpu")
         return cls(reference_cost(config.decode_weights != "same", device != "cpu"), config.draft_memory)
 
@@ -52,6 +55,16 @@ class SessionDrafts:
     def forget(self) -> None:
         """Drop the conversation's text, which an interrupted call may have left half made; it is read anew."""
         self._text = ConversationText()
+
+    def follow(self, way: bool | str, conversation: Conversation) -> None:
+        """Take in what was read, where the way searches the conversation; then an answer begins at once."""
+        if draft_way(way) not in SEARCHING:
+            return
+        try:
+            self._text.follow(conversation.transcript.ids, conversation.transcript.forgotten)
+        except BaseException:  # an interrupt
+            self.forget()
+            raise
 
     def draft(
         self,
@@ -78,22 +91,22 @@ class SessionDrafts:
             return None
         if name == "lookup":
             return PlanDraft(plan, [given, conversation.previous, new], transcript.ids)
+        memory = self.memory if name in SHARED_DRAFTS else None
         draft: Draft
         if name == "prompt-lookup":
             draft = PromptLookupDraft(transcript.ids)
         else:
-            self._text.follow(transcript.ids, transcript.forgotten)
+            self.follow(way, conversation)
             if name == "suffix":
-                draft = SuffixDraft(self._text, self.memory)
+                draft = SuffixDraft(self._text, memory)
             else:
-                acceptance = self._acceptance if self.memory is None else None
                 draft = AutomatonDraft(
-                    self._text, stored, self._cost, given=[plan, given], memory=self.memory, acceptance=acceptance,
-                    allowed=allowed,
+                    self._text, stored, self._cost, given=[plan, given], memory=memory, allowed=allowed,
+                    acceptance=self._acceptance if memory is None else memory.acceptance,
                 )  # fmt: skip
         return PlanFirst(plan, draft) if plan else draft
 
-    def answered(self, ids: Sequence[int]) -> None:
-        """Let others draft from an answer."""
-        if self.memory is not None:
+    def answered(self, way: bool | str, ids: Sequence[int]) -> None:
+        """Let others draft from an answer, where the way is one of those that do."""
+        if self.memory is not None and draft_way(way) in SHARED_DRAFTS:
             self.memory.add(ids)

@@ -12,15 +12,16 @@ from weakref import WeakValueDictionary
 
 from erecap.budget import Budget
 from erecap.decoding.answer import AnswerWatcher, answer_ends, say_ignored_defaults
+from erecap.decoding.drafts.choices import RememberedChoices
 from erecap.decoding.forced import forced_ids
 from erecap.decoding.loop import Decoded, Draft, decode
 from erecap.engines.protocol import SessionEngine
 from erecap.errors import ConfigError
 from erecap.generation import AllowedTokens, Decision, FinishReason, Generation, Message, PromptPiece
-from erecap.registries import ENGINES, EVICT_BY
+from erecap.registries import ENGINES, EVICT_BY, PRICED_DRAFTS
 from erecap.scheduling.rules import Scheduler
 from erecap.session.automatic import drop_what_pays
-from erecap.session.config import SessionConfig, is_engine
+from erecap.session.config import SessionConfig, draft_way, is_engine
 from erecap.session.conversation.chat import ChatPart, whole_part
 from erecap.session.conversation.conversation import Conversation
 from erecap.session.conversation.protection_spans import Span, numbered
@@ -75,7 +76,7 @@ class ReplanSession:
         tokenizer: its fast tokenizer, with a chat template.
         budget: a `Budget`, or what `Budget.of` takes: tokens, "auto", or None for no limit.
         prune, evict_by, stale_first, draft, seed, rewind_tokens, retokenize, decode_weights, prefill_chunk,
-            scheduler, cost, engine, draft_memory: see the fields of `SessionConfig`.
+            scheduler, cost, engine, draft_memory, draft_cost: see the fields of `SessionConfig`.
 
     Raises:
         ConfigError: no engine of that name, or one that cannot be made.
@@ -109,10 +110,12 @@ class ReplanSession:
         cost: CostModel | None = None,
         engine: str | SessionEngine = "transformers",
         draft_memory: DraftMemory | None = None,
+        draft_cost: CostModel | None = None,
     ) -> None:
         self.config = SessionConfig(
             prune, Budget.of(budget), _ranking(evict_by, model), stale_first, draft, seed, rewind_tokens, retokenize,
             decode_weights, prefill_chunk, scheduler, cost, engine, draft_memory,
+            draft_cost,
         )  # fmt: skip
         self.model = model
         self.tokenizer = tokenizer
@@ -295,6 +298,7 @@ class ReplanSession:
         read = self.prefill.take(part) if part is not None else 0
         self.conversation.chat = chat
         self._tidy()
+        self.drafts.follow(self.draft, self.conversation)
         return read
 
     @one_call
@@ -315,6 +319,7 @@ class ReplanSession:
         read = self.prefill.take(whole_part(messages, self.tokenizer, header=False))
         self.conversation.chat = self.conversation.chat.becomes(messages)
         self._tidy()
+        self.drafts.follow(self.draft, self.conversation)
         return read
 
     @one_call
@@ -374,6 +379,8 @@ class ReplanSession:
         ends = answer_ends(self.model, self.tokenizer)
         left = self.tokenizer(old_plan, add_special_tokens=False)["input_ids"] if old_plan else []
         pick = _sampler(temperature, top_p, seed)
+        if allowed_tokens is not None and draft_way(self.draft) in PRICED_DRAFTS:
+            allowed_tokens = RememberedChoices(allowed_tokens)
         forced = None if force is None else forced_ids(force, self.tokenizer, ends, max_new_tokens)
         try:
             ids, marks, reused = self.prefill.enter(part, known, answering=True)
@@ -501,7 +508,7 @@ class ReplanSession:
         self.conversation.remember(fitted.part, text, decoded.ids, stored, ends)
         if self.engine.tokens > self.conversation.transcript.tokens:
             self.engine.rollback(self.conversation.transcript.tokens)
-        self.drafts.answered(decoded.ids)
+        self.drafts.answered(self.draft, decoded.ids)
         self._passes = max(1, decoded.passes)
         self.conversation.chat = fitted.chat.answered(text)
 

@@ -1,8 +1,8 @@
 """Cost of a decoding pass by the number of its tokens, which decides how many drafted tokens are verified.
 
-A calibrated cost model (`erecap calibrate`) says it for this machine. Without one the reference costs below hold: ratios
-to a pass of one token, measured on one thread of a CPU with 1,024 tokens stored. They are frozen, so that the number of
-passes of an answer is the same wherever it is played.
+A calibrated cost model (`erecap calibrate`) says it for this machine. Without one the reference costs below hold:
+ratios to a pass of one token, measured on one thread of a CPU with 1,024 tokens stored. They are frozen, so that the
+number of passes of an answer is the same wherever it is played.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class AutomatonDraft:
         cost: of a pass, by its tokens and the tokens stored.
         given: texts that the answer may repeat, beside the conversation.
         memory: answers in other conversations; None: there are none.
-        acceptance: shares of right tokens, which go on being counted; None: those of `memory`.
+        acceptance: shares of right tokens, which go on being counted; None: the first ones.
         allowed: the ids allowed after those generated; what is not allowed is not proposed.
     """
 
@@ -53,7 +53,7 @@ class AutomatonDraft:
     ) -> None:
         self._text, self._memory, self._allowed = text, memory, allowed
         self._stored, self._cost = stored, cost
-        self._acceptance = acceptance or (memory.acceptance if memory is not None else Acceptance())
+        self._acceptance = acceptance or Acceptance()
         self._given = SuffixAutomaton() if any(given) else None
         for ids in given:
             if self._given is not None:
