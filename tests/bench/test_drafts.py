@@ -94,7 +94,7 @@ def test_agreement_is_the_share_before_the_first_difference() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("not json", "qa.jsonl cannot be read"),
+        ("not json", r"qa\.jsonl cannot be read"),
         ('{"turns": []}', "row 1: 'turns' must be a list of texts"),
         ('{"turns": ["a", 3]}', "row 1: 'turns' must be a list of texts"),
         ("[1]", "row 1: 'turns' must be a list of texts"),
@@ -105,7 +105,7 @@ def test_prompt_files_that_hold_no_prompts(tmp_path: Path, content: str, said: s
     (tmp_path / "qa.jsonl").write_text(content)
     with pytest.raises(ConfigError, match=said):
         prompt_sets(tmp_path, 3)
-    with pytest.raises(ConfigError, match="no folder with .jsonl files"):
+    with pytest.raises(ConfigError, match=r"no folder with \.jsonl files"):
         prompt_sets(tmp_path / "other", 3)
 
 
