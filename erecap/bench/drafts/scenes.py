@@ -1,4 +1,4 @@
-"""What is decoded: replans that repeat part of the last plan, new plans, and prompts of a folder."""
+"""Scenes of the bench of drafts: replans that repeat part of the last plan, new plans, and prompts of a folder."""
 
 from __future__ import annotations
 

@@ -70,5 +70,5 @@ class Acceptance:
 
     @property
     def worth(self) -> float:
-        """What a token has cost of late, in units of a pass of one token; at most 1, the cost of a token undrafted."""
+        """Cost of a token of late, in units of a pass of one token; at most 1, the cost of a token undrafted."""
         return min(1.0, (self._cost + WEIGHT) / (self._tokens + WEIGHT))

@@ -156,7 +156,7 @@ class SuffixAutomaton:
         return [(token, self._count[to], self._newest[to]) for token, to in self._next[state].items()]
 
     def likeliest(self, state: int) -> tuple[int, int, int, int] | None:
-        """What follows a state's runs most often, the newest of equals; None where nothing does.
+        """The token that follows a state's runs most often, the newest of equals; None where nothing does.
 
         Returns:
             The token, its state, how often it follows, and how often anything does.

@@ -43,9 +43,9 @@ class PromptLookupDraft:
                     first.setdefault(tuple(ids[end - size : end]), end)
         self._known = max(self._known, len(ids) - 1)
         for size in range(min(LOOKUP_GRAM, len(ids) - 1), 0, -1):
-            end = self._first[size - 1].get(tuple(ids[-size:]))
-            if end is not None:
-                return ids[end : end + LOOKUP_TOKENS]
+            found = self._first[size - 1].get(tuple(ids[-size:]))
+            if found is not None:
+                return ids[found : found + LOOKUP_TOKENS]
         return []
 
     def learn(self, proposed: int, accepted: int) -> None:
