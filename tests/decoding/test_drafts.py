@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from copy import deepcopy
 from itertools import pairwise
 
 import numpy as np
@@ -121,7 +122,7 @@ def test_texts_and_memories_are_bounded_and_the_oldest_goes() -> None:
         memory.add([number, 500 + number, 7])
         assert memory.tokens <= 40
     memory.add([])
-    twin = memory.copy()
+    twin = deepcopy(memory)
     twin.add(range(600, 700))  # longer than it may be: its end is kept
     assert twin.tokens <= 40 and memory.tokens <= 40
     with memory.searched() as own, twin.searched() as other:
@@ -231,7 +232,7 @@ def test_a_proposal_is_never_expected_to_take_longer_than_plain_decoding(
     draft = AutomatonDraft(text, 0, cost, acceptance=acceptance)
     for count in range(1, len(answer) + 1):
         proposal = draft.propose(answer[:count], pending)
-        assert len(proposal) <= LONGEST
+        assert len(proposal) + pending <= LONGEST
         if further >= 1.0:
             assert proposal == []  # a drafted token costs as much as one that is generated
         if proposal:
@@ -253,9 +254,9 @@ def test_what_verifying_costs_decides_how_much_is_proposed() -> None:
         return len(AutomatonDraft(text, 1000, cost).propose(plan[:shown], pending))
 
     lengths = [proposed(costs(1.0, further)) for further in (0.0, 0.1, 0.4, 0.9, 2.0)]
-    assert lengths[0] == LONGEST and lengths == sorted(lengths, reverse=True) and lengths[-1] == 0
+    assert lengths[0] == LONGEST - 1 and lengths == sorted(lengths, reverse=True) and lengths[-1] == 0
     assert proposed(reference_cost()) > proposed(reference_cost(packed=True)) > 0
-    assert proposed(reference_cost(accelerator=True)) == LONGEST
+    assert proposed(reference_cost(accelerator=True)) == LONGEST - 1
     # A step of the costs is not climbed for little.
     step = lambda tokens, stored: 1.0 if tokens <= 4 else 3.0  # noqa: E731
     assert proposed(step, 1, 2) == 3 and proposed(step, 3, 2) == 1 and proposed(step, 4, 2) == 0

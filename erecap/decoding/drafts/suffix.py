@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from erecap.cost.model import PACKED
 from erecap.decoding.drafts.acceptance import Acceptance, Support, support
 from erecap.decoding.drafts.automaton import ROOT, SuffixAutomaton
 from erecap.decoding.drafts.costs import PassCost
 from erecap.decoding.drafts.texts import SEARCHED, ConversationText, DraftMemory
 from erecap.generation import AllowedTokens
 
-LONGEST = 16  # tokens of a proposal
+LONGEST = PACKED  # tokens of a pass: longer ones are read with other weights, where decoding has packed ones
 LEVELS = 4  # runs of one text that are tried, the longest first
 Step = tuple[int, Support | None]  # a token, and its support; None: there is no other choice
 
@@ -72,16 +73,17 @@ class AutomatonDraft:
         """
         self._text.add(generated[self._added :])
         self._added, self._pending = len(generated), pending
+        most = max(0, LONGEST - pending)
         base = self._ms(0)
         worth = self._acceptance.worth * self._cost(1, self._stored + self._added)
         best, self._steps = 0.0, []
         for steps in self._candidates():
-            value, count = self._value(steps, worth, base)
+            value, count = self._value(steps[:most], worth, base)
             if value > best:
                 best, self._steps = value, steps[:count]
         if self._allowed is not None and self._steps:
             steps = self._as_allowed(self._allowed, generated)
-            self._steps = steps[: self._value(steps, worth, base)[1]]
+            self._steps = steps[: self._value(steps[:most], worth, base)[1]]
         if not self._steps:
             self._passed(0, 0)
         return [token for token, _ in self._steps]
@@ -120,7 +122,8 @@ class AutomatonDraft:
             yield from self._runs(self._given, *self._given.match(end))
         if self._memory is not None:
             with self._memory.searched() as others:
-                yield from self._runs(others, *others.match(end))
+                found = list(self._runs(others, *others.match(end)))  # nothing is yielded under the lock
+            yield from found
 
     @staticmethod
     def _runs(automaton: SuffixAutomaton, state: int, size: int) -> Iterator[list[Step]]:

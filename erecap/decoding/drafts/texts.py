@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from erecap.decoding.drafts.acceptance import Acceptance
 from erecap.decoding.drafts.automaton import SuffixAutomaton
@@ -110,6 +111,9 @@ class DraftMemory:
         self._automaton = SuffixAutomaton()
         self._texts: deque[list[int]] = deque()
         self._lock = threading.Lock()
+
+    def __deepcopy__(self, known: dict[int, Any]) -> DraftMemory:
+        return self.copy()  # a lock cannot be copied
 
     @property
     def tokens(self) -> int:
