@@ -26,13 +26,16 @@ class SessionDrafts:
     Args:
         cost: of a pass of decoding.
         memory: answers of other conversations to draft from, and to add this one's to; None: of none.
+
+    Attributes:
+        acceptance: shares of drafted tokens that were right in this session; a memory counts its own.
     """
 
     def __init__(self, cost: PassCost, memory: DraftMemory | None = None) -> None:
         self.memory = memory
         self._cost = cost
         self._text = ConversationText()
-        self._acceptance = Acceptance()
+        self.acceptance = Acceptance()
 
     @classmethod
     def of(cls, config: SessionConfig, model: Any) -> SessionDrafts:
@@ -45,7 +48,7 @@ class SessionDrafts:
     def fork(self) -> SessionDrafts:
         """Those of a fork: its text is its own from now on, and a memory is shared."""
         twin = SessionDrafts(self._cost, self.memory)
-        twin._text, twin._acceptance = self._text.fork(), self._acceptance.copy()
+        twin._text, twin.acceptance = self._text.fork(), self.acceptance.copy()
         return twin
 
     def fresh(self) -> SessionDrafts:
@@ -102,7 +105,7 @@ class SessionDrafts:
             else:
                 draft = AutomatonDraft(
                     self._text, stored, self._cost, given=[plan, given], memory=memory, allowed=allowed,
-                    acceptance=self._acceptance if memory is None else memory.acceptance,
+                    acceptance=self.acceptance if memory is None else memory.acceptance,
                 )  # fmt: skip
         return PlanFirst(plan, draft) if plan else draft
 

@@ -9,6 +9,7 @@ from typing import Any
 from erecap.bench.drafts.settings import PLAIN, DraftsBench
 from erecap.bench.replan.calls import steady
 from erecap.budget import Budget
+from erecap.decoding.drafts.acceptance import Acceptance
 from erecap.decoding.drafts.texts import DraftMemory
 from erecap.decoding.linear import known_weights
 from erecap.generation import JsonRow, Message
@@ -24,10 +25,12 @@ class Ways:
     def __init__(self, bench: DraftsBench, model: Any, tokenizer: Any) -> None:
         self._bench, self._model, self._tokenizer = bench, model, tokenizer
         self._memories: dict[tuple[str, str], DraftMemory] = {}
+        self._acceptance: dict[tuple[str, str], Acceptance] = {}
         self.forget()
 
     def forget(self) -> None:
-        """Forget all answers."""
+        """Forget all answers, and which drafted tokens were right."""
+        self._acceptance = {}
         kinds, shared = self._bench.weights, [way for way in self._bench.ways if way in SHARED_DRAFTS]
         self._memories = {(kind, way): DraftMemory() for kind in kinds for way in shared}
 
@@ -60,6 +63,7 @@ class Ways:
         """
         rows: list[JsonRow] = []
         plain: dict[str, tuple[str, list[int]]] = {}
+        learned: dict[tuple[str, str], Acceptance] = {}
         with steady() as collect:
             for repetition in range(repetitions):
                 for kind, session in sessions.items():
@@ -68,8 +72,11 @@ class Ways:
                         twin = session.fork()
                         twin.draft = False if way == PLAIN else way
                         memory = self._memories.get((kind, way))
-                        # A copy: what it is taught by this answer must not help to give it once more.
+                        # Copies: what they are taught by this answer must not help to give it once more.
                         twin.drafts.memory = None if memory is None else memory.copy()
+                        known = twin.drafts if twin.drafts.memory is None else twin.drafts.memory
+                        known.acceptance = self._acceptance.get((kind, way), Acceptance()).copy()
+                        learned[kind, way] = known.acceptance
                         row = timed(twin, messages, tokens, least, given)
                         said = row.pop("said")
                         if way == PLAIN:
@@ -79,6 +86,7 @@ class Ways:
                         rows.append({**head, **row, "agreement": agreed, "same_text": said[0] == plain[kind][0]})
         for (kind, _), memory in self._memories.items():
             memory.add(plain[kind][1])
+        self._acceptance.update(learned)
         return plain[self._bench.weights[0]][0], rows
 
 
