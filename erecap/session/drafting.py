@@ -79,6 +79,8 @@ class SessionDrafts:
         new: Sequence[int],
         stored: int,
         allowed: AllowedTokens | None,
+        ends: Sequence[int],
+        tokens: int,
     ) -> Draft | None:
         """The draft of the answer to what was read last; None where the session does not draft.
 
@@ -88,6 +90,7 @@ class SessionDrafts:
             new: tokens read in this call.
             stored: tokens stored.
             allowed: ids that the answer may go on with.
+            ends, tokens: ids that end it, and how many tokens it may have.
         """
         name, transcript = draft_way(way), conversation.transcript
         if name is None:
@@ -105,6 +108,7 @@ class SessionDrafts:
             else:
                 draft = AutomatonDraft(
                     self._text, stored, self._cost, given=[plan, given], memory=memory, allowed=allowed,
+                    ends=ends, tokens=tokens,
                     acceptance=self.acceptance if memory is None else memory.acceptance,
                 )  # fmt: skip
         return PlanFirst(plan, draft) if plan else draft

@@ -403,7 +403,7 @@ class ReplanSession:
                     max_new_tokens=max_new_tokens,
                     pick=pick,
                     allowed=allowed_tokens,
-                    draft=self._draft(left, draft, ids, allowed_tokens),
+                    draft=self._draft(left, draft, ids, allowed_tokens, ends, max_new_tokens),
                     not_before=(min_new_tokens, ends),
                     force=forced,
                     ended=lambda out: out[-1] in ends or is_plan(out) or watcher.stopped(out),
@@ -488,13 +488,19 @@ class ReplanSession:
         )
 
     def _draft(
-        self, left: list[int], given: str | None, new: list[int], allowed: AllowedTokens | None
+        self,
+        left: list[int],
+        given: str | None,
+        new: list[int],
+        allowed: AllowedTokens | None,
+        ends: Sequence[int],
+        tokens: int,
     ) -> Draft | None:
         """Proposals for decoding: the old plan's rest, then what followed the newest tokens before."""
         ids = self.tokenizer(given, add_special_tokens=False)["input_ids"] if given else []
         return self.drafts.draft(
             self.draft, self.conversation, plan=left, given=ids, new=new, stored=self.engine.stored().most,
-            allowed=allowed,
+            allowed=allowed, ends=ends, tokens=tokens,
         )  # fmt: skip
 
     def _traced(self, part: ChatPart) -> tuple[PromptPiece, ...]:

@@ -346,6 +346,26 @@ def test_only_what_the_grammar_allows_is_proposed_and_what_it_forces_comes_along
     assert forced == [3, 8, 10]  # and nothing after, since what followed 3 is no longer what follows
 
 
+def test_a_grammar_is_asked_neither_behind_an_end_nor_beyond_the_last_token() -> None:
+    text, asked = ConversationText(), list[int]()
+    text.follow([1, 2, 3, 4, 5, END, 6, 7, 1, 2, 3, 4, 5, END, 6, 9])
+
+    def allowed(ids: Sequence[int]) -> list[int]:
+        asked.append(len(ids))
+        assert END not in ids
+        return [3, 4, 5, END, 6]
+
+    def proposed(tokens: int) -> list[int]:
+        return AutomatonDraft(
+            text.fork(), 0, costs(1.0, 0.01), allowed=allowed, ends=[END], tokens=tokens
+        ).propose([1, 2])  # fmt: skip
+
+    assert proposed(40) == [3, 4, 5, END] and max(asked) == 5
+    asked.clear()
+    assert proposed(5) == [3, 4] and max(asked) == 3
+    assert proposed(3) == proposed(2) == []
+
+
 @given(st.lists(st.lists(st.integers(0, 1), max_size=6), max_size=12))
 def test_remembered_choices_are_those_of_the_grammar(asked: list[list[int]]) -> None:
     calls: list[list[int]] = []

@@ -38,7 +38,10 @@ class AutomatonDraft:
         given: texts that the answer may repeat, beside the conversation.
         memory: answers in other conversations; None: there are none.
         acceptance: shares of right tokens, which go on being counted; None: the first ones.
-        allowed: the ids allowed after those generated; what is not allowed is not proposed.
+        allowed: the ids allowed after those generated; what is not allowed is not proposed. It is not asked behind an
+            end of the answer.
+        ends: ids that end an answer.
+        tokens: most tokens of the answer; None: no matter how many.
     """
 
     def __init__(
@@ -51,8 +54,11 @@ class AutomatonDraft:
         memory: DraftMemory | None = None,
         acceptance: Acceptance | None = None,
         allowed: AllowedTokens | None = None,
+        ends: Sequence[int] = (),
+        tokens: int | None = None,
     ) -> None:
         self._text, self._memory, self._allowed = text, memory, allowed
+        self._ends, self._tokens = frozenset(ends), tokens
         self._stored, self._cost = stored, cost
         self._acceptance = acceptance or Acceptance()
         self._given = SuffixAutomaton() if any(given) else None
@@ -73,7 +79,8 @@ class AutomatonDraft:
         """
         self._text.add(generated[self._added :])
         self._added, self._pending = len(generated), pending
-        most = max(0, LONGEST - pending)
+        room = LONGEST if self._tokens is None else self._tokens - len(generated) - 1
+        most = max(0, min(LONGEST - pending, room))
         base = self._ms(0)
         worth = self._acceptance.worth * self._cost(1, self._stored + self._added)
         best, self._steps = 0.0, []
@@ -82,8 +89,8 @@ class AutomatonDraft:
             if value > best:
                 best, self._steps = value, steps[:count]
         if self._allowed is not None and self._steps:
-            steps = self._as_allowed(self._allowed, generated)
-            self._steps = steps[: self._value(steps[:most], worth, base)[1]]
+            steps = self._as_allowed(self._allowed, generated, most)
+            self._steps = steps[: self._value(steps, worth, base)[1]]
         if not self._steps:
             self._passed(0, 0)
         return [token for token, _ in self._steps]
@@ -134,11 +141,11 @@ class AutomatonDraft:
             yield likeliest_steps(automaton, state, size)
             state, size = automaton.shorter(state)
 
-    def _as_allowed(self, allowed: AllowedTokens, generated: Sequence[int]) -> list[Step]:
-        """The newest proposal with the tokens that must come, up to the first that may not."""
+    def _as_allowed(self, allowed: AllowedTokens, generated: Sequence[int], most: int) -> list[Step]:
+        """The newest proposal with the tokens that must come, up to the first that may not, or that ends the answer."""
         found: list[Step] = []
         ids, coming = list(generated), iter(self._steps)
-        while len(found) < LONGEST:
+        while len(found) < most and (not found or ids[-1] not in self._ends):
             choice = allowed(ids)
             step = next(coming, None)
             if len(choice) == 1:
