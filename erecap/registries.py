@@ -219,6 +219,11 @@ ENGINES = Registry(
 )
 # What a session may rank by without a trained pruner; see `erecap.tokens.scoring.by_name`.
 EVICT_BY = ("recency", "random", "attention")
+# Ways to draft tokens while decoding; see `erecap.decoding.drafts`.
+DRAFTS = ("automaton", "automaton-run", "lookup", "prompt-lookup", "suffix")
+DEFAULT_DRAFT = "automaton"  # what `draft: true` is
+SHARED_DRAFTS = ("automaton-run", "suffix")  # those that draft from other conversations as well
+PRICED_DRAFTS = ("automaton", "automaton-run")  # those that weigh what verifying costs
 SINKS = 4  # first tokens of a sequence that are always kept, unless a configuration says otherwise
 PRESETS: dict[str, float] = {"keep09": 0.9, "keep08": 0.8, "keep07": 0.7}  # published keep ratios by name
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Parameters that only one of the two kinds of server has.
 OF_MODELS = (
     "model", "adapter", "evict_by", "pruner", "kv_tokens", "memory_gb", "pays", "name", "sessions", "kv_mb", "at_once",
-    "waiting", "dtype", "device", "decode_weights", "threads", "layers",
+    "waiting", "dtype", "device", "decode_weights", "threads", "layers", "draft",
 )  # fmt: skip
 OF_PROXIES = ("upstream_key_env", "keep_tokens", "tokenizer", "patterns", "emit_edits", "log", "answer_mb")
 
@@ -108,6 +108,10 @@ def serve(
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     decode_weights: Annotated[str, typer.Option(help="Weights while decoding: same, int8 or int4.")] = "same",
+    draft: Annotated[
+        str | None,
+        typer.Option(help="Way to draft: automaton, automaton-run, lookup, prompt-lookup, suffix, none."),
+    ] = None,
     threads: ThreadsOption = None,
 ) -> None:
     """Serve a local model at /v1/chat/completions, or shorten the chats that go to another server.
@@ -158,7 +162,7 @@ def serve(
     engine = open_engine(
         model, adapter=adapter, evict_by=evict_by or pruner or "recency", budget=budget, dtype=dtype, device=device,
         decode_weights=decode_weights, threads=threads, layers=layers, thinking_first=thinking_first,
-        at_once=at_once, most_waiting=waiting, sessions=sessions,
+        draft=_draft(draft), at_once=at_once, most_waiting=waiting, sessions=sessions,
         session_bytes=None if kv_mb is None else kv_mb << 20, request_s=timeout,
         **({} if keys is None else {"tenants": keys.tenants}),
         say=_say,
@@ -189,6 +193,17 @@ def _budget(kv_tokens: str, memory_gb: float | None, pays: float | None) -> Budg
         return Budget.of(tokens)
     except ValueError as error:
         raise ConfigError(f"serve: {error}") from error
+
+
+def _draft(name: str | None) -> bool | str:
+    from erecap.errors import ConfigError
+    from erecap.registries import DRAFTS
+
+    if name is None or name == "none":
+        return name is None
+    if name not in DRAFTS:
+        raise ConfigError(f"--draft: got {name!r}; allowed: {', '.join(DRAFTS)}, none")
+    return name
 
 
 def _was_given(context: typer.Context, name: str) -> bool:

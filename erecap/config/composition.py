@@ -54,7 +54,11 @@ class DecodeParts(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    draft: bool = Field(default=True, description="Draft tokens from earlier answers; answers stay the same.")
+    draft: bool | Literal["automaton", "automaton-run", "lookup", "prompt-lookup", "suffix"] = Field(
+        default=True,
+        description="Draft tokens from earlier text; answers stay the same. true: automaton by reference costs; or a "
+        "way by its name: automaton or automaton-run by calibrated costs, lookup, prompt-lookup, suffix.",
+    )
     weights: Literal["same", "int8", "int4"] | None = Field(
         default=None, description="Weights while decoding; null: the run's decode_weights."
     )

@@ -30,7 +30,9 @@ class Evict:
 class Decode:
     """Decoding settings of a mode."""
 
-    draft: bool = True  # propose tokens that followed the newest ones before; answers stay the same
+    # Propose tokens that followed the newest ones before, by a way of `DRAFTS`; True: by the default one. Answers stay
+    # the same.
+    draft: bool | str = True
     weights: Literal["same", "int8", "int4"] | None = None  # None: the run's `decode_weights`
 
 

@@ -41,7 +41,7 @@ class LookupDraft:
         else:
             self._length = max(SHORTEST, accepted + 1)
 
-    def propose(self, generated: Sequence[int]) -> list[int]:
+    def propose(self, generated: Sequence[int], pending: int = 1) -> list[int]:
         """Tokens that may follow `generated`; empty if nothing matches."""
         if not generated:
             return self._sources[0][: self._length] if self._sources else []

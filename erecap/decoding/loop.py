@@ -19,7 +19,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from erecap.decoding.draft import LookupDraft
 from erecap.generation import AllowedTokens
 
 Ended = Callable[[list[int]], bool]
@@ -42,6 +41,18 @@ class Reader(Protocol):
         ...
 
 
+class Draft(Protocol):
+    """Proposals for one answer; `erecap.decoding.drafts` has several ways to make them."""
+
+    def propose(self, generated: Sequence[int], pending: int = 1) -> list[int]:
+        """Tokens that may follow `generated`; `pending`: tokens that the pass which verifies them reads anyway."""
+        ...
+
+    def learn(self, proposed: int, accepted: int) -> None:
+        """Record that of the first `proposed` tokens of the newest proposal the first `accepted` were right."""
+        ...
+
+
 @dataclass
 class Decoded:
     """The outcome of a decode loop."""
@@ -61,7 +72,7 @@ def decode(
     ended: Ended,
     pick: Callable[[np.ndarray], int] | None = None,
     allowed: AllowedTokens | None = None,
-    draft: LookupDraft | None = None,
+    draft: Draft | None = None,
     not_before: tuple[int, Sequence[int]] = (0, ()),
     force: Sequence[int] | None = None,
 ) -> Decoded:
@@ -124,7 +135,7 @@ def decode(
         if add(token) or add_forced():
             break
         room = max_new_tokens - len(out.ids) - 1
-        proposal = draft.propose(out.ids)[:room] if draft is not None and room > 0 else []
+        proposal = draft.propose(out.ids, len(pending))[:room] if draft is not None and room > 0 else []
         rows = np.asarray(reader.verify(pending + proposal))[-1 - len(proposal) :]
         out.passes += 1
         out.drafted += len(proposal)

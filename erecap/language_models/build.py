@@ -22,7 +22,7 @@ from erecap.language_models.reread import RereadBeside
 from erecap.language_models.schedulers import scheduler_maker, stored_cost_model
 from erecap.language_models.transformers import TransformersLanguageModel
 from erecap.protocols import LanguageModel
-from erecap.registries import LEARNED
+from erecap.registries import LEARNED, PRICED_DRAFTS
 from erecap.tokens.cache.read_scores import ReadScorer
 from erecap.tokens.scoring.learned import LearnedScorer
 from erecap.tokens.scoring.schedule import PruneConfig
@@ -86,6 +86,8 @@ def build_language_model(opened: OpenedModel, mode: Mode, settings: CallSettings
     options |= {"prune": prune, "scheduler": scheduler_maker(opened, settings.schedule, options["decode_weights"])}
     if budget.pays is not None and isinstance(mode.kv, Evict):
         options["cost"] = stored_cost_model(opened, options["decode_weights"], "budget", ["pays"])
+    if mode.decode.draft in PRICED_DRAFTS:
+        options["draft_cost"] = stored_cost_model(opened, options["decode_weights"], "decode", [])
     try:
         if mode.text is not None:
             return TEXT[mode.text](opened.model, opened.tokenizer, **options | {"budget": budget})

@@ -10,10 +10,13 @@ from typing import Any
 
 from erecap.budget import Budget
 from erecap.cost.model import CostModel
+from erecap.decoding.drafts.texts import DraftMemory
 from erecap.decoding.linear import Weights
 from erecap.engines.transformers import TransformersEngine
 from erecap.generation import Generation, Message
+from erecap.registries import SHARED_DRAFTS
 from erecap.scheduling.rules import Scheduler
+from erecap.session.config import draft_way
 from erecap.session.session import ReplanSession
 from erecap.tokens.cache.read_scores import ReadScorer
 from erecap.tokens.cache.shared_storage import stored_bytes
@@ -25,7 +28,7 @@ class EpisodeSessions:
 
     Args:
         model, tokenizer, budget, prune, evict_by, seed: as for `ReplanSession`.
-        stale_first, draft, decode_weights, cost, engine: as for `ReplanSession`.
+        stale_first, draft, decode_weights, cost, engine, draft_cost: as for `ReplanSession`.
         scheduler: makes the scheduler of each episode; None: no scheduling.
     """
 
@@ -38,12 +41,13 @@ class EpisodeSessions:
         prune: PruneConfig | None = None,
         evict_by: str | ReadScorer = "recency",
         stale_first: bool = True,
-        draft: bool = True,
+        draft: bool | str = True,
         seed: int = 0,
         decode_weights: Weights = "same",
         scheduler: Callable[[], Scheduler] | None = None,
         cost: CostModel | None = None,
         engine: str = "transformers",
+        draft_cost: CostModel | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -60,6 +64,9 @@ class EpisodeSessions:
             "decode_weights": decode_weights,
             "cost": cost,
             "engine": engine,
+            "draft_cost": draft_cost,
+            # Episodes of a run draft from each other's answers.
+            "draft_memory": DraftMemory() if draft_way(draft) in SHARED_DRAFTS else None,
         }
         self.reset()
 

@@ -13,13 +13,16 @@ from functools import partial
 from typing import Any
 
 from erecap.context.tokenize import render_prompt
+from erecap.decoding.drafts.texts import DraftMemory
 from erecap.errors import BudgetError, MessagesError
 from erecap.generation import Generation, Message
+from erecap.registries import SHARED_DRAFTS
 from erecap.serving.failures import ApiFailure, client_gone, overloaded, too_long, waited_too_long
 from erecap.serving.keys import EVERYBODY
 from erecap.serving.raw_text import raw_tokenizer
 from erecap.serving.store import SessionStore
 from erecap.session.chat_edits import ChatEdits
+from erecap.session.config import draft_way
 from erecap.session.conversation.chat import SessionChat
 from erecap.session.pool.pool import ReplanPool
 from erecap.session.session import ReplanSession
@@ -85,11 +88,15 @@ class Engine:
                 f"{at_once * len(tenants)}"
             )
         self.tokenizer = tokenizer
-        self.window = make_session().engine.window
+        first = make_session()
+        self.window = first.engine.window
         self.request_s = request_s
         self._make_session, self._raw_tokenizer = make_session, raw_tokenizer(tokenizer)
         most_bytes = None if session_bytes is None else session_bytes // len(tenants)
-        self.stores = {tenant: SessionStore(self._session, share, most_bytes) for tenant in tenants}
+        # What is drafted from shows in the time of an answer, so each tenant drafts from his own conversations alone.
+        shares = draft_way(first.draft) in SHARED_DRAFTS
+        self._memories = {tenant: DraftMemory() if shares else None for tenant in tenants}
+        self.stores = {tenant: SessionStore(partial(self._session, tenant), share, most_bytes) for tenant in tenants}
         self.running = 0
         self.pool = ReplanPool(model, tokenizer)
         self._at_once, self._most_waiting = at_once, most_waiting
@@ -221,7 +228,7 @@ class Engine:
         options: dict[str, Any] = {"edits": ChatEdits(), **ask.options}
         store = self.stores[ask.tenant]
         events = options["edits"].events(ask.messages)
-        held = store.take(ask.messages, ask.raw, self._raw_session if ask.raw else None, events)
+        held = store.take(ask.messages, ask.raw, partial(self._raw_session, ask.tenant) if ask.raw else None, events)
         try:
             options["max_new_tokens"] = self._room(held.session, ask)
             generation = held.session.generate(
@@ -244,16 +251,17 @@ class Engine:
             raise ApiFailure(504, f"the request took longer than {self.request_s:g} s", "server_error", "timeout")
         return generation
 
-    def _session(self) -> ReplanSession:
+    def _session(self, tenant: str) -> ReplanSession:
         """A new session. It reads the tokens of the text that clients hand back, so that a conversation gets the
         answers which it would get if it were read anew."""
         session = self._make_session()
         session.conversation.retokenize = True
+        session.drafts.memory = self._memories[tenant]
         return session
 
-    def _raw_session(self) -> ReplanSession:
+    def _raw_session(self, tenant: str) -> ReplanSession:
         """A new session for texts without a chat template."""
-        session = self._session()
+        session = self._session(tenant)
         session.tokenizer = session.conversation.tokenizer = self._raw_tokenizer
         session.conversation.chat = SessionChat(self._raw_tokenizer)
         return session

@@ -10,6 +10,7 @@ from erecap.cost.machine import cost_key
 from erecap.cost.store import load_cost_model
 from erecap.errors import ConfigError
 from erecap.language_models.build import ModelSettings, open_model
+from erecap.registries import PRICED_DRAFTS
 from erecap.serving.engine import Engine
 from erecap.session.session import ReplanSession
 
@@ -26,6 +27,7 @@ def open_engine(
     threads: int | None,
     layers: str | None = None,
     thinking_first: bool = False,
+    draft: bool | str = True,
     say: Callable[[str], None],
     **options: Any,
 ) -> Engine:
@@ -37,6 +39,7 @@ def open_engine(
             folder.
         budget: of a conversation.
         thinking_first: as of `ReplanSession`.
+        draft: way to draft tokens while decoding, as for `ReplanSession`.
         say: takes lines for the person who waits.
         options: of `Engine`.
 
@@ -46,15 +49,24 @@ def open_engine(
     """
     say(f"loading model {model}")
     opened = open_model(ModelSettings(model, adapter, dtype, device, threads, layers))
-    cost = None
-    if budget.pays is not None:
-        cost = load_cost_model(cost_key(opened.model, decode_weights, weights=opened.cost_print))
+    stored = None
+    if budget.pays is not None or draft in PRICED_DRAFTS:
+        stored = load_cost_model(cost_key(opened.model, decode_weights, weights=opened.cost_print))
+    cost = stored if budget.pays is not None else None
+    draft_cost = stored if draft in PRICED_DRAFTS else None
 
     def make_session() -> ReplanSession:
         return ReplanSession(
-            opened.model, opened.tokenizer, budget=budget, evict_by=evict_by, thinking_first=thinking_first,
-            decode_weights=decode_weights, cost=cost,
-        )  # fmt: skip
+            opened.model,
+            opened.tokenizer,
+            budget=budget,
+            evict_by=evict_by,
+            thinking_first=thinking_first,
+            draft=draft,
+            decode_weights=decode_weights,
+            cost=cost,
+            draft_cost=draft_cost,
+        )
 
     try:
         make_session()

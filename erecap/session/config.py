@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from erecap.budget import Budget, check_whole
 from erecap.engines.protocol import EngineSettings
+from erecap.registries import DEFAULT_DRAFT, DRAFTS, PRICED_DRAFTS, SHARED_DRAFTS
 
 if TYPE_CHECKING:
     from erecap.cost.model import CostModel
+    from erecap.decoding.drafts.texts import DraftMemory
     from erecap.decoding.linear import Weights
     from erecap.engines.protocol import SessionEngine
     from erecap.scheduling.rules import Scheduler
@@ -34,9 +36,9 @@ class SessionConfig:
     stale_first: bool = True  # evict what the messages call `stale` before anything else
     # Evict the thinking of earlier answers (`Message.thoughts`) even before that. Nothing goes that fits the budget.
     thinking_first: bool = False
-    # Draft tokens that followed the newest ones before: in the answer itself, the previous one, the newest message and
-    # the tokens read of late. Answers stay the same, sampled ones with the same seed too.
-    draft: bool = True
+    # Draft tokens that followed the newest ones before, by a way of `erecap.registries.DRAFTS`; True: by the default
+    # one; False: not at all. Answers stay the same, sampled ones with the same seed too.
+    draft: bool | str = True
     seed: int = 0  # for `random`
     # How far back, in tokens, a chat may be rewritten without a re-read. Older ids, marks and corrections are
     # forgotten; None: the session remembers the ids of everything it has read.
@@ -58,6 +60,12 @@ class SessionConfig:
     # Holds the keys and values and runs the model: a name of `erecap.registries.ENGINES`, or an engine that has
     # read nothing yet; such an engine has settings of its own.
     engine: str | SessionEngine = "transformers"
+    # Answers of other conversations, which the ways `automaton-run` and `suffix` draft from, and add theirs to. Only
+    # for sessions that may see each other's text.
+    draft_memory: DraftMemory | None = None
+    # The calibrated cost model, by which the ways `automaton` and `automaton-run` choose how much to verify. None: the
+    # reference costs, which make an answer take as many passes on every machine.
+    draft_cost: CostModel | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -68,8 +76,13 @@ class SessionConfig:
                 if self.cost is None
                 else "a cost model is for a budget with pays: Budget.auto(pays=...)"
             )
+        if self.draft_cost is not None and draft_way(self.draft) not in PRICED_DRAFTS:
+            raise ValueError(f"draft_cost is for draft={' or '.join(map(repr, PRICED_DRAFTS))}, got {self.draft!r}")
+        if self.draft_memory is not None and draft_way(self.draft) not in SHARED_DRAFTS:
+            raise ValueError(f"draft_memory is for draft={' or '.join(map(repr, SHARED_DRAFTS))}, got {self.draft!r}")
 
     def _check_types(self) -> None:
+        draft_way(self.draft)
         check_whole("prefill_chunk", self.prefill_chunk, least=1)
         check_whole("rewind_tokens", self.rewind_tokens, least=0)
         if self.seed is None:
@@ -88,6 +101,8 @@ class SessionConfig:
             raise ValueError(
                 f"evict_by must be a name, or an object with `score` and `layer`, got {type(self.evict_by).__name__}"
             )
+        if self.draft_memory is not None and not _has(self.draft_memory, "add", "searched"):
+            raise ValueError(f"draft_memory must be a DraftMemory or None, got {_named(self.draft_memory)}")
         if not isinstance(self.engine, str) and not is_engine(self.engine):
             raise ValueError(f"engine must be a registered name, or an engine object, got {_named(self.engine)}")
 
@@ -107,6 +122,19 @@ class SessionConfig:
         from erecap.tokens.scoring.schedule import PruneConfig
 
         return (self.prune or PruneConfig()).sinks
+
+
+def draft_way(draft: bool | str) -> str | None:
+    """The way that a session drafts by; None: it does not draft.
+
+    Raises:
+        ValueError: no way of that name.
+    """
+    if isinstance(draft, bool):
+        return DEFAULT_DRAFT if draft else None
+    if draft not in DRAFTS:
+        raise ValueError(f"draft must be True, False or one of {', '.join(DRAFTS)}, got {draft!r}")
+    return draft
 
 
 def is_engine(value: object) -> bool:

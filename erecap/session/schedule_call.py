@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from erecap.decoding.draft import LookupDraft
+from erecap.decoding.loop import Draft
 from erecap.engines.protocol import SessionEngine
 from erecap.generation import Decision
 from erecap.scheduling.rules import State
@@ -86,9 +87,31 @@ class PlanDraft(LookupDraft):
         super().__init__([plan, *sources], past=past)
         self._plan = list(plan)
 
-    def propose(self, generated: Sequence[int]) -> list[int]:
+    def propose(self, generated: Sequence[int], pending: int = 1) -> list[int]:
         """As `LookupDraft.propose`; the first proposal may be the whole plan."""
-        done = len(generated)
-        if done < len(self._plan) and list(generated) == self._plan[:done]:
-            return self._plan[done:]
-        return super().propose(generated)
+        return _rest(self._plan, generated) or super().propose(generated, pending)
+
+
+class PlanFirst:
+    """Proposes the rest of the old plan in one piece, as long as the answer repeats it; then what `draft` proposes."""
+
+    def __init__(self, plan: Sequence[int], draft: Draft) -> None:
+        self._plan, self._draft = list(plan), draft
+        self._drafts = False  # the newest proposal is the draft's
+
+    def propose(self, generated: Sequence[int], pending: int = 1) -> list[int]:
+        """Tokens that may follow `generated`."""
+        rest = _rest(self._plan, generated)
+        self._drafts = not rest
+        return rest or self._draft.propose(generated, pending)
+
+    def learn(self, proposed: int, accepted: int) -> None:
+        """Tell the draft what became of its own proposal."""
+        if self._drafts:
+            self._draft.learn(proposed, accepted)
+
+
+def _rest(plan: list[int], generated: Sequence[int]) -> list[int]:
+    """What follows in the plan, where it begins with all that was generated; else nothing."""
+    done = len(generated)
+    return plan[done:] if list(generated) == plan[:done] else []

@@ -13,21 +13,23 @@ from weakref import WeakValueDictionary
 from erecap.budget import Budget
 from erecap.context.thinking import thinking_spans
 from erecap.decoding.answer import AnswerWatcher, answer_ends, say_ignored_defaults
+from erecap.decoding.drafts.choices import RememberedChoices
 from erecap.decoding.forced import forced_ids
-from erecap.decoding.loop import Decoded, decode
+from erecap.decoding.loop import Decoded, Draft, decode
 from erecap.engines.protocol import SessionEngine
 from erecap.errors import ConfigError, MessagesError
 from erecap.generation import AllowedTokens, Decision, FinishReason, Generation, Message, PromptPiece
-from erecap.registries import ENGINES, EVICT_BY
+from erecap.registries import ENGINES, EVICT_BY, PRICED_DRAFTS
 from erecap.scheduling.rules import Scheduler
 from erecap.session.automatic import drop_what_pays
 from erecap.session.chat_edits import ChatEdits
-from erecap.session.config import SessionConfig, is_engine
+from erecap.session.config import SessionConfig, draft_way, is_engine
 from erecap.session.conversation.chat import ChatPart, whole_part
 from erecap.session.conversation.conversation import Conversation
 from erecap.session.conversation.edit_record import Event
 from erecap.session.conversation.protection_spans import Span, numbered
 from erecap.session.conversation.transcript import Mark
+from erecap.session.drafting import SessionDrafts
 from erecap.session.edits import SessionEdits
 from erecap.session.fit_call import FittedChat, fit_chat
 from erecap.session.interrupt import Interrupt, Interrupted
@@ -36,11 +38,12 @@ from erecap.session.persist import load_session, save_session
 from erecap.session.policy import SessionPolicy
 from erecap.session.prefill import SessionPrefill
 from erecap.session.report import CallReport
-from erecap.session.schedule_call import PlanDraft, schedule, stops_with_plan
+from erecap.session.schedule_call import schedule, stops_with_plan
 from erecap.session.trace import trace_pieces
 
 if TYPE_CHECKING:
     from erecap.cost.model import CostModel
+    from erecap.decoding.drafts.texts import DraftMemory
     from erecap.decoding.linear import Weights
     from erecap.tokens.cache.read_scores import ReadScorer
     from erecap.tokens.scoring.schedule import PruneConfig
@@ -76,7 +79,7 @@ class ReplanSession:
         tokenizer: its fast tokenizer, with a chat template.
         budget: a `Budget`, or what `Budget.of` takes: tokens, "auto", or None for no limit.
         prune, evict_by, stale_first, thinking_first, draft, seed, rewind_tokens, retokenize, decode_weights,
-            prefill_chunk, scheduler, cost, engine: see the fields of `SessionConfig`.
+            prefill_chunk, scheduler, cost, engine, draft_memory, draft_cost: see the fields of `SessionConfig`.
 
     Raises:
         ConfigError: no engine of that name, or one that cannot be made.
@@ -101,7 +104,7 @@ class ReplanSession:
         evict_by: str | ReadScorer = "recency",
         stale_first: bool = True,
         thinking_first: bool = False,
-        draft: bool = True,
+        draft: bool | str = True,
         seed: int = 0,
         rewind_tokens: int | None = None,
         retokenize: bool = False,
@@ -110,14 +113,18 @@ class ReplanSession:
         scheduler: Scheduler | None = None,
         cost: CostModel | None = None,
         engine: str | SessionEngine = "transformers",
+        draft_memory: DraftMemory | None = None,
+        draft_cost: CostModel | None = None,
     ) -> None:
         self.config = SessionConfig(
             prune, Budget.of(budget), _ranking(evict_by, model), stale_first, thinking_first, draft, seed,
-            rewind_tokens, retokenize, decode_weights, prefill_chunk, scheduler, cost, engine,
+            rewind_tokens, retokenize, decode_weights, prefill_chunk, scheduler, cost, engine, draft_memory,
+            draft_cost,
         )  # fmt: skip
         self.model = model
         self.tokenizer = tokenizer
         self.draft = draft
+        self.drafts = SessionDrafts.of(self.config, model)
         self._one_call = OneCall()
         self._revision: int | None = None  # of the model when the stored keys were computed
         self._passes: int | None = None  # forward passes that it took to decode the last answer
@@ -227,6 +234,7 @@ class ReplanSession:
         """
         twin = copy.copy(self)
         twin._one_call = OneCall()
+        twin.drafts = self.drafts.fork()
         twin._compose(self.conversation.copy(), self.policy.copy(), self.engine.fork())
         if messages is not None:
             part = whole_part(messages, self.tokenizer, header=True)
@@ -264,6 +272,7 @@ class ReplanSession:
     @one_call
     def close(self) -> None:
         """Free the stored keys and values and forget the conversation."""
+        self.drafts = self.drafts.fresh()
         self._compose(self.conversation.fresh(), self.policy, self.engine)
         self.engine.reset()  # last: an engine that has read more than its conversation is rolled back
 
@@ -299,6 +308,7 @@ class ReplanSession:
         read = self.prefill.take(part) if part is not None else 0
         self.conversation.chat = chat
         self._tidy()
+        self.drafts.follow(self.draft, self.conversation)
         return read
 
     @one_call
@@ -323,6 +333,7 @@ class ReplanSession:
         read = self.prefill.take(whole_part(messages, self.tokenizer, header=False), events)
         self.conversation.chat = self.conversation.chat.becomes(messages)
         self._tidy()
+        self.drafts.follow(self.draft, self.conversation)
         return read
 
     @one_call
@@ -387,6 +398,8 @@ class ReplanSession:
         ends = answer_ends(self.model, self.tokenizer)
         left = self.tokenizer(old_plan, add_special_tokens=False)["input_ids"] if old_plan else []
         pick = _sampler(temperature, top_p, seed)
+        if allowed_tokens is not None and draft_way(self.draft) in PRICED_DRAFTS:
+            allowed_tokens = RememberedChoices(allowed_tokens)
         forced = None if force is None else forced_ids(force, self.tokenizer, ends, max_new_tokens)
         try:
             ids, marks, reused = self.prefill.enter(part, known, answering=True, events=events)
@@ -409,7 +422,7 @@ class ReplanSession:
                     max_new_tokens=max_new_tokens,
                     pick=pick,
                     allowed=allowed_tokens,
-                    draft=self._draft(left, draft, ids),
+                    draft=self._draft(left, draft, ids, allowed_tokens, ends, max_new_tokens),
                     not_before=(min_new_tokens, ends),
                     force=forced,
                     ended=lambda out: out[-1] in ends or is_plan(out) or watcher.stopped(out),
@@ -419,6 +432,7 @@ class ReplanSession:
             self.prefill.roll_back(len(self.conversation.transcript.marks))
             return Generation("", ended.reason, *report.deferred())
         except BaseException:
+            self.drafts.forget()
             # Tokens read of the new messages have no mark yet: forget them, and keep what the last call stored.
             self.prefill.roll_back(len(self.conversation.transcript.marks))
             raise
@@ -508,12 +522,21 @@ class ReplanSession:
             passes=self._passes,
         )
 
-    def _draft(self, left: list[int], given: str | None, new: list[int]) -> PlanDraft | None:
+    def _draft(
+        self,
+        left: list[int],
+        given: str | None,
+        new: list[int],
+        allowed: AllowedTokens | None,
+        ends: Sequence[int],
+        tokens: int,
+    ) -> Draft | None:
         """Proposals for decoding: the old plan's rest, then what followed the newest tokens before."""
-        if not self.draft:
-            return None
         ids = self.tokenizer(given, add_special_tokens=False)["input_ids"] if given else []
-        return PlanDraft(left, [ids, self.conversation.previous, new], self.conversation.transcript.ids)
+        return self.drafts.draft(
+            self.draft, self.conversation, plan=left, given=ids, new=new, stored=self.engine.stored().most,
+            allowed=allowed, ends=ends, tokens=tokens,
+        )  # fmt: skip
 
     def _traced(self, part: ChatPart) -> tuple[PromptPiece, ...]:
         contents = [message["content"] for _, message in sorted(numbered(part.claims).items())]
@@ -526,6 +549,7 @@ class ReplanSession:
         self.conversation.remember(fitted.part, text, decoded.ids, stored, ends)
         if self.engine.tokens > self.conversation.transcript.tokens:
             self.engine.rollback(self.conversation.transcript.tokens)
+        self.drafts.answered(self.draft, decoded.ids)
         self._passes = max(1, decoded.passes)
         self.conversation.chat = fitted.chat.answered(text)
 

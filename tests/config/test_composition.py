@@ -13,6 +13,7 @@ import yaml
 from erecap.config import Decode, Evict, Mode, RunConfig, load_run
 from erecap.config.modes import PRESETS, parse_mode
 from erecap.errors import ConfigError
+from erecap.registries import DRAFTS
 
 INT8 = {"name": "erecap-int8", "kv": {"evict": "attention", "stale_first": True}, "decode": {"weights": "int8"}}
 
@@ -46,6 +47,10 @@ def test_presets_and_parts_stand_side_by_side(tmp_path: Path) -> None:
         ({"kv": {"evict": "recency", "kv_tokens": 64}}, Mode("x", kv=Evict("recency", kv_tokens=64))),
         ({"kv": {"evict": "runs/pruner"}, "prune": "random"}, Mode("x", kv=Evict("runs/pruner"), prune="random")),
         ({"kv": "reuse", "decode": {"draft": False}}, Mode("x", kv="reuse", decode=Decode(draft=False))),
+        *(
+            ({"kv": "reuse", "decode": {"draft": way}}, Mode("x", kv="reuse", decode=Decode(draft=way)))
+            for way in DRAFTS
+        ),
         ({"engine": "transformers"}, Mode("x")),
         ({"engine": "tiny", "kv": "reuse"}, Mode("x", kv="reuse", engine="tiny")),
         ({"layers": "runs/thin"}, Mode("x", layers="runs/thin")),

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from erecap.budget import Budget
+from erecap.registries import DRAFTS
 from erecap.session import ReplanSession
 from tests.session.characters import CHUNK, LETTERS, Characters, StorageOracle
 from tests.tokens.models import tiny_config
@@ -142,7 +143,7 @@ class Episode:
     def __init__(self, chosen: random.Random, model: Any) -> None:
         self.chosen, self.model = chosen, model
         self.budget = chosen.choice([None, None, 70, 110])
-        self.options = {"evict_by": chosen.choice(["recency", "random"]), "draft": chosen.random() < 0.5}
+        self.options = {"evict_by": chosen.choice(["recency", "random"]), "draft": chosen.choice([False, *DRAFTS])}
         self.session, self.oracle = self._made(), SeeingOracle(self.budget, str(self.options["evict_by"]))
         self.answers, self.text = 0, ""
         self.messages: list[dict] = [

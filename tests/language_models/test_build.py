@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 
 from erecap.budget import Budget
+from erecap.calibration.calibrate import Calibration
+from erecap.calibration.store import save_cost_model
 from erecap.config.composition import ModeParts
 from erecap.config.modes import Mode, mode_names, parse_mode
 from erecap.config.run import BudgetSettings, PruneSettings, ScheduleSettings
 from erecap.context import Context, Situation
+from erecap.cost.machine import cost_key
+from erecap.cost.model import CostModel
 from erecap.errors import ConfigError, ModelError
 from erecap.generation import Generation, Timing, Usage
 from erecap.language_models.build import (
@@ -31,6 +35,7 @@ from erecap.language_models.transformers import TransformersLanguageModel
 from erecap.models import fingerprint
 from erecap.planners.llm import LLMPlanner
 from erecap.protocols import LanguageModel
+from erecap.registries import DRAFTS
 from erecap.session import ReplanSession
 from erecap.tokens import PruneConfig
 from erecap.tokens.scoring.learned import LearnedScorer
@@ -122,6 +127,33 @@ def test_parts_reach_the_session(opened: OpenedModel, pruner: str) -> None:
         assert twin.generate(messages, max_new_tokens=6).text == call.text
         messages += turn(call.text, number)
     assert twin.cache.stored_index().tolist() == made.session.cache.stored_index().tolist()
+
+
+def test_ways_to_draft_reach_the_session_and_episodes_share_answers_only_where_asked(
+    opened: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ERECAP_CACHE", str(tmp_path))
+
+    def passes(calls: list[Generation]) -> int:
+        return sum(call.usage.decode_passes for call in calls)
+
+    def built(draft: bool | str) -> EpisodeSessions:
+        made = build_language_model(opened, mode(kv="reuse", decode={"draft": draft}), settings())
+        assert isinstance(made, EpisodeSessions) and made.session.draft == draft
+        return made
+
+    plain = played(built(False))
+    for way in (True, *DRAFTS):
+        made = built(way)
+        first, again = played(made), played(made)
+        assert [call.text for call in first] == [call.text for call in again] == [call.text for call in plain]
+        assert (passes(again) < passes(first)) == (way in ("automaton-run", "suffix")) or passes(first) == 0
+    # Costs that were calibrated for this model, for ways that are named; `true` takes the same passes everywhere.
+    dear = CostModel(prefill=(0.0,) * 5, decode=(1.0, 0.0, 0.0, 0.0, 0.0, 2.0, 2.0, 0.0))
+    key = cost_key(opened.model, "same", weights=opened.cost_print)
+    save_cost_model(key, Calibration(dear, {}, (), rounds=3, seconds=1.0, noise=0.0))
+    assert sum(call.usage.drafted_tokens for call in played(built("automaton"))) == 0
+    assert sum(call.usage.drafted_tokens for call in played(built(True))) > 0
 
 
 @pytest.mark.parametrize("name", ["reuse", "erecap", "recency", "random", "attention", "mask"])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -15,7 +16,7 @@ import pytest
 from erecap.errors import ConfigError
 from erecap.serving.app import create_app
 from erecap.serving.background import running
-from erecap.serving.engine import Engine
+from erecap.serving.engine import Ask, Engine
 from erecap.serving.guard import is_loopback
 from erecap.serving.keys import Keys
 from erecap.session.session import ReplanSession
@@ -204,6 +205,22 @@ class TestTenants:
         assert self.ask(url, "bob-key", start()) == 0
         assert self.ask(url, "bob-key", start()) > 0
         assert 'erecap_tokens_total{kind="completion"} 4.0' in self.metrics(url, "bob-key")
+
+    def test_nobody_drafts_from_the_answers_of_another(self) -> None:
+        made, tokenizer = model(), byte_level()
+
+        def make_session() -> ReplanSession:
+            return ReplanSession(made, tokenizer, draft="automaton-run")
+
+        def passes(engine: Engine, tenant: str) -> int:
+            ask = Ask(start(), {"max_new_tokens": 40}, tenant=tenant)
+            engine.submit(ask)
+            return ask.answer.result(timeout=120).usage.decode_passes
+
+        with closing(Engine(made, tokenizer, make_session, at_once=2, sessions=4, tenants=("a", "b"))) as engine:
+            first = passes(engine, "a")
+            assert passes(engine, "b") == first
+            assert passes(engine, "a") < first
 
     def test_without_a_key_nothing_is_told(self, url: str) -> None:
         assert httpx.get(f"{url}/metrics").status_code == 401
