@@ -9,7 +9,7 @@ from erecap.budget import Budget
 from erecap.cost.machine import cost_key
 from erecap.cost.store import load_cost_model
 from erecap.errors import ConfigError
-from erecap.language_models.build import ModelSettings, open_model
+from erecap.language_models.opened import ModelSettings, open_for
 from erecap.serving.engine import Engine
 from erecap.session.session import ReplanSession
 
@@ -25,6 +25,7 @@ def open_engine(
     decode_weights: Any,
     threads: int | None,
     layers: str | None = None,
+    engine: str = "transformers",
     say: Callable[[str], None],
     **options: Any,
 ) -> Engine:
@@ -35,6 +36,7 @@ def open_engine(
         evict_by: what ranks the tokens of a conversation: recency, random, attention, or a trained pruner's name or
             folder.
         budget: of a conversation.
+        engine: holds keys and values and runs the model: a name of `ENGINES`.
         say: takes lines for the person who waits.
         options: of `Engine`.
 
@@ -43,15 +45,19 @@ def open_engine(
         ConfigError: options that do not fit the model.
     """
     say(f"loading model {model}")
-    opened = open_model(ModelSettings(model, adapter, dtype, device, threads, layers))
+    opened = open_for(ModelSettings(model, adapter, dtype, device, threads, layers), engine)
+    engine = opened.engine_of(engine)
     cost = None
     if budget.pays is not None:
+        if engine != "transformers":
+            raise ConfigError(f"--pays: no cost model is calibrated for engine {engine}; leave it out")
         cost = load_cost_model(cost_key(opened.model, decode_weights, weights=opened.cost_print))
 
     def make_session() -> ReplanSession:
         return ReplanSession(
-            opened.model, opened.tokenizer, budget=budget, evict_by=evict_by, decode_weights=decode_weights, cost=cost
-        )
+            opened.model, opened.tokenizer, budget=budget, evict_by=evict_by, decode_weights=decode_weights, cost=cost,
+            engine=engine,
+        )  # fmt: skip
 
     try:
         make_session()

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from erecap.bench.llamacpp.bench import LlamaBench, Place, llama_bench
 from erecap.bench.llamacpp.client import LlamaCpp
-from erecap.bench.llamacpp.gguf import gguf_file
+from erecap.models.gguf_files import gguf_file
 from erecap.bench.llamacpp.ids import token_ids
 from erecap.bench.llamacpp.summary import fastest, llama_rows, llama_summary, llama_tables, publish_llama
 from erecap.bench.llamacpp.worker import decode
