@@ -149,8 +149,8 @@ def serve(
 
     opened = open_engine(
         model, adapter=adapter, evict_by=evict_by or pruner or "recency", budget=budget, dtype=dtype, device=device,
-        decode_weights=decode_weights, threads=threads, layers=layers, engine=engine, at_once=at_once, most_waiting=waiting,
-        sessions=sessions,
+        decode_weights=decode_weights, threads=threads, layers=layers, engine=engine, at_once=at_once,
+        most_waiting=waiting, sessions=sessions,
         session_bytes=None if kv_mb is None else kv_mb << 20, request_s=timeout,
         **({} if keys is None else {"tenants": keys.tenants}),
         say=_say,

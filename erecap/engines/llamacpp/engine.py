@@ -66,8 +66,8 @@ NOTHING = Held(*(np.empty(0, np.int64) for _ in _COLUMNS))
 class LlamaCppEngine:
     """Keys and values of one conversation, as a sequence of a llama.cpp context.
 
-    Tokens keep the positions that they were read at. The context is made at the first read, with cells for the budget, a
-    chunk and an answer; where more are needed it grows.
+    Tokens keep the positions that they were read at. The context is made at the first read, with cells for the budget,
+    a chunk and an answer; where more are needed it grows.
 
     Args:
         model: made by `LlamaCppModel.open`; engines may share one.

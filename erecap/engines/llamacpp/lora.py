@@ -82,17 +82,11 @@ def _check(
 
 def _write(target: Path, folder: Path, config: Mapping[str, Any], kind: str, model: LlamaCppModel) -> None:
     from gguf import GGMLQuantizationType, GGUFWriter
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise ModelError(f"{folder / CONFIG}: r={rank!r} and lora_alpha={alpha!r} are no scaling")
     scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{folder / WEIGHTS}: cannot be read: {' '.join(str(error).split())}") from error
+    tensors = _tensors(folder / WEIGHTS)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_suffix(".part")
     out = GGUFWriter(draft, kind)
@@ -104,7 +98,7 @@ def _write(target: Path, folder: Path, config: Mapping[str, Any], kind: str, mod
         if found is None or found[2] not in _PARTS:
             raise ModelError(f"{folder / WEIGHTS}: llama.cpp cannot apply {name}; merge the adapter first")
         layer, part, side = found.groups()
-        matrix = tensor.astype(np.float32)
+        matrix = tensor
         if not np.isfinite(matrix).all():
             raise ModelError(f"{folder / WEIGHTS}: {name} holds values that are not finite")
         if side == "B":
@@ -119,8 +113,26 @@ def _write(target: Path, folder: Path, config: Mapping[str, Any], kind: str, mod
     draft.replace(target)
 
 
+def _tensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file in float32; numpy has no bfloat16, so its bits are widened here."""
+    from safetensors import SafetensorError, deserialize
+
+    kinds = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+    found = {}
+    try:
+        for name, part in deserialize(path.read_bytes()):
+            if part["dtype"] not in kinds:
+                raise ModelError(f"{path}: {name} has the dtype {part['dtype']}; allowed: {', '.join(kinds)}")
+            bits = np.frombuffer(part["data"], kinds[part["dtype"]]).reshape(part["shape"])
+            wide = (bits.astype(np.uint32) << 16).view(np.float32) if part["dtype"] == "BF16" else bits
+            found[name] = wide.astype(np.float32)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    return found
+
+
 def _rows(matrix: np.ndarray, part: str, kind: str, heads: tuple[int, int]) -> np.ndarray:
-    """The rows in the order of the file's weights: those of llama have numbers that are rotated together side by side."""
+    """The rows in the order of the file's weights; in llama's, numbers that are rotated together lie side by side."""
     if kind != "llama" or part not in ("self_attn.q_proj", "self_attn.k_proj"):
         return matrix
     halves = matrix.reshape(heads[part == "self_attn.k_proj"], 2, -1, matrix.shape[1])
