@@ -107,8 +107,10 @@ def one_engine_bench(
         for repetition in range(bench.repetitions):
             for name, call in calls.items():
                 collect()
+                before = time.process_time()
                 row = call()
-                kept = {key: row[key] for key in ("prefill_ms", "decode_ms", "drafted", "accepted")}
+                row["cpu_ms"] = 1e3 * (time.process_time() - before)  # of all threads: what a busy machine leaves alone
+                kept = {key: row[key] for key in ("prefill_ms", "decode_ms", "cpu_ms", "drafted", "accepted")}
                 raw.append({"mode": name, "repetition": repetition, **kept})
             say(f"{repetition + 1} of {bench.repetitions} repetitions")
     return {
@@ -169,6 +171,7 @@ def summary_of(raw: Sequence[JsonRow]) -> list[JsonRow]:
                 "mode": mode, "n": len(all_of), "total_ms": total, "min_ms": min(all_of), "max_ms": max(all_of),
                 "prefill_ms": statistics.median(row["prefill_ms"] for row in rows),
                 "decode_ms": statistics.median(row["decode_ms"] for row in rows),
+                "cpu_ms": statistics.median(row["cpu_ms"] for row in rows),
                 "over_floor": total / floor, "over_erecap": total / own,
                 "drafted": rows[0]["drafted"], "accepted": rows[0]["accepted"],
             }
