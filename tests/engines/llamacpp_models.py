@@ -22,19 +22,19 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="erecap-gguf-")
 
 
 @cache
-def gguf_of_small_llama() -> Path:
+def gguf_of_small_llama(window: int = 4096) -> Path:
     """The llama model of `tests.session.chats` as a GGUF file."""
     from tests.context.small_tokenizers import byte_level
     from tests.session.chats import model
 
-    path = Path(_FOLDER.name) / "small-llama.gguf"
-    return write_gguf(path, weights_of(model()), tokenizer=byte_level(), **sizes_of(model()))
+    made, path = model(window=window), Path(_FOLDER.name) / f"small-llama-{window}.gguf"
+    return write_gguf(path, weights_of(made), tokenizer=byte_level(), **sizes_of(made))
 
 
 @cache
-def small_llama(**options: Any) -> LlamaCppModel:
+def small_llama(window: int = 4096, **options: Any) -> LlamaCppModel:
     """That file opened, with keys and values in float32 and one thread."""
     from erecap.engines.llamacpp.model import LlamaCppModel, LlamaCppOptions
 
     options = {"threads": 1, "kv": "float32", "flash": False, **options}
-    return LlamaCppModel.open(gguf_of_small_llama(), LlamaCppOptions(**options))
+    return LlamaCppModel.open(gguf_of_small_llama(window), LlamaCppOptions(**options))

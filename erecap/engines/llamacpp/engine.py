@@ -31,7 +31,7 @@ _COLUMNS = ("index", "position", "place")
 
 @dataclass(frozen=True)
 class Held:
-    """What an engine stores. Exchanged as a whole, so that an interrupt comes before a change or after it.
+    """The tokens that an engine stores. Exchanged as a whole, so that an interrupt comes before a change or after it.
 
     Attributes:
         index: `(n,)` int64 rising indices of the stored tokens.

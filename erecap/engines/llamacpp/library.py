@@ -46,7 +46,7 @@ def library() -> Any:
 
 
 def last_words() -> str:
-    """What llama.cpp has last said of an error, as the end of a sentence; empty where it said nothing."""
+    """The last error that llama.cpp told, as the end of a sentence; empty where it said nothing."""
     words = f": {' '.join(_said[-1].split())}" if _said else ""
     _said.clear()
     return words
