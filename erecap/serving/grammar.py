@@ -97,13 +97,14 @@ class Grammars:
             return self._vocabulary
 
     def _look(self, ends: list[int]) -> Any:
-        if not hasattr(self._tokenizer, "backend_tokenizer") and hasattr(self._model, "vocab"):  # of a GGUF file
+        gguf = hasattr(self._model, "vocab")  # a model of llama.cpp, with its own tokenizer or one of transformers
+        if gguf and not hasattr(self._tokenizer, "backend_tokenizer"):
             from llguidance.llamacpp import lltokenizer_from_vocab
 
             return lltokenizer_from_vocab(self._model.vocab, self._model.vocabulary, ends)
         from llguidance.hf import from_tokenizer
 
-        size = self._model.config.get_text_config(decoder=True).vocab_size
+        size = self._model.vocabulary if gguf else self._model.config.get_text_config(decoder=True).vocab_size
         return from_tokenizer(self._tokenizer, n_vocab=size, eos_token=ends)
 
 

@@ -63,7 +63,7 @@ def _check(
     other = next((name for name, idle in _PLAIN.items() if config.get(name) not in (None, *idle)), None)
     if other is not None:
         raise ModelError(
-            f"{folder / CONFIG}: llama.cpp cannot apply {other}={config[other]!r}; merge the adapter first"
+            f"{folder / CONFIG}: llama.cpp cannot apply {other}={config[other]!r}; merge it first"
         )
     if card is None:
         _log.warning("adapter %s has no %s: that %s is its base is not checked", folder.name, CARD, model.path.name)
@@ -96,7 +96,7 @@ def _write(target: Path, folder: Path, config: Mapping[str, Any], kind: str, mod
     for name, tensor in tensors.items():
         found = _NAME.fullmatch(name)
         if found is None or found[2] not in _PARTS:
-            raise ModelError(f"{folder / WEIGHTS}: llama.cpp cannot apply {name}; merge the adapter first")
+            raise ModelError(f"{folder / WEIGHTS}: llama.cpp cannot apply {name}; merge it first")
         layer, part, side = found.groups()
         matrix = tensor
         if not np.isfinite(matrix).all():
