@@ -11,7 +11,7 @@ from typing import Any
 from erecap.errors import ConfigError
 
 _log = logging.getLogger(__name__)
-_LEVELS = {2: logging.INFO, 3: logging.WARNING, 4: logging.DEBUG}  # what llama.cpp calls an error may be our retry
+_LEVELS = {3: logging.INFO, 4: logging.INFO}  # what stops us is raised; the rest is for those who look for it
 _said: deque[str] = deque(maxlen=16)
 _keep: list[Any] = []  # callbacks that llama.cpp calls as long as the process lives
 

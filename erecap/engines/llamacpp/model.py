@@ -200,7 +200,7 @@ class LlamaCppModel:
 
     @cached_property
     def ends(self) -> list[int]:
-        """Token ids that end an answer, as the file says."""
+        """Token ids that end an answer, as llama.cpp says."""
         api = library()
         return [n for n in range(api.llama_vocab_n_tokens(self.vocab)) if api.llama_vocab_is_eog(self.vocab, n)]
 
