@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGUFWriter
+from safetensors.numpy import load_file
 
 from erecap.errors import ModelError
 from tests.context.small_tokenizers import byte_level
@@ -78,7 +79,7 @@ def test_files_without_text_need_a_tokenizer(tmp_path: Path) -> None:
         _ = bare.tokenizer
 
 
-def test_bytes_of_a_token_are_those_that_llama_cpp_stores() -> None:
+def test_bytes_of_a_token_are_those_that_llama_cpp_stores(tmp_path: Path) -> None:
     from erecap.engines import ENGINES
     from erecap.engines.protocol import EngineSettings
 
@@ -86,7 +87,8 @@ def test_bytes_of_a_token_are_those_that_llama_cpp_stores() -> None:
     for kv, count in (("float32", 20), ("float32", 60), ("float16", 20), ("float16", 60)):
         engine = ENGINES["llamacpp"](small_llama(kv=kv), EngineSettings())
         engine.read(list(range(count)))
-        sizes.append(len(engine._seat.memory.state(engine._seat.number)))
+        engine.save(tmp_path / "a.safetensors", {}, {"logical": count, "state": {"shift": 0}})
+        sizes.append(len(load_file(tmp_path / "a.safetensors")["llamacpp.state"]))
     wide, narrow = (small_llama(kv=kv).bytes_per_token for kv in ("float32", "float16"))
     assert wide == 2 * narrow
     for grown, each in ((sizes[1] - sizes[0], wide), (sizes[3] - sizes[2], narrow)):

@@ -60,7 +60,7 @@ class Held:
         return int(self.place[-1]) + 1 if len(self.place) else 0
 
 
-NOTHING = Held(*(np.empty(0, np.int64) for _ in _COLUMNS))
+NOTHING = Held(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 class LlamaCppEngine:
@@ -395,7 +395,8 @@ class LlamaCppEngine:
             self.reset()
             raise RunError(f"{path.name}: damaged session file: {problem}")
         assert type(tokens) is int and type(shift) is int, "checked with the columns"
-        self._held = Held(*columns, tokens, shift)
+        index, position, place = columns
+        self._held = Held(index, position, place, tokens, shift)
         return arrays, known
 
 

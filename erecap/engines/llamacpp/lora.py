@@ -62,9 +62,7 @@ def _check(
         raise ModelError(f"{folder}: llama.cpp applies adapters of the kind LORA, not {config.get('peft_type')}")
     other = next((name for name, idle in _PLAIN.items() if config.get(name) not in (None, *idle)), None)
     if other is not None:
-        raise ModelError(
-            f"{folder / CONFIG}: llama.cpp cannot apply {other}={config[other]!r}; merge it first"
-        )
+        raise ModelError(f"{folder / CONFIG}: llama.cpp cannot apply {other}={config[other]!r}; merge it first")
     if card is None:
         _log.warning("adapter %s has no %s: that %s is its base is not checked", folder.name, CARD, model.path.name)
         return
@@ -82,6 +80,7 @@ def _check(
 
 def _write(target: Path, folder: Path, config: Mapping[str, Any], kind: str, model: LlamaCppModel) -> None:
     from gguf import GGMLQuantizationType, GGUFWriter
+
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise ModelError(f"{folder / CONFIG}: r={rank!r} and lora_alpha={alpha!r} are no scaling")
