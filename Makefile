@@ -46,6 +46,8 @@ test-slow: model
 # What needs llama.cpp is left out by all other targets.
 test-engines: model $(LLAMACPP)/.installed
 	$(LLAMACPP)/bin/python -m pytest tests/engines $(ARGS)
+	ERECAP_TEST_ENGINE=llamacpp $(LLAMACPP)/bin/python -m pytest tests/serving/test_server.py \
+	  tests/serving/test_conversations.py tests/serving/test_formats.py tests/serving/test_tool_calls.py $(ARGS)
 
 # The suite has a bounded share of it. A failure names the command that reproduces it.
 fuzz: $(STAMP)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from erecap.engines.chunks import in_chunks
 from erecap.engines.files import read_file, write_file
 from erecap.engines.forwarder import current
+from erecap.engines.llamacpp.held import COLUMNS, NOTHING, Held, alike, problem_of, runs
 from erecap.engines.llamacpp.memory import ROWS, SPARE, Memory, Seat, positions_of
 from erecap.engines.llamacpp.model import LlamaCppModel
 from erecap.engines.llamacpp.opening import open_model
@@ -26,41 +27,6 @@ ANSWER = 256  # cells for an answer, in a context whose budget is known
 CELLS = 1024  # of a context at first, where no budget is known
 SUPPORTS: frozenset[Capability] = frozenset({"reposition", "newest"})
 STATE = "llamacpp.state"  # of a file: the cells, as llama.cpp writes them
-_COLUMNS = ("index", "position", "place")
-
-
-@dataclass(frozen=True)
-class Held:
-    """The tokens that an engine stores. Exchanged as a whole, so that an interrupt comes before a change or after it.
-
-    Attributes:
-        index: `(n,)` int64 rising indices of the stored tokens.
-        position: `(n,)` positions that their keys are rotated for.
-        place: `(n,)` positions under which llama.cpp has them. They differ from `position` for a token that the next
-            one does not follow directly: llama.cpp wants positions to go on by 1, see `LlamaCppEngine._close_gap`.
-        tokens: tokens read.
-        shift: tokens less the next position.
-        gone: runs `(start, end)` of places whose cells are to be freed before the next pass.
-    """
-
-    index: np.ndarray
-    position: np.ndarray
-    place: np.ndarray
-    tokens: int = 0
-    shift: int = 0
-    gone: tuple[tuple[int, int], ...] = ()
-
-    def where(self, stay: np.ndarray) -> Held:
-        """The rows of which `stay` is true."""
-        return replace(self, index=self.index[stay], position=self.position[stay], place=self.place[stay])
-
-    @property
-    def end(self) -> int:
-        """The place behind the last token."""
-        return int(self.place[-1]) + 1 if len(self.place) else 0
-
-
-NOTHING = Held(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 class LlamaCppEngine:
@@ -309,7 +275,7 @@ class LlamaCppEngine:
         memory, number = self._sequence()
         # llama.cpp knows how far it has come; tokens never change their order.
         now, wanted = np.sort(positions_of(memory.state(number))), np.arange(len(self._held.index))
-        for first, last in _alike(wanted - now):
+        for first, last in alike(wanted - now):
             if now[first] != wanted[first]:
                 memory.shift(number, int(now[first]), int(now[last]) + 1, int(wanted[first] - now[first]))
         memory.settle_shift()
@@ -368,7 +334,7 @@ class LlamaCppEngine:
         """Write the cells, their columns, `arrays` and `known` to one safetensors file."""
         from safetensors.numpy import save
 
-        columns = {f"llamacpp.{name}": getattr(self._held, name) for name in _COLUMNS}
+        columns = {f"llamacpp.{name}": getattr(self._held, name) for name in COLUMNS}
         if len(self._held.index):
             memory, number = self._settled()
             with memory.lock:
@@ -382,10 +348,10 @@ class LlamaCppEngine:
             RunError: no such file, a damaged one, or one of another engine or model.
         """
         arrays, known = read_file(path, "np", self)
-        columns = [arrays.pop(f"llamacpp.{name}", np.empty(0)) for name in _COLUMNS]
+        columns = [arrays.pop(f"llamacpp.{name}", np.empty(0)) for name in COLUMNS]
         state = arrays.pop(STATE, np.empty(0, np.uint8))
         tokens, shift = known.get("logical"), known.get("state", {}).get("shift")
-        problem = _problem(columns, state, tokens, shift, self.window)
+        problem = problem_of(columns, state, tokens, shift, self.window)
         if problem is None and len(state):
             seat = self._elsewhere(len(columns[0]))
             with seat.memory.lock:
@@ -398,34 +364,3 @@ class LlamaCppEngine:
         index, position, place = columns
         self._held = Held(index, position, place, tokens, shift)
         return arrays, known
-
-
-def _problem(columns: Sequence[np.ndarray], state: np.ndarray, tokens: Any, shift: Any, window: int) -> str | None:
-    """Reason why what a file holds is not the state of an engine."""
-    if type(tokens) is not int or type(shift) is not int or not 0 <= tokens - shift <= window:
-        return f"{tokens} tokens with a shift of {shift} do not end within the window of {window}"
-    bounds = (tokens, tokens - shift, tokens - shift)
-    for name, column, below in zip(_COLUMNS, columns, bounds, strict=True):
-        rising = column.ndim == 1 and column.dtype == np.int64 and bool((np.diff(column) > 0).all())
-        if not rising or column.shape != columns[0].shape or (len(column) and not 0 <= column[0] <= column[-1] < below):
-            return f"{name} does not rise within 0 to {below - 1}"
-    if state.dtype != np.uint8 or state.ndim != 1 or (len(state) == 0) != (len(columns[0]) == 0):
-        return "its cells are not those of its tokens"
-    try:
-        places = np.sort(positions_of(state)) if len(state) else np.empty(0)
-    except RunError as error:
-        return str(error)
-    return None if np.array_equal(places, columns[2]) else "its cells are not those of its tokens"
-
-
-def runs(place: np.ndarray, gone: np.ndarray) -> list[tuple[int, int]]:
-    """The shortest list of ranges of places that holds all that are `gone` and none of the others."""
-    return [(int(place[first]), int(place[last]) + 1) for first, last in _alike(gone) if gone[first]]
-
-
-def _alike(values: np.ndarray) -> list[tuple[int, int]]:
-    """First and last index of each run of equal values."""
-    ends = np.flatnonzero(np.diff(values)) if len(values) else np.empty(0, np.int64)
-    if not len(values):
-        return []
-    return list(zip([0, *(ends + 1).tolist()], [*ends.tolist(), len(values) - 1], strict=True))
