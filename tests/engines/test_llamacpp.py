@@ -177,3 +177,38 @@ def test_what_it_refuses(tmp_path: Path) -> None:
         LlamaCppModel.open(tmp_path / "broken.gguf")
     with pytest.raises(ConfigError, match="kv is 'int3'; allowed: float32, float16, bfloat16"):
         LlamaCppOptions(kv="int3")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("step", ["shift", "take", "copy", "remove"])
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_an_edit_that_an_interrupt_breaks_off_is_finished(
+    step: str, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from erecap.engines.llamacpp.memory import Memory
+
+    def ready() -> SessionEngine:
+        engine = both()[1]
+        engine.read(list(range(60)))
+        engine.evict([np.array([3, 4, 20, 21, 22, 40, *range(50, 60)])])
+        engine.read([1, 2])  # behind a gap, so that a cell was written anew
+        return engine
+
+    engine, other = ready(), ready()
+    other.reposition()
+    whole, calls = getattr(Memory, step), []
+
+    def broken(self: Memory, *arguments: object) -> object:
+        done = whole(self, *arguments)
+        calls.append(step)
+        if len(calls) == after + 1:
+            raise KeyboardInterrupt
+        return done
+
+    monkeypatch.setattr(Memory, step, broken)
+    try:
+        engine.reposition()
+    except KeyboardInterrupt:
+        monkeypatch.undo()
+        engine.reposition()
+    assert engine.next_position == other.next_position == 46
+    assert np.abs(engine.verify([7, 8]) - other.verify([7, 8])).max() <= 2e-4 * np.abs(other.verify([7])).max()
