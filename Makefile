@@ -9,7 +9,8 @@
 # make bench     measure everything anew where it is not measured yet (about half an hour, nothing beside it), and
 #                write docs/results/replan.json and the tables of docs/results.md; ARGS=--fresh measures all parts again,
 #                ARGS="--parts neighbour" only R11: a replanning call beside a program that is busy on the same cores
-# make bench-llamacpp  the comparison with llama.cpp, which is compiled first (about 10 minutes, once)
+# make bench-llamacpp  the comparisons with llama.cpp, which is compiled first (about 10 minutes, once)
+# make test-engines    the tests of engines with all engines: llama.cpp is compiled first, in an environment of its own
 # make quality   success with and without pruning, against the controls, on paired episodes (hours; it goes on from
 #                docs/results/raw), then docs/results/quality.json and its table; ARGS=--batch=8 plays eight episodes at a time
 # make quality-smoke   a few short episodes of the same (about 10 minutes), into runs/quality-smoke
@@ -27,7 +28,7 @@ LLAMACPP_VERSION := 0.3.36
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-slow fuzz bench bench-llamacpp bench-remote quality quality-smoke readme docs lint model venv clean
+.PHONY: demo test test-fast test-slow test-engines fuzz bench bench-llamacpp bench-remote quality quality-smoke readme docs lint model venv clean
 
 demo: model
 	$(BIN)/erecap compare $(if $(filter --full,$(ARGS)),demo-full,demo) $(filter-out --full,$(ARGS))
@@ -42,6 +43,12 @@ test-fast: $(STAMP)
 test-slow: model
 	$(BIN)/python -m pytest -m slow
 
+# What needs llama.cpp is left out by all other targets.
+test-engines: model $(LLAMACPP)/.installed
+	$(LLAMACPP)/bin/python -m pytest tests/engines $(ARGS)
+	ERECAP_TEST_ENGINE=llamacpp $(LLAMACPP)/bin/python -m pytest tests/serving/test_server.py \
+	  tests/serving/test_conversations.py tests/serving/test_formats.py tests/serving/test_tool_calls.py $(ARGS)
+
 # The suite has a bounded share of it. A failure names the command that reproduces it.
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz $(ARGS)
@@ -54,6 +61,7 @@ bench: model
 # Only this target needs llama.cpp, which is compiled for this processor, in an environment of its own.
 bench-llamacpp: model $(LLAMACPP)/.installed
 	$(BIN)/erecap bench llamacpp --python $(LLAMACPP)/bin/python --results docs/results/replan.json $(ARGS)
+	$(LLAMACPP)/bin/python -m erecap.cli.main bench engines --results docs/results/engines.json
 	$(BIN)/python -m tools.readme.write
 
 # No model is asked: recorded chats are counted as a remote planner would have been sent them.
@@ -108,15 +116,19 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 # cmake and a C++ compiler do the work; pip fetches cmake and ninja where they are missing. The stamp names the version.
-$(LLAMACPP)/.installed: Makefile
-	@test "$$(cat $@ 2>/dev/null)" != "$(LLAMACPP_VERSION)" || { touch $@; exit 0; }; \
+# All other packages are those of $(VENV), which it looks into behind its own.
+$(LLAMACPP)/.installed: Makefile $(STAMP)
+	@test "$$(cat $@ 2>/dev/null)" = "$(LLAMACPP_VERSION)" || { \
 	  command -v c++ >/dev/null || { echo "no C++ compiler found: install g++ or clang" >&2; exit 1; }; \
 	  $(PYTHON) -m venv --clear $(LLAMACPP); \
 	  echo "building llama.cpp into $(LLAMACPP) (about 10 minutes; log: $(LLAMACPP)/build.log)"; \
 	  CMAKE_ARGS="-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" $(LLAMACPP)/bin/python -m pip install -v \
-	    --disable-pip-version-check --no-cache-dir --no-binary llama-cpp-python llama-cpp-python==$(LLAMACPP_VERSION) \
-	    > $(LLAMACPP)/build.log 2>&1 || { tail -n 5 $(LLAMACPP)/build.log >&2; exit 1; }; \
-	  echo $(LLAMACPP_VERSION) > $@
+	    --disable-pip-version-check --no-cache-dir -c constraints.txt \
+	    --no-binary llama-cpp-python llama-cpp-python==$(LLAMACPP_VERSION) \
+	    > $(LLAMACPP)/build.log 2>&1 || { tail -n 5 $(LLAMACPP)/build.log >&2; exit 1; }; }
+	@$(BIN)/python -c 'import site; [print(f"import site; site.addsitedir({path!r})") for path in site.getsitepackages()]' \
+	  > "$$($(LLAMACPP)/bin/python -c 'import site; print(site.getsitepackages()[0])')/erecap.pth"
+	@echo $(LLAMACPP_VERSION) > $@
 
 clean:
 	rm -rf $(VENV) $(LLAMACPP) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

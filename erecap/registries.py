@@ -214,7 +214,11 @@ SCORERS = Registry(
 ENGINES = Registry(
     "engine",
     "erecap.engines",
-    {"tiny": "erecap.engines.tiny:TinyEngine", "transformers": "erecap.engines.transformers:TransformersEngine"},
+    {
+        "llamacpp": "erecap.engines.llamacpp.engine:LlamaCppEngine",
+        "tiny": "erecap.engines.tiny:TinyEngine",
+        "transformers": "erecap.engines.transformers:TransformersEngine",
+    },
     _factory_problem,
 )
 # What a session may rank by without a trained pruner; see `erecap.tokens.scoring.by_name`.

@@ -12,6 +12,7 @@ import typer
 from erecap.cli import (
     bench,
     bench_drafts,
+    bench_engines,
     bench_llamacpp,
     bench_remote,
     bench_serve,
@@ -65,6 +66,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(layers.app, name="layers")
 app.add_typer(games.app, name="games")
 bench.app.command("drafts")(bench_drafts.drafts)
+bench.app.command("engines")(bench_engines.engines)
 bench.app.command("llamacpp")(bench_llamacpp.llamacpp)
 bench.app.command("remote")(bench_remote.remote)
 bench.app.command("serve")(bench_serve.serve)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Parameters that only one of the two kinds of server has.
 OF_MODELS = (
     "model", "adapter", "evict_by", "pruner", "kv_tokens", "memory_gb", "pays", "name", "sessions", "kv_mb", "at_once",
-    "waiting", "dtype", "device", "decode_weights", "threads", "layers", "draft",
+    "waiting", "dtype", "device", "decode_weights", "threads", "layers", "draft", "engine",
 )  # fmt: skip
 OF_PROXIES = ("upstream_key_env", "keep_tokens", "tokenizer", "patterns", "emit_edits", "log", "answer_mb")
 
@@ -113,6 +113,10 @@ def serve(
         typer.Option(help="Way to draft: automaton, automaton-run, lookup, prompt-lookup, suffix, none."),
     ] = None,
     threads: ThreadsOption = None,
+    engine: Annotated[
+        str,
+        typer.Option(help="What runs the model: transformers, or llamacpp for a GGUF file or the catalog's."),
+    ] = "transformers",
 ) -> None:
     """Serve a local model at /v1/chat/completions, or shorten the chats that go to another server.
 
@@ -159,16 +163,16 @@ def serve(
         return
     from erecap.serving.opening import open_engine
 
-    engine = open_engine(
+    opened = open_engine(
         model, adapter=adapter, evict_by=evict_by or pruner or "recency", budget=budget, dtype=dtype, device=device,
         decode_weights=decode_weights, threads=threads, layers=layers, thinking_first=thinking_first,
-        draft=_draft(draft), at_once=at_once, most_waiting=waiting, sessions=sessions,
+        draft=_draft(draft), engine=engine, at_once=at_once, most_waiting=waiting, sessions=sessions,
         session_bytes=None if kv_mb is None else kv_mb << 20, request_s=timeout,
         **({} if keys is None else {"tenants": keys.tenants}),
         say=_say,
     )  # fmt: skip
     offered = name or Path(model).name
-    made = app.create_app(engine, offered, key=keys, most_bytes=most_bytes, hosts=names)
+    made = app.create_app(opened, offered, key=keys, most_bytes=most_bytes, hosts=names)
     _run(made, offered, host, port, timeout)
 
 

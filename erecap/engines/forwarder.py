@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 class Forwarder(Protocol):
@@ -14,6 +15,10 @@ class Forwarder(Protocol):
 
     def forward(self, engine: Any, ids: Sequence[int], keep: int, decode: bool) -> torch.Tensor:
         """Prefill or decode `ids` for `engine`; logits `(keep or len(ids), vocab)` on the CPU."""
+        ...
+
+    def give_way(self) -> None:
+        """Let the other engines have their turn, before a pass that is not shared."""
         ...
 
 

@@ -73,6 +73,8 @@ def build_language_model(opened: OpenedModel, mode: Mode, settings: CallSettings
         raise ConfigError(f"mode {mode}: it asks no model")
     opened = opened.with_layers(mode.layers or settings.layers)
     prune = _prune_config(opened, mode, settings)
+    if not hasattr(opened.model, "modules") and (not mode.session or mode.text is not None):
+        raise ConfigError(f"mode {mode}: a GGUF file was opened; allowed with it: kv: reuse or evict, without text")
     if not mode.session:
         return TransformersLanguageModel(opened.model, opened.tokenizer, prune=prune)
     budget = _budget(mode, settings)
@@ -91,12 +93,14 @@ def build_language_model(opened: OpenedModel, mode: Mode, settings: CallSettings
     try:
         if mode.text is not None:
             return TEXT[mode.text](opened.model, opened.tokenizer, **options | {"budget": budget})
-        sessions = EpisodeSessions(opened.model, opened.tokenizer, engine=mode.engine, **options)
+        engine = opened.engine_of(mode.engine)
+        served = opened.on_engine(engine)
+        sessions = EpisodeSessions(served.model, served.tokenizer, engine=engine, **options)
         if settings.reread is None or settings.reread.mode != mode.name:
             return sessions
         # On the same path, so that what differs is what is read: a session of its own for each call, without a limit.
         anew = options | {"budget": None, "scheduler": None, "cost": None}
-        again = EpisodeSessions(opened.model, opened.tokenizer, engine=mode.engine, **anew)
+        again = EpisodeSessions(served.model, served.tokenizer, engine=engine, **anew)
         return RereadBeside(sessions, again, settings.reread.every)
     except ValueError as error:  # settings that the model, the device or the engine cannot serve
         raise ConfigError(f"mode {mode}: {error}") from error

@@ -11,6 +11,7 @@ from erecap.errors import ConfigError
 from erecap.generation import Message
 from erecap.models import describe_adapter, fingerprint, load, locate
 from erecap.protocols import LanguageModel
+from erecap.registries import ENGINES
 
 if TYPE_CHECKING:
     from erecap.layers.plan import Base
@@ -34,15 +35,17 @@ class OpenedModel:
     """A loaded model with its description.
 
     Attributes:
-        model, tokenizer: of transformers.
+        model, tokenizer: of transformers, or of the engine that opens a GGUF file.
         facts: `model` of `run.json`, see `describe_model`.
     """
 
     model: Any
     tokenizer: Any
     facts: dict[str, Any]
+    settings: ModelSettings | None = None  # that it was opened with
     _scorers: dict[tuple[str, bool], LearnedScorer] = field(default_factory=dict, init=False, repr=False)
     _planned: dict[str, OpenedModel] = field(default_factory=dict, init=False, repr=False)
+    _engines: dict[str, OpenedModel] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def fingerprint(self) -> str:
@@ -89,8 +92,30 @@ class OpenedModel:
         if found["hash"] not in self._planned:
             model = with_plan(self.model, load_plan(name), base=self.base)
             facts = {**self.facts, **_counted(model), "plan": found}
-            self._planned[found["hash"]] = OpenedModel(model, self.tokenizer, facts)
+            self._planned[found["hash"]] = OpenedModel(model, self.tokenizer, facts, self.settings)
         return self._planned[found["hash"]]
+
+    def engine_of(self, engine: str) -> str:
+        """The engine that a mode's sessions have on this model: the mode's, and llama.cpp's for a GGUF file."""
+        gguf = self.settings is not None and is_gguf(self.settings.name)
+        return "llamacpp" if gguf and engine == "transformers" else engine
+
+    def on_engine(self, engine: str) -> OpenedModel:
+        """This model as an engine opens it, with the same tokenizer; itself where the engine serves it as it is.
+
+        Raises:
+            ConfigError: the engine cannot be imported, or opens no such model.
+            ModelError: the model cannot be loaded.
+        """
+        opener = getattr(ENGINES.get_or_refuse(engine, "engine"), "open_model", None)
+        if opener is None or self.settings is None or is_gguf(self.settings.name):
+            return self
+        if self.plan_hash is not None:
+            raise ConfigError(f"layers: got a plan with engine {engine}; allowed: with engine transformers")
+        if engine not in self._engines:
+            model = _opened_by(opener, self.settings)
+            self._engines[engine] = OpenedModel(model, self.tokenizer, self.facts, self.settings)
+        return self._engines[engine]
 
     @property
     def base(self) -> Base:
@@ -119,9 +144,13 @@ class OpenedModel:
 def open_model(settings: ModelSettings) -> OpenedModel:
     """Load a model and its tokenizer, and describe them. The number of threads holds for the process.
 
+    A GGUF file is opened by llama.cpp, for its engine alone.
+
     Raises:
         ModelError, ConfigError: as `erecap.models.load`; or a layer plan that is damaged or for another model.
     """
+    if is_gguf(settings.name):
+        return _open_gguf(settings)
     import torch
 
     if settings.threads is not None:
@@ -134,7 +163,46 @@ def open_model(settings: ModelSettings) -> OpenedModel:
 
         apply(model, load_plan(settings.layers), base=OpenedModel(model, tokenizer, facts).base).free()
         facts |= {**_counted(model), "plan": describe_plan(settings.layers)}
-    return OpenedModel(model, tokenizer, facts)
+    return OpenedModel(model, tokenizer, facts, settings)
+
+
+def is_gguf(name: str) -> bool:
+    """True for the path of a GGUF file."""
+    return name.lower().endswith(".gguf")
+
+
+def open_for(settings: ModelSettings, engine: str) -> OpenedModel:
+    """Load a model for one engine alone: what other engines need of it is not loaded.
+
+    Raises:
+        ModelError, ConfigError: as `open_model`.
+    """
+    opener = getattr(ENGINES.get_or_refuse(engine, "engine"), "open_model", None)
+    if opener is None or is_gguf(settings.name):
+        return open_model(settings)
+    if settings.layers is not None:
+        raise ConfigError(f"layers: got a plan with engine {engine}; allowed: with engine transformers")
+    model = _opened_by(opener, settings)
+    return OpenedModel(model, model.tokenizer, {"name": settings.name, "plan": None}, settings)
+
+
+def _opened_by(opener: Any, settings: ModelSettings) -> Any:
+    return opener(
+        settings.name,
+        adapter=settings.adapter,
+        dtype=settings.dtype,
+        device=settings.device,
+        threads=settings.threads,
+    )
+
+
+def _open_gguf(settings: ModelSettings) -> OpenedModel:
+    from erecap.engines.llamacpp.opening import facts_of, open_model
+
+    if settings.layers is not None:
+        raise ConfigError("layers: got a plan with a GGUF file; allowed: with a model of transformers")
+    model = _opened_by(open_model, settings)
+    return OpenedModel(model, model.tokenizer, facts_of(model, settings.name, settings.adapter), settings)
 
 
 def describe_model(name: str, model: Any, adapter: str | None = None) -> dict[str, Any]:

@@ -131,4 +131,5 @@ def kv_bytes_of(sessions: Sequence[ReplanSession]) -> int:
     """
     sharing = [session for session in sessions if isinstance(session.engine, TransformersEngine)]
     whole = sum(session.engine.kv_bytes() for session in sessions if session not in sharing)
-    return whole + stored_bytes(layer for session in sharing for layer in session.cache.layers)
+    # Copies of the lists: a server is asked for this while its sessions read.
+    return whole + stored_bytes(layer for session in sharing for layer in list(session.cache.layers))

@@ -90,14 +90,22 @@ class Grammars:
         return json.dumps(text) if number is None else f"<[{number}]>"
 
     def _read_vocabulary(self) -> Any:
-        from llguidance.hf import from_tokenizer
-
         with self._lock:
             if self._vocabulary is None:
-                size = self._model.config.get_text_config(decoder=True).vocab_size
                 ends = answer_ends(self._model, self._tokenizer)
-                self._vocabulary = from_tokenizer(self._tokenizer, n_vocab=size, eos_token=ends)
+                self._vocabulary = self._look(ends)
             return self._vocabulary
+
+    def _look(self, ends: list[int]) -> Any:
+        gguf = hasattr(self._model, "vocab")  # a model of llama.cpp, with its own tokenizer or one of transformers
+        if gguf and not hasattr(self._tokenizer, "backend_tokenizer"):
+            from llguidance.llamacpp import lltokenizer_from_vocab
+
+            return lltokenizer_from_vocab(self._model.vocab, self._model.vocabulary, ends)
+        from llguidance.hf import from_tokenizer
+
+        size = self._model.vocabulary if gguf else self._model.config.get_text_config(decoder=True).vocab_size
+        return from_tokenizer(self._tokenizer, n_vocab=size, eos_token=ends)
 
 
 class Allowed:

@@ -9,7 +9,7 @@ from erecap.budget import Budget
 from erecap.cost.machine import cost_key
 from erecap.cost.store import load_cost_model
 from erecap.errors import ConfigError
-from erecap.language_models.build import ModelSettings, open_model
+from erecap.language_models.opened import ModelSettings, open_for
 from erecap.registries import PRICED_DRAFTS
 from erecap.serving.engine import Engine
 from erecap.session.session import ReplanSession
@@ -28,6 +28,7 @@ def open_engine(
     layers: str | None = None,
     thinking_first: bool = False,
     draft: bool | str = True,
+    engine: str = "transformers",
     say: Callable[[str], None],
     **options: Any,
 ) -> Engine:
@@ -40,6 +41,7 @@ def open_engine(
         budget: of a conversation.
         thinking_first: as of `ReplanSession`.
         draft: way to draft tokens while decoding, as for `ReplanSession`.
+        engine: holds keys and values and runs the model: a name of `ENGINES`.
         say: takes lines for the person who waits.
         options: of `Engine`.
 
@@ -48,9 +50,12 @@ def open_engine(
         ConfigError: options that do not fit the model.
     """
     say(f"loading model {model}")
-    opened = open_model(ModelSettings(model, adapter, dtype, device, threads, layers))
+    opened = open_for(ModelSettings(model, adapter, dtype, device, threads, layers), engine)
+    engine = opened.engine_of(engine)
+    if budget.pays is not None and engine != "transformers":
+        raise ConfigError(f"--pays: no cost model is calibrated for engine {engine}; leave it out")
     stored = None
-    if budget.pays is not None or draft in PRICED_DRAFTS:
+    if engine == "transformers" and (budget.pays is not None or draft in PRICED_DRAFTS):
         stored = load_cost_model(cost_key(opened.model, decode_weights, weights=opened.cost_print))
     cost = stored if budget.pays is not None else None
     draft_cost = stored if draft in PRICED_DRAFTS else None
@@ -66,6 +71,7 @@ def open_engine(
             decode_weights=decode_weights,
             cost=cost,
             draft_cost=draft_cost,
+            engine=engine,
         )
 
     try:

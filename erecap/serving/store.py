@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from erecap.generation import Message
+from erecap.language_models.per_episode import kv_bytes_of
 from erecap.session.conversation.edit_record import Event
 from erecap.session.session import ReplanSession
-from erecap.tokens.cache.shared_storage import stored_bytes
 
 Key = bytes  # digest of messages
 
@@ -99,7 +99,7 @@ class SessionStore:
 
     def kv_bytes(self) -> int:
         """Bytes of keys and values of all sessions; a beginning that some share counts once."""
-        return stored_bytes(layer for held in list(self.held) for layer in list(held.session.cache.layers))
+        return kv_bytes_of([held.session for held in list(self.held)])
 
     def take(
         self,

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from erecap.bench.llamacpp.bench import LlamaBench, Place, llama_bench
 from erecap.bench.llamacpp.client import LlamaCpp
-from erecap.bench.llamacpp.gguf import gguf_file
 from erecap.bench.llamacpp.ids import token_ids
 from erecap.bench.llamacpp.summary import fastest, llama_rows, llama_summary, llama_tables, publish_llama
 from erecap.bench.llamacpp.worker import decode
@@ -21,6 +20,7 @@ from erecap.bench.replan.history import next_turn, wander
 from erecap.cli.main import app
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError, RunError
+from erecap.models.gguf_files import gguf_file
 from erecap.session.session import ReplanSession
 from erecap.threading_policy import environment_of_others
 from tests.context.small_tokenizers import byte_level

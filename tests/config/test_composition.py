@@ -120,7 +120,7 @@ MISTAKES: list[tuple[Any, str]] = [
     ([{"name": "x", "prune": "learned"}], "mode x needs a trained pruner; give pruner: FOLDER"),
     ([{"name": "x", "kv": {"evict": "learned"}}], "mode x needs a trained pruner; give pruner: FOLDER"),
     ([{"name": "x", "kv": {"evict": "p"}, "prune": "learned"}], "allowed: one pruner in a mode"),
-    ([{"name": "x", "engine": "abacus"}], "unknown engine 'abacus'; allowed: tiny, transformers"),
+    ([{"name": "x", "engine": "abacus"}], "unknown engine 'abacus'; allowed: llamacpp, tiny, transformers"),
 ]
 
 

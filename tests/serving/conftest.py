@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,18 @@ from tests.context.small_tokenizers import byte_level
 from tests.serving.asking import engines as engines
 from tests.session.chats import model
 
+# `make test-engines` asks the clients' tests of servers on other engines as well.
+ENGINE = os.environ.get("ERECAP_TEST_ENGINE", "transformers")
+
+
+def served(window: int) -> Any:
+    """The tiny model as the engine takes it."""
+    if ENGINE == "transformers":
+        return model(window=window)
+    from tests.engines.llamacpp_models import small_llama
+
+    return small_llama(window=window)
+
 
 class Server:
     """A server in a thread."""
@@ -29,9 +42,13 @@ class Server:
         budget: Budget | None = None,
         **options: Any,
     ):
-        made, tokenizer = model(window=options.pop("window", 4096)), byte_level()
+        made, tokenizer = served(options.pop("window", 4096)), byte_level()
         budget = budget if kv_tokens is None else Budget(kv_tokens)
-        self.engine = Engine(made, tokenizer, lambda: ReplanSession(made, tokenizer, budget=budget), **options)
+
+        def session() -> ReplanSession:
+            return ReplanSession(made, tokenizer, budget=budget, engine=ENGINE)
+
+        self.engine = Engine(made, tokenizer, session, **options)
         app = create_app(self.engine, "tiny", key=key, most_bytes=most_bytes)
         self._running = running(app)
         self.url = self._running.__enter__()

@@ -17,9 +17,11 @@ from erecap.errors import ModelError
 from erecap.serving.engine import Engine
 from erecap.session.session import ReplanSession
 from tests.context.small_tokenizers import byte_level
+from tests.serving.conftest import ENGINE
 from tests.session.chats import model, start, turn
 
 GREEDY = {"model": "tiny", "temperature": 0.0, "max_tokens": 12}
+HOOKS = pytest.mark.skipif(ENGINE != "transformers", reason="hooks into the modules of transformers")
 
 
 def alone(messages: list[dict], **options: object) -> str:
@@ -209,6 +211,7 @@ def test_a_client_that_hangs_up_frees_the_model(serve) -> None:  # type: ignore[
     assert server.client(timeout=20).chat.completions.create(messages=start(), **GREEDY).choices
 
 
+@HOOKS
 def test_a_request_may_not_take_for_ever(serve) -> None:  # type: ignore[no-untyped-def]
     server = serve(request_s=3)
     # The first pass through the model lasts until the time is over.
@@ -265,6 +268,7 @@ def test_a_pool_that_breaks_leaves_nobody_waiting(serve, monkeypatch) -> None:  
     assert httpx.get(f"{server.url}/health").status_code == 503
 
 
+@HOOKS
 @pytest.mark.parametrize("kind", [ValueError, RuntimeError, ModelError])
 @pytest.mark.parametrize("stream", [False, True])
 def test_errors_inside_the_model_are_the_servers(serve, kind, stream, caplog) -> None:  # type: ignore[no-untyped-def]

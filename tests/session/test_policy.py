@@ -252,7 +252,7 @@ print(*sorted({"torch", "transformers"} & set(sys.modules)))
 
 
 def test_what_an_engine_or_session_refuses(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="engine: 'none' is not an engine; allowed: tiny, transformers"):
+    with pytest.raises(ConfigError, match="engine: 'none' is not an engine; allowed: llamacpp, tiny, transformers"):
         ReplanSession(MODEL, CHARACTERS, engine="none")
     with pytest.raises(ValueError, match="packed weights"):
         made(None, decode_weights="int8")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from erecap.bench.llamacpp.client import BUILT, WORKER, LlamaCpp
-from erecap.bench.llamacpp.gguf import gguf_file
 from erecap.bench.llamacpp.ids import compare, token_ids
 from erecap.bench.replan.calls import Call, algorithm_call, floor_call, floor_message, product_call, steady
 from erecap.bench.replan.history import check_lengths, cut, next_turn, wander
@@ -22,6 +21,7 @@ from erecap.decoding.linear import WEIGHTS
 from erecap.decoding.stopping import answer_ends
 from erecap.errors import ConfigError, RunError
 from erecap.generation import JsonRow, Message
+from erecap.models.gguf_files import gguf_file
 
 OURS, OUR_FLOOR, THEIR_FLOOR = "erecap", "erecap floor", "llama.cpp floor"
 VARIANTS = ("plain", "lookup-2", "lookup-10", "generate", "generate-lookup-10")

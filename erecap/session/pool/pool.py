@@ -53,8 +53,10 @@ class ReplanPool:
         agents = [pool.session(budget=erecap.Budget(kv_tokens=1024)) for _ in range(4)]
         plans = pool.generate([(agent, chat, {"max_new_tokens": 64}) for agent, chat in zip(agents, chats)])
 
+    Models of other engines are served as well: their sessions take turns, pass by pass, and share none.
+
     Args:
-        model: a causal language model of transformers, in eval mode.
+        model: a causal language model of transformers, in eval mode, or one of another engine.
         tokenizer: its fast tokenizer, with a chat template.
         max_tokens: tokens of one shared forward call; more are split over several. A single read may be longer.
 
@@ -66,7 +68,8 @@ class ReplanPool:
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
         # Each call has a length of its own, which the angles of some rotary embeddings follow.
-        self._apart = not joins_calls(model)
+        self._hooked = hasattr(model, "modules")
+        self._apart = self._hooked and not joins_calls(model)
         self.model = model
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
@@ -205,7 +208,10 @@ class ReplanPool:
 
     @contextmanager
     def _attention_split(self) -> Iterator[None]:
-        """The model's attention can be taken over within."""
+        """The model's attention can be taken over within, where it is one of transformers."""
+        if not self._hooked:
+            yield
+            return
         user = hooks.User(attention=True)
         try:
             hooks.acquire(self.model, user)

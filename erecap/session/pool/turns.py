@@ -104,6 +104,13 @@ class Seat:
         assert request.logits is not None, "a request is answered before its job goes on"
         return request.logits
 
+    def give_way(self) -> None:
+        """Let the other jobs go on, up to their next request; for engines that make their passes themselves."""
+        if not self._dismissed:
+            self._hand_over()
+        if self._dismissed:
+            raise Dismissed
+
     def _hand_over(self) -> None:
         with self._turn:
             self._ours = False

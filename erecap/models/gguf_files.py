@@ -1,4 +1,4 @@
-"""The GGUF file that a model of the catalog was unpacked from, for other programs that read it."""
+"""GGUF files: of models of the catalog, which were unpacked from one, and other people's."""
 
 from __future__ import annotations
 
@@ -35,3 +35,24 @@ def gguf_file(name: str, say: Callable[[str], None] = lambda line: None) -> Path
         extract(entry, wheel, Path(work)).replace(target)
     wheel.unlink(missing_ok=True)
     return target
+
+
+def locate_gguf(name: str, say: Callable[[str], None] = lambda line: None) -> Path:
+    """The GGUF file behind a path, or behind the catalog name of a model that comes as one.
+
+    Raises:
+        ConfigError: neither.
+        ModelError: as `gguf_file`.
+    """
+    path = Path(name).expanduser()
+    if path.is_file() or (path.suffix == ".gguf" and name not in CATALOG):
+        if not path.is_file():
+            raise ConfigError(f"no GGUF file {path}")
+        return path
+    return gguf_file(name, say)
+
+
+def entry_of(digest: str) -> WheelModel | None:
+    """The model of the catalog whose GGUF file has that hexadecimal SHA-256."""
+    found = (entry for entry in CATALOG.values() if isinstance(entry, WheelModel) and entry.member_sha256 == digest)
+    return next(found, None)
