@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,7 @@ class Times:
         return statistics.median(before - after for before, after in pairs)
 
     def speed_up(self, other: Times, phase: str) -> float:
-        """How many times faster `other` is: the median over pairs."""
+        """Speed-up of `other`: the median over pairs."""
         pairs = zip(getattr(self, phase), getattr(other, phase), strict=True)
         return statistics.median(before / after for before, after in pairs)
 
@@ -60,7 +60,7 @@ class LayerClock:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value < 1:
-                raise ConfigError(f"--{name}: got {value}; allowed: 1 or more")
+                raise ConfigError(f"clock {name}: got {value}; allowed: 1 or more")
 
 
 class _Session:
@@ -180,10 +180,21 @@ def measure_latencies(
         "threads": torch.get_num_threads(),
         "device": model.device.type,
     }
+    return latencies_of(whole, dict(zip(kinds, others, strict=True)), len(quarter), about)
+
+
+def latencies_of(
+    whole: Times, without: Mapping[str, Times], count: int, about: Mapping[str, Any]
+) -> dict[str, Latencies]:
+    """Latencies by phase, from the times of the whole model and of the model without `count` parts of each kind.
+
+    Raises:
+        RunError: parts whose latency drowns in noise.
+    """
     return {
         phase: Latencies(
             whole.median(phase),
-            **{kind: whole.saved(other, phase) / len(quarter) for kind, other in zip(kinds, others, strict=True)},
+            **{kind: whole.saved(other, phase) / count for kind, other in without.items()},
             about=about,
         )
         for phase in ("decode", "prefill")

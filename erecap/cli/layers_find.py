@@ -13,7 +13,7 @@ from erecap.cli.numbers import finite
 if TYPE_CHECKING:
     from erecap.layers.search import SearchFolder
 
-WIDTH = 110  # of a table that goes into a file
+WIDTH = 118  # of a table that goes into a file
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="Result of `erecap layers find`.")]
 PhaseOption = Annotated[str, typer.Option(help="Latencies that count: decode or prefill.")]
@@ -42,7 +42,7 @@ def find(
     held_out: Annotated[int, typer.Option(metavar="N", help="Further sequences that judge the steps; 0: none.")] = 16,
     evaluate_every: Annotated[int, typer.Option(metavar="N", help="Steps between two judgements.")] = 1,
     metric: Annotated[str, typer.Option(help="Change of hidden states: l1, l2 or cosine.")] = "l2",
-    over: Annotated[str, typer.Option(help="Vectors that it is taken of: sentence, token or channel.")] = "sentence",
+    over: Annotated[str, typer.Option(help="Vectors that it is taken of: sentence, token or channel.")] = "token",
     latency_aware: Annotated[bool, typer.Option(help="Divide the change by the latency saved.")] = True,
     phase: PhaseOption = "decode",
     tune: Annotated[str, typer.Option(help="Sublayers that are tuned: mlp, attention, both or none.")] = "mlp",
@@ -162,5 +162,5 @@ def _show(found: SearchFolder) -> None:
             f"{row.seconds:.1f}" if row.seconds else "",
         )
     console = Console(markup=False, emoji=False)
-    console.print(table, width=max(console.width, WIDTH) if not console.is_terminal else None)
+    (console if console.is_terminal else Console(markup=False, emoji=False, width=WIDTH)).print(table)
     typer.echo("decode, prefill: predicted speed-up; perplexity, same next: on held-out text, against the dense model")

@@ -28,7 +28,7 @@ class Killed(BaseException):
     pass
 
 
-def head(model: Any, method: str, **changed: Any) -> dict[str, Any]:
+def head(model: Any, method: str) -> dict[str, Any]:
     return {
         "base": vars(base_of(model)),
         "layers": LAYERS,
@@ -39,7 +39,6 @@ def head(model: Any, method: str, **changed: Any) -> dict[str, Any]:
         "calibration": {"digest": "0123"},
         "held_out": {"digest": "4567"},
         "evaluate_every": 2,
-        **changed,
     }
 
 
@@ -121,7 +120,7 @@ def test_every_prefix_replays_to_the_same_logits(tmp_path: Path) -> None:
         with apply(model, loaded):  # whose base is this model
             assert torch.allclose(logits(model, IDS, use_cache=False), expected, atol=1e-5)
         with pytest.raises(ModelError, match="the layer plan was made for"):
-            apply(own("mistral"), loaded)
+            apply(own("qwen2"), loaded)
     found = SearchFolder.open(folder)
     predicted = [row.predicted["decode"] for row in found.rows]
     assert found.steps_for("decode", predicted[2]) == 2 and found.steps_for("decode", predicted[2] + 1e-9) == 3
@@ -145,7 +144,7 @@ def test_another_search_in_the_folder_is_refused(tmp_path: Path) -> None:
         "options": {"ratio": 0.5}, "seed": 1, "calibration": {"digest": "8"}, "held_out": {}, "evaluate_every": 1,
     }.items():  # fmt: skip
         with pytest.raises(RunError, match=f"searched with {name} .*, here it is .*; another --out keeps both"):
-            SearchFolder(tmp_path).begin(head(model, "sprint", **{name: value}), dict)
+            SearchFolder(tmp_path).begin({**head(model, "sprint"), name: value}, dict)
     assert SearchFolder(tmp_path).begin(head(model, "sprint"), dict)  # latencies are those of the folder
     assert SearchFolder(tmp_path).latencies == LATENCIES
     fresh = SearchFolder(tmp_path, fresh=True)
@@ -175,7 +174,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "head": (_edit(0, lambda row: row.pop("seed")), "search.jsonl:1: seed: is missing"),
     "latency": (_edit(0, lambda row: row["latencies"]["decode"].update(mlp="x")), "search.jsonl:1: mlp"),
     "negative": (_edit(0, lambda row: row["latencies"]["decode"].update(mlp=-1.0)), "latency of one mlp"),
-    "order": (_edit(3, lambda row: row.update(step=7)), "search.jsonl:4: .* step 7 stands where step 2 is due"),
+    "order": (_edit(3, lambda row: row.update(step=7)), "search.jsonl:4: .*step 7 stands where step 2 is due"),
     "name": (_edit(2, lambda row: row.update(removed=["3.head"])), "search.jsonl:3: .*'3.head' is no sublayer"),
     "type": (_edit(2, lambda row: row.update(score="low")), "search.jsonl:3: score: got 'low'"),
     "key": (_edit(2, lambda row: row.update(extra=1)), "search.jsonl:3: extra: unknown key"),

@@ -64,7 +64,7 @@ def test_chance_follows_the_seed() -> None:
     assert orders[0] == orders[1] != orders[2] and len(set(orders[0])) == 9
 
 
-@pytest.mark.parametrize("method", ["sprint", "sleb", RANDOM])
+@pytest.mark.parametrize("method", [*METHODS, RANDOM])
 def test_one_attention_is_left_at_the_end(method: str) -> None:
     model = own()
     search = search_of(model, ids=sequences(1, 6), candidates=1)

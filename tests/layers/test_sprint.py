@@ -13,7 +13,7 @@ from erecap.layers.search import Latencies, Search, SearchOptions, Step, Sublaye
 from erecap.layers.search.sprint import sprint
 from tests.layers.plans import identities, logits, own
 from tests.layers.search_models import planted, search_of, sequences
-from tests.tokens.models import LAYERS
+from tests.tokens.models import ARCHITECTURES, LAYERS
 
 ROWS = sequences(6, 16)
 
@@ -33,11 +33,11 @@ def hidden(model, ids, layer: int) -> torch.Tensor:  # type: ignore[no-untyped-d
     return seen[0]
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_scores_by_hand(name: str) -> None:
     """The relative change behind the next MLP that is left, over the latency."""
     model = own(name)
-    search = search_of(model, ids=ROWS, tune=(), over="token")
+    search = search_of(model, ids=ROWS, tune=())
     first, second = made(search, 2)
     for step, out in ((first, ()), (second, first.removed)):
         live = [Sublayer(n, kind) for n in range(LAYERS) for kind in ("attention", "mlp")]
@@ -60,7 +60,7 @@ def test_scores_by_hand(name: str) -> None:
         latency = {"attention": 0.5, "mlp": 0.4}
         best = min(found, key=lambda one: found[one] / latency[one.kind])
         assert step.removed == (best,) and step.score == pytest.approx(found[best] / latency[best.kind])
-    blind = made(search_of(model, ids=ROWS, tune=(), over="token", latency_aware=False), 1)[0]
+    blind = made(search_of(model, ids=ROWS, tune=(), latency_aware=False), 1)[0]
     assert blind.notes["scores"] == first.notes["scores"]
     assert blind.score == min(first.notes["scores"].values()) == first.notes["scores"][str(blind.removed[0])]
 
@@ -90,8 +90,34 @@ def test_tuning_lowers_the_change_and_is_what_it_says(tune: tuple[str, ...]) -> 
         layer = int(name.split(".")[1])
         wanted = hidden(model, ROWS, layer)
         found = hidden(search.thin, ROWS, layer)
-        change = ((found - wanted).flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1)).mean()
+        change = ((found - wanted).norm(dim=-1) / wanted.norm(dim=-1)).mean()
         assert float(change) == pytest.approx(tuned[str(step.removed[0])], rel=1e-3)
+
+
+@pytest.mark.parametrize("over", ["token", "sentence", "channel"])
+def test_least_squares_weigh_errors_as_the_metric_does(over: str) -> None:
+    """At the solution, no change of the weight would lower the sum of squared relative errors: the gradient is zero."""
+    model = own()
+    search = search_of(model, ids=ROWS, over=over, damping=1e-7, candidates=16)
+    (step,) = made(search, 1)
+    ((name, weight),) = step.tuned.items()
+    layer = int(name.split(".")[1])
+    projection = search.thin.get_decoder().layers[layer].mlp.down_proj
+    inputs: list[torch.Tensor] = []
+    handle = projection.register_forward_pre_hook(lambda module, args: inputs.append(args[0].double()))
+    wanted, after = hidden(model, ROWS, layer).double(), hidden(search.thin, ROWS, layer).double()
+    projection.weight = model.get_decoder().layers[layer].mlp.down_proj.weight
+    before = hidden(search.thin, ROWS, layer).double()
+    handle.remove()
+    lengths = {
+        "token": wanted.norm(dim=2, keepdim=True),
+        "sentence": wanted.flatten(1).norm(dim=1)[:, None, None],
+        "channel": torch.ones(1, 1, 1),
+    }[over]
+    gradients = [
+        torch.einsum("bti,bto->io", inputs[0] / lengths, (wanted - found) / lengths) for found in (before, after)
+    ]
+    assert float(gradients[1].norm()) < 1e-3 * float(gradients[0].norm()) and not torch.equal(weight, projection.weight)
 
 
 def test_worse_weights_are_not_taken() -> None:

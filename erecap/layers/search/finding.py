@@ -81,9 +81,9 @@ def find(
     """
     latency = search.latencies.get(search.options.phase)
     target.check(search.layers, latency)
-    for step in folder.steps():
+    for made in folder.steps():
         try:
-            search.add(step)
+            search.add(made)
         except ValueError as error:
             raise RunError(f"{folder.path}: {error}; --fresh starts anew") from error
     if search.steps:

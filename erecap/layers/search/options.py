@@ -24,7 +24,7 @@ class SearchOptions:
     """
 
     metric: str = "l2"  # distance of hidden states, relative to the dense ones
-    over: str = "sentence"  # vectors that it is taken of: whole sequences, tokens, or channels; then their mean
+    over: str = "token"  # vectors that it is taken of: whole sequences, tokens, or channels; then their mean
     latency_aware: bool = True  # divide the change by the sublayer's latency
     phase: str = "decode"  # latencies that count
     tune: tuple[str, ...] = ("mlp",)  # kinds of sublayers whose output projection may be solved anew; (): none

@@ -58,7 +58,7 @@ class _Sprint:
         self.thin = Walk(search.streams, search.changed, count)
         self.scores: dict[Sublayer, float] = {}  # change without that sublayer
         self.tuned: dict[Sublayer, float] = {}  # and with the weight that was solved anew
-        self._weights: dict[Sublayer, dict[str, torch.Tensor]] = {}  # of this step
+        self._tuned_weights: dict[Sublayer, dict[str, torch.Tensor]] = {}  # of this step
         if self.options.tune:
             with search.uncounted():
                 _check_sums(search)
@@ -74,7 +74,7 @@ class _Sprint:
 
     def step(self) -> Step:
         """The best sublayer to remove now."""
-        self._weights = {}
+        self._tuned_weights = {}
         candidates = self.search.removable()
         self._score([one for one in candidates if one not in self.scores])
         best = sorted(candidates, key=lambda one: (self._value(one, self.scores[one]), one))
@@ -87,9 +87,9 @@ class _Sprint:
         chosen = min(best, key=lambda one: (self._value(one, self._best(one)), one))
         tuned: dict[str, torch.Tensor] = {}
         if self.tuned.get(chosen, float("inf")) < self.scores[chosen]:
-            if chosen not in self._weights:  # it was scored at an earlier step
+            if chosen not in self._tuned_weights:  # it was scored at an earlier step
                 self._fit(chosen)
-            tuned = self._weights[chosen]
+            tuned = self._tuned_weights[chosen]
         notes = {
             "scores": {str(one): self.scores[one] for one in candidates},
             "tuned": {str(one): value for one, value in sorted(self.tuned.items())},
@@ -165,7 +165,8 @@ class _Sprint:
         for number in batches:
             with _inputs(projection) as seen:
                 dense, thin = self._both(number, sublayer)
-            ridge.add(seen[-1].flatten(0, 1), (dense - thin).flatten(0, 1))
+            weights = self._weights_of(dense)
+            ridge.add((seen[-1].float() * weights).flatten(0, 1), ((dense - thin).float() * weights).flatten(0, 1))
         self.search.streams.work += (
             ridge.rows * projection.in_features * (projection.in_features + projection.out_features)
         )
@@ -180,9 +181,20 @@ class _Sprint:
             projection.weight = old
             self.thin.rest()
             self.dense.rest()
-        self._weights[sublayer] = {name: weight}
-        value = change.value()
-        return _finite(value, sublayer)
+        self._tuned_weights[sublayer] = {name: weight}
+        return _finite(change.value(), sublayer)
+
+    def _weights_of(self, dense: torch.Tensor) -> torch.Tensor:
+        """Weights `(sequences, tokens or 1, 1)` of the tokens in least squares, as the metric weighs them.
+
+        The first token of a sequence has hidden states hundreds of times as long as the others' in many models; by
+        tokens, each one's error counts relative to its own length.
+        """
+        if self.options.over == "token":
+            return dense.float().norm(dim=2, keepdim=True).clamp_min(1e-6).reciprocal()
+        if self.options.over == "sentence":
+            return dense.float().flatten(1).norm(dim=1).clamp_min(1e-6).reciprocal()[:, None, None]
+        return dense.new_ones(len(dense), 1, 1, dtype=torch.float32)
 
 
 def _finite(value: float, sublayer: Sublayer) -> float:
