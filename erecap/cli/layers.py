@@ -170,4 +170,12 @@ def _read(path: Path) -> str:
 
 
 def _words(facts: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in facts.items()) or "not said"
+    return ", ".join(f"{name} {_word(value)}" for name, value in facts.items()) or "not said"
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"({_words(value)})"
+    if isinstance(value, (list, tuple)):
+        return " and ".join(map(_word, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

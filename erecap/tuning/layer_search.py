@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from erecap.bench.layer_clock import LayerClock, measure_latencies
-from erecap.errors import ConfigError
+from erecap.errors import ConfigError, RunError
 from erecap.language_models.opened import OpenedModel
 from erecap.layers.search import Latencies, Search, SearchFolder, SearchOptions, Target, find
 from erecap.layers.search.held_out import HeldOut
@@ -61,7 +64,8 @@ def search_layers(
         RunError: the folder holds another search, or a damaged one.
         ModelError: a model that cannot be searched.
     """
-    kept = SearchFolder(folder, fresh=fresh)
+    if settings.target.sublayers is not None:  # known before anything is measured
+        settings.target.check(opened.facts["layers"], None)
     found = calibration_ids(
         settings.texts,
         opened.tokenizer,
@@ -70,21 +74,42 @@ def search_layers(
         seed=settings.seed,
     )
     ids, held_out = found[: settings.count], found[settings.count :]
+    search = Search(opened.model, ids, {}, settings.options, settings.seed)
     head = head_of(settings, opened, ids, held_out, found.sources)
-
-    def measure() -> dict[str, Latencies]:
-        if settings.latencies is not None:
-            return _latencies_of(settings.latencies, head)
-        text = [token for row in ids for token in row]  # times do not depend on its words
-        text *= -(-settings.clock.tokens // len(text))
-        return measure_latencies(opened.model, text[: settings.clock.tokens], settings.clock, say)
-
-    if kept.begin(head, measure):
-        say(f"{kept.path} holds this search already; its latencies are kept")
-    search = Search(opened.model, ids, kept.latencies, settings.options, settings.seed)
-    judge = HeldOut(opened.model, held_out) if held_out else None
-    find(search, settings.method, kept, settings.target, held_out=judge, every=settings.evaluate_every, say=say)
+    with _alone(folder):
+        kept = SearchFolder(folder, fresh=fresh)
+        if kept.begin(head, lambda: _measured(settings, opened, ids, head, say)):
+            say(f"{kept.path} holds this search already; its latencies are kept")
+        search.latencies = kept.latencies
+        judge = HeldOut(opened.model, held_out) if held_out else None
+        find(search, settings.method, kept, settings.target, held_out=judge, every=settings.evaluate_every, say=say)
     return kept
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Within, no other process searches in `folder`. Raises RunError where one does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(f"{folder}: another process searches here; wait for it, or name another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _measured(
+    settings: LayerSearch, opened: OpenedModel, ids: Sequence[Sequence[int]], head: dict[str, Any], say: Say
+) -> dict[str, Latencies]:
+    """The latencies of this model, measured on the calibration text, or those of another search."""
+    if settings.latencies is not None:
+        return _latencies_of(settings.latencies, head)
+    text = [token for row in ids for token in row]  # times do not depend on its words
+    text *= -(-settings.clock.tokens // len(text))
+    return measure_latencies(opened.model, text[: settings.clock.tokens], settings.clock, say)
 
 
 def head_of(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from erecap.layers import load_plan
 from tests.layers.search_models import LATENCIES
@@ -63,6 +64,12 @@ def test_a_search_its_steps_and_a_plan(erecap, tiny_model, text: Path, timed: Pa
     assert "1 steps are there already, and are kept" in err
     code, _, err = erecap(*other, "--sublayers", "3", "--latencies", tmp_path / "found", "--seed", "1")
     assert code == 1 and "searched with seed 0, here it is 1; another --out keeps both, --fresh starts anew" in err
+    with FileLock(tmp_path / "other" / ".lock"):
+        code, _, err = erecap(*other, "--sublayers", "3", "--latencies", tmp_path / "found")
+        assert code == 1 and "other: another process searches here; wait for it, or name another --out" in err
+    third = (*other[:5], tmp_path / "third", *other[6:])
+    code, _, err = erecap(*third, "--sublayers", "1", "--latencies", tmp_path / "found", "--dtype", "bfloat16")
+    assert code == 2 and "found is a search with dtype float32, here it is bfloat16" in err
     code, _, err = erecap(*other, "--speed-up", "50", "--latencies", tmp_path / "found")
     assert code == 2 and "--speed-up: got 50; with one attention left it would be" in err
     code, _, err = erecap("layers", "take", tmp_path / "other", "--speed-up", "9", "--out", tmp_path / "x")

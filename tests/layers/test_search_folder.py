@@ -174,6 +174,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "head": (_edit(0, lambda row: row.pop("seed")), "search.jsonl:1: seed: is missing"),
     "latency": (_edit(0, lambda row: row["latencies"]["decode"].update(mlp="x")), "search.jsonl:1: mlp"),
     "negative": (_edit(0, lambda row: row["latencies"]["decode"].update(mlp=-1.0)), "latency of one mlp"),
+    "not finite": (_edit(2, lambda row: row.update(passes=float("inf"))), "search.jsonl:3: the row is damaged"),
     "order": (_edit(3, lambda row: row.update(step=7)), "search.jsonl:4: .*step 7 stands where step 2 is due"),
     "name": (_edit(2, lambda row: row.update(removed=["3.head"])), "search.jsonl:3: .*'3.head' is no sublayer"),
     "type": (_edit(2, lambda row: row.update(score="low")), "search.jsonl:3: score: got 'low'"),
@@ -207,6 +208,14 @@ def _folder_with_two_steps(folder: Path) -> None:
         assert "step-001.safetensors" in _KEPT
     for name, content in _KEPT.items():
         (folder / name).write_bytes(content)
+
+
+def test_notes_that_are_none_are_told_where_they_are_needed(tmp_path: Path) -> None:
+    for notes in ({}, {"scores": {"3.head": 1}, "tuned": {}}, {"scores": 3, "tuned": {}}):
+        _folder_with_two_steps(tmp_path)
+        _edit(3, lambda row, notes=notes: row.update(notes=notes))(tmp_path)
+        with pytest.raises(RunError, match=r"the notes of the last step are no scores of sprint .*--fresh starts anew"):
+            run(tmp_path, "sprint", 3)
 
 
 def test_steps_that_do_not_fit_the_model_are_refused(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ class _Head(BaseModel):
     model_config = _STRICT
     format: str
     base: _Base
-    layers: int = Field(ge=1)
+    layers: int = Field(ge=1, le=100_000)
     dtype: str
     method: str
     options: dict[str, Any]
@@ -67,7 +67,7 @@ class Row(BaseModel):
     passes: float = 0.0
     seconds: float = 0.0
     predicted: dict[str, float] = {}
-    evaluation: dict[str, float] | None = None
+    evaluation: dict[str, int | float] | None = None
     tuned: _Tuned | None = None
     notes: dict[str, Any] = {}
 
@@ -224,6 +224,7 @@ class SearchFolder:
         where = f"{self.path}:{number}"
         try:
             value = parse_json(line)
+            json.dumps(value, allow_nan=False)  # numbers that are not finite are damage, too
             if number == 1:
                 if not isinstance(value, dict) or value.get("format") != FORMAT:
                     raise RunError(f"{self.path}: not a search for layer plans in format {FORMAT}; --fresh starts anew")

@@ -52,6 +52,8 @@ class Search:
             raise ModelError("the model has a layer plan already; a search starts from the whole model")
         if model.training:
             raise ModelError(f"{type(model).__name__} is in training mode; call its eval()")
+        if model.device.type == "mps":
+            raise ModelError("a search computes in float64, which the device mps has not; use --device cpu")
         lengths = sorted({len(row) for row in ids})
         window = getattr(decoder.config, "max_position_embeddings", None) or lengths[-1:]
         if len(lengths) != 1 or lengths[0] < 2 or (isinstance(window, int) and lengths[0] > window):

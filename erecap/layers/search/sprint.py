@@ -64,9 +64,7 @@ class _Sprint:
                 _check_sums(search)
         if search.steps:
             last = search.steps[-1]
-            self.scores, self.tuned = (
-                {Sublayer.parse(n): v for n, v in last.notes[k].items()} for k in ("scores", "tuned")
-            )
+            self.scores, self.tuned = (_scores(last, part) for part in ("scores", "tuned"))
             self.after(last)
             with search.uncounted():
                 self.dense.fill(search.layers)
@@ -195,6 +193,14 @@ class _Sprint:
         if self.options.over == "sentence":
             return dense.float().flatten(1).norm(dim=1).clamp_min(1e-6).reciprocal()[:, None, None]
         return dense.new_ones(len(dense), 1, 1, dtype=torch.float32)
+
+
+def _scores(step: Step, part: str) -> dict[Sublayer, float]:
+    """The scores in the notes of an earlier run."""
+    try:
+        return {Sublayer.parse(name): float(value) for name, value in step.notes[part].items()}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"the notes of the last step are no scores of sprint ({error}); --fresh starts anew") from error
 
 
 def _finite(value: float, sublayer: Sublayer) -> float:
