@@ -221,6 +221,21 @@ ENGINES = Registry(
     },
     _factory_problem,
 )
+# Called as factory(search), with an `erecap.layers.search.Search`: yields one `Step` after the other, each of which the
+# caller carries out before it asks for the next. `erecap.layers.search.uses` names the options that it reads.
+LAYER_SEARCHES = Registry(
+    "search method",
+    "erecap.layer_searches",
+    {
+        "blockpruner": "erecap.layers.search.losses:blockpruner",
+        "magnitude": "erecap.layers.search.ranked:magnitude",
+        "random": "erecap.layers.search.ranked:chance",
+        "shortgpt": "erecap.layers.search.ranked:shortgpt",
+        "sleb": "erecap.layers.search.losses:sleb",
+        "sprint": "erecap.layers.search.sprint:sprint",
+    },
+    _factory_problem,
+)
 # What a session may rank by without a trained pruner; see `erecap.tokens.scoring.by_name`.
 EVICT_BY = ("recency", "random", "attention")
 # Ways to draft tokens while decoding; see `erecap.decoding.drafts`.

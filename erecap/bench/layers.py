@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from erecap.bench.replan.calls import steady
+from erecap.bench.layer_clock import LayerClock, clock
 from erecap.bench.replan.history import wander
 from erecap.context.tokenize import render_prompt
 from erecap.engines.token_bytes import bytes_per_token
-from erecap.engines.transformers import TransformersEngine
-from erecap.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -60,35 +56,18 @@ def layers_bench(bench: LayersBench, model: Any, planned: Any, ids: Sequence[int
     Raises:
         ConfigError: lengths that do not fit the window, or a model that no session serves.
     """
-    try:
-        engines = [TransformersEngine(one) for one in (model, planned)]
-    except ValueError as error:
-        raise ConfigError(f"layers check: {error}") from error
-    if len(ids) + bench.decoded > engines[0].window:
-        raise ConfigError(
-            f"layers check: {len(ids)} tokens and {bench.decoded} decoded ones pass the window of {engines[0].window}"
-        )
+    whole, thin = clock((model, planned), ids, LayerClock(bench.tokens, bench.decoded, bench.repetitions))
     rows = [_logits(one, ids) for one in (model, planned)]
-    whole, thin = (F.log_softmax(row, -1) for row in rows)
-    times: list[list[tuple[float, float]]] = [[], []]
-    for round_ in range(bench.repetitions + 1):
-        for number in (0, 1) if round_ % 2 else (1, 0):
-            with steady():
-                spent = _time(engines[number], ids, bench.decoded)
-            if round_:  # the first warms up
-                times[number].append(spent)
-    pairs = list(zip(*times, strict=True))
-    medians = [[statistics.median(spent[part] for spent in one) for one in times] for part in (0, 1)]
-    ratios = [statistics.median(dense[part] / fast[part] for dense, fast in pairs) for part in (0, 1)]
+    dense, other = (F.log_softmax(row, -1) for row in rows)
     return LayersResult(
         tokens=len(ids),
         agreement=float((rows[0].argmax(-1) == rows[1].argmax(-1)).float().mean()),
-        divergence=float((whole.exp() * (whole - thin)).sum(-1).mean()),
+        divergence=float((dense.exp() * (dense - other)).sum(-1).mean()),
         largest=float((rows[0] - rows[1]).abs().max()),
-        prefill_ms=(medians[0][0], medians[0][1]),
-        decode_ms=(medians[1][0], medians[1][1]),
-        prefill_speed_up=ratios[0],
-        decode_speed_up=ratios[1],
+        prefill_ms=(whole.median("prefill"), thin.median("prefill")),
+        decode_ms=(whole.median("decode"), thin.median("decode")),
+        prefill_speed_up=whole.speed_up(thin, "prefill"),
+        decode_speed_up=whole.speed_up(thin, "decode"),
         weight_bytes=(_weight_bytes(model), _weight_bytes(planned)),
         kv_bytes_per_token=(bytes_per_token(model), bytes_per_token(planned)),
     )
@@ -99,20 +78,6 @@ def _logits(model: Any, ids: Sequence[int]) -> torch.Tensor:
     with torch.inference_mode():
         logits: torch.Tensor = model(torch.tensor([list(ids)], device=model.device), use_cache=False).logits[0]
     return logits.float().cpu()
-
-
-def _time(engine: TransformersEngine, ids: Sequence[int], decoded: int) -> tuple[float, float]:
-    """Milliseconds of reading `ids`, and of one decoded token after them. Each pass ends with its logits on the CPU."""
-    engine.reset()
-    started = time.perf_counter()
-    token = int(engine.read(ids).argmax())
-    read = time.perf_counter()
-    with engine.attached():
-        for _ in range(decoded):
-            token = int(engine.forward([token], keep=1, decode=True).argmax())
-    ended = time.perf_counter()
-    engine.reset()
-    return 1e3 * (read - started), 1e3 * (ended - read) / decoded
 
 
 def _weight_bytes(model: Any) -> int:

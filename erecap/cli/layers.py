@@ -12,7 +12,7 @@ from erecap.cli.model_options import AdapterOption, DeviceOption, DtypeOption, M
 if TYPE_CHECKING:
     from erecap.language_models.opened import OpenedModel
 
-app = typer.Typer(help="Leave layers of a model out: make, show, check and export plans.", no_args_is_help=True)
+app = typer.Typer(help="Leave layers of a model out: find, make, show, check and export plans.", no_args_is_help=True)
 
 PlanArgument = Annotated[str, typer.Argument(metavar="PLAN", help="Folder or name of a layer plan.")]
 NumbersOption = Annotated[str | None, typer.Option(metavar="N,N", help="Layers, counted from 0.")]
@@ -100,6 +100,7 @@ def check(
     from erecap.bench.layers import LayersBench, household_ids, layers_bench
     from erecap.errors import ConfigError
     from erecap.language_models.build import ModelSettings, open_model
+    from erecap.layers.files import load_plan
 
     bench = LayersBench(tokens, decoded, repetitions, seed)
     opened = open_model(ModelSettings(model, adapter, dtype, device, threads))
@@ -111,15 +112,17 @@ def check(
         if len(ids) < 2:
             raise ConfigError(f"--text: {text} has {len(ids)} tokens; allowed: 2 or more")
     found = layers_bench(bench, opened.model, planned.model, ids)
+    predicted = load_plan(plan).found.get("predicted", {})
     typer.echo(f"same next token   {100 * found.agreement:.1f} % of {found.tokens} tokens")
     typer.echo(
         f"KL divergence     {found.divergence:.4f} nats a token; largest difference of a logit {found.largest:.3g}"
     )
-    for name, (whole, thin), ratio in (
-        (f"prefill of {found.tokens}", found.prefill_ms, found.prefill_speed_up),
-        ("decode, a token", found.decode_ms, found.decode_speed_up),
+    for name, phase, (whole, thin), ratio in (
+        (f"prefill of {found.tokens}", "prefill", found.prefill_ms, found.prefill_speed_up),
+        ("decode, a token", "decode", found.decode_ms, found.decode_speed_up),
     ):
-        typer.echo(f"{name:17s} {thin:,.1f} ms, whole model {whole:,.1f} ms: {ratio:.2f}x")
+        beside = f" (predicted {predicted[phase]:.3f}x)" if phase in predicted else ""
+        typer.echo(f"{name:17s} {thin:,.1f} ms, whole model {whole:,.1f} ms: {ratio:.3f}x{beside}")
     for name, (before, after) in (("weights", found.weight_bytes), ("KV, a token", found.kv_bytes_per_token)):
         typer.echo(f"{name:17s} {after:,} bytes, whole model {before:,}")
 
@@ -167,4 +170,12 @@ def _read(path: Path) -> str:
 
 
 def _words(facts: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in facts.items()) or "not said"
+    return ", ".join(f"{name} {_word(value)}" for name, value in facts.items()) or "not said"
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"({_words(value)})"
+    if isinstance(value, (list, tuple)):
+        return " and ".join(map(_word, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

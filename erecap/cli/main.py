@@ -26,6 +26,7 @@ from erecap.cli import (
     games,
     generate,
     layers,
+    layers_find,
     models,
     quality,
     report,
@@ -63,6 +64,9 @@ app.command("chat")(chat.chat)
 app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
 app.add_typer(models.app, name="models")
+layers.app.command("find")(layers_find.find)
+layers.app.command("steps")(layers_find.steps)
+layers.app.command("take")(layers_find.take)
 app.add_typer(layers.app, name="layers")
 app.add_typer(games.app, name="games")
 bench.app.command("drafts")(bench_drafts.drafts)

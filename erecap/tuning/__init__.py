@@ -1,1 +1,1 @@
-"""Tuning of pruning layers: stage sets compared by their speed-up and their agreement."""
+"""Tuning of a model on texts: pruning stages by their speed-up and agreement, and searches for layer plans."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from erecap.context.prompt import record_text, system_text
 from erecap.errors import ConfigError
 from erecap.generation import Message
+
+if TYPE_CHECKING:
+    from erecap.envs.household.options import Split
 
 Count = Callable[[Sequence[Message]], int]
 GAMES = 8  # one after the other, then again from the first
@@ -16,19 +19,22 @@ MAX_STEPS = 5  # commands of a plan
 
 
 class Walk:
-    """An agent in household games of unseen floor plans; use it in a `with` statement.
+    """An agent in household games; use it in a `with` statement.
+
+    Args:
+        split: floor plans of the games; those that planners are tested on unless said otherwise.
 
     Raises:
         EnvironmentUnavailable: the household simulator is missing.
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, split: Split = "unseen") -> None:
         from erecap.envs.household.env import HouseholdEnv
         from erecap.envs.household.options import HouseholdOptions
 
         self._choose = random.Random(seed)
         self._seed, self._game, self._ended = seed, 0, False
-        self._env = HouseholdEnv(HouseholdOptions(split="unseen"), seed=seed, episodes=GAMES)
+        self._env = HouseholdEnv(HouseholdOptions(split=split), seed=seed, episodes=GAMES)
 
     def __enter__(self) -> Walk:
         return self
