@@ -19,6 +19,7 @@ from erecap.cli import (
     chat,
     collect,
     compare,
+    controller,
     doctor,
     games,
     generate,
@@ -61,6 +62,7 @@ app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
 app.add_typer(models.app, name="models")
 app.add_typer(layers.app, name="layers")
+app.add_typer(controller.app, name="controller")
 app.add_typer(games.app, name="games")
 bench.app.command("llamacpp")(bench_llamacpp.llamacpp)
 bench.app.command("remote")(bench_remote.remote)

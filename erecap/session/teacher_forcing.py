@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from erecap.decoding.loop import negative_log_likelihood
 from erecap.generation import Message
 from erecap.session.fit_call import fit_chat
 from erecap.session.session import ReplanSession
@@ -27,6 +30,24 @@ def plan_choices(session: ReplanSession, messages: Sequence[Message], plan: str)
         ValueError: an empty plan.
         BudgetError: as `ReplanSession.generate`.
     """
+    found = _forced(session, messages, plan)
+    return None if found is None else [int(row.argmax()) for row in found[1]]
+
+
+def plan_loss(session: ReplanSession, messages: Sequence[Message], plan: str) -> float | None:
+    """Mean negative log-likelihood, in nats, of the tokens of `plan` in answer to `messages`; see `plan_choices`."""
+    found = _forced(session, messages, plan)
+    if found is None:
+        return None
+    wanted, rows = found
+    losses = [negative_log_likelihood(row, token) for row, token in zip(rows, wanted, strict=False)]
+    return sum(losses) / len(losses)
+
+
+def _forced(
+    session: ReplanSession, messages: Sequence[Message], plan: str
+) -> tuple[list[int], list[np.ndarray]] | None:
+    """The plan's tokens, and logits `(vocab,)` before each of them and after the last."""
     wanted = session.tokenizer(plan, add_special_tokens=False)["input_ids"]
     if not wanted:
         raise ValueError("an empty plan has no tokens to compare")
@@ -43,4 +64,4 @@ def plan_choices(session: ReplanSession, messages: Sequence[Message], plan: str)
         prefill.roll_back(len(conversation.transcript.marks))
     prefill.enforce(fitted.part)
     conversation.chat = fitted.chat
-    return [int(first.argmax()), *rows.argmax(-1).tolist()]
+    return wanted, [first, *rows]
