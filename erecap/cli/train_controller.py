@@ -60,8 +60,8 @@ def controller(
 ) -> None:
     """Train a controller that chooses a session's levers before each call.
 
-    First every prompt is answered with every action under every load; that can be stopped, and goes on when called again.
-    Then a policy learns on this table, which takes seconds.
+    First every prompt is answered with every action under every load; that can be stopped, and goes on when called
+    again. Then a policy learns on this table, which takes seconds.
     """
     from erecap.errors import ConfigError
     from erecap.language_models.opened import ModelSettings
