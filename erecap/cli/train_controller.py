@@ -32,6 +32,7 @@ def controller(
     loads: Annotated[str, typer.Option(help="With commas between them: idle, busy, memory.")] = "idle,busy",
     limit: Annotated[int | None, typer.Option(min=2, help="Prompts at most; whole conversations are drawn.")] = None,
     each: Annotated[int | None, typer.Option(min=1, help="Calls of one conversation, evenly spread.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=16, help="Leave longer prompts out.")] = None,
     held_out: Annotated[
         float, typer.Option(callback=finite, help="Share of the conversations that are tested on.")
     ] = 0.2,
@@ -89,6 +90,7 @@ def controller(
             loads=tuple(part.strip() for part in loads.split(",")),
             limit=limit,
             each=each,
+            max_tokens=max_tokens,
             held_out=held_out,
             seed=seed,
             repeats=repeats,

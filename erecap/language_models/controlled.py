@@ -213,7 +213,7 @@ class ControlledSessions:
         if self._open.session is None or not self._read:
             return []
         same = 0
-        while same < min(len(self._read), len(messages)) and self._read[same] == messages[same]:
+        while same < min(len(self._read), len(messages)) and _text(self._read[same]) == _text(messages[same]):
             same += 1
         # The answer behind them, as the chat has it, was read as well.
         if same < len(messages) - 1 and messages[same]["role"] == "assistant":
@@ -245,6 +245,11 @@ class ControlledSessions:
             hardware=self._monitor.read(),
             previous=None if self._action is None else self._action.name,
         )
+
+
+def _text(message: Message) -> tuple[str, str]:
+    """A message as the model reads it; what it protects changes from call to call."""
+    return message["role"], message["content"]
 
 
 def _with_switch(answer: Generation, switch: Switch, control: Control) -> Generation:

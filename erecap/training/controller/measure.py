@@ -74,26 +74,28 @@ class TableMaker:
 
     def _compared(self, prompt: Prompt, held_out: bool) -> PromptRow:
         """Counts of a prompt, and the agreement of each action with the dense planner."""
-        dense = LeverSession(self._opened, {**self._own, "budget": None, "prune": None})
+        dense = LeverSession(self._opened, self._own)
         dense.apply({}, ())
         assert dense.session is not None, "levers make a session"
         loss = self._loss_before(dense, prompt)
         if prompt.history:
             dense.session.read(prompt.history)
         prompt_tokens, new = tokens_of_call(dense.session, prompt.messages)
-        wanted = plan_choices(dense.session, prompt.messages, prompt.plan)
-        if wanted is None:
+        plan_tokens = len(self._opened.tokenizer(prompt.plan, add_special_tokens=False)["input_ids"])
+        if prompt_tokens + plan_tokens >= dense.session.engine.window or dense.evicted:
             raise ConfigError(
                 f"prompt {prompt.name}: its {prompt_tokens:,} tokens do not fit the model's window with its plan; "
                 "leave it out"
             )
+        wanted = self._choices(Action("dense"), dense, prompt)
         found: dict[str, Agreement] = {}
         for lasting, actions in self._groups.values():
-            base = LeverSession(self._opened, self._own)
-            base.apply(lasting, prompt.history)
+            base = dense
+            if lasting:
+                base = LeverSession(self._opened, self._own)
+                base.apply(lasting, prompt.history)
             for action in actions:
-                chosen = self._with(action, base, prompt, lambda one: plan_choices(one, prompt.messages, prompt.plan))
-                assert chosen is not None, "the dense planner has room for it"
+                chosen = self._choices(action, base, prompt) if action.levers else wanted
                 same = [a == b for a, b in zip(chosen, wanted, strict=True)]
                 found[action.name] = Agreement(share=sum(same) / len(same), whole=all(same))
         return PromptRow(
@@ -102,7 +104,7 @@ class TableMaker:
             held_out=held_out,
             prompt_tokens=prompt_tokens,
             new_tokens=new,
-            plan_tokens=len(wanted) - 1,
+            plan_tokens=plan_tokens,
             plan_loss=loss,
             agreement=found,
         )
@@ -159,15 +161,17 @@ class TableMaker:
             raise self._impossible(action, prompt, error) from error
         return edit, answer.timing.total_ms
 
-    def _with(
-        self, action: Action, base: LeverSession, prompt: Prompt, ask: Callable[[Any], list[int] | None]
-    ) -> list[int] | None:
+    def _choices(self, action: Action, base: LeverSession, prompt: Prompt) -> list[int]:
+        """The choices of an action at each token of the reference plan, see `plan_choices`."""
         lever = base.fork()
         try:
             lever.apply(action.levers, prompt.history)
-            return ask(lever.session)
+            assert lever.session is not None, "it was forked"
+            chosen = plan_choices(lever.session, prompt.messages, prompt.plan)
         except BudgetError as error:
             raise self._impossible(action, prompt, error) from error
+        assert chosen is not None, "the chat fits the window"
+        return chosen
 
     @staticmethod
     def _impossible(action: Action, prompt: Prompt, error: BudgetError) -> ConfigError:

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from erecap.errors import ConfigError
 from erecap.generation import Message
 from erecap.training.collect.trajectories import META, read_trajectories
+from erecap.training.saliency.samples import GOAL
 from erecap.untrusted import parse_json
 
 ROLES = ("system", "user", "assistant")
@@ -56,6 +57,7 @@ def load_prompts(
     each: int | None = None,
     held_out: float = 0.2,
     seed: int = 0,
+    fits: Callable[[Sequence[Message]], bool] = lambda messages: True,
 ) -> Prompts:
     """Read prompts and split them.
 
@@ -66,13 +68,14 @@ def load_prompts(
         each: calls of one conversation, evenly spread from its second call to its last; None: all.
         held_out: share of the conversations that is only tested on.
         seed: of the draw and the split.
+        fits: says of a chat whether it may be used; the others are left out first.
 
     Raises:
         ConfigError: a source that cannot be read, or fewer than two conversations.
     """
     conversations: dict[str, list[Prompt]] = {}
     for number, source in enumerate(sources):
-        for prompt in _read(source, f"{number}:{source.name}"):
+        for prompt in filter(lambda one: fits(one.messages), _read(source, f"{number}:{source.name}")):
             conversations.setdefault(prompt.conversation, []).append(prompt)
     names = sorted(conversations)
     random.Random(seed).shuffle(names)
@@ -182,6 +185,39 @@ def _recorded(folder: Path, label: str) -> Iterator[Prompt]:
     for row in read_trajectories(folder):
         conversation = f"{label}/{row.suite}/{row.episode}" + (f"@{row.agent}" if row.agent else "")
         for target in row.targets:
-            chat = tuple(Message(role=one.role, content=one.content) for one in row.messages[: target.message])
+            chat = [Message(role=one.role, content=one.content) for one in row.messages[: target.message]]
             if chat and chat[-1]["role"] == "user":
-                yield Prompt(f"{conversation}:{target.message}", conversation, chat, target.plan)
+                yield Prompt(f"{conversation}:{target.message}", conversation, _protected(chat), target.plan)
+
+
+def _protected(chat: Sequence[Message]) -> tuple[Message, ...]:
+    """A recorded chat with what the renderer of contexts would protect: the goal, the last plan, the newest message.
+
+    Older goals are stale. What else the context graph calls stale, an older sight of the same place, is not in a chat.
+    """
+    goals = [
+        (number, start, start + len(line))
+        for number, one in enumerate(chat)
+        if one["role"] == "user"
+        for start, line in _lines(one["content"])
+        if line.startswith(GOAL)
+    ]
+    plan = max((number for number, one in enumerate(chat) if one["role"] == "assistant"), default=-1)
+    whole = {number for number, one in enumerate(chat) if one["role"] == "system"} | {plan, len(chat) - 1}
+    found = []
+    for number, one in enumerate(chat):
+        protect = [(start, end) for of, start, end in goals[-1:] if of == number and number not in whole]
+        stale = [(start, end) for of, start, end in goals[:-1] if of == number]
+        message = Message(role=one["role"], content=one["content"], protect=protect, stale=stale)
+        if number in whole:
+            message["protect"] = [(0, len(one["content"]))]
+        found.append(message)
+    return tuple(found)
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """Lines of a text with the character at which each begins."""
+    start = 0
+    for line in text.split("\n"):
+        yield start, line
+        start += len(line) + 1

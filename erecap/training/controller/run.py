@@ -10,12 +10,15 @@ from typing import Any
 
 from erecap.budget import Budget
 from erecap.config.modes import PRESETS
+from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError, RunError
 from erecap.files import portable, write_json
-from erecap.generation import JsonRow
+from erecap.generation import JsonRow, Message
 from erecap.language_models.build import session_options
 from erecap.language_models.controlled import folder_digests
 from erecap.language_models.opened import ModelSettings, OpenedModel, open_model
+from erecap.models import locate
+from erecap.models.loading import load_tokenizer
 from erecap.rollout.run_folder.lock import owned
 from erecap.rollout.run_folder.machine import machine
 from erecap.scheduling.actions import Action, read_actions
@@ -25,7 +28,7 @@ from erecap.training.controller.evaluation import train_and_test
 from erecap.training.controller.loads import LoadGenerator
 from erecap.training.controller.measure import TableMaker
 from erecap.training.controller.outputs import DONE, ControllerRun, make_world, trained_controller, write_outputs
-from erecap.training.controller.prompts import load_prompts
+from erecap.training.controller.prompts import Prompts, load_prompts
 from erecap.training.controller.settings import MeasureSettings, TrainSettings
 from erecap.training.controller.table import Table, TableFolder, read_table
 from erecap.untrusted import read_json
@@ -122,13 +125,29 @@ def check_actions(actions: Sequence[Action]) -> dict[str, str]:
     return folder_digests(actions)
 
 
+def prompts_of(measure: MeasureSettings, tokenizer: Any) -> Prompts:
+    """The prompts that settings name. Raises ConfigError as `load_prompts`."""
+
+    def fits(messages: Sequence[Message]) -> bool:
+        if measure.max_tokens is None:
+            return True
+        return len(render_prompt(messages, tokenizer).input_ids) <= measure.max_tokens
+
+    return load_prompts(
+        measure.data,
+        limit=measure.limit,
+        each=measure.each,
+        held_out=measure.held_out,
+        seed=measure.seed,
+        fits=fits,
+    )
+
+
 def measure_table(measure: MeasureSettings, opened: OpenedModel, pruner: str | None, folder: Path, say: Say) -> Table:
     """Measure what `folder` lacks of a table. Raises as `train_controller`."""
     actions = read_actions(measure.actions)
     folders = check_actions(actions)
-    prompts = load_prompts(
-        measure.data, limit=measure.limit, each=measure.each, held_out=measure.held_out, seed=measure.seed
-    )
+    prompts = prompts_of(measure, opened.tokenizer)
     facts = opened.facts
     head: JsonRow = {
         "base": {"name": facts["name"], "hash": opened.fingerprint, "adapter": opened.adapter_hash},
@@ -160,7 +179,7 @@ def _measured(
 ) -> Table:
     # What is missing or wrong is told before the model is loaded.
     check_actions(read_actions(measure.actions))
-    load_prompts(measure.data, limit=measure.limit, each=measure.each, held_out=measure.held_out, seed=measure.seed)
+    prompts_of(measure, load_tokenizer(locate(model.name)))
     say(f"loading model {model.name}")
     return measure_table(measure, open_it(model), pruner, folder, say)
 

@@ -21,6 +21,7 @@ class MeasureSettings:
     loads: tuple[str, ...] = ("idle", "busy")
     limit: int | None = None  # prompts at most
     each: int | None = None  # calls of one conversation
+    max_tokens: int | None = None  # of a prompt; longer ones are left out
     held_out: float = 0.2  # share of the conversations
     seed: int = 0
     repeats: int = 1  # timed calls of a cell; the median counts
@@ -33,6 +34,7 @@ class MeasureSettings:
             "loads": bool(self.loads) and len(set(self.loads)) == len(self.loads) and set(self.loads) <= set(LOADS),
             "limit": self.limit is None or self.limit >= 2,
             "each": self.each is None or self.each >= 1,
+            "max_tokens": self.max_tokens is None or self.max_tokens >= 16,
             "held_out": 0 < self.held_out < 1,
             "repeats": 1 <= self.repeats <= 100,
             "busy_threads": 1 <= self.busy_threads <= 1024,
