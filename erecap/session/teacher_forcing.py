@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from erecap.decoding.answer import answer_ends
 from erecap.decoding.loop import negative_log_likelihood
 from erecap.generation import Message
 from erecap.session.fit_call import fit_chat
@@ -35,12 +36,16 @@ def plan_choices(session: ReplanSession, messages: Sequence[Message], plan: str)
 
 
 def plan_loss(session: ReplanSession, messages: Sequence[Message], plan: str) -> float | None:
-    """Mean negative log-likelihood, in nats, of the tokens of `plan` in answer to `messages`; see `plan_choices`."""
+    """Mean negative log-likelihood, in nats, of `plan` and its end in answer to `messages`; see `plan_choices`.
+
+    As `ReplanSession.plan_loss`, of a plan that need not be the session's own.
+    """
     found = _forced(session, messages, plan)
     if found is None:
         return None
     wanted, rows = found
-    losses = [negative_log_likelihood(row, token) for row, token in zip(rows, wanted, strict=False)]
+    end = answer_ends(session.model, session.tokenizer)[0]
+    losses = [negative_log_likelihood(row, token) for row, token in zip(rows, [*wanted, end], strict=True)]
     return sum(losses) / len(losses)
 
 

@@ -243,7 +243,7 @@ def test_other_checkpoints_are_refused_in_one_line(change: Callable[[dict], None
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         load_controller(tmp_path / "nowhere")
-    with pytest.raises(ModelError, match="policy.safetensors is missing"):
+    with pytest.raises(ModelError, match=r"policy\.safetensors is missing"):
         load_controller(tmp_path)
     saved(tmp_path)
     whole = (tmp_path / POLICY).read_bytes()
@@ -251,7 +251,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is damaged"):
         load_controller(tmp_path)
     (tmp_path / POLICY).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(ModelError, match="its SHA-256 is not the one in card.json"):
+    with pytest.raises(ModelError, match=r"its SHA-256 is not the one in card\.json"):
         load_controller(tmp_path)
     (tmp_path / POLICY).write_bytes(whole)
     (tmp_path / CARD).write_text("[]")
