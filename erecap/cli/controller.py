@@ -81,7 +81,7 @@ def test(
     """Test a controller without exploration on the held-out prompts of a table, beside the baselines."""
     from erecap.language_models.controlled import find_controller
     from erecap.scheduling.checkpoint import load_controller
-    from erecap.training.controller.run import judge_controller
+    from erecap.training.controller.testing import judge_controller
 
     done = judge_controller(load_controller(find_controller(controller)), table, out, passes=passes, seed=seed)
     typer.echo(f"{done.words} Report: {done.folder / 'report.md'}")

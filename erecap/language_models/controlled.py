@@ -78,7 +78,8 @@ def refuse_unservable(chooser: Chooser, mode: Mode, opened: OpenedModel) -> None
 
     Raises:
         ConfigError: the first action that cannot be served.
-        ModelError: the controller was trained on another model, or a plan has changed since.
+        ModelError: the controller was trained on another model, or without the mode's layer plan, or a plan of its
+            actions has changed since.
     """
     for action in chooser.actions:
         for name, value in action.levers.items():
@@ -88,6 +89,10 @@ def refuse_unservable(chooser: Chooser, mode: Mode, opened: OpenedModel) -> None
     trained = chooser.trained
     if trained is None:
         return
+    if opened.plan_hash is not None:
+        raise ModelError(
+            f"controller: it was trained on the whole model, mode {mode} has a layer plan; force an action"
+        )
     for part, found in (("hash", opened.fingerprint), ("adapter", opened.adapter_hash)):
         if trained.base[part] != found:
             raise ModelError(

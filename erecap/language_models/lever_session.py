@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from erecap.context.tokenize import render_prompt
 from erecap.generation import Message
 from erecap.language_models.opened import OpenedModel
 from erecap.scheduling.levers import LEVERS, rereads
@@ -53,14 +54,11 @@ class LeverSession:
         """
         started = time.perf_counter()
         if self.session is not None and not rereads(self.levers, levers, self.evicted):
-            for name in sorted(self.levers.keys() | levers.keys()):
-                if self.levers.get(name) != levers.get(name):
-                    LEVERS[name].change(self.session, levers.get(name), self._own)
-            self.levers = dict(levers)
+            self._change(levers)
             return Switch(1e3 * (time.perf_counter() - started))
         replaces = self.session is not None
         session = self._made(levers)
-        read = session.read(history) if history else 0
+        read = session.read(history) if history and _has_room(session, history) else 0
         self.session, self.levers = session, dict(levers)
         return Switch(1e3 * (time.perf_counter() - started), read, replaces)
 
@@ -75,6 +73,20 @@ class LeverSession:
         """Free what is stored; the next levers make a new session."""
         self.session, self.levers = None, {}
 
+    def _change(self, levers: Mapping[str, Any]) -> None:
+        """Change the open session; where one of the levers cannot be had, all are as before."""
+        names = sorted(name for name in self.levers.keys() | levers.keys() if self.levers.get(name) != levers.get(name))
+        done: list[str] = []
+        try:
+            for name in names:
+                LEVERS[name].change(self.session, levers.get(name), self._own)
+                done.append(name)
+        except BaseException:
+            for name in done:
+                LEVERS[name].change(self.session, self.levers.get(name), self._own)
+            raise
+        self.levers = dict(levers)
+
     def _made(self, levers: Mapping[str, Any]) -> ReplanSession:
         arguments: dict[str, Any] = dict(self._own)
         for name, value in sorted(levers.items()):
@@ -84,3 +96,10 @@ class LeverSession:
         session = ReplanSession(opened.model, opened.tokenizer, **arguments)
         session.measures_loss = True
         return session
+
+
+def _has_room(session: ReplanSession, history: Sequence[Message]) -> bool:
+    """True if a chat can be read ahead of a call: where nothing may be evicted, the call leaves old messages out."""
+    if session.outlives_window:
+        return True
+    return len(render_prompt(history, session.tokenizer, add_generation_prompt=False).input_ids) < session.engine.window

@@ -100,7 +100,7 @@ class Learner(Controller, Protocol):
         """Note which share of the training is done, for exploration."""
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What it has learned, by name."""
+        """The learned tensors, by name."""
         ...
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:

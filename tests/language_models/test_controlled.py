@@ -20,6 +20,7 @@ from erecap.language_models.controlled import (
     Chooser,
     ControlledSessions,
     describe_controller,
+    folder_digests,
     open_chooser,
     refuse_unservable,
 )
@@ -94,8 +95,6 @@ def trained(opened: OpenedModel, folder: Path, stated: dict[str, dict[str, Any]]
             learner._action = action
             learner.learn(1.0 if action == right else -1.0)
     base = {"name": "tiny", "hash": opened.fingerprint, "adapter": None}
-    from erecap.language_models.controlled import folder_digests
-
     normaliser = Normaliser(tuple(np.zeros(len(columns))), tuple(np.ones(len(columns))))
     return TrainedController(learner, made, normaliser, LearnerSettings(), (100.0,), base, folders=folder_digests(made))
 
@@ -174,6 +173,28 @@ def test_a_smaller_budget_evicts_at_once_and_a_larger_one_reads_again(opened: Op
     with pytest.raises(BudgetError, match="system, goal and format take"):
         lever.apply({"kv_tokens": 16}, messages)
     assert lever.session.budget == Budget.auto() and lever.levers == {"draft": False} and not lever.evicted
+
+
+def test_levers_change_together_or_not_at_all(opened: OpenedModel) -> None:
+    lever = LeverSession(opened, OWN)
+    lever.apply({"kv_tokens": 200}, start())
+    with pytest.raises(BudgetError):
+        lever.apply({"draft": False, "kv_tokens": 16}, start())
+    assert lever.session is not None
+    assert lever.session.draft is True and lever.session.budget == Budget(200) and lever.levers == {"kv_tokens": 200}
+
+
+def test_a_switch_past_the_window_leaves_old_messages_out(folder: Path) -> None:
+    small = OpenedModel(model("llama", 256), byte_level(), {})
+    machine, own = Busy(), {**OWN, "budget": None}
+    stated = {"dense": {}, "keep": {"prefill_keep": 0.5}}
+    made = replace(trained(OpenedModel(small.model, small.tokenizer, {"hash": "x", "adapter": None}), folder, stated))
+    asked = ControlledSessions(small, own, Chooser(made, None, 100.0), monitor=machine)
+    found = talk(asked, 9, before=lambda number: setattr(machine, "others", float(number > 6)))
+    assert [one.control.switched for one in found if one.control] == [number == 7 for number in range(9)]
+    assert found[7].usage.overflow_messages and found[7].control.reread_tokens == 0  # type: ignore[union-attr]
+    plain = talk(ReplanSession(small.model, small.tokenizer, **own), 7)
+    assert [one.text for one in found[:7]] == [one.text for one in plain]
 
 
 def test_a_fork_of_levers_is_independent(opened: OpenedModel) -> None:
@@ -260,6 +281,8 @@ def test_a_controller_of_another_model_or_plan_is_refused(opened: OpenedModel, f
         open_chooser(ControllerSettings(checkpoint=str(tmp_path), fixed="fast"))
     with pytest.raises(ConfigError, match="controller nowhere: no such folder"):
         open_chooser(ControllerSettings(checkpoint="nowhere"))
+    with pytest.raises(ModelError, match="trained on the whole model, mode reuse has a layer plan; force an action"):
+        refuse_unservable(chooser, mode, opened.with_layers(str(folder / "thin")))
     other = replace(chooser, trained=replace(made, base={**made.base, "adapter": "sha256:12"}))
     with pytest.raises(ModelError, match="trained on tiny with adapter sha256:12, this model has None"):
         refuse_unservable(other, mode, opened)

@@ -16,6 +16,7 @@ from erecap.training.controller.table import Table, summary
 from erecap.training.controller.world import TableWorld
 
 REPORT = "report.md"
+RESULT = 100  # held-out prompts from which on a comparison ranks anything
 COLUMNS = {
     "reward": "reward", "latency_p50_ms": "P50, ms", "latency_p95_ms": "P95, ms", "late": "late", "agreement": "tokens",
     "whole_plans": "whole plans", "switches": "switches an episode", "switch_ms": "switching, ms a call",
@@ -86,7 +87,8 @@ def verdict(test: Mapping[str, Any]) -> str:
     row = test["minus"][BEST_FIXED]
     said = (
         f"Against the best fixed action (`{test['best_fixed']}`, chosen on the training prompts): "
-        f"{row['value']:+.3f} reward ({row['low']:+.3f} to {row['high']:+.3f}, n = {test['prompts']} prompts)."
+        f"{row['value']:+.3f} reward ({row['low']:+.3f} to {row['high']:+.3f}, n = {test['prompts']} prompts"
+        + (")." if test["prompts"] >= RESULT else f"; fewer than {RESULT}: a smoke test).")
     )
     if test["beats_best_fixed"]:
         return f"**The controller beats the best fixed action.** {said}"

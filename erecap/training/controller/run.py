@@ -64,17 +64,15 @@ def train_controller(
     """
     if (measure is None) == (table is None):
         raise ConfigError("got neither prompts nor a table, or both; allowed: one of them")
+    known = None if table is None else read_table(table)
     with owned(out):
         folder = _numbered(out, measure)
         say(f"run {folder}")
-        if measure is not None:
-            assert model is not None, "a table is measured with a model"
+        if known is None:
+            assert measure is not None and model is not None, "a table is measured with a model"
             write_json(folder / "run.json", _stated(measure))
-            found = _measured(measure, model, pruner, folder, open_it, say)
-        else:
-            assert table is not None, "checked above"
-            found = read_table(table)
-        return _trained(found, train, folder, say)
+            known = _measured(measure, model, pruner, folder, open_it, say)
+        return _trained(known, train, folder, say)
 
 
 def _stated(measure: MeasureSettings) -> JsonRow:

@@ -14,7 +14,7 @@ from erecap.training.controller.loads import LOADS
 
 @dataclass(frozen=True)
 class MeasureSettings:
-    """What a table is measured on. A table goes on only with the same."""
+    """Settings of measuring a table. A table goes on only with the same."""
 
     data: tuple[Path, ...]
     actions: Path | None = None  # YAML file; None: the default actions
@@ -45,7 +45,7 @@ class MeasureSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a policy is trained on a table."""
+    """Settings of training a policy on a table, and of its test."""
 
     method: str = "bandit"
     steps: int = 8000  # decisions in training

@@ -149,7 +149,8 @@ def read_head(folder: Path) -> JsonRow:
     try:
         head = read_json(path)
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise RunError(f"{path}: cannot be read: {why}") from error
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise RunError(f"{path}: not the head of a controller's table ({FORMAT})")
     return head
@@ -173,10 +174,12 @@ def read_table(folder: Path) -> Table:
     missing = sorted(wanted - times.keys())
     if not prompts or missing or len(prompts) < head["count"]:
         raise RunError(f"{folder / ROWS}: the table is not measured to its end; the same command goes on")
-    for row in (*prompts.values(), *times.values()):
-        found = row.agreement if isinstance(row, PromptRow) else row.cells
-        if set(found) != set(head["actions"]):
-            raise RunError(f"{folder / ROWS}: the row of {row.prompt} has other actions than {HEAD}")
+    for name, found in (
+        *((name, set(row.agreement)) for name, row in prompts.items()),
+        *((name, set(cells.cells)) for (name, _), cells in times.items()),
+    ):
+        if found != set(head["actions"]):
+            raise RunError(f"{folder / ROWS}: the row of {name} has other actions than {HEAD}")
     return Table(head, prompts, times)
 
 
