@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from erecap.budget import Budget
 from erecap.config.controller import ControllerSettings
@@ -31,7 +32,7 @@ from erecap.protocols import LanguageModel
 from erecap.scheduling.actions import make_actions
 from erecap.scheduling.checkpoint import TrainedController, save_controller
 from erecap.scheduling.controllers import LearnerSettings, make_controller
-from erecap.scheduling.features import ControllerState, Normaliser, feature_names, features
+from erecap.scheduling.features import Normaliser, feature_names
 from erecap.scheduling.hardware import Hardware, HardwareMonitor
 from erecap.session import ReplanSession
 from erecap.session.looking_ahead import tokens_of_call
@@ -86,14 +87,11 @@ def trained(opened: OpenedModel, folder: Path, stated: dict[str, dict[str, Any]]
     names = [action.name for action in made]
     columns = feature_names(names)
     learner = make_controller("linucb", len(columns), len(names), LearnerSettings())
-    zero = features(ControllerState(1, 1, 0, 0, 1.0), names) * 0
-    for busy, right in ((1.0, 1), (0.0, 0)):
-        for action in range(len(names)):
-            row = zero.copy()
-            row[columns.index("cpu_others")] = busy
-            learner.observe(row)
-            learner._action = action
-            learner.learn(1.0 if action == right else -1.0)
+    size = len(columns) + 1  # a constant comes last
+    sums = torch.full((len(names), size), 0.0, dtype=torch.float64)
+    sums[0, -1], sums[1, -1], sums[2:, -1] = 0.0, -1.0, -5.0
+    sums[1, columns.index("cpu_others")] = 2.0
+    learner.load({"inverse": torch.eye(size, dtype=torch.float64).repeat(len(names), 1, 1), "sums": sums})
     base = {"name": "tiny", "hash": opened.fingerprint, "adapter": None}
     normaliser = Normaliser(tuple(np.zeros(len(columns))), tuple(np.ones(len(columns))))
     return TrainedController(learner, made, normaliser, LearnerSettings(), (100.0,), base, folders=folder_digests(made))
@@ -238,7 +236,8 @@ def test_a_mode_is_built_with_its_controller(opened: OpenedModel, folder: Path) 
     assert isinstance(built, ControlledSessions) and isinstance(built, LanguageModel)
     assert max(talk(built, 4)[-1].usage.kept_per_layer) <= 150  # between calls it is 100; a call needs room
     own = replace(parse_mode("erecap"), controller=fixed(folder, "loose", kv_tokens=140))
-    assert build_language_model(opened, own, settings(controller=controller))._chooser.actions[0].name == "loose"  # type: ignore[attr-defined]
+    first = talk(build_language_model(opened, own, settings(controller=controller)), 1)[0]
+    assert first.control is not None and first.control.action == "loose"  # the mode's own comes before the run's
 
 
 @pytest.mark.parametrize(

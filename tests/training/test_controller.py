@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from erecap.scheduling.reward import RewardWeights
 from erecap.training.controller.loads import LoadGenerator
 from erecap.training.controller.outputs import make_world
 from erecap.training.controller.prompts import load_prompts
+from erecap.training.controller.report import busy_words
 from erecap.training.controller.run import train_controller
 from erecap.training.controller.settings import MeasureSettings, TrainSettings
 from erecap.training.controller.table import HEAD, ROWS, TableFolder, read_table
@@ -185,6 +187,8 @@ def test_a_planted_rule_is_learned_and_beats_the_best_fixed_action(tmp_path: Pat
     tables.write_table(tmp_path / "table")
     done = train_controller(None, QUICK, tmp_path / "out", table=tmp_path / "table")
     assert done.test["beats_best_fixed"] and done.test["minus"]["best fixed"]["low"] > 0
+    gains, most = done.test["minus"]["best fixed"]["value"], done.test["bound"]["value"]
+    assert gains <= most == pytest.approx(gains - done.test["minus"]["oracle"]["value"], abs=2e-4)
     assert done.test["minus"]["without hardware"]["value"] > 0 >= done.test["minus"]["oracle"]["value"]
     result = json.loads((done.folder / "result.json").read_text())
     use = result["figures"]["controller"]["use"]
@@ -194,7 +198,9 @@ def test_a_planted_rule_is_learned_and_beats_the_best_fixed_action(tmp_path: Pat
     assert estimate["doubly_robust"] == pytest.approx(result["test"]["off_policy_truth"], abs=0.5)
     for name in ("reward", "actions", "latency"):
         assert (done.folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert "**The controller beats the best fixed action.**" in (done.folder / "report.md").read_text()
+    report = (done.folder / "report.md").read_text()
+    assert "**The controller beats the best fixed action.**" in report and "fewer than 100: a smoke test" in report
+    assert "of the processor." in report and "This machine was busy" not in report
     episodes = [json.loads(line) for line in (done.folder / "episodes.jsonl").read_text().splitlines()]
     assert {one["policy"] for one in episodes} == result["figures"].keys()
     ours = [one for one in episodes if one["policy"] == "controller"]
@@ -252,6 +258,23 @@ def test_damaged_tables_are_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / HEAD).write_text("{}")
     with pytest.raises(RunError, match="not the head of a controller's table"):
         read_table(tmp_path)
+
+
+def test_a_busy_machine_is_said(tmp_path: Path) -> None:
+    table = tables.write_table(tmp_path, 2, 1, 1)
+    quiet = busy_words(table)
+    assert quiet.startswith("Other programs took 1") and quiet.endswith("(busy) of the processor.")
+    loud = {
+        key: one.model_copy(update={"hardware": {**one.hardware, "cpu_others": 0.9}})
+        for key, one in table.times.items()
+    }
+    assert "90% (idle), 90% (busy)" in busy_words(replace(table, times=loud))
+    assert "This machine was busy beside it" in busy_words(replace(table, times=loud))
+    mute = {
+        key: one.model_copy(update={"hardware": {**one.hardware, "cpu_others": None}})
+        for key, one in table.times.items()
+    }
+    assert "does not tell" in busy_words(replace(table, times=mute))
 
 
 def test_a_row_that_was_cut_short_is_measured_again(tmp_path: Path) -> None:

@@ -101,11 +101,11 @@ def _test(
     played: dict[str, list[list[Step]]],
     seed: int,
 ) -> JsonRow:
-    against = {
-        name: {key: round(value, 4) for key, value in asdict(paired(played[CONTROLLER], played[name], seed)).items()}
-        for name in (BEST_FIXED, RANDOM, BLIND, ORACLE)
-        if name in played
-    }
+
+    def minus(ours: str, theirs: str) -> JsonRow:
+        return {key: round(value, 4) for key, value in asdict(paired(played[ours], played[theirs], seed)).items()}
+
+    against = {name: minus(CONTROLLER, name) for name in (BEST_FIXED, RANDOM, BLIND, ORACLE) if name in played}
     found, truth = estimate(world, schedules, learned, seed + 5)
     return {
         "prompts": len({call.prompt for calls in schedules for call in calls}),
@@ -114,6 +114,7 @@ def _test(
         "best_fixed": world.actions[fixed].name,
         "minus": against,
         "beats_best_fixed": against[BEST_FIXED]["low"] > 0,
+        "bound": minus(ORACLE, BEST_FIXED),  # the most that any controller could gain over it
         "off_policy": {key: None if value is None else round(value, 4) for key, value in asdict(found).items()},
         "off_policy_truth": round(truth, 4),
     }

@@ -12,10 +12,12 @@ import numpy as np
 from erecap.files import write_atomic
 from erecap.generation import JsonRow
 from erecap.training.controller.evaluation import BEST_FIXED, BLIND, CONTROLLER, ORACLE, RANDOM, Tested
+from erecap.training.controller.loads import IDLE
 from erecap.training.controller.table import Table, summary
 from erecap.training.controller.world import TableWorld
 
 REPORT = "report.md"
+BUSY_FROM = 0.25  # share of the processor that other programs took on the quiet machine
 RESULT = 100  # held-out prompts from which on a comparison ranks anything
 COLUMNS = {
     "reward": "reward", "latency_p50_ms": "P50, ms", "latency_p95_ms": "P95, ms", "late": "late", "agreement": "tokens",
@@ -71,6 +73,8 @@ def write_report(folder: Path, about: JsonRow, world: TableWorld, tested: Tested
         "",
         *_measured(table),
         "",
+        busy_words(table),
+        "",
         "## Settings",
         "```json",
         *_json(about),
@@ -84,15 +88,20 @@ def write_report(folder: Path, about: JsonRow, world: TableWorld, tested: Tested
 
 def verdict(test: Mapping[str, Any]) -> str:
     """The result in one or two sentences."""
-    row = test["minus"][BEST_FIXED]
+    row, bound = test["minus"][BEST_FIXED], test["bound"]
+    most = (
+        f"An oracle that knows all outcomes gains {bound['value']:+.3f} ({bound['low']:+.3f} to "
+        f"{bound['high']:+.3f}): the "
+        "most that any controller could."
+    )
     said = (
         f"Against the best fixed action (`{test['best_fixed']}`, chosen on the training prompts): "
         f"{row['value']:+.3f} reward ({row['low']:+.3f} to {row['high']:+.3f}, n = {test['prompts']} prompts"
         + (")." if test["prompts"] >= RESULT else f"; fewer than {RESULT}: a smoke test).")
     )
     if test["beats_best_fixed"]:
-        return f"**The controller beats the best fixed action.** {said}"
-    return f"**The controller does not beat the best fixed action.** {said}"
+        return f"**The controller beats the best fixed action.** {said} {most}"
+    return f"**The controller does not beat the best fixed action.** {said} {most}"
 
 
 def _policies(figures: Mapping[str, JsonRow]) -> list[str]:
@@ -135,6 +144,27 @@ def _measured(table: Table) -> list[str]:
         cells = [f"{row[f'{load}_{part}_ms']:,.0f}" for load in table.loads for part in ("call", "edit", "reread")]
         lines.append(f"| {row['action']} | {row['agreement']:.1%} | {row['whole_plans']:.1%} | {' | '.join(cells)} |")
     return lines
+
+
+def busy_words(table: Table) -> str:
+    """The share of the processor that other programs took under each load, and a warning where that was much."""
+    shares = {
+        load: [row.hardware["cpu_others"] for (_, under), row in table.times.items() if under == load]
+        for load in table.loads
+    }
+    middle = {
+        load: float(np.median(known))
+        for load, found in shares.items()
+        if (known := [s for s in found if s is not None])
+    }
+    if not middle:
+        return "This machine does not tell what other programs take of its processor, so a controller cannot see it."
+    said = (
+        f"Other programs took {', '.join(f'{share:.0%} ({load})' for load, share in middle.items())} of the processor."
+    )
+    if middle.get(IDLE, 0.0) > BUSY_FROM:
+        said += " This machine was busy beside it: times are rough, and the loads differ less than on a quiet one."
+    return said
 
 
 def _json(about: JsonRow) -> list[str]:
