@@ -19,6 +19,7 @@ from erecap.language_models.opened import OpenedModel
 from erecap.models.folders import candidates
 from erecap.scheduling.actions import Action, action_of, read_actions
 from erecap.scheduling.checkpoint import POLICY, TrainedController, load_controller
+from erecap.scheduling.controllers import Choice
 from erecap.scheduling.features import ControllerState
 from erecap.scheduling.hardware import HardwareMonitor
 from erecap.scheduling.levers import LEVERS
@@ -232,7 +233,7 @@ class ControlledSessions:
         assert chooser.trained is not None, "the settings name one of the two"
         state = self._state(messages)
         choice = chooser.trained.decide(state)
-        return chooser.trained.actions[choice.action], _reason(chooser.trained, choice.action, choice.values, state)
+        return chooser.trained.actions[choice.action], _reason(chooser.trained, choice, state)
 
     def _state(self, messages: Sequence[Message]) -> ControllerState:
         session = self._open.session
@@ -269,13 +270,14 @@ def _with_switch(answer: Generation, switch: Switch, control: Control) -> Genera
     )
 
 
-def _reason(trained: TrainedController, action: int, values: Sequence[float], state: ControllerState) -> str:
+def _reason(trained: TrainedController, choice: Choice, state: ControllerState) -> str:
     """The reason of a decision in one sentence, with the figures that it hangs on."""
-    others = sorted((value, name) for number, (value, name) in enumerate(zip(values, trained.names, strict=True))
-                    if number != action)  # fmt: skip
-    said = f"{trained.names[action]} is valued at {values[action]:.3f}"
-    if others:
-        said += f", {others[-1][1]} at {others[-1][0]:.3f}"
+    chosen = trained.names[choice.action]
+    if choice.outside is not None:
+        return f"{choice.outside} is outside of what was trained, so {chosen} is taken, the best fixed action"
+    others = [(value, name) for value, name in zip(choice.values, trained.names, strict=True) if name != chosen]
+    best, name = max(others)
+    said = f"{chosen} is valued at {choice.values[choice.action]:.3f}, {name} at {best:.3f}"
     hardware = state.hardware
     if trained.hardware and hardware.cpu_others is not None:
         said += f"; other programs take {hardware.cpu_others:.0%} of the processor"

@@ -45,6 +45,7 @@ class _Card(BaseModel):
     mean: list[float] = Field(description="of each feature in training")
     deviation: list[float] = Field(description="of each feature in training")
     learner: dict[str, Any] = Field(description="settings of learning, the seed among them")
+    fallback: str = Field(description="action where the state is outside of what was trained")
     slo_ms: list[float] = Field(min_length=1, description="latencies that it was trained for")
     reward: dict[str, float] = Field(description="weights of the reward")
     base: _Base = Field(description="the model that it was trained on")
@@ -61,6 +62,7 @@ class TrainedController:
         base: `name`, `hash` and `adapter` of the model that it was trained on.
         folders: hash of each folder that a lever of an action names, by `action/lever`.
         slo_ms: latencies that it was trained for.
+        fallback: number of the action that is taken in states far from those of training: the best fixed one.
         test: figures of the test that it went through.
     """
 
@@ -70,6 +72,7 @@ class TrainedController:
     settings: LearnerSettings
     slo_ms: tuple[float, ...]
     base: Mapping[str, str | None]
+    fallback: int = 0
     hardware: bool = True
     folders: Mapping[str, str] = field(default_factory=dict)
     reward: Mapping[str, float] = field(default_factory=dict)
@@ -83,12 +86,16 @@ class TrainedController:
         return tuple(action.name for action in self.actions)
 
     def decide(self, state: ControllerState) -> Choice:
-        """The action in a state, without exploration.
+        """The action in a state, without exploration; the best fixed one where nothing was learned of such states.
 
         Raises:
             ModelError: values that are not finite.
         """
-        self.learner.observe(self.normaliser(features(state, self.names, self.hardware)))
+        row = features(state, self.names, self.hardware)
+        outside = self.normaliser.outside(row)
+        if outside is not None:
+            return Choice(self.fallback, outside=feature_names(self.names, self.hardware)[outside])
+        self.learner.observe(self.normaliser(row))
         choice = self.learner.decide(explore=False)
         if not all(abs(value) < float("inf") for value in choice.values):
             raise ModelError(f"the controller's values are not finite: {choice.values}")
@@ -113,6 +120,7 @@ def save_controller(folder: Path, trained: TrainedController) -> None:
         "mean": list(trained.normaliser.mean),
         "deviation": list(trained.normaliser.deviation),
         "learner": asdict(trained.settings),
+        "fallback": trained.names[trained.fallback],
         "slo_ms": list(trained.slo_ms),
         "reward": dict(trained.reward),
         "base": dict(trained.base),
@@ -155,15 +163,27 @@ def load_controller(folder: Path) -> TrainedController:
         _check_features(stated, expected)
         learner = make_controller(stated.method, len(expected), len(actions), settings)
         learner.load(tensors)
+        if stated.fallback not in stated.actions:
+            raise ValueError(f"fallback: got {stated.fallback!r}; allowed: {', '.join(stated.actions)}")
     except ValidationError as error:
         raise ModelError(one_line(str(path), error, _Card)) from error
     except (ValueError, TypeError) as error:
         raise ModelError(f"{path}: {error}") from error
     return TrainedController(
-        learner, actions, Normaliser(tuple(stated.mean), tuple(stated.deviation)), settings, tuple(stated.slo_ms),
-        stated.base.model_dump(), stated.hardware, stated.folders, stated.reward, stated.mode, stated.found,
-        stated.test,
-    )  # fmt: skip
+        learner=learner,
+        actions=actions,
+        normaliser=Normaliser(tuple(stated.mean), tuple(stated.deviation)),
+        settings=settings,
+        slo_ms=tuple(stated.slo_ms),
+        base=stated.base.model_dump(),
+        fallback=list(stated.actions).index(stated.fallback),
+        hardware=stated.hardware,
+        folders=stated.folders,
+        reward=stated.reward,
+        mode=stated.mode,
+        found=stated.found,
+        test=stated.test,
+    )
 
 
 def _check_features(stated: _Card, expected: tuple[str, ...]) -> None:
@@ -174,8 +194,8 @@ def _check_features(stated: _Card, expected: tuple[str, ...]) -> None:
         raise ValueError(f"the controller was trained on other features: {got}; train it again")
     if not len(stated.mean) == len(stated.deviation) == len(expected):
         raise ValueError(f"mean and deviation must have {len(expected)} numbers, one for each feature")
-    if not all(value > 0 for value in (*stated.deviation, *stated.slo_ms)):
-        raise ValueError("deviation and slo_ms must be above 0")
+    if not all(value >= 0 for value in stated.deviation) or not all(value > 0 for value in stated.slo_ms):
+        raise ValueError("deviation must be 0 or more, and slo_ms above 0")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Mapping[str, str]]:

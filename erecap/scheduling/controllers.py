@@ -69,6 +69,7 @@ class Choice:
     values: tuple[float, ...] = ()  # predicted value of each action; empty where nothing is predicted
     probability: float = 1.0  # with which the controller takes this action in this state
     explored: bool = False  # drawn at random
+    outside: str | None = None  # the feature for which nothing was learned, so that the best fixed action is taken
 
 
 class Controller(Protocol):

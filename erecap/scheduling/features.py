@@ -14,7 +14,7 @@ HARDWARE = ("cpu_others", "memory_free", "battery", "gpu_use", "gpu_memory_free"
 PROMPT = ("prompt_tokens", "new_tokens", "plan_loss")
 SESSION = ("stored_tokens", "evicted_tokens", "slo_ms")
 OPTIONAL = ("plan_loss", *HARDWARE)
-WIDEST = 4.0  # standard deviations from the mean of training beyond which a feature counts no further
+WIDEST = 4.0  # standard deviations from the mean of training beyond which nothing was learned
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,28 @@ class Normaliser:
     """Mean and standard deviation of each feature in training."""
 
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]  # 1 where a feature never varied
+    deviation: tuple[float, ...]  # 0 where a feature never varied
 
     @classmethod
     def of(cls, rows: np.ndarray) -> Normaliser:
         """The normaliser of features `(rows, features)`."""
         deviation = rows.std(axis=0)
-        return cls(tuple(rows.mean(axis=0).tolist()), tuple(np.where(deviation > 1e-9, deviation, 1.0).tolist()))
+        return cls(tuple(rows.mean(axis=0).tolist()), tuple(np.where(deviation > 1e-9, deviation, 0.0).tolist()))
 
     def __call__(self, row: np.ndarray) -> np.ndarray:
         """A row `(features,)` in standard deviations from the mean, within bounds, float32."""
-        scaled = (row - np.asarray(self.mean)) / np.asarray(self.deviation)
-        return np.clip(scaled, -WIDEST, WIDEST).astype(np.float32)
+        return np.clip(self._scaled(row), -WIDEST, WIDEST).astype(np.float32)
+
+    def outside(self, row: np.ndarray) -> int | None:
+        """Number of the first feature that is far from all that was seen in training; None: all are within."""
+        far = (np.abs(self._scaled(row)) > WIDEST) | ((np.asarray(self.deviation) == 0) & (row != self._middle(row)))
+        return int(far.argmax()) if far.any() else None
+
+    def _middle(self, row: np.ndarray) -> np.ndarray:
+        """The mean, and the row itself where it differs from it by rounding only."""
+        mean = np.asarray(self.mean)
+        return np.where(np.isclose(row, mean, rtol=1e-6, atol=1e-9), row, mean)
+
+    def _scaled(self, row: np.ndarray) -> np.ndarray:
+        deviation = np.asarray(self.deviation)
+        return (row - np.asarray(self.mean)) / np.where(deviation > 0, deviation, 1.0)

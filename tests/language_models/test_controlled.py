@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -93,7 +92,9 @@ def trained(opened: OpenedModel, folder: Path, stated: dict[str, dict[str, Any]]
     sums[1, columns.index("cpu_others")] = 2.0
     learner.load({"inverse": torch.eye(size, dtype=torch.float64).repeat(len(names), 1, 1), "sums": sums})
     base = {"name": "tiny", "hash": opened.fingerprint, "adapter": None}
-    normaliser = Normaliser(tuple(np.zeros(len(columns))), tuple(np.ones(len(columns))))
+    # Wide, so that no state of these tests is outside of what was trained; the share of the processor as it is.
+    wide = [1.0 if column == "cpu_others" else 1e6 for column in columns]
+    normaliser = Normaliser((0.0,) * len(columns), tuple(wide))
     return TrainedController(learner, made, normaliser, LearnerSettings(), (100.0,), base, folders=folder_digests(made))
 
 
@@ -143,6 +144,11 @@ def test_a_controller_follows_the_state_and_the_price_of_a_switch_is_counted(ope
             assert one.usage.new_tokens + one.usage.reused_tokens == one.usage.prompt_tokens
         else:
             assert one.control.reread_tokens == 0 and one.usage.new_tokens < read
+    asked.reset()
+    machine.others = 50.0  # no state of training was like that
+    outside = asked.generate(start(), max_new_tokens=4).control
+    assert outside is not None and outside.action == "dense"
+    assert outside.reason == "cpu_others is outside of what was trained, so dense is taken, the best fixed action"
     assert "other programs take 100% of the processor" in found[2].control.reason  # type: ignore[union-attr]
     # What the switched session answers is the thin model's answer to the whole chat.
     thin = opened.with_layers(str(folder / "thin"))

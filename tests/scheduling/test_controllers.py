@@ -174,7 +174,9 @@ def saved(folder: Path, method: str = "bandit") -> TrainedController:
     settings = LearnerSettings(seed=3, hidden=16)
     learner = make_controller(method, len(feature_names(names)), 3, settings)
     rows = np.stack([features(ControllerState(n, 5, n, 0, 100.0), names) for n in range(10, 20)])
-    made = TrainedController(learner, actions, Normaliser.of(rows), settings, (100.0,), BASE, reward={"late": 1.0})
+    made = TrainedController(
+        learner, actions, Normaliser.of(rows), settings, (100.0,), BASE, fallback=2, reward={"late": 1.0}
+    )
     save_controller(folder, made)
     return made
 
@@ -183,9 +185,13 @@ def saved(folder: Path, method: str = "bandit") -> TrainedController:
 def test_a_loaded_controller_decides_as_the_saved_one(method: str, tmp_path: Path) -> None:
     made, found = saved(tmp_path, method), load_controller(tmp_path)
     assert found.learner.method == method and found.actions == made.actions and found.settings == made.settings
-    for others in (0.0, 0.4, 1.0):
-        state = ControllerState(400, 30, 64, 200, 90.0, 0.2, Hardware(cpu_others=others), "small")
-        assert found.decide(state) == made.decide(state)
+    for tokens in (11, 15, 19):
+        state = ControllerState(tokens, 5, tokens, 0, 100.0)
+        assert found.decide(state) == made.decide(state) and found.decide(state).outside is None
+    # Nothing was learned of such states, so the best fixed action is taken.
+    busy = ControllerState(15, 5, 15, 0, 100.0, hardware=Hardware(cpu_others=0.4))
+    assert found.decide(busy) == made.decide(busy) and found.decide(busy).outside == "cpu_others"
+    assert found.decide(busy).action == 2
 
 
 def rewritten(folder: Path, change: Callable[[dict], None]) -> None:
@@ -228,7 +234,8 @@ def not_finite(stated: dict) -> None:
         (lambda s: s.update(method="oracle"), "method: got 'oracle'; allowed: dqn, bandit, linucb"),
         (lambda s: s["learner"].update(hidden=10**9), "learner: hidden is out of range"),
         (lambda s: s["learner"].update(moods=1), "moods"),
-        (lambda s: s.update(slo_ms=[0.0]), "must be above 0"),
+        (lambda s: s.update(slo_ms=[0.0]), "slo_ms above 0"),
+        (lambda s: s.update(fallback="fast"), "fallback: got 'fast'; allowed: dense, small, plain"),
         (lambda s: s.update(more=1), "more"),
     ],
 )

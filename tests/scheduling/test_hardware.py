@@ -9,6 +9,7 @@ import time
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from erecap.scheduling import nvml
@@ -140,9 +141,16 @@ def test_features_mark_what_is_absent() -> None:
         features(ControllerState(1, 1, 0, 0, 1.0, float("nan")), ACTIONS)
 
 
-def test_a_feature_that_never_varied_stays_within_bounds() -> None:
-    rows = features(ControllerState(100, 10, 90, 0, 500.0), ACTIONS)[None].repeat(3, 0)
+def test_states_outside_of_training_are_told_apart() -> None:
+    names = feature_names(ACTIONS)
+    rows = np.stack([features(ControllerState(tokens, 10, 90, 0, 500.0), ACTIONS) for tokens in range(100, 120)])
     normal = Normaliser.of(rows)
-    assert not normal(rows[0]).any()
-    other = features(ControllerState(10**9, 10, 90, 0, 500.0), ACTIONS)
-    assert abs(normal(other)).max() <= 4.0
+    assert all(normal.outside(row) is None for row in rows) and abs(normal(rows[0])).max() <= 2
+    longer = features(ControllerState(10**9, 10, 90, 0, 500.0), ACTIONS)
+    assert names[normal.outside(longer) or 0] == "prompt_tokens" and abs(normal(longer)).max() == 4.0
+    # What never varied may not vary: another SLO, or a battery where there was none.
+    slower = features(ControllerState(110, 10, 90, 0, 501.0), ACTIONS)
+    assert names[normal.outside(slower) or 0] == "slo_ms"
+    other = features(ControllerState(110, 10, 90, 0, 500.0, hardware=Hardware(battery=0.5)), ACTIONS)
+    assert names[normal.outside(other) or 0] == "battery"
+    assert normal.outside(features(ControllerState(110, 10, 90, 0, 500.0 + 1e-9), ACTIONS)) is None

@@ -145,6 +145,8 @@ def test_a_switch_costs_what_was_measured_for_it(tmp_path: Path) -> None:
     assert world.outcome(call, small, dense).switch_ms == 405.0  # what was evicted does not come back by itself
     assert world.outcome(call, dense, thin).reward < world.outcome(call, thin, thin).reward
     # 64 tokens are stored of the 160 that were read; of 60, all were.
+    opening = world.state(call, None)
+    assert (opening.new_tokens, opening.stored_tokens, opening.plan_loss) == (opening.prompt_tokens, 0, None)
     assert world.state(call, small).stored_tokens == 64 and world.state(call, small).evicted_tokens == 96
     short = TableFolder(tmp_path, dict(table.head) | {"format": table.head["format"]})
     short.add(tables.prompt_row("c0:0", "c0", False, tokens=100))

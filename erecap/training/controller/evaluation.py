@@ -50,13 +50,15 @@ def train_and_test(world: TableWorld, settings: TrainSettings, say: Callable[[st
     training = world.schedules(False, settings.stay, settings.passes, seed + 2)
     schedules = world.schedules(True, settings.stay, settings.passes, seed + 3)
     say(f"training {settings.method}: {settings.steps:,} decisions")
-    learned = learn(world, settings, settings.method)
     fixed = best_fixed(world, training)
+    learned = learn(world, settings, settings.method, fallback=fixed)
     say("training the same without the machine's state, and the other methods")
-    others = {BLIND: play_learned(world, schedules, learn(world, settings, settings.method, hardware=False))}
+    others = {
+        BLIND: play_learned(world, schedules, learn(world, settings, settings.method, fallback=fixed, hardware=False))
+    }
     for method in METHODS:
         if method != settings.method:
-            others[method] = play_learned(world, schedules, learn(world, settings, method))
+            others[method] = play_learned(world, schedules, learn(world, settings, method, fallback=fixed))
     return _tested(world, schedules, learned, fixed, others, seed)
 
 

@@ -44,6 +44,6 @@ def judge_controller(
         learner=trained.settings,
     )
     world = make_world(found, settings)
-    learned = Learned(trained.learner, trained.normaliser, trained.hardware, [])
+    learned = Learned(trained.learner, trained.normaliser, trained.hardware, [], trained.fallback)
     out.mkdir(parents=True, exist_ok=True)
     return write_outputs(out, world, settings, judge_learned(world, settings, learned, seed))

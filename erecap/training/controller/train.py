@@ -38,12 +38,23 @@ class Learned:
     normaliser: Normaliser
     hardware: bool
     curve: list[float]
+    fallback: int  # the action in states far from those of training
+
+    def choose(self, row: np.ndarray) -> int:
+        """The action for features `(features,)`, as `TrainedController.decide`: without exploration."""
+        if self.normaliser.outside(row) is not None:
+            return self.fallback
+        self.learner.observe(self.normaliser(row))
+        return self.learner.decide(explore=False).action
 
 
-def learn(world: TableWorld, settings: TrainSettings, method: str, *, hardware: bool = True) -> Learned:
+def learn(
+    world: TableWorld, settings: TrainSettings, method: str, *, fallback: int = 0, hardware: bool = True
+) -> Learned:
     """Train a learner on the training split.
 
     Args:
+        fallback: number of the best fixed action.
         hardware: False: without the machine's state.
 
     Raises:
@@ -70,7 +81,7 @@ def learn(world: TableWorld, settings: TrainSettings, method: str, *, hardware: 
         learner.end()
         if len(curve) >= settings.steps:
             break
-    return Learned(learner, normaliser, hardware, curve)
+    return Learned(learner, normaliser, hardware, curve, fallback)
 
 
 def _normaliser(world: TableWorld, settings: TrainSettings, hardware: bool) -> Normaliser:
@@ -92,32 +103,34 @@ def play(
     world: TableWorld,
     schedules: Iterable[Sequence[Call]],
     controller: Controller,
-    normaliser: Normaliser | None = None,
-    hardware: bool = True,
 ) -> list[list[Step]]:
-    """Let a controller decide in schedules, without exploration and without learning.
+    """Let a controller that looks at no state decide in schedules: a fixed action, or random ones."""
+    return _played(world, schedules, lambda call, previous: controller.decide(explore=False).action)
 
-    Args:
-        normaliser: of its states; None: it looks at none.
-    """
+
+def play_learned(world: TableWorld, schedules: Iterable[Sequence[Call]], learned: Learned) -> list[list[Step]]:
+    """Let a learned policy decide in schedules, without exploration and without learning."""
     names = [action.name for action in world.actions]
+
+    def choose(call: Call, previous: int | None) -> int:
+        return learned.choose(features(world.state(call, previous), names, learned.hardware))
+
+    return _played(world, schedules, choose)
+
+
+def _played(
+    world: TableWorld, schedules: Iterable[Sequence[Call]], choose: Callable[[Call, int | None], int]
+) -> list[list[Step]]:
     episodes = []
     for calls in schedules:
-        controller.begin()
-        previous, steps = None, []
+        previous: int | None = None
+        steps = []
         for call in calls:
-            if normaliser is not None:
-                controller.observe(normaliser(features(world.state(call, previous), names, hardware)))
-            action = controller.decide(explore=False).action
+            action = choose(call, previous)
             steps.append(Step(call, action, world.outcome(call, previous, action)))
             previous = action
         episodes.append(steps)
     return episodes
-
-
-def play_learned(world: TableWorld, schedules: Iterable[Sequence[Call]], learned: Learned) -> list[list[Step]]:
-    """As `play`, of a learned policy."""
-    return play(world, schedules, learned.learner, learned.normaliser, learned.hardware)
 
 
 def play_oracle(world: TableWorld, schedules: Iterable[Sequence[Call]]) -> list[list[Step]]:
@@ -226,10 +239,9 @@ def estimate(
     training = world.schedules(False, 0.5, 20, seed + 1)
     model = _reward_model(*log(training, random.Random(seed + 1))[:2], count)
     rows, logged, contexts = log(schedules, random.Random(seed))
-    chosen = []
-    for row in rows:
-        learned.learner.observe(row)
-        chosen.append(learned.learner.decide(explore=False).action)
+    chosen = [
+        learned.choose(features(world.state(call, previous), names, learned.hardware)) for call, previous in contexts
+    ]
     truth = statistics.fmean(
         world.outcome(call, previous, action).reward for (call, previous), action in zip(contexts, chosen, strict=True)
     )

@@ -85,14 +85,16 @@ class TableWorld:
         """The state before a call, with action `previous` in force."""
         row = self.table.prompts[call.prompt]
         read = row.prompt_tokens - row.new_tokens
-        stored = read if previous is None else self._stored(previous, read)
+        # Whoever opens a session has read nothing yet, as in a run.
+        new = row.prompt_tokens if previous is None else row.new_tokens
+        stored = 0 if previous is None else self._stored(previous, read)
         return ControllerState(
             prompt_tokens=row.prompt_tokens,
-            new_tokens=row.new_tokens,
+            new_tokens=new,
             stored_tokens=stored,
-            evicted_tokens=read - stored,
+            evicted_tokens=0 if previous is None else read - stored,
             slo_ms=call.slo_ms,
-            plan_loss=row.plan_loss,
+            plan_loss=None if previous is None else row.plan_loss,
             hardware=self.table.times[call.prompt, call.load].state(),
             previous=None if previous is None else self.actions[previous].name,
         )
