@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,7 +19,7 @@ from erecap.scheduling.features import ControllerState, Normaliser, feature_name
 from erecap.untrusted import parse_json, read_json
 from erecap.validation import one_line
 
-FORMAT = "erecap-controller-1"
+FORMAT: Final = "erecap-controller-1"
 POLICY = "policy.safetensors"
 CARD = "card.json"
 _HASH = r"^sha256:[0-9a-f]{64}$"
@@ -37,6 +37,7 @@ class _Card(BaseModel):
     """The JSON text in the metadata of a policy's file."""
 
     model_config = _STRICT
+    format: Literal["erecap-controller-1"] = Field(description="of the file")
     method: str = Field(description="dqn, bandit or linucb")
     actions: dict[str, dict[str, Any]] = Field(min_length=2, description="levers of each action, by its name")
     folders: dict[str, str] = Field(default={}, description="hashes of the folders that levers name")
@@ -112,6 +113,7 @@ def save_controller(folder: Path, trained: TrainedController) -> None:
     from safetensors.torch import save
 
     stated: dict[str, Any] = {
+        "format": FORMAT,
         "method": trained.learner.method,
         "actions": {action.name: dict(action.levers) for action in trained.actions},
         "folders": dict(trained.folders),
@@ -130,9 +132,10 @@ def save_controller(folder: Path, trained: TrainedController) -> None:
     }
     text = json.dumps(stated, allow_nan=False)
     tensors = {name: tensor.contiguous() for name, tensor in trained.learner.tensors().items()}
-    content = save(tensors, metadata={"format": FORMAT, "controller": text})
+    # One entry alone: several are written in an order that changes, and the same policy is to be the same file.
+    content = save(tensors, metadata={"controller": text})
     write_atomic(folder / POLICY, content)
-    write_json(folder / CARD, {"format": FORMAT, **stated, "files": {POLICY: hashlib.sha256(content).hexdigest()}})
+    write_json(folder / CARD, {**stated, "files": {POLICY: hashlib.sha256(content).hexdigest()}})
 
 
 def load_controller(folder: Path) -> TrainedController:
@@ -151,12 +154,12 @@ def load_controller(folder: Path) -> TrainedController:
         files = card["files"] if card["format"] == FORMAT else None
     except (OSError, ValueError, KeyError, TypeError):
         files = None
-    if not isinstance(files, dict) or metadata.get("format") != FORMAT:
+    if not isinstance(files, dict) or "controller" not in metadata:
         raise ModelError(f"{folder}: not a controller ({FORMAT}), or its {CARD} is missing or damaged")
     if files.get(POLICY) != hashlib.sha256(path.read_bytes()).hexdigest():
         raise ModelError(f"{path} is damaged: its SHA-256 is not the one in {CARD}")
     try:
-        stated = _Card.model_validate(parse_json(metadata.get("controller", "")))
+        stated = _Card.model_validate(parse_json(metadata["controller"]))
         settings = LearnerSettings(**stated.learner)
         actions = make_actions(stated.actions, str(folder))
         expected = feature_names(tuple(stated.actions), stated.hardware)

@@ -181,6 +181,14 @@ def saved(folder: Path, method: str = "bandit") -> TrainedController:
     return made
 
 
+def test_the_same_controller_is_the_same_file(tmp_path: Path) -> None:
+    found = set()
+    for _ in range(8):
+        saved(tmp_path)
+        found.add((tmp_path / POLICY).read_bytes())
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_loaded_controller_decides_as_the_saved_one(method: str, tmp_path: Path) -> None:
     made, found = saved(tmp_path, method), load_controller(tmp_path)
@@ -207,7 +215,7 @@ def rewritten(folder: Path, change: Callable[[dict], None]) -> None:
     stated["tensors"] = tensors
     change(stated)
     tensors = stated.pop("tensors")
-    content = save(tensors, {"format": "erecap-controller-1", "controller": json.dumps(stated)})
+    content = save(tensors, {"controller": json.dumps(stated)})
     (folder / POLICY).write_bytes(content)
     card = json.loads((folder / CARD).read_text())
     card["files"][POLICY] = hashlib.sha256(content).hexdigest()
@@ -237,6 +245,7 @@ def not_finite(stated: dict) -> None:
         (lambda s: s.update(slo_ms=[0.0]), "slo_ms above 0"),
         (lambda s: s.update(fallback="fast"), "fallback: got 'fast'; allowed: dense, small, plain"),
         (lambda s: s.update(more=1), "more"),
+        (lambda s: s.update(format="erecap-controller-0"), "format"),
     ],
 )
 def test_other_checkpoints_are_refused_in_one_line(change: Callable[[dict], None], said: str, tmp_path: Path) -> None:

@@ -193,6 +193,7 @@ def test_a_planted_rule_is_learned_and_beats_the_best_fixed_action(tmp_path: Pat
     assert gains <= most == pytest.approx(gains - done.test["minus"]["oracle"]["value"], abs=2e-4)
     assert done.test["minus"]["without hardware"]["value"] > 0 >= done.test["minus"]["oracle"]["value"]
     result = json.loads((done.folder / "result.json").read_text())
+    assert result["test"]["outside"] < 0.2
     use = result["figures"]["controller"]["use"]
     assert use["idle"]["dense"] > 0.5 > use["busy"]["dense"] and use["busy"]["small"] > 0.5
     assert {"dqn", "linucb", "random", "oracle", "fixed thin"} <= result["figures"].keys()
@@ -328,6 +329,10 @@ def test_a_table_is_measured_by_the_sessions_of_a_run(tiny: Path, tmp_path: Path
         assert one.agreement["dense"] == one.agreement["plain"] and one.agreement["dense"].whole  # drafts are lossless
         assert (one.plan_loss is None) == (one.prompt.endswith(":1") or one.prompt.endswith(":3"))
     assert any(not one.agreement["thin"].whole for one in table.prompts.values())
+    # Measured in a drawn order, and read in that of the sources.
+    written = [json.loads(line)["number"] for line in (done.folder / ROWS).read_text().splitlines() if "number" in line]
+    assert sorted(written) == [0, 1, 2, 3] != written
+    assert [one.number for one in table.prompts.values()] == [0, 1, 2, 3]
     trained = load_controller(done.folder)
     assert trained.base["hash"] == fingerprint(tiny / "model") and set(trained.folders) == {"thin/layers"}
     # Left half-way it goes on in the same folder; rows that are there are not measured again.

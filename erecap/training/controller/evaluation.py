@@ -15,6 +15,7 @@ from erecap.training.controller.train import (
     describe,
     estimate,
     learn,
+    outside_share,
     paired,
     play,
     play_learned,
@@ -117,6 +118,7 @@ def _test(
         "minus": against,
         "beats_best_fixed": against[BEST_FIXED]["low"] > 0,
         "bound": minus(ORACLE, BEST_FIXED),  # the most that any controller could gain over it
+        "outside": round(outside_share(world, played[CONTROLLER], learned), 4),
         "off_policy": {key: None if value is None else round(value, 4) for key, value in asdict(found).items()},
         "off_policy_truth": round(truth, 4),
     }

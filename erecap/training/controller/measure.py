@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from erecap.training.controller.prompts import Prompt, Prompts
 from erecap.training.controller.table import Agreement, Cell, PromptRow, TableFolder, TimesRow, hardware_row
 
 Say = Callable[[str], None]
+ORDER = 0  # seed of the order in which prompts are measured
 
 
 class TableMaker:
@@ -52,17 +54,20 @@ class TableMaker:
         self._warm_up(prompts.all[0])
         names = table.head["loads"]
         held = {prompt.name for prompt in prompts.held_out}
-        for number, prompt in enumerate(prompts.all):
+        # In a drawn order, so that what changes in an hour does not part training from test.
+        order = random.Random(ORDER).sample(list(enumerate(prompts.all)), len(prompts.all))
+        for count, (number, prompt) in enumerate(order):
             due = [load for load in names if (prompt.name, load) not in table.times]
             if prompt.name in table.prompts and not due:
                 continue
             if prompt.name not in table.prompts:
-                table.add(self._compared(prompt, prompt.name in held))
-            first = number % len(due) if due else 0
+                row = self._compared(prompt, prompt.name in held)
+                table.add(row.model_copy(update={"number": number}))
+            first = count % len(due) if due else 0
             for load in (*due[first:], *due[:first]):  # taking turns, so that a slow minute hits all loads
                 with loads.under(load):
                     table.add(self._timed(prompt, load, repeats))
-            say(f"measured {number + 1} of {len(prompts.all)} prompts")
+            say(f"measured {count + 1} of {len(prompts.all)} prompts")
 
     def _warm_up(self, prompt: Prompt) -> None:
         """Make what is made once: models with layer plans, packed weights."""

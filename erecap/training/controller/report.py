@@ -57,6 +57,9 @@ def write_report(folder: Path, about: JsonRow, world: TableWorld, tested: Tested
         "![reward](reward.png)",
         "",
         "## Use of actions",
+        f"{test['outside']:.0%} of the controller's decisions were in states far from those that it was trained on, "
+        "where it takes the best fixed action.",
+        "",
         *_use(tested.figures[CONTROLLER]["use"]),
         "",
         "![use of actions](actions.png)",

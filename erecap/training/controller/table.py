@@ -38,6 +38,7 @@ class PromptRow(BaseModel):
 
     model_config = _STRICT
     prompt: str
+    number: int = Field(default=0, ge=0)  # in the order of the sources; rows are measured in another
     conversation: str
     held_out: bool
     prompt_tokens: int = Field(ge=1)
@@ -180,7 +181,8 @@ def read_table(folder: Path) -> Table:
     ):
         if found != set(head["actions"]):
             raise RunError(f"{folder / ROWS}: the row of {name} has other actions than {HEAD}")
-    return Table(head, prompts, times)
+    ordered = sorted(prompts.values(), key=lambda row: row.number)
+    return Table(head, {row.prompt: row for row in ordered}, times)
 
 
 def _rows(path: Path) -> Iterator[PromptRow | TimesRow]:

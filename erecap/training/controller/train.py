@@ -145,6 +145,18 @@ def play_oracle(world: TableWorld, schedules: Iterable[Sequence[Call]]) -> list[
     return episodes
 
 
+def outside_share(world: TableWorld, episodes: Iterable[Sequence[Step]], learned: Learned) -> float:
+    """Share of a policy's decisions in states far from those of training, where it takes the best fixed action."""
+    names = [action.name for action in world.actions]
+    found = []
+    for steps in episodes:
+        before = [None, *(step.action for step in steps[:-1])]
+        for step, previous in zip(steps, before, strict=True):
+            row = features(world.state(step.call, previous), names, learned.hardware)
+            found.append(learned.normaliser.outside(row) is not None)
+    return statistics.fmean(found)
+
+
 def best_fixed(world: TableWorld, schedules: Sequence[Sequence[Call]]) -> int:
     """The one action with the highest mean reward in these schedules, which are those of training."""
     values = [mean_reward(play(world, schedules, FixedController(action))) for action in range(len(world.actions))]
