@@ -89,6 +89,17 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Control:
+    """The controller's action in one planning call, and its reason."""
+
+    action: str  # its name
+    reason: str  # one plain sentence
+    switched: bool = False  # another action was in force before
+    reread_tokens: int = 0  # read again because of that
+    switch_ms: float = 0.0  # that the switch took; part of the call's total
+
+
+@dataclass(frozen=True)
 class Generation:
     """The answer of a language model."""
 
@@ -100,6 +111,7 @@ class Generation:
     decision: Decision | None = None  # only where a scheduler decided
     dropped_because: str | None = None  # why part of the history was dropped since the last answer; None: nothing was
     reread: Generation | None = None  # the same call on an empty cache, where one was made beside it to be measured
+    control: Control | None = None  # only where a controller chose an action
 
 
 AllowedTokens = Callable[[Sequence[int]], Sequence[int]]

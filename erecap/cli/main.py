@@ -21,6 +21,7 @@ from erecap.cli import (
     chat,
     collect,
     compare,
+    controller,
     doctor,
     evaluate,
     games,
@@ -68,6 +69,7 @@ layers.app.command("find")(layers_find.find)
 layers.app.command("steps")(layers_find.steps)
 layers.app.command("take")(layers_find.take)
 app.add_typer(layers.app, name="layers")
+app.add_typer(controller.app, name="controller")
 app.add_typer(games.app, name="games")
 bench.app.command("drafts")(bench_drafts.drafts)
 bench.app.command("engines")(bench_engines.engines)

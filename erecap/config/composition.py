@@ -8,9 +8,21 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from erecap.budget import AUTO
+from erecap.config.controller import ControllerSettings, folder_or_settings
 from erecap.config.modes import PRESETS, Decode, Evict, Mode
 from erecap.config.suite import NAME_PATTERN
 from erecap.registries import ENGINES, EVICT_BY, LEARNED, mode_scorers
@@ -94,6 +106,11 @@ class ModeParts(BaseModel):
     engine: str = Field(
         default="transformers", description="What holds keys and values and runs the model: a registered engine."
     )
+    controller: Annotated[ControllerSettings | None, BeforeValidator(folder_or_settings)] = Field(
+        default=None,
+        description="What changes the session's levers between calls: a trained controller's folder, or {fixed: "
+        "ACTION}; null: the run's.",
+    )
 
     @field_validator("prune")
     @classmethod
@@ -119,6 +136,15 @@ class ModeParts(BaseModel):
             raise ValueError(f"engine: {self.engine} serves sessions; allowed: with kv: reuse or evict, without text")
         if self.engine != "transformers" and self.layers is not None:
             raise ValueError(f"layers: got a plan with engine: {self.engine}; allowed: with engine: transformers")
+        if self.controller is not None:
+            beside = {"kv: reread": self.kv == "reread", f"text: {self.text}": self.text is not None}
+            beside[f"engine: {self.engine}"] = self.engine != "transformers"
+            found = next((what for what, there in beside.items() if there), None)
+            if found is not None:
+                raise ValueError(
+                    f"controller: it steers a session, got {found}; allowed: with kv: reuse or evict, without text, "
+                    "with engine: transformers"
+                )
         by = self.kv.evict if isinstance(self.kv, EvictParts) else None
         if self.prune == LEARNED and by not in (None, LEARNED, *EVICT_BY):
             raise ValueError(
@@ -137,7 +163,13 @@ class ModeParts(BaseModel):
             layers=self.layers,
             decode=Decode(decode.draft, decode.weights),
             engine=self.engine,
+            controller=self.controller,
         )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Runs from before there were controllers stay those of the same configuration.
+        return {key: value for key, value in handler(self).items() if (key, value) != ("controller", None)}
 
 
 def names_and_parts(modes: Any) -> tuple[Any, dict[str, Any]]:

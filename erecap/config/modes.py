@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from erecap.registries import EVICT_BY, LEARNED, mode_scorers
+
+if TYPE_CHECKING:
+    from erecap.config.controller import ControllerSettings
 
 _PRUNE = re.compile(r"prune\[([^\[\]]*)\]")
 
@@ -49,6 +52,7 @@ class Mode:
     decode: Decode = field(default_factory=Decode)  # only with `reuse` and `Evict`
     engine: str = "transformers"  # what holds keys and values and runs the model: a name of `ENGINES`
     expert: bool = False  # the environment's expert plans, and no model is asked
+    controller: ControllerSettings | None = None  # what changes the session's levers between calls; None: the run's
 
     def __str__(self) -> str:
         return self.name
@@ -107,8 +111,10 @@ class Mode:
         usual = {"draft": True, "weights": None}
         changed = {key: value for key, value in decode.items() if value != usual[key]}
         engine = self.engine if self.engine != "transformers" else None
+        controller = self.controller.model_dump(exclude_none=True) if self.controller is not None else None
         rest = {
             "prune": self.prune, "text": self.text, "layers": self.layers, "decode": changed or None, "engine": engine,
+            "controller": controller,
         }  # fmt: skip
         return found | {key: value for key, value in rest.items() if value is not None}
 

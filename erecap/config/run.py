@@ -19,6 +19,7 @@ from pydantic import (
 from erecap.budget import AUTO, Budget
 from erecap.config.clock import ClockSettings, kind_or_settings
 from erecap.config.composition import ModeParts, names_and_parts, tokens_or_auto
+from erecap.config.controller import ControllerSettings, folder_or_settings
 from erecap.config.modes import SESSION_MODES, Mode, parse_mode
 from erecap.config.suite import Name, Seed
 from erecap.registries import PLANNERS, PRESETS, SINKS
@@ -264,6 +265,11 @@ class RunConfig(BaseModel):
     schedule: ScheduleSettings | None = Field(
         default=None, description="Scheduling of session modes; null: evict down to the budget after each call."
     )
+    controller: Annotated[ControllerSettings | None, BeforeValidator(folder_or_settings)] = Field(
+        default=None,
+        description="What changes the levers of sessions between calls: a trained controller's folder, or {fixed: "
+        "ACTION}; null: nothing.",
+    )
     reread: RereadSettings | None = Field(
         default=None,
         description="Some calls of one mode are made once more on an empty cache, to measure what reading everything "
@@ -373,6 +379,32 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _controllers_steer_sessions(self) -> RunConfig:
+        controlled = [name for name in self.modes if self.controller_of(self.mode(name)) is not None]
+        for name in controlled:
+            mode = self.mode(name)
+            if not mode.session or mode.text is not None or mode.engine != "transformers":
+                raise ValueError(
+                    f"controller: mode {name} keeps no session of transformers over the whole chat; allowed: modes "
+                    "with kv: reuse or evict, or name the controller in a mode of parts"
+                )
+            if self.reread is not None and self.reread.mode == name:
+                raise ValueError(f"reread.mode: got {name}, which a controller steers; allowed: another mode")
+        if not controlled:
+            return self
+        unfit = {
+            "schedule": self.schedule is not None,
+            f"batch {self.batch}": self.batch > 1,
+            f"planner.name {COOPERATIVE}": self.planner.name == COOPERATIVE,
+            "budget.pays": self.budget.pays is not None,
+            "clock.charge cost-model": self.clock is not None and self.clock.charge == "cost-model",
+        }
+        found = next((what for what, there in unfit.items() if there), None)
+        if found is not None:
+            raise ValueError(f"controller: mode {controlled[0]} has one beside {found}; allowed: one of the two")
+        return self
+
+    @model_validator(mode="after")
     def _plans_fit(self) -> RunConfig:
         if self.batch > 1 and len(self.plans()) > 1:
             raise ValueError(
@@ -398,7 +430,7 @@ class RunConfig(BaseModel):
     @model_serializer(mode="wrap")
     def _without_what_is_not_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Runs from before modes had parts, worlds clocks, and models plans, stay those of the same configuration.
-        unused: dict[str, Any] = {"compositions": {}, "clock": None, "layers": None}
+        unused: dict[str, Any] = {"compositions": {}, "clock": None, "layers": None, "controller": None}
         return {key: value for key, value in handler(self).items() if key not in unused or unused[key] != value}
 
     def asks_expert(self, mode: Mode) -> bool:
@@ -408,6 +440,10 @@ class RunConfig(BaseModel):
     def plan_of(self, mode: Mode) -> str | None:
         """Name or folder of the layer plan that a mode's model is run with; None: the whole model."""
         return (mode.layers or self.layers) if mode.needs_model else None
+
+    def controller_of(self, mode: Mode) -> ControllerSettings | None:
+        """The controller of a mode's sessions: its own, or the run's; None: nothing changes their levers."""
+        return (mode.controller or self.controller) if mode.needs_model else None
 
     def plans(self) -> set[str | None]:
         """The layer plans of all modes that ask a model; None among them where one asks the whole model."""

@@ -62,6 +62,7 @@ class Decoded:
     passes: int = 0  # forward calls
     drafted: int = 0  # tokens proposed
     accepted: int = 0  # of these, kept
+    losses: list[float] = field(default_factory=list)  # of chosen tokens, where they were asked for
 
 
 def decode(
@@ -75,6 +76,7 @@ def decode(
     draft: Draft | None = None,
     not_before: tuple[int, Sequence[int]] = (0, ()),
     force: Sequence[int] | None = None,
+    losses: bool = False,
 ) -> Decoded:
     """Generate until `ended` says so or `max_new_tokens` are there.
 
@@ -89,26 +91,32 @@ def decode(
         not_before: `(count, ids)`: these ids are not chosen among the first `count` generated ones.
         force: the ids of the answer, its end included, which `allowed` allows. The passes are made as if the model had
             chosen them; for measuring what an answer takes.
+        losses: note the negative log-likelihood, in nats and without the constraint, of each token that was chosen
+            among several.
     """
     out = Decoded()
     greedy = pick is None
     pending: list[int] = []  # generated, not read
 
     def choose(row: np.ndarray) -> int:
-        if allowed is not None:
-            ids = list(allowed(out.ids))
-            if len(ids) == 1:
-                return ids[0]
-            if force is not None:
-                return force[len(out.ids)]
+        ids = None if allowed is None else list(allowed(out.ids))
+        if ids is not None and len(ids) == 1:
+            return ids[0]
+        token = among(row, ids)
+        if losses:
+            out.losses.append(negative_log_likelihood(row, token))
+        return token
+
+    def among(row: np.ndarray, ids: list[int] | None) -> int:
+        if force is not None:
+            return force[len(out.ids)]
+        if ids is not None:
             if greedy:
                 # argmax over the allowed ones in order of id, so that ties fall as in the full vocabulary.
                 index = np.sort(ids)
                 return int(index[row[index].argmax()])
             whole, row = row, np.full_like(row, -np.inf)
             row[ids] = whole[ids]
-        elif force is not None:
-            return force[len(out.ids)]
         elif len(out.ids) < not_before[0]:
             row = row.copy()
             row[list(not_before[1])] = -np.inf
@@ -160,3 +168,9 @@ def decode(
             break
     out.unread = len(pending)
     return out
+
+
+def negative_log_likelihood(row: np.ndarray, token: int) -> float:
+    """Negative log-likelihood, in nats, of `token` under logits `(vocab,)`."""
+    highest = float(row.max())
+    return highest + float(np.log(np.exp(row - highest).sum(dtype=np.float64))) - float(row[token])

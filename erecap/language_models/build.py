@@ -6,15 +6,17 @@ model = build_language_model(opened, parse_mode("erecap"), CallSettings(budget=B
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from erecap.budget import Budget
+from erecap.config.controller import ControllerSettings
 from erecap.config.modes import Evict, Mode
 from erecap.config.run import BudgetSettings, PruneSettings, RereadSettings, RunConfig, ScheduleSettings
 from erecap.decoding.linear import Weights
 from erecap.errors import ConfigError
 from erecap.language_models.compacted import CompactedSessions
+from erecap.language_models.controlled import ControlledSessions, open_chooser, refuse_unservable
 from erecap.language_models.masked import MaskedSessions
 from erecap.language_models.opened import ModelSettings, OpenedModel, open_model
 from erecap.language_models.per_episode import EpisodeSessions
@@ -45,6 +47,7 @@ class CallSettings:
     allow_untested_pruner: bool = False
     seed: int = 0
     layers: str | None = None  # layer plan, where the mode names none: a folder or a checkpoint's name
+    controller: ControllerSettings | None = None  # where the mode names none
 
     @classmethod
     def of(cls, config: RunConfig) -> CallSettings:
@@ -59,6 +62,7 @@ class CallSettings:
             config.allow_untested_pruner,
             config.seed,
             config.layers,
+            config.controller,
         )
 
 
@@ -94,6 +98,9 @@ def build_language_model(opened: OpenedModel, mode: Mode, settings: CallSettings
         if mode.text is not None:
             return TEXT[mode.text](opened.model, opened.tokenizer, **options | {"budget": budget})
         engine = opened.engine_of(mode.engine)
+        controller = mode.controller or settings.controller
+        if controller is not None:
+            return _controlled(opened, mode, settings, controller, {**options, "engine": engine})
         served = opened.on_engine(engine)
         sessions = EpisodeSessions(served.model, served.tokenizer, engine=engine, **options)
         if settings.reread is None or settings.reread.mode != mode.name:
@@ -104,6 +111,17 @@ def build_language_model(opened: OpenedModel, mode: Mode, settings: CallSettings
         return RereadBeside(sessions, again, settings.reread.every)
     except ValueError as error:  # settings that the model, the device or the engine cannot serve
         raise ConfigError(f"mode {mode}: {error}") from error
+
+
+def _controlled(
+    opened: OpenedModel, mode: Mode, settings: CallSettings, controller: ControllerSettings, own: dict[str, Any]
+) -> ControlledSessions:
+    """Sessions that a controller steers; `own`: arguments of a `ReplanSession` as the mode has them."""
+    chooser = open_chooser(controller)
+    refuse_unservable(chooser, replace(mode, layers=mode.layers or settings.layers), opened)
+    controlled = ControlledSessions(opened, own, chooser)
+    controlled.try_actions()
+    return controlled
 
 
 def session_options(

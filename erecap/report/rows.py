@@ -50,6 +50,7 @@ class ModelFacts(_Row):
     pruner: TrainedPart | None = None
     plan: TrainedPart | None = None  # layer plan that is applied to it in all modes
     plans: dict[str, ModePlan] = {}  # by mode, where the modes have several
+    controllers: dict[str, TrainedPart] = {}  # by mode
     dtype: str = ""
     parameters: Count = 0
     layers: Size
@@ -174,6 +175,16 @@ class RereadCall(_Row):
     same: bool  # it gave the same text
 
 
+class ControlledCall(_Row):
+    """A planning call whose session a controller steered."""
+
+    action: str
+    reason: str = ""
+    switched: bool = False
+    reread_tokens: Count = 0
+    switch_ms: Amount = 0
+
+
 class CallClock(_Row):
     """A planning call on the clock."""
 
@@ -221,6 +232,7 @@ class ReplanRow(_Row):
     predicted_ms: Amount | None = None
     dropped_because: str | None = None
     reread: RereadCall | None = None
+    controller: ControlledCall | None = None
     clock: CallClock | None = None
     agent: str | None = None
     conflicts: list[str] = []

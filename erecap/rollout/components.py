@@ -93,6 +93,7 @@ class RealComponents:
 
                 for plan in self._config.plans() - {None}:
                     find_plan(str(plan))
+            _controllers(self._config, wants_model)
         for suite in self._suites.values():
             say(f"opening suite {suite.name}")
             for expert in sorted({self._config.asks_expert(mode) for mode in modes}):
@@ -174,6 +175,7 @@ class RealComponents:
         )
         self._build_models(modes)
         self._facts = {**self._opened.facts, **_pruners(config, modes), **_plans(config, modes, self._opened)}
+        self._facts |= _controllers(config, modes)
         say("warming up: one call per mode")
         for language_model in self._models.values():
             warm_up(language_model)
@@ -201,6 +203,16 @@ def _plans(config: RunConfig, modes: list[Mode], opened: OpenedModel) -> dict[st
         return {}
     facts = {name: opened.with_layers(plan).facts for name, plan in plans.items()}
     return {"plans": {name: {**found["plan"], "layers": found["layers"]} for name, found in facts.items()}}
+
+
+def _controllers(config: RunConfig, modes: list[Mode]) -> dict[str, Any]:
+    """Descriptions of controllers for `run.json`, by mode."""
+    stated = {mode.name: found for mode in modes if (found := config.controller_of(mode)) is not None}
+    if not stated:
+        return {}
+    from erecap.language_models.controlled import describe_controller
+
+    return {"controllers": {name: describe_controller(settings) for name, settings in stated.items()}}
 
 
 def _pruners(config: RunConfig, modes: list[Mode]) -> dict[str, Any]:

@@ -93,6 +93,10 @@ class ReplanSession:
     """
 
     trace = False  # of the calls with a whole chat that do not ask for it themselves
+    measures_loss = False  # note `plan_loss` of each answer; a row of logits more is looked at for each token
+    # Mean negative log-likelihood of the last answer's tokens, in nats, where it was measured. Tokens that a constraint
+    # left no choice about do not count.
+    plan_loss: float | None = None
 
     def __init__(
         self,
@@ -425,6 +429,7 @@ class ReplanSession:
                     draft=self._draft(left, draft, ids, allowed_tokens, ends, max_new_tokens),
                     not_before=(min_new_tokens, ends),
                     force=forced,
+                    losses=self.measures_loss,
                     ended=lambda out: out[-1] in ends or is_plan(out) or watcher.stopped(out),
                 )
         except Interrupted as ended:
@@ -437,6 +442,7 @@ class ReplanSession:
             self.prefill.roll_back(len(self.conversation.transcript.marks))
             raise
         report.decoded()
+        self.plan_loss = sum(decoded.losses) / len(decoded.losses) if decoded.losses else None
         text, reason = watcher.result(decoded.ids, ends)
         pieces = self._traced(part) if trace else ()
         self._remember(fitted, text, decoded, ends)
@@ -593,6 +599,34 @@ class ReplanSession:
             self.prefill.roll_back(len(self.conversation.transcript.marks))
         choices = rows[len(header) - 1 : -1].argmax(-1).tolist()
         return sum(a == b for a, b in zip(choices, wanted, strict=True)) / len(wanted)
+
+    @one_call
+    def limit(self, budget: Budget | int | str | None) -> int:
+        """Give the session another budget from now on, and evict down to it; what was evicted before stays so.
+
+        Args:
+            budget: as in `ReplanSession(budget=...)`.
+
+        Returns:
+            Tokens evicted.
+
+        Raises:
+            ValueError: no budget, one with `pays`, or one that the engine cannot keep.
+            BudgetError: system and goal exceed it; the session then has its old budget.
+        """
+        old, new = self.policy.budget, Budget.of(budget)
+        if new.pays is not None and new != old:
+            raise ValueError("a budget with pays cannot be given to an open session; make one with it")
+        before = self.policy.evicted
+        self.policy.budget = new
+        try:
+            self.policy.check(self.engine)
+            if not self.conversation.chat.empty:
+                self.prefill.enforce(self.conversation.own_part()[1])
+        except BaseException:
+            self.policy.budget = old
+            raise
+        return self.policy.evicted - before
 
     @one_call
     def evict(self, span: tuple[int, int]) -> int:

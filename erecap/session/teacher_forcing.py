@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from erecap.decoding.answer import answer_ends
+from erecap.decoding.loop import negative_log_likelihood
 from erecap.generation import Message
 from erecap.session.conversation.chat import ChatPart
 from erecap.session.conversation.digest import RunningDigest
@@ -28,6 +30,20 @@ def plan_choices(session: ReplanSession, messages: Sequence[Message], plan: str)
     """
     rows = plan_logits(session, messages, session.tokenizer(plan, add_special_tokens=False)["input_ids"])
     return None if rows is None else [int(choice) for choice in rows.argmax(-1)]
+
+
+def plan_loss(session: ReplanSession, messages: Sequence[Message], plan: str) -> float | None:
+    """Mean negative log-likelihood, in nats, of `plan` and its end in answer to `messages`; see `plan_choices`.
+
+    As `ReplanSession.plan_loss`, of a plan that need not be the session's own.
+    """
+    wanted = session.tokenizer(plan, add_special_tokens=False)["input_ids"]
+    rows = plan_logits(session, messages, wanted)
+    if rows is None:
+        return None
+    end = answer_ends(session.model, session.tokenizer)[0]
+    losses = [negative_log_likelihood(row, token) for row, token in zip(rows, [*wanted, end], strict=True)]
+    return sum(losses) / len(losses)
 
 
 def plan_logits(session: ReplanSession, messages: Sequence[Message], plan: Sequence[int]) -> np.ndarray | None:

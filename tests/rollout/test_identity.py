@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from erecap.config import load_run, load_suite, load_suites, parse_mode
 from erecap.config.clock import ClockSettings
+from erecap.config.controller import ControllerSettings
 from erecap.config.run import BudgetSettings, PlannerSettings, PruneSettings, RunConfig, ScheduleSettings
 from erecap.config.suite import Disturbances, Suite
 from erecap.envs import ENVIRONMENTS, options_class
@@ -28,6 +29,7 @@ TABLES: list[tuple[type[BaseModel], reference_values.Values, Collection[str]]] =
     (TeamSettings, reference_values.TEAM, ()),
     (AgentSettings, reference_values.AGENT, ()),
     (ClockSettings, reference_values.CLOCK, reference_values.CLOCK_LEFT_OUT),
+    (ControllerSettings, reference_values.CONTROLLER, reference_values.CONTROLLER_LEFT_OUT),
     (PruneSettings, reference_values.PRUNE, ()),
     (BudgetSettings, reference_values.BUDGET, ()),
     (ScheduleSettings, reference_values.SCHEDULE, ()),

@@ -122,6 +122,7 @@ def setup_rows(run: Run) -> list[tuple[str, str]]:
         rows.append(("weights hash", model.hash))
         parts = [("adapter", model.adapter), ("pruner", model.pruner), ("layer plan", model.plan)]
         parts += [(f"layer plan of {mode}", plan) for mode, plan in model.plans.items()]
+        parts += [(f"controller of {mode}", found) for mode, found in model.controllers.items()]
         rows += [(what, f"{part.name}, {part.hash}") for what, part in parts if part is not None]
     else:
         rows.append(("model", "none: no mode of this run calls a language model"))

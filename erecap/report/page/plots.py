@@ -136,7 +136,8 @@ def kept_by_layer(run: Run, looks: Looks) -> str | None:
             for call in run.replans
             if call.mode == mode and call.kept_per_layer and call.prompt_tokens
         ]
-        if not shares:
+        # A controller may have run other layers from call to call; then no curve stands for them.
+        if len({len(share) for share in shares}) != 1:
             continue
         middle = 100 * np.median(np.stack(shares), axis=0)
         # Modes with the same schedule coincide: each next line is thinner, so that all show.

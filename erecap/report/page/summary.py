@@ -35,7 +35,8 @@ def summarise(run: Run) -> dict[str, Any]:
     calls = {mode: [call for call in run.replans if call.mode == mode] for mode in modes}
     sizes = [len(rows) for rows in per_mode.values()]
     # Between a model with a layer plan and one without, counts of tokens tell no ceiling.
-    shape = run.head.model.shape if run.head.model and not run.head.model.plans else None
+    model = run.head.model
+    shape = model.shape if model and not model.plans and not model.controllers else None
 
     ceiling = {
         mode: timing.speed_up(shape, mode, run.keeps_session(mode), calls[baseline], calls[mode])

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
+from erecap.config.controller import ControllerSettings
 from erecap.config.modes import Mode
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
@@ -74,6 +75,10 @@ def identity_of(config: RunConfig, suite: Suite, mode: Mode, weights: Mapping[st
     plan = config.plan_of(mode)
     if plan is not None:  # wherever it lies; without one, nothing is hashed that was not hashed before
         parts["layers"] = known.get(_layers(plan))
+    controller = config.controller_of(mode)
+    if controller is not None:
+        stated = differing(controller, reference.CONTROLLER, reference.CONTROLLER_LEFT_OUT)
+        parts["controller"] = {**stated, "hash": known.get(_controller(controller))}
     pruner = known.get("pruner") if mode.takes_run_pruner else None
     if mode.own_pruner is not None:
         pruner = known.get(_own(mode.own_pruner))
@@ -82,7 +87,8 @@ def identity_of(config: RunConfig, suite: Suite, mode: Mode, weights: Mapping[st
 
 def _mode_parts(mode: Mode) -> JsonRow:
     parts = mode.parts()
-    parts.pop("layers", None)  # its hash stands beside
+    for beside in ("layers", "controller"):  # their hashes stand beside
+        parts.pop(beside, None)
     if mode.own_pruner is not None:
         parts["kv"]["evict"] = "own"  # wherever it lies; its hash stands beside
     return parts
@@ -146,7 +152,13 @@ def weights_of(config: RunConfig) -> dict[str, str | None]:
     }
     own = {mode.own_pruner for mode in modes if mode.own_pruner is not None}
     found |= {_own(name): _pruner(name) for name in own}
-    return found | {_layers(name): _plan(name) for name in config.plans() if name is not None}
+    found |= {_layers(name): _plan(name) for name in config.plans() if name is not None}
+    controllers = {controller for mode in modes if (controller := config.controller_of(mode)) is not None}
+    if controllers:
+        from erecap.language_models.controlled import describe_controller
+
+        found |= {_controller(one): _short(describe_controller(one)["hash"]) for one in controllers}
+    return found
 
 
 def _own(name: str) -> str:
@@ -157,6 +169,11 @@ def _own(name: str) -> str:
 def _layers(name: str) -> str:
     """The key of a layer plan."""
     return f"layers {name}"
+
+
+def _controller(settings: ControllerSettings) -> str:
+    """The key of a controller."""
+    return f"controller {settings.model_dump_json()}"
 
 
 def _plan(name: str) -> str:

@@ -91,8 +91,8 @@ RUN_LEFT_OUT = (
     "suites", "horizon", "modes", "compositions",
     # Hashed as weights.
     "model", "adapter", "pruner", "allow_untested_pruner", "layers",
-    # PRUNE, BUDGET, SCHEDULE, PLANNER, CLOCK
-    "prune", "budget", "schedule", "planner", "clock",
+    # PRUNE, BUDGET, SCHEDULE, PLANNER, CLOCK, CONTROLLER
+    "prune", "budget", "schedule", "planner", "clock", "controller",
     # Measures beside the calls, and changes no answer.
     "reread",
 )  # fmt: skip
@@ -136,3 +136,5 @@ CLOCK: Values = {
     "read_ahead": True,
 }
 CLOCK_LEFT_OUT = ("slo_ms",)  # counts violations, and changes no episode
+CONTROLLER: Values = {"fixed": None, "slo_ms": None}
+CONTROLLER_LEFT_OUT = ("checkpoint", "actions")  # hashed by their content, wherever they lie

@@ -85,7 +85,7 @@ def require_same_model(folder: Path, old: Mapping[str, Any] | None, new: Mapping
                 f"{folder}: its episodes were played with {name} {_weights(old, part)}, now it is "
                 f"{_weights(new, part)}; --fresh starts anew, --out FOLDER keeps both"
             )
-    for part, name in (("pruners", "pruner"), ("plans", "layer plan")):
+    for part, name in (("pruners", "pruner"), ("plans", "layer plan"), ("controllers", "controller")):
         before, after = old.get(part) or {}, new.get(part) or {}
         for mode in sorted(before.keys() & after.keys()):
             if before[mode] != after[mode]:

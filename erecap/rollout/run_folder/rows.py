@@ -65,6 +65,7 @@ def replan_row(
         **_decided(mode, generation, usage),
         "dropped_because": generation.dropped_because if generation else None,
         "reread": _reread(generation),
+        "controller": _controlled(generation),
         "clock": None,
         "agent": plan.agent or None,
         "conflicts": [clean(conflict) for conflict in plan.conflicts],
@@ -83,6 +84,20 @@ def _reread(generation: Generation | None) -> JsonRow | None:
         "decode_ms": round(again.timing.decode_ms, 3),
         "total_ms": round(again.timing.total_ms, 3),
         "same": again.text == generation.text,
+    }
+
+
+def _controlled(generation: Generation | None) -> JsonRow | None:
+    """The controller's action and its price; None: there is no controller."""
+    if generation is None or generation.control is None:
+        return None
+    control = generation.control
+    return {
+        "action": control.action,
+        "reason": control.reason,
+        "switched": control.switched,
+        "reread_tokens": control.reread_tokens,
+        "switch_ms": round(control.switch_ms, 3),
     }
 
 
