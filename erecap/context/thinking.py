@@ -51,7 +51,7 @@ def thoughts_in(content: str) -> list[Thought]:
 def thinking_spans(message: Message) -> list[tuple[int, int]]:
     """Characters `(start, end)` of the thoughts of an assistant's message, marks included, or as its `thoughts` say.
 
-    None where the marks do not come in pairs: what an unfinished thought is can only be guessed.
+    No spans where the marks do not come in pairs: what an unfinished thought is can only be guessed.
     """
     if "thoughts" in message:
         return [(start, end) for start, end in message["thoughts"] if start < end]
