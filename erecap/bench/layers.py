@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +12,12 @@ import torch.nn.functional as F
 
 from erecap.bench.replan.calls import steady
 from erecap.bench.replan.history import wander
+from erecap.bench.slices import timed_pass
 from erecap.context.tokenize import render_prompt
 from erecap.engines.token_bytes import bytes_per_token
 from erecap.engines.transformers import TransformersEngine
 from erecap.errors import ConfigError
+from erecap.layers.slices.flops import ModelFlops
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class LayersResult:
     decode_ms: tuple[float, float]  # a token
     prefill_speed_up: float
     decode_speed_up: float
+    prefill_flop_ratio: float  # of the whole model over the one with the plan
+    decode_flop_ratio: float
     weight_bytes: tuple[int, int]
     kv_bytes_per_token: tuple[int, int]
 
@@ -74,9 +77,11 @@ def layers_bench(bench: LayersBench, model: Any, planned: Any, ids: Sequence[int
     for round_ in range(bench.repetitions + 1):
         for number in (0, 1) if round_ % 2 else (1, 0):
             with steady():
-                spent = _time(engines[number], ids, bench.decoded)
+                spent = timed_pass(engines[number], ids, bench.decoded)
             if round_:  # the first warms up
                 times[number].append(spent)
+    flops = [ModelFlops(one) for one in (model, planned)]
+    read, decoded = ([one.prefill(len(ids)) for one in flops], [one.decode(len(ids), bench.decoded) for one in flops])
     pairs = list(zip(*times, strict=True))
     medians = [[statistics.median(spent[part] for spent in one) for one in times] for part in (0, 1)]
     ratios = [statistics.median(dense[part] / fast[part] for dense, fast in pairs) for part in (0, 1)]
@@ -89,6 +94,8 @@ def layers_bench(bench: LayersBench, model: Any, planned: Any, ids: Sequence[int
         decode_ms=(medians[1][0], medians[1][1]),
         prefill_speed_up=ratios[0],
         decode_speed_up=ratios[1],
+        prefill_flop_ratio=read[0] / read[1],
+        decode_flop_ratio=decoded[0] / decoded[1],
         weight_bytes=(_weight_bytes(model), _weight_bytes(planned)),
         kv_bytes_per_token=(bytes_per_token(model), bytes_per_token(planned)),
     )
@@ -99,20 +106,6 @@ def _logits(model: Any, ids: Sequence[int]) -> torch.Tensor:
     with torch.inference_mode():
         logits: torch.Tensor = model(torch.tensor([list(ids)], device=model.device), use_cache=False).logits[0]
     return logits.float().cpu()
-
-
-def _time(engine: TransformersEngine, ids: Sequence[int], decoded: int) -> tuple[float, float]:
-    """Milliseconds of reading `ids`, and of one decoded token after them. Each pass ends with its logits on the CPU."""
-    engine.reset()
-    started = time.perf_counter()
-    token = int(engine.read(ids).argmax())
-    read = time.perf_counter()
-    with engine.attached():
-        for _ in range(decoded):
-            token = int(engine.forward([token], keep=1, decode=True).argmax())
-    ended = time.perf_counter()
-    engine.reset()
-    return 1e3 * (read - started), 1e3 * (ended - read) / decoded
 
 
 def _weight_bytes(model: Any) -> int:

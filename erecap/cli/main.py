@@ -14,6 +14,7 @@ from erecap.cli import (
     bench_llamacpp,
     bench_remote,
     bench_serve,
+    bench_slices,
     bench_wrap,
     calibrate,
     chat,
@@ -23,6 +24,7 @@ from erecap.cli import (
     games,
     generate,
     layers,
+    layers_slice,
     models,
     quality,
     report,
@@ -60,11 +62,14 @@ app.command("chat")(chat.chat)
 app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
 app.add_typer(models.app, name="models")
+layers.app.command("slice")(layers_slice.slice_)
+layers.app.command("profiles")(layers_slice.profiles)
 app.add_typer(layers.app, name="layers")
 app.add_typer(games.app, name="games")
 bench.app.command("llamacpp")(bench_llamacpp.llamacpp)
 bench.app.command("remote")(bench_remote.remote)
 bench.app.command("serve")(bench_serve.serve)
+bench.app.command("slices")(bench_slices.slices)
 bench.app.command("wrap")(bench_wrap.wrap)
 app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")
