@@ -84,13 +84,14 @@ def slices_bench(
     }
     raw: list[JsonRow] = []
     names = list(engines)
-    for repetition in range(-1, bench.repetitions):  # the first warms up
-        for name in names if repetition % 2 else names[::-1]:
-            with steady():
+    with steady() as collect:
+        for repetition in range(-1, bench.repetitions):  # the first warms up
+            for name in names if repetition % 2 else names[::-1]:
+                collect()
                 prefill, decode = timed_pass(engines[name], ids, bench.decoded)
-            if repetition >= 0:
-                raw.append({"model": name, "repetition": repetition, "prefill_ms": prefill, "decode_ms": decode})
-        say(f"round {repetition + 1} of {bench.repetitions}")
+                if repetition >= 0:
+                    raw.append({"model": name, "repetition": repetition, "prefill_ms": prefill, "decode_ms": decode})
+            say(f"round {repetition + 1} of {bench.repetitions}")
     return {"raw": raw, "flops": flops}
 
 
@@ -149,14 +150,15 @@ def compiled_bench(
     for name, model in models.items():
         inputs = torch.tensor([list(ids)], device=model.device)
         times: dict[bool, list[float]] = {False: [], True: []}
-        with compiled(model, backend) as switched, torch.no_grad():
+        with compiled(model, backend) as switched, torch.no_grad(), steady() as collect:
             first = {}
             for on in (True, False):
                 with switched(on):
                     first[on] = _seconds(model, inputs)
             for repetition in range(bench.repetitions):
                 for on in (True, False) if repetition % 2 else (False, True):
-                    with steady(), switched(on):
+                    collect()
+                    with switched(on):
                         times[on].append(1e3 * _seconds(model, inputs))
                 say(f"{name}: round {repetition + 1} of {bench.repetitions}")
         rows.append(

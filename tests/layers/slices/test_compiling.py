@@ -51,7 +51,7 @@ def test_sessions_and_pruning_step_aside() -> None:
             with switched(False):
                 assert torch.equal(model(IDS, use_cache=False).logits, expected)
             assert kept() == layers and layers[1] < layers[0]
-            # A session compares the bare model with its own way of reading when it is made: that may compile, the rest not.
+            # When it is made, a session compares itself with the bare model, which may compile; the rest does not.
             session = ReplanSession(model, byte_level(), budget=100)
             made = len(compilations)
             assert session.generate(start(), max_new_tokens=6).text == text
@@ -64,8 +64,14 @@ def test_without_a_compiler_it_is_refused_in_one_line(monkeypatch: pytest.Monkey
     from torch._inductor import config
 
     monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    assert compile_problem(torch.device("cpu")) == "there is no C++ compiler (g++ or clang++; the variable CXX names another)"
-    with pytest.raises(ModelError, match="LlamaForCausalLM cannot be compiled: there is no C") as error, compiled(small()):
+    assert (
+        compile_problem(torch.device("cpu"))
+        == "there is no C++ compiler (g++ or clang++; the variable CXX names another)"
+    )
+    with (
+        pytest.raises(ModelError, match="LlamaForCausalLM cannot be compiled: there is no C") as error,
+        compiled(small()),
+    ):
         pass
     assert "\n" not in str(error.value)
     assert compile_problem(torch.device("mps")) == "torch makes no code for mps"

@@ -1,4 +1,4 @@
-"""Slices of tiny models: what is useless goes first, slicing equals masking, a fit misses less, nothing stays changed."""
+"""Slices of tiny models: what is useless goes first, slicing equals masking, a fit misses less, and all is undone."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def test_what_is_useless_goes_first(name: str, importance: str) -> None:
     model = planted(name)
     settings = SliceSettings(3 / 16, 12 / 384, importance, "global", multiple=1)
     plan = Slicer(model, IDS if importance != "weights" else ()).plan(settings)
-    assert plan.heads == {number: tuple(h for g in groups for h in (2 * g, 2 * g + 1)) for number, groups in USELESS.items()}
+    assert plan.heads == {
+        number: tuple(h for g in groups for h in (2 * g, 2 * g + 1)) for number, groups in USELESS.items()
+    }
     assert plan.channels == IDLE
     assert plan.found["gone"] == {"heads": "6 of 32 (0.188)", "channels": "12 of 384 (0.0312)"}
 

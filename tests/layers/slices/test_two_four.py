@@ -62,7 +62,9 @@ def test_masks_of_what_a_slice_leaves() -> None:
     assert all(is_two_four(weight) for weight in plan.tuned.values())
     with apply(model, plan):
         assert bool(logits(model, X).isfinite().all())
-    with pytest.raises(ModelError, match=r"layers.\d.mlp.down_proj.weight has \d+ inputs; 2:4 sparsity needs a multiple"):
+    with pytest.raises(
+        ModelError, match=r"layers.\d.mlp.down_proj.weight has \d+ inputs; 2:4 sparsity needs a multiple"
+    ):
         Slicer(model, IDS).plan(SliceSettings(channels=0.1, multiple=1, two_four="magnitude"))
 
 
