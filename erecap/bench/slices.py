@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from erecap.bench.replan.calls import steady, synchronise
-from erecap.bench.replan.ceilings import ratio
+from erecap.bench.replan.ceilings import attention_share, ratio
 from erecap.bench.results import Figure, result_row
 from erecap.decoding.linear import Weights
 from erecap.engines.protocol import EngineSettings
@@ -63,7 +63,8 @@ def slices_bench(
         models: by name; `whole` is the one that the others are compared with.
 
     Returns:
-        `raw` rows (`model`, `repetition`, `prefill_ms`, `decode_ms` of a token) and `flops` by model and phase.
+        `raw` rows (`model`, `repetition`, `prefill_ms`, `decode_ms` of a token); `flops` by model and phase, with those
+        of attention in the prefill; `attention_share` of the whole model's prefill time (None: not on a CPU).
 
     Raises:
         ConfigError: a text that does not fit the window, or a model that no session serves.
@@ -79,7 +80,11 @@ def slices_bench(
         )
     counted = {name: ModelFlops(model) for name, model in models.items()}
     flops = {
-        name: {"prefill": own.prefill(len(ids)), "decode": own.decode(len(ids), bench.decoded)}
+        name: {
+            "prefill": own.prefill(len(ids)),
+            "decode": own.decode(len(ids), bench.decoded),
+            "attention": own.prefill_attention(len(ids)),
+        }
         for name, own in counted.items()
     }
     raw: list[JsonRow] = []
@@ -92,11 +97,15 @@ def slices_bench(
                 if repetition >= 0:
                     raw.append({"model": name, "repetition": repetition, "prefill_ms": prefill, "decode_ms": decode})
             say(f"round {repetition + 1} of {bench.repetitions}")
-    return {"raw": raw, "flops": flops}
+    return {"raw": raw, "flops": flops, "attention_share": attention_share(models[WHOLE], ids)}
 
 
 def slices_summary(found: JsonRow) -> list[JsonRow]:
-    """For each sliced model and phase: medians, speed-up and FLOP ratio, and how much of the promise was kept."""
+    """For each sliced model and phase: medians, speed-up and FLOP ratio, and how much of the promise was kept.
+
+    `timed_ratio` of a prefill is the FLOP ratio where attention and matrix products run at the FLOP/s that each had in
+    the whole model: what slicing can reach at most there.
+    """
     times: dict[tuple[str, str], list[float]] = {}
     for row in sorted(found["raw"], key=lambda row: int(row["repetition"])):
         for phase in PHASES:
@@ -115,10 +124,19 @@ def slices_summary(found: JsonRow) -> list[JsonRow]:
                     "ms": statistics.median(times[name, phase]),
                     "speed_up": asdict(speed),
                     "flop_ratio": promised,
+                    "timed_ratio": _timed_ratio(found, name) if phase == "prefill" else None,
                     "share": asdict(Figure(shares[0], shares[1], shares[2], speed.n)),
                 }
             )
     return summary
+
+
+def _timed_ratio(found: JsonRow, name: str) -> float | None:
+    share, whole, thin = found["attention_share"], found["flops"][WHOLE], found["flops"][name]
+    if share is None:
+        return None
+    rest = (thin["prefill"] - thin["attention"]) / (whole["prefill"] - whole["attention"])
+    return float(1 / (share * thin["attention"] / whole["attention"] + (1 - share) * rest))
 
 
 def slices_rows(bench: SlicesBench, summary: Sequence[JsonRow], about: JsonRow) -> list[JsonRow]:

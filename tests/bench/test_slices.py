@@ -34,6 +34,7 @@ def test_flops_of_a_sliced_model_by_hand() -> None:
     # The first decoded token meets 11 keys, itself among them, the second 12.
     assert ModelFlops(model).decode(10, 2) == 8 * (2 * layer + (11 + 12) * 4 * 32) + 2 * head
     plan = LayerPlan(LAYERS, heads={3: (2, 3)}, channels={1: tuple(range(12)), 3: tuple(range(24))}, attention=(5,))
+    assert ModelFlops(model).prefill_attention(10) == 8 * 55 * 4 * 32
     with apply(model, plan):
         # A group has 2 query heads and a key and a value head; layer 5 has no attention.
         gone = 2 * (32 * 16 * 2 + 32 * 8 * 2) + 2 * 3 * 32 * (12 + 24) + 2 * (32 * 32 * 2 + 32 * 16 * 2)
@@ -67,7 +68,13 @@ def test_the_row_is_the_worst_share_of_what_flops_promise() -> None:
         name: {"prefill": 1000 * f, "decode": 100 * f}
         for name, f in (("whole", 1.25), ("heads-0.2", 1.1), ("channels-0.2", 1.0))
     }
-    summary = slices_summary({"raw": raw, "flops": flops})
+    for counted, attention in zip(flops.values(), (500, 400, 500), strict=True):
+        counted["attention"] = attention
+    summary = slices_summary({"raw": raw, "flops": flops, "attention_share": 0.6})
+    # Attention is 60 % of the time: 0.6 x 400 / 500 + 0.4 x 700 / 750 of it are left, or 0.6 + 0.4 x 500 / 750.
+    timed = [row["timed_ratio"] for row in summary]
+    assert timed[0] == pytest.approx(1 / (0.48 + 0.28 / 0.75)) and timed[2] == pytest.approx(1 / (0.6 + 0.2 / 0.75))
+    assert timed[1] is None and timed[3] is None
     shares = {(row["model"], row["phase"]): row["share"]["value"] for row in summary}
     assert shares["channels-0.2", "prefill"] == pytest.approx(0.2 / 0.25)
     worst = (12 / 11.5 - 1) / (1.25 / 1.1 - 1)

@@ -27,7 +27,7 @@ def choose(
     what: str,
     units: str,
 ) -> dict[int, int]:
-    """How many parts each layer loses, from its least important one on. Each layer keeps its last part.
+    """The number of parts that each layer loses, from its least important one on. Each layer keeps its last part.
 
     `global` takes the cheapest parts of the whole model, whichever layers have them. `uniform` takes a part of the
     layer that has lost the smallest share so far; among equal ones the cheapest. So layers of one size differ by one

@@ -35,7 +35,11 @@ class ModelFlops:
 
     def prefill(self, tokens: int) -> int:
         """Reading `tokens` tokens on an empty cache, with the logits of the last one."""
-        return self._token * tokens + self._pairs(tokens * (tokens + 1) // 2) + self._head
+        return self._token * tokens + self.prefill_attention(tokens) + self._head
+
+    def prefill_attention(self, tokens: int) -> int:
+        """Attention alone of the same prefill: queries by keys, weights by values."""
+        return self._pairs(tokens * (tokens + 1) // 2)
 
     def decode(self, stored: int, tokens: int) -> int:
         """Decoding `tokens` tokens, one after the other, on `stored` stored ones."""
@@ -43,5 +47,5 @@ class ModelFlops:
         return (self._token + self._head) * tokens + self._pairs(met)
 
     def _pairs(self, pairs: int) -> int:
-        """Attention of `pairs` queries with a key: queries by keys, weights by values."""
+        """Attention of `pairs` queries with a key."""
         return 2 * 2 * self._heads * pairs

@@ -101,10 +101,20 @@ def _fit(
     module: nn.Linear,
     wanted: list[torch.Tensor],
 ) -> Fit:
-    """Inputs of a sliced projection beside the outputs that the whole one gave."""
+    """Inputs of a sliced projection beside the outputs that the whole one gave.
+
+    Every token counts by what it misses over the size of its hidden state, as the next norm will see it. Else a few
+    tokens with huge activations, such as the first of a text, would decide.
+    """
     fit = Fit(module.in_features, module.out_features, module.weight.device)
     rows = iter(wanted)
-    bias = 0 if module.bias is None else module.bias.detach()
-    with inputs_of(module, lambda inputs: fit.add(inputs, next(rows) - bias)):
+    sizes = iter([1 / states.float().flatten(0, 1).norm(dim=-1, keepdim=True).clamp_min(1e-6) for states in hidden])
+    bias = 0 if module.bias is None else module.bias.detach().float()
+
+    def take(inputs: torch.Tensor) -> None:
+        share = next(sizes)
+        fit.add(inputs.float() * share, (next(rows).float() - bias) * share)
+
+    with inputs_of(module, take):
         calibration.run(layer, number, hidden)
     return fit
