@@ -44,7 +44,14 @@ class SlicesBench:
     repetitions: int = 15
     seed: int = 0  # of the household text
 
+    @property
+    def published(self) -> bool:
+        """True where the shares are those of figure L4."""
+        return (self.heads, self.channels) == (L4_SHARES, L4_SHARES)
+
     def __post_init__(self) -> None:
+        if not (self.heads or self.channels):
+            raise ConfigError("bench slices: no heads and no channels; give shares of one of them")
         if min(self.tokens, self.decoded, self.repetitions) < 1:
             raise ConfigError(
                 f"tokens {self.tokens}, decoded {self.decoded}, repetitions {self.repetitions}; allowed: from 1 on"
@@ -115,7 +122,7 @@ def slices_summary(found: JsonRow) -> list[JsonRow]:
         for phase in PHASES if name != WHOLE else ():
             speed = ratio(times[WHOLE, phase], times[name, phase])
             promised = found["flops"][WHOLE][phase] / counted[phase]
-            shares = [(value - 1) / (promised - 1) for value in (speed.value, speed.low, speed.high)]
+            shares = [(value - 1) / (promised - 1) for value in (speed.value, speed.low, speed.high) if promised > 1]
             summary.append(
                 {
                     "model": name,
@@ -125,7 +132,8 @@ def slices_summary(found: JsonRow) -> list[JsonRow]:
                     "speed_up": asdict(speed),
                     "flop_ratio": promised,
                     "timed_ratio": _timed_ratio(found, name) if phase == "prefill" else None,
-                    "share": asdict(Figure(shares[0], shares[1], shares[2], speed.n)),
+                    # None where no FLOPs were saved, as by masks of weights.
+                    "share": asdict(Figure(shares[0], shares[1], shares[2], speed.n)) if shares else None,
                 }
             )
     return summary
@@ -141,7 +149,7 @@ def _timed_ratio(found: JsonRow, name: str) -> float | None:
 
 def slices_rows(bench: SlicesBench, summary: Sequence[JsonRow], about: JsonRow) -> list[JsonRow]:
     """L4: the model and phase that keeps least of what its FLOPs promise; none where other slices were measured."""
-    if (bench.heads, bench.channels) != (L4_SHARES, L4_SHARES):
+    if not bench.published:
         return []
     worst = min(summary, key=lambda row: float(row["share"]["value"]))
     note = f"{worst['phase']} with {worst['model']}: {worst['speed_up']['value']:.3f} of {worst['flop_ratio']:.3f}"

@@ -67,6 +67,10 @@ def slices(
     bench = SlicesBench(
         shares["heads"], shares["channels"], spread, multiple, tokens, decoded, weights, repetitions, seed
     )
+    if results is not None and not bench.published:
+        raise ConfigError(
+            "--results: figure L4 is of heads and channels at 0.2 and 0.3; leave out one of the two options"
+        )
     about, _, say = setting(model, dtype, threads, "erecap bench slices")
     opened = open_model(ModelSettings(model, adapter, dtype, "auto", threads))
     models = _models(opened, bench, plan, pack, say)
@@ -90,6 +94,7 @@ def slices(
 def _models(opened: OpenedModel, bench: SlicesBench, plans: list[str] | None, pack: bool, say: Any) -> dict[str, Any]:
     """The whole model and the sliced ones by name; they share what they have in common."""
     from erecap.bench.slices import WHOLE
+    from erecap.errors import ConfigError
     from erecap.layers.applying import with_plan
     from erecap.layers.slices.making import Slicer
     from erecap.layers.slices.settings import SliceSettings
@@ -97,17 +102,19 @@ def _models(opened: OpenedModel, bench: SlicesBench, plans: list[str] | None, pa
 
     models = {WHOLE: opened.model}
     for name in plans or ():
-        models[Path(name).name] = opened.with_layers(name).model
+        short = Path(name).name
+        if short in models:
+            raise ConfigError(f"--plan: two are called {short}; figures are told apart by the last part of a path")
+        models[short] = opened.with_layers(name).model
         if pack:
-            say(f"{name}: {pack_weights(models[Path(name).name])} projections packed")
+            say(f"{short}: {pack_weights(models[short])} projections packed")
     if not plans:
         slicer = Slicer(opened.model)
-        for part, shares in (("heads", bench.heads), ("channels", bench.channels)):
-            for share in shares:
-                settings = SliceSettings(
-                    **{part: share}, importance="weights", spread=bench.spread, multiple=bench.multiple
-                )
-                models[f"{part}-{share:g}"] = with_plan(opened.model, slicer.plan(settings), check=False)
+        named = {f"heads-{share:g}": (share, 0.0) for share in bench.heads}
+        named |= {f"channels-{share:g}": (0.0, share) for share in bench.channels}
+        for name, (heads, channels) in named.items():
+            settings = SliceSettings(heads, channels, "weights", bench.spread, bench.multiple)
+            models[name] = with_plan(opened.model, slicer.plan(settings), check=False)
     return models
 
 
@@ -137,7 +144,7 @@ def _show(summary: list[dict[str, Any]]) -> None:
             f"{row['speed_up']['value']:.3f} ({row['speed_up']['low']:.2f}–{row['speed_up']['high']:.2f})",
             f"{row['flop_ratio']:.3f}",
             "–" if row["timed_ratio"] is None else f"{row['timed_ratio']:.3f}",
-            f"{row['share']['value']:.2f}",
+            "–" if row["share"] is None else f"{row['share']['value']:.2f}",
         )
         for row in summary
     ]

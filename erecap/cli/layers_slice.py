@@ -70,6 +70,7 @@ def slice_(
 
     settings = SliceSettings(heads, channels, importance, spread, multiple, reconstruct, damping, two_four)
     _refuse_idle(context, settings.needs_text, bool(heads or channels), bool(channels), reconstruct)
+    _check_place(out)
     opened = open_model(ModelSettings(model, adapter, dtype, device, threads))
     source, slicer = _source(opened, text if settings.needs_text else [], count, length, seed)
     plan = known(out, source, settings)
@@ -120,6 +121,7 @@ def profiles(
     shares = _shares(ratios)
     first = SliceSettings(0.0, shares[0], importance, spread, multiple, reconstruct, damping)
     _refuse_idle(context, first.needs_text, True, True, reconstruct)
+    _check_place(out)
     opened = open_model(ModelSettings(model, adapter, dtype, device, threads))
     source, slicer = _source(opened, text if first.needs_text else [], count, length, seed)
     for name, settings in six_profiles(first, shares).items():
@@ -176,6 +178,14 @@ def _refuse_idle(context: typer.Context, text: bool, slices: bool, channels: boo
         given = next((name for name in names if is_given(context, name)), None)
         if given is not None:
             raise ConfigError(f"--{given}: changes nothing {where}; leave it out")
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a file where a folder is to be made, before anything is computed."""
+    from erecap.errors import ConfigError
+
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out: {out} is a file; name a folder")
 
 
 def _shares(text: str) -> tuple[float, ...]:

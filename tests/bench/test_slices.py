@@ -83,11 +83,15 @@ def test_the_row_is_the_worst_share_of_what_flops_promise() -> None:
     assert row["id"] == "L4" and row["measured"] == pytest.approx(worst, abs=1e-3) and row["holds"] is False
     assert row["note"] == "decode with heads-0.2: 1.043 of 1.136" and row["n"] == 3
     assert slices_rows(SlicesBench(heads=(0.1,)), summary, ABOUT) == []  # not the published shares
+    flops["heads-0.2"] = flops["whole"]  # masks of weights save no FLOPs that anybody counts
+    assert slices_summary({"raw": raw, "flops": flops, "attention_share": None})[0]["share"] is None
 
 
 def test_numbers_that_make_no_sense() -> None:
     with pytest.raises(ConfigError, match="tokens 0, decoded 32, repetitions 15; allowed: from 1 on"):
         SlicesBench(tokens=0)
+    with pytest.raises(ConfigError, match="bench slices: no heads and no channels"):
+        SlicesBench(heads=(), channels=())
 
 
 def test_compiled_code_beside_the_modules() -> None:
@@ -118,3 +122,20 @@ def test_the_command(erecap, tmp_path: Path) -> None:  # type: ignore[no-untyped
     assert len(part["raw"]) == 5 and len(part["summary"]) == 8 and part["settings"]["multiple"] == 4
     rows = json.loads(results.read_text())["rows"]
     assert [row["id"] for row in rows] == ["L4"] and str(tmp_path) not in out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--pack",), "--pack: packs the 2:4 weights of a plan; name one with --plan"),
+        (("--plan", "x", "--heads", "0.1"), "--plan goes without --heads"),
+        (("--compile", "--decoded", "4"), "--compile goes without --decoded"),
+        (("--heads", "0.2,2"), "--heads: got '0.2,2'; allowed: shares between 0 and 1"),
+        (("--decode-weights", "int3"), "--decode-weights: unknown decode weights 'int3'; allowed: same, int8, int4"),
+        (("--heads", "0.1", "--results", "r.json"), "--results: figure L4 is of heads and channels at 0.2 and 0.3"),
+        (("--plan", "a/x", "--plan", "b/x", "--model", "nowhere"), "no model 'nowhere'"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(erecap, arguments: tuple[str, ...], message: str) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = erecap("bench", "slices", *arguments)
+    assert code in (1, 2) and message in " ".join(err.split())

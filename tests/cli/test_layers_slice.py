@@ -97,10 +97,13 @@ def test_two_four_says_that_nothing_gets_faster_here(erecap, tiny_model, tmp_pat
             "--damping: changes nothing without --reconstruct least-squares",
         ),
         (("slice", "--heads", "0.5", "--text", "nowhere"), "calibration texts: got 'nowhere'; allowed: planner"),
+        (("slice", "--heads", "0.5", "--out", "FILE"), "file is a file; name a folder"),
         (("profiles", "--ratios", "0.1,x"), "--ratios: got '0.1,x'; allowed: shares between 0 and 1"),
         (("profiles", "--ratios", "1"), "--ratios: got '1'; allowed: shares between 0 and 1"),
     ],
 )
 def test_mistakes_are_told_in_one_line(erecap, tiny_model, tmp_path: Path, arguments, message) -> None:  # type: ignore[no-untyped-def]
-    code, _, err = erecap("layers", arguments[0], tiny_model, "--out", tmp_path / "x", *arguments[1:])
+    (tmp_path / "file").touch()
+    given = [tmp_path / "file" if part == "FILE" else part for part in arguments[1:]]
+    code, _, err = erecap("layers", arguments[0], tiny_model, "--out", tmp_path / "x", *given)
     assert code in (1, 2) and message in " ".join(err.split()) and not (tmp_path / "x").exists()

@@ -51,6 +51,13 @@ def choose(
         cost = costs[layer][lost[layer]]
         return (0.0 if spread == "global" else taken[layer] / sum(sizes[layer]), cost, layer)
 
+    smallest = min(size for own in sizes.values() for size in own)
+    most = sum(sum(own[:-1]) for own in sizes.values())
+    if wanted - most > smallest / 2 or not most:
+        raise ConfigError(
+            f"{what} {ratio:g}: each layer keeps some, so at most {most:,} of {total:,} {units} can go; "
+            f"allowed: to {most / total:.3g}"
+        )
     queue = [entry(layer) for layer in costs if len(costs[layer]) > 1]
     heapq.heapify(queue)
     while queue:
@@ -62,13 +69,7 @@ def choose(
         heapq.heappop(queue)
         if lost[layer] < len(costs[layer]) - 1:
             heapq.heappush(queue, entry(layer))
-    smallest = min(size for own in sizes.values() for size in own)
     if not gone:
         least = smallest / total / 2
         raise ConfigError(f"{what} {ratio:g}: none of {total:,} {units} would go; allowed: above {least:.3g}")
-    if not queue and wanted - gone > smallest / 2:
-        raise ConfigError(
-            f"{what} {ratio:g}: each layer keeps some, so at most {gone:,} of {total:,} {units} can go; "
-            f"allowed: to {gone / total:.3g}"
-        )
     return {layer: number for layer, number in lost.items() if number}

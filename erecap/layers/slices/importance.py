@@ -80,7 +80,7 @@ def measured_importance(
     for (part, number), meter in meters.items():
         score = meter.mean()
         score = (score / streams[number].mean()).sqrt() if kind == "output" else _relative(score)
-        getattr(found, part)[number] = score.cpu()
+        getattr(found, part)[number] = score
     _check(found)
     return found, calibration
 
@@ -98,7 +98,7 @@ class _Meter:
         self._tokens = 0
 
     def __call__(self, rows: torch.Tensor) -> None:
-        total = self._measure(rows.float()).sum(0).double()
+        total = self._measure(rows.float()).sum(0).cpu().double()  # some accelerators have no float64
         self._sum = total if self._sum is None else self._sum + total
         self._tokens += len(rows)
 

@@ -46,11 +46,8 @@ class Source:
 
 def six_profiles(settings: SliceSettings, ratios: Sequence[float] = RATIOS) -> dict[str, SliceSettings]:
     """Static profiles by name: heads alone and channels alone, at each ratio; all else as in `settings`."""
-    return {
-        f"{part}-{ratio:g}": replace(settings, **{"heads": 0.0, "channels": 0.0, part: ratio})
-        for part in ("heads", "channels")
-        for ratio in ratios
-    }
+    heads = {f"heads-{ratio:g}": replace(settings, heads=ratio, channels=0.0) for ratio in ratios}
+    return heads | {f"channels-{ratio:g}": replace(settings, heads=0.0, channels=ratio) for ratio in ratios}
 
 
 def known(folder: Path, source: Source, settings: SliceSettings) -> LayerPlan | None:

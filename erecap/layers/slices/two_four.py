@@ -109,15 +109,12 @@ def _projections(model: Any) -> Iterator[tuple[str, nn.Linear]]:
 
 def _input_norms(model: Any, projections: dict[str, nn.Linear], ids: Ids) -> dict[str, torch.Tensor]:
     """Norm of each input of each projection over the calibration texts, `(inputs,)`."""
-    squares = {
-        name: torch.zeros(module.in_features, dtype=torch.float64, device=module.weight.device)
-        for name, module in projections.items()
-    }
+    squares = {name: torch.zeros(module.in_features, dtype=torch.float64) for name, module in projections.items()}
 
     def watch(stack: ExitStack) -> None:
         for name, module in projections.items():
-            take = lambda rows, name=name: squares[name].add_(rows.float().square().sum(0))  # noqa: E731
+            take = lambda rows, name=name: squares[name].add_(rows.float().square().sum(0).cpu())  # noqa: E731
             stack.enter_context(inputs_of(module, take))
 
     Calibration(model, ids, watch)
-    return {name: found.sqrt().float() for name, found in squares.items()}
+    return {name: found.sqrt().float().to(projections[name].weight.device) for name, found in squares.items()}

@@ -47,6 +47,11 @@ def test_channels_go_in_steps_that_leave_a_multiple() -> None:
     assert [layer for layer, blocks in lost.items() if blocks == 10] == list(range(18))
 
 
+def test_a_layer_with_one_group_keeps_it() -> None:
+    with pytest.raises(ConfigError, match=r"heads 0\.5: each layer keeps some, so at most 0 of 2 KV groups can go"):
+        choose({0: [1.0], 1: [1.0]}, {0: [1], 1: [1]}, 0.5, "global", "heads", "KV groups")
+
+
 def test_layers_of_different_width_lose_the_same_share() -> None:
     lost = choose({0: [1.0] * 4, 1: [1.0] * 8}, {0: [1] * 4, 1: [1] * 8}, 0.5, "uniform", "channels", "")
     assert lost == {0: 2, 1: 4}
