@@ -71,7 +71,7 @@ def slices_bench(
 
     Returns:
         `raw` rows (`model`, `repetition`, `prefill_ms`, `decode_ms` of a token); `flops` by model and phase, with those
-        of attention in the prefill; `attention_share` of the whole model's prefill time (None: not on a CPU).
+        of attention in the prefill and the bytes that a decoded token reads; `attention_share` of the whole model's prefill time (None: not on a CPU).
 
     Raises:
         ConfigError: a text that does not fit the window, or a model that no session serves.
@@ -91,6 +91,7 @@ def slices_bench(
             "prefill": own.prefill(len(ids)),
             "decode": own.decode(len(ids), bench.decoded),
             "attention": own.prefill_attention(len(ids)),
+            "decode_bytes": own.decode_bytes(len(ids)),
         }
         for name, own in counted.items()
     }
@@ -110,8 +111,8 @@ def slices_bench(
 def slices_summary(found: JsonRow) -> list[JsonRow]:
     """For each sliced model and phase: medians, speed-up and FLOP ratio, and how much of the promise was kept.
 
-    `timed_ratio` of a prefill is the FLOP ratio where attention and matrix products run at the FLOP/s that each had in
-    the whole model: what slicing can reach at most there.
+    `bound` is what slicing can reach at most: in a prefill the FLOP ratio where attention and matrix products run at the
+    FLOP/s that each had in the whole model; in decoding, which waits for memory, the ratio of bytes read.
     """
     times: dict[tuple[str, str], list[float]] = {}
     for row in sorted(found["raw"], key=lambda row: int(row["repetition"])):
@@ -131,7 +132,7 @@ def slices_summary(found: JsonRow) -> list[JsonRow]:
                     "ms": statistics.median(times[name, phase]),
                     "speed_up": asdict(speed),
                     "flop_ratio": promised,
-                    "timed_ratio": _timed_ratio(found, name) if phase == "prefill" else None,
+                    "bound": _bound(found, name, phase),
                     # None where no FLOPs were saved, as by masks of weights.
                     "share": asdict(Figure(shares[0], shares[1], shares[2], speed.n)) if shares else None,
                 }
@@ -139,8 +140,10 @@ def slices_summary(found: JsonRow) -> list[JsonRow]:
     return summary
 
 
-def _timed_ratio(found: JsonRow, name: str) -> float | None:
+def _bound(found: JsonRow, name: str, phase: str) -> float | None:
     share, whole, thin = found["attention_share"], found["flops"][WHOLE], found["flops"][name]
+    if phase == "decode":
+        return float(whole["decode_bytes"] / thin["decode_bytes"])
     if share is None:
         return None
     rest = (thin["prefill"] - thin["attention"]) / (whole["prefill"] - whole["attention"])

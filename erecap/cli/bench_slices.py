@@ -143,12 +143,12 @@ def _show(summary: list[dict[str, Any]]) -> None:
             f"{row['ms']:,.1f}",
             f"{row['speed_up']['value']:.3f} ({row['speed_up']['low']:.2f}–{row['speed_up']['high']:.2f})",
             f"{row['flop_ratio']:.3f}",
-            "–" if row["timed_ratio"] is None else f"{row['timed_ratio']:.3f}",
+            "–" if row["bound"] is None else f"{row['bound']:.3f}",
             "–" if row["share"] is None else f"{row['share']['value']:.2f}",
         )
         for row in summary
     ]
-    columns = ("model", "phase", "whole, ms", "ms", "speed-up", "FLOP ratio", "by time", "kept")
+    columns = ("model", "phase", "whole, ms", "ms", "speed-up", "FLOP ratio", "bound", "kept")
     table = table_of("Prefill, and one decoded token (medians, in turn)", columns, rows, left=("model", "phase"))
     Console(markup=False, emoji=False).print(table)
 

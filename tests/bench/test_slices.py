@@ -35,11 +35,13 @@ def test_flops_of_a_sliced_model_by_hand() -> None:
     assert ModelFlops(model).decode(10, 2) == 8 * (2 * layer + (11 + 12) * 4 * 32) + 2 * head
     plan = LayerPlan(LAYERS, heads={3: (2, 3)}, channels={1: tuple(range(12)), 3: tuple(range(24))}, attention=(5,))
     assert ModelFlops(model).prefill_attention(10) == 8 * 55 * 4 * 32
+    assert ModelFlops(model).decode_bytes(10) == 4 * (8 * layer // 2 + 97 * 32 + 8 * 10 * 2 * 16)
     with apply(model, plan):
         # A group has 2 query heads and a key and a value head; layer 5 has no attention.
         gone = 2 * (32 * 16 * 2 + 32 * 8 * 2) + 2 * 3 * 32 * (12 + 24) + 2 * (32 * 32 * 2 + 32 * 16 * 2)
         pairs = 4 * (8 * 32 - 16 - 32)
         assert ModelFlops(model).prefill(10) == 10 * (8 * layer - gone) + 55 * pairs + head
+        assert ModelFlops(model).decode_bytes(10) == 4 * ((8 * layer - gone) // 2 + 97 * 32 + 10 * 2 * (6 * 16 + 8))
 
 
 def test_models_are_timed_in_turn() -> None:
@@ -69,12 +71,12 @@ def test_the_row_is_the_worst_share_of_what_flops_promise() -> None:
         for name, f in (("whole", 1.25), ("heads-0.2", 1.1), ("channels-0.2", 1.0))
     }
     for counted, attention in zip(flops.values(), (500, 400, 500), strict=True):
-        counted["attention"] = attention
+        counted |= {"attention": attention, "decode_bytes": 4 * attention}
     summary = slices_summary({"raw": raw, "flops": flops, "attention_share": 0.6})
     # Attention is 60 % of the time: 0.6 x 400 / 500 + 0.4 x 700 / 750 of it are left, or 0.6 + 0.4 x 500 / 750.
-    timed = [row["timed_ratio"] for row in summary]
-    assert timed[0] == pytest.approx(1 / (0.48 + 0.28 / 0.75)) and timed[2] == pytest.approx(1 / (0.6 + 0.2 / 0.75))
-    assert timed[1] is None and timed[3] is None
+    bounds = [row["bound"] for row in summary]
+    assert bounds[0] == pytest.approx(1 / (0.48 + 0.28 / 0.75)) and bounds[2] == pytest.approx(1 / (0.6 + 0.2 / 0.75))
+    assert bounds[1] == 500 / 400 and bounds[3] == 1.0  # decoding by bytes
     shares = {(row["model"], row["phase"]): row["share"]["value"] for row in summary}
     assert shares["channels-0.2", "prefill"] == pytest.approx(0.2 / 0.25)
     worst = (12 / 11.5 - 1) / (1.25 / 1.1 - 1)
