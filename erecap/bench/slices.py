@@ -71,7 +71,8 @@ def slices_bench(
 
     Returns:
         `raw` rows (`model`, `repetition`, `prefill_ms`, `decode_ms` of a token); `flops` by model and phase, with those
-        of attention in the prefill and the bytes that a decoded token reads; `attention_share` of the whole model's prefill time (None: not on a CPU).
+        of attention in the prefill, and the bytes that a decoded token reads; `attention_share` of the whole model's
+        prefill time (None: not on a CPU).
 
     Raises:
         ConfigError: a text that does not fit the window, or a model that no session serves.
@@ -111,8 +112,8 @@ def slices_bench(
 def slices_summary(found: JsonRow) -> list[JsonRow]:
     """For each sliced model and phase: medians, speed-up and FLOP ratio, and how much of the promise was kept.
 
-    `bound` is what slicing can reach at most: in a prefill the FLOP ratio where attention and matrix products run at the
-    FLOP/s that each had in the whole model; in decoding, which waits for memory, the ratio of bytes read.
+    `bound` is what slicing can reach at most: in a prefill the FLOP ratio where attention and matrix products run at
+    the FLOP/s that each had in the whole model; in decoding, which waits for memory, the ratio of bytes read.
     """
     times: dict[tuple[str, str], list[float]] = {}
     for row in sorted(found["raw"], key=lambda row: int(row["repetition"])):
