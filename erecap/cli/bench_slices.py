@@ -137,8 +137,7 @@ def _show(summary: list[dict[str, Any]]) -> None:
 
     rows = [
         (
-            row["model"],
-            row["phase"],
+            f"{row['model']}, {row['phase']}",
             f"{row['whole_ms']:,.1f}",
             f"{row['ms']:,.1f}",
             f"{row['speed_up']['value']:.3f} ({row['speed_up']['low']:.2f}–{row['speed_up']['high']:.2f})",
@@ -148,8 +147,8 @@ def _show(summary: list[dict[str, Any]]) -> None:
         )
         for row in summary
     ]
-    columns = ("model", "phase", "whole, ms", "ms", "speed-up", "FLOP ratio", "bound", "kept")
-    table = table_of("Prefill, and one decoded token (medians, in turn)", columns, rows, left=("model", "phase"))
+    columns = ("model", "whole, ms", "ms", "speed-up", "FLOPs", "bound", "kept")
+    table = table_of("Prefill, and one decoded token (medians, in turn)", columns, rows, left=("model",))
     Console(markup=False, emoji=False).print(table)
 
 

@@ -119,7 +119,7 @@ def test_the_command(erecap, tmp_path: Path) -> None:  # type: ignore[no-untyped
         "--repetitions", "1", "--multiple", "4", "--out", out, "--results", results,
     )  # fmt: skip
     assert code == 0, err
-    assert "channels-0.3" in said and "FLOP ratio" in said
+    assert "channels-0.3, prefill" in said and "heads-0.2, decode" in said and "bound" in said and "…" not in said
     part = json.loads(out.read_text())
     assert len(part["raw"]) == 5 and len(part["summary"]) == 8 and part["settings"]["multiple"] == 4
     rows = json.loads(results.read_text())["rows"]
