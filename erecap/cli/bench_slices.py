@@ -138,8 +138,7 @@ def _show(summary: list[dict[str, Any]]) -> None:
     rows = [
         (
             f"{row['model']}, {row['phase']}",
-            f"{row['whole_ms']:,.1f}",
-            f"{row['ms']:,.1f}",
+            *(f"{ms:,.0f}" if ms >= 1000 else f"{ms:.1f}" for ms in (row["whole_ms"], row["ms"])),
             f"{row['speed_up']['value']:.3f} ({row['speed_up']['low']:.2f}–{row['speed_up']['high']:.2f})",
             f"{row['flop_ratio']:.3f}",
             "–" if row["bound"] is None else f"{row['bound']:.3f}",
@@ -147,8 +146,10 @@ def _show(summary: list[dict[str, Any]]) -> None:
         )
         for row in summary
     ]
-    columns = ("model", "whole, ms", "ms", "speed-up", "FLOPs", "bound", "kept")
-    table = table_of("Prefill, and one decoded token (medians, in turn)", columns, rows, left=("model",))
+    columns = ("model", "whole", "sliced", "speed-up", "FLOPs", "bound", "kept")
+    table = table_of(
+        "Milliseconds of a prefill and of a decoded token (medians, in turn)", columns, rows, left=("model",)
+    )
     Console(markup=False, emoji=False).print(table)
 
 
