@@ -13,6 +13,7 @@ from erecap.bench.layer_clock import LayerClock, clock
 from erecap.bench.replan.history import wander
 from erecap.context.tokenize import render_prompt
 from erecap.engines.token_bytes import bytes_per_token
+from erecap.layers.slices.flops import ModelFlops
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class LayersResult:
     decode_ms: tuple[float, float]  # a token
     prefill_speed_up: float
     decode_speed_up: float
+    prefill_flop_ratio: float  # of the whole model over the one with the plan
+    decode_flop_ratio: float
     weight_bytes: tuple[int, int]
     kv_bytes_per_token: tuple[int, int]
 
@@ -59,6 +62,8 @@ def layers_bench(bench: LayersBench, model: Any, planned: Any, ids: Sequence[int
     whole, thin = clock((model, planned), ids, LayerClock(bench.tokens, bench.decoded, bench.repetitions))
     rows = [_logits(one, ids) for one in (model, planned)]
     dense, other = (F.log_softmax(row, -1) for row in rows)
+    flops = [ModelFlops(one) for one in (model, planned)]
+    read, decoded = ([one.prefill(len(ids)) for one in flops], [one.decode(len(ids), bench.decoded) for one in flops])
     return LayersResult(
         tokens=len(ids),
         agreement=float((rows[0].argmax(-1) == rows[1].argmax(-1)).float().mean()),
@@ -68,6 +73,8 @@ def layers_bench(bench: LayersBench, model: Any, planned: Any, ids: Sequence[int
         decode_ms=(whole.median("decode"), thin.median("decode")),
         prefill_speed_up=whole.speed_up(thin, "prefill"),
         decode_speed_up=whole.speed_up(thin, "decode"),
+        prefill_flop_ratio=read[0] / read[1],
+        decode_flop_ratio=decoded[0] / decoded[1],
         weight_bytes=(_weight_bytes(model), _weight_bytes(planned)),
         kv_bytes_per_token=(bytes_per_token(model), bytes_per_token(planned)),
     )

@@ -117,12 +117,14 @@ def check(
     typer.echo(
         f"KL divergence     {found.divergence:.4f} nats a token; largest difference of a logit {found.largest:.3g}"
     )
-    for name, phase, (whole, thin), ratio in (
-        (f"prefill of {found.tokens}", "prefill", found.prefill_ms, found.prefill_speed_up),
-        ("decode, a token", "decode", found.decode_ms, found.decode_speed_up),
+    for name, phase, (whole, thin), ratio, flops in (
+        (f"prefill of {found.tokens}", "prefill", found.prefill_ms, found.prefill_speed_up, found.prefill_flop_ratio),
+        ("decode, a token", "decode", found.decode_ms, found.decode_speed_up, found.decode_flop_ratio),
     ):
-        beside = f" (predicted {predicted[phase]:.3f}x)" if phase in predicted else ""
-        typer.echo(f"{name:17s} {thin:,.1f} ms, whole model {whole:,.1f} ms: {ratio:.3f}x{beside}")
+        beside = f", predicted {predicted[phase]:.3f}x" if phase in predicted else ""
+        typer.echo(
+            f"{name:17s} {thin:,.1f} ms, whole model {whole:,.1f} ms: {ratio:.3f}x, by FLOPs {flops:.3f}x{beside}"
+        )
     for name, (before, after) in (("weights", found.weight_bytes), ("KV, a token", found.kv_bytes_per_token)):
         typer.echo(f"{name:17s} {after:,} bytes, whole model {before:,}")
 

@@ -16,6 +16,7 @@ from erecap.cli import (
     bench_llamacpp,
     bench_remote,
     bench_serve,
+    bench_slices,
     bench_wrap,
     calibrate,
     chat,
@@ -28,6 +29,7 @@ from erecap.cli import (
     generate,
     layers,
     layers_find,
+    layers_slice,
     models,
     quality,
     report,
@@ -68,6 +70,8 @@ app.add_typer(models.app, name="models")
 layers.app.command("find")(layers_find.find)
 layers.app.command("steps")(layers_find.steps)
 layers.app.command("take")(layers_find.take)
+layers.app.command("slice")(layers_slice.slice_)
+layers.app.command("profiles")(layers_slice.profiles)
 app.add_typer(layers.app, name="layers")
 app.add_typer(controller.app, name="controller")
 app.add_typer(games.app, name="games")
@@ -76,6 +80,7 @@ bench.app.command("engines")(bench_engines.engines)
 bench.app.command("llamacpp")(bench_llamacpp.llamacpp)
 bench.app.command("remote")(bench_remote.remote)
 bench.app.command("serve")(bench_serve.serve)
+bench.app.command("slices")(bench_slices.slices)
 bench.app.command("wrap")(bench_wrap.wrap)
 app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from erecap.tokens import hooks
 from erecap.tokens.cache.pruned_cache import PrunedCache, Spans
+from erecap.tokens.compiled import without_compiled_layers
 from erecap.tokens.scoring import probe
 from erecap.tokens.scoring.schedule import PruneConfig
 
@@ -49,6 +50,8 @@ def prune(
 def attach(model: nn.Module, cache: PrunedCache, *, attention: bool = False) -> Iterator[PrunedCache]:
     """Put the hooks on `model` so that `cache` can be used with it (again). Leaves the model as it was.
 
+    A model that torch.compile has made code for runs its own modules within.
+
     Args:
         attention: run attention through the probe although the cache's scorer does not ask for it.
     """
@@ -58,7 +61,8 @@ def attach(model: nn.Module, cache: PrunedCache, *, attention: bool = False) -> 
     try:
         hooks.acquire(model, user)
         probe.current.caches[user] = cache
-        yield cache
+        with without_compiled_layers(model):
+            yield cache
     finally:
         try:
             probe.current.caches.pop(user, None)

@@ -1,0 +1,224 @@
+"""Measured speed of sliced models beside the whole one, over what their FLOPs promise: figure L4."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from erecap.bench.replan.calls import steady, synchronise
+from erecap.bench.replan.ceilings import attention_share, ratio
+from erecap.bench.results import Figure, result_row
+from erecap.decoding.linear import Weights
+from erecap.engines.protocol import EngineSettings
+from erecap.engines.transformers import TransformersEngine
+from erecap.errors import ConfigError
+from erecap.generation import JsonRow
+from erecap.layers.slices.compiling import INDUCTOR, compiled
+from erecap.layers.slices.flops import ModelFlops
+
+L4_SHARES = (0.2, 0.3)
+WHOLE = "whole"
+PHASES = ("prefill", "decode")
+
+
+@dataclass(frozen=True)
+class SlicesBench:
+    """Settings of `erecap bench slices`.
+
+    Raises:
+        ConfigError: numbers that make no sense.
+    """
+
+    heads: tuple[float, ...] = L4_SHARES  # shares that go, each a model of its own
+    channels: tuple[float, ...] = L4_SHARES
+    spread: str = "uniform"
+    multiple: int = 32
+    tokens: int = 1024  # that are read
+    decoded: int = 32  # that are decoded after them
+    weights: Weights = "same"  # precision while decoding
+    repetitions: int = 15
+    seed: int = 0  # of the household text
+
+    @property
+    def published(self) -> bool:
+        """True where the shares are those of figure L4."""
+        return (self.heads, self.channels) == (L4_SHARES, L4_SHARES)
+
+    def __post_init__(self) -> None:
+        if not (self.heads or self.channels):
+            raise ConfigError("bench slices: no heads and no channels; give shares of one of them")
+        if min(self.tokens, self.decoded, self.repetitions) < 1:
+            raise ConfigError(
+                f"tokens {self.tokens}, decoded {self.decoded}, repetitions {self.repetitions}; allowed: from 1 on"
+            )
+
+
+def slices_bench(
+    bench: SlicesBench,
+    models: Mapping[str, Any],
+    ids: Sequence[int],
+    say: Callable[[str], None] = lambda text: None,
+) -> JsonRow:
+    """Time every model in turn: reading `ids` in a session's engine, then decoding.
+
+    Args:
+        models: by name; `whole` is the one that the others are compared with.
+
+    Returns:
+        `raw` rows (`model`, `repetition`, `prefill_ms`, `decode_ms` of a token); `flops` by model and phase, with those
+        of attention in the prefill, and the bytes that a decoded token reads; `attention_share` of the whole model's
+        prefill time (None: not on a CPU).
+
+    Raises:
+        ConfigError: a text that does not fit the window, or a model that no session serves.
+    """
+    try:
+        engines = {n: TransformersEngine(m, EngineSettings(decode_weights=bench.weights)) for n, m in models.items()}
+    except ValueError as error:
+        raise ConfigError(f"bench slices: {error}") from error
+    if len(ids) + bench.decoded > engines[WHOLE].window:
+        raise ConfigError(
+            f"bench slices: {len(ids)} tokens and {bench.decoded} decoded ones pass the window of "
+            f"{engines[WHOLE].window}"
+        )
+    counted = {name: ModelFlops(model) for name, model in models.items()}
+    flops = {
+        name: {
+            "prefill": own.prefill(len(ids)),
+            "decode": own.decode(len(ids), bench.decoded),
+            "attention": own.prefill_attention(len(ids)),
+            "decode_bytes": own.decode_bytes(len(ids)),
+        }
+        for name, own in counted.items()
+    }
+    raw: list[JsonRow] = []
+    names = list(engines)
+    with steady() as collect:
+        for repetition in range(-1, bench.repetitions):  # the first warms up
+            for name in names if repetition % 2 else names[::-1]:
+                collect()
+                prefill, decode = timed_pass(engines[name], ids, bench.decoded)
+                if repetition >= 0:
+                    raw.append({"model": name, "repetition": repetition, "prefill_ms": prefill, "decode_ms": decode})
+            say(f"round {repetition + 1} of {bench.repetitions}")
+    return {"raw": raw, "flops": flops, "attention_share": attention_share(models[WHOLE], ids)}
+
+
+def slices_summary(found: JsonRow) -> list[JsonRow]:
+    """For each sliced model and phase: medians, speed-up and FLOP ratio, and how much of the promise was kept.
+
+    `bound` is what slicing can reach at most: in a prefill the FLOP ratio where attention and matrix products run at
+    the FLOP/s that each had in the whole model; in decoding, which waits for memory, the ratio of bytes read.
+    """
+    times: dict[tuple[str, str], list[float]] = {}
+    for row in sorted(found["raw"], key=lambda row: int(row["repetition"])):
+        for phase in PHASES:
+            times.setdefault((row["model"], phase), []).append(row[f"{phase}_ms"])
+    summary = []
+    for name, counted in found["flops"].items():
+        for phase in PHASES if name != WHOLE else ():
+            speed = ratio(times[WHOLE, phase], times[name, phase])
+            promised = found["flops"][WHOLE][phase] / counted[phase]
+            shares = [(value - 1) / (promised - 1) for value in (speed.value, speed.low, speed.high) if promised > 1]
+            summary.append(
+                {
+                    "model": name,
+                    "phase": phase,
+                    "whole_ms": statistics.median(times[WHOLE, phase]),
+                    "ms": statistics.median(times[name, phase]),
+                    "speed_up": asdict(speed),
+                    "flop_ratio": promised,
+                    "bound": _bound(found, name, phase),
+                    # None where no FLOPs were saved, as by masks of weights.
+                    "share": asdict(Figure(shares[0], shares[1], shares[2], speed.n)) if shares else None,
+                }
+            )
+    return summary
+
+
+def _bound(found: JsonRow, name: str, phase: str) -> float | None:
+    share, whole, thin = found["attention_share"], found["flops"][WHOLE], found["flops"][name]
+    if phase == "decode":
+        return float(whole["decode_bytes"] / thin["decode_bytes"])
+    if share is None:
+        return None
+    rest = (thin["prefill"] - thin["attention"]) / (whole["prefill"] - whole["attention"])
+    return float(1 / (share * thin["attention"] / whole["attention"] + (1 - share) * rest))
+
+
+def slices_rows(bench: SlicesBench, summary: Sequence[JsonRow], about: JsonRow) -> list[JsonRow]:
+    """L4: the model and phase that keeps least of what its FLOPs promise; none where other slices were measured."""
+    if not bench.published:
+        return []
+    worst = min(summary, key=lambda row: float(row["share"]["value"]))
+    note = f"{worst['phase']} with {worst['model']}: {worst['speed_up']['value']:.3f} of {worst['flop_ratio']:.3f}"
+    return [result_row("L4", Figure(**worst["share"]), about, row="algorithm", note=note)]
+
+
+def compiled_bench(
+    bench: SlicesBench,
+    models: Mapping[str, Any],
+    ids: Sequence[int],
+    say: Callable[[str], None] = lambda text: None,
+    backend: str = INDUCTOR,
+) -> list[JsonRow]:
+    """Plain forward passes over `ids`, without a session: of each model as it is, and compiled.
+
+    Returns:
+        For each model `eager_ms` and `compiled_ms` (medians), `speed_up`, and `compile_s`: the seconds of the first
+        call, which compiles.
+
+    Raises:
+        ModelError: torch cannot compile here.
+    """
+    rows = []
+    for name, model in models.items():
+        inputs = torch.tensor([list(ids)], device=model.device)
+        times: dict[bool, list[float]] = {False: [], True: []}
+        with compiled(model, backend) as switched, torch.no_grad(), steady() as collect:
+            first = {}
+            for on in (True, False):
+                with switched(on):
+                    first[on] = _seconds(model, inputs)
+            for repetition in range(bench.repetitions):
+                for on in (True, False) if repetition % 2 else (False, True):
+                    collect()
+                    with switched(on):
+                        times[on].append(1e3 * _seconds(model, inputs))
+                say(f"{name}: round {repetition + 1} of {bench.repetitions}")
+        rows.append(
+            {
+                "model": name,
+                "eager_ms": statistics.median(times[False]),
+                "compiled_ms": statistics.median(times[True]),
+                "speed_up": asdict(ratio(times[False], times[True])),
+                "compile_s": first[True],
+            }
+        )
+    return rows
+
+
+def _seconds(model: Any, inputs: torch.Tensor) -> float:
+    started = time.perf_counter()
+    model(input_ids=inputs, use_cache=False, logits_to_keep=1)
+    synchronise(model)
+    return time.perf_counter() - started
+
+
+def timed_pass(engine: TransformersEngine, ids: Sequence[int], decoded: int) -> tuple[float, float]:
+    """Milliseconds of reading `ids`, and of one decoded token after them. Each pass ends with its logits on the CPU."""
+    engine.reset()
+    started = time.perf_counter()
+    token = int(engine.read(ids).argmax())
+    read = time.perf_counter()
+    with engine.attached():
+        for _ in range(decoded):
+            token = int(engine.forward([token], keep=1, decode=True).argmax())
+    ended = time.perf_counter()
+    engine.reset()
+    return 1e3 * (read - started), 1e3 * (ended - read) / decoded
