@@ -11,6 +11,7 @@ import typer
 
 from erecap.cli import (
     bench,
+    bench_exits,
     bench_llamacpp,
     bench_remote,
     bench_serve,
@@ -62,6 +63,7 @@ app.command("calibrate")(calibrate.calibrate)
 app.add_typer(models.app, name="models")
 app.add_typer(layers.app, name="layers")
 app.add_typer(games.app, name="games")
+bench.app.command("exits")(bench_exits.exits)
 bench.app.command("llamacpp")(bench_llamacpp.llamacpp)
 bench.app.command("remote")(bench_remote.remote)
 bench.app.command("serve")(bench_serve.serve)
