@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from erecap.budget import Budget, check_whole
+from erecap.config.exits import Exit
 from erecap.engines.protocol import EngineSettings
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class SessionConfig:
     # Holds the keys and values and runs the model: a name of `erecap.registries.ENGINES`, or an engine that has
     # read nothing yet; such an engine has settings of its own.
     engine: str | SessionEngine = "transformers"
+    # Early exit: tokens are named by the first layers and verified by all, with the same answers; see `Exit`.
+    exit: Exit | None = None
 
     def __post_init__(self) -> None:
         self._check_types()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from erecap.decoding.loop import Decoded
 from erecap.engines.protocol import SessionEngine
 from erecap.generation import Timing, Usage
 from erecap.session.conversation.conversation import Conversation
 from erecap.session.policy import SessionPolicy
+
+if TYPE_CHECKING:
+    from erecap.decoding.exits.drafting import ExitDraft
 
 
 class CallReport:
@@ -49,7 +53,9 @@ class CallReport:
         timing = Timing(tokenize_ms=self._ms(self.started, self._matched_at), total_ms=self._since_start())
         return Usage(kv_bytes=self._engine.kv_bytes()), timing
 
-    def finished(self, out: Decoded, dropped: int, truncated: int) -> tuple[Usage, Timing]:
+    def finished(
+        self, out: Decoded, dropped: int, truncated: int, exits: ExitDraft | None = None
+    ) -> tuple[Usage, Timing]:
         """Counts and times of the whole call; now it has ended."""
         total_ms = self._since_start()
         usage = Usage(
@@ -66,6 +72,9 @@ class CallReport:
             drafted_tokens=out.drafted,
             accepted_tokens=out.accepted,
             decode_passes=out.passes,
+            exit_layers=tuple(out.exit_layers),
+            exit_differing=out.differing,
+            exit_bytes=0 if exits is None else exits.nbytes,
         )
         timing = Timing(
             tokenize_ms=self._ms(self.started, self._matched_at),

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from erecap.budget import Budget
+from erecap.config.exits import Exit
 from erecap.decoding.answer import AnswerWatcher, answer_ends, say_ignored_defaults
 from erecap.decoding.forced import forced_ids
 from erecap.decoding.loop import Decoded, decode
-from erecap.engines.protocol import SessionEngine
+from erecap.engines.protocol import SessionEngine, refuse
 from erecap.errors import ConfigError
 from erecap.generation import AllowedTokens, Decision, FinishReason, Generation, Message, PromptPiece
 from erecap.registries import ENGINES, EVICT_BY
@@ -37,6 +38,7 @@ from erecap.session.schedule_call import PlanDraft, schedule, stops_with_plan
 from erecap.session.trace import trace_pieces
 
 if TYPE_CHECKING:
+    from erecap.decoding.exits.drafting import ExitDraft, ExitState
     from erecap.cost.model import CostModel
     from erecap.decoding.linear import Weights
     from erecap.tokens.cache.read_scores import ReadScorer
@@ -74,10 +76,11 @@ class ReplanSession:
         budget: a `Budget`, or what `Budget.of` takes: tokens, "auto", or None for no limit.
         prune, evict_by, stale_first, draft, seed, rewind_tokens, retokenize, decode_weights, prefill_chunk,
             scheduler, cost, engine: see the fields of `SessionConfig`.
+        exit: an `Exit`, or the name or folder of a predictor that `erecap train exit` made; None: no early exit.
 
     Raises:
         ConfigError: no engine of that name, or one that cannot be made.
-        ModelError: a trained pruner that is damaged, untested, or of another model.
+        ModelError: a trained pruner or exit predictor that is damaged, untested, or of another model.
         ValueError: an argument of another type or out of range, no criterion or pruner of that name, a model, `prune`
             or `decode_weights` that the engine cannot serve, a budget with `pays` without `cost` or with a memory that
             holds next to nothing, or an engine that has read something or that another session uses.
@@ -106,10 +109,11 @@ class ReplanSession:
         scheduler: Scheduler | None = None,
         cost: CostModel | None = None,
         engine: str | SessionEngine = "transformers",
+        exit: Exit | str | None = None,
     ) -> None:
         self.config = SessionConfig(
             prune, Budget.of(budget), _ranking(evict_by, model), stale_first, draft, seed, rewind_tokens, retokenize,
-            decode_weights, prefill_chunk, scheduler, cost, engine,
+            decode_weights, prefill_chunk, scheduler, cost, engine, Exit.of(exit),
         )  # fmt: skip
         self.model = model
         self.tokenizer = tokenizer
@@ -121,6 +125,7 @@ class ReplanSession:
             Conversation(tokenizer, rewind_tokens, retokenize), SessionPolicy(self.config), self._own_engine()
         )
         self.policy.check(self.engine)
+        self._exits = self._open_exits(self.config.exit)
         say_ignored_defaults(model)
 
     def _own_engine(self) -> SessionEngine:
@@ -136,6 +141,25 @@ class ReplanSession:
         if engine.tokens:
             raise ValueError(f"the engine has read {engine.tokens} tokens already; a session needs one of its own")
         return engine
+
+    def _open_exits(self, settings: Exit | None) -> ExitState | None:
+        """What the session knows of early exits; the engine must be able to read through the first layers only."""
+        if settings is None:
+            return None
+        refuse(
+            self.engine.name, "early exit", self.engine.supports, "leave exit out, or use engine='transformers'"
+        )
+        from erecap.decoding.exits.opening import open_exits
+
+        return open_exits(settings, self.model)
+
+    def _exit_draft(self, ends: Sequence[int], new: Sequence[int]) -> ExitDraft | None:
+        """The early exits of an answer, behind the `new` tokens that were read for it."""
+        if self._exits is None:
+            return None
+        from erecap.decoding.exits.drafting import ExitDraft
+
+        return ExitDraft(self._exits, ends, [*self.conversation.transcript.ids, *new])
 
     def _compose(self, conversation: Conversation, policy: SessionPolicy, engine: SessionEngine) -> None:
         prefill = SessionPrefill(conversation, policy, engine)
@@ -218,6 +242,7 @@ class ReplanSession:
         """
         twin = copy.copy(self)
         twin._one_call = OneCall()
+        twin._exits = None if self._exits is None else self._exits.copy()
         twin._compose(self.conversation.copy(), self.policy.copy(), self.engine.fork())
         if messages is not None:
             part = whole_part(messages, self.tokenizer, header=True)
@@ -368,6 +393,8 @@ class ReplanSession:
         ends = answer_ends(self.model, self.tokenizer)
         left = self.tokenizer(old_plan, add_special_tokens=False)["input_ids"] if old_plan else []
         pick = _sampler(temperature, top_p, seed)
+        if pick is not None and self._exits is not None and not self._exits.lossless:
+            raise ValueError("early exit without verification decodes greedily: use lossless, or temperature 0")
         forced = None if force is None else forced_ids(force, self.tokenizer, ends, max_new_tokens)
         try:
             ids, marks, reused = self.prefill.enter(part, known, answering=True)
@@ -384,6 +411,7 @@ class ReplanSession:
                 logits = self.prefill.read(ids, marks, part, max_new_tokens, interrupt)
                 again = self.prefill.again
                 report.prefilled(reused - again, len(ids) + again)
+                exits = self._exit_draft(ends, ids)
                 decoded = decode(
                     self.engine,
                     logits,
@@ -391,6 +419,7 @@ class ReplanSession:
                     pick=pick,
                     allowed=allowed_tokens,
                     draft=self._draft(left, draft, ids),
+                    exits=exits,
                     not_before=(min_new_tokens, ends),
                     force=forced,
                     ended=lambda out: out[-1] in ends or is_plan(out) or watcher.stopped(out),
@@ -409,7 +438,7 @@ class ReplanSession:
         self._remember(fitted, text, decoded, ends)
         self.prefill.enforce(part)
         self._tidy()
-        usage, timing = report.finished(decoded, fitted.dropped, fitted.truncated)
+        usage, timing = report.finished(decoded, fitted.dropped, fitted.truncated, exits)
         if self.scheduler is not None and decision is not None:
             self.scheduler.observe(decision, timing.total_ms)
         because = self.policy.why_dropped(self.engine, decision, usage)
