@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from erecap.cli import train_pruner
+from erecap.cli import train_exit, train_pruner
 from erecap.cli.numbers import finite
 
 app = typer.Typer(help="Train planners and pruners from collected trajectories.", no_args_is_help=True)
@@ -21,6 +21,7 @@ def _train() -> None:
 
 app.command("saliency")(train_pruner.saliency)
 app.command("pruner")(train_pruner.pruner)
+app.command("exit")(train_exit.exit_predictor)
 
 
 @app.command("planner")

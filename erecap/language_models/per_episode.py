@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from erecap.budget import Budget
+from erecap.config.exits import Exit
 from erecap.cost.model import CostModel
 from erecap.decoding.linear import Weights
 from erecap.engines.transformers import TransformersEngine
@@ -25,7 +26,7 @@ class EpisodeSessions:
 
     Args:
         model, tokenizer, budget, prune, evict_by, seed: as for `ReplanSession`.
-        stale_first, draft, decode_weights, cost, engine: as for `ReplanSession`.
+        stale_first, draft, decode_weights, cost, engine, exit: as for `ReplanSession`.
         scheduler: makes the scheduler of each episode; None: no scheduling.
     """
 
@@ -44,6 +45,7 @@ class EpisodeSessions:
         scheduler: Callable[[], Scheduler] | None = None,
         cost: CostModel | None = None,
         engine: str = "transformers",
+        exit: Exit | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -60,6 +62,7 @@ class EpisodeSessions:
             "decode_weights": decode_weights,
             "cost": cost,
             "engine": engine,
+            "exit": exit,
         }
         self.reset()
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from erecap.bench.exits.settings import ExitsBench
+from erecap.decoding.exits.candidates import Followers
 from erecap.decoding.exits.states import ExitText, HeadOf, layer_states
 from erecap.errors import RunError
 from erecap.generation import JsonRow
@@ -71,7 +72,7 @@ def _row(
     everything = None if allowed is None else sorted(allowed)
     final = _best(tables[-1:], everything)[0]
     before = list(text.ids[: text.rows[place] + 1])
-    followed = candidates(before, bench.candidates)
+    followed = Followers(before).after([], bench.candidates)
     among = {
         "full": everything,
         "small": small if allowed is None else sorted({*small} & {*allowed}),
@@ -85,20 +86,6 @@ def _row(
         right = [usable and token == final for token in _best(tables, ids)] if usable else [False] * len(tables)
         row[name] = {"first": _first(right), "stable": _stable(right)}
     return row
-
-
-def candidates(tokens: Sequence[int], most: int) -> list[int]:
-    """Tokens that followed the newest ones before, those after the longest and newest match first."""
-    past = list(tokens)
-    found: list[int] = []
-    for size in range(4, 0, -1):
-        gram = past[-size:]
-        for end in range(len(past) - 1, size - 1, -1):
-            if past[end - 1] == gram[-1] and past[end - size : end] == gram and past[end] not in found:
-                found.append(past[end])
-                if len(found) == most:
-                    return found
-    return found
 
 
 def _best(tables: torch.Tensor, ids: Sequence[int] | None) -> list[int]:
