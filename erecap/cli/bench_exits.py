@@ -9,6 +9,7 @@ import typer
 
 from erecap.cli.bench import MODEL, Dtype, Out, Threads
 from erecap.cli.model_options import AdapterOption, LayersOption
+from erecap.cli.numbers import finite
 
 
 def exits(
@@ -28,6 +29,13 @@ def exits(
     kv: Annotated[int, typer.Option(min=1, help="Stored tokens while layers and head are timed.")] = 1000,
     drafts: Annotated[int, typer.Option(min=1, help="Tokens drafted before one pass verifies them.")] = 3,
     repetitions: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 15,
+    predictor: Annotated[
+        str | None, typer.Option("--exit", help="Also decode with early exit: a predictor's folder or name.")
+    ] = None,
+    exit_layer: Annotated[int | None, typer.Option(min=1, help="Also decode with drafts of so many layers.")] = None,
+    threshold: Annotated[float | None, typer.Option(callback=finite, help="Least probability of these exits.")] = None,
+    lossless: Annotated[bool, typer.Option(help="Verify these exits; else differing tokens are counted.")] = True,
+    timed: Annotated[int, typer.Option(min=1, help="Texts whose last answer is decoded so.")] = 8,
     dtype: Dtype = "auto",
     threads: Threads = None,
     out: Out = None,
@@ -39,16 +47,27 @@ def exits(
     from erecap.bench.exits.bounds import exits_bench
     from erecap.bench.exits.household import household_texts
     from erecap.bench.exits.settings import ExitsBench
-    from erecap.bench.exits.table import exits_tables, times_line
+    from erecap.bench.exits.speed import speed_rows, speed_summary
+    from erecap.bench.exits.table import exit_line, exits_tables, times_line
     from erecap.bench.exits.texts import texts_of
     from erecap.bench.suite import write_part
     from erecap.cli.benching import setting
+    from erecap.config.exits import Exit
     from erecap.decoding.answer import answer_ends
+    from erecap.errors import ConfigError
     from erecap.generation import Message
     from erecap.language_models.build import ModelSettings, open_model
     from erecap.session.session import ReplanSession
 
-    bench = ExitsBench(texts, tokens, max_tokens, new_tokens, games, small, kv=kv, drafts=drafts, repetitions=repetitions)
+    bench = ExitsBench(
+        texts, tokens, max_tokens, new_tokens, games, small, kv=kv, drafts=drafts, timed=timed, repetitions=repetitions
+    )
+    settings: Exit | None = None
+    if predictor is not None or exit_layer is not None:
+        try:
+            settings = Exit(predictor, exit_layer, threshold, lossless=lossless)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     about, _, say = setting(model, dtype, threads, "erecap bench exits")
     opened = open_model(ModelSettings(model, adapter, dtype, layers=layers))
     about["model"] |= {"adapter": opened.facts["adapter"], "plan": opened.facts.get("plan")}
@@ -66,6 +85,13 @@ def exits(
     else:
         found = household_texts(bench, opened.model, opened.tokenizer, ends, say)
     result = exits_bench(bench, opened.model, found, say)
+    if settings is not None:
+        try:
+            timed_rows = speed_rows(bench, opened.model, found, settings, ends, say)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        result["summary"]["exit"] = {**settings.parts(), **speed_summary(timed_rows)}
+        result = {"summary": result["summary"], "raw": {"named": result["raw"], "timed": timed_rows}}
     from rich.console import Console
 
     console = Console(markup=False, emoji=False)
@@ -73,11 +99,15 @@ def exits(
         console.print(table)
     typer.echo(times_line(result["summary"]))
     if result["summary"]["slice_alone"] is not None:
-        typer.echo(f"the grammar's rows in place of the head, without early exit: {result['summary']['slice_alone']:.2f}x")
+        typer.echo(
+            f"the grammar's rows in place of the head, without early exit: {result['summary']['slice_alone']:.2f}x"
+        )
+    if settings is not None:
+        typer.echo(exit_line(result["summary"]["exit"]))
     if result["summary"]["verdict"]:
         typer.echo(f"verdict: {result['summary']['verdict']} (a bound below 1.15)")
     if out is not None:
         sources = [path.name for path in data or ()]
-        settings = {**vars(bench), "sources": sources}
-        write_part(out, {"part": "exits", "settings": settings, **about, **result, "rows": [], "faults": []})
+        stated = {**vars(bench), "sources": sources}
+        write_part(out, {"part": "exits", "settings": stated, **about, **result, "rows": [], "faults": []})
         typer.echo(f"results: {out}")

@@ -71,6 +71,13 @@ def planner(
     pruned_share: Annotated[
         float, typer.Option(callback=finite, help="Share of the transcripts that are read so.")
     ] = 0.5,
+    layer_dropout: Annotated[
+        float, typer.Option(callback=finite, help="For early exit: leave the last layer out so often, others less.")
+    ] = 0.0,
+    early_loss: Annotated[
+        float, typer.Option(callback=finite, help="For early exit: weight of the losses after early layers.")
+    ] = 0.0,
+    early_turns: Annotated[int, typer.Option(help="Steps in which each early layer has its turn once.")] = 8,
     hours: Annotated[
         float | None, typer.Option(callback=finite, help="Stop after this time; the same command goes on later.")
     ] = None,
@@ -113,6 +120,9 @@ def planner(
         kv_tokens=kv_tokens,
         pruner=pruner,
         pruned_share=pruned_share,
+        layer_dropout=layer_dropout,
+        early_loss=early_loss,
+        early_turns=early_turns,
     )
     trained = train_planner(
         settings, out, limits=Limits(hours, save_minutes), fresh=fresh, say=lambda line: typer.echo(line, err=True)

@@ -77,4 +77,6 @@ def exit_predictor(
     card = train_exits(opened.model, base, found, out, settings, sources=facts, say=progress.print)
     typer.echo((out / "card.md").read_text(encoding="utf-8"))
     if not card["passed"]:
-        progress.print("warning: it does not beat a constant exit, and is refused where it is to be used", style="yellow")
+        progress.print(
+            "warning: it does not beat a constant exit, and is refused where it is to be used", style="yellow"
+        )

@@ -69,7 +69,7 @@ class ExitParts(BaseModel):
     check: bool | None = Field(
         default=None, description="Ask the whole head at the exit, too; null: where tokens are not verified."
     )
-    drafts: int = Field(default=4, ge=1, le=MOST_DRAFTS, description="Tokens that leave early before one pass, at most.")
+    drafts: int = Field(default=4, ge=1, le=MOST_DRAFTS, description="Tokens that leave before one pass, at most.")
 
     @model_validator(mode="after")
     def _one_way(self) -> ExitParts:

@@ -173,7 +173,9 @@ class FusedDecoder:
 
     def embedded(self, ids: Sequence[int]) -> torch.Tensor:
         """The input `(len(ids), hidden_size)` of the first layer."""
-        hidden: torch.Tensor = self._decoder.embed_tokens(torch.tensor([list(ids)], dtype=torch.long, device=self.device))
+        hidden: torch.Tensor = self._decoder.embed_tokens(
+            torch.tensor([list(ids)], dtype=torch.long, device=self.device)
+        )
         return hidden[0]
 
     def normed(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
 Three ways save passes and change nothing in the answer: a token that the constraint leaves no choice about is
 appended without asking the model; drafted tokens are read in one pass and kept as far as they are what would have
-been chosen; and both ride along in the same pass. Where nothing can be looked up, the first layers of the model may draft
-(`erecap.decoding.exits`); the pass that verifies finishes what they began.
+been chosen; and both ride along in the same pass. Where nothing can be looked up, the first layers of the model may
+draft (`erecap.decoding.exits`); the pass that verifies finishes what they began.
 
 Sampled answers are drafted as well. Speculative sampling (Leviathan et al., 2211.17192; Chen et al., 2302.01318) keeps
 a drafted token x with probability min(1, p(x) / q(x)), and else draws from max(0, p - q), renormalised. A draft that is

@@ -38,8 +38,8 @@ from erecap.session.schedule_call import PlanDraft, schedule, stops_with_plan
 from erecap.session.trace import trace_pieces
 
 if TYPE_CHECKING:
-    from erecap.decoding.exits.drafting import ExitDraft, ExitState
     from erecap.cost.model import CostModel
+    from erecap.decoding.exits.drafting import ExitDraft, ExitState
     from erecap.decoding.linear import Weights
     from erecap.tokens.cache.read_scores import ReadScorer
     from erecap.tokens.scoring.schedule import PruneConfig
@@ -146,9 +146,7 @@ class ReplanSession:
         """What the session knows of early exits; the engine must be able to read through the first layers only."""
         if settings is None:
             return None
-        refuse(
-            self.engine.name, "early exit", self.engine.supports, "leave exit out, or use engine='transformers'"
-        )
+        refuse(self.engine.name, "early exit", self.engine.supports, "leave exit out, or use engine='transformers'")
         from erecap.decoding.exits.opening import open_exits
 
         return open_exits(settings, self.model)

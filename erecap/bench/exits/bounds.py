@@ -61,9 +61,7 @@ def summarise(rows: Sequence[JsonRow], times: JsonRow, layers: int, small: int, 
     return found
 
 
-def bounds(
-    name: str, firsts: Sequence[int], whole: Sequence[int], times: JsonRow, layers: int, drafts: int
-) -> JsonRow:
+def bounds(name: str, firsts: Sequence[int], whole: Sequence[int], times: JsonRow, layers: int, drafts: int) -> JsonRow:
     """Speed-ups of decoding with a perfect predictor that leaves where a token is named, layer by layer of `firsts`.
 
     `layers_only`: nothing but layers counts. `one_head`: the head runs once, at the exit. The others look at every

@@ -25,10 +25,22 @@ class ExitsBench:
     kv: int = 1000  # stored tokens while layers and head are timed
     drafts: int = 3  # tokens drafted before one pass verifies them
     repetitions: int = 15
+    timed: int = 8  # texts whose last answer is decoded with early exit, where a predictor or a layer is given
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("texts", "tokens", "new_tokens", "games", "small", "candidates", "kv", "drafts", "repetitions"):
+        for name in (
+            "texts",
+            "tokens",
+            "new_tokens",
+            "games",
+            "small",
+            "candidates",
+            "kv",
+            "drafts",
+            "repetitions",
+            "timed",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if self.max_tokens < 16:

@@ -62,6 +62,19 @@ def times_line(summary: JsonRow) -> str:
     times = summary["times_ms"]
     return (
         f"one token: layers {times['layers']:.1f} ms, head {times['head']:.2f} ms, {summary['small_vocabulary']} rows "
-        f"of it {times['small']:.2f} ms, a few {times['slice']:.2f} ms; a chunk: layers {times['layers_chunk']:.1f} ms, "
-        f"head {times['head_chunk']:.2f} ms"
+        f"of it {times['small']:.2f} ms, a few {times['slice']:.2f} ms; a chunk: layers "
+        f"{times['layers_chunk']:.1f} ms, head {times['head_chunk']:.2f} ms"
+    )
+
+
+def exit_line(found: JsonRow) -> str:
+    """What decoding with early exit took, in one line."""
+    times, speed = found["ms_per_token"], found["speed_up"]
+    if speed is None:
+        return "decoded with early exit: every answer was a single token"
+    layers = ", ".join(f"{layer}: {count}" for layer, count in found["exit_layers"].items()) or "none"
+    return (
+        f"decoded with early exit: {times['exit']:.1f} ms a token, plainly {times['plain']:.1f}: {speed:.2f}x; "
+        f"{100 * found['same_tokens']:.1f} % of the tokens agree, {100 * found['left_early']:.0f} % left early; "
+        f"layers {layers}"
     )

@@ -70,7 +70,7 @@ def chat_text(
         prompt = render_text(messages[:number], tokenizer, True)
         if not chat.text.startswith(prompt):
             return None  # the template rewrites what stands before
-        ids += encode_from(tokenizer, chat.text[:len(prompt)], done).ids
+        ids += encode_from(tokenizer, chat.text[: len(prompt)], done).ids
         done = len(prompt)
         rest = encode_from(tokenizer, chat.text, done)
         last = chat.spans[number][1] - done

@@ -1,8 +1,8 @@
 """Candidates for the next token, and the twelve features by which a predictor judges them between layers.
 
-SpecEE (Xu et al., ISCA 2025, 2504.08850) lets a draft model name four candidates. Here they are tokens that followed the
-newest ones before; where there are fewer, those of a small vocabulary with the highest logits. Under a grammar they are
-the allowed tokens with the highest logits.
+SpecEE (Xu et al., ISCA 2025, 2504.08850) lets a draft model name four candidates. Here they are tokens that followed
+the newest ones before; where there are fewer, those of a small vocabulary with the highest logits. Under a grammar they
+are the allowed tokens with the highest logits.
 """
 
 from __future__ import annotations

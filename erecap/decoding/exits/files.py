@@ -156,7 +156,12 @@ def _read(folder: Path, card: dict[str, Any], layers: int, vocabulary: int) -> T
         raise ModelError(f"{path}: tensor {wrong[0]} is missing, unknown, or of another shape than {CARD} says")
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise ModelError(f"{path}: a weight is not finite")
-    if small.dtype != torch.long or small.ndim != 1 or not len(small) or not bool(((0 <= small) & (small < vocabulary)).all()):
+    if (
+        small.dtype != torch.long
+        or small.ndim != 1
+        or not len(small)
+        or not bool(((0 <= small) & (small < vocabulary)).all())
+    ):
         raise ModelError(f"{path}: the small vocabulary is not a list of the model's tokens")
     predictor.load_state_dict(tensors)
     return TrainedExits(predictor.eval().requires_grad_(False), tuple(card["static"]), float(threshold), small)

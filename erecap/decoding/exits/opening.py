@@ -48,7 +48,9 @@ def open_exits(settings: Exit, model: Any) -> ExitState:
     else:
         trained = trained_exits(str(settings.predictor), model)
         threshold = trained.threshold if settings.threshold is None else settings.threshold
-        judge = PredictorJudge(trained, Schedule(settings.schedule, trained.predictor.layers, trained.static), threshold)
+        judge = PredictorJudge(
+            trained, Schedule(settings.schedule, trained.predictor.layers, trained.static), threshold
+        )
         depth, small, nbytes = max(trained.static) / layers, trained.small, trained.predictor.nbytes()
     length = DraftLength(settings.drafts, depth)
     return ExitState(judge, layers, small, length, settings.lossless, settings.checks, nbytes)

@@ -59,9 +59,7 @@ def train_exits(
     small = small_vocabulary(texts, settings.small)
     if len(small) < 4:
         raise ConfigError(f"the texts decode {len(small)} different tokens; 4 or more are needed")
-    looks = collect_looks(
-        model, texts, range(first, total), small, tokens=settings.tokens, seed=settings.seed, say=say
-    )
+    looks = collect_looks(model, texts, range(first, total), small, tokens=settings.tokens, seed=settings.seed, say=say)
     train, held = split(looks, settings)
     predictor = fit_predictor(train, settings, say)
     static, threshold, _ = fit_schedule(predictor, train, total)

@@ -19,7 +19,9 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 COVERED, MOST_STATIC = 0.8, 6  # share of the exits that the static layers cover, and how many these are at most
 
 
-def fit_predictor(looks: Looks, settings: ExitTraining, say: Callable[[str], None] = lambda line: None) -> ExitPredictor:
+def fit_predictor(
+    looks: Looks, settings: ExitTraining, say: Callable[[str], None] = lambda line: None
+) -> ExitPredictor:
     """One network a layer, with binary cross-entropy on whether the best candidate is the final token.
 
     Raises:
@@ -82,9 +84,7 @@ def static_layers(looks: Looks, sure: torch.Tensor) -> tuple[int, ...]:
     return tuple(sorted(chosen))
 
 
-def fit_schedule(
-    predictor: ExitPredictor, looks: Looks, total: int
-) -> tuple[tuple[int, ...], float, Score]:
+def fit_schedule(predictor: ExitPredictor, looks: Looks, total: int) -> tuple[tuple[int, ...], float, Score]:
     """Static layers and threshold with which exits save most on `looks`, and how much; `total` layers of the model."""
     found = probabilities(predictor, looks)
     best: tuple[tuple[int, ...], float, Score] | None = None
