@@ -50,7 +50,7 @@ def exit_predictor(
     from erecap.session.session import ReplanSession
     from erecap.training.exit.run import train_exits
     from erecap.training.exit.settings import ExitTraining
-    from erecap.training.saliency.samples import sources_facts
+    from erecap.training.saliency.samples import sources_facts, sources_hash
 
     settings = ExitTraining(tokens, texts, max_tokens, new_tokens, games, first, small, held_out, epochs, lr, seed)
     for source in data or ():
@@ -73,7 +73,7 @@ def exit_predictor(
         bench = ExitsBench(games=games, max_tokens=max_tokens, seed=seed)
         found = household_texts(bench, opened.model, opened.tokenizer, ends, progress.print)
     base = {"name": opened.facts["name"], "hash": opened.fingerprint, "adapter": opened.adapter_hash}
-    facts = sources_facts(data) if data else [{"household games": games}]
+    facts = [*sources_facts(data), {"hash": sources_hash(data)}] if data else [{"household games": games}]
     card = train_exits(opened.model, base, found, out, settings, sources=facts, say=progress.print)
     typer.echo((out / "card.md").read_text(encoding="utf-8"))
     if not card["passed"]:

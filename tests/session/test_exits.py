@@ -14,7 +14,7 @@ from erecap.decoding.exits.partial import Heads
 from erecap.errors import ModelError
 from erecap.layers import LayerPlan
 from erecap.layers.applying import with_plan
-from erecap.session import ReplanSession
+from erecap.session import ReplanPool, ReplanSession
 from tests.context.small_tokenizers import byte_level
 from tests.decoding.exiting import folder
 from tests.session.chats import model, start, turn
@@ -98,6 +98,21 @@ def test_forks_go_on_alike_and_know_their_own_exits() -> None:
     twin, wanted = session.fork(), plain.fork()
     assert talk(twin)[0] == talk(wanted)[0] and twin._exits is not session._exits
     assert talk(session)[0] == talk(plain)[0]
+
+
+def test_in_a_pool_answers_are_those_of_single_sessions() -> None:
+    def sessions() -> list[ReplanSession]:
+        kinds = (Exit(layer=7, threshold=0.0), Exit(layer=3, threshold=0.0), None)
+        return [ReplanSession(model("qwen3"), byte_level(), draft=False, exit=exit) for exit in kinds]
+
+    pool = ReplanPool(model("qwen3"), byte_level())
+    chats = [start(), [*start(), *turn("look", 1)], start()]
+    together = pool.generate(
+        [(one, chat, {"max_new_tokens": NEW}) for one, chat in zip(sessions(), chats, strict=True)]
+    )
+    alone = [one.generate(chat, max_new_tokens=NEW) for one, chat in zip(sessions(), chats, strict=True)]
+    assert [answer.text for answer in together] == [answer.text for answer in alone]
+    assert together[0].usage.exit_layers == alone[0].usage.exit_layers != ()
 
 
 def test_sampled_answers_are_the_same_with_a_seed() -> None:

@@ -72,12 +72,12 @@ def made_looks(tokens: int = 400) -> Looks:
 
 def test_the_networks_learn_where_a_feature_tells() -> None:
     looks = made_looks()
-    predictor = fit_predictor(looks, ExitTraining(epochs=12))
+    predictor = fit_predictor(looks, ExitTraining(epochs=20, lr=3e-3))
     found = probabilities(predictor, looks)
     right = ((found > 0.5) == looks.right).float().mean(0)
     assert right[1] > 0.95 and right[2] > 0.95
     assert predictor.nbytes() == 3 * 4 * (13 * 512 + 513)
-    again = fit_predictor(looks, ExitTraining(epochs=12))
+    again = fit_predictor(looks, ExitTraining(epochs=20, lr=3e-3))
     assert all(torch.equal(a, b) for a, b in zip(predictor.parameters(), again.parameters(), strict=True))
     assert static_layers(looks, looks.right)[-1] == 6 and 4 in static_layers(looks, found > 0.5)
 

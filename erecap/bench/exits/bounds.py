@@ -10,6 +10,8 @@ from erecap.bench.exits.named import HEADS, named_rows
 from erecap.bench.exits.settings import ExitsBench
 from erecap.bench.exits.times import measure_times
 from erecap.decoding.exits.states import ExitText
+from erecap.decoding.fused import fused_problem
+from erecap.errors import ConfigError
 from erecap.generation import JsonRow
 from erecap.layers.decoder import find_decoder
 
@@ -25,6 +27,9 @@ def exits_bench(
         ConfigError: a model whose layers cannot be run one by one.
         RunError: no token is decoded with a choice, or a hidden state is not finite.
     """
+    problem = fused_problem(model)
+    if problem is not None:
+        raise ConfigError(f"early exit: {type(model).__name__} cannot be read layer by layer: {problem}")
     rows, small = named_rows(bench, model, texts, say)
     longest = max(texts, key=lambda text: len(text.ids))
     say("timing layers and head")

@@ -14,7 +14,6 @@ from erecap.bench.replan.calls import steady, synchronise
 from erecap.decoding.exits.partial import Heads, read_layers
 from erecap.decoding.short import short_reads
 from erecap.engines.transformers import TransformersEngine
-from erecap.errors import ConfigError
 from erecap.generation import JsonRow
 
 SLICE = 32  # rows of the head that a grammar or a draft asks for
@@ -24,22 +23,17 @@ def measure_times(bench: ExitsBench, model: Any, ids: Sequence[int], small: int)
     """Medians in milliseconds over interleaved repetitions, behind `bench.kv` stored tokens.
 
     Args:
+        model: one that a `FusedDecoder` reads for.
         ids: a text, repeated until it has as many tokens.
         small: tokens of the small vocabulary.
 
     Returns:
         `layers`, `layers_chunk` (all layers for one token, and for a chunk of drafts and one more), `head`,
         `head_chunk`, `small` and `slice` (rows of the head, the last norm included), `repetitions`, `clock`.
-
-    Raises:
-        ConfigError: a model whose layers cannot be run one by one.
     """
     engine = TransformersEngine(model)
     decoder = short_reads(model).same
-    if decoder is None:
-        from erecap.decoding.fused import fused_problem
-
-        raise ConfigError(f"early exit: {type(model).__name__} cannot be read layer by layer: {fused_problem(model)}")
+    assert decoder is not None, "checked by the bench"
     stored = (list(ids) * (bench.kv // len(ids) + 1))[: min(bench.kv, engine.window - bench.drafts - 2)]
     engine.read(stored)
     heads = Heads(decoder, model)
