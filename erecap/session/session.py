@@ -125,7 +125,7 @@ class ReplanSession:
             Conversation(tokenizer, rewind_tokens, retokenize), SessionPolicy(self.config), self._own_engine()
         )
         self.policy.check(self.engine)
-        self._exits = self._open_exits(self.config.exit)
+        self.exits = self._open_exits(self.config.exit)
         say_ignored_defaults(model)
 
     def _own_engine(self) -> SessionEngine:
@@ -143,7 +143,7 @@ class ReplanSession:
         return engine
 
     def _open_exits(self, settings: Exit | None) -> ExitState | None:
-        """What the session knows of early exits; the engine must be able to read through the first layers only."""
+        """The state of early exits; the engine must be able to read through the first layers only."""
         if settings is None:
             return None
         refuse(self.engine.name, "early exit", self.engine.supports, "leave exit out, or use engine='transformers'")
@@ -153,11 +153,11 @@ class ReplanSession:
 
     def _exit_draft(self, ends: Sequence[int], new: Sequence[int]) -> ExitDraft | None:
         """The early exits of an answer, behind the `new` tokens that were read for it."""
-        if self._exits is None:
+        if self.exits is None:
             return None
         from erecap.decoding.exits.drafting import ExitDraft
 
-        return ExitDraft(self._exits, ends, [*self.conversation.transcript.ids, *new])
+        return ExitDraft(self.exits, ends, [*self.conversation.transcript.ids, *new])
 
     def _compose(self, conversation: Conversation, policy: SessionPolicy, engine: SessionEngine) -> None:
         prefill = SessionPrefill(conversation, policy, engine)
@@ -240,7 +240,7 @@ class ReplanSession:
         """
         twin = copy.copy(self)
         twin._one_call = OneCall()
-        twin._exits = None if self._exits is None else self._exits.copy()
+        twin.exits = None if self.exits is None else self.exits.copy()
         twin._compose(self.conversation.copy(), self.policy.copy(), self.engine.fork())
         if messages is not None:
             part = whole_part(messages, self.tokenizer, header=True)
@@ -391,7 +391,7 @@ class ReplanSession:
         ends = answer_ends(self.model, self.tokenizer)
         left = self.tokenizer(old_plan, add_special_tokens=False)["input_ids"] if old_plan else []
         pick = _sampler(temperature, top_p, seed)
-        if pick is not None and self._exits is not None and not self._exits.lossless:
+        if pick is not None and self.exits is not None and not self.exits.lossless:
             raise ValueError("early exit without verification decodes greedily: use lossless, or temperature 0")
         forced = None if force is None else forced_ids(force, self.tokenizer, ends, max_new_tokens)
         try:

@@ -75,7 +75,7 @@ def test_what_was_read_in_parts_is_as_if_read_whole(name: str) -> None:
 
 
 class Cut(Exception):
-    """What a test breaks a read off with."""
+    """The error that breaks a read off."""
 
 
 def test_a_read_cut_off_at_any_layer_leaves_the_cache_as_it_was() -> None:

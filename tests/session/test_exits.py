@@ -71,8 +71,8 @@ def test_no_predictor_changes_a_token(tmp_path: Path) -> None:
         answers, usages = talk(session, 2)
         assert answers == wanted and (says != "never" or not left(usages))
         # Of the predictor, and of a few hidden states.
-        assert session._exits is not None
-        assert 0 < usages[-1].exit_bytes - session._exits.nbytes <= 10 * (4 * 32 + 17)
+        assert session.exits is not None
+        assert 0 < usages[-1].exit_bytes - session.exits.nbytes <= 10 * (4 * 32 + 17)
 
 
 def test_thirty_turns_of_the_sessions_own_chat_are_the_models_choices() -> None:
@@ -96,7 +96,7 @@ def test_forks_go_on_alike_and_know_their_own_exits() -> None:
     for one in (session, plain):
         one.generate(start(), max_new_tokens=NEW)
     twin, wanted = session.fork(), plain.fork()
-    assert talk(twin)[0] == talk(wanted)[0] and twin._exits is not session._exits
+    assert talk(twin)[0] == talk(wanted)[0] and twin.exits is not session.exits
     assert talk(session)[0] == talk(plain)[0]
 
 
@@ -157,7 +157,7 @@ def test_without_verification_differing_tokens_stay_and_are_counted() -> None:
 
 
 class Cut(Exception):
-    """What a test breaks a call off with."""
+    """The error that breaks a call off."""
 
 
 def test_a_call_cut_off_in_an_exit_leaves_a_consistent_session(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def times_line(summary: JsonRow) -> str:
 
 
 def exit_line(found: JsonRow) -> str:
-    """What decoding with early exit took, in one line."""
+    """The time and the exits of decoding with early exit, in one line."""
     times, speed = found["ms_per_token"], found["speed_up"]
     if speed is None:
         return "decoded with early exit: every answer was a single token"

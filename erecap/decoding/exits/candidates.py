@@ -53,7 +53,7 @@ def features(logits: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
 
 
 class Followers:
-    """What followed the newest tokens before, the longest and newest match first.
+    """Tokens that followed the newest ones before, those after the longest and newest match first.
 
     Args:
         past: tokens read before; the newest `LOOK_BACK` of them are searched.

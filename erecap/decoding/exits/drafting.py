@@ -40,7 +40,7 @@ class LayerReader(Protocol):
 
 @dataclass
 class ExitState:
-    """What early exit knows in one session.
+    """State of early exit in one session.
 
     Args:
         judge: names tokens between layers.

@@ -1,4 +1,4 @@
-"""What exits save on recorded looks: a predictor's under its schedule, and those at one constant layer."""
+"""Layers saved on recorded looks, by a predictor under its schedule and by one constant exit layer."""
 
 from __future__ import annotations
 

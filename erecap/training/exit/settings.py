@@ -10,7 +10,7 @@ from erecap.errors import ConfigError
 
 @dataclass(frozen=True)
 class ExitTraining:
-    """What a predictor is trained on, and how.
+    """Data and settings of a training.
 
     Raises:
         ConfigError: a value out of range; names it and what is allowed.
