@@ -151,13 +151,13 @@ class ReplanSession:
 
         return open_exits(settings, self.model)
 
-    def _exit_draft(self, ends: Sequence[int], new: Sequence[int]) -> ExitDraft | None:
-        """The early exits of an answer, behind the `new` tokens that were read for it."""
+    def _exit_draft(self, ends: Sequence[int]) -> ExitDraft | None:
+        """The early exits of an answer, after everything before it was read."""
         if self.exits is None:
             return None
         from erecap.decoding.exits.drafting import ExitDraft
 
-        return ExitDraft(self.exits, ends, [*self.conversation.transcript.ids, *new])
+        return ExitDraft(self.exits, ends, self.conversation.transcript.ids)
 
     def _compose(self, conversation: Conversation, policy: SessionPolicy, engine: SessionEngine) -> None:
         prefill = SessionPrefill(conversation, policy, engine)
@@ -409,7 +409,7 @@ class ReplanSession:
                 logits = self.prefill.read(ids, marks, part, max_new_tokens, interrupt)
                 again = self.prefill.again
                 report.prefilled(reused - again, len(ids) + again)
-                exits = self._exit_draft(ends, ids)
+                exits = self._exit_draft(ends)
                 decoded = decode(
                     self.engine,
                     logits,
