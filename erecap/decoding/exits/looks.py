@@ -85,7 +85,7 @@ class _PredictorLook:
         best = among.best(logits)
         found = features(logits[best], None if self._last is None else self._last[best])
         self._last = logits
-        if float(self._judge.trained.predictor(layer, found.cpu())) < self._judge.threshold:
+        if not float(self._judge.trained.predictor(layer, found.cpu())) >= self._judge.threshold:
             return None
         return int(among.ids[best[0]])
 
