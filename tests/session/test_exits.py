@@ -80,7 +80,7 @@ def test_thirty_turns_of_the_sessions_own_chat_are_the_models_choices() -> None:
     session.append(start())
     spans = []
     for number in range(30):
-        usage = session.generate(max_new_tokens=3).usage
+        usage = session.generate(max_new_tokens=2).usage
         spans.append((usage.prompt_tokens, usage.prompt_tokens + usage.completion_tokens))
         session.append([{"role": "user", "content": f"mug {number * 7}"}])
     ids = session.token_ids
