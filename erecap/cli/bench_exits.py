@@ -90,7 +90,10 @@ def exits(
             timed_rows = speed_rows(bench, opened.model, found, settings, ends, say)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        result["summary"]["exit"] = {**settings.parts(), **speed_summary(timed_rows)}
+        stated = settings.parts()
+        if predictor is not None:
+            stated["predictor"] = Path(predictor).name  # the path of a folder is private
+        result["summary"]["exit"] = {**stated, **speed_summary(timed_rows)}
         result = {"summary": result["summary"], "raw": {"named": result["raw"], "timed": timed_rows}}
     from rich.console import Console
 
@@ -108,6 +111,6 @@ def exits(
         typer.echo(f"verdict: {result['summary']['verdict']} (a bound below 1.15)")
     if out is not None:
         sources = [path.name for path in data or ()]
-        stated = {**vars(bench), "sources": sources}
-        write_part(out, {"part": "exits", "settings": stated, **about, **result, "rows": [], "faults": []})
+        chosen = {**vars(bench), "sources": sources}
+        write_part(out, {"part": "exits", "settings": chosen, **about, **result, "rows": [], "faults": []})
         typer.echo(f"results: {out}")
