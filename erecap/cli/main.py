@@ -13,6 +13,7 @@ from erecap.cli import (
     bench,
     bench_drafts,
     bench_engines,
+    bench_exits,
     bench_llamacpp,
     bench_remote,
     bench_serve,
@@ -77,6 +78,7 @@ app.add_typer(controller.app, name="controller")
 app.add_typer(games.app, name="games")
 bench.app.command("drafts")(bench_drafts.drafts)
 bench.app.command("engines")(bench_engines.engines)
+bench.app.command("exits")(bench_exits.exits)
 bench.app.command("llamacpp")(bench_llamacpp.llamacpp)
 bench.app.command("remote")(bench_remote.remote)
 bench.app.command("serve")(bench_serve.serve)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from erecap.cli import train_controller, train_pruner
+from erecap.cli import train_controller, train_exit, train_pruner
 from erecap.cli.numbers import finite
 
 app = typer.Typer(help="Train planners, pruners and controllers from collected trajectories.", no_args_is_help=True)
@@ -22,6 +22,7 @@ def _train() -> None:
 app.command("saliency")(train_pruner.saliency)
 app.command("pruner")(train_pruner.pruner)
 app.command("controller")(train_controller.controller)
+app.command("exit")(train_exit.exit_predictor)
 
 
 @app.command("planner")
@@ -71,6 +72,13 @@ def planner(
     pruned_share: Annotated[
         float, typer.Option(callback=finite, help="Share of the transcripts that are read so.")
     ] = 0.5,
+    layer_dropout: Annotated[
+        float, typer.Option(callback=finite, help="For early exit: leave the last layer out so often, others less.")
+    ] = 0.0,
+    early_loss: Annotated[
+        float, typer.Option(callback=finite, help="For early exit: weight of the losses after early layers.")
+    ] = 0.0,
+    early_turns: Annotated[int, typer.Option(help="Steps in which each early layer has its turn once.")] = 8,
     hours: Annotated[
         float | None, typer.Option(callback=finite, help="Stop after this time; the same command goes on later.")
     ] = None,
@@ -113,6 +121,9 @@ def planner(
         kv_tokens=kv_tokens,
         pruner=pruner,
         pruned_share=pruned_share,
+        layer_dropout=layer_dropout,
+        early_loss=early_loss,
+        early_turns=early_turns,
     )
     trained = train_planner(
         settings, out, limits=Limits(hours, save_minutes), fresh=fresh, say=lambda line: typer.echo(line, err=True)

@@ -23,6 +23,7 @@ from pydantic import (
 
 from erecap.budget import AUTO
 from erecap.config.controller import ControllerSettings, folder_or_settings
+from erecap.config.exits import MOST_DRAFTS, Exit, Scheduling
 from erecap.config.modes import PRESETS, Decode, Evict, Mode
 from erecap.config.suite import NAME_PATTERN
 from erecap.registries import ENGINES, EVICT_BY, LEARNED, mode_scorers
@@ -61,6 +62,37 @@ class EvictParts(BaseModel):
         return tokens_or_auto(value)
 
 
+class ExitParts(BaseModel):
+    """The part `exit` of `decode`: early exit, verified."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    predictor: str | None = Field(
+        default=None, min_length=1, description="Name or folder of what `erecap train exit` made; or a `layer` instead."
+    )
+    layer: int | None = Field(default=None, ge=1, description="Layers that draft where they are confident.")
+    threshold: float | None = Field(
+        default=None, ge=0, le=1, description="Least probability of an exit; null: the predictor's own, or 0.8."
+    )
+    schedule: Scheduling = Field(
+        default="two-level", description="Layers that a predictor looks at: two-level, static or every."
+    )
+    lossless: bool = Field(default=True, description="Verify every token; without it differing tokens are counted.")
+    check: bool | None = Field(
+        default=None, description="Ask the whole head at the exit, too; null: where tokens are not verified."
+    )
+    drafts: int = Field(default=4, ge=1, le=MOST_DRAFTS, description="Tokens that leave before one pass, at most.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ExitParts:
+        self.settings()
+        return self
+
+    def settings(self) -> Exit:
+        """The same as sessions take it."""
+        return Exit(**self.model_dump())
+
+
 class DecodeParts(BaseModel):
     """The part `decode` of a mode."""
 
@@ -73,6 +105,9 @@ class DecodeParts(BaseModel):
     )
     weights: Literal["same", "int8", "int4"] | None = Field(
         default=None, description="Weights while decoding; null: the run's decode_weights."
+    )
+    exit: ExitParts | None = Field(
+        default=None, description="Name tokens with the first layers, verified by all; null: all layers name them."
     )
 
 
@@ -134,6 +169,8 @@ class ModeParts(BaseModel):
             raise ValueError("decode: sessions have these settings; allowed: with kv: reuse or kv: {evict: ...}")
         if self.engine != "transformers" and (self.kv == "reread" or self.text is not None):
             raise ValueError(f"engine: {self.engine} serves sessions; allowed: with kv: reuse or evict, without text")
+        if self.engine != "transformers" and self.decode is not None and self.decode.exit is not None:
+            raise ValueError(f"decode.exit: got it with engine: {self.engine}; allowed: with engine: transformers")
         if self.engine != "transformers" and self.layers is not None:
             raise ValueError(f"layers: got a plan with engine: {self.engine}; allowed: with engine: transformers")
         if self.controller is not None:
@@ -161,7 +198,7 @@ class ModeParts(BaseModel):
             prune=self.prune,
             text=self.text,
             layers=self.layers,
-            decode=Decode(decode.draft, decode.weights),
+            decode=Decode(decode.draft, decode.weights, None if decode.exit is None else decode.exit.settings()),
             engine=self.engine,
             controller=self.controller,
         )

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from erecap.config.exits import Exit
 from erecap.registries import EVICT_BY, LEARNED, mode_scorers
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Decode:
     # the same.
     draft: bool | str = True
     weights: Literal["same", "int8", "int4"] | None = None  # None: the run's `decode_weights`
+    exit: Exit | None = None  # name tokens with the first layers, verified by all; None: all layers name them
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ class Mode:
             found["kv"] = self.kv
         decode = {"draft": self.decode.draft, "weights": self.decode.weights}
         usual = {"draft": True, "weights": None}
-        changed = {key: value for key, value in decode.items() if value != usual[key]}
+        changed: dict[str, Any] = {key: value for key, value in decode.items() if value != usual[key]}
+        if self.decode.exit is not None:
+            changed["exit"] = self.decode.exit.parts()
         engine = self.engine if self.engine != "transformers" else None
         controller = self.controller.model_dump(exclude_none=True) if self.controller is not None else None
         rest = {

@@ -101,7 +101,7 @@ class FusedDecoder:
         self.weights = weights
         self.pads = model.device.type != "cpu"  # several short reads share one call of attention
         self._decoder = model.get_decoder()
-        self._device = model.device
+        self.device = model.device
         config = model.config.get_text_config(decoder=True)
         windows = layer_windows(config)
         with torch.no_grad():
@@ -133,13 +133,12 @@ class FusedDecoder:
         """
         with torch.no_grad():
             try:
-                each = [part.positions(self._device) for part in parts]
+                each = [part.positions(self.device) for part in parts]
                 for part, positions in zip(parts, each, strict=True):
                     part.cache.begin(positions, None, 1)
                 ids = [token for part in parts for token in part.ids]
-                hidden = self._decoder.embed_tokens(torch.tensor([ids], device=self._device))
-                ropes = self._ropes(hidden, torch.cat(each, 1))
-                hidden = hidden[0]
+                hidden = self.embedded(ids)
+                ropes = self.ropes(hidden.unsqueeze(0), torch.cat(each, 1))
                 masks: dict[int, torch.Tensor] = {}
                 rated = [part.cache.read_scores is not None for part in parts]
                 padded = self._padded(parts, hidden)
@@ -152,7 +151,7 @@ class FusedDecoder:
                 rows = kept_rows(parts)
                 if len(rows) < len(ids):
                     hidden = hidden[-len(rows) :] if len(parts) == 1 else hidden[rows]
-                logits: torch.Tensor = self._head(self._norm(hidden)).cpu()
+                logits: torch.Tensor = self.head(self.normed(hidden)).cpu()
             except BaseException:  # also an interrupt: what layers have stored so far must not stay
                 for part in parts:
                     part.cache.rollback()
@@ -172,7 +171,24 @@ class FusedDecoder:
         like = hidden.new_empty(block.kv_heads, 0, block.dim)
         return PaddedAttention(parts, shared, (block.heads, block.kv_heads), block.scale, like)
 
-    def _ropes(self, hidden: torch.Tensor, positions: torch.Tensor) -> dict[str | None, tuple]:
+    def embedded(self, ids: Sequence[int]) -> torch.Tensor:
+        """The input `(len(ids), hidden_size)` of the first layer."""
+        hidden: torch.Tensor = self._decoder.embed_tokens(
+            torch.tensor([list(ids)], dtype=torch.long, device=self.device)
+        )
+        return hidden[0]
+
+    def normed(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The last norm of `hidden` `(tokens, hidden_size)`."""
+        normed: torch.Tensor = self._norm(hidden)
+        return normed
+
+    def head(self, normed: torch.Tensor) -> torch.Tensor:
+        """Logits `(tokens, vocabulary)` of `normed` `(tokens, hidden_size)`, on the model's device."""
+        return self._head(normed)
+
+    def ropes(self, hidden: torch.Tensor, positions: torch.Tensor) -> dict[str | None, tuple]:
+        """By kind of rotary embedding, what turns queries and keys at `positions` `(1, tokens)`."""
         kinds = {block.rope for block in self.blocks}
         ropes: dict[str | None, tuple] = {}
         for kind in kinds:

@@ -2,7 +2,8 @@
 
 Three ways save passes and change nothing in the answer: a token that the constraint leaves no choice about is
 appended without asking the model; drafted tokens are read in one pass and kept as far as they are what would have
-been chosen; and both ride along in the same pass.
+been chosen; and both ride along in the same pass. Where nothing can be looked up, the first layers of the model may
+draft (`erecap.decoding.exits`); the pass that verifies finishes what they began.
 
 Sampled answers are drafted as well. Speculative sampling (Leviathan et al., 2211.17192; Chen et al., 2302.01318) keeps
 a drafted token x with probability min(1, p(x) / q(x)), and else draws from max(0, p - q), renormalised. A draft that is
@@ -15,11 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from erecap.generation import AllowedTokens
+
+if TYPE_CHECKING:
+    from erecap.decoding.exits.drafting import ExitDraft
 
 Ended = Callable[[list[int]], bool]
 
@@ -63,6 +67,8 @@ class Decoded:
     drafted: int = 0  # tokens proposed
     accepted: int = 0  # of these, kept
     losses: list[float] = field(default_factory=list)  # of chosen tokens, where they were asked for
+    exit_layers: list[int] = field(default_factory=list)  # layers after which kept tokens left early, in order
+    differing: int = 0  # kept tokens that left early and are not what all layers choose; only without verification
 
 
 def decode(
@@ -74,6 +80,7 @@ def decode(
     pick: Callable[[np.ndarray], int] | None = None,
     allowed: AllowedTokens | None = None,
     draft: Draft | None = None,
+    exits: ExitDraft | None = None,
     not_before: tuple[int, Sequence[int]] = (0, ()),
     force: Sequence[int] | None = None,
     losses: bool = False,
@@ -88,6 +95,8 @@ def decode(
             forced, in order, with and without a draft.
         allowed: ids allowed after the generated ones; it is asked at every drafted token as well.
         draft: proposals to verify.
+        exits: drafts with the first layers of a reader that can (`LayerReader`), where `draft` proposes nothing. If it
+            is not `lossless`, its tokens stay even where all layers choose another.
         not_before: `(count, ids)`: these ids are not chosen among the first `count` generated ones.
         force: the ids of the answer, its end included, which `allowed` allows. The passes are made as if the model had
             chosen them; for measuring what an answer takes.
@@ -144,6 +153,11 @@ def decode(
             break
         room = max_new_tokens - len(out.ids) - 1
         proposal = draft.propose(out.ids, len(pending))[:room] if draft is not None and room > 0 else []
+        early = exits if not proposal and room > 0 else None
+        if early is not None:
+            banned = not_before[1] if len(out.ids) < not_before[0] else ()
+            # The reader is one of layers: the session has seen to that.
+            proposal = early.propose(reader, pending, out.ids, room, allowed, banned)  # type: ignore[arg-type]
         rows = np.asarray(reader.verify(pending + proposal))[-1 - len(proposal) :]
         out.passes += 1
         out.drafted += len(proposal)
@@ -152,7 +166,10 @@ def decode(
         for drafted, row in zip(proposal, rows, strict=False):
             token = choose(row)
             if token != drafted:
-                break  # the token chosen instead is the next one
+                if early is None or early.lossless:
+                    break  # the token chosen instead is the next one
+                out.differing += 1
+                token = drafted
             accepted += 1
             if add(token):
                 done = True
@@ -160,7 +177,10 @@ def decode(
         else:
             token = choose(rows[-1])
         out.accepted += accepted
-        if draft is not None and proposal:
+        if early is not None:
+            early.learn(accepted)
+            out.exit_layers += [layer for layer in early.left[:accepted] if layer is not None]
+        elif draft is not None and proposal:
             draft.learn(len(proposal), accepted)
         if accepted < len(proposal):
             reader.rollback(reader.tokens - (len(proposal) - accepted))

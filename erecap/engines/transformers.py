@@ -13,6 +13,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from erecap.decoding.exits.drafting import LookAt
+from erecap.decoding.exits.partial import Heads, read_layers
 from erecap.decoding.fused import FusedDecoder
 from erecap.decoding.linear import Weights
 from erecap.decoding.revision import active_adapters, model_revision
@@ -56,6 +58,7 @@ SUPPORTS = frozenset(
         "revive",
         "packed weights",
         "share forward passes",
+        "early exit",
     }
 )
 
@@ -283,7 +286,12 @@ class TransformersEngine:
 
     @outside_inference()
     def verify(self, ids: Sequence[int]) -> np.ndarray:
-        """Read `ids` unpruned in one pass; logits `(len(ids), vocab)`. Within `attached`."""
+        """Read `ids` unpruned in one pass; logits `(len(ids), vocab)`. Within `attached`.
+
+        Unfinished tokens (see `begin`) must be the first of `ids`, and are finished.
+        """
+        if self.cache.unfinished:
+            return self._finish(ids)
         if self._rereads is None:
             return _array(self.forward(ids, keep=0, decode=True))
         rows = []
@@ -291,6 +299,34 @@ class TransformersEngine:
             with self._as_long_as(length, None, generated=True):
                 rows.append(_array(self.forward(piece, keep=0, decode=True)))
         return np.concatenate(rows)
+
+    @outside_inference()
+    def begin(self, ids: Sequence[int], look: LookAt) -> bool:
+        """Read `ids` through the first layers, see `LayerReader`. Within `attached`; passes are never shared."""
+        decoder = self.fused(len(ids), decode=True)
+        if decoder is None:
+            return False
+        heads = Heads(decoder, self.model)
+        read_layers(decoder, self.cache, ids, self.next_position, partial(look, heads))
+        return True
+
+    def unfinished_bytes(self) -> int:
+        """Bytes of the hidden states of tokens that were read through the first layers only."""
+        return sum(parked.nbytes() for parked in self.cache.unfinished)
+
+    def _finish(self, ids: Sequence[int]) -> np.ndarray:
+        """As `verify`, where the first of `ids` were begun."""
+        begun = sum(parked.tokens.width for parked in self.cache.unfinished)
+        if begun > len(ids):
+            raise ValueError(f"{begun} tokens were begun, and {len(ids)} are to be verified")
+        decoder = self.fused(len(ids), decode=True)
+        if decoder is None:  # something was put on the model meanwhile, which has to see whole passes
+            self.rollback(self.tokens - begun)
+            return _array(self.forward(ids, keep=0, decode=True))
+        hidden = read_layers(decoder, self.cache, ids[begun:], self.next_position)
+        assert hidden is not None, "nothing stops this read"
+        with torch.no_grad():
+            return _array(decoder.head(decoder.normed(hidden)).cpu())
 
     @contextmanager
     def _as_long_as(self, length: int, between: BetweenChunks | None, generated: bool = False) -> Iterator[None]:

@@ -146,6 +146,7 @@ def session_options(
         "stale_first": kv is not None and kv.stale_first,
         "draft": mode.decode.draft,
         "decode_weights": mode.decode.weights or decode_weights,
+        "exit": mode.decode.exit,
         "seed": seed,
     }
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from erecap.budget import Budget
+from erecap.config.exits import Exit
 from erecap.cost.model import CostModel
 from erecap.decoding.drafts.texts import DraftMemory
 from erecap.decoding.linear import Weights
@@ -28,7 +29,7 @@ class EpisodeSessions:
 
     Args:
         model, tokenizer, budget, prune, evict_by, seed: as for `ReplanSession`.
-        stale_first, draft, decode_weights, cost, engine, draft_cost: as for `ReplanSession`.
+        stale_first, draft, decode_weights, cost, engine, draft_cost, exit: as for `ReplanSession`.
         scheduler: makes the scheduler of each episode; None: no scheduling.
     """
 
@@ -48,6 +49,7 @@ class EpisodeSessions:
         cost: CostModel | None = None,
         engine: str = "transformers",
         draft_cost: CostModel | None = None,
+        exit: Exit | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -67,6 +69,7 @@ class EpisodeSessions:
             "draft_cost": draft_cost,
             # Episodes of a run draft from each other's answers.
             "draft_memory": DraftMemory() if draft_way(draft) in SHARED_DRAFTS else None,
+            "exit": exit,
         }
         self.reset()
 

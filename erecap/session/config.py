@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from erecap.budget import Budget, check_whole
+from erecap.config.exits import Exit
 from erecap.engines.protocol import EngineSettings
 from erecap.registries import DEFAULT_DRAFT, DRAFTS, PRICED_DRAFTS, SHARED_DRAFTS
 
@@ -66,6 +67,8 @@ class SessionConfig:
     # The calibrated cost model, by which the ways `automaton` and `automaton-run` choose how much to verify. None: the
     # reference costs, which make an answer take as many passes on every machine.
     draft_cost: CostModel | None = None
+    # Early exit: tokens are named by the first layers and verified by all, with the same answers; see `Exit`.
+    exit: Exit | None = None
 
     def __post_init__(self) -> None:
         self._check_types()

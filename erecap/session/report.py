@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from erecap.decoding.loop import Decoded
 from erecap.engines.protocol import SessionEngine
@@ -10,6 +11,9 @@ from erecap.generation import Timing, Usage
 from erecap.session.conversation.conversation import Conversation
 from erecap.session.edit_steps import EditCounts
 from erecap.session.policy import SessionPolicy
+
+if TYPE_CHECKING:
+    from erecap.decoding.exits.drafting import ExitDraft
 
 
 class CallReport:
@@ -50,7 +54,9 @@ class CallReport:
         timing = Timing(tokenize_ms=self._ms(self.started, self._matched_at), total_ms=self._since_start())
         return Usage(kv_bytes=self._engine.kv_bytes()), timing
 
-    def finished(self, out: Decoded, dropped: int, truncated: int, edited: EditCounts) -> tuple[Usage, Timing]:
+    def finished(
+        self, out: Decoded, dropped: int, truncated: int, edited: EditCounts, exits: ExitDraft | None = None
+    ) -> tuple[Usage, Timing]:
         """Counts and times of the whole call; now it has ended."""
         total_ms = self._since_start()
         usage = Usage(
@@ -69,6 +75,9 @@ class CallReport:
             decode_passes=out.passes,
             skipped_tokens=min(edited.skipped, self._reused),
             moved_tokens=min(edited.moved, max(0, self._reused - edited.skipped)),
+            exit_layers=tuple(out.exit_layers),
+            exit_differing=out.differing,
+            exit_bytes=0 if exits is None else exits.nbytes,
         )
         timing = Timing(
             tokenize_ms=self._ms(self.started, self._matched_at),

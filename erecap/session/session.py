@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from erecap.budget import Budget
+from erecap.config.exits import Exit
 from erecap.context.thinking import thinking_spans
 from erecap.decoding.answer import AnswerWatcher, answer_ends, say_ignored_defaults
 from erecap.decoding.drafts.choices import RememberedChoices
 from erecap.decoding.forced import forced_ids
 from erecap.decoding.loop import Decoded, Draft, decode
-from erecap.engines.protocol import SessionEngine
+from erecap.engines.protocol import SessionEngine, refuse
 from erecap.errors import ConfigError, MessagesError
 from erecap.generation import AllowedTokens, Decision, FinishReason, Generation, Message, PromptPiece
 from erecap.registries import ENGINES, EVICT_BY, PRICED_DRAFTS
@@ -44,6 +45,7 @@ from erecap.session.trace import trace_pieces
 if TYPE_CHECKING:
     from erecap.cost.model import CostModel
     from erecap.decoding.drafts.texts import DraftMemory
+    from erecap.decoding.exits.drafting import ExitDraft, ExitState
     from erecap.decoding.linear import Weights
     from erecap.tokens.cache.read_scores import ReadScorer
     from erecap.tokens.scoring.schedule import PruneConfig
@@ -80,10 +82,11 @@ class ReplanSession:
         budget: a `Budget`, or what `Budget.of` takes: tokens, "auto", or None for no limit.
         prune, evict_by, stale_first, thinking_first, draft, seed, rewind_tokens, retokenize, decode_weights,
             prefill_chunk, scheduler, cost, engine, draft_memory, draft_cost: see the fields of `SessionConfig`.
+        exit: an `Exit`, or the name or folder of a predictor that `erecap train exit` made; None: no early exit.
 
     Raises:
         ConfigError: no engine of that name, or one that cannot be made.
-        ModelError: a trained pruner that is damaged, untested, or of another model.
+        ModelError: a trained pruner or exit predictor that is damaged, untested, or of another model.
         ValueError: an argument of another type or out of range, no criterion or pruner of that name, a model, `prune`
             or `decode_weights` that the engine cannot serve, a budget with `pays` without `cost` or with a memory that
             holds next to nothing, or an engine that has read something or that another session uses.
@@ -119,11 +122,12 @@ class ReplanSession:
         engine: str | SessionEngine = "transformers",
         draft_memory: DraftMemory | None = None,
         draft_cost: CostModel | None = None,
+        exit: Exit | str | None = None,
     ) -> None:
         self.config = SessionConfig(
             prune, Budget.of(budget), _ranking(evict_by, model), stale_first, thinking_first, draft, seed,
             rewind_tokens, retokenize, decode_weights, prefill_chunk, scheduler, cost, engine, draft_memory,
-            draft_cost,
+            draft_cost, Exit.of(exit),
         )  # fmt: skip
         self.model = model
         self.tokenizer = tokenizer
@@ -136,6 +140,7 @@ class ReplanSession:
             Conversation(tokenizer, rewind_tokens, retokenize), SessionPolicy(self.config), self._own_engine()
         )
         self.policy.check(self.engine)
+        self.exits = self._open_exits(self.config.exit)
         say_ignored_defaults(model)
 
     def _own_engine(self) -> SessionEngine:
@@ -151,6 +156,23 @@ class ReplanSession:
         if engine.tokens:
             raise ValueError(f"the engine has read {engine.tokens} tokens already; a session needs one of its own")
         return engine
+
+    def _open_exits(self, settings: Exit | None) -> ExitState | None:
+        """The state of early exits; the engine must be able to read through the first layers only."""
+        if settings is None:
+            return None
+        refuse(self.engine.name, "early exit", self.engine.supports, "leave exit out, or use engine='transformers'")
+        from erecap.decoding.exits.opening import open_exits
+
+        return open_exits(settings, self.model)
+
+    def _exit_draft(self, ends: Sequence[int]) -> ExitDraft | None:
+        """The early exits of an answer, after everything before it was read."""
+        if self.exits is None:
+            return None
+        from erecap.decoding.exits.drafting import ExitDraft
+
+        return ExitDraft(self.exits, ends, self.conversation.transcript.ids)
 
     def _compose(self, conversation: Conversation, policy: SessionPolicy, engine: SessionEngine) -> None:
         prefill = SessionPrefill(conversation, policy, engine)
@@ -239,6 +261,7 @@ class ReplanSession:
         twin = copy.copy(self)
         twin._one_call = OneCall()
         twin.drafts = self.drafts.fork()
+        twin.exits = None if self.exits is None else self.exits.copy()
         twin._compose(self.conversation.copy(), self.policy.copy(), self.engine.fork())
         if messages is not None:
             part = whole_part(messages, self.tokenizer, header=True)
@@ -402,6 +425,8 @@ class ReplanSession:
         ends = answer_ends(self.model, self.tokenizer)
         left = self.tokenizer(old_plan, add_special_tokens=False)["input_ids"] if old_plan else []
         pick = _sampler(temperature, top_p, seed)
+        if pick is not None and self.exits is not None and not self.exits.lossless:
+            raise ValueError("early exit without verification decodes greedily: use lossless, or temperature 0")
         if allowed_tokens is not None and draft_way(self.draft) in PRICED_DRAFTS:
             allowed_tokens = RememberedChoices(allowed_tokens)
         forced = None if force is None else forced_ids(force, self.tokenizer, ends, max_new_tokens)
@@ -420,6 +445,7 @@ class ReplanSession:
                 logits = self.prefill.read(ids, marks, part, max_new_tokens, interrupt)
                 again = self.prefill.again
                 report.prefilled(reused - again, len(ids) + again)
+                exits = self._exit_draft(ends)
                 decoded = decode(
                     self.engine,
                     logits,
@@ -427,6 +453,7 @@ class ReplanSession:
                     pick=pick,
                     allowed=allowed_tokens,
                     draft=self._draft(left, draft, ids, allowed_tokens, ends, max_new_tokens),
+                    exits=exits,
                     not_before=(min_new_tokens, ends),
                     force=forced,
                     losses=self.measures_loss,
@@ -449,7 +476,7 @@ class ReplanSession:
         self.policy.said = [(part.count, *span) for span in thinking_spans({"role": "assistant", "content": text})]
         self.prefill.enforce(part)
         self._tidy()
-        usage, timing = report.finished(decoded, fitted.dropped, fitted.truncated, self.prefill.edited)
+        usage, timing = report.finished(decoded, fitted.dropped, fitted.truncated, self.prefill.edited, exits)
         if self.scheduler is not None and decision is not None:
             self.scheduler.observe(decision, timing.total_ms)
         because = self.policy.why_dropped(self.engine, decision, usage)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from erecap.config import Decode, Evict, Mode, RunConfig, load_run
+from erecap.config.exits import Exit
 from erecap.config.modes import PRESETS, parse_mode
 from erecap.errors import ConfigError
 from erecap.registries import DRAFTS
@@ -50,6 +51,14 @@ def test_presets_and_parts_stand_side_by_side(tmp_path: Path) -> None:
         *(
             ({"kv": "reuse", "decode": {"draft": way}}, Mode("x", kv="reuse", decode=Decode(draft=way)))
             for way in DRAFTS
+        ),
+        (
+            {"kv": "reuse", "decode": {"exit": {"layer": 12, "drafts": 2}}},
+            Mode("x", kv="reuse", decode=Decode(exit=Exit(layer=12, drafts=2))),
+        ),
+        (
+            {"kv": "reuse", "decode": {"exit": {"predictor": "runs/exits", "lossless": False}}},
+            Mode("x", kv="reuse", decode=Decode(exit=Exit("runs/exits", lossless=False))),
         ),
         ({"engine": "transformers"}, Mode("x")),
         ({"engine": "tiny", "kv": "reuse"}, Mode("x", kv="reuse", engine="tiny")),
@@ -111,7 +120,16 @@ MISTAKES: list[tuple[Any, str]] = [
     ([{"name": "x", "depth": "thin"}], "compositions.x.depth: unknown key; allowed keys: kv, prune, text, layers"),
     ([{"name": "x", "layers": 3}], "compositions.x.layers: got 3; allowed: text or null"),
     ([{"name": "x", "kv": "reuse", "engine": "tiny", "layers": "thin"}], "layers: got a plan with engine: tiny"),
-    ([{"name": "x", "kv": "reuse", "decode": {"exit": 1}}], "compositions.x.decode.exit: unknown key; allowed keys"),
+    ([{"name": "x", "kv": "reuse", "decode": {"leave": 1}}], "compositions.x.decode.leave: unknown key; allowed keys"),
+    ([{"name": "x", "kv": "reuse", "decode": {"exit": {}}}], "decode.exit: exit needs a predictor"),
+    (
+        [{"name": "x", "kv": "reuse", "decode": {"exit": {"layer": 3, "schedule": "often"}}}],
+        "decode.exit.schedule: got 'often' (text); allowed: two-level",
+    ),
+    (
+        [{"name": "x", "kv": "reuse", "engine": "tiny", "decode": {"exit": {"layer": 3}}}],
+        "decode.exit: got it with engine: tiny; allowed: with engine: transformers",
+    ),
     ([{"name": "x", "kv": "reuse", "decode": {"weights": "int2"}}], "decode.weights: got 'int2' (text); allowed: same"),
     ([{"name": "x", "decode": {"weights": "int8"}}], "decode: sessions have these settings"),
     ([{"name": "x", "text": "mask"}], "text: mask is read by a session that keeps all of it"),

@@ -91,6 +91,8 @@ def _mode_parts(mode: Mode) -> JsonRow:
         parts.pop(beside, None)
     if mode.own_pruner is not None:
         parts["kv"]["evict"] = "own"  # wherever it lies; its hash stands beside
+    if mode.decode.exit is not None and mode.decode.exit.predictor is not None:
+        parts["decode"]["exit"]["predictor"] = _exits(mode.decode.exit.predictor)  # wherever it lies
     return parts
 
 
@@ -180,6 +182,12 @@ def _plan(name: str) -> str:
     from erecap.layers.files import describe_plan
 
     return _short(describe_plan(name)["hash"])
+
+
+def _exits(name: str) -> str:
+    from erecap.decoding.exits.files import describe_exits
+
+    return _short(describe_exits(name)["hash"])
 
 
 def _pruner(name: str) -> str:

@@ -6,6 +6,7 @@ layout once, not once per layer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -71,6 +72,15 @@ class Layout:
         order = both.index[0].argsort()
         return both.take(order.unsqueeze(0)), order
 
+    def same(self, other: Layout) -> bool:
+        """Return True if `other` holds the same real tokens at the same positions."""
+        return (
+            self.all_valid
+            and other.all_valid
+            and torch.equal(self.index, other.index)
+            and torch.equal(self.positions, other.positions)
+        )
+
     def rows(self, rows: torch.Tensor) -> Layout:
         """The given batch rows (beam search reorders them)."""
         if not self.width:
@@ -89,3 +99,15 @@ class Layout:
     def first(self, width: int) -> Layout:
         """The first `width` entries."""
         return Layout(self.index[:, :width], self.positions[:, :width], self.valid[:, :width], self.all_valid)
+
+
+def share_layouts(layouts: Sequence[Layout]) -> list[Layout]:
+    """`layouts` with one object for those that hold the same tokens."""
+    known: list[Layout] = []
+    found: dict[int, Layout] = {}
+    for layout in layouts:
+        if id(layout) not in found:
+            twin = next((one for one in known if one.width == layout.width and one.same(layout)), None)
+            found[id(layout)] = layout if twin is None else twin
+            known.append(layout)
+    return [found[id(layout)] for layout in layouts]

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from erecap.errors import RunError
 from erecap.tokens.cache.finishing import to_the_end
-from erecap.tokens.cache.layout import Layout
+from erecap.tokens.cache.layout import Layout, share_layouts
 from erecap.tokens.cache.parking import Parked, Parking
 from erecap.tokens.cache.read_scores import ReadScores
 from erecap.tokens.cache.read_transaction import Reading
@@ -53,6 +54,8 @@ class PrunedCache(DynamicCache):
         self.stage_log: list[tuple[int, list[int]]] = []  # (layer, real tokens left per row), in order
         self.reading: Reading | None = None  # the read in progress
         self.parking = Parking(config.park_tokens)  # dropped tokens that can be revived
+        # Newest tokens that were read through the first layers only, and are still to go through the rest.
+        self.unfinished: tuple[Parked, ...] = ()
         self.read_scores: ReadScores | None = None  # scores taken when tokens are read, for sessions that rank by them
         self._layouts = [Layout.empty()] * layers
         self._logical = 0
@@ -118,8 +121,29 @@ class PrunedCache(DynamicCache):
         """Start a read of `positions` `(1 or batch, tokens)`; undoes a read that was cut off before.
 
         Raises:
+            RunError: there are unfinished tokens.
             ValueError: protected spans that do not fit, or several rows where dropped tokens are parked.
         """
+        self._refuse_unfinished()
+        return self._begin(positions, attention_mask, batch)
+
+    def resume(self, positions: torch.Tensor) -> Reading:
+        """Start a read of `positions` `(1, tokens)`, which may be none, that also takes on the unfinished tokens.
+
+        Such a read may stop before any layer (`Reading.stop`). It takes unfinished tokens on at the layer where
+        they stopped (`Reading.join`), so that no layer reads a token twice. It never prunes.
+        """
+        unfinished = self.unfinished
+        reading = self._begin(positions, None, 1)
+        reading.armed, reading.resumes, reading.unfinished = False, True, unfinished
+        return reading
+
+    def _refuse_unfinished(self) -> None:
+        if self.unfinished:
+            count = sum(parked.tokens.width for parked in self.unfinished)
+            raise RunError(f"{count} tokens were read through the first layers only: finish them or roll them back")
+
+    def _begin(self, positions: torch.Tensor, attention_mask: torch.Tensor | None, batch: int) -> Reading:
         self.rollback()
         if batch > 1 and self.parking.room:
             raise ValueError(f"dropped tokens are parked for one row only (park_tokens), the batch has {batch}")
@@ -159,10 +183,12 @@ class PrunedCache(DynamicCache):
         except FloatingPointError:
             self.rollback()
             raise
-        armed, logical = self._armed, self._logical + reading.tokens
+        armed, logical = self._armed and not reading.resumes, self._logical + reading.tokens
+        # Layers that have caught up with each other share one layout again.
+        layouts = share_layouts(reading.layouts) if reading.resumes and not reading.unfinished else reading.layouts
         # One statement, without calls: an interrupt comes before it or after it.
-        self._layouts, self._logical, self.reading, self._armed, self._protect = (
-            reading.layouts, logical, None, False, None if armed else self._protect
+        self._layouts, self._logical, self.reading, self._armed, self._protect, self.unfinished = (
+            layouts, logical, None, False, None if armed else self._protect, reading.unfinished
         )  # fmt: skip
         self._saved = []
         self.parking.add(reading.parked)
@@ -192,6 +218,7 @@ class PrunedCache(DynamicCache):
         Returns:
             Tokens evicted, of the layer that lost most.
         """
+        self._refuse_unfinished()
         most = 0
         sharing: dict[int, list[int]] = {}  # layers by the layout that they share
         for number, layout in enumerate(self._layouts):
@@ -270,6 +297,7 @@ class PrunedCache(DynamicCache):
 
     def fork(self) -> PrunedCache:
         """A cache that stores the same, to go on independently; both share it from now on. Not during a read."""
+        self._refuse_unfinished()
         elsewhere = self._layouts[0].index.device.type != "cpu"
         if elsewhere and self.shares_layout and not self.shared(0) and alike(self.layers):
             self.joined(0, self.layers[0].pieces()[-1][0][0])  # so that forks, too, can share calls of attention
@@ -308,6 +336,7 @@ class PrunedCache(DynamicCache):
             index: `(n,)` sorted token indices, those of all stored tokens among them (see `stored_index`).
             positions: `(n,)` the new position of each.
         """
+        self._refuse_unfinished()
         done: dict[int, tuple[Layout, Layout]] = {}
         turned: list[tuple[int, Layout, torch.Tensor]] = []
         for number, layout in enumerate(self._layouts):
@@ -403,6 +432,10 @@ class PrunedCache(DynamicCache):
         for number, new in cut:
             self.layers[number].truncate(new.width)
             self._layouts[number] = new
+        left = tuple(parked.where(parked.places < length) for parked in self.unfinished)
+        self.unfinished = tuple(parked for parked in left if parked.tokens.width)
+        if left and not self.unfinished:
+            self._layouts = share_layouts(self._layouts)
         self._logical = length
         self.parking.keep(lambda parked: parked.places < length)
 
@@ -431,7 +464,7 @@ class PrunedCache(DynamicCache):
     def _reset(self) -> None:
         super().reset()
         self._layouts = [Layout.empty()] * len(self._layouts)
-        self._logical, self.reading, self._saved = 0, None, []
+        self._logical, self.reading, self._saved, self.unfinished = 0, None, [], ()
         self.prompt_kept, self.stage_log, self.clock = [], [], StageClock()
         self.parking.clear()
         if self.read_scores is not None:

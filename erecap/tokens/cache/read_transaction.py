@@ -31,6 +31,8 @@ class Reading:
         self.attention_mass: torch.Tensor | None = None  # (batch, live tokens), set before a stage that asks
         self.parked: list[Parked] = []  # dropped by the stages so far, if the cache parks
         self.doubts: list[tuple[torch.Tensor, str]] = []  # () bool each, and the error that False means
+        self.resumes = False  # a read of some layers, which takes on tokens that stopped early (`PrunedCache.resume`)
+        self.unfinished: tuple[Parked, ...] = ()  # tokens that stopped early and were not taken on yet
         self._columns: torch.Tensor | None = None  # (batch, live tokens): columns of the chunk; None = all
         self._memo: dict[tuple, object] = {}
 
@@ -56,6 +58,27 @@ class Reading:
         parked = Parked(layer, self.live, hidden.detach()).where(gone)
         if parked.tokens.width:
             self.parked.append(parked.newest(room))
+
+    def join(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Take on the unfinished tokens that stopped before `layer`.
+
+        Args:
+            hidden: `(live tokens, hidden_size)`, the input of `layer`.
+
+        Returns:
+            The same with the rows of those tokens, in order of token indices.
+        """
+        due = [parked for parked in self.unfinished if parked.layer == layer]
+        for parked in due:
+            here = parked if not self.live.width else Parked(layer, self.live, hidden.unsqueeze(0)).joined(parked)
+            self.live, hidden = here.tokens, here.hidden[0]
+        if due:
+            self.unfinished = tuple(parked for parked in self.unfinished if parked.layer != layer)
+        return hidden
+
+    def stop(self, layer: int, hidden: torch.Tensor) -> None:
+        """Leave all live tokens unfinished before `layer`, whose input is `hidden` `(live tokens, hidden_size)`."""
+        self.unfinished = (*self.unfinished, Parked(layer, self.live, hidden.unsqueeze(0)))
 
     def check(self, good: torch.Tensor, problem: str, later: bool) -> None:
         """Raise `problem` where `good` `()` bool is False.

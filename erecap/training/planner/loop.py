@@ -18,6 +18,7 @@ from erecap.rollout.run_folder.interrupt import Interrupts
 from erecap.training.checkpointing import read_facts, restore, save_state
 from erecap.training.planner.batches import batches
 from erecap.training.planner.data import PlannerData, order
+from erecap.training.planner.early import EarlyLayers
 from erecap.training.planner.evaluations import Best
 from erecap.training.planner.model import Trainee
 from erecap.training.planner.scores import batch_loss, holes_of
@@ -73,6 +74,11 @@ class Loop:
         self._interrupts = Interrupts()
         self._trainee, self._data, self._settings = trainee, data, settings
         self._folder, self._identity, self._say, self._holes = folder, identity, say, holes
+        self._early = (
+            EarlyLayers(trainee, settings.layer_dropout, settings.early_loss, settings.early_turns)
+            if settings.trains_early
+            else None
+        )
         self._an_epoch = math.ceil(len(data.train) / settings.accumulate)
         self.steps = settings.epochs * self._an_epoch
         marks = settings.epochs * settings.evaluations
@@ -154,7 +160,9 @@ class Loop:
         self._trainee.model.train()
         total = 0.0
         for batch in batches(group, self._settings.batch_tokens):
-            loss = batch_loss(self._trainee, batch, [self._may(sequence) for sequence in batch])
+            mays = [self._may(sequence) for sequence in batch]
+            early = self._early
+            loss = batch_loss(self._trainee, batch, mays) if early is None else early.loss(batch, mays, self.step)
             total += self._finite(float(loss.detach()), "the loss", batch)
             (loss / labels).backward()
             gradients = [tensor.grad for tensor in trainable if tensor.grad is not None]

@@ -48,6 +48,9 @@ class PlannerTraining:
     kv_tokens: int | None = None  # budget under which part of the transcripts is read; None: all are read whole
     pruner: str | None = None  # ranks what stays within the budget; None: the newest
     pruned_share: float = 0.5  # of the transcripts that are read under the budget
+    layer_dropout: float = 0.0  # probability that the last layer is left out of a step; less for those before it
+    early_loss: float = 0.0  # weight of the losses after early layers, so that they learn to name tokens; 0: none
+    early_turns: int = 8  # steps in which each early layer has its turn once
 
     def __post_init__(self) -> None:
         if not self.data:
@@ -75,14 +78,24 @@ class PlannerTraining:
             ("seed", 0, 2**31 - 1),
             ("kv_tokens", 16, 1 << 20),
             ("pruned_share", 0.0, 1.0),
+            ("layer_dropout", 0.0, 0.9),
+            ("early_loss", 0.0, 10.0),
+            ("early_turns", 1, 1000),
         ):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and low <= value <= high):
                 option = name.replace("_", "-")
                 raise ConfigError(f"--{option} is {value}; allowed: {low:g} to {high:g}")
+        if self.checkpointing and self.trains_early:
+            raise ConfigError("--gradient-checkpointing goes without --layer-dropout and --early-loss")
         for name, allowed in (("amp", ("auto", "bf16", "none")), ("schedule", ("cosine", "linear"))):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"--{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
+
+    @property
+    def trains_early(self) -> bool:
+        """True if early layers are trained to name tokens."""
+        return self.layer_dropout > 0 or self.early_loss > 0
 
     @property
     def highest_lr(self) -> float:

@@ -87,7 +87,9 @@ def train_planner(
         "data": {**counts, "sources": data.sources},
     }
     # Where nothing is read under a budget, how it would be does not matter.
-    unused = () if settings.kv_tokens is not None else ("pruner", "pruned_share")
+    unused: tuple[str, ...] = () if settings.kv_tokens is not None else ("pruner", "pruned_share")
+    if not settings.trains_early:
+        unused += ("layer_dropout", "early_loss", "early_turns")
     asked = {key: value for key, value in settings.facts().items() if key not in unused}
     identity = {**asked, "base": fingerprinted, "init": facts["init"], "bf16": trainee.bf16}
     if settings.pruner is not None:

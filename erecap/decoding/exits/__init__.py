@@ -1,0 +1,1 @@
+"""Early exit: tokens named before the last layer, finished and verified later."""
