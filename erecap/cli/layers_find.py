@@ -47,7 +47,7 @@ def find(
     phase: PhaseOption = "decode",
     tune: Annotated[str, typer.Option(help="Sublayers that are tuned: mlp, attention, both or none.")] = "mlp",
     ratio: Annotated[float, typer.Option(callback=finite, help="Share of output channels that are tuned.")] = 1.0,
-    damping: Annotated[float, typer.Option(callback=finite, help="Ridge, over the mean diagonal of X'X.")] = 0.01,
+    damping: Annotated[float, typer.Option(callback=finite, help="Ridge, over the mean diagonal of X'X.")] = 0.1,
     candidates: Annotated[int, typer.Option(metavar="N", help="Best sublayers that are tuned at each step.")] = 5,
     checkpoints: Annotated[int, typer.Option(metavar="N", help="Layers before which hidden states are kept.")] = 8,
     batch_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of one forward pass.")] = 2048,

@@ -29,7 +29,7 @@ class SearchOptions:
     phase: str = "decode"  # latencies that count
     tune: tuple[str, ...] = ("mlp",)  # kinds of sublayers whose output projection may be solved anew; (): none
     ratio: float = 1.0  # share of its output channels that are: those that changed most
-    damping: float = 0.01  # lambda of the ridge, over the mean of the diagonal of X'X
+    damping: float = 0.1  # lambda of the ridge, over the mean of the diagonal of X'X
     candidates: int = 5  # best sublayers that are tuned and scored again
     checkpoints: int = 8  # layers before which hidden states are kept; 0: only the embeddings
     batch_tokens: int = 2048  # tokens of one forward pass
