@@ -8,9 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
-from erecap.bench.replan.calls import steady, synchronise
+from erecap.bench.replan.calls import steady
 from erecap.bench.replan.ceilings import attention_share, ratio
 from erecap.bench.results import Figure, result_row
 from erecap.decoding.linear import Weights
@@ -18,7 +16,6 @@ from erecap.engines.protocol import EngineSettings
 from erecap.engines.transformers import TransformersEngine
 from erecap.errors import ConfigError
 from erecap.generation import JsonRow
-from erecap.layers.slices.compiling import INDUCTOR, compiled
 from erecap.layers.slices.flops import ModelFlops
 
 L4_SHARES = (0.2, 0.3)
@@ -158,56 +155,6 @@ def slices_rows(bench: SlicesBench, summary: Sequence[JsonRow], about: JsonRow) 
     worst = min(summary, key=lambda row: float(row["share"]["value"]))
     note = f"{worst['phase']} with {worst['model']}: {worst['speed_up']['value']:.3f} of {worst['flop_ratio']:.3f}"
     return [result_row("L4", Figure(**worst["share"]), about, row="algorithm", note=note)]
-
-
-def compiled_bench(
-    bench: SlicesBench,
-    models: Mapping[str, Any],
-    ids: Sequence[int],
-    say: Callable[[str], None] = lambda text: None,
-    backend: str = INDUCTOR,
-) -> list[JsonRow]:
-    """Plain forward passes over `ids`, without a session: of each model as it is, and compiled.
-
-    Returns:
-        For each model `eager_ms` and `compiled_ms` (medians), `speed_up`, and `compile_s`: the seconds of the first
-        call, which compiles.
-
-    Raises:
-        ModelError: torch cannot compile here.
-    """
-    rows = []
-    for name, model in models.items():
-        inputs = torch.tensor([list(ids)], device=model.device)
-        times: dict[bool, list[float]] = {False: [], True: []}
-        with compiled(model, backend) as switched, torch.no_grad(), steady() as collect:
-            first = {}
-            for on in (True, False):
-                with switched(on):
-                    first[on] = _seconds(model, inputs)
-            for repetition in range(bench.repetitions):
-                for on in (True, False) if repetition % 2 else (False, True):
-                    collect()
-                    with switched(on):
-                        times[on].append(1e3 * _seconds(model, inputs))
-                say(f"{name}: round {repetition + 1} of {bench.repetitions}")
-        rows.append(
-            {
-                "model": name,
-                "eager_ms": statistics.median(times[False]),
-                "compiled_ms": statistics.median(times[True]),
-                "speed_up": asdict(ratio(times[False], times[True])),
-                "compile_s": first[True],
-            }
-        )
-    return rows
-
-
-def _seconds(model: Any, inputs: torch.Tensor) -> float:
-    started = time.perf_counter()
-    model(input_ids=inputs, use_cache=False, logits_to_keep=1)
-    synchronise(model)
-    return time.perf_counter() - started
 
 
 def timed_pass(engine: TransformersEngine, ids: Sequence[int], decoded: int) -> tuple[float, float]:

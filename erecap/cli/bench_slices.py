@@ -44,9 +44,10 @@ def slices(
 
     Slices are chosen by weights, which takes no text: which parts go does not change how fast the rest is.
     """
+    from erecap.bench.compiled import compiled_bench
     from erecap.bench.layers import LayersBench, household_ids
     from erecap.bench.results import merge_rows
-    from erecap.bench.slices import SlicesBench, compiled_bench, slices_bench, slices_rows, slices_summary
+    from erecap.bench.slices import SlicesBench, slices_bench, slices_rows, slices_summary
     from erecap.cli.benching import refuse_given
     from erecap.decoding.linear import known_weights
     from erecap.errors import ConfigError
@@ -76,7 +77,7 @@ def slices(
     models = _models(opened, bench, plan, pack, say)
     ids = household_ids(LayersBench(tokens, seed=seed), opened.tokenizer)
     if compile_:
-        found = {"compiled": compiled_bench(bench, models, ids, say)}
+        found = {"compiled": compiled_bench(models, ids, say, repetitions=repetitions)}
         _show_compiled(found["compiled"])
     else:
         found = slices_bench(bench, models, ids, say)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from erecap.bench.slices import SlicesBench, compiled_bench, slices_bench, slices_rows, slices_summary
+from erecap.bench.compiled import compiled_bench
+from erecap.bench.slices import SlicesBench, slices_bench, slices_rows, slices_summary
 from erecap.cost.flops import prefill_flops
 from erecap.errors import ConfigError
 from erecap.language_models.opened import shape_of
@@ -101,7 +102,7 @@ def test_compiled_code_beside_the_modules() -> None:
 
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=97, **sizes)).eval()
-    rows = compiled_bench(SlicesBench(repetitions=2), {"whole": model}, IDS[:8], backend="eager")
+    rows = compiled_bench({"whole": model}, IDS[:8], repetitions=2, backend="eager")
     assert rows[0]["model"] == "whole" and rows[0]["compile_s"] > 0 and rows[0]["speed_up"]["n"] == 2
 
 
