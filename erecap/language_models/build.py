@@ -146,8 +146,8 @@ def session_options(
         "stale_first": kv is not None and kv.stale_first,
         "draft": mode.decode.draft,
         "decode_weights": mode.decode.weights or decode_weights,
-        "exit": mode.decode.exit,
         "seed": seed,
+        **({} if mode.decode.exit is None else {"exit": mode.decode.exit}),
     }
 
 
