@@ -24,7 +24,7 @@ from erecap.decoding.drafts.texts import SEARCHED, ConversationText, DraftMemory
 from erecap.generation import AllowedTokens
 
 LONGEST = PACKED  # tokens of a pass: longer ones are read with other weights, where decoding has packed ones
-LEVELS = 4  # runs of one text that are tried, the longest first
+LEVELS = 2  # runs of one text that are tried, the longest first; with more, more are overrated
 Step = tuple[int, Support | None]  # a token, and its support; None: there is no other choice
 
 
