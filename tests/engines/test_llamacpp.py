@@ -80,6 +80,21 @@ def test_any_sequence_of_reads_and_edits(seed: int) -> None:
             same(other, [1, 2, 3])
 
 
+def test_repositioning_moves_no_cell_of_a_fork() -> None:
+    pair = both()
+    for one in pair:
+        one.read(list(range(60)))
+        one.evict([np.arange(10, 30) for _ in one.stored().groups])
+    forks = [one.fork() for one in pair]
+    for one in pair:
+        one.reposition()
+    same(pair, [3, 4])
+    same(forks, [3, 4])
+    for one in forks:
+        one.reposition()
+    same(forks, [3, 4])
+
+
 def test_contexts_grow_and_forks_past_one_context_are_copies() -> None:
     whole, small = both()[1], both(kv_tokens=16)[1]
     ids = [draw % 90 for draw in range(7, 7 * 700, 7)]
