@@ -61,7 +61,7 @@ def save_plan(folder: Path, plan: LayerPlan) -> None:
     about = {"base": vars(plan.base), "found": dict(plan.found), "test": dict(plan.test)}
     text = json.dumps(plan.structure() | about, allow_nan=False)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in plan.tuned.items()}
-    write_atomic(folder / PLAN, save(tensors, metadata={"format": FORMAT, "plan": text}))
+    write_atomic(folder / PLAN, save(tensors, metadata={"plan": text}))  # one entry: the order of several changes
     files = {PLAN: sha256(folder / PLAN)}
     write_json(folder / CARD, {"format": FORMAT, "out": plan.words(), **about, "files": files})
 
@@ -106,10 +106,10 @@ def load_plan(name: str | Path) -> LayerPlan:
     tensors, metadata = _read(path)
     if card["files"].get(PLAN) != sha256(path):
         raise ModelError(f"{path} is damaged: its SHA-256 is not the one in {CARD}")
-    if metadata.get("format") != FORMAT:
+    if "plan" not in metadata:
         raise ModelError(f"{path}: not a layer plan ({FORMAT})")
     try:
-        stated = _Plan.model_validate(parse_json(metadata.get("plan", "")))
+        stated = _Plan.model_validate(parse_json(metadata["plan"]))
         return LayerPlan(
             stated.layers,
             tuple(stated.blocks),

@@ -64,6 +64,12 @@ def test_a_plan_comes_back_from_its_folder(kind: str, tmp_path: Path) -> None:
     assert describe_plan(tmp_path)["name"] == tmp_path.name and describe_plan(tmp_path)["hash"].startswith("sha256:")
 
 
+def test_the_same_plan_is_the_same_file(tmp_path: Path) -> None:
+    for number in range(8):
+        save_plan(tmp_path / str(number), LayerPlan(6, mlp=(1,), base=BASE, found={"method": "by hand"}))
+    assert len({(tmp_path / str(number) / "plan.safetensors").read_bytes() for number in range(8)}) == 1
+
+
 def test_a_plan_without_a_base_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="without its base is not saved"):
         save_plan(tmp_path, LayerPlan(6))
