@@ -1,10 +1,15 @@
-"""Readers of JSON that somebody else may have written: whatever is wrong with it is a ValueError of one line."""
+"""Readers of files that somebody else may have written: whatever is wrong with them is an error of one line."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from erecap.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
 
 DEEPEST = 200  # levels; what is nested deeper breaks whoever walks through it afterwards
 MOST_BYTES = 512 << 20  # of a file
@@ -45,3 +50,20 @@ def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
     if len(content) > most_bytes:
         raise ValueError(f"larger than {most_bytes} bytes")
     return parse_json(content)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        ModelError: missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing") from None
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} is damaged: {error}") from error

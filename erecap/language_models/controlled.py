@@ -16,7 +16,7 @@ from erecap.errors import ConfigError, ModelError
 from erecap.generation import Control, Generation, Message
 from erecap.language_models.lever_session import LeverSession, Switch
 from erecap.language_models.opened import OpenedModel
-from erecap.models.folders import candidates
+from erecap.models.trained_folder import find_trained
 from erecap.scheduling.actions import Action, action_of, read_actions
 from erecap.scheduling.checkpoint import POLICY, TrainedController, load_controller
 from erecap.scheduling.controllers import Choice
@@ -65,10 +65,7 @@ def find_controller(name: str) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    found = next((path for path in (Path(name).expanduser(), *candidates(name)) if path.is_dir()), None)
-    if found is None:
-        raise ConfigError(f"controller {name}: no such folder, and no checkpoint of that name")
-    return found
+    return find_trained(name, "controller")
 
 
 def refuse_unservable(chooser: Chooser, mode: Mode, opened: OpenedModel) -> None:

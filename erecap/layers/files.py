@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from erecap.errors import ConfigError, ModelError
+from erecap.errors import ModelError
 from erecap.files import write_atomic, write_json
 from erecap.layers.plan import Base, LayerPlan
-from erecap.models.folders import candidates
 from erecap.models.inspection import read_json
+from erecap.models.trained_folder import describe_trained, find_trained
 from erecap.models.wheels import sha256
-from erecap.untrusted import parse_json
+from erecap.untrusted import parse_json, read_tensors
 from erecap.validation import one_line
 
 FORMAT = "erecap-layers-1"
@@ -72,20 +72,12 @@ def find_plan(name: str | Path) -> Path:
     Raises:
         ConfigError: there is no such folder.
     """
-    places = [Path(name).expanduser(), *candidates(str(name))] if str(name) else []
-    found = next((folder for folder in places if folder.is_dir()), None)
-    if found is None:
-        raise ConfigError(f"layer plan {name}: no such folder, and no checkpoint of that name")
-    return found
+    return find_trained(name, "layer plan")
 
 
 def describe_plan(name: str | Path) -> dict[str, str]:
     """Name and hash of a plan, for `run.json`. Raises ModelError or ConfigError where it cannot be read."""
-    folder = find_plan(name)
-    try:
-        return {"name": folder.resolve().name, "hash": f"sha256:{sha256(folder / PLAN)}"}
-    except OSError as error:
-        raise ModelError(f"{folder / PLAN} cannot be read: {error.strerror}") from error
+    return describe_trained(find_plan(name), PLAN)
 
 
 def load_plan(name: str | Path) -> LayerPlan:
@@ -103,7 +95,7 @@ def load_plan(name: str | Path) -> LayerPlan:
     card = read_json(folder / CARD)
     if card.get("format") != FORMAT or not isinstance(card.get("files"), dict):
         raise ModelError(f"{folder / CARD}: not the card of a layer plan ({FORMAT})")
-    tensors, metadata = _read(path)
+    tensors, metadata = read_tensors(path)
     if card["files"].get(PLAN) != sha256(path):
         raise ModelError(f"{path} is damaged: its SHA-256 is not the one in {CARD}")
     if "plan" not in metadata:
@@ -127,17 +119,6 @@ def load_plan(name: str | Path) -> LayerPlan:
     except ValueError as error:
         raise ModelError(f"{path}: {error}") from error
 
-
-def _read(path: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing") from None
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} is damaged: {error}") from error
 
 
 def _by_layer(slices: Mapping[str, list[int]]) -> dict[int, tuple[int, ...]]:

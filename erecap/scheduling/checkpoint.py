@@ -16,7 +16,7 @@ from erecap.files import write_atomic, write_json
 from erecap.scheduling.actions import Action, make_actions
 from erecap.scheduling.controllers import Choice, Learner, LearnerSettings, make_controller
 from erecap.scheduling.features import ControllerState, Normaliser, feature_names, features
-from erecap.untrusted import parse_json, read_json
+from erecap.untrusted import parse_json, read_json, read_tensors
 from erecap.validation import one_line
 
 FORMAT: Final = "erecap-controller-1"
@@ -148,7 +148,7 @@ def load_controller(folder: Path) -> TrainedController:
     if not folder.is_dir():
         raise ConfigError(f"controller {folder}: no such folder")
     path = folder / POLICY
-    tensors, metadata = _read(path)
+    tensors, metadata = read_tensors(path)
     try:
         card = read_json(folder / CARD)
         files = card["files"] if card["format"] == FORMAT else None
@@ -199,15 +199,3 @@ def _check_features(stated: _Card, expected: tuple[str, ...]) -> None:
         raise ValueError(f"mean and deviation must have {len(expected)} numbers, one for each feature")
     if not all(value >= 0 for value in stated.deviation) or not all(value > 0 for value in stated.slo_ms):
         raise ValueError("deviation must be 0 or more, and slo_ms above 0")
-
-
-def _read(path: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing") from None
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} is damaged: {error}") from error

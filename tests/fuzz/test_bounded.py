@@ -62,7 +62,7 @@ def test_the_trace_reaches_locks_hooks_and_storage() -> None:
 def test_an_oracle_that_sees_too_much_is_told_apart() -> None:
     """Answers depend on what was evicted and forgotten, so a wrong session cannot pass by chance."""
     found = []
-    for seed in range(20_000, 20_006):
+    for seed in range(20_000, 20_020):
         chosen = session_sequences.random.Random(seed)
         episode = session_sequences.Episode(chosen, session_sequences.characters_model())
         episode.generate()
@@ -74,4 +74,5 @@ def test_an_oracle_that_sees_too_much_is_told_apart() -> None:
             episode.step("grow", 3)
         except AssertionError:
             found.append(seed)
+            break
     assert found

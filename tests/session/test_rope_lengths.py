@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from erecap.engines.protocol import EngineSettings
 from erecap.engines.rope_lengths import RopeLengths, drops_cache, follows_length
 from erecap.engines.transformers import TransformersEngine
 from erecap.errors import BudgetError, RunError
+from erecap.generation import Usage
 from erecap.serving.engine import Engine
 from erecap.session.pool.pool import ReplanPool
 from erecap.session.session import ReplanSession
@@ -158,7 +160,12 @@ def test_saved_and_restored(name: str, tokens: int, tmp_path: Path) -> None:
         chat = grown(chat, "go")
         got, again = on.generate(chat, max_new_tokens=6), back.generate(chat, max_new_tokens=6)
         assert got.text == again.text == wanted(name, chat)
-        assert got.usage == again.usage
+        assert undrafted(got.usage) == undrafted(again.usage)
+
+
+def undrafted(usage: Usage) -> Usage:
+    """All but how the answer was drafted: a restored session has to learn anew which drafts are worth a pass."""
+    return replace(usage, drafted_tokens=0, accepted_tokens=0, decode_passes=0)
 
 
 @pytest.mark.filterwarnings("ignore:.*changes its rotary embeddings")

@@ -6,19 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from erecap.decoding.exits.predictor import ExitPredictor, TrainedExits
-from erecap.errors import ConfigError, ModelError
+from erecap.errors import ModelError
 from erecap.files import write_atomic, write_json
-from erecap.models.folders import candidates
-from erecap.models.wheels import sha256
-from erecap.untrusted import read_json
+from erecap.models.trained_folder import (
+    CARD,
+    check_base,
+    check_tensors,
+    describe_trained,
+    find_trained,
+    read_trained_card,
+)
+from erecap.untrusted import read_tensors
 
 FORMAT = "erecap-exits-1"
 WEIGHTS = "exits.safetensors"
-CARD = "card.json"
 SMALL = "small"  # the tensor of the small vocabulary
 STATED = ("layers", "hidden_size", "vocabulary", "known", "static", "threshold", "base")  # fields that a card must have
 
@@ -42,40 +46,20 @@ def find_exits(name: str | Path) -> Path:
     Raises:
         ConfigError: there is no such folder.
     """
-    places = [Path(name).expanduser(), *candidates(str(name))] if str(name) else []
-    found = next((folder for folder in places if folder.is_dir()), None)
-    if found is None:
-        raise ConfigError(f"exit predictor {name}: no such folder, and no checkpoint of that name")
-    return found
+    return find_trained(name, "exit predictor")
 
 
 def describe_exits(name: str | Path) -> dict[str, str]:
     """Name and hash of a predictor's weights. Raises ModelError or ConfigError where they cannot be read."""
-    folder = find_exits(name)
-    try:
-        return {"name": folder.resolve().name, "hash": f"sha256:{sha256(folder / WEIGHTS)}"}
-    except OSError as error:
-        raise ModelError(f"{folder / WEIGHTS} cannot be read: {error.strerror}") from error
+    return describe_trained(find_exits(name), WEIGHTS)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """`card.json` of a predictor's folder.
-
-    Raises:
-        ModelError: missing or damaged.
-    """
-    path = folder / CARD
-    try:
-        card = read_json(path)
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing; `erecap train exit` makes such a folder") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise ModelError(f"{path}: not the card of an exit predictor ({FORMAT})")
-    missing = [name for name in STATED if name not in card]
-    if missing:
-        raise ModelError(f"{path}: damaged, {missing[0]} is missing")
+    """`card.json` of a predictor's folder. Raises ModelError where it is missing or damaged."""
+    card = read_trained_card(folder, FORMAT, "an exit predictor", "erecap train exit")
+    missing = next((field for field in STATED if field not in card), None)
+    if missing is not None:
+        raise ModelError(f"{folder / CARD}: damaged, {missing} is missing")
     return card
 
 
@@ -121,11 +105,7 @@ def load_exits(
     known = card["base"] if isinstance(card["base"], dict) else {}
     if known.get("plan") != plan:
         raise ModelError(f"{folder}: the exit predictor was trained with another layer plan; train one for this plan")
-    if base is not None and (known.get("hash"), known.get("adapter")) != (base, adapter):
-        raise ModelError(
-            f"{folder}: the exit predictor was trained for {_words(known.get('hash'), known.get('adapter'))}, "
-            f"this model is {_words(base, adapter)}; train one for it"
-        )
+    check_base(folder, "exit predictor", card, base, adapter)
     if not allow_untested and not beats_constant(card):
         raise ModelError(
             f"{folder}: its card shows no test in which it beats a constant exit layer; train it on more text"
@@ -135,12 +115,7 @@ def load_exits(
 
 def _read(folder: Path, card: dict[str, Any], layers: int, vocabulary: int) -> TrainedExits:
     path = folder / WEIGHTS
-    try:
-        tensors = load(path.read_bytes())
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing") from None
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} is damaged: {error}") from error
+    tensors, _ = read_tensors(path)
     numbers = [*_numbers(card["known"]), *_numbers(card["static"])]
     if not card["known"] or not card["static"] or not all(0 < n < layers for n in numbers):
         raise ModelError(f"{folder / CARD}: known and static must name layers from 1 to {layers - 1}")
@@ -149,13 +124,7 @@ def _read(folder: Path, card: dict[str, Any], layers: int, vocabulary: int) -> T
         raise ModelError(f"{folder / CARD}: threshold is {threshold!r}; allowed: 0 to 1")
     predictor = ExitPredictor(card["known"])
     small = tensors.pop(SMALL, torch.empty(0))
-    wanted = {key: tuple(tensor.shape) for key, tensor in predictor.state_dict().items()}
-    found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    if wanted != found:
-        wrong = sorted(key for key in wanted | found if wanted.get(key) != found.get(key))
-        raise ModelError(f"{path}: tensor {wrong[0]} is missing, unknown, or of another shape than {CARD} says")
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise ModelError(f"{path}: a weight is not finite")
+    check_tensors(path, tensors, predictor.state_dict())
     if (
         small.dtype != torch.long
         or small.ndim != 1
@@ -169,7 +138,3 @@ def _read(folder: Path, card: dict[str, Any], layers: int, vocabulary: int) -> T
 
 def _numbers(value: Any) -> list[int]:
     return [n if type(n) is int else -1 for n in value] if isinstance(value, list) else [-1]
-
-
-def _words(base: str | None, adapter: str | None) -> str:
-    return f"weights {str(base)[:23]} with " + (f"adapter {adapter[:23]}" if adapter else "no adapter")

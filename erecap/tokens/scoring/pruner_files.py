@@ -5,19 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 
-from erecap.errors import ConfigError, ModelError
+from erecap.errors import ModelError
 from erecap.files import write_atomic, write_json
-from erecap.models.folders import candidates
-from erecap.models.wheels import sha256
+from erecap.models.trained_folder import (
+    CARD,
+    check_base,
+    check_tensors,
+    describe_trained,
+    find_trained,
+    read_trained_card,
+)
 from erecap.tokens.scoring.learned import Pruner
-from erecap.untrusted import read_json
+from erecap.untrusted import read_tensors
 
 FORMAT = "erecap-pruner-2"
 WEIGHTS = "pruner.safetensors"
-CARD = "card.json"
 
 
 def save_pruner(folder: Path, pruner: Pruner, card: dict[str, Any]) -> None:
@@ -47,39 +51,17 @@ def find_pruner(name: str | Path, what: str = "pruner") -> Path:
     Raises:
         ConfigError: there is no such folder.
     """
-    path = Path(name).expanduser()
-    places = [path, *candidates(str(name))] if str(name) else []
-    found = [folder for folder in places if folder.is_dir()]
-    if not found:
-        raise ConfigError(f"{what} {name}: no such folder, and no checkpoint of that name")
-    return found[0]
+    return find_trained(name, what)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """`card.json` of a pruner's folder.
-
-    Raises:
-        ModelError: missing or damaged.
-    """
-    path = folder / CARD
-    try:
-        card = read_json(path)
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing; `erecap train pruner` makes such a folder") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise ModelError(f"{path}: not the card of a pruner ({FORMAT})")
-    return card
+    """`card.json` of a pruner's folder. Raises ModelError where it is missing or damaged."""
+    return read_trained_card(folder, FORMAT, "a pruner", "erecap train pruner")
 
 
 def describe_pruner(name: str | Path) -> dict[str, str]:
     """Name and hash of a pruner's weights, for `run.json`. Raises ModelError where they cannot be read."""
-    folder = find_pruner(name)
-    try:
-        return {"name": folder.resolve().name, "hash": f"sha256:{sha256(folder / WEIGHTS)}"}
-    except OSError as error:
-        raise ModelError(f"{folder / WEIGHTS} cannot be read: {error.strerror}") from error
+    return describe_trained(find_pruner(name), WEIGHTS)
 
 
 def beats_random(card: dict[str, Any]) -> bool:
@@ -123,38 +105,19 @@ def load_pruner(
         raise ModelError(
             f"{folder}: the pruner was trained for hidden size {card.get('hidden_size')}, this model has {hidden_size}"
         )
-    known = card.get("base") or {}
-    if base is not None and (known.get("hash"), known.get("adapter")) != (base, adapter):
-        raise ModelError(
-            f"{folder}: the pruner was trained for {_words(known.get('hash'), known.get('adapter'))}, "
-            f"this model is {_words(base, adapter)}; train one for it"
-        )
+    check_base(folder, "pruner", card, base, adapter)
     if not allow_untested and not beats_random(card):
         raise ModelError(
             f"{folder}: its card shows no test in which it beats random at the same budget; "
             "use it all the same with allow_untested_pruner: true"
         )
+    tensors, _ = read_tensors(path)
     try:
         pruner = Pruner(hidden_size, card["stages"], card["session_stage"])
-        tensors = load(path.read_bytes())
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing") from None
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} is damaged: {error}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / CARD}: stages or session_stage are damaged: {error}") from error
     if pruner.stages[-1] >= layers:
         raise ModelError(f"{folder}: the pruner scores layer {pruner.stages[-1]}, this model has {layers} layers")
-    wanted = {key: tuple(tensor.shape) for key, tensor in pruner.state_dict().items()}
-    found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    if wanted != found:
-        wrong = sorted(key for key in wanted | found if wanted.get(key) != found.get(key))
-        raise ModelError(f"{path}: tensor {wrong[0]} is missing, unknown, or of another shape than {CARD} says")
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise ModelError(f"{path}: a weight is not finite")
+    check_tensors(path, tensors, pruner.state_dict())
     pruner.load_state_dict(tensors)
     return pruner.eval().requires_grad_(False)
-
-
-def _words(base: str | None, adapter: str | None) -> str:
-    return f"weights {str(base)[:23]} with " + (f"adapter {adapter[:23]}" if adapter else "no adapter")
