@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from erecap.decoding.drafts.acceptance import Acceptance
-from erecap.decoding.drafts.costs import PassCost, calibrated_cost, reference_cost
+from erecap.decoding.drafts.costs import PassCost, Passes, calibrated_cost, reference_cost
 from erecap.decoding.drafts.published import PromptLookupDraft, SuffixDraft
 from erecap.decoding.drafts.suffix import AutomatonDraft
 from erecap.decoding.drafts.texts import ConversationText, DraftMemory
@@ -42,8 +42,7 @@ class SessionDrafts:
         """The drafts of a session with this configuration, on this model."""
         if config.draft_cost is not None:
             return cls(calibrated_cost(config.draft_cost), config.draft_memory)
-        device = getattr(getattr(model, "device", None), "type", "cpu")
-        return cls(reference_cost(config.decode_weights != "same", device != "cpu"), config.draft_memory)
+        return cls(reference_cost(_passes(config, model)), config.draft_memory)
 
     def fork(self) -> SessionDrafts:
         """Those of a fork: its text is its own from now on, and a memory is shared."""
@@ -117,3 +116,12 @@ class SessionDrafts:
         """Let others draft from an answer, where the way is one of those that do."""
         if self.memory is not None and draft_way(way) in SHARED_DRAFTS:
             self.memory.add(ids)
+
+
+def _passes(config: SessionConfig, model: Any) -> Passes:
+    """The kind of passes whose reference costs hold for a session."""
+    if (config.engine if isinstance(config.engine, str) else config.engine.name) == "llamacpp":
+        return "llamacpp"
+    if getattr(getattr(model, "device", None), "type", "cpu") != "cpu":
+        return "accelerator"
+    return "own" if config.decode_weights == "same" else "packed"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from erecap.decoding.drafts.acceptance import FIRST, LENGTHS, Acceptance, support
 from erecap.decoding.drafts.automaton import SuffixAutomaton
 from erecap.decoding.drafts.choices import RememberedChoices
-from erecap.decoding.drafts.costs import calibrated_cost, reference_cost
+from erecap.decoding.drafts.costs import TABLES, calibrated_cost, reference_cost
 from erecap.decoding.drafts.published import DEPTH, LEAST_PROBABILITY, PromptLookupDraft, SuffixDraft
 from erecap.decoding.drafts.suffix import LONGEST, AutomatonDraft
 from erecap.decoding.drafts.texts import ConversationText, DraftMemory
@@ -255,8 +255,9 @@ def test_what_verifying_costs_decides_how_much_is_proposed() -> None:
 
     lengths = [proposed(costs(1.0, further)) for further in (0.0, 0.1, 0.4, 0.9, 2.0)]
     assert lengths[0] == LONGEST - 1 and lengths == sorted(lengths, reverse=True) and lengths[-1] == 0
-    assert proposed(reference_cost()) > proposed(reference_cost(packed=True)) > 0
-    assert proposed(reference_cost(accelerator=True)) == LONGEST - 1
+    assert proposed(reference_cost()) > proposed(reference_cost("packed")) > 0
+    assert proposed(reference_cost("accelerator")) == LONGEST - 1
+    assert proposed(reference_cost("llamacpp")) == 0  # two passes of one token are quicker than one of two
     # A step of the costs is not climbed for little.
     step = lambda tokens, stored: 1.0 if tokens <= 4 else 3.0  # noqa: E731
     assert proposed(step, 1, 2) == 3 and proposed(step, 3, 2) == 1 and proposed(step, 4, 2) == 0
@@ -265,7 +266,7 @@ def test_what_verifying_costs_decides_how_much_is_proposed() -> None:
 def test_reference_costs_rise_and_calibrated_ones_are_the_models() -> None:
     from tests.session.test_scheduling import COST
 
-    for cost in (reference_cost(), reference_cost(packed=True), reference_cost(accelerator=True)):
+    for cost in map(reference_cost, TABLES):
         assert cost(1, 0) == 1.0
         assert all(cost(n, 0) < cost(n + 1, 0) for n in range(1, 60))
     assert calibrated_cost(COST)(5, 700) == COST.predict_pass(5, 700)

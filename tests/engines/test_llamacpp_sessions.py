@@ -58,11 +58,17 @@ def test_answers_are_those_of_the_engine_on_transformers(options: dict) -> None:
 
 
 def test_drafts_constraints_and_seeds() -> None:
-    plain, drafted = made(draft=False, budget=128), made(draft=True, budget=128)
+    plain, drafted = made(draft=False, budget=128), made(draft="lookup", budget=128)
     assert played(plain, 6) == played(drafted, 6)
     some = list(range(30, 60))
     options = {"allowed_tokens": lambda ids: some, "temperature": 0.7, "seed": 3}
     assert played(plain, 8, **options)[-1] == played(drafted, 8, **options)[-1]
+
+
+def test_by_default_nothing_is_drafted_where_passes_of_several_tokens_do_not_pay() -> None:
+    repeated = [{"role": "user", "content": "abcabcabc" * 8}]
+    drafted = [made(draft=way).generate(repeated, max_new_tokens=24).usage.drafted_tokens for way in (True, "lookup")]
+    assert drafted[0] == 0 < drafted[1]
 
 
 def test_a_session_goes_on_from_its_file(tmp_path: Path) -> None:

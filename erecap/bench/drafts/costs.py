@@ -9,7 +9,7 @@ from typing import Any
 
 from erecap.bench.drafts.settings import DraftsBench
 from erecap.bench.replan.calls import steady
-from erecap.decoding.drafts.costs import reference_cost
+from erecap.decoding.drafts.costs import Passes, reference_cost
 from erecap.engines.protocol import EngineSettings
 from erecap.engines.transformers import TransformersEngine
 from erecap.generation import JsonRow
@@ -38,7 +38,8 @@ def pass_costs(bench: DraftsBench, model: Any, tokenizer: Any, say: Callable[[st
                     engine.rollback(stored)
                     if round_number:
                         times[size].append(elapsed)
-        reference = reference_cost(kind != "same", model.device.type != "cpu")
+        on_cpu: Passes = "own" if kind == "same" else "packed"
+        reference = reference_cost(on_cpu if model.device.type == "cpu" else "accelerator")
         one = statistics.median(times[1])
         rows += [
             {

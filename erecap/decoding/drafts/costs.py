@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from typing import Literal
 
 from erecap.cost.model import CostModel
 
+Passes = Literal["own", "packed", "accelerator", "llamacpp"]
 PassCost = Callable[[int, int], float]  # (tokens of a pass, tokens stored) -> milliseconds, or any other unit
 
 # Tokens of a pass and its cost. Embedded model in bfloat16, the model's own weights; and its weights in 4 bits.
@@ -21,9 +23,16 @@ PACKED_WEIGHTS = ((1, 1.0), (2, 1.40), (4, 1.49), (5, 1.75), (8, 2.10), (12, 2.6
 ACCELERATOR = ((1, 1.0), (2, 1.02), (16, 1.08), (64, 1.3))
 
 
-def reference_cost(packed: bool = False, accelerator: bool = False) -> PassCost:
-    """The reference costs, of packed weights, of an accelerator, or else of the model's own weights on a CPU."""
-    table = ACCELERATOR if accelerator else PACKED_WEIGHTS if packed else OWN_WEIGHTS
+# llama.cpp on a CPU with a GGUF file of 4 bits (Q4_1).
+LLAMACPP = ((1, 1.0), (2, 2.20), (4, 3.91), (8, 6.71), (16, 12.03), (24, 17.64), (32, 23.18))
+TABLES: dict[Passes, tuple[tuple[int, float], ...]] = {
+    "own": OWN_WEIGHTS, "packed": PACKED_WEIGHTS, "accelerator": ACCELERATOR, "llamacpp": LLAMACPP,
+}  # fmt: skip
+
+
+def reference_cost(passes: Passes = "own") -> PassCost:
+    """The reference costs of a model's own weights on a CPU, of packed ones, of an accelerator, or of llama.cpp."""
+    table = TABLES[passes]
     sizes = [size for size, _ in table]
 
     def cost(tokens: int, stored: int) -> float:
