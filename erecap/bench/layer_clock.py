@@ -12,6 +12,8 @@ import torch
 from transformers import DynamicCache
 
 from erecap.bench.replan.calls import steady, synchronise
+from erecap.decoding.linear import Weights
+from erecap.engines.protocol import EngineSettings
 from erecap.engines.transformers import TransformersEngine
 from erecap.errors import ConfigError
 from erecap.layers import LayerPlan, with_plan
@@ -28,6 +30,15 @@ class Times:
 
     prefill: list[float] = field(default_factory=list)  # of the whole text
     decode: list[float] = field(default_factory=list)  # of one token
+
+    def rounds(self, decoded: int) -> list[tuple[float, float]]:
+        """Of each round the prefill, and the mean of a decoded token; `decoded`: tokens of a round."""
+        turns = [min(TURN, decoded - start) for start in range(0, decoded, TURN)]
+        found = []
+        for number, prefill in enumerate(self.prefill):
+            own = self.decode[number * len(turns) : (number + 1) * len(turns)]
+            found.append((prefill, sum(ms * count for ms, count in zip(own, turns, strict=True)) / decoded))
+        return found
 
     def median(self, phase: str) -> float:
         """The median of `prefill` or `decode`."""
@@ -56,18 +67,19 @@ class LayerClock:
     decoded: int = 32  # that are decoded after them
     repetitions: int = 5  # rounds; one more warms up
     batch: int = 1  # sequences side by side; 1 is a session, more is the model's own forward with a stock cache
+    weights: Weights = "same"  # precision of a session's weights while decoding
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise ConfigError(f"clock {name}: got {value}; allowed: 1 or more")
+        for name in ("tokens", "decoded", "repetitions", "batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"clock {name}: got {getattr(self, name)}; allowed: 1 or more")
 
 
 class _Session:
     """A session's reads of one sequence."""
 
-    def __init__(self, model: Any) -> None:
-        self._engine, self.window = TransformersEngine(model), 0
+    def __init__(self, model: Any, weights: Weights) -> None:
+        self._engine = TransformersEngine(model, EngineSettings(decode_weights=weights))
         self.window = self._engine.window
 
     def read(self, ids: Sequence[int]) -> int:
@@ -113,20 +125,29 @@ class _Batch:
 
 
 def clock(
-    models: Sequence[Any], ids: Sequence[int], settings: LayerClock, say: Callable[[str], None] = lambda text: None
+    models: Sequence[Any],
+    ids: Sequence[int],
+    settings: LayerClock,
+    say: Callable[[str], None] = lambda text: None,
+    what: str = "layers",
 ) -> list[Times]:
     """Time all models on `ids`, in turn and in changing order.
+
+    Args:
+        what: is measured, for messages.
 
     Raises:
         ConfigError: a model that no session serves, or lengths that pass its window.
     """
     try:
-        readers = [_Session(one) if settings.batch == 1 else _Batch(one, settings.batch) for one in models]
+        readers: list[_Session | _Batch] = [
+            _Session(one, settings.weights) if settings.batch == 1 else _Batch(one, settings.batch) for one in models
+        ]
     except ValueError as error:
-        raise ConfigError(f"layers: {error}") from error
+        raise ConfigError(f"{what}: {error}") from error
     if len(ids) + settings.decoded > readers[0].window:
         raise ConfigError(
-            f"layers: {len(ids)} tokens and {settings.decoded} decoded ones pass the window of {readers[0].window}"
+            f"{what}: {len(ids)} tokens and {settings.decoded} decoded ones pass the window of {readers[0].window}"
         )
     found, order = [Times() for _ in models], list(range(len(models)))
     for round_ in range(settings.repetitions + 1):

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from erecap.bench.replan.calls import steady
+from erecap.bench.layer_clock import LayerClock, clock
 from erecap.bench.replan.ceilings import attention_share, ratio
 from erecap.bench.results import Figure, result_row
 from erecap.decoding.linear import Weights
-from erecap.engines.protocol import EngineSettings
-from erecap.engines.transformers import TransformersEngine
 from erecap.errors import ConfigError
 from erecap.generation import JsonRow
 from erecap.layers.slices.flops import ModelFlops
@@ -74,15 +71,8 @@ def slices_bench(
     Raises:
         ConfigError: a text that does not fit the window, or a model that no session serves.
     """
-    try:
-        engines = {n: TransformersEngine(m, EngineSettings(decode_weights=bench.weights)) for n, m in models.items()}
-    except ValueError as error:
-        raise ConfigError(f"bench slices: {error}") from error
-    if len(ids) + bench.decoded > engines[WHOLE].window:
-        raise ConfigError(
-            f"bench slices: {len(ids)} tokens and {bench.decoded} decoded ones pass the window of "
-            f"{engines[WHOLE].window}"
-        )
+    settings = LayerClock(len(ids), bench.decoded, bench.repetitions, weights=bench.weights)
+    timed = dict(zip(models, clock(list(models.values()), ids, settings, say, "bench slices"), strict=True))
     counted = {name: ModelFlops(model) for name, model in models.items()}
     flops = {
         name: {
@@ -93,16 +83,11 @@ def slices_bench(
         }
         for name, own in counted.items()
     }
-    raw: list[JsonRow] = []
-    names = list(engines)
-    with steady() as collect:
-        for repetition in range(-1, bench.repetitions):  # the first warms up
-            for name in names if repetition % 2 else names[::-1]:
-                collect()
-                prefill, decode = timed_pass(engines[name], ids, bench.decoded)
-                if repetition >= 0:
-                    raw.append({"model": name, "repetition": repetition, "prefill_ms": prefill, "decode_ms": decode})
-            say(f"round {repetition + 1} of {bench.repetitions}")
+    raw = [
+        {"model": name, "repetition": repetition, "prefill_ms": prefill, "decode_ms": decode}
+        for name, times in timed.items()
+        for repetition, (prefill, decode) in enumerate(times.rounds(bench.decoded))
+    ]
     return {"raw": raw, "flops": flops, "attention_share": attention_share(models[WHOLE], ids)}
 
 
@@ -155,17 +140,3 @@ def slices_rows(bench: SlicesBench, summary: Sequence[JsonRow], about: JsonRow) 
     worst = min(summary, key=lambda row: float(row["share"]["value"]))
     note = f"{worst['phase']} with {worst['model']}: {worst['speed_up']['value']:.3f} of {worst['flop_ratio']:.3f}"
     return [result_row("L4", Figure(**worst["share"]), about, row="algorithm", note=note)]
-
-
-def timed_pass(engine: TransformersEngine, ids: Sequence[int], decoded: int) -> tuple[float, float]:
-    """Milliseconds of reading `ids`, and of one decoded token after them. Each pass ends with its logits on the CPU."""
-    engine.reset()
-    started = time.perf_counter()
-    token = int(engine.read(ids).argmax())
-    read = time.perf_counter()
-    with engine.attached():
-        for _ in range(decoded):
-            token = int(engine.forward([token], keep=1, decode=True).argmax())
-    ended = time.perf_counter()
-    engine.reset()
-    return 1e3 * (read - started), 1e3 * (ended - read) / decoded

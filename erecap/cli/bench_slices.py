@@ -73,6 +73,8 @@ def slices(
             "--results: figure L4 is of heads and channels at 0.2 and 0.3; leave out one of the two options"
         )
     about, _, say = setting(model, dtype, threads, "erecap bench slices")
+    if adapter is not None:
+        about["model"]["adapter"] = Path(adapter).name
     opened = open_model(ModelSettings(model, adapter, dtype, "auto", threads))
     models = _models(opened, bench, plan, pack, say)
     ids = household_ids(LayersBench(tokens, seed=seed), opened.tokenizer)

@@ -37,9 +37,18 @@ def test_latencies_by_hand() -> None:
 def test_models_are_timed_in_turn(batch: int) -> None:
     said: list[str] = []
     settings = LayerClock(tokens=40, decoded=TURN + 1, repetitions=3, batch=batch)
-    found = clock([model(), own()], IDS, settings, said.append)
+    models, turns = [model(), own()], []
+    for number, one in enumerate(models):
+        one.model.embed_tokens.register_forward_pre_hook(lambda *_, number=number: turns.append(number))
+    found = clock(models, IDS, settings, said.append)
+    expected = []
+    for order in ([0, 1], [1, 0], [0, 1], [1, 0]):  # both read, both decode some, both decode the rest
+        expected += [*order, *(number for number in order for _ in range(TURN)), *order]
+    assert turns[-len(expected) :] == expected
     assert [len(times.prefill) for times in found] == [3, 3] and [len(times.decode) for times in found] == [6, 6]
     assert all(spent > 0 for times in found for spent in (*times.prefill, *times.decode))
+    assert [prefill for prefill, _ in found[0].rounds(TURN + 1)] == found[0].prefill
+    assert found[0].rounds(TURN + 1)[1][1] == (TURN * found[0].decode[2] + found[0].decode[3]) / (TURN + 1)
     assert said[0] == "warmed up" and said[-1] == "timed 3 of 3 rounds" and all(a != b for a, b in pairwise(said))
 
 

@@ -45,11 +45,13 @@ def test_flops_of_a_sliced_model_by_hand() -> None:
         assert ModelFlops(model).decode_bytes(10) == 4 * ((8 * layer - gone) // 2 + 97 * 32 + 10 * 2 * (6 * 16 + 8))
 
 
-def test_models_are_timed_in_turn() -> None:
+def test_every_round_of_every_model_is_a_row() -> None:
     model = own("llama")
     models = {"whole": model, "thin": with_plan(model, LayerPlan(LAYERS, channels={0: tuple(range(24))}))}
     found = slices_bench(SlicesBench(decoded=2, repetitions=3), models, IDS)
-    assert [row["model"] for row in found["raw"]] == ["thin", "whole", "whole", "thin", "thin", "whole"]
+    assert [(row["model"], row["repetition"]) for row in found["raw"]] == [
+        (name, repetition) for name in models for repetition in range(3)
+    ]
     assert all(row["prefill_ms"] > 0 and row["decode_ms"] > 0 for row in found["raw"])
     summary = slices_summary(found)
     assert [(row["model"], row["phase"]) for row in summary] == [("thin", "prefill"), ("thin", "decode")]
