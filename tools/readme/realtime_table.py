@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from erecap.report.formats import count, interval_percent, milliseconds, percent, seconds
+from tools.readme.kept_run import read_run
 
 CHARGES = {
     "measured": "the milliseconds that it took",
@@ -25,21 +25,15 @@ def realtime_results(runs: Sequence[Path]) -> dict[str, Any]:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    summary = json.loads((folder / "summary.json").read_text("utf-8"))
-    head = json.loads((folder / "run.json").read_text("utf-8"))
+    head, summary, kept = read_run(folder)
     clock = head["config"]["clock"]
     return {
         "clock": clock["kind"],
         "charge": clock["charge"],
         "scale": clock["scale"],
         "slo_ms": clock["slo_ms"],
-        "date": head["created"][:10],
-        "machine": head["machine"],
-        "model": {key: head["model"].get(key) for key in ("name", "hash", "adapter", "dtype")},
+        **kept,
         "plans": head["config"]["planner"].get("plans", "model"),
-        "suites": list(head["suites"]),
-        "versions": head["versions"],
-        "label": summary["label"],
         "modes": {mode: _mode(figures) for mode, figures in summary["modes"].items() if figures["clock"]},
     }
 

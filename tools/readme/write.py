@@ -5,6 +5,8 @@ docs/reference/cli.md, from the help texts of the commands.
 
 python -m tools.readme.write --demo runs/demo-full# keep its figures as docs/results/demo.json
 python -m tools.readme.write --realtime runs/realtime  # of one or several runs, as docs/results/realtime.json
+python -m tools.readme.write --cooperative runs/cooperative  # of one or several runs, as docs/results/cooperative.json
+python -m tools.readme.write --habitat runs/habitat    # of one run, as docs/results/habitat.json
 python -m tools.readme.write                      # write all of them anew
 """
 
@@ -20,6 +22,9 @@ from typing import Any
 from erecap.evaluation.table import quality_table
 from erecap.files import write_atomic, write_json
 from tools.readme.cli_reference import PAGE, cli_reference
+from tools.readme.cooperative_table import cooperative_results, cooperative_table
+from tools.readme.habitat_table import habitat_results, habitat_table
+from tools.readme.kept_run import adapted, read_run
 from tools.readme.realtime_table import realtime_results, realtime_table
 from tools.readme.remote_table import remote_table
 from tools.readme.short_results import short_results
@@ -29,16 +34,11 @@ from tools.readme.together_table import together_table
 
 def demo_results(run: Path) -> dict[str, Any]:
     """The figures to keep of a finished run: small, without rows or paths."""
-    summary = json.loads((run / "summary.json").read_text("utf-8"))
-    head = json.loads((run / "run.json").read_text("utf-8"))
+    head, summary, kept = read_run(run)
     return {
         "what": "success and latency of a replanning call, mode by mode, on the same episodes",
         "command": f"erecap compare {head['name']}",
-        "date": head["created"][:10],
-        "machine": head["machine"],
-        "model": {key: head["model"].get(key) for key in ("name", "hash", "adapter", "pruner", "dtype")},
-        "versions": head["versions"],
-        "label": summary["label"],
+        **kept,
         "modes": {
             mode: {
                 "episodes": figures["counted"],
@@ -59,7 +59,7 @@ def demo_table(results: dict[str, Any]) -> str:
     """Markdown: one row a mode."""
     model = results["model"]
     lines = [
-        f"`make demo ARGS=--full`, {results['date']}, {model['name']}{_adapted(model)} in {model['dtype']} on "
+        f"`make demo ARGS=--full`, {results['date']}, {adapted(model)} in {model['dtype']} on "
         f"{results['machine']['threads']} threads. A {results['label']} run: it shows that everything works, and ranks "
         "nothing. Speed-ups are medians over pairs of calls with prompts of equal length; the ceiling is what the "
         "counted FLOPs allow.",
@@ -83,10 +83,6 @@ def demo_table(results: dict[str, Any]) -> str:
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
-
-
-def _adapted(model: dict[str, Any]) -> str:
-    return f" with {model['adapter']['name']}" if model["adapter"] else ""
 
 
 def replan_table(results: dict[str, Any]) -> str:
@@ -145,11 +141,14 @@ def _by_length(results: dict[str, Any], part: dict[str, Any]) -> list[str]:
 
 
 QUALITY, REMOTE, REALTIME = "quality.json", "remote.json", "realtime.json"
+HABITAT, COOPERATIVE = "habitat.json", "cooperative.json"
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "demo": (("demo.json",), demo_table),
     "quality": ((QUALITY,), quality_table),
     "remote": ((REMOTE,), remote_table),
     "replan": (("replan.json",), replan_table),
+    "habitat": ((HABITAT,), habitat_table),
+    "cooperative": ((COOPERATIVE,), cooperative_table),
     "realtime": ((REALTIME,), realtime_table),
     "together": (("replan.json", QUALITY), together_table),
 }  # of docs/results.md
@@ -171,7 +170,7 @@ def filled(text: str, results: Path) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     """Results of one file. Before their first measurement some have none, and their tables say so."""
-    if path.name in (QUALITY, REMOTE, REALTIME) and not path.exists():
+    if path.name in (QUALITY, REMOTE, REALTIME, HABITAT, COOPERATIVE) and not path.exists():
         return {}
     content: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return content
@@ -191,12 +190,23 @@ if __name__ == "__main__":
     parser.add_argument(
         "--realtime", type=Path, nargs="+", help=f"finished runs against a clock, for docs/results/{REALTIME}"
     )
+    parser.add_argument(
+        "--cooperative",
+        type=Path,
+        nargs="+",
+        help=f"finished runs of cooperating planners, for docs/results/{COOPERATIVE}",
+    )
+    parser.add_argument("--habitat", type=Path, help=f"a finished run in Habitat, for docs/results/{HABITAT}")
     given = parser.parse_args()
     folder = Path("docs/results")
     if given.demo is not None:
         write_json(folder / "demo.json", demo_results(given.demo))
     if given.realtime is not None:
         write_json(folder / REALTIME, realtime_results(given.realtime))
+    if given.cooperative is not None:
+        write_json(folder / COOPERATIVE, cooperative_results(given.cooperative))
+    if given.habitat is not None:
+        write_json(folder / HABITAT, habitat_results(given.habitat))
     for document in (Path("README.md"), Path("docs/results.md")):
         write_atomic(document, filled(document.read_text("utf-8"), folder))
     write_atomic(folder / FIGURE, time_figure(_read(folder / "replan.json")))

@@ -1,0 +1,51 @@
+"""Cooperating planners: the results of runs with several numbers of them, and their table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from erecap.report.formats import at, count, decimal, interval_percent, mebibytes, milliseconds, percent
+from tools.readme.kept_run import adapted, read_run
+
+
+def cooperative_results(runs: Sequence[Path]) -> dict[str, Any]:
+    """The figures to keep of finished runs of cooperating planners: small, without rows or paths."""
+    found = []
+    for folder in runs:
+        head, summary, kept = read_run(folder)
+        found.append({"command": f"erecap compare {head['name']}", **kept, "teams": summary["teams"]})
+    return {
+        "what": "success and cost of a replan of planners that share one context, by their number",
+        "runs": sorted(found, key=lambda run: min((entry["agents"] for entry in run["teams"]), default=0)),
+    }
+
+
+def cooperative_table(results: dict[str, Any]) -> str:
+    """Markdown: a row for each number of planners and mode; a sentence where nothing was measured."""
+    if not results:
+        return "Not measured yet: `erecap compare cooperative`."
+    first = results["runs"][0]
+    lines = [
+        f"`{first['command']}`, {first['date']}, {adapted(first['model'])} in {first['model']['dtype']}. *Makespan*: "
+        "simulated seconds of the episodes that were won. *Tokens* are read by a replan, mean; `re-read` is the same "
+        "call on an empty cache, and *over re-read* what a mode's calls take of its tokens and time. Fewer than 100 "
+        "episodes a mode are a smoke test.",
+        "",
+        "| planners | mode | episodes | SR | interval | makespan | waited | conflicts | tokens | over re-read | replan "
+        "P50 | over re-read | interval | KV |",
+        "|---" * 14 + "|",
+    ]
+    for run in results["runs"]:
+        for own in run["teams"]:
+            ratio = own["ms_ratio"]
+            cells = [
+                str(own["agents"]), f"`{own['mode']}`", count(own["counted"]), percent(at(own["sr"], "value"), 0),
+                interval_percent(own["sr"]), decimal(own["seconds"], 0), decimal(own["waited"], 0),
+                decimal(own["conflicts"], 1), count(own["tokens"]), decimal(at(own["tokens_ratio"], "value"), 3),
+                milliseconds(own["ms"]), decimal(at(ratio, "value"), 3),
+                f"{decimal(ratio['low'], 3)}–{decimal(ratio['high'], 3)}" if ratio else "–", mebibytes(own["kv_bytes"]),
+            ]  # fmt: skip
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
