@@ -32,6 +32,7 @@ from erecap.cli import (
     layers_find,
     layers_slice,
     models,
+    profile,
     quality,
     report,
     rollout,
@@ -85,6 +86,7 @@ bench.app.command("serve")(bench_serve.serve)
 bench.app.command("slices")(bench_slices.slices)
 bench.app.command("wrap")(bench_wrap.wrap)
 app.add_typer(bench.app, name="bench")
+app.add_typer(profile.app, name="profile")
 app.add_typer(train.app, name="train")
 app.add_typer(tune.app, name="tune")
 app.add_typer(evaluate.app, name="evaluate")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from erecap.bench.replan.settings import ReplanBench
 
 Call = Callable[[], Generation]
+Key = TypeVar("Key")  # of a call
+Made = TypeVar("Made")  # a call, in whatever form
 
 
 def in_one_pass(model: Any) -> int:
@@ -165,13 +167,29 @@ def steady() -> Iterator[Callable[[], object]]:
         gc.unfreeze()
 
 
+def in_turn(calls: Mapping[Key, Made], repetitions: int) -> Iterator[tuple[int, Key, Made]]:
+    """Every call of `calls` once, then all of them again: A B C A B C, with garbage collected before each.
+
+    The one order of all benches that compare: a machine that becomes slower does so for all sides.
+    """
+    with steady() as collect:
+        for repetition in range(repetitions):
+            for key, call in calls.items():
+                collect()
+                yield repetition, key, call
+
+
 def synchronise(model: Any) -> None:
     """Wait until the model's device has finished its work."""
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
 
 
-def _keeping(mode: Mode, bench: ReplanBench) -> dict[str, Any]:
-    """Settings of a mode's session that the row does not decide."""
-    options = session_options(mode, budget=Budget(kv_tokens=bench.kv_tokens), seed=bench.seed)
+def kept_by(mode: Mode, kv_tokens: int, seed: int) -> dict[str, Any]:
+    """The arguments of a mode's session that say what it keeps."""
+    options = session_options(mode, budget=Budget(kv_tokens=kv_tokens), seed=seed)
     return {key: options[key] for key in ("budget", "evict_by", "stale_first", "seed")}
+
+
+def _keeping(mode: Mode, bench: ReplanBench) -> dict[str, Any]:
+    return kept_by(mode, bench.kv_tokens, bench.seed)
