@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from erecap.cli import (
+    ablate,
     bench,
     bench_drafts,
     bench_engines,
@@ -58,6 +59,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("rollout")(rollout.rollout)
+app.command("ablate")(ablate.ablate)
 app.command("compare")(compare.compare)
 app.command("collect")(collect.collect)
 app.command("quality")(quality.quality)
