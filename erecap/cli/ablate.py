@@ -43,10 +43,9 @@ def ablate(
 
     from rich.console import Console
 
-    from erecap.bench.tables import table_of
     from erecap.errors import ConfigError
     from erecap.evaluation.ablation.play import STEPS, ablate
-    from erecap.evaluation.ablation.table import HEADS, cells_of, write_ablation_plot
+    from erecap.evaluation.ablation.table import screen_table, write_ablation_plot
     from erecap.files import write_json
     from erecap.rollout.run_folder.machine import machine
 
@@ -67,9 +66,7 @@ def ablate(
         steps=chosen,
         fresh=fresh,
     )
-    shown = [(row[0], *row[2:]) for row in cells_of(found["variants"])]
-    console = Console(markup=False, emoji=False)
-    console.print(table_of("What each part brings", (HEADS[0], *HEADS[2:]), shown, left=(HEADS[0],)))
+    Console(markup=False, emoji=False).print(screen_table(found["variants"]))
     if results is not None:
         about = {"command": f"erecap ablate {Path(config).name}", "date": datetime.now(UTC).date().isoformat()}
         about |= {"model": Path(loaded.model).name, "machine": str(machine(None)["cpu"])}

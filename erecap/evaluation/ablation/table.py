@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from erecap.bench.plots import standalone
 from erecap.files import write_atomic
 from erecap.generation import JsonRow
 from erecap.report.svg import FAINT, INK, inline, new_axes, stand_in
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 HEADS = (
     "",
@@ -38,6 +41,29 @@ def cells_of(variants: Sequence[JsonRow]) -> list[tuple[str, ...]]:
     ]  # fmt: skip
 
 
+def screen_table(variants: Sequence[JsonRow]) -> Table:
+    """The figures without their ranges, for a terminal of 80 columns."""
+    from erecap.bench.tables import table_of
+
+    def cell(found: JsonRow | None, text: Callable[[JsonRow], str]) -> str:
+        return "–" if found is None else text(found)
+
+    rows = [
+        (
+            row["variant"],
+            _seconds(row["total_ms"]),
+            cell(row["over_all"], lambda over: f"{over['value']:.2f}"),
+            "–" if row["kv_bytes"] is None else f"{row['kv_bytes'] / 2**20:.0f}",
+            cell(row["agreement"], lambda found: f"{100 * found['share']:.1f} %"),
+            cell(row["success"], lambda found: f"{100 * found['rate']:.0f} %"),
+            cell((row["success"] or {}).get("minus_all"), lambda found: f"{100 * found['value']:+.1f}"),
+        )
+        for row in variants
+    ]
+    heads = ("variant", "s a call", "× all", "KV MiB", "agreement", "SR", "minus all")
+    return table_of("What each part brings", heads, rows, left=("variant",))
+
+
 def ablation_table(results: Mapping[str, Any]) -> str:
     """Markdown of a results file; {} before its first measurement."""
     if not results:
@@ -49,9 +75,9 @@ def ablation_table(results: Mapping[str, Any]) -> str:
     lines = [
         f"`{results['command']}`, {results['date']}, {results['model']}, {results['machine']}: suites "
         f"{', '.join(settings['suites'])}. Times are medians of calls on the expert's plans, "
-        f"{settings['timed_episodes']} episodes a suite; `over all` is the sum of a variant's calls over that of the same "
-        f"calls of `all`, in brackets the range of the episodes. Success is over {max(played, default=0)} episodes, its "
-        f"difference with a 95 % interval.{smoke}",
+        f"{settings['timed_episodes']} episodes a suite. `over all` is the sum of a variant's calls over that of the "
+        "same calls of `all`, in brackets the range of the episodes. Success is over "
+        f"{max(played, default=0)} episodes, its difference with a 95 % interval.{smoke}",
         "",
         "| " + " | ".join(HEADS) + " |",
         "|" + "---|" * len(HEADS),
