@@ -61,7 +61,7 @@ class Journal:
         return [row for row in self.rows if "run" in row and _names(row, cell)]
 
     def note(self, cell: Cell, field: str) -> Any:
-        """What was noted about a cell beside its calls; None if nothing was."""
+        """A field that was noted about a cell beside its calls; None if nothing was."""
         return next((row[field] for row in self.rows if field in row and "run" not in row and _names(row, cell)), None)
 
     def skipped(self, cell: Cell) -> JsonRow | None:
