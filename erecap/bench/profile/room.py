@@ -20,12 +20,15 @@ def short_of_memory(profile: Profile, cell: Cell, model: Any, free: int | None =
     Systems that give more memory than they have end a process that uses it, so trying is no way to find out.
 
     Args:
-        free: bytes; None: what the model's device has.
+        free: bytes; None: what the model's devices have together.
 
     Returns:
         None where it may fit.
     """
-    needed, free = least_bytes(profile, cell, model), free_bytes(model.device) if free is None else free
+    needed = least_bytes(profile, cell, model)
+    if free is None:
+        found = [free_bytes(device) for device in {tensor.device for tensor in model.parameters()}]
+        free = None if None in found else sum(one for one in found if one is not None)
     if free is None or needed <= free:
         return None
     return f"needs {needed / 2**30:.1f} GiB at least, {free / 2**30:.1f} GiB are free"

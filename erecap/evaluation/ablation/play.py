@@ -75,7 +75,7 @@ def ablate(
             "timed_episodes": timed_episodes,
             "episodes": config.episodes,
         },
-        "variants": summarise(variants, *(_loaded(folder / name) for name in ("time", "success")), path),
+        "variants": summarise(variants, _loaded(folder / "time"), _loaded(folder / "success"), path),
     }
 
 

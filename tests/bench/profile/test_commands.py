@@ -89,6 +89,17 @@ def test_memory_of_a_replanning_call(folder: Path, tmp_path: Path) -> None:  # n
     assert (tmp_path / "memory-end2end-tiny-4096.jsonl").exists()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_peak_on_a_gpu_is_what_torch_allocated(folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    pytest.importorskip("alfworld")
+    out = tmp_path / "memory.json"
+    more = ("--modes", "full,erecap", "--kv-tokens", "400", "--folder", str(tmp_path), *SMALL, "--out", str(out))
+    profile("memory", str(folder), "--lengths", "4000", *more)
+    cells = json.loads(out.read_text())["summary"]["cells"]
+    assert [list(cell["peak_bytes"]) for cell in cells] == [["cuda:0"], ["cuda:0"]]
+    assert 0 < cells[1]["peak_bytes"]["cuda:0"] < cells[0]["peak_bytes"]["cuda:0"]
+
+
 @pytest.mark.slow  # two processes, and the simulator walks 4,000 tokens
 def test_the_peak_of_reading_is_lower_where_tokens_are_evicted(folder: Path, tmp_path: Path) -> None:  # noqa: F811
     pytest.importorskip("alfworld")
