@@ -79,6 +79,8 @@ PROFILED := --results docs/results/profile.json --plots docs/results $(ARGS)
 LONG := --window 32768 --lengths 4096,8192,16384,32768
 profile: model
 	$(BIN)/erecap profile prefill $(MODEL) $(PROFILED)
+	$(BIN)/erecap profile prefill $(MODEL) --adapter smollm2-135m-planner --pruner smollm2-135m-pruner \
+	  --modes "full,prune[learned],prune[random]" $(PROFILED)
 	$(BIN)/erecap profile end2end $(MODEL) $(PROFILED)
 	$(BIN)/erecap profile memory $(MODEL) $(PROFILED)
 	$(BIN)/erecap profile memory $(MODEL) $(LONG) --modes full,erecap $(PROFILED)

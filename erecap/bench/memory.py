@@ -176,7 +176,7 @@ def serve_request(measure: Callable[[JsonRow, Any, Any], None]) -> None:
     request = json.loads(sys.stdin.read())
     torch.set_num_threads(request["threads"])
     try:
-        measure(request, *load(request["model"], request["dtype"], "cpu"))
+        measure(request, *load(request["model"], request["dtype"], "cpu", adapter=request.get("adapter")))
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise

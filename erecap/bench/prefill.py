@@ -20,6 +20,7 @@ from erecap.errors import ConfigError
 from erecap.generation import JsonRow
 from erecap.language_models.opened import shape_of
 from erecap.models.cache_argument import CACHE
+from erecap.protocols import TokenScorer
 from erecap.targets import TARGETS
 from erecap.tokens import SCORER_NAMES, PruneConfig, prune
 
@@ -39,7 +40,9 @@ class PrefillBench:
     seed: int = 0
 
 
-def prefill_call(mode: str, model: Any, ids: Sequence[int], keep: float, scorer: str) -> Callable[[], list[int]]:
+def prefill_call(
+    mode: str, model: Any, ids: Sequence[int], keep: float, scorer: str | TokenScorer
+) -> Callable[[], list[int]]:
     """A function that reads `ids` on an empty cache up to the logits of the last token.
 
     Returns:

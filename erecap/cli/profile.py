@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from erecap.cli.benching import end, names_in, numbers_in, setting
-from erecap.cli.model_options import DtypeOption, ModelArgument, ThreadsOption
+from erecap.cli.model_options import AdapterOption, DtypeOption, ModelArgument, ThreadsOption
 
 app = typer.Typer(help="Profile a model over lengths, presets and modes.", no_args_is_help=True)
 
@@ -22,6 +22,9 @@ Repetitions = Annotated[int, typer.Option(min=1, help="Timed calls of each kind,
 KvTokens = Annotated[int, typer.Option(min=16, help="Budget of the modes that evict.")]
 NewTokens = Annotated[int, typer.Option(min=8, help="Tokens of the new turn.")]
 PlanTokens = Annotated[int, typer.Option(min=2, help="Tokens generated in every call.")]
+Pruner = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Trained pruner that ranks in erecap and in prune[learned].")
+]
 Folder = Annotated[Path, typer.Option(help="Where measured calls are kept, so that a stopped profile goes on.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure anew what was measured already.")]
 Out = Annotated[Path | None, typer.Option(metavar="FILE", help="JSON file for settings, summary and raw rows.")]
@@ -43,6 +46,8 @@ def prefill(
     window: Window = None,
     repetitions: Repetitions = 5,
     kv_tokens: KvTokens = 1024,
+    adapter: AdapterOption = None,
+    pruner: Pruner = None,
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
     folder: Folder = FOLDER,
@@ -58,7 +63,8 @@ def prefill(
     are left out.
     """
     given = {"lengths": lengths, "presets": presets, "modes": modes, "repetitions": repetitions, "kv_tokens": kv_tokens}
-    _profile("prefill", given, model, window, dtype, threads, folder, fresh, (out, markdown, plots, results))
+    given["pruner"] = pruner
+    _profile("prefill", given, model, adapter, window, dtype, threads, folder, fresh, (out, markdown, plots, results))
 
 
 @app.command()
@@ -72,6 +78,8 @@ def end2end(
     plan_tokens: PlanTokens = 32,
     repetitions: Repetitions = 5,
     kv_tokens: KvTokens = 1024,
+    adapter: AdapterOption = None,
+    pruner: Pruner = None,
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
     folder: Folder = FOLDER,
@@ -86,8 +94,9 @@ def end2end(
     `full` and `prune[...]` read everything in the call; sessions have read the history before.
     """
     given = {"lengths": lengths, "presets": presets, "modes": modes, "repetitions": repetitions, "kv_tokens": kv_tokens}
+    given["pruner"] = pruner
     given |= {"new_tokens": new_tokens, "plan_tokens": plan_tokens}
-    _profile("end2end", given, model, window, dtype, threads, folder, fresh, (out, markdown, plots, results))
+    _profile("end2end", given, model, adapter, window, dtype, threads, folder, fresh, (out, markdown, plots, results))
 
 
 @app.command()
@@ -100,6 +109,8 @@ def memory(
     window: Window = None,
     repetitions: Repetitions = 1,
     kv_tokens: KvTokens = 1024,
+    adapter: AdapterOption = None,
+    pruner: Pruner = None,
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
     folder: Folder = FOLDER,
@@ -111,8 +122,18 @@ def memory(
 ) -> None:
     """Measure the peak memory of each call beside the weights, by device: on CPUs in a process of its own."""
     given = {"lengths": lengths, "presets": presets, "modes": modes, "repetitions": repetitions, "kv_tokens": kv_tokens}
+    given["pruner"] = pruner
     _profile(
-        "memory", {**given, "of": of}, model, window, dtype, threads, folder, fresh, (out, markdown, plots, results)
+        "memory",
+        {**given, "of": of},
+        model,
+        adapter,
+        window,
+        dtype,
+        threads,
+        folder,
+        fresh,
+        (out, markdown, plots, results),
     )
 
 
@@ -120,6 +141,7 @@ def _profile(
     part: str,
     given: dict[str, object],
     model: str,
+    adapter: str | None,
     window: int | None,
     dtype: str,
     threads: int | None,
@@ -142,10 +164,12 @@ def _profile(
     lists = {name: names_in(str(given[name])) for name in ("presets", "modes")}
     profile = Profile(part, **{**given, "lengths": numbers, **lists})  # type: ignore[arg-type]
     source = model if window is None else str(stretched_folder(model, window, folder / "models"))
-    about, load, say = setting(source, dtype, threads, f"erecap profile {part}")
+    about, load, say = setting(source, dtype, threads, f"erecap profile {part}", adapter)
     loaded, tokenizer = load()
-    about["model"] = {**about["model"], **_windows(loaded, model, window)}
-    played = play_profile(profile, loaded, tokenizer, about, folder, say, source=source, fresh=fresh)
+    about["model"] |= _windows(loaded, model, window)
+    if adapter is not None:
+        about["model"]["adapter"] = Path(adapter).name
+    played = play_profile(profile, loaded, tokenizer, about, folder, say, source=source, adapter=adapter, fresh=fresh)
     Console(markup=False, emoji=False).print(screen_table(played))
     key = key_of(profile, about)
     out, text, plots, results = files

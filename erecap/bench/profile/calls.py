@@ -13,7 +13,11 @@ from erecap.bench.replan.history import Count, cut, next_turn, wander
 from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError
 from erecap.generation import JsonRow, Message
+from erecap.registries import LEARNED
 from erecap.session.session import ReplanSession
+from erecap.tokens.scoring.by_name import scorer_for
+from erecap.tokens.scoring.learned import LearnedScorer
+from erecap.tokens.scoring.pruner_files import find_pruner
 
 MARGIN = 24  # tokens that a chat template may put around the new turn and before an answer
 Measured = Callable[[], JsonRow]
@@ -51,6 +55,23 @@ class Texts:
         return Text(tuple(messages), tuple(render_prompt(messages, self._tokenizer).input_ids), self._new)
 
 
+def learned_by(profile: Profile, model: Any) -> LearnedScorer | None:
+    """The trained pruner of a profile, loaded once for a model; None where it has none.
+
+    Raises:
+        ConfigError: no pruner of that name.
+        ModelError: one of another model, a damaged or an untested one.
+    """
+    if profile.pruner is None:
+        return None
+    try:
+        scorer = scorer_for(str(find_pruner(profile.pruner)), model)
+    except ValueError as error:
+        raise ConfigError(f"--pruner: {error}") from error
+    assert isinstance(scorer, LearnedScorer), "a folder of a pruner"
+    return scorer
+
+
 def counter(tokenizer: Any) -> Count:
     """A function that counts the tokens of a rendered chat."""
     return lambda messages: len(render_prompt(messages, tokenizer).input_ids)
@@ -80,13 +101,16 @@ def cold_call(profile: Profile, cell: Cell, model: Any, tokenizer: Any, text: Te
     Returns:
         It returns `tokens` and `kept`, the tokens that each layer stores afterwards.
     """
-    mode = cell.parsed
+    mode, learned = cell.parsed, learned_by(profile, model)
     if not mode.session:
-        read = prefill_call(PRUNED if mode.prune else FULL, model, text.ids, cell.keep, mode.prune or "recency")
+        scorer = learned if mode.prune == LEARNED and learned else mode.prune or "recency"
+        read = prefill_call(PRUNED if mode.prune else FULL, model, text.ids, cell.keep, scorer)
         return lambda: {"tokens": len(text.ids), "kept": read()}
 
+    keeping = kept_by(mode, profile.kv_tokens, profile.seed, learned)
+
     def call() -> JsonRow:
-        session = ReplanSession(model, tokenizer, draft=False, **kept_by(mode, profile.kv_tokens, profile.seed))
+        session = ReplanSession(model, tokenizer, draft=False, **keeping)
         session.read(text.messages)
         synchronise(model)
         return {"tokens": session.engine.tokens, "kept": list(session.engine.stored().per_layer)}
@@ -105,7 +129,8 @@ def replan_call(profile: Profile, cell: Cell, model: Any, tokenizer: Any, text: 
         alone = floor_message(tokenizer, text.messages, text.new, counter(tokenizer))
         answer = floor_call(settings, model, tokenizer, alone, product=False, plan="")
     else:
-        answer = algorithm_call(cell.parsed, settings, model, tokenizer, text.messages, text.new)
+        learned = learned_by(profile, model)
+        answer = algorithm_call(cell.parsed, settings, model, tokenizer, text.messages, text.new, learned)
 
     def call() -> JsonRow:
         generation = answer()

@@ -14,18 +14,20 @@ from erecap.bench.profile.settings import Cell, Profile
 from erecap.generation import JsonRow
 
 
-def cell_growth(model: str, dtype: str, profile: Profile, cell: Cell, text: Text, threads: int) -> float | None:
+def cell_growth(
+    model: str, dtype: str, profile: Profile, cell: Cell, text: Text, threads: int, adapter: str | None = None
+) -> float | None:
     """Bytes that a call takes at most beside the weights.
 
     Of a replanning call, what its session stores counts, and what reading the chat took does not.
 
     Args:
-        model: what the process loads it by.
+        model, adapter: what the process loads it by.
 
     Returns, Raises: as `growth_elsewhere`.
     """
     call = {"profile": asdict(profile), "cell": asdict(cell), "text": asdict(text)}
-    request = {"model": model, "dtype": dtype, "threads": threads, **call}
+    request = {"model": model, "dtype": dtype, "threads": threads, "adapter": adapter, **call}
     return growth_elsewhere(request, cell.name, "erecap.bench.profile.child")
 
 

@@ -21,12 +21,21 @@ Say = Callable[[str], None]
 
 
 def measure_peaks(
-    profile: Profile, model: Any, tokenizer: Any, journal: Journal, say: Say, *, source: str, dtype: str, threads: int
+    profile: Profile,
+    model: Any,
+    tokenizer: Any,
+    journal: Journal,
+    say: Say,
+    *,
+    source: str,
+    dtype: str,
+    threads: int,
+    adapter: str | None = None,
 ) -> None:
     """Measure the peak memory of every cell that the journal lacks; what runs out of memory is noted there.
 
     Args:
-        source: what the model was loaded by, for processes that load it again.
+        source, adapter: what the model was loaded by, for processes that load it again.
 
     Raises:
         RunError: the system does not tell (a CPU, and not Linux), or a process failed.
@@ -43,7 +52,7 @@ def measure_peaks(
                 say(f"{length:,} tokens: peak memory of {cell.name}")
             while short is None and journal.skipped(cell) is None and len(journal.of(cell)) < profile.repetitions:
                 if model.device.type == "cpu":
-                    short = _elsewhere(profile, cell, text, journal, source, dtype, threads)
+                    short = _elsewhere(profile, cell, text, journal, source, dtype, threads, adapter)
                 else:
                     short = _here(profile, cell, text, journal, model, tokenizer, guard)
             if short is not None and journal.skipped(cell) is None:
@@ -52,10 +61,17 @@ def measure_peaks(
 
 
 def _elsewhere(
-    profile: Profile, cell: Cell, text: Text, journal: Journal, source: str, dtype: str, threads: int
+    profile: Profile,
+    cell: Cell,
+    text: Text,
+    journal: Journal,
+    source: str,
+    dtype: str,
+    threads: int,
+    adapter: str | None,
 ) -> str | None:
     try:
-        peak = cell_growth(source, dtype, profile, cell, text, threads)
+        peak = cell_growth(source, dtype, profile, cell, text, threads, adapter)
     except OutOfMemory:
         return "ran out of memory"
     if peak is None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from erecap.bench.profile.calls import learned_by
 from erecap.bench.profile.journal import Journal
 from erecap.bench.profile.measure import measure
 from erecap.bench.profile.peaks import measure_peaks
@@ -27,13 +28,14 @@ def play_profile(
     say: Callable[[str], None],
     *,
     source: str,
+    adapter: str | None = None,
     fresh: bool = False,
 ) -> JsonRow:
     """Measure what the journal in `folder` lacks, and summarise all of it.
 
     Args:
         about: `command`, `date`, `machine`, `versions`, and `model` with `name`, `dtype` and `window`.
-        source: what the model was loaded by, for processes that load it again.
+        source, adapter: what the model was loaded by, for processes that load it again.
 
     Raises:
         ConfigError: settings that the model cannot serve.
@@ -41,12 +43,14 @@ def play_profile(
     """
     config = model.config.get_text_config(decoder=True)
     profile.check(config.max_position_embeddings, config.num_hidden_layers)
+    learned_by(profile, model)  # refused before anything is measured
     shared = {name: about[name] for name in ("machine", "versions", "model")}
     journal = Journal(folder / f"{key_of(profile, about)}.jsonl", {**profile.fixed(), **shared}, fresh=fresh)
     if profile.part == "memory":
         threads = about["machine"]["threads"]
         dtype = about["model"]["dtype"]
-        measure_peaks(profile, model, tokenizer, journal, say, source=source, dtype=dtype, threads=threads)
+        where: dict[str, Any] = {"source": source, "dtype": dtype, "threads": threads, "adapter": adapter}
+        measure_peaks(profile, model, tokenizer, journal, say, **where)
     else:
         measure(profile, model, tokenizer, journal, say)
     summary = summarise(profile, journal, vars(shape_of(model)))
@@ -59,9 +63,10 @@ def play_profile(
 
 
 def key_of(profile: Profile, about: Mapping[str, Any]) -> str:
-    """The part's name in files: part, model and window."""
+    """The part's name in files: part, model, adapter, pruner and window."""
     part = "memory-end2end" if (profile.part, profile.of) == ("memory", "end2end") else profile.part
-    return f"{part}-{about['model']['name']}-{about['model']['window']}"
+    names = [about["model"]["name"], about["model"].get("adapter"), profile.pruner and Path(profile.pruner).name]
+    return "-".join([part, *(name for name in names if name), str(about["model"]["window"])])
 
 
 def publish_profile(path: Path, part: JsonRow, key: str) -> JsonRow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from erecap.bench.replan.settings import ReplanBench
@@ -67,6 +68,7 @@ class Profile:
     plan_tokens: int = 32  # generated there in every call
     kv_tokens: int = 1024  # budget of the modes that evict
     seed: int = 0  # of the household text
+    pruner: str | None = None  # name or folder of a trained pruner: ranks in `erecap` and in `prune[learned]`
 
     def check(self, window: int, layers: int) -> None:
         """Raise ConfigError for settings that cannot be measured on a model with that window and number of layers."""
@@ -87,8 +89,10 @@ class Profile:
         except ValueError as error:
             raise ConfigError(f"--modes: {error}") from error
         for mode in modes:
-            if not mode.needs_model or mode.text is not None or mode.prune == LEARNED:
+            if not mode.needs_model or mode.text is not None:
                 raise ConfigError(f"--modes: {mode} cannot be profiled; allowed: full, sessions, prune[SCORER]")
+            if mode.prune == LEARNED and self.pruner is None:
+                raise ConfigError(f"--modes: {mode} needs a trained pruner; name it with --pruner")
         if any(mode.prune for mode in modes):
             if not self.presets:
                 raise ConfigError("--presets: the modes prune[...] need one; allowed: " + ", ".join(PRESETS))
@@ -126,7 +130,9 @@ class Profile:
 
     def fixed(self) -> dict[str, Any]:
         """The settings that all rows of one file share; lengths, presets, modes and repetitions may be added to."""
-        shared = {"part": self.part, "kv_tokens": self.kv_tokens, "seed": self.seed}
+        shared: dict[str, Any] = {"part": self.part, "kv_tokens": self.kv_tokens, "seed": self.seed}
+        if self.pruner is not None:
+            shared["pruner"] = Path(self.pruner).name
         if self.part == "memory":
             shared["of"] = self.of
         if "end2end" in (self.part, self.of if self.part == "memory" else None):

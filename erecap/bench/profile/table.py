@@ -27,7 +27,8 @@ def title_of(part: JsonRow) -> str:
 def about_model(part: JsonRow) -> str:
     """The model's name, number format and window, and what a stretched one means."""
     model = part["model"]
-    text = f"{model['name']}, {model['dtype']}, window {model['window']:,}"
+    name = f"{model['name']} with {model['adapter']}" if model.get("adapter") else model["name"]
+    text = f"{name}, {model['dtype']}, window {model['window']:,}"
     own = model.get("own_window")
     return text if own is None else f"{text} (stretched from {own:,}: the shape counts, its text means nothing)"
 

@@ -18,11 +18,13 @@ from erecap.decoding.linear import known_weights
 from erecap.generation import Generation, Message, Timing, Usage
 from erecap.language_models.build import session_options
 from erecap.models.cache_argument import CACHE
+from erecap.registries import LEARNED
 from erecap.session.session import ReplanSession
 from erecap.tokens.scoring.schedule import PruneConfig
 
 if TYPE_CHECKING:
     from erecap.bench.replan.settings import ReplanBench
+    from erecap.tokens.scoring.learned import LearnedScorer
 
 Call = Callable[[], Generation]
 Key = TypeVar("Key")  # of a call
@@ -40,19 +42,30 @@ def answer(session: ReplanSession, messages: Sequence[Message], tokens: int, dra
 
 
 def algorithm_call(
-    mode: Mode, bench: ReplanBench, model: Any, tokenizer: Any, history: Sequence[Message], new: Message
+    mode: Mode,
+    bench: ReplanBench,
+    model: Any,
+    tokenizer: Any,
+    history: Sequence[Message],
+    new: Message,
+    learned: LearnedScorer | None = None,
 ) -> Call:
     """The model's own precision and plain decoding, with the same decode steps on every side.
 
     `full` and `prune[...]` are sessions that are thrown away after each call: they read the whole chat in one pass, and
     decode as the others do, which is faster than the model's own modules do it (`hf` shows those).
+
+    Args:
+        learned: ranks where a mode names no criterion of its own, and in `prune[learned]`.
     """
     messages, count = [*history, new], bench.plan_tokens
     if mode.session:
-        session = ReplanSession(model, tokenizer, draft=False, **_keeping(mode, bench))
+        keeping = kept_by(mode, bench.kv_tokens, bench.seed, learned)
+        session = ReplanSession(model, tokenizer, draft=False, **keeping)
         session.read(history)
         return lambda: answer(session.fork(), messages, count)
-    prune = PruneConfig(scorer=mode.prune, keep=bench.keep) if mode.prune else None
+    scorer = learned if mode.prune == LEARNED else mode.prune
+    prune = PruneConfig(scorer=scorer, keep=bench.keep) if scorer else None
 
     def call() -> Generation:
         fresh = ReplanSession(model, tokenizer, prune=prune, prefill_chunk=in_one_pass(model), draft=False)
@@ -185,9 +198,14 @@ def synchronise(model: Any) -> None:
         torch.cuda.synchronize(model.device)
 
 
-def kept_by(mode: Mode, kv_tokens: int, seed: int) -> dict[str, Any]:
-    """The arguments of a mode's session that say what it keeps."""
-    options = session_options(mode, budget=Budget(kv_tokens=kv_tokens), seed=seed)
+def kept_by(mode: Mode, kv_tokens: int, seed: int, learned: LearnedScorer | None = None) -> dict[str, Any]:
+    """The arguments of a mode's session that say what it keeps.
+
+    Args:
+        learned: ranks, unless the mode names a criterion of its own.
+    """
+    ranking = learned if mode.takes_run_pruner else None
+    options = session_options(mode, budget=Budget(kv_tokens=kv_tokens), seed=seed, ranking=ranking)
     return {key: options[key] for key in ("budget", "evict_by", "stale_first", "seed")}
 
 

@@ -9,11 +9,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from erecap.bench.profile.calls import learned_by
+from erecap.bench.profile.settings import Profile
 from erecap.bench.profile.stretched import stretched_folder
+from erecap.bench.replan.calls import kept_by
 from erecap.cli.main import app
-from erecap.errors import ConfigError, RunError
-from erecap.models import load
+from erecap.config.modes import parse_mode
+from erecap.errors import ConfigError, ModelError, RunError
+from erecap.models import fingerprint, load
+from erecap.tokens.scoring.pruner_files import save_pruner
 from tests.bench.test_commands import folder  # noqa: F401 - the tiny model as a fixture
+from tests.tokens.models import random_pruner
 
 SMALL = ("--repetitions", "1", "--threads", "1")
 
@@ -47,18 +53,38 @@ def test_the_command_writes_everything(folder: Path, tmp_path: Path) -> None:  #
     pytest.importorskip("alfworld")
     files = [str(tmp_path / name) for name in ("part.json", "table.md", "plots", "profile.json")]
     said = profile(
-        "prefill", str(folder), "--lengths", "600,5000", "--presets", "keep07", "--modes", "full,prune[random],erecap",
+        "prefill", str(folder), "--lengths", "600,900", "--presets", "keep07", "--modes", "full,prune[random],erecap",
         "--kv-tokens", "400", "--window", "8192", "--folder", str(tmp_path / "rows"), *SMALL,
         "--out", files[0], "--markdown", files[1], "--plots", files[2], "--results", files[3],
     )  # fmt: skip
-    assert "stretched from 4,096" in " ".join(said.split()) and "5,000" in said
+    assert "stretched from 4,096" in " ".join(said.split()) and "900" in said
     part = json.loads(Path(files[0]).read_text())
     assert part["model"] == {"name": "tiny", "dtype": part["model"]["dtype"], "window": 8192, "own_window": 4096}
     assert str(folder) not in Path(files[0]).read_text() + Path(files[3]).read_text()  # the path is private
-    assert "| 5,000 | `prune[random]` | keep07 |" in Path(files[1]).read_text()
+    assert "| 900 | `prune[random]` | keep07 |" in Path(files[1]).read_text()
     key = "prefill-tiny-8192"
     assert sorted(path.name for path in Path(files[2]).iterdir()) == [f"profile-{key}-heat.svg", f"profile-{key}.svg"]
     assert list(json.loads(Path(files[3]).read_text())["parts"]) == [key]
+
+
+def test_a_trained_pruner_ranks_prefills_and_sessions(folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    pytest.importorskip("alfworld")
+    test = {"rankers": {"learned": {"kl": 0.1}, "random": {"kl": 0.2}}}
+    save_pruner(tmp_path / "mine", random_pruner(), {"base": {"hash": fingerprint(folder)}, "test": test})
+    out = tmp_path / "part.json"
+    options = ("--lengths", "600", "--presets", "keep07", "--kv-tokens", "400", "--folder", str(tmp_path), *SMALL)
+    modes = ("--modes", "full,prune[learned],prune[recency],erecap")
+    profile("prefill", str(folder), *options, *modes, "--pruner", str(tmp_path / "mine"), "--out", str(out))
+    cells = {cell["mode"]: cell for cell in json.loads(out.read_text())["summary"]["cells"]}
+    assert cells["prune[learned]"]["mean_kept"] == cells["prune[recency]"]["mean_kept"] < cells["full"]["mean_kept"]
+    assert (tmp_path / "prefill-tiny-mine-4096.jsonl").exists()
+    tiny, _ = load(str(folder), "float32", "cpu")
+    settings = Profile("prefill", pruner=str(tmp_path / "mine"))
+    assert kept_by(parse_mode("erecap"), 400, 0, learned_by(settings, tiny))["evict_by"].layer == 6
+    assert kept_by(parse_mode("recency"), 400, 0, learned_by(settings, tiny))["evict_by"] == "recency"
+    save_pruner(tmp_path / "other", random_pruner(), {"base": {"hash": "sha256:other"}, "test": test})
+    with pytest.raises(ModelError, match="the pruner was trained for"):
+        learned_by(Profile("prefill", pruner=str(tmp_path / "other")), tiny)
 
 
 def test_bad_options_give_one_line(folder: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -214,7 +214,7 @@ def test_the_evicting_sessions_peak_is_judged(tmp_path: Path) -> None:
         ({"presets": ()}, r"--presets: the modes prune\[...\] need one"),
         ({"modes": ("fast",)}, "--modes: unknown mode 'fast'"),
         ({"modes": ("expert",)}, "--modes: expert cannot be profiled"),
-        ({"modes": ("prune[learned]",)}, r"--modes: prune\[learned\] cannot be profiled"),
+        ({"modes": ("prune[learned]",)}, r"--modes: prune\[learned\] needs a trained pruner; name it with --pruner"),
         ({"of": "sleep"}, "a profile of prefill \\(sleep\\)"),
     ],
 )
