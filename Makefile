@@ -14,6 +14,10 @@
 # make quality   success with and without pruning, against the controls, on paired episodes (hours; it goes on from
 #                docs/results/raw), then docs/results/quality.json and its table; ARGS=--batch=8 plays eight episodes at a time
 # make quality-smoke   a few short episodes of the same (about 10 minutes), into runs/quality-smoke
+# make profile   prefills, whole calls and peak memory over lengths up to 32,768 (hours; it goes on from runs/profile), then
+#                docs/results/profile.json, its plots and tables; ARGS="--repetitions 3" for all parts
+# make ablation  what each part of the mode erecap brings (hours; it goes on from runs/ablation), then
+#                docs/results/ablation.json, its plot and table
 # make readme    write what is generated in README.md and docs: tables, result lines, a figure, the command line's page
 # make docs      build the documentation into site/, without a network; open site/index.html
 
@@ -28,7 +32,7 @@ LLAMACPP_VERSION := 0.3.36
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-slow test-engines fuzz bench bench-llamacpp bench-remote quality quality-smoke readme docs lint model venv clean
+.PHONY: demo test test-fast test-slow test-engines fuzz bench bench-llamacpp bench-remote profile ablation quality quality-smoke readme docs lint model venv clean
 
 demo: model
 	$(BIN)/erecap compare $(if $(filter --full,$(ARGS)),demo-full,demo) $(filter-out --full,$(ARGS))
@@ -68,6 +72,24 @@ bench-llamacpp: model $(LLAMACPP)/.installed
 bench-remote: model
 	$(BIN)/erecap collect household-chains-train --first 80 --episodes 26 --perturb 0.4 --out runs/data/remote
 	$(BIN)/erecap bench remote runs/data/remote --budget 2048 --out docs/results/remote.json $(ARGS)
+	$(BIN)/python -m tools.readme.write
+
+# The embedded model to its window, then its shape with a window of 32,768. Each part goes on from its rows.
+PROFILED := --results docs/results/profile.json --plots docs/results $(ARGS)
+LONG := --window 32768 --lengths 4096,8192,16384,32768
+profile: model
+	$(BIN)/erecap profile prefill $(MODEL) $(PROFILED)
+	$(BIN)/erecap profile prefill $(MODEL) --adapter smollm2-135m-planner --pruner smollm2-135m-pruner \
+	  --modes "full,prune[learned],prune[random]" $(PROFILED)
+	$(BIN)/erecap profile end2end $(MODEL) $(PROFILED)
+	$(BIN)/erecap profile memory $(MODEL) $(PROFILED)
+	$(BIN)/erecap profile memory $(MODEL) $(LONG) --modes full,erecap $(PROFILED)
+	$(BIN)/erecap profile prefill $(MODEL) $(LONG) --repetitions 1 --presets keep07 $(PROFILED)
+	$(BIN)/python -m tools.readme.write
+
+ablation: model
+	$(BIN)/erecap ablate ablation --with-prune learned --with-exit 20 --results docs/results/ablation.json \
+	  --plot docs/results/ablation.svg $(ARGS)
 	$(BIN)/python -m tools.readme.write
 
 # Each line adds to the same rows, and goes on where they end; rows of another configuration are refused.

@@ -98,6 +98,9 @@ TARGETS: dict[str, Target] = {
     "L3": Target("layers", "predicted over measured speed-up, the worst plan, as max(x, 1/x)", "<=", 1.05, "x"),
     "L4": Target("layers", "slicing by 20 or 30 %: (measured speed-up - 1) over (FLOP ratio - 1)", ">=", 0.7, "x"),
     "L5": Target("layers", "the controller's reward minus the best fixed action's, low end", ">", 0, "reward"),
+    "P1": Target(
+        "profile", "peak memory of reading 32,768 tokens over that of 4,096, `erecap`", "<=", 1.3, "x", row="algorithm"
+    ),
     "X1": Target("exits", "early exit, verified: (decode speed-up - 1) over (the oracle's bound - 1)", ">=", 0.7, "x"),
     "H1": Target(
         "habitat", "success in generated houses, automatic budget minus unpruned", ">=", -2, "points", n=100

@@ -8,7 +8,7 @@ from typing import Any
 
 from erecap.bench.decode_settings import DecodeBench
 from erecap.bench.drafted_replans import repeated_plans
-from erecap.bench.replan.calls import answer, steady
+from erecap.bench.replan.calls import answer, in_turn
 from erecap.bench.replan.history import cut, next_turn, wander
 from erecap.context.tokenize import render_prompt
 from erecap.decoding.linear import WEIGHTS, known_weights
@@ -41,11 +41,8 @@ def decode_bench(
         say(f"decoding on {kv} stored tokens: warming up")
         for call in calls.values():
             call()
-        with steady() as collect:
-            for repetition in range(bench.repetitions):
-                for weights, call in calls.items():
-                    collect()
-                    raw.append({"kv": kv, "weights": weights, "repetition": repetition, **_raw(call())})
+        for repetition, weights, call in in_turn(calls, bench.repetitions):
+            raw.append({"kv": kv, "weights": weights, "repetition": repetition, **_raw(call())})
         say(f"decoding on {kv} stored tokens: done")
         del calls
     found: JsonRow = {"raw": raw, "repeated": []}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from erecap.generation import JsonRow, Message
 if TYPE_CHECKING:
     from erecap.bench.replan.settings import ReplanBench
 
+OUT = 9  # exit code of a child process that ran out of memory
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -41,7 +43,7 @@ def peak_growth(
         RunError: the process failed; its last line is in the message.
     """
     call = {"ids": list(ids), "mode": mode, "keep": keep, "scorer": scorer}
-    return _growth_elsewhere({"model": model, "dtype": dtype, "threads": threads, "prefill": call}, mode)
+    return growth_elsewhere({"model": model, "dtype": dtype, "threads": threads, "prefill": call}, mode)
 
 
 def replan_growth(
@@ -60,7 +62,31 @@ def replan_growth(
     Returns, Raises: as `peak_growth`.
     """
     call = {"mode": mode, "settings": asdict(settings), "history": list(history), "new": new}
-    return _growth_elsewhere({"model": model, "dtype": dtype, "threads": threads, "replan": call}, mode)
+    return growth_elsewhere({"model": model, "dtype": dtype, "threads": threads, "replan": call}, mode)
+
+
+class OutOfMemory(RunError):
+    """A process that was to be measured had no more memory to take."""
+
+
+def device_growth(model: Any, make: Callable[[], Callable[[], object]]) -> dict[str, float]:
+    """Bytes by which the memory allocated on each of the model's GPUs grows at most, while the call is made.
+
+    Args:
+        make: makes the call. It was made once before, so that what is allocated once does not count.
+    """
+    import torch
+
+    devices = sorted({tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}, key=str)
+    torch.cuda.empty_cache()
+    before = {device: torch.cuda.memory_allocated(device) for device in devices}
+    call = make()
+    for device in devices:
+        torch.cuda.reset_peak_memory_stats(device)
+    call()
+    for device in devices:
+        torch.cuda.synchronize(device)
+    return {str(device): float(torch.cuda.max_memory_allocated(device) - before[device]) for device in devices}
 
 
 def gpu_growth(model: Any, make: Callable[[], Callable[[], object]]) -> float:
@@ -68,23 +94,31 @@ def gpu_growth(model: Any, make: Callable[[], Callable[[], object]]) -> float:
 
     The call was warmed up before, so that what is allocated once does not count.
     """
-    import torch
-
-    torch.cuda.empty_cache()
-    before = torch.cuda.memory_allocated(model.device)
-    call = make()
-    torch.cuda.reset_peak_memory_stats(model.device)
-    call()
-    torch.cuda.synchronize(model.device)
-    return float(torch.cuda.max_memory_allocated(model.device) - before)
+    return device_growth(model, make)[str(model.device)]
 
 
-def _growth_elsewhere(request: JsonRow, what: str) -> float | None:
+def growth_elsewhere(request: JsonRow, what: str, module: str = "erecap.bench.memory") -> float | None:
+    """Bytes that a child process reports.
+
+    Args:
+        request: what the child reads from its standard input.
+        what: is measured, for messages.
+        module: is run in the child, and ends with `report`.
+
+    Returns:
+        None where the system does not tell.
+
+    Raises:
+        OutOfMemory: the child had no more memory to take, or the system ended it.
+        RunError: it failed otherwise; its last line is in the message.
+    """
     if not _RESET.exists():
         return None
-    done = subprocess.run(
-        [sys.executable, "-m", "erecap.bench.memory"], input=json.dumps(request), capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", module], input=json.dumps(request), capture_output=True, text=True)
+    if done.returncode == -signal.SIGKILL:
+        raise OutOfMemory(f"measuring the memory of {what} failed: the system ended the process")
+    if done.returncode == OUT:
+        raise OutOfMemory(f"measuring the memory of {what} failed: it ran out of memory")
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise RunError(f"measuring the memory of {what} failed: {last}")
@@ -119,19 +153,8 @@ def _replan(
     return lambda: algorithm_call(parse_mode(mode), bench, model, tokenizer, history, new)
 
 
-def main() -> None:
-    """The child process."""
-    import torch
-
-    from erecap.models import load
-
-    request = json.loads(sys.stdin.read())
-    torch.set_num_threads(request["threads"])
-    model, tokenizer = load(request["model"], request["dtype"], "cpu")
-    if "prefill" in request:
-        make = _prefill(model, **request["prefill"])
-    else:
-        make = _replan(model, tokenizer, **request["replan"])
+def report(make: Callable[[], Callable[[], object]]) -> None:
+    """Print, in a child process, the bytes by which it grows at most while it makes the call that `make` makes."""
     before = _status("VmRSS")
     call = make()  # a session reads the history here; what it stores counts, what reading took does not
     _RESET.write_text("5")  # sets the peak back to what is resident now
@@ -139,5 +162,33 @@ def main() -> None:
     print(json.dumps({"bytes": _status("VmHWM") - before}))
 
 
+def serve_request(measure: Callable[[JsonRow, Any, Any], None]) -> None:
+    """Read the request of a child process, load its model on the CPU, and measure.
+
+    Args:
+        measure: given the request, the model and its tokenizer.
+    """
+    import torch
+
+    from erecap.bench.out_of_memory import ran_out
+    from erecap.models import load
+
+    request = json.loads(sys.stdin.read())
+    torch.set_num_threads(request["threads"])
+    try:
+        measure(request, *load(request["model"], request["dtype"], "cpu", adapter=request.get("adapter")))
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        sys.exit(OUT)
+
+
+def _measure(request: JsonRow, model: Any, tokenizer: Any) -> None:
+    if "prefill" in request:
+        report(_prefill(model, **request["prefill"]))
+    else:
+        report(_replan(model, tokenizer, **request["replan"]))
+
+
 if __name__ == "__main__":
-    main()
+    serve_request(_measure)

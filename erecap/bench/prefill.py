@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from erecap.bench.replan.calls import steady, synchronise
+from erecap.bench.replan.calls import in_turn, synchronise
 from erecap.bench.replan.ceilings import attention_share, bounded, ratio
 from erecap.bench.replan.history import wander
 from erecap.bench.results import Figure, result_row
@@ -20,6 +20,7 @@ from erecap.errors import ConfigError
 from erecap.generation import JsonRow
 from erecap.language_models.opened import shape_of
 from erecap.models.cache_argument import CACHE
+from erecap.protocols import TokenScorer
 from erecap.targets import TARGETS
 from erecap.tokens import SCORER_NAMES, PruneConfig, prune
 
@@ -39,7 +40,9 @@ class PrefillBench:
     seed: int = 0
 
 
-def prefill_call(mode: str, model: Any, ids: Sequence[int], keep: float, scorer: str) -> Callable[[], list[int]]:
+def prefill_call(
+    mode: str, model: Any, ids: Sequence[int], keep: float, scorer: str | TokenScorer
+) -> Callable[[], list[int]]:
     """A function that reads `ids` on an empty cache up to the logits of the last token.
 
     Returns:
@@ -100,14 +103,12 @@ def prefill_bench(
     say(f"prefill of {bench.tokens} tokens: warming up")
     kept = {mode: call() for mode, call in calls.items()}
     raw: list[JsonRow] = []
-    with steady() as collect:
-        for repetition in range(bench.repetitions):
-            for mode, call in calls.items():
-                collect()
-                started = time.perf_counter()
-                call()
-                took = 1e3 * (time.perf_counter() - started)
-                raw.append({"mode": mode, "repetition": repetition, "prefill_ms": took})
+    for repetition, mode, call in in_turn(calls, bench.repetitions):
+        started = time.perf_counter()
+        call()
+        took = 1e3 * (time.perf_counter() - started)
+        raw.append({"mode": mode, "repetition": repetition, "prefill_ms": took})
+        if mode == MODES[-1]:
             say(f"prefill of {bench.tokens} tokens: {repetition + 1} of {bench.repetitions} repetitions")
     share = attention_share(model, ids)
     return {"raw": raw, "kept": kept, "attention_share": share, "shape": vars(shape_of(model)), "ids": ids}

@@ -34,7 +34,7 @@ def measure(
 
 
 def setting(
-    model: str, dtype: str, threads: int | None, command: str
+    model: str, dtype: str, threads: int | None, command: str, adapter: str | None = None
 ) -> tuple[dict[str, Any], Load, Callable[[str], None]]:
     """The settings that every part gets: machine and model, loading, and where progress goes."""
     from datetime import UTC, datetime
@@ -59,7 +59,7 @@ def setting(
             "dtype": str(resolve_dtype(dtype, resolve_device("auto"))).removeprefix("torch."),
         },
     }
-    return about, lambda: load(model, dtype, "auto"), lambda text: progress.print(text)
+    return about, lambda: load(model, dtype, "auto", adapter=adapter), lambda text: progress.print(text)
 
 
 def show(part: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from erecap.cli import (
+    ablate,
     bench,
     bench_drafts,
     bench_engines,
@@ -32,6 +33,7 @@ from erecap.cli import (
     layers_find,
     layers_slice,
     models,
+    profile,
     quality,
     report,
     rollout,
@@ -57,6 +59,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("rollout")(rollout.rollout)
+app.command("ablate")(ablate.ablate)
 app.command("compare")(compare.compare)
 app.command("collect")(collect.collect)
 app.command("quality")(quality.quality)
@@ -85,6 +88,7 @@ bench.app.command("serve")(bench_serve.serve)
 bench.app.command("slices")(bench_slices.slices)
 bench.app.command("wrap")(bench_wrap.wrap)
 app.add_typer(bench.app, name="bench")
+app.add_typer(profile.app, name="profile")
 app.add_typer(train.app, name="train")
 app.add_typer(tune.app, name="tune")
 app.add_typer(evaluate.app, name="evaluate")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from erecap.errors import ConfigError, RunError
 from erecap.files import write_atomic
 from erecap.generation import JsonRow
 from erecap.planners.expert import ExpertPlanner
-from erecap.protocols import Plan
+from erecap.protocols import LanguageModel, Plan
 from erecap.rollout.components import RealComponents
 from erecap.rollout.episode import play
 from erecap.rollout.jobs import all_jobs
@@ -43,19 +43,20 @@ class Counts:
     skipped: int = 0  # calls whose chat outgrew the window
 
 
-class ComparingPlanner:
-    """The expert's plans, each of them compared token by token between two sessions.
+class SeveralCompared:
+    """The expert's plans, each of them compared token by token between an unpruned session and several others.
 
     Args:
-        unpruned, pruned: sessions that have read nothing yet.
+        unpruned: a session that has read nothing yet.
+        others: such sessions by name.
         max_steps: the longest plan, in commands.
     """
 
-    def __init__(self, unpruned: ReplanSession, pruned: ReplanSession, max_steps: int) -> None:
+    def __init__(self, unpruned: ReplanSession, others: Mapping[str, ReplanSession], max_steps: int) -> None:
         self._expert = ExpertPlanner(max_steps=max_steps)
-        self._sides = (unpruned, pruned)
+        self._unpruned, self._others = unpruned, others
         self._max_steps = max_steps
-        self.counts = Counts()
+        self.by_name = {name: Counts() for name in others}
 
     def plan(self, context: Context) -> Plan:
         """The expert's plan."""
@@ -66,14 +67,33 @@ class ComparingPlanner:
             messages = render(context, max_steps=self._max_steps).messages
             if messages[-1]["role"] == "assistant":
                 messages.append({"role": "user", "content": NOTHING_DONE})
-            ours, theirs = (plan_choices(side, messages, plan.text) for side in self._sides)
-            if ours is None or theirs is None:
-                self.counts.skipped += 1
-            else:
-                self.counts.plans += 1
-                self.counts.plan_tokens += len(ours)
-                self.counts.agreed += sum(a == b for a, b in zip(ours, theirs, strict=True))
+            ours = plan_choices(self._unpruned, messages, plan.text)
+            for name, side in self._others.items():
+                theirs, counts = plan_choices(side, messages, plan.text), self.by_name[name]
+                if ours is None or theirs is None:
+                    counts.skipped += 1
+                else:
+                    counts.plans += 1
+                    counts.plan_tokens += len(ours)
+                    counts.agreed += sum(a == b for a, b in zip(ours, theirs, strict=True))
         return plan
+
+
+class ComparingPlanner(SeveralCompared):
+    """As `SeveralCompared`, of one session under a budget.
+
+    Args:
+        unpruned, pruned: sessions that have read nothing yet.
+        max_steps: the longest plan, in commands.
+    """
+
+    def __init__(self, unpruned: ReplanSession, pruned: ReplanSession, max_steps: int) -> None:
+        super().__init__(unpruned, {"pruned": pruned}, max_steps)
+
+    @property
+    def counts(self) -> Counts:
+        """The tokens compared."""
+        return self.by_name["pruned"]
 
 
 def measure_agreement(
@@ -116,7 +136,7 @@ def measure_agreement(
             components.prepare([parse_mode(mode) for mode in MODES], say)
             env = components.env(suite, expert=True)
             for job in jobs:
-                unpruned, pruned = (_session(components, mode) for mode in MODES)
+                unpruned, pruned = (session_of(components.language_model(parse_mode(mode))) for mode in MODES)
                 planner = ComparingPlanner(unpruned, pruned, config.planner.max_steps)
                 played = play(job, suite, env, planner, config.planner)
                 counts = planner.counts
@@ -139,11 +159,10 @@ def add_row(path: Path, row: JsonRow, identity: JsonRow) -> None:
             write_atomic(path, b"".join(map(encode_row, [*kept, row])))
 
 
-def _session(components: RealComponents, mode: str) -> ReplanSession:
-    """The session of a mode, for a new episode."""
+def session_of(model: LanguageModel) -> ReplanSession:
+    """The session of a language model that keeps one for each episode, for a new episode."""
     from erecap.language_models.per_episode import EpisodeSessions
 
-    model = components.language_model(parse_mode(mode))
     assert isinstance(model, EpisodeSessions), "these modes keep a session for each episode"
     return model.session
 

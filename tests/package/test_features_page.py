@@ -6,6 +6,7 @@ import re
 import runpy
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,15 @@ FEATURES = {
 }
 
 
+@cache
+def whole_program() -> Any:
+    """The command line, built once: that takes longer than all parsing."""
+    return typer.main.get_command(app)
+
+
 def parsed(arguments: list[str]) -> tuple[str, dict[str, Any]]:
     """The full name of a command, and its parameters. Raises click's errors for what it does not know."""
-    command: Any = typer.main.get_command(app)
+    command = whole_program()
     context, name = None, "erecap"
     while True:
         context = command.make_context(name.split()[-1], list(arguments), parent=context)

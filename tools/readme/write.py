@@ -1,7 +1,7 @@
 """Generated parts of the documents, from the measured results in docs/results.
 
-The tables of docs/results.md, the result lines of README.md and its figure, docs/results/replan-time.svg; and the page
-docs/reference/cli.md, from the help texts of the commands.
+The tables of docs/results.md, docs/profiles.md and docs/ablation.md, the result lines of README.md and its figure,
+docs/results/replan-time.svg; and the page docs/reference/cli.md, from the help texts of the commands.
 
 python -m tools.readme.write --demo runs/demo-full# keep its figures as docs/results/demo.json
 python -m tools.readme.write --realtime runs/realtime  # of one or several runs, as docs/results/realtime.json
@@ -19,12 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from erecap.evaluation.ablation.table import ablation_table
 from erecap.evaluation.table import quality_table
 from erecap.files import write_atomic, write_json
 from tools.readme.cli_reference import PAGE, cli_reference
 from tools.readme.cooperative_table import cooperative_results, cooperative_table
 from tools.readme.habitat_table import habitat_results, habitat_table
 from tools.readme.kept_run import adapted, read_run
+from tools.readme.profile_table import profile_table
 from tools.readme.realtime_table import realtime_results, realtime_table
 from tools.readme.remote_table import remote_table
 from tools.readme.short_results import short_results
@@ -140,8 +142,10 @@ def _by_length(results: dict[str, Any], part: dict[str, Any]) -> list[str]:
     return lines
 
 
+ALWAYS = ("replan.json", "demo.json")  # results that are never missing
 QUALITY, REMOTE, REALTIME = "quality.json", "remote.json", "realtime.json"
 HABITAT, COOPERATIVE = "habitat.json", "cooperative.json"
+PROFILE, ABLATION = "profile.json", "ablation.json"
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "demo": (("demo.json",), demo_table),
     "quality": ((QUALITY,), quality_table),
@@ -152,6 +156,10 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "realtime": ((REALTIME,), realtime_table),
     "together": (("replan.json", QUALITY), together_table),
 }  # of docs/results.md
+PAGES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
+    "profile": ((PROFILE,), profile_table),
+    "ablation": ((ABLATION,), ablation_table),
+}  # of docs/profiles.md and docs/ablation.md
 LINES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "short": (("replan.json", QUALITY), short_results),
 }  # of README.md
@@ -159,7 +167,7 @@ LINES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
 
 def filled(text: str, results: Path) -> str:
     """`text` with every block `<!-- results:NAME -->` holding what its files in `results` say."""
-    for name, (files, table) in (TABLES | LINES).items():
+    for name, (files, table) in (TABLES | LINES | PAGES).items():
         block = re.compile(rf"(<!-- results:{name} -->\n).*?(<!-- /results:{name} -->)", re.S)
         if block.search(text) is None:
             continue
@@ -170,7 +178,7 @@ def filled(text: str, results: Path) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     """Results of one file. Before their first measurement some have none, and their tables say so."""
-    if path.name in (QUALITY, REMOTE, REALTIME, HABITAT, COOPERATIVE) and not path.exists():
+    if path.name not in ALWAYS and not path.exists():
         return {}
     content: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return content
@@ -207,7 +215,7 @@ if __name__ == "__main__":
         write_json(folder / COOPERATIVE, cooperative_results(given.cooperative))
     if given.habitat is not None:
         write_json(folder / HABITAT, habitat_results(given.habitat))
-    for document in (Path("README.md"), Path("docs/results.md")):
+    for document in (Path("README.md"), *(Path("docs") / f"{page}.md" for page in ("results", "profiles", "ablation"))):
         write_atomic(document, filled(document.read_text("utf-8"), folder))
     write_atomic(folder / FIGURE, time_figure(_read(folder / "replan.json")))
     write_atomic(Path("docs") / PAGE, cli_reference())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -18,13 +18,17 @@ from erecap.decoding.linear import known_weights
 from erecap.generation import Generation, Message, Timing, Usage
 from erecap.language_models.build import session_options
 from erecap.models.cache_argument import CACHE
+from erecap.registries import LEARNED
 from erecap.session.session import ReplanSession
 from erecap.tokens.scoring.schedule import PruneConfig
 
 if TYPE_CHECKING:
     from erecap.bench.replan.settings import ReplanBench
+    from erecap.tokens.scoring.learned import LearnedScorer
 
 Call = Callable[[], Generation]
+Key = TypeVar("Key")  # of a call
+Made = TypeVar("Made")  # a call, in whatever form
 
 
 def in_one_pass(model: Any) -> int:
@@ -38,19 +42,30 @@ def answer(session: ReplanSession, messages: Sequence[Message], tokens: int, dra
 
 
 def algorithm_call(
-    mode: Mode, bench: ReplanBench, model: Any, tokenizer: Any, history: Sequence[Message], new: Message
+    mode: Mode,
+    bench: ReplanBench,
+    model: Any,
+    tokenizer: Any,
+    history: Sequence[Message],
+    new: Message,
+    learned: LearnedScorer | None = None,
 ) -> Call:
     """The model's own precision and plain decoding, with the same decode steps on every side.
 
     `full` and `prune[...]` are sessions that are thrown away after each call: they read the whole chat in one pass, and
     decode as the others do, which is faster than the model's own modules do it (`hf` shows those).
+
+    Args:
+        learned: ranks where a mode names no criterion of its own, and in `prune[learned]`.
     """
     messages, count = [*history, new], bench.plan_tokens
     if mode.session:
-        session = ReplanSession(model, tokenizer, draft=False, **_keeping(mode, bench))
+        keeping = kept_by(mode, bench.kv_tokens, bench.seed, learned)
+        session = ReplanSession(model, tokenizer, draft=False, **keeping)
         session.read(history)
         return lambda: answer(session.fork(), messages, count)
-    prune = PruneConfig(scorer=mode.prune, keep=bench.keep) if mode.prune else None
+    scorer = learned if mode.prune == LEARNED else mode.prune
+    prune = PruneConfig(scorer=scorer, keep=bench.keep) if scorer else None
 
     def call() -> Generation:
         fresh = ReplanSession(model, tokenizer, prune=prune, prefill_chunk=in_one_pass(model), draft=False)
@@ -165,13 +180,34 @@ def steady() -> Iterator[Callable[[], object]]:
         gc.unfreeze()
 
 
+def in_turn(calls: Mapping[Key, Made], repetitions: int) -> Iterator[tuple[int, Key, Made]]:
+    """Every call of `calls` once, then all of them again: A B C A B C, with garbage collected before each.
+
+    The one order of all benches that compare: a machine that becomes slower does so for all sides.
+    """
+    with steady() as collect:
+        for repetition in range(repetitions):
+            for key, call in calls.items():
+                collect()
+                yield repetition, key, call
+
+
 def synchronise(model: Any) -> None:
     """Wait until the model's device has finished its work."""
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
 
 
-def _keeping(mode: Mode, bench: ReplanBench) -> dict[str, Any]:
-    """Settings of a mode's session that the row does not decide."""
-    options = session_options(mode, budget=Budget(kv_tokens=bench.kv_tokens), seed=bench.seed)
+def kept_by(mode: Mode, kv_tokens: int, seed: int, learned: LearnedScorer | None = None) -> dict[str, Any]:
+    """The arguments of a mode's session that say what it keeps.
+
+    Args:
+        learned: ranks, unless the mode names a criterion of its own.
+    """
+    ranking = learned if mode.takes_run_pruner else None
+    options = session_options(mode, budget=Budget(kv_tokens=kv_tokens), seed=seed, ranking=ranking)
     return {key: options[key] for key in ("budget", "evict_by", "stale_first", "seed")}
+
+
+def _keeping(mode: Mode, bench: ReplanBench) -> dict[str, Any]:
+    return kept_by(mode, bench.kv_tokens, bench.seed)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from erecap.bench.out_of_memory import MemoryGuard
-from erecap.bench.replan.calls import Call, algorithm_call, floor_call, floor_message, product_call, steady, stock_call
+from erecap.bench.replan.calls import Call, algorithm_call, floor_call, floor_message, in_turn, product_call, stock_call
 from erecap.bench.replan.ceilings import attention_share
 from erecap.bench.replan.history import Count, check_lengths, cut, next_turn, wander
 from erecap.bench.replan.packed_weights import QUALITY_TOKENS, weight_loss
@@ -94,16 +94,15 @@ def measure(
             warm = guard.tried((row, mode), length, mode, partial(_warmed_up, make))
             if warm is not None:
                 calls[row, mode] = warm
-        with steady() as collect:
-            for repetition in range(bench.repetitions):
-                for (row, mode), call in calls.items():
-                    collect()
-                    head = {"row": row, "length": length, "mode": mode, "repetition": repetition}
-                    answer = guard.tried((row, mode), length, mode, call)
-                    if answer is not None:
-                        raw.append({**head, **_raw(answer, layers=row == "algorithm" and not repetition)})
+        call: Call | None = None
+        for repetition, (row, mode), call in in_turn(calls, bench.repetitions):
+            head = {"row": row, "length": length, "mode": mode, "repetition": repetition}
+            answer = guard.tried((row, mode), length, mode, call)
+            if answer is not None:
+                raw.append({**head, **_raw(answer, layers=row == "algorithm" and not repetition)})
+            if (row, mode) == next(reversed(calls)):
                 say(f"history of {length} tokens: {repetition + 1} of {bench.repetitions} repetitions")
-        del calls
+        del calls, call
     # Fewer repetitions than the others are no measurement.
     return [row for row in raw if guard.skipped.get((row["row"], row["mode"])) != row["length"]]
 

@@ -1,0 +1,1 @@
+"""Profiles of a model over lengths: cold prefill, whole replanning calls, and peak memory."""

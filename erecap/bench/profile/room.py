@@ -1,0 +1,64 @@
+"""Memory that a cell needs at least, beside what is free."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from erecap.bench.profile.settings import FLOOR, Cell, Profile
+from erecap.config.modes import Evict
+from erecap.engines.token_bytes import bytes_per_token
+from erecap.tokens.scoring.schedule import PruneConfig, scheduled_counts
+
+CHUNK = 512  # tokens that a session reads at a time
+
+
+def short_of_memory(profile: Profile, cell: Cell, model: Any, free: int | None = None) -> str | None:
+    """One sentence on why a cell is left out: its keys and values alone, with one layer's work, exceed free memory.
+
+    Systems that give more memory than they have end a process that uses it, so trying is no way to find out.
+
+    Args:
+        free: bytes; None: what the model's devices have together.
+
+    Returns:
+        None where it may fit.
+    """
+    needed = least_bytes(profile, cell, model)
+    if free is None:
+        found = [free_bytes(device) for device in {tensor.device for tensor in model.parameters()}]
+        free = None if None in found else sum(one for one in found if one is not None)
+    if free is None or needed <= free:
+        return None
+    return f"needs {needed / 2**30:.1f} GiB at least, {free / 2**30:.1f} GiB are free"
+
+
+def least_bytes(profile: Profile, cell: Cell, model: Any) -> int:
+    """Bytes of keys and values, and of the hidden states and the MLP of one layer."""
+    config = model.config.get_text_config(decoder=True)
+    mode = None if cell.mode == FLOOR else cell.parsed
+    read, stored = cell.length, float(cell.length)
+    if mode is None:
+        read, stored = profile.new_tokens, float(profile.new_tokens)
+    elif mode.session:
+        read = min(CHUNK, cell.length)
+        if isinstance(mode.kv, Evict):
+            stored = min(profile.kv_tokens + CHUNK, cell.length)
+    elif mode.prune:
+        layers = config.num_hidden_layers
+        counts = scheduled_counts(cell.length, layers, PruneConfig().resolve_stages(layers), cell.keep)
+        stored = sum(counts) / layers
+    widths = 2 * config.hidden_size + 2 * getattr(config, "intermediate_size", config.hidden_size)
+    return int(stored * bytes_per_token(model) + read * widths * model.dtype.itemsize)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that can still be allocated on a device; None where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type != "cpu":
+        return None
+    import psutil
+
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,1 @@
+"""Ablation: the parts of a mode, switched off one at a time on one workload."""
