@@ -5,6 +5,7 @@ docs/reference/cli.md, from the help texts of the commands.
 
 python -m tools.readme.write --demo runs/demo-full# keep its figures as docs/results/demo.json
 python -m tools.readme.write --realtime runs/realtime  # of one or several runs, as docs/results/realtime.json
+python -m tools.readme.write --engines runs/quality-engines  # of one policy on several engines, into engines.json
 python -m tools.readme.write                      # write all of them anew
 """
 
@@ -17,9 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from erecap.bench.results import merge_rows, read_results
 from erecap.evaluation.table import quality_table
 from erecap.files import write_atomic, write_json
 from tools.readme.cli_reference import PAGE, cli_reference
+from tools.readme.engines_table import PART, engine_quality, engines_table
 from tools.readme.realtime_table import realtime_results, realtime_table
 from tools.readme.remote_table import remote_table
 from tools.readme.short_results import short_results
@@ -144,9 +147,10 @@ def _by_length(results: dict[str, Any], part: dict[str, Any]) -> list[str]:
     return lines
 
 
-QUALITY, REMOTE, REALTIME = "quality.json", "remote.json", "realtime.json"
+QUALITY, REMOTE, REALTIME, ENGINES = "quality.json", "remote.json", "realtime.json", "engines.json"
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "demo": (("demo.json",), demo_table),
+    "engines": ((ENGINES,), engines_table),
     "quality": ((QUALITY,), quality_table),
     "remote": ((REMOTE,), remote_table),
     "replan": (("replan.json",), replan_table),
@@ -171,7 +175,7 @@ def filled(text: str, results: Path) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     """Results of one file. Before their first measurement some have none, and their tables say so."""
-    if path.name in (QUALITY, REMOTE, REALTIME) and not path.exists():
+    if path.name in (QUALITY, REMOTE, REALTIME, ENGINES) and not path.exists():
         return {}
     content: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return content
@@ -191,12 +195,16 @@ if __name__ == "__main__":
     parser.add_argument(
         "--realtime", type=Path, nargs="+", help=f"finished runs against a clock, for docs/results/{REALTIME}"
     )
+    parser.add_argument("--engines", type=Path, help=f"a finished run of one policy on several engines, for {ENGINES}")
     given = parser.parse_args()
     folder = Path("docs/results")
     if given.demo is not None:
         write_json(folder / "demo.json", demo_results(given.demo))
     if given.realtime is not None:
         write_json(folder / REALTIME, realtime_results(given.realtime))
+    if given.engines is not None:
+        parts = read_results(folder / ENGINES).get("parts", {})
+        merge_rows(folder / ENGINES, [], file="engines", parts={**parts, PART: engine_quality(given.engines)})
     for document in (Path("README.md"), Path("docs/results.md")):
         write_atomic(document, filled(document.read_text("utf-8"), folder))
     write_atomic(folder / FIGURE, time_figure(_read(folder / "replan.json")))
