@@ -35,6 +35,7 @@ from erecap.cli import (
     quality,
     report,
     rollout,
+    scale,
     serve,
     train,
     tune,
@@ -67,6 +68,7 @@ app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
 app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
+app.command("scale")(scale.scale)
 app.add_typer(models.app, name="models")
 layers.app.command("find")(layers_find.find)
 layers.app.command("steps")(layers_find.steps)

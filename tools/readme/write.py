@@ -1,6 +1,6 @@
 """Generated parts of the documents, from the measured results in docs/results.
 
-The tables of docs/results.md, the result lines of README.md and its figure, docs/results/replan-time.svg; and the page
+The tables of docs/results.md and docs/scale.md, the result lines of README.md and its figure, docs/results/replan-time.svg; and the page
 docs/reference/cli.md, from the help texts of the commands.
 
 python -m tools.readme.write --demo runs/demo-full# keep its figures as docs/results/demo.json
@@ -25,6 +25,7 @@ from tools.readme.cli_reference import PAGE, cli_reference
 from tools.readme.engines_table import PART, engine_quality, engines_table
 from tools.readme.realtime_table import realtime_results, realtime_table
 from tools.readme.remote_table import remote_table
+from tools.readme.scale_table import scale_table
 from tools.readme.short_results import short_results
 from tools.readme.time_figure import FIGURE, time_figure
 from tools.readme.together_table import together_table
@@ -160,11 +161,14 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
 LINES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "short": (("replan.json", QUALITY), short_results),
 }  # of README.md
+SCALE: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
+    "scale": (("scale.json",), scale_table),
+}  # of docs/scale.md
 
 
 def filled(text: str, results: Path) -> str:
     """`text` with every block `<!-- results:NAME -->` holding what its files in `results` say."""
-    for name, (files, table) in (TABLES | LINES).items():
+    for name, (files, table) in (TABLES | LINES | SCALE).items():
         block = re.compile(rf"(<!-- results:{name} -->\n).*?(<!-- /results:{name} -->)", re.S)
         if block.search(text) is None:
             continue
@@ -205,7 +209,7 @@ if __name__ == "__main__":
     if given.engines is not None:
         parts = read_results(folder / ENGINES).get("parts", {})
         merge_rows(folder / ENGINES, [], file="engines", parts={**parts, PART: engine_quality(given.engines)})
-    for document in (Path("README.md"), Path("docs/results.md")):
+    for document in (Path("README.md"), Path("docs/results.md"), Path("docs/scale.md")):
         write_atomic(document, filled(document.read_text("utf-8"), folder))
     write_atomic(folder / FIGURE, time_figure(_read(folder / "replan.json")))
     write_atomic(Path("docs") / PAGE, cli_reference())
