@@ -62,9 +62,8 @@ def scale(
         typer.echo(f"  history {row['history']:>7,}, {row['way']:>6}: {row['robots']:>5}")
     typer.echo(f"most robots with 95 % of the calls within {slo:g} s:")
     for row in found["most"]:
-        typer.echo(
-            f"  history {row['history']:>7,}, {row['way']:>6}: {row['robots']:>5}{'+' if row['at_least'] else ''}"
-        )
+        more = "+" if row["at_least"] else ""
+        typer.echo(f"  history {row['history']:>7,}, {row['way']:>6}: {row['robots']:>5}{more}")
     if out is not None:
         write_json(out, found)
         typer.echo(f"results: {out}")

@@ -53,12 +53,12 @@ def _assumptions(results: Mapping[str, Any]) -> list[str]:
     return [
         f"`{results['command']}`. Assumed:",
         "",
-        f"- model: {model['parameters'] / 1e9:.2f} billion parameters, {model['weight_bytes'] / 1e9:.1f} GB of weights, "
-        f"{model['bytes_per_token'] / 1024:.0f} KiB of keys and values a token;",
+        f"- model: {model['parameters'] / 1e9:.2f} billion parameters, {model['weight_bytes'] / 1e9:.1f} GB of "
+        f"weights, {model['bytes_per_token'] / 1024:.0f} KiB of keys and values a token;",
         f"- {gpu['name']}: {gpu['memory_bytes'] / 1e9:.0f} GB, of which {gpu['memory_share']:.0%} may be filled; "
         f"{gpu['bandwidth_share']:.0%} of {gpu['bytes_per_s'] / 1e12:g} TB/s, {gpu['flops_share']:.0%} of "
         f"{gpu['flops_per_s'] / 1e12:.0f} TFLOP/s; {1e3 * gpu['step_s']:g} ms a step beside that;",
-        f"- robots: {settings['new_tokens']} new and {settings['plan_tokens']} plan tokens a call; the next call follows "
+        f"- robots: {settings['new_tokens']} new and {settings['plan_tokens']} plan tokens a call; the next call comes "
         f"{settings['period_s']:g} s after a plan on the average (uniform, half to one and a half of it);",
         f"- server: up to {server['most_calls']} calls and {server['step_tokens']:,} tokens in a step; "
         f"{settings['host_gb']:g} GB of the host's memory for robots that the GPU has no room for, over a link of "

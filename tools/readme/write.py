@@ -1,7 +1,7 @@
 """Generated parts of the documents, from the measured results in docs/results.
 
-The tables of docs/results.md and docs/scale.md, the result lines of README.md and its figure, docs/results/replan-time.svg; and the page
-docs/reference/cli.md, from the help texts of the commands.
+The tables of docs/results.md and docs/scale.md, the result lines of README.md and its figure,
+docs/results/replan-time.svg; and the page docs/reference/cli.md, from the help texts of the commands.
 
 python -m tools.readme.write --demo runs/demo-full# keep its figures as docs/results/demo.json
 python -m tools.readme.write --realtime runs/realtime  # of one or several runs, as docs/results/realtime.json

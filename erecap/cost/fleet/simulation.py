@@ -1,6 +1,6 @@
 """Robots that replan on one GPU: a simulation of a server with continuous batching and bounded memory.
 
-Every robot asks for a plan, carries it out for a while, and asks again. The server makes steps. In each of them every
+Every robot asks for a plan, carries it out for a while, and replans. The server makes steps. In each of them every
 call that decodes gets one token, and what is left of the step's tokens reads prompts, first come, first served. Keys
 and values of a robot stay on the GPU between its calls while there is room. The least recently used move to the memory
 of the host, from which their next call brings them back over a link that serves one call at a time; the least recently
@@ -58,7 +58,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the calls of a simulation took."""
+    """Times of the calls of a simulation."""
 
     calls: int
     p50_s: float

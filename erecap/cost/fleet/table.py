@@ -1,4 +1,4 @@
-"""What one GPU holds and how many robots it serves, for several lengths of history and ways to keep it."""
+"""Robots that one GPU holds and serves, for several lengths of history and ways to keep it."""
 
 from __future__ import annotations
 
