@@ -11,6 +11,7 @@ import typer
 
 from erecap.cli import (
     bench,
+    bench_decoders,
     bench_drafts,
     bench_engines,
     bench_exits,
@@ -79,6 +80,7 @@ layers.app.command("profiles")(layers_slice.profiles)
 app.add_typer(layers.app, name="layers")
 app.add_typer(controller.app, name="controller")
 app.add_typer(games.app, name="games")
+bench.app.command("decoders")(bench_decoders.decoders)
 bench.app.command("drafts")(bench_drafts.drafts)
 bench.app.command("engines")(bench_engines.engines)
 bench.app.command("exits")(bench_exits.exits)

@@ -30,6 +30,19 @@ def test_all_sides_read_the_same_history() -> None:
         one_engine_bench(OneEngineBench(**{**SIZES, "length": 4000}), model, model.tokenizer)
 
 
+def test_sides_of_the_comparison_of_decoders(tmp_path: Path) -> None:
+    from erecap.bench.decoders import LLAMACPP_FILE, LLAMACPP_FLOAT, DecoderBench, exactness, own_sides, times
+    from erecap.bench.llamacpp.sides import llamacpp_sides
+    from tests.session.chats import model
+
+    made, ids = model(), [(7 * n) % 90 + 3 for n in range(60)]
+    bench = DecoderBench(stored=40, steps=6, passes=(1, 3), new_tokens=5, repetitions=1)
+    sides = llamacpp_sides(str(gguf_of_small_llama()), tmp_path, 1, lambda line: None)
+    exact = {row["side"]: row for row in exactness(bench, sides, made, ids, lambda line: None)}
+    assert exact[LLAMACPP_FLOAT]["error"] < 1e-4 < exact[LLAMACPP_FILE]["error"] < 1e-2  # its keys are float16
+    assert len(times(bench, {**own_sides(made), **sides}, ids, lambda line: None)) == 7 * 3
+
+
 def test_a_random_model_stands_beside_its_floor_alone(tmp_path: Path) -> None:
     pytest.importorskip("alfworld")
     from erecap.engines.llamacpp.model import LlamaCppModel, LlamaCppOptions
