@@ -17,6 +17,7 @@ from erecap.cli import (
     bench_exits,
     bench_fleet,
     bench_llamacpp,
+    bench_load,
     bench_remote,
     bench_serve,
     bench_slices,
@@ -86,6 +87,7 @@ bench.app.command("engines")(bench_engines.engines)
 bench.app.command("exits")(bench_exits.exits)
 bench.app.command("fleet")(bench_fleet.fleet)
 bench.app.command("llamacpp")(bench_llamacpp.llamacpp)
+bench.app.command("load")(bench_load.load)
 bench.app.command("remote")(bench_remote.remote)
 bench.app.command("serve")(bench_serve.serve)
 bench.app.command("slices")(bench_slices.slices)

@@ -130,6 +130,13 @@ def test_engines_beside_their_targets_and_pairs_of_episodes(tmp_path: Path) -> N
         "| s | `llamacpp` | 8 | 50 % | 20–80 % | -12.5 (-25.0 to +0.0) | 8 |",
     ]
     assert engines_table({}).count("| not measured |") == len(by_id)
+    ms = {what: {"median": 2.0, "min": 1.0, "max": 3.0} for what in ("1", "8", "prefill")}
+    part = {"settings": {"new_tokens": 100, "stored": 1024, "repetitions": 15}, "date": "2026-01-31"}
+    part |= {"model": {"name": "m"}, "machine": ABOUT["machine"]}
+    summary = [{"side": "transformers", "ms": ms, "error": 2e-6, "agreeing": 63, "tokens": 64}]
+    table = engines_table({"parts": {"decoders": {**part, "summary": summary}}})
+    assert "| decoder | 1 (ms) | 8 (ms) | 100 tokens, as a prompt (ms) | error | same first choice |" in table
+    assert table.endswith("| transformers | 2.0 | 2.0 | 2.0 | 2.0e-06 | 63 of 64 |")
 
 
 def test_only_the_marked_blocks_change(tmp_path: Path) -> None:

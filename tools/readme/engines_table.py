@@ -47,8 +47,10 @@ def engines_table(results: Mapping[str, Any]) -> str:
             lines.append("| " + " | ".join([target.what, name, str(target), *_measured(row)]) + " |")
     notes = [f"- {row['id']}, {row['row']}: {row['note']}." for row in results.get("rows", []) if row.get("note")]
     lines += ["", *notes] if notes else []
-    part = results.get("parts", {}).get(PART)
-    return "\n".join([*lines, *(_success(part) if part else [])])
+    parts = results.get("parts", {})
+    lines += _decoders(parts["decoders"]) if "decoders" in parts else []
+    lines += _success(parts[PART]) if PART in parts else []
+    return "\n".join(lines)
 
 
 def _measured(row: Mapping[str, Any] | None) -> list[str]:
@@ -57,6 +59,28 @@ def _measured(row: Mapping[str, Any] | None) -> list[str]:
     word = " **short**" if row["holds"] is False else ""
     text = f"{row['measured']:.4g} ({row['low']:.4g} to {row['high']:.4g}){word}"
     return [text, str(row["n"]), row["machine"], row["date"]]
+
+
+def _decoders(part: Mapping[str, Any]) -> list[str]:
+    """Ways to run one model: milliseconds of its passes beside the errors of its logits."""
+    settings = part["settings"]
+    whats = list(part["summary"][0]["ms"])
+    heads = [f"{settings['new_tokens']} tokens, as a prompt" if what == "prefill" else what for what in whats]
+    lines = [
+        "",
+        f"Ways to run {part['model']['name']} (`make bench-decoders`, {part['date']}, {part['machine']['cpu']}, "
+        f"{part['machine']['threads']} threads): milliseconds of a pass of so many tokens behind "
+        f"{settings['stored']:,} stored ones, median of {settings['repetitions']}; and the largest error of a logit over the largest logit, "
+        "against float64.",
+        "",
+        "| decoder | " + " | ".join(f"{head} (ms)" for head in heads) + " | error | same first choice |",
+        "|---|" + "---|" * (len(whats) + 2),
+    ]
+    for row in part["summary"]:
+        cells = [row["side"], *(f"{row['ms'][what]['median']:.1f}" for what in whats)]
+        cells += [f"{row['error']:.1e}", f"{row['agreeing']} of {row['tokens']}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def _success(part: Mapping[str, Any]) -> list[str]:
