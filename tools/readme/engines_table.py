@@ -70,8 +70,8 @@ def _decoders(part: Mapping[str, Any]) -> list[str]:
         "",
         f"Ways to run {part['model']['name']} (`make bench-decoders`, {part['date']}, {part['machine']['cpu']}, "
         f"{part['machine']['threads']} threads): milliseconds of a pass of so many tokens behind "
-        f"{settings['stored']:,} stored ones, median of {settings['repetitions']}; and the largest error of a logit over the largest logit, "
-        "against float64.",
+        f"{settings['stored']:,} stored ones, median of {settings['repetitions']}; and the largest error of a logit "
+        "over the largest logit, against float64.",
         "",
         "| decoder | " + " | ".join(f"{head} (ms)" for head in heads) + " | error | same first choice |",
         "|---|" + "---|" * (len(whats) + 2),
