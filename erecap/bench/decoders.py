@@ -18,7 +18,7 @@ import torch
 
 from erecap.bench.replan.calls import steady
 from erecap.decoding.fused import FusedDecoder
-from erecap.engines.protocol import EngineSettings, SessionEngine
+from erecap.engines.protocol import EngineSettings
 from erecap.engines.transformers import TransformersEngine
 from erecap.generation import JsonRow
 
@@ -57,22 +57,24 @@ class EngineSide:
     """An engine of ours.
 
     Args:
-        engine: that has read nothing.
+        engine: a `SessionEngine` that has read nothing.
         context: token ids that it reads first.
     """
 
-    def __init__(self, engine: SessionEngine, context: Sequence[int]) -> None:
+    def __init__(self, engine: Any, context: Sequence[int]) -> None:
         self.engine, self._context = engine, len(context)
         with engine.attached():
             engine.read(context)
 
     def verify(self, ids: Sequence[int]) -> np.ndarray:
         with self.engine.attached():
-            return self.engine.verify(ids)
+            rows: np.ndarray = self.engine.verify(ids)
+        return rows
 
     def prefill(self, ids: Sequence[int]) -> np.ndarray:
         with self.engine.attached():
-            return self.engine.read(ids)
+            row: np.ndarray = self.engine.read(ids)
+        return row
 
     def back(self) -> None:
         self.engine.rollback(self._context)
