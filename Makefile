@@ -11,6 +11,7 @@
 #                ARGS="--parts neighbour" only R11: a replanning call beside a program that is busy on the same cores
 # make bench-llamacpp  the comparisons with llama.cpp, which is compiled first (about 10 minutes, once)
 # make test-engines    the tests of engines with all engines: llama.cpp is compiled first, in an environment of its own
+# make bench-decoders  milliseconds and errors of transformers, the fused decoder and llama.cpp on the same weights
 # make quality   success with and without pruning, against the controls, on paired episodes (hours; it goes on from
 #                docs/results/raw), then docs/results/quality.json and its table; ARGS=--batch=8 plays eight episodes at a time
 # make quality-smoke   a few short episodes of the same (about 10 minutes), into runs/quality-smoke
@@ -18,6 +19,7 @@
 #                docs/results/profile.json, its plots and tables; ARGS="--repetitions 3" for all parts
 # make ablation  what each part of the mode erecap brings (hours; it goes on from runs/ablation), then
 #                docs/results/ablation.json, its plot and table
+# make quality-engines  the same policy on transformers and on llama.cpp, on paired episodes, which is compiled first
 # make readme    write what is generated in README.md and docs: tables, result lines, a figure, the command line's page
 # make docs      build the documentation into site/, without a network; open site/index.html
 
@@ -32,7 +34,7 @@ LLAMACPP_VERSION := 0.3.36
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-slow test-engines fuzz bench bench-llamacpp bench-remote profile ablation quality quality-smoke readme docs lint model venv clean
+.PHONY: demo test test-fast test-slow test-engines fuzz bench bench-llamacpp bench-remote profile ablation quality quality-smoke readme docs lint model venv clean bench-decoders quality-engines
 
 demo: model
 	$(BIN)/erecap compare $(if $(filter --full,$(ARGS)),demo-full,demo) $(filter-out --full,$(ARGS))
@@ -66,6 +68,7 @@ bench: model
 bench-llamacpp: model $(LLAMACPP)/.installed
 	$(BIN)/erecap bench llamacpp --python $(LLAMACPP)/bin/python --results docs/results/replan.json $(ARGS)
 	$(LLAMACPP)/bin/python -m erecap.cli.main bench engines --results docs/results/engines.json
+	$(LLAMACPP)/bin/python -m erecap.cli.main bench engines --random --results docs/results/engines.json
 	$(BIN)/python -m tools.readme.write
 
 # No model is asked: recorded chats are counted as a remote planner would have been sent them.
@@ -105,6 +108,16 @@ SMOKE := --rows runs/quality-smoke/episodes-small.jsonl --results runs/quality-s
 quality-smoke: model
 	$(BIN)/erecap quality quality-smoke $(SMOKE) $(ARGS)
 	$(BIN)/erecap quality quality-smoke $(SMOKE) --agreement household-chains-unseen
+
+# Ways to run the model on this processor; goes on from runs/bench/decoders.json.
+bench-decoders: model $(LLAMACPP)/.installed
+	$(LLAMACPP)/bin/python -m erecap.cli.main bench decoders --results docs/results/engines.json $(ARGS)
+	$(BIN)/python -m tools.readme.write
+
+# Goes on from runs/quality-engines.
+quality-engines: model $(LLAMACPP)/.installed
+	$(LLAMACPP)/bin/python -m erecap.cli.main compare quality-engines $(ARGS)
+	$(BIN)/python -m tools.readme.write --engines runs/quality-engines
 
 readme: $(STAMP)
 	$(BIN)/python -m tools.readme.write

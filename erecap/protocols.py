@@ -61,6 +61,15 @@ class ReadingModel(Protocol):
         """Read what is new of a chat that ends with a user message; returns the tokens read."""
 
 
+@runtime_checkable
+class PatternModel(Protocol):
+    """A language model that constrains its answers itself: `generate` takes `pattern`, a regular expression."""
+
+    @property
+    def takes_pattern(self) -> bool:
+        """True if it does."""
+
+
 @dataclass(frozen=True)
 class ReadAhead:
     """The reading of new observations while a plan is carried out."""

@@ -12,9 +12,10 @@ from erecap.context.render import render
 from erecap.errors import ConfigError
 from erecap.generation import AllowedTokens, Generation, Message
 from erecap.planners.grammar.grammar import PlanGrammar
+from erecap.planners.grammar.pattern import plan_pattern
 from erecap.planners.parser import parse_plan
 from erecap.planners.stuck import least_tried
-from erecap.protocols import LanguageModel, Plan, ReadAhead, ReadingModel
+from erecap.protocols import LanguageModel, PatternModel, Plan, ReadAhead, ReadingModel
 
 
 class LLMPlanner:
@@ -25,8 +26,8 @@ class LLMPlanner:
         max_steps: the longest plan, in commands; at least 1.
         max_new_tokens: the longest answer, in tokens; at least 1.
         constrained: allow only admissible commands first, and only known commands after. This needs the
-            model's tokenizer (`model.tokenizer`); a model whose tokenizer is None writes freely, and
-            `planner.constrained` is False.
+            model's tokenizer (`model.tokenizer`), or a model that takes a regular expression (`PatternModel`); another
+            one writes freely, and `planner.constrained` is False.
         temperature: 0 is greedy.
         top_p: share of probability that is sampled from, at a temperature above 0.
         seed: for sampling.
@@ -66,14 +67,15 @@ class LLMPlanner:
         self.stuck_after = stuck_after
         tokenizer = model.tokenizer if constrained else None
         self._grammar = None if tokenizer is None else PlanGrammar(tokenizer, max_steps)
-        if stuck_after is not None and self._grammar is None:
+        self._takes_pattern = constrained and isinstance(model, PatternModel) and model.takes_pattern
+        if stuck_after is not None and not self.constrained:
             lacks = "a model with a tokenizer" if constrained else "constrained"
             raise ConfigError(f"stuck_after limits what is decoded; allowed: with {lacks}")
 
     @property
     def constrained(self) -> bool:
         """True if the model's choice of tokens is limited to commands."""
-        return self._grammar is not None
+        return self._grammar is not None or self._takes_pattern
 
     def messages(self, context: Context) -> list[Message]:
         """The chat that the model is shown: the rendered context, with a user message at its end."""
@@ -93,9 +95,9 @@ class LLMPlanner:
         if not situation.skills:
             return Plan((), "", "no command is admissible now")
         allowed: AllowedTokens | None = None
+        if self.stuck_after is not None:
+            situation = replace(situation, skills=least_tried(context.records, situation.skills, self.stuck_after))
         if self._grammar is not None:
-            if self.stuck_after is not None:
-                situation = replace(situation, skills=least_tried(context.records, situation.skills, self.stuck_after))
             allowed = self._grammar.allowed(situation, self.max_new_tokens)
             if allowed is None:
                 return Plan((), "", f"no admissible command fits into {self.max_new_tokens} new tokens")
@@ -105,6 +107,8 @@ class LLMPlanner:
         """The plan of one call of the model; `more` are further arguments of the call."""
         if self.model.takes_old_plan:
             more |= {"old_plan": "\n".join(context.remaining) or None, "trigger": context.trigger}
+        if self._takes_pattern:
+            more["pattern"] = plan_pattern(situation, self.max_steps)
         generation = self.model.generate(
             self.messages(context),
             max_new_tokens=self.max_new_tokens,
@@ -133,7 +137,7 @@ class LLMPlanner:
     def _read(self, generation: Generation, situation: Situation) -> Plan:
         text = generation.text
         # The grammar closes the plan before the limit of tokens; a free writer may run into it.
-        whole = ("stop", "length") if self.constrained else ("stop",)
+        whole = ("stop", "length") if self._grammar is not None else ("stop",)
         if generation.finish_reason not in whole:
             # The last line may have been cut: "go to cabinet 1" of "go to cabinet 12". Only whole lines
             # count.

@@ -1,4 +1,4 @@
-"""`erecap bench engines`: a session on llama.cpp against llama.cpp with its prompt cache."""
+"""`erecap bench engines`: a session on llama.cpp against llama.cpp with its prompt cache, or against its floor."""
 
 from __future__ import annotations
 
@@ -19,34 +19,56 @@ def engines(
     kv_tokens: KvTokens = 1024,
     model: Annotated[str, typer.Option(help="GGUF file, or a model of the catalog that comes as one.")] = MODEL,
     adapter: Annotated[str | None, typer.Option(help="LoRA adapter that is applied on both sides.")] = None,
+    random: Annotated[
+        bool,
+        typer.Option(
+            "--random", help="R10: a model of 1B parameters with random weights in 4 bits, against its floor alone."
+        ),
+    ] = False,
     threads: Threads = None,
-    results: Annotated[Path | None, typer.Option(help="A results file that R8-plain and R8-drafted go into.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="A results file that R8-plain and R8-drafted go into, or R10.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what the results file has.")] = False,
     out: Annotated[Path, typer.Option(help="JSON file for settings, summary and raw rows.")] = Path(
         "runs/bench/engines.json"
     ),
 ) -> None:
     """Time one replanning call of a session on llama.cpp against llama.cpp with its prompt cache.
 
-    Needs an interpreter that has llama.cpp: `make bench-llamacpp` builds one and calls this with it.
+    What the results file has with the same settings is not measured again. Needs an interpreter that has llama.cpp:
+    `make bench-llamacpp` builds one and calls this with it.
     """
     from dataclasses import asdict
 
     from rich.console import Console
 
     from erecap.bench.llamacpp.one_engine import OneEngineBench, engine_rows, one_engine_bench, summary_of
+    from erecap.bench.llamacpp.random_gguf import random_gguf
     from erecap.bench.results import merge_rows, read_results
     from erecap.bench.suite import write_part
     from erecap.bench.tables import result_table, seconds, table_of
     from erecap.engines.llamacpp.model import LlamaCppModel, LlamaCppOptions
+    from erecap.errors import ConfigError
+    from erecap.models.gguf_files import locate_gguf
 
+    bench = OneEngineBench(length, new_tokens, plan_tokens, repetitions, kv_tokens, random)
+    if random and (model != MODEL or adapter is not None):
+        raise ConfigError("--random: got a model or an adapter beside it; allowed: one of them")
+    name = "llamacpp-random" if random else "llamacpp"
+    parts = {} if results is None else read_results(results).get("parts", {})
+    measured = {**asdict(bench), "gguf": model, "adapter": adapter}
+    if not fresh and parts.get(name, {}).get("settings") == measured:
+        typer.echo(f"{results}: {name} was measured on {parts[name]['date']}; --fresh measures it again")
+        return
     options = LlamaCppOptions(threads=threads)
-    opened = LlamaCppModel.open(model, options, adapter=adapter)
-    about, _, say = setting(model, "auto", options.own_threads, "erecap bench engines")
-    bench = OneEngineBench(length, new_tokens, plan_tokens, repetitions, kv_tokens)
+    path = random_gguf(locate_gguf(model), say=typer.echo) if random else model
+    about, _, say = setting(str(path), "auto", options.own_threads, "erecap bench engines" + " --random" * random)
+    opened = LlamaCppModel.open(path, options, adapter=adapter)
     found = one_engine_bench(bench, opened, opened.tokenizer, say)
     summary, rows = summary_of(found["raw"]), engine_rows(found, about, bench)
     part = {
-        "part": "engines", "settings": asdict(bench), **about, "rows": rows, "faults": [],
+        "part": name, "settings": measured, **about, "rows": rows, "faults": [],
         "summary": {"calls": summary, **{key: value for key, value in found.items() if key != "raw"}},
         "raw": found["raw"],
     }  # fmt: skip
@@ -76,6 +98,5 @@ def engines(
     typer.echo(f"results: {out}")
     if results is not None and rows:
         own = {key: part[key] for key in ("date", "command", "settings", "model", "summary", "raw")}
-        before = read_results(results).get("parts", {})
-        merge_rows(results, rows, file="engines", parts={**before, "llamacpp": own})
+        merge_rows(results, rows, file="engines", parts={**parts, name: own})
         typer.echo(f"results: {results}")

@@ -12,10 +12,13 @@ import typer
 from erecap.cli import (
     ablate,
     bench,
+    bench_decoders,
     bench_drafts,
     bench_engines,
     bench_exits,
+    bench_fleet,
     bench_llamacpp,
+    bench_load,
     bench_remote,
     bench_serve,
     bench_slices,
@@ -37,6 +40,7 @@ from erecap.cli import (
     quality,
     report,
     rollout,
+    scale,
     serve,
     train,
     tune,
@@ -70,6 +74,7 @@ app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
 app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
+app.command("scale")(scale.scale)
 app.add_typer(models.app, name="models")
 layers.app.command("find")(layers_find.find)
 layers.app.command("steps")(layers_find.steps)
@@ -79,10 +84,13 @@ layers.app.command("profiles")(layers_slice.profiles)
 app.add_typer(layers.app, name="layers")
 app.add_typer(controller.app, name="controller")
 app.add_typer(games.app, name="games")
+bench.app.command("decoders")(bench_decoders.decoders)
 bench.app.command("drafts")(bench_drafts.drafts)
 bench.app.command("engines")(bench_engines.engines)
 bench.app.command("exits")(bench_exits.exits)
+bench.app.command("fleet")(bench_fleet.fleet)
 bench.app.command("llamacpp")(bench_llamacpp.llamacpp)
+bench.app.command("load")(bench_load.load)
 bench.app.command("remote")(bench_remote.remote)
 bench.app.command("serve")(bench_serve.serve)
 bench.app.command("slices")(bench_slices.slices)

@@ -50,7 +50,10 @@ def serve(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name under which it is offered; else the model's.")] = None,
     upstream: Annotated[
-        str | None, typer.Option(help="URL of another server, with its /v1: be a proxy that shortens what goes there.")
+        list[str] | None,
+        typer.Option(
+            help="URL of another server, with its /v1: be a proxy that shortens what goes there. Repeated: replicas."
+        ),
     ] = None,
     upstream_key_env: Annotated[
         str | None, typer.Option(help="Environment variable with that server's key; else clients send it.")
@@ -131,7 +134,7 @@ def serve(
         raise ConfigError(f"{option}: {where}; leave it out")
     if evict_by is not None and pruner is not None:
         raise ConfigError("--pruner: it is another name of --evict-by; give one of them")
-    if upstream is not None and keep_tokens is None:
+    if upstream and len(upstream) == 1 and keep_tokens is None:
         raise ConfigError("--upstream: give --keep-tokens, the tokens of a prompt beyond which it is shortened")
     budget = _budget(kv_tokens, memory_gb, pays)
     upstream_key = _secret(upstream_key_env, "--upstream-key-env")
@@ -145,10 +148,10 @@ def serve(
     keys = _keys(api_key_env, key_file)
     names = _names(host, keys is not None, insecure, allow_host or [])
     most_bytes = int(body_mb * (1 << 20))
-    if upstream is not None:
+    if upstream:
         from erecap.wrapping.calls import TextCalls
 
-        behind = checked_url(upstream)
+        behind = [checked_url(url) for url in upstream]
         calls = TextCalls.opened(
             "proxy", log, keep_tokens=keep_tokens, patterns=patterns, tokenizer=tokenizer,
             thinking_first=thinking_first, emit_edits=emit_edits,
@@ -157,9 +160,11 @@ def serve(
             upstream, calls, upstream_key=upstream_key, key=keys, most_bytes=most_bytes,
             most_answer_bytes=int(answer_mb * (1 << 20)), request_s=timeout, hosts=names,
         )  # fmt: skip
-        if not answers(behind):
-            typer.echo(f"note: nothing answers at {behind.host} yet; until it does, clients get status 502", err=True)
-        _run(made, f"a proxy before {upstream}", host, port, timeout)
+        for url in behind:
+            if not answers(url):
+                until = "others take its place" if len(behind) > 1 else "clients get status 502"
+                typer.echo(f"note: nothing answers at {url.host} yet; until it does, {until}", err=True)
+        _run(made, f"a proxy before {', '.join(upstream)}", host, port, timeout)
         return
     from erecap.serving.opening import open_engine
 

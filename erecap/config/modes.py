@@ -55,6 +55,7 @@ class Mode:
     engine: str = "transformers"  # what holds keys and values and runs the model: a name of `ENGINES`
     expert: bool = False  # the environment's expert plans, and no model is asked
     controller: ControllerSettings | None = None  # what changes the session's levers between calls; None: the run's
+    served: bool = False  # a server answers, which keeps of the chat what it likes; the run's `model` is its URL
 
     def __str__(self) -> str:
         return self.name
@@ -132,10 +133,16 @@ PRESETS: dict[str, Mode] = {
         Mode("erecap", kv=Evict(stale_first=True)),
         *(Mode(criterion, kv=Evict(by=criterion)) for criterion in EVICT_BY),
         Mode("mask", kv="reuse", text="mask"),
+        Mode("served", served=True),
     )
 }
 SESSION_MODES = tuple(name for name, mode in PRESETS.items() if mode.session)
 BUDGETED_MODES = tuple(name for name, mode in PRESETS.items() if mode.budgeted)  # that keep within a run's budget
+
+
+def is_url(model: str) -> bool:
+    """True if a run's `model` is the URL of a server that holds it."""
+    return model.startswith(("http://", "https://"))
 
 
 def mode_names() -> list[str]:

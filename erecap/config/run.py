@@ -20,7 +20,7 @@ from erecap.budget import AUTO, Budget
 from erecap.config.clock import ClockSettings, kind_or_settings
 from erecap.config.composition import ModeParts, names_and_parts, tokens_or_auto
 from erecap.config.controller import ControllerSettings, folder_or_settings
-from erecap.config.modes import SESSION_MODES, Mode, parse_mode
+from erecap.config.modes import SESSION_MODES, Mode, is_url, parse_mode
 from erecap.config.suite import Name, Seed
 from erecap.registries import PLANNERS, PRESETS, SINKS
 
@@ -231,7 +231,9 @@ class RunConfig(BaseModel):
         default_factory=dict, description="Parts of the modes that are none of the presets; written among `modes`."
     )
     model: str = Field(
-        default="smollm2-135m-instruct", min_length=1, description="Model: a catalog name, a folder, or a hub name."
+        default="smollm2-135m-instruct",
+        min_length=1,
+        description="Model: a catalog name, a folder, a hub name; with the mode served, a server's URL.",
     )
     adapter: str | None = Field(
         default=None, min_length=1, description="LoRA adapter merged into the model: a folder, or a name as of models."
@@ -334,6 +336,30 @@ class RunConfig(BaseModel):
         needs = [name for name in self.modes if self.mode(name).needs_run_pruner]
         if self.pruner is None and needs:
             raise ValueError(f"mode {needs[0]} needs a trained pruner; give pruner: FOLDER")
+        return self
+
+    @model_validator(mode="after")
+    def _servers_serve(self) -> RunConfig:
+        asked = [name for name in self.modes if self.mode(name).needs_model]
+        served = [name for name in asked if self.mode(name).served]
+        if not is_url(self.model):
+            if served:
+                raise ValueError(f"mode served: got model {self.model}; allowed: a server's URL, http://HOST:PORT/v1")
+            return self
+        other = next((name for name in asked if name not in served), None)
+        if other is not None:
+            raise ValueError(f"model: mode {other} needs a model in this process, got a server's URL; allowed: served")
+        planner, clock = self.planner, self.clock
+        unfit = {
+            "adapter": self.adapter is not None,
+            "layers": self.layers is not None,
+            f"planner.name {planner.name}": planner.name == COOPERATIVE,
+            f"planner.plans {planner.plans}": planner.plans == EXPERT,
+            "clock.charge cost-model": clock is not None and clock.charge == "cost-model",
+        }
+        found = next((what for what, there in unfit.items() if there), None)
+        if served and found is not None:
+            raise ValueError(f"{found}: cannot be had of a server; leave it out, or name a model")
         return self
 
     @model_validator(mode="after")

@@ -62,6 +62,7 @@ def _limit(config: RunConfig, mode: str) -> int | str | None:
 
 def _as_unpruned(mode: Mode, config: RunConfig) -> bool:
     """Return True if a mode does the arithmetic of `reuse` as long as its budget is not full."""
+    same_engine = mode.engine == config.mode(UNPRUNED).engine
     same_weights = mode.decode.weights in (None, config.decode_weights)
     verified = mode.decode.exit is None or mode.decode.exit.lossless
-    return mode.budgeted and mode.prune is None and same_weights and verified
+    return mode.budgeted and mode.prune is None and same_engine and same_weights and verified

@@ -75,6 +75,8 @@ def build_language_model(opened: OpenedModel, mode: Mode, settings: CallSettings
     """
     if not mode.needs_model:
         raise ConfigError(f"mode {mode}: it asks no model")
+    if mode.served:
+        raise ConfigError(f"mode {mode}: it asks a server; allowed: in a run whose model is a URL")
     opened = opened.with_layers(mode.layers or settings.layers)
     prune = _prune_config(opened, mode, settings)
     if not hasattr(opened.model, "modules") and (not mode.session or mode.text is not None):

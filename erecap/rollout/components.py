@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from erecap.config.modes import Mode
+from erecap.config.modes import Mode, is_url
 from erecap.config.run import COOPERATIVE, EXPERT, RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ConfigError, GameError
@@ -84,7 +84,7 @@ class RealComponents:
         wants_model = [mode for mode in modes if mode.needs_model]
         # What is missing or wrong is told before anything slow begins.
         team_settings(self._config.planner)
-        if wants_model:
+        if wants_model and not is_url(self._config.model):
             locate(self._config.model)
             if self._config.adapter is not None:
                 locate_adapter(self._config.adapter)
@@ -166,6 +166,13 @@ class RealComponents:
         from erecap.language_models.opened import ModelSettings, open_model, warm_up
 
         config = self._config
+        if is_url(config.model):
+            from erecap.language_models.served import ServedLanguageModel
+
+            self._models = {mode: ServedLanguageModel(config.model) for mode in modes}
+            for served in self._models.values():
+                warm_up(served)
+            return
         say(f"loading model {config.model}")
         # One plan for all modes is applied once, and its memory freed. Several stand beside the whole model.
         plans = {config.plan_of(mode) for mode in modes}

@@ -8,7 +8,7 @@ from fastapi import Request
 
 from erecap.serving.failures import ApiFailure
 from erecap.serving.paths import PATH
-from erecap.serving.upstream import Upstream
+from erecap.serving.replicas import Replicas
 
 _REFUSALS = (400, 422)  # statuses by which servers refuse a field that they do not know
 _COUNT = "drop_skipped_tokens"  # of the prompt's tokens, told by servers that carry out edits, zeros included
@@ -21,7 +21,7 @@ class Dialect:
     message, for one token, and must tell its count of dropped tokens.
     """
 
-    def __init__(self, behind: Upstream) -> None:
+    def __init__(self, behind: Replicas) -> None:
         self._behind = behind
         self._speaks: dict[str, bool] = {}
 
@@ -41,8 +41,7 @@ class Dialect:
             until = self._behind.until()
             asked = {"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
             question = json.dumps({**asked, "drop_message": {"0": []}}).encode("ascii")
-            answer = await self._behind.ask(request, request.scope[PATH], question, until)
-            content = await self._behind.whole(answer, until)
+            answer, content = await self._behind.ask_whole(request, request.scope[PATH], question, until)
             if answer.status_code < 400 or answer.status_code in _REFUSALS:
                 self._speaks[name] = answer.status_code < 400 and _counts(content)
         if not self._speaks.get(name, True):  # other failures are those of the request itself, which will show them

@@ -57,6 +57,14 @@ class Grammars:
         names = " | ".join(rule.split(":", 1)[0] for rule in rules)
         return self._made("\n".join([f"start: {names}", *rules]), place)
 
+    def matching(self, pattern: str, place: str) -> Allowed:
+        """The tokens of an answer that matches a regular expression as a whole.
+
+        Raises:
+            ApiFailure: an expression that cannot be followed, or no `llguidance` installed.
+        """
+        return self._made(pattern, place, "regex")
+
     def _strict(self, tools: Tools) -> Allowed:
         call = json.dumps({**tools.any_call().schema(), "x-guidance": _LOOKS})
         opened = self._mark(OPEN)
@@ -72,12 +80,13 @@ class Grammars:
         ]
         return self._made("\n".join(rules), "tools")
 
-    def _made(self, lark: str, place: str) -> Allowed:
+    def _made(self, grammar: str, place: str, kind: str = "lark") -> Allowed:
         try:
             from llguidance import LLMatcher
         except ImportError as error:
             raise refused(place, "needs llguidance on the server; pip install 'erecap[serve]'") from error
-        matcher = LLMatcher(self._read_vocabulary(), LLMatcher.grammar_from_lark(lark))
+        read = LLMatcher.grammar_from_regex if kind == "regex" else LLMatcher.grammar_from_lark
+        matcher = LLMatcher(self._read_vocabulary(), read(grammar))
         if matcher.is_error():
             raise unfollowed(place, matcher)
         allowed = Allowed(matcher, place)
@@ -164,6 +173,21 @@ def wanted_schema(format: Any, place: str) -> dict[str, Any] | None:
 def unfollowed(place: str, matcher: Any) -> ApiFailure:
     """A grammar that its matcher has given up."""
     return refused(place, f"the schema cannot be followed: {' '.join(matcher.get_error().split()):.300}")
+
+
+def wanted_pattern(outputs: Any, place: str) -> str | None:
+    """The regular expression that `structured_outputs` asks for; None: any text.
+
+    Raises:
+        ApiFailure: another kind of structure, which vLLM has beside this one.
+    """
+    stated = {key: value for key, value in (outputs or {}).items() if value is not None}
+    if not stated:
+        return None
+    pattern = stated.get("regex")
+    if not isinstance(pattern, str) or not pattern or len(stated) > 1:
+        raise refused(place, f"got {outputs!r:.80}; allowed: a text of its own under regex")
+    return pattern
 
 
 def no_minimum(place: str) -> ApiFailure:

@@ -8,7 +8,7 @@ from typing import Any
 from erecap.serving.answers import Answer, ChatAnswer
 from erecap.serving.edit_fields import read_edits
 from erecap.serving.engine import Ask
-from erecap.serving.grammar import Grammars, no_minimum, wanted_schema
+from erecap.serving.grammar import Grammars, no_minimum, wanted_pattern, wanted_schema
 from erecap.serving.messages import refused, text_of
 from erecap.serving.raw_text import as_lines
 from erecap.serving.response_answers import ResponseAnswer
@@ -37,6 +37,13 @@ def chat_job(asked: ChatRequest, grammars: Grammars) -> Job:
     schema = wanted_schema(asked.response_format, "response_format")
     tools = replace(tools, beside_schema=schema is not None and not tools.forced)
     options = _options(asked, schema, tools, grammars, "response_format")
+    pattern = wanted_pattern(asked.structured_outputs, "structured_outputs")
+    if pattern is not None:
+        if "allowed_tokens" in options or tools.functions:
+            raise refused("structured_outputs", "cannot be had together with response_format or tools, leave them out")
+        if asked.min_tokens:
+            raise no_minimum("structured_outputs")
+        options["allowed_tokens"] = grammars.matching(pattern, "structured_outputs")
     if asked.prediction is not None:
         options["draft"] = text_of(asked.prediction.get("content"), "prediction.content")
     with_usage = asked.stream_options is not None and asked.stream_options.include_usage

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from erecap.errors import ConfigError
+from erecap.serving.affinity import conversation_of, conversation_of_body
 from erecap.serving.answers import event
 from erecap.serving.app import add_failures
 from erecap.serving.books import StreamBooks, noted
@@ -28,7 +29,8 @@ from erecap.serving.keys import EVERYBODY, Keys
 from erecap.serving.limits import TENANT, Limits
 from erecap.serving.metrics import Metrics
 from erecap.serving.paths import PATH, PlainPaths
-from erecap.serving.upstream import Upstream, in_time
+from erecap.serving.replicas import open_replicas
+from erecap.serving.upstream import in_time
 from erecap.serving.worker import Worker
 from erecap.wrapping.calls import Call, TextCalls
 from erecap.wrapping.shapes import read_messages
@@ -39,7 +41,7 @@ _MOST_TENANTS = 256  # whose conversations are remembered
 
 
 def create_proxy(
-    upstream: str,
+    upstream: str | Sequence[str],
     calls: TextCalls,
     *,
     upstream_key: str | None = None,
@@ -53,7 +55,8 @@ def create_proxy(
     """The ASGI application.
 
     Args:
-        upstream: base URL of the server behind, with its `/v1`.
+        upstream: base URL of the server behind, with its `/v1`, or of several with the same model: a conversation
+            stays with one of them while that one answers.
         calls: shorten and note chats.
         upstream_key: sent to the server behind instead of what the client sent; None: the client's own goes through,
             unless it is a key of the proxy.
@@ -68,8 +71,9 @@ def create_proxy(
         ConfigError: an `upstream` that cannot be one.
     """
     keys = Keys.of(key)
-    behind = Upstream(
-        upstream, upstream_key, passes_keys=keys is None, request_s=request_s, most_bytes=most_answer_bytes
+    urls = [upstream] if isinstance(upstream, str) else list(upstream)
+    behind = open_replicas(
+        urls, upstream_key, passes_keys=keys is None, request_s=request_s, most_bytes=most_answer_bytes
     )
     worker = Worker(most_waiting)
     metrics = {tenant: Metrics(None, tenant) for tenant in ((EVERYBODY,) if keys is None else keys.tenants)}
@@ -85,8 +89,9 @@ def create_proxy(
     add_failures(app)
 
     @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
+    async def health() -> dict[str, Any]:
+        several = {"replicas": behind.count, "lost": behind.lost, "moved": behind.moved} if behind.count > 1 else {}
+        return {"status": "ok", **several}
 
     @app.get("/metrics")
     async def page(request: Request) -> PlainTextResponse:
@@ -99,14 +104,19 @@ def create_proxy(
             raise ApiFailure(415, "Content-Encoding: a chat is read here; send it uncompressed")
         mine, books, until = talks.of(request), metrics[request.scope[TENANT]], behind.until()
         async with in_time(until):
-            call, body, streams = await worker.ask(_prepared, mine, await request.body())
+            call, body, streams, talk = await worker.ask(_prepared, mine, await request.body())
             if call.edits is not None:
                 await dialect.check(request, body)
-        answer = await behind.ask(request, request.scope[PATH], body, until)
+        where = (request, request.scope[PATH], body, until, talk)
+        if streams:
+            answer = await behind.ask(*where)
+        else:
+            answer, content = await behind.ask_whole(*where)
         if answer.status_code < 400 and streams:
             stream = _streamed(behind.chunks(answer, until), worker, mine, books, call)
             return _passed(_Stream(stream, answer.status_code), answer.headers.raw)
-        content = await behind.whole(answer, until)
+        if streams:
+            content = await behind.whole(answer, until)
         if answer.status_code < 400:
             await worker.told(_noted, mine, books, call, *noted(content))
         length = (b"content-length", str(len(content)).encode())
@@ -117,7 +127,8 @@ def create_proxy(
         until = behind.until()
         async with in_time(until):
             content = await request.body()
-        answer = await behind.ask(request, request.scope[PATH], content, until)
+        talk = await asyncio.to_thread(conversation_of_body, content) if content and behind.count > 1 else ""
+        answer = await behind.ask(request, request.scope[PATH], content, until, talk)
         return _passed(_Whole(behind.chunks(answer, until), answer.status_code), answer.headers.raw)
 
     guarded = Guard(PlainPaths(app, "/v1"), hosts, (JSON, MULTIPART))
@@ -168,14 +179,15 @@ def _passed(response: Response, headers: list[Header], *more: Header) -> Respons
     return response
 
 
-def _prepared(calls: TextCalls, content: bytes) -> tuple[Call, bytes, bool]:
-    """The call, the body to send, and whether its answer is a stream.
+def _prepared(calls: TextCalls, content: bytes) -> tuple[Call, bytes, bool, str]:
+    """The call, the body to send, whether its answer is a stream, and the key of its conversation.
 
     Raises:
         ApiFailure: a body that is no request, or messages that would have to be shortened and cannot be.
     """
     body = ChatBody(content)
     messages, streams = body.asked["messages"], bool(body.asked.get("stream"))
+    talk = conversation_of(body.asked)
     try:
         call = calls.prepare(messages, body.asked)
     except ConfigError:
@@ -185,13 +197,13 @@ def _prepared(calls: TextCalls, content: bytes) -> tuple[Call, bytes, bool]:
             call = _unread(calls, body.asked)
             if call.reason != Call.reason and not switched_off():
                 raise ApiFailure(400, str(error), param="messages") from error
-            return call, content, streams
+            return call, content, streams, talk
         raise  # the proxy is set up wrongly, which is not the client's fault
     if call.edits is not None:
-        return call, body.shortened(call.shown, call.edits), streams
+        return call, body.shortened(call.shown, call.edits), streams, talk
     if call.shown is messages:
-        return call, content, streams
-    return call, body.shortened(call.shown), streams
+        return call, content, streams, talk
+    return call, body.shortened(call.shown), streams, talk
 
 
 def _unread(calls: TextCalls, asked: dict[str, Any]) -> Call:

@@ -114,6 +114,7 @@ class ChatRequest(Sampling):
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None  # as vLLM has it
     # Edits of the chat, see `edit_fields`, which names the place of what is wrong in them.
     drop_message: Any = None
     reposition: Any = None

@@ -24,6 +24,13 @@ _KEYS = {b"authorization", b"api-key", b"x-api-key"}
 _HOST = re.compile(rb"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 
 
+class Lost(ApiFailure):
+    """A server that cannot be reached, or that breaks off: another one may answer."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(502, words, "server_error", "upstream")
+
+
 def checked_url(url: str) -> httpx.URL:
     """The base URL of the server behind.
 
@@ -69,16 +76,26 @@ class Upstream:
         passes_keys: without `key`, whether the clients' own keys go to it: not where they are keys of the proxy.
         request_s: how long a request may take.
         most_bytes: of an answer, uncompressed.
+        connect_s: within which it must take a connection; None: within `request_s`.
     """
 
-    def __init__(self, url: str, key: str | None, *, passes_keys: bool, request_s: float, most_bytes: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str | None,
+        *,
+        passes_keys: bool,
+        request_s: float,
+        most_bytes: int,
+        connect_s: float | None = None,
+    ) -> None:
         self._base = checked_url(url)
         self._key, self._passes_keys, self._most = key, passes_keys, most_bytes
         # One client's cookies are not another's: nothing is remembered between calls.
         forgetful = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
         self._request_s = request_s
         # Times are limited for the whole request: whoever sends a byte now and then could hold it forever.
-        self._client = httpx.AsyncClient(timeout=None, cookies=forgetful)
+        self._client = httpx.AsyncClient(timeout=httpx.Timeout(None, connect=connect_s), cookies=forgetful)
 
     def until(self) -> float:
         """The time of the event loop when a request that begins now has to be over."""
@@ -103,7 +120,7 @@ class Upstream:
             async with in_time(until):
                 answer = await self._client.send(made, stream=True)
         except httpx.HTTPError as error:
-            raise _broken(f"the server behind cannot be reached: {error!r}") from error
+            raise Lost(f"the server behind cannot be reached: {error!r}") from error
         if not 200 <= answer.status_code < 600:
             await answer.aclose()
             raise _broken(f"the server behind answered with the status {answer.status_code}, which no answer has")
@@ -135,7 +152,7 @@ class Upstream:
                 if chunk:  # an empty one would end a response in chunks
                     yield chunk
         except httpx.HTTPError as error:
-            raise _broken(f"the server behind broke off: {error!r}") from error
+            raise Lost(f"the server behind broke off: {error!r}") from error
         except ValueError as error:
             raise _broken(f"the answer of the server behind cannot be unpacked: {error}") from error
         finally:

@@ -84,11 +84,12 @@ def test_presets_are_the_compositions_that_they_were() -> None:
         "random": {"kv": {"evict": "random", "stale_first": False}},
         "attention": {"kv": {"evict": "attention", "stale_first": False}},
         "mask": {"kv": "reuse", "text": "mask"},
+        "served": {},
     }
     assert [name for name, mode in PRESETS.items() if mode.budgeted] == [
         "erecap", "recency", "random", "attention", "mask",
     ]  # fmt: skip
-    assert [name for name, mode in PRESETS.items() if not mode.session] == ["full", "expert"]
+    assert [name for name, mode in PRESETS.items() if not mode.session] == ["full", "expert", "served"]
     assert [name for name, mode in PRESETS.items() if not mode.needs_model] == ["expert"]
     assert parse_mode("prune[learned]").needs_run_pruner and PRESETS["erecap"].takes_run_pruner
     assert not PRESETS["erecap"].needs_run_pruner and not PRESETS["recency"].takes_run_pruner

@@ -52,6 +52,15 @@ def test_other_episodes_are_played(changes):
     assert unpressed_rows([unpruned(**changes)], CONFIG, IDENTITIES) == []
 
 
+def test_another_engine_plays_its_own_episodes():
+    parts = {"kv": {"evict": "recency"}}
+    modes = [{"name": "same", **parts}, {"name": "other", **parts, "engine": "llamacpp"}]
+    config = tiny_run(modes=modes, budget={"kv_tokens": 512})
+    identities = {(SUITE.name, name): identity_of(config, SUITE, config.mode(name), WEIGHTS) for name in config.modes}
+    identities[SUITE.name, "reuse"] = IDENTITIES[SUITE.name, "reuse"]
+    assert [row["mode"] for row in unpressed_rows([unpruned()], config, identities)] == ["same"]
+
+
 def test_the_automatic_budget_is_filled_where_the_window_is():
     config = tiny_run(modes=["erecap", "mask"], budget={"kv_tokens": "auto"})
     identities = {

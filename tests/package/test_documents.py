@@ -327,10 +327,14 @@ def test_the_run_of_the_comparison_page_is_one(tmp_path: Path) -> None:
 
 def test_what_is_generated_is_up_to_date() -> None:
     from tools.readme.time_figure import FIGURE, time_figure
-    from tools.readme.write import LINES, TABLES, filled
+    from tools.readme.write import LINES, SCALE, TABLES, filled
 
     results = DOCS / "results"
-    for document, blocks, least in ((ROOT / "README.md", LINES, 0), (DOCS / "results.md", TABLES, 4)):
+    for document, blocks, least in (
+        (ROOT / "README.md", LINES, 0),
+        (DOCS / "results.md", TABLES, 4),
+        (DOCS / "scale.md", SCALE, 4),
+    ):
         text = document.read_text()
         assert filled(text, results) == text
         for name, (files, _) in blocks.items():

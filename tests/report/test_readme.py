@@ -9,6 +9,7 @@ from typing import Any
 
 from erecap.bench import results as bench
 from erecap.targets import targets_of
+from tools.readme.engines_table import engine_quality, engines_table
 from tools.readme.remote_table import remote_table
 from tools.readme.short_results import short_results
 from tools.readme.time_figure import points, time_figure
@@ -104,6 +105,38 @@ def test_remote_views_one_a_row() -> None:
     assert "2 recorded household chains" in lines[0] and "at most 1,024 tokens" in lines[0]
     assert lines[-1] == "| `mask` | 12,345 | 1,000 | 50% | 0.250 | 0.500 | 3.1% |"
     assert "not measured yet" in remote_table({})
+
+
+def test_engines_beside_their_targets_and_pairs_of_episodes(tmp_path: Path) -> None:
+    from erecap.files import write_json
+
+    share = {"value": 0.5, "low": 0.2, "high": 0.8}
+    modes = {name: {"counted": 8, "sr": share} for name in ("transformers", "llamacpp")}
+    paired = {"pairs": 8, "success": {"value": -0.125, "low": -0.25, "high": 0.0}}
+    summary = {"label": "smoke", "baseline": "transformers", "suites": {"s": modes}}
+    write_json(tmp_path / "summary.json", {**summary, "paired": {"llamacpp": {"suites": {"s": paired}}}})
+    config = {"budget": {"kv_tokens": 1024}}
+    head = {"name": "q", "created": "2026-01-31T00", "machine": {}, "model": {"name": "m"}, "config": config}
+    write_json(tmp_path / "run.json", head)
+    rows = [bench.result_row("R10", bench.Figure(1.3, 1.25, 1.4, 5), ABOUT, row="algorithm", note="floor 2 s")]
+    table = engines_table({"rows": rows, "parts": {"quality": engine_quality(tmp_path)}})
+    by_id = {line.split(" | ")[1]: line for line in table.splitlines() if re.search(r"^\| [^|]+ \| R\d", line)}
+    assert list(by_id) == list(targets_of("engines"))
+    assert by_id["R10"].endswith("| <= 1.2 | 1.3 (1.25 to 1.4) **short** | 5 | a processor, 2 threads | 2026-01-31 |")
+    assert by_id["R8-plain"].endswith("| >= 3 | not measured | – | – | – |")
+    assert "- R10, algorithm: floor 2 s." in table and "(1,024 tokens kept)" in table
+    assert table.splitlines()[-2:] == [
+        "| s | `transformers` | 8 | 50 % | 20–80 % | – | – |",
+        "| s | `llamacpp` | 8 | 50 % | 20–80 % | -12.5 (-25.0 to +0.0) | 8 |",
+    ]
+    assert engines_table({}).count("| not measured |") == len(by_id)
+    ms = {what: {"median": 2.0, "min": 1.0, "max": 3.0} for what in ("1", "8", "prefill")}
+    part = {"settings": {"new_tokens": 100, "stored": 1024, "repetitions": 15}, "date": "2026-01-31"}
+    part |= {"model": {"name": "m"}, "machine": ABOUT["machine"]}
+    summary = [{"side": "transformers", "ms": ms, "error": 2e-6, "agreeing": 63, "tokens": 64}]
+    table = engines_table({"parts": {"decoders": {**part, "summary": summary}}})
+    assert "| decoder | 1 (ms) | 8 (ms) | 100 tokens, as a prompt (ms) | error | same first choice |" in table
+    assert table.endswith("| transformers | 2.0 | 2.0 | 2.0 | 2.0e-06 | 63 of 64 |")
 
 
 def test_only_the_marked_blocks_change(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from erecap.language_models.scripted import ScriptedModel
 from erecap.planners.expert import ExpertPlanner
 from erecap.planners.llm import LLMPlanner
 from erecap.protocols import Planner
+from erecap.rollout.components import RealComponents
 
 
 class TinyOptions(BaseModel):
@@ -185,6 +186,14 @@ class TinyComponents:
     def close(self) -> None:
         for env in self.envs.values():
             env.close()
+
+
+class ServedComponents(RealComponents):
+    """The real ones, in processes where nobody else registers the world."""
+
+    def __init__(self, config: RunConfig, suites: Mapping[str, Suite]) -> None:
+        ENVIRONMENTS.setdefault("tiny", ENTRY)
+        super().__init__(config, suites)
 
 
 class DyingComponents(TinyComponents):

@@ -56,6 +56,33 @@ def test_answers_follow_a_schema(server: Server, temperature: float, stream: boo
     assert plan["to"] in ("shelf 1", "fridge 2") and 1 <= plan["steps"] <= 9 and len(plan) == 2
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_answers_match_a_pattern(server: Server, temperature: float) -> None:
+    pattern = r"(go to (shelf 1|box \(red\))|wait)(\n(open|close) it){0,2}"
+    asked: dict[str, Any] = {"model": "tiny", "temperature": temperature, "seed": 3, "max_tokens": 60}
+    made = server.client().chat.completions.create(
+        messages=start(), extra_body={"structured_outputs": {"regex": pattern, "json": None}}, **asked
+    )
+    assert re.fullmatch(pattern, made.choices[0].message.content) and made.choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"structured_outputs": {"regex": "a("}}, "structured_outputs: the schema cannot be followed"),
+        ({"structured_outputs": {"choice": ["a"]}}, "structured_outputs: got"),
+        ({"structured_outputs": {"regex": "a", "json": {}}}, "structured_outputs: got"),
+        ({"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}, "cannot be had together"),
+        ({"structured_outputs": {"regex": "a"}, "tools": [LOOK]}, "cannot be had together"),
+        ({"structured_outputs": {"regex": "a"}, "min_tokens": 3}, "min_tokens: cannot be kept together"),
+    ],
+)
+def test_patterns_that_are_refused(server: Server, fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        server.client().chat.completions.create(messages=start(), max_tokens=9, extra_body=fields, **GREEDY)
+    assert words in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "schema",
     [

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import openai
@@ -197,9 +198,14 @@ def test_other_paths_and_no_json(shared) -> None:  # type: ignore[no-untyped-def
     assert sent.status_code == 400 and "error" in sent.json()
 
 
+def long(tokens: int) -> dict[str, Any]:
+    """Fields of a request for exactly so many tokens: sampled answers may end early."""
+    return {"messages": start(), "model": "tiny", "max_tokens": tokens, "extra_body": {"min_tokens": tokens}}
+
+
 def test_a_client_that_hangs_up_frees_the_model(serve) -> None:  # type: ignore[no-untyped-def]
     server = serve(at_once=1)
-    stream = server.client().chat.completions.create(messages=start(), model="tiny", max_tokens=3000, stream=True)
+    stream = server.client().chat.completions.create(**long(3000), stream=True)
     next(stream)
     assert server.engine.running == 1
     stream.close()
@@ -207,7 +213,7 @@ def test_a_client_that_hangs_up_frees_the_model(serve) -> None:  # type: ignore[
     answer = server.client(timeout=20).chat.completions.create(messages=start(), **GREEDY)
     assert answer.choices[0].message.content == alone(start())
     with pytest.raises(openai.APITimeoutError):
-        server.client(timeout=0.3).chat.completions.create(messages=start(), model="tiny", max_tokens=3900)
+        server.client(timeout=0.3).chat.completions.create(**long(3900))
     assert server.client(timeout=20).chat.completions.create(messages=start(), **GREEDY).choices
 
 
@@ -238,7 +244,7 @@ def test_sixteen_clients_at_once(serve) -> None:  # type: ignore[no-untyped-def]
 
 def test_too_many_requests_are_turned_away(serve) -> None:  # type: ignore[no-untyped-def]
     server = serve(at_once=1, most_waiting=1)
-    streams = [server.client().chat.completions.create(messages=start(), model="tiny", max_tokens=3000, stream=True)]
+    streams = [server.client().chat.completions.create(**long(3000), stream=True)]
     next(streams[0])
     waiting = threading.Thread(
         target=lambda: server.client().chat.completions.create(messages=start(), **GREEDY), daemon=True

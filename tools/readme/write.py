@@ -1,12 +1,13 @@
 """Generated parts of the documents, from the measured results in docs/results.
 
-The tables of docs/results.md, docs/profiles.md and docs/ablation.md, the result lines of README.md and its figure,
-docs/results/replan-time.svg; and the page docs/reference/cli.md, from the help texts of the commands.
+The tables of DOCUMENTS, the result lines of README.md and its figure, docs/results/replan-time.svg; and the page
+docs/reference/cli.md, from the help texts of the commands.
 
 python -m tools.readme.write --demo runs/demo-full# keep its figures as docs/results/demo.json
 python -m tools.readme.write --realtime runs/realtime  # of one or several runs, as docs/results/realtime.json
 python -m tools.readme.write --cooperative runs/cooperative  # of one or several runs, as docs/results/cooperative.json
 python -m tools.readme.write --habitat runs/habitat    # of one run, as docs/results/habitat.json
+python -m tools.readme.write --engines runs/quality-engines  # of one policy on several engines, into engines.json
 python -m tools.readme.write                      # write all of them anew
 """
 
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from erecap.evaluation.ablation.table import ablation_table
+from erecap.bench.results import merge_rows, read_results
 from erecap.evaluation.table import quality_table
 from erecap.files import write_atomic, write_json
 from tools.readme.cli_reference import PAGE, cli_reference
@@ -27,8 +29,10 @@ from tools.readme.cooperative_table import cooperative_results, cooperative_tabl
 from tools.readme.habitat_table import habitat_results, habitat_table
 from tools.readme.kept_run import adapted, read_run
 from tools.readme.profile_table import profile_table
+from tools.readme.engines_table import PART, engine_quality, engines_table
 from tools.readme.realtime_table import realtime_results, realtime_table
 from tools.readme.remote_table import remote_table
+from tools.readme.scale_table import scale_table
 from tools.readme.short_results import short_results
 from tools.readme.time_figure import FIGURE, time_figure
 from tools.readme.together_table import together_table
@@ -142,12 +146,15 @@ def _by_length(results: dict[str, Any], part: dict[str, Any]) -> list[str]:
     return lines
 
 
+DOCUMENTS = (Path("README.md"), *(Path("docs") / f"{page}.md" for page in ("results", "profiles", "ablation", "scale")))
 ALWAYS = ("replan.json", "demo.json")  # results that are never missing
 QUALITY, REMOTE, REALTIME = "quality.json", "remote.json", "realtime.json"
 HABITAT, COOPERATIVE = "habitat.json", "cooperative.json"
 PROFILE, ABLATION = "profile.json", "ablation.json"
+QUALITY, REMOTE, REALTIME, ENGINES = "quality.json", "remote.json", "realtime.json", "engines.json"
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "demo": (("demo.json",), demo_table),
+    "engines": ((ENGINES,), engines_table),
     "quality": ((QUALITY,), quality_table),
     "remote": ((REMOTE,), remote_table),
     "replan": (("replan.json",), replan_table),
@@ -163,11 +170,14 @@ PAGES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
 LINES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "short": (("replan.json", QUALITY), short_results),
 }  # of README.md
+SCALE: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
+    "scale": (("scale.json",), scale_table),
+}  # of docs/scale.md
 
 
 def filled(text: str, results: Path) -> str:
     """`text` with every block `<!-- results:NAME -->` holding what its files in `results` say."""
-    for name, (files, table) in (TABLES | LINES | PAGES).items():
+    for name, (files, table) in (TABLES | LINES | PAGES | SCALE).items():
         block = re.compile(rf"(<!-- results:{name} -->\n).*?(<!-- /results:{name} -->)", re.S)
         if block.search(text) is None:
             continue
@@ -205,6 +215,7 @@ if __name__ == "__main__":
         help=f"finished runs of cooperating planners, for docs/results/{COOPERATIVE}",
     )
     parser.add_argument("--habitat", type=Path, help=f"a finished run in Habitat, for docs/results/{HABITAT}")
+    parser.add_argument("--engines", type=Path, help=f"a finished run of one policy on several engines, for {ENGINES}")
     given = parser.parse_args()
     folder = Path("docs/results")
     if given.demo is not None:
@@ -215,7 +226,10 @@ if __name__ == "__main__":
         write_json(folder / COOPERATIVE, cooperative_results(given.cooperative))
     if given.habitat is not None:
         write_json(folder / HABITAT, habitat_results(given.habitat))
-    for document in (Path("README.md"), *(Path("docs") / f"{page}.md" for page in ("results", "profiles", "ablation"))):
+    if given.engines is not None:
+        parts = read_results(folder / ENGINES).get("parts", {})
+        merge_rows(folder / ENGINES, [], file="engines", parts={**parts, PART: engine_quality(given.engines)})
+    for document in DOCUMENTS:
         write_atomic(document, filled(document.read_text("utf-8"), folder))
     write_atomic(folder / FIGURE, time_figure(_read(folder / "replan.json")))
     write_atomic(Path("docs") / PAGE, cli_reference())

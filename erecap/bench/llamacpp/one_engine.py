@@ -31,7 +31,7 @@ ENGINE = "llamacpp"
 OURS, DRAFTED, FLOOR = "erecap", "erecap drafted", "floor"
 PLAIN, LOOKUPS = "prompt cache", {"prompt cache, lookup-2": 2, "prompt cache, lookup-10": 10}
 BATCH = 512
-LENGTH = 7500  # tokens of history that R8-plain and R8-drafted are defined for
+LENGTH = 7500  # tokens of history that the figures are defined for
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class OneEngineBench:
     plan_tokens: int = 32  # generated in every call, no more and no fewer
     repetitions: int = 5
     kv_tokens: int = 1024
+    random: bool = False  # a model of 1B parameters with random weights, beside its floor alone: R10
     seed: int = 0
 
 
@@ -69,11 +70,13 @@ def one_engine_bench(
     new, history = next_turn(bench.new_tokens, count, seed=bench.seed), cut(longest, bench.length, count)
     read, fresh = token_ids(history, new, tokenizer)
     never = answer_ends(model, tokenizer)
-    cached, empty = _reader(model, model.window), _reader(model, 2048)
-    say(f"llama.cpp reads a history of {len(read)} tokens into its prompt cache")
-    took = {PLAIN: _milliseconds(lambda: cached.read(read))}
+    took, empty = {}, _reader(model, 2048)
+    if not bench.random:
+        cached = _reader(model, model.window)
+        say(f"llama.cpp reads a history of {len(read)} tokens into its prompt cache")
+        took[PLAIN] = _milliseconds(lambda: cached.read(read))
     sessions = {}
-    for name, drafts in ((OURS, False), (DRAFTED, True)):
+    for name, drafts in ((OURS, False),) if bench.random else ((OURS, False), (DRAFTED, True)):
         sessions[name] = ReplanSession(
             model, tokenizer, engine=ENGINE, budget=bench.kv_tokens, draft=drafts, seed=bench.seed
         )
@@ -92,13 +95,14 @@ def one_engine_bench(
         made: JsonRow = decode(reader, ids, before, bench.plan_tokens, never, draft)
         return made
 
-    calls: dict[str, Callable[[], JsonRow]] = {
-        PLAIN: lambda: theirs(cached, read, fresh, 0),
-        **{name: lambda draft=draft: theirs(cached, read, fresh, draft) for name, draft in LOOKUPS.items()},  # type: ignore[misc]
-        OURS: lambda: _row(ours(OURS)()),
-        DRAFTED: lambda: _row(ours(DRAFTED)()),
-        FLOOR: lambda: theirs(empty, [], alone, 0),
-    }
+    calls: dict[str, Callable[[], JsonRow]] = {}
+    if not bench.random:
+        calls[PLAIN] = lambda: theirs(cached, read, fresh, 0)
+        for name, draft in LOOKUPS.items():
+            calls[name] = lambda draft=draft: theirs(cached, read, fresh, draft)  # type: ignore[misc]
+    for name in sessions:
+        calls[name] = lambda name=name: _row(ours(name)())  # type: ignore[misc]
+    calls[FLOOR] = lambda: theirs(empty, [], alone, 0)
     first = {name: call() for name, call in calls.items()}  # the warm-up of all sides
     if first[OURS]["new_tokens"] != len(fresh):
         raise RunError(f"the session read {first[OURS]['new_tokens']} new tokens, llama.cpp {len(fresh)}")
@@ -180,12 +184,19 @@ def summary_of(raw: Sequence[JsonRow]) -> list[JsonRow]:
 
 
 def engine_rows(found: JsonRow, about: JsonRow, bench: OneEngineBench) -> list[JsonRow]:
-    """R8-plain and R8-drafted, if they were measured at the length that they are defined for."""
+    """R8-plain and R8-drafted, or R10, if they were measured at the length that they are defined for."""
     if bench.length != LENGTH:
         return []
     raw, at = found["raw"], {entry["mode"]: entry for entry in summary_of(found["raw"])}
-    best = min((PLAIN, *LOOKUPS), key=lambda mode: float(at[mode]["total_ms"]))
     about_it = f"{found['model']}, {found['kv']} keys and values; {found['history_tokens']:,} tokens of history"
+    if bench.random:
+        floor, own = at[FLOOR], at[OURS]
+        note = (
+            f"{about_it}, {bench.kv_tokens:,} stored; floor {floor['total_ms']:.0f} ms, `erecap` {own['total_ms']:.0f} "
+            f"ms; in processor time {own['cpu_ms'] / floor['cpu_ms']:.2f}"
+        )
+        return [result_row("R10", ratio(totals(raw, OURS), totals(raw, FLOOR)), about, row="algorithm", note=note)]
+    best = min((PLAIN, *LOOKUPS), key=lambda mode: float(at[mode]["total_ms"]))
     floors = f"over the floor: prompt cache {at[PLAIN]['over_floor']:.2f}, `erecap` {at[OURS]['over_floor']:.2f}"
     reads = ", ".join(f"{name} {ms / 1e3:.0f} s" for name, ms in found["read_ms"].items() if name != DRAFTED)
     return [

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erecap.config.modes import Mode
+from erecap.config.modes import Mode, is_url
 from erecap.errors import ConfigError, ErecapError, RunError
 from erecap.rollout.components import Say
 from erecap.rollout.executors.cluster_worker import ClusterWorker
@@ -73,7 +73,8 @@ class RayExecutor(Setting):
         cpus = [int(node.get("CPU", 0)) for node in nodes]
         self._threads = self.config.threads or threads_of(cpus, self.config.workers)
         gpus = any(node.get("GPU") for node in nodes)
-        self._gpus = 1 if self.config.device == "cuda" or (self.config.device == "auto" and gpus) else 0
+        wanted = self.config.device == "cuda" or (self.config.device == "auto" and gpus)
+        self._gpus = 1 if wanted and not is_url(self.config.model) else 0  # simulators need none
         needs = f"{self._threads} CPU{'s' if self._threads > 1 else ''}" + (" and a GPU" if self._gpus else "")
         say(f"starting {self.config.workers} workers on a Ray cluster (nodes: {len(nodes)}), each with {needs}")
         for _ in range(self.config.workers):

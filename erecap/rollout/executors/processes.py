@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from erecap.config.modes import Mode
+from erecap.config.modes import Mode, is_url
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.errors import ErecapError, RunError
@@ -67,7 +67,8 @@ class ProcessExecutor(Setting):
     def prepare(self, modes: list[Mode], say: Say) -> None:
         """Start the workers and wait until each has loaded what it needs."""
         self._modes = modes
-        say(f"starting {self.config.workers} worker processes, each loads its own model")
+        what = "which share a server's model" if is_url(self.config.model) else "each loads its own model"
+        say(f"starting {self.config.workers} worker processes, {what}")
         self._workers = [self._start() for _ in range(self.config.workers)]
         for worker in self._workers:
             self._await_ready(worker)

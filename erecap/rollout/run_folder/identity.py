@@ -13,10 +13,11 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from erecap.config.controller import ControllerSettings
-from erecap.config.modes import Mode
+from erecap.config.modes import Mode, is_url
 from erecap.config.run import RunConfig
 from erecap.config.suite import Suite
 from erecap.envs import options_class
+from erecap.errors import ConfigError
 from erecap.generation import JsonRow
 from erecap.planners.cooperative.agents import TeamSettings, team_settings
 from erecap.rollout.run_folder import reference_values as reference
@@ -146,6 +147,8 @@ def weights_of(config: RunConfig) -> dict[str, str | None]:
     modes = [config.mode(name) for name in config.modes]
     if not any(mode.needs_model for mode in modes):
         return {}
+    if is_url(config.model):
+        raise ConfigError("model: a server says nothing of its weights, which committed rows name; name a model")
     adapter = describe_adapter(config.adapter)["hash"] if config.adapter is not None else None
     found = {
         "model": _short(fingerprint(locate(config.model))),
