@@ -38,6 +38,7 @@ from erecap.cli import (
     serve,
     train,
     tune,
+    tune_layers,
     verify,
 )
 from erecap.errors import ErecapError
@@ -86,6 +87,7 @@ bench.app.command("slices")(bench_slices.slices)
 bench.app.command("wrap")(bench_wrap.wrap)
 app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")
+tune.app.command("layers")(tune_layers.layers)
 app.add_typer(tune.app, name="tune")
 app.add_typer(evaluate.app, name="evaluate")
 
