@@ -14,6 +14,7 @@ from erecap.cli import (
     bench_drafts,
     bench_engines,
     bench_exits,
+    bench_layers,
     bench_llamacpp,
     bench_remote,
     bench_serve,
@@ -80,6 +81,7 @@ app.add_typer(games.app, name="games")
 bench.app.command("drafts")(bench_drafts.drafts)
 bench.app.command("engines")(bench_engines.engines)
 bench.app.command("exits")(bench_exits.exits)
+bench.app.command("layers")(bench_layers.layers)
 bench.app.command("llamacpp")(bench_llamacpp.llamacpp)
 bench.app.command("remote")(bench_remote.remote)
 bench.app.command("serve")(bench_serve.serve)
