@@ -14,6 +14,10 @@
 # make quality   success with and without pruning, against the controls, on paired episodes (hours; it goes on from
 #                docs/results/raw), then docs/results/quality.json and its table; ARGS=--batch=8 plays eight episodes at a time
 # make quality-smoke   a few short episodes of the same (about 10 minutes), into runs/quality-smoke
+# make layers    layer plans, slices and the controller: L1 to L5 and the front, then docs/results/layers.json and its tables
+#                (about 80 minutes on two cores; it goes on from runs/layers); ARGS="--parts slices" only L4,
+#                ARGS="--play household-unseen" also plays the front
+# make layers-smoke    the same, small (a few minutes), into runs/layers-smoke
 # make readme    write what is generated in README.md and docs: tables, result lines, a figure, the command line's page
 # make docs      build the documentation into site/, without a network; open site/index.html
 
@@ -28,7 +32,7 @@ LLAMACPP_VERSION := 0.3.36
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-slow test-engines fuzz bench bench-llamacpp bench-remote quality quality-smoke readme docs lint model venv clean
+.PHONY: demo test test-fast test-slow test-engines fuzz bench bench-llamacpp bench-remote quality quality-smoke layers layers-smoke readme docs lint model venv clean
 
 demo: model
 	$(BIN)/erecap compare $(if $(filter --full,$(ARGS)),demo-full,demo) $(filter-out --full,$(ARGS))
@@ -83,6 +87,14 @@ SMOKE := --rows runs/quality-smoke/episodes-small.jsonl --results runs/quality-s
 quality-smoke: model
 	$(BIN)/erecap quality quality-smoke $(SMOKE) $(ARGS)
 	$(BIN)/erecap quality quality-smoke $(SMOKE) --agreement household-chains-unseen
+
+# Whatever was measured lies in runs/layers, and is not measured again.
+layers: model
+	$(BIN)/erecap bench layers --results docs/results/layers.json $(ARGS)
+	$(BIN)/python -m tools.readme.write
+
+layers-smoke: model
+	$(BIN)/erecap bench layers --smoke $(ARGS)
 
 readme: $(STAMP)
 	$(BIN)/python -m tools.readme.write

@@ -30,7 +30,7 @@ def layers(
     methods: Annotated[str, typer.Option(metavar="NAME,NAME", help="Methods that search.")] = (
         "sprint,sleb,blockpruner,shortgpt,magnitude,random"
     ),
-    count: Annotated[int, typer.Option(metavar="N", help="Calibration sequences, the same for all methods.")] = 16,
+    count: Annotated[int, typer.Option(metavar="N", help="Calibration sequences, the same for all methods.")] = 32,
     length: Annotated[int, typer.Option(metavar="N", help="Tokens of each.")] = 128,
     episodes: Annotated[int, typer.Option(metavar="N", help="Episodes whose plans are compared.")] = 8,
     calls: Annotated[int, typer.Option(metavar="N", help="Planning calls of each.")] = 12,
@@ -129,7 +129,8 @@ def measured(
         return LayersMeasure(front, controller_prompts=prompts)
     front = replace(
         front, methods=methods[:3], count=min(count, 2), length=min(length, 32), slices=(), episodes=min(episodes, 2),
-        calls=min(calls, 2), speed_ups=(1.1, SPEED_UPS[-1]), combined=1, timed_calls=1, clock=LayerClock(64, 8, 3),
+        calls=min(calls, 2), speed_ups=(1.1, SPEED_UPS[-1]), combined=1, timed_calls=1, rounds=1,
+        clock=LayerClock(64, 8, 3),
     )  # fmt: skip
     return LayersMeasure(
         front,

@@ -26,7 +26,7 @@ def layers(
     ),
     speed_ups: Annotated[
         str, typer.Option(metavar="X,X", help="Predicted speed-ups of decoding; each method gives a plan for each.")
-    ] = "1.05,1.1,1.15,1.2,1.3,1.37",
+    ] = "1.1,1.15,1.2,1.3,1.37",
     slices: Annotated[str, typer.Option(metavar="NAME,NAME", help="heads-SHARE, channels-SHARE; none: no slice.")] = (
         "heads-0.1,heads-0.2,heads-0.3,channels-0.1,channels-0.2,channels-0.3"
     ),
@@ -37,12 +37,12 @@ def layers(
         str | None, typer.Option(help="Ranking under a budget: recency, random, attention, or a trained pruner.")
     ] = None,
     drafts: Annotated[bool, typer.Option(help="Combine the best plans with drafts.")] = True,
-    combined: Annotated[int, typer.Option(metavar="N", help="Plans of the front that are combined.")] = 4,
+    combined: Annotated[int, typer.Option(metavar="N", help="Plans of the front that are combined.")] = 3,
     texts: Annotated[
         list[str] | None,
         typer.Option("--text", metavar="TEXT", help="Calibration: planner, a file, or a collected folder; several."),
     ] = None,
-    count: Annotated[int, typer.Option(metavar="N", help="Calibration sequences of the searches.")] = 16,
+    count: Annotated[int, typer.Option(metavar="N", help="Calibration sequences of the searches.")] = 32,
     length: Annotated[int, typer.Option(metavar="N", help="Tokens of each.")] = 128,
     slice_count: Annotated[int, typer.Option(metavar="N", help="Calibration sequences of the slices.")] = 64,
     multiple: Annotated[int, typer.Option(metavar="N", help="Channels that a sliced layer keeps: N, 2 N, ...")] = 32,
@@ -60,12 +60,13 @@ def layers(
     perplexity: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Texts whose perplexity is measured; several.")
     ] = None,
-    timed_calls: Annotated[int, typer.Option(metavar="N", help="Planning calls that are timed.")] = 4,
+    timed_calls: Annotated[int, typer.Option(metavar="N", help="Planning calls that are timed.")] = 3,
+    rounds: Annotated[int, typer.Option(metavar="N", help="Timed rounds of planning calls.")] = 3,
     clock_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of the prompt that plans are timed on.")] = (
         1024
     ),
     clock_decoded: Annotated[int, typer.Option(metavar="N", help="Tokens that are decoded after it.")] = 32,
-    repetitions: Annotated[int, typer.Option(metavar="N", help="Timed rounds.")] = 5,
+    repetitions: Annotated[int, typer.Option(metavar="N", help="Timed rounds of plans alone.")] = 5,
     together: Annotated[int, typer.Option(metavar="N", help="Models timed in turn with the whole one.")] = 4,
     play: Annotated[
         str | None, typer.Option(metavar="SUITE", help="Play the front on this suite; nothing is played if left out.")
@@ -112,6 +113,7 @@ def layers(
         by=by,
         least=least,
         timed_calls=timed_calls,
+        rounds=rounds,
         clock=LayerClock(clock_tokens, clock_decoded, repetitions),
         together=together,
         play=play,

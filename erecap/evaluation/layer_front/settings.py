@@ -16,7 +16,7 @@ from erecap.registries import LAYER_SEARCHES
 from erecap.tuning.calibration_texts import PLANNER
 
 METHODS = ("sprint", "sleb", "blockpruner", "shortgpt", "magnitude", "random")
-SPEED_UPS = (1.05, 1.1, 1.15, 1.2, 1.3, 1.37)  # 1.15 and 1.3 lie between two others: figures there are interpolated
+SPEED_UPS = (1.1, 1.15, 1.2, 1.3, 1.37)  # 1.15 and 1.3 lie between two others: figures there are interpolated
 SLICES = tuple(f"{part}-{share:g}" for part in ("heads", "channels") for share in RATIOS)
 QUALITIES = {"tokens": "same tokens", "plans": "plans that differ"}
 
@@ -33,7 +33,7 @@ class FrontSettings:
     speed_ups: tuple[float, ...] = SPEED_UPS  # predicted ones of decoding; a plan of each method for each
     options: SearchOptions = field(default_factory=SearchOptions)
     texts: tuple[str, ...] = (PLANNER,)  # calibration, see `calibration_ids`; the same for all methods
-    count: int = 16  # calibration sequences
+    count: int = 32  # calibration sequences
     length: int = 128  # tokens of each
     slices: tuple[str, ...] = SLICES  # heads-SHARE or channels-SHARE
     slice_count: int = 64  # sequences of `length` tokens that slices are calibrated on
@@ -41,12 +41,13 @@ class FrontSettings:
     kv_tokens: tuple[int, ...] = (512,)  # budgets that are combined with the best plans
     evict_by: str | None = None  # ranking of what is evicted: a name of `EVICT_BY` or a trained pruner; None: recency
     drafts: bool = True  # combine with drafts
-    combined: int = 4  # plans of the front that are combined; the whole model is as well
+    combined: int = 3  # plans of the front that are combined; the whole model is as well
     episodes: int = 8  # whose plans are compared
     calls: int | None = 12  # planning calls of an episode; None: all
     by: str = "tokens"  # agreement of the front: plan tokens, or whole plans
     least: float = 0.9  # agreement of what is proposed
-    timed_calls: int = 4  # planning calls that are timed
+    timed_calls: int = 3  # planning calls that are timed
+    rounds: int = 3  # of each
     clock: LayerClock = field(default_factory=LayerClock)  # of plans alone: prefill and decoding
     together: int = 4  # models that are timed in turn with the whole one
     play: str | None = None  # suite that the front is played on; None: nothing is played
@@ -106,5 +107,5 @@ class FrontSettings:
 
 _LEAST = {
     "count": 1, "length": 2, "slice_count": 1, "multiple": 1, "combined": 0, "episodes": 1, "calls": 1,
-    "timed_calls": 1, "together": 1, "play_episodes": 1, "seed": 0,
+    "timed_calls": 1, "rounds": 1, "together": 1, "play_episodes": 1, "seed": 0,
 }  # fmt: skip

@@ -75,7 +75,8 @@ class Timer:
     Args:
         calls, clocks: rows of earlier calls, kinds `CALLS` and `CLOCK`.
         timed: the planning calls.
-        settings: of plans alone; its repetitions are those of the planning calls as well.
+        rounds: of each of them.
+        settings: of plans alone.
         together: models of a group beside the dense one.
         evict_by: ranking of points with a budget.
     """
@@ -86,18 +87,24 @@ class Timer:
         calls: Items,
         clocks: Items,
         timed: Sequence[TimedCall],
+        rounds: int,
         settings: LayerClock,
         together: int,
         evict_by: str | None,
         say: Say,
     ) -> None:
         self._opened, self._calls, self._clocks, self._timed = opened, calls, clocks, timed
-        self._settings, self._together, self._evict_by, self._say = settings, together, evict_by, say
+        self._rounds, self._settings, self._together, self._evict_by, self._say = (
+            rounds,
+            settings,
+            together,
+            evict_by,
+            say,
+        )
         here = machine(torch.get_num_threads())
         place = [here["cpu"], here["threads"], opened.model.device.type]  # times of another machine are others
         self._call_item = digest(
-            [[[str(message["content"]) for message in call.messages], call.plan] for call in timed]
-            + [settings.repetitions, *place]
+            [[[str(message["content"]) for message in call.messages], call.plan] for call in timed] + [rounds, *place]
         )
         self._clock_item = digest([vars(settings), *place])
 
@@ -159,7 +166,7 @@ class Timer:
 
     def _in_turn(self, subjects: Sequence[Subject]) -> list[JsonRow]:
         """Of each subject the sums over all calls, a value a round; one more round warms up."""
-        rounds = self._settings.repetitions
+        rounds = self._rounds
         found = [{name: [0.0] * rounds for name in ("ms", "prefill_ms", "decode_ms")} for _ in subjects]
         order = list(range(len(subjects)))
         with steady() as collect:

@@ -74,7 +74,15 @@ class Front:
         window = window_of_model(opened.model, reused=False)
         timed = timed_calls(chats, opened.tokenizer, window, settings.timed_calls)
         self._timer = Timer(
-            opened, items[CALLS], items[CLOCK], timed, settings.clock, settings.together, settings.evict_by, say
+            opened,
+            items[CALLS],
+            items[CLOCK],
+            timed,
+            settings.rounds,
+            settings.clock,
+            settings.together,
+            settings.evict_by,
+            say,
         )
         self._judging = Judging(
             opened,
