@@ -80,7 +80,7 @@ def layers(
     out = out or Path("runs/layers-smoke" if smoke else "runs/layers")
     results = results or out / f"{FILE}.json"
     about, _, say = setting(
-        model, dtype, threads, "make layers" if results.parent.name == "results" else "bench layers"
+        model, dtype, threads, "make layers" if results.parent.name == "results" else "erecap bench layers"
     )
     opened = open_model(ModelSettings(model, adapter, dtype, "auto", threads))
     stated = {"model": model, "adapter": adapter, "dtype": dtype, "device": "auto", "threads": threads}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from erecap.bench.layer_clock import LayerClock
+from erecap.context.tokenize import render_prompt
 from erecap.errors import ConfigError, RunError
 from erecap.evaluation.layer_front.front import Place, knee, pareto
 from erecap.evaluation.layer_front.measuring import LayersMeasure, Measuring, controller_row
@@ -239,7 +240,8 @@ def test_calls_that_are_timed_have_read_what_came_before() -> None:
     both = Transcript(chat, [(2, "take mug"), (4, "go home ")])
     (call,) = timed_calls([Transcript(chat, []), both, both], byte_level(), 1024, 1)
     assert call.history == chat[:3] and call.messages[-1]["content"] == "You have it." and call.plan == "go home"
-    (call,) = timed_calls([both], byte_level(), 75, 1)  # the later one does not fit
+    window = len(render_prompt(chat, byte_level()).input_ids)  # leaves no room for the answer of the later one
+    (call,) = timed_calls([both], byte_level(), window, 1)
     assert call.history == [] and call.plan == "take mug"
     with pytest.raises(ConfigError, match="no planning call fits the model's window"):
         timed_calls([both], byte_level(), 10, 1)
