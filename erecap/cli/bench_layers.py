@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from erecap.cli.bench import MODEL, Dtype, Threads
-
-if TYPE_CHECKING:
-    from erecap.evaluation.layer_front.measuring import LayersMeasure
-    from erecap.evaluation.layer_front.settings import FrontSettings
 
 CALLS_SUITE, CALLS_FIRST = "household-chains-train", 5000  # of the recorded calls that a controller is trained on
 
@@ -25,7 +21,7 @@ def layers(
         str | None, typer.Option(help="LoRA adapter merged into it: a folder, a name, or none.")
     ] = "smollm2-135m-planner",
     pruner: Annotated[
-        str | None, typer.Option(help="Trained pruner that ranks what the controller's sessions evict, or none.")
+        str | None, typer.Option(help="Trained pruner that ranks what sessions with a budget evict, or none.")
     ] = "smollm2-135m-pruner",
     methods: Annotated[str, typer.Option(metavar="NAME,NAME", help="Methods that search.")] = (
         "sprint,sleb,blockpruner,shortgpt,magnitude,random"
@@ -46,6 +42,9 @@ def layers(
     texts: Annotated[
         list[str] | None, typer.Option("--text", metavar="TEXT", help="Calibration, as of `erecap tune layers`.")
     ] = None,
+    perplexity: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Texts whose perplexity is measured; several.")
+    ] = None,
     dtype: Dtype = "auto",
     threads: Threads = None,
     smoke: Annotated[
@@ -61,11 +60,14 @@ def layers(
 
     Whatever was measured lies in the folder; the same command goes on from there.
     """
+    from erecap.bench.layer_clock import LayerClock
     from erecap.cli.benching import names_in, setting
     from erecap.cli.tune_layers import transcripts
     from erecap.errors import ConfigError
-    from erecap.evaluation.layer_front.measuring import FILE, PARTS, Measuring
+    from erecap.evaluation.layer_front.measuring import FILE, PARTS, LayersMeasure, Measuring, smoke_settings
     from erecap.evaluation.layer_front.output import front_table, proposal
+    from erecap.evaluation.layer_front.settings import FrontSettings
+    from erecap.evaluation.texts import read_texts
     from erecap.language_models.build import ModelSettings, open_model
 
     chosen = names_in(parts)
@@ -73,10 +75,19 @@ def layers(
     if wrong is not None or not chosen:
         raise ConfigError(f"--parts: got {wrong!r:.40}; allowed: {', '.join(PARTS)}")
     adapter, pruner = (None if name == "none" else name for name in (adapter, pruner))
-    settings = measured(
-        names_in(methods), tuple(texts or ("planner",)), count, length, episodes, calls, repetitions, prompts, play,
-        play_episodes, smoke,
-    )  # fmt: skip
+    front = FrontSettings(
+        methods=names_in(methods),
+        texts=tuple(texts or ("planner",)),
+        count=count,
+        length=length,
+        evict_by=pruner,
+        episodes=episodes,
+        calls=calls,
+        clock=LayerClock(repetitions=repetitions),
+        play=play,
+        play_episodes=play_episodes,
+    )
+    settings = smoke_settings(front) if smoke else LayersMeasure(front, controller_prompts=prompts)
     out = out or Path("runs/layers-smoke" if smoke else "runs/layers")
     results = results or out / f"{FILE}.json"
     about, _, say = setting(
@@ -87,7 +98,7 @@ def layers(
     measuring = Measuring(settings, opened, stated, about, out, results, smoke=smoke, say=say)
     if "front" in chosen:
         compared = transcripts(histories, None, settings.front.episodes, out, settings.front.seed)
-        run = measuring.front(compared, fresh=fresh)
+        run = measuring.front(compared, texts=read_texts(perplexity or []), fresh=fresh)
         typer.echo(front_table(run.result))
         for line in proposal(run.result, run.profile):
             typer.echo(line)
@@ -97,48 +108,6 @@ def layers(
         recorded = histories or _recorded(out / "calls", settings.controller_prompts // settings.controller_each)
         measuring.controller(recorded, pruner, fresh=fresh)
     _show(results)
-
-
-def measured(
-    methods: tuple[str, ...],
-    texts: tuple[str, ...],
-    count: int,
-    length: int,
-    episodes: int,
-    calls: int,
-    repetitions: int,
-    prompts: int,
-    play: str | None,
-    play_episodes: int,
-    smoke: bool,
-) -> LayersMeasure:
-    """The settings of all parts; those of a smoke test are small."""
-    from dataclasses import replace
-
-    from erecap.bench.layer_clock import LayerClock
-    from erecap.bench.slices import SlicesBench
-    from erecap.evaluation.layer_front.measuring import LayersMeasure
-    from erecap.evaluation.layer_front.settings import SPEED_UPS, FrontSettings
-    from erecap.training.controller.settings import TrainSettings
-
-    front: FrontSettings = FrontSettings(
-        methods=methods, texts=texts, count=count, length=length, episodes=episodes, calls=calls,
-        clock=LayerClock(repetitions=repetitions), play=play, play_episodes=play_episodes,
-    )  # fmt: skip
-    if not smoke:
-        return LayersMeasure(front, controller_prompts=prompts)
-    front = replace(
-        front, methods=methods[:3], count=min(count, 2), length=min(length, 32), slices=(), episodes=min(episodes, 2),
-        calls=min(calls, 2), speed_ups=(1.1, SPEED_UPS[-1]), combined=1, timed_calls=1, rounds=1,
-        clock=LayerClock(64, 8, 3),
-    )  # fmt: skip
-    return LayersMeasure(
-        front,
-        SlicesBench(multiple=4, tokens=64, decoded=2, repetitions=1),
-        controller_prompts=6,
-        loads=("idle",),
-        train=TrainSettings(steps=50, passes=2),
-    )
 
 
 def _recorded(folder: Path, episodes: int) -> Path:

@@ -65,7 +65,20 @@ def test_a_front_with_perplexity_and_success(erecap, tiny_model, out: Path, text
 
 def test_the_rows_of_a_smoke_test(erecap, tiny_model, out: Path, text: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     histories = write(tmp_path / "histories", episodes=2, turns=2)
-    asked = ("bench", "layers", "--model", tiny_model, "--adapter", "none", "--smoke", "--parts", "front", *PLACE)
+    asked = (
+        "bench",
+        "layers",
+        "--model",
+        tiny_model,
+        "--adapter",
+        "none",
+        "--pruner",
+        "none",
+        "--smoke",
+        "--parts",
+        "front",
+    )
+    asked += PLACE
     code, said, err = erecap(*asked, "--methods", "random", "--text", text, "--histories", histories, "--out", out)
     assert code == 0, err
     assert "not told: L1-sleb, L2-sleb: no search with sprint" in " ".join(err.split())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from erecap.bench.layer_clock import LayerClock
 from erecap.bench.layers import LayersBench, household_ids
 from erecap.bench.plots import standalone
 from erecap.bench.results import Figure, merge_rows, result_row, rounded
@@ -17,6 +18,7 @@ from erecap.evaluation.layer_front.rows import SPEED_UPS, SPRINT, removal_rows
 from erecap.evaluation.layer_front.running import FrontRun, draw_front
 from erecap.evaluation.layer_front.settings import FrontSettings
 from erecap.evaluation.subjects import digest
+from erecap.evaluation.texts import Text
 from erecap.files import write_atomic, write_json
 from erecap.generation import JsonRow
 from erecap.language_models.build import ModelSettings, OpenedModel
@@ -51,6 +53,27 @@ class LayersMeasure:
     train: TrainSettings = field(default_factory=TrainSettings)
 
 
+def smoke_settings(front: FrontSettings) -> LayersMeasure:
+    """Few and short measurements of everything, with the first three methods of `front`."""
+    small = replace(
+        front,
+        methods=front.methods[:3],
+        speed_ups=(1.1, max(front.speed_ups)),
+        count=min(front.count, 2),
+        length=min(front.length, 32),
+        slices=(),
+        combined=1,
+        episodes=min(front.episodes, 2),
+        calls=2,
+        timed_calls=1,
+        rounds=1,
+        clock=LayerClock(64, 8, 3),
+    )
+    slices = SlicesBench(multiple=4, tokens=64, decoded=2, repetitions=1)
+    train = TrainSettings(steps=50, passes=2)
+    return LayersMeasure(small, slices, controller_prompts=6, loads=("idle",), train=train)
+
+
 class Measuring:
     """Parts of `make layers` in one folder.
 
@@ -77,12 +100,13 @@ class Measuring:
         self._settings, self._opened, self._stated, self._about = settings, opened, stated, about
         self._out, self._results, self._smoke, self._say = out, results, smoke, say
 
-    def front(self, transcripts: Iterable[Transcript], *, fresh: bool = False) -> FrontRun:
+    def front(self, transcripts: Iterable[Transcript], *, texts: Sequence[Text] = (), fresh: bool = False) -> FrontRun:
         """Draw the front, and merge L1 to L3, the table and the plot. Raises as `draw_front`."""
         settings = self._settings.front
         run = draw_front(
-            settings, self._opened, self._stated, self._out, self._about, transcripts, fresh=fresh, say=self._say
-        )
+            settings, self._opened, self._stated, self._out, self._about, transcripts, texts=texts, fresh=fresh,
+            say=self._say,
+        )  # fmt: skip
         rows, missing = removal_rows(run.result["points"], run.searches, self._about, settings.seed)
         for line in missing:
             self._say(f"not told: {line}")
@@ -117,7 +141,8 @@ class Measuring:
         """
         settings = self._settings
         actions = self._actions()
-        name = self._digest([actions, asdict(settings)["train"], self._prompt_settings(), self._about["machine"]])
+        asked = [calls.resolve().name, pruner and Path(pruner).name, self._prompt_settings(), asdict(settings.train)]
+        name = self._digest([actions, asked, self._about["machine"]])
         folder = self._out / f"controller-{name}"
         write_atomic(folder / "actions.yaml", json.dumps(actions) + "\n")
         done = sorted(folder.glob(f"*/{DONE}"))
