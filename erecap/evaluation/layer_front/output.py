@@ -97,7 +97,7 @@ def proposal(result: Mapping[str, Any], profile: Mapping[str, Any] | None) -> li
     kept = f"{100 * point['agreement']:.1f} % of the {by} stay, calls are {point['speed_up']['value']:.2f}x as fast"
     words = [f"Proposed: `{point['name']}`; {kept}.", ""]
     if profile["plan"] is None:
-        words[0] += " No layer plan pays: with one, speed costs more agreement at the start than it does later."
+        words[0] += " No layer plan pays beside it."
     return [*words, "```yaml", *str(profile["yaml"]).splitlines(), "```"]
 
 
