@@ -93,13 +93,12 @@ def find(
         folder.add(Row(step=0, predicted=dense, evaluation=None if held_out is None else held_out.dense))
     steps = LAYER_SEARCHES.get_or_refuse(method, "method")(search)
     while not target.reached(search.plan(), latency):
-        started, evaluations = time.perf_counter(), search.evaluations
-        passes = search.passes if search.work else 0.0
+        started, evaluations, work = time.perf_counter(), search.evaluations, search.work
         step = next(steps, None)
         if step is None:
             raise RunError(f"{method}: nothing is left to remove after {len(search.steps)} steps; {_words(target)}")
         spent = time.perf_counter() - started
-        passes = search.passes - passes if search.work else 0.0
+        passes = search.passes_of(search.work - work)
         step = replace(step, evaluations=search.evaluations - evaluations, passes=passes, seconds=spent)
         search.add(step)
         number, plan = len(search.steps), search.plan()

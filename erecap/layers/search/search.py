@@ -148,8 +148,14 @@ class Search:
     @property
     def passes(self) -> float:
         """The work, in passes of the whole model over all of the calibration text."""
+        return self.passes_of(self.work)
+
+    def passes_of(self, work: int) -> float:
+        """Work that was counted, in passes of the whole model over all of the calibration text."""
+        if not work:
+            return 0.0  # a method that reads no text has no streams
         read = sum(len(batch.ids) for batch in self.streams.batches)
-        return self.work * read / (self.streams.whole * len(self.ids))
+        return work * read / (self.streams.whole * len(self.ids))
 
     @contextmanager
     def uncounted(self, really: bool = True) -> Iterator[None]:
