@@ -20,6 +20,10 @@
 # make ablation  what each part of the mode erecap brings (hours; it goes on from runs/ablation), then
 #                docs/results/ablation.json, its plot and table
 # make quality-engines  the same policy on transformers and on llama.cpp, on paired episodes, which is compiled first
+# make layers    layer plans, slices and the controller: L1 to L5 and the front, then docs/results/layers.json and its tables
+#                (about 80 minutes on two cores; it goes on from runs/layers); ARGS="--parts slices" only L4,
+#                ARGS="--play household-unseen" also plays the front
+# make layers-smoke    the same, small (a few minutes), into runs/layers-smoke
 # make readme    write what is generated in README.md and docs: tables, result lines, a figure, the command line's page
 # make docs      build the documentation into site/, without a network; open site/index.html
 
@@ -34,7 +38,7 @@ LLAMACPP_VERSION := 0.3.36
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-slow test-engines fuzz bench bench-llamacpp bench-remote profile ablation quality quality-smoke readme docs lint model venv clean bench-decoders quality-engines
+.PHONY: demo test test-fast test-slow test-engines fuzz bench bench-llamacpp bench-remote profile ablation quality quality-smoke readme docs lint model venv clean bench-decoders quality-engines layers layers-smoke
 
 demo: model
 	$(BIN)/erecap compare $(if $(filter --full,$(ARGS)),demo-full,demo) $(filter-out --full,$(ARGS))
@@ -118,6 +122,14 @@ bench-decoders: model $(LLAMACPP)/.installed
 quality-engines: model $(LLAMACPP)/.installed
 	$(LLAMACPP)/bin/python -m erecap.cli.main compare quality-engines $(ARGS)
 	$(BIN)/python -m tools.readme.write --engines runs/quality-engines
+
+# Whatever was measured lies in runs/layers, and is not measured again.
+layers: model
+	$(BIN)/erecap bench layers --results docs/results/layers.json $(ARGS)
+	$(BIN)/python -m tools.readme.write
+
+layers-smoke: model
+	$(BIN)/erecap bench layers --smoke $(ARGS)
 
 readme: $(STAMP)
 	$(BIN)/python -m tools.readme.write

@@ -13,7 +13,10 @@ from erecap.bench.results import Figure, result_row
 from erecap.decoding.linear import Weights
 from erecap.errors import ConfigError
 from erecap.generation import JsonRow
+from erecap.layers.applying import with_plan
 from erecap.layers.slices.flops import ModelFlops
+from erecap.layers.slices.making import Slicer
+from erecap.layers.slices.settings import SliceSettings
 
 L4_SHARES = (0.2, 0.3)
 WHOLE = "whole"
@@ -50,6 +53,21 @@ class SlicesBench:
             raise ConfigError(
                 f"tokens {self.tokens}, decoded {self.decoded}, repetitions {self.repetitions}; allowed: from 1 on"
             )
+
+
+def sliced_models(model: Any, bench: SlicesBench) -> dict[str, Any]:
+    """The whole model and its slices by name. Slices are chosen by weights, as their time does not depend on it.
+
+    Raises:
+        ConfigError, ModelError: as `Slicer.plan`.
+    """
+    slicer, models = Slicer(model), {WHOLE: model}
+    named = {f"heads-{share:g}": (share, 0.0) for share in bench.heads}
+    named |= {f"channels-{share:g}": (0.0, share) for share in bench.channels}
+    for name, (heads, channels) in named.items():
+        settings = SliceSettings(heads, channels, "weights", bench.spread, bench.multiple)
+        models[name] = with_plan(model, slicer.plan(settings), check=False)
+    return models
 
 
 def slices_bench(

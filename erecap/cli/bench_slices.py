@@ -96,28 +96,20 @@ def slices(
 
 def _models(opened: OpenedModel, bench: SlicesBench, plans: list[str] | None, pack: bool, say: Any) -> dict[str, Any]:
     """The whole model and the sliced ones by name; they share what they have in common."""
-    from erecap.bench.slices import WHOLE
+    from erecap.bench.slices import WHOLE, sliced_models
     from erecap.errors import ConfigError
-    from erecap.layers.applying import with_plan
-    from erecap.layers.slices.making import Slicer
-    from erecap.layers.slices.settings import SliceSettings
     from erecap.layers.slices.two_four import pack as pack_weights
 
+    if not plans:
+        return sliced_models(opened.model, bench)
     models = {WHOLE: opened.model}
-    for name in plans or ():
+    for name in plans:
         short = Path(name).name
         if short in models:
             raise ConfigError(f"--plan: two are called {short}; figures are told apart by the last part of a path")
         models[short] = opened.with_layers(name).model
         if pack:
             say(f"{short}: {pack_weights(models[short])} projections packed")
-    if not plans:
-        slicer = Slicer(opened.model)
-        named = {f"heads-{share:g}": (share, 0.0) for share in bench.heads}
-        named |= {f"channels-{share:g}": (0.0, share) for share in bench.channels}
-        for name, (heads, channels) in named.items():
-            settings = SliceSettings(heads, channels, "weights", bench.spread, bench.multiple)
-            models[name] = with_plan(opened.model, slicer.plan(settings), check=False)
     return models
 
 

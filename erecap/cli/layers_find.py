@@ -51,6 +51,9 @@ def find(
     candidates: Annotated[int, typer.Option(metavar="N", help="Best sublayers that are tuned at each step.")] = 5,
     checkpoints: Annotated[int, typer.Option(metavar="N", help="Layers before which hidden states are kept.")] = 8,
     batch_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of one forward pass.")] = 2048,
+    loss_sequences: Annotated[
+        int, typer.Option(metavar="N", help="sleb, blockpruner: judge on the first N calibration sequences; 0: all.")
+    ] = 0,
     clock_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of the prompt that is timed.")] = 1024,
     clock_decoded: Annotated[int, typer.Option(metavar="N", help="Tokens that are decoded after it.")] = 32,
     clock_batch: Annotated[int, typer.Option(metavar="N", help="Sequences side by side; 1: a session.")] = 1,
@@ -83,9 +86,9 @@ def find(
     always = {"phase"} if speed_up is not None else set()
     unused = [name for name in SearchOptions.__dataclass_fields__ if name not in {*used, *always}]
     refuse_given(context, unused, f"method {method}")
-    kinds = {"both": ("attention", "mlp"), "none": ()}.get(tune, tuple(tune.split(",")))
     options = SearchOptions(
-        metric, over, latency_aware, phase, kinds, ratio, damping, candidates, checkpoints, batch_tokens
+        metric, over, latency_aware, phase, kinds_of(tune), ratio, damping, candidates, checkpoints, batch_tokens,
+        loss_sequences,
     )  # fmt: skip
     settings = LayerSearch(
         method=method,
@@ -104,6 +107,11 @@ def find(
     opened = open_model(ModelSettings(model, adapter, dtype, device, threads))
     found = search_layers(settings, opened, out, fresh=fresh, say=lambda text: progress.print(text))
     _show(found)
+
+
+def kinds_of(tune: str) -> tuple[str, ...]:
+    """The kinds of sublayers by the words of `--tune`."""
+    return {"both": ("attention", "mlp"), "none": ()}.get(tune, tuple(tune.split(",")))
 
 
 def steps(folder: FolderArgument) -> None:

@@ -17,6 +17,7 @@ from erecap.cli import (
     bench_engines,
     bench_exits,
     bench_fleet,
+    bench_layers,
     bench_llamacpp,
     bench_load,
     bench_remote,
@@ -44,6 +45,7 @@ from erecap.cli import (
     serve,
     train,
     tune,
+    tune_layers,
     verify,
 )
 from erecap.errors import ErecapError
@@ -89,6 +91,7 @@ bench.app.command("drafts")(bench_drafts.drafts)
 bench.app.command("engines")(bench_engines.engines)
 bench.app.command("exits")(bench_exits.exits)
 bench.app.command("fleet")(bench_fleet.fleet)
+bench.app.command("layers")(bench_layers.layers)
 bench.app.command("llamacpp")(bench_llamacpp.llamacpp)
 bench.app.command("load")(bench_load.load)
 bench.app.command("remote")(bench_remote.remote)
@@ -98,6 +101,7 @@ bench.app.command("wrap")(bench_wrap.wrap)
 app.add_typer(bench.app, name="bench")
 app.add_typer(profile.app, name="profile")
 app.add_typer(train.app, name="train")
+tune.app.command("layers")(tune_layers.layers)
 app.add_typer(tune.app, name="tune")
 app.add_typer(evaluate.app, name="evaluate")
 

@@ -1,4 +1,4 @@
-"""`erecap tune`: settings of pruning, found by trying."""
+"""`erecap tune stages`: layers that drop tokens, found by trying."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from erecap.cli.model_options import DtypeOption, ThreadsOption
 from erecap.cli.numbers import finite
 
-app = typer.Typer(help="Find settings of pruning by trying them.", no_args_is_help=True)
+app = typer.Typer(help="Find layers that drop tokens, or that can be left out, by trying them.", no_args_is_help=True)
 
 WARN_BELOW = 0.9  # agreement of the chosen set
 

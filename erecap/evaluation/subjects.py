@@ -81,8 +81,7 @@ class Subject:
         self.name, self.change = name, change
         self.opened = opened.with_layers(change.layers)
         self.facts = _facts(change)
-        base = {key: opened.facts[key] for key in ("hash", "dtype")} | {"adapter": opened.adapter_hash}
-        self.key = digest({**base, **_nameless(self.facts)})
+        self.key = key_of(opened, change)
         _ = self.text_model  # so that what cannot be served is said before anything is measured
 
     @property
@@ -213,6 +212,12 @@ def build_subjects(opened: OpenedModel, changes: Sequence[Change]) -> list[Subje
     if twice is not None:
         raise ConfigError(f"evaluate: two subjects are called {twice!r}; name each change once")
     return [Subject(name, opened, change) for name, change in zip(names, every, strict=True)]
+
+
+def key_of(opened: OpenedModel, change: Change) -> str:
+    """The digest by which rows name a subject: of its weights, its number format and what is changed."""
+    base = {key: opened.facts[key] for key in ("hash", "dtype")} | {"adapter": opened.adapter_hash}
+    return digest({**base, **_nameless(_facts(change))})
 
 
 def mode_of(text: str, evict_by: str | None = None) -> Mode:

@@ -120,7 +120,6 @@ def load_plan(name: str | Path) -> LayerPlan:
         raise ModelError(f"{path}: {error}") from error
 
 
-
 def _by_layer(slices: Mapping[str, list[int]]) -> dict[int, tuple[int, ...]]:
     wrong = next((layer for layer in slices if re.fullmatch("0|[1-9][0-9]{0,8}", layer) is None), None)
     if wrong is not None:  # with 03 beside 3, one would replace the other

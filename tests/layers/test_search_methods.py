@@ -180,3 +180,16 @@ def test_half_precision_and_two_layers() -> None:
     small = kind(config).eval()
     for method in (*METHODS, RANDOM):
         assert steps_of(search_of(small, ids=sequences(1, 6)), method, 5)
+
+
+def test_losses_on_the_first_sequences_alone() -> None:
+    model, ids = own("llama"), sequences(4)
+    few, first, whole = (
+        search_of(model, ids=ids[:count], loss_sequences=limit) for count, limit in ((4, 1), (1, 0), (4, 0))
+    )
+    assert [step.score for step in steps_of(few, "sleb", 2)] == [step.score for step in steps_of(first, "sleb", 2)]
+    assert few.steps[0].score != steps_of(whole, "sleb", 1)[0].score
+    # Passes are counted over all of the text, so those of one sequence of four are a quarter.
+    assert few.passes == pytest.approx(first.passes / 4) and few.evaluations == first.evaluations
+    with pytest.raises(ConfigError, match="--loss-sequences: got -1; allowed: 0 or more"):
+        search_of(model, loss_sequences=-1)

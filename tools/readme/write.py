@@ -20,16 +20,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from erecap.evaluation.ablation.table import ablation_table
 from erecap.bench.results import merge_rows, read_results
+from erecap.evaluation.ablation.table import ablation_table
 from erecap.evaluation.table import quality_table
 from erecap.files import write_atomic, write_json
 from tools.readme.cli_reference import PAGE, cli_reference
 from tools.readme.cooperative_table import cooperative_results, cooperative_table
+from tools.readme.engines_table import PART, engine_quality, engines_table
 from tools.readme.habitat_table import habitat_results, habitat_table
 from tools.readme.kept_run import adapted, read_run
+from tools.readme.layers_table import layers_table
 from tools.readme.profile_table import profile_table
-from tools.readme.engines_table import PART, engine_quality, engines_table
 from tools.readme.realtime_table import realtime_results, realtime_table
 from tools.readme.remote_table import remote_table
 from tools.readme.scale_table import scale_table
@@ -148,13 +149,13 @@ def _by_length(results: dict[str, Any], part: dict[str, Any]) -> list[str]:
 
 DOCUMENTS = (Path("README.md"), *(Path("docs") / f"{page}.md" for page in ("results", "profiles", "ablation", "scale")))
 ALWAYS = ("replan.json", "demo.json")  # results that are never missing
-QUALITY, REMOTE, REALTIME = "quality.json", "remote.json", "realtime.json"
-HABITAT, COOPERATIVE = "habitat.json", "cooperative.json"
+QUALITY, REMOTE, REALTIME, HABITAT = "quality.json", "remote.json", "realtime.json", "habitat.json"
+COOPERATIVE, ENGINES, LAYERS = "cooperative.json", "engines.json", "layers.json"
 PROFILE, ABLATION = "profile.json", "ablation.json"
-QUALITY, REMOTE, REALTIME, ENGINES = "quality.json", "remote.json", "realtime.json", "engines.json"
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "demo": (("demo.json",), demo_table),
     "engines": ((ENGINES,), engines_table),
+    "layers": ((LAYERS,), layers_table),
     "quality": ((QUALITY,), quality_table),
     "remote": ((REMOTE,), remote_table),
     "replan": (("replan.json",), replan_table),

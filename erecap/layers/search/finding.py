@@ -98,7 +98,7 @@ def find(
         if step is None:
             raise RunError(f"{method}: nothing is left to remove after {len(search.steps)} steps; {_words(target)}")
         spent = time.perf_counter() - started
-        passes = (search.work - work) / search.streams.whole if search.work else 0.0
+        passes = search.passes_of(search.work - work)
         step = replace(step, evaluations=search.evaluations - evaluations, passes=passes, seconds=spent)
         search.add(step)
         number, plan = len(search.steps), search.plan()

@@ -16,14 +16,14 @@ from erecap.layers.search.streams import without
 Part = tuple[Sublayer, ...]
 
 
-@uses("batch_tokens")
+@uses("batch_tokens", "loss_sequences")
 def sleb(search: Search) -> Iterator[Step]:
     """SLEB: remove the block without which the loss is least, again and again (Song et al., 2024)."""
     while parts := search.blocks():
         yield _least(search, parts)
 
 
-@uses("batch_tokens")
+@uses("batch_tokens", "loss_sequences")
 def blockpruner(search: Search) -> Iterator[Step]:
     """BlockPruner: remove the sublayer without which the perplexity is least, again and again (Zhong et al., 2024)."""
     while sublayers := search.removable():

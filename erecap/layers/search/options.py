@@ -33,6 +33,7 @@ class SearchOptions:
     candidates: int = 5  # best sublayers that are tuned and scored again
     checkpoints: int = 8  # layers before which hidden states are kept; 0: only the embeddings
     batch_tokens: int = 2048  # tokens of one forward pass
+    loss_sequences: int = 0  # first calibration sequences on which a loss is computed; 0: all
 
     def __post_init__(self) -> None:
         for name, allowed in (("metric", METRICS), ("over", OVER), ("phase", PHASES)):
@@ -44,7 +45,7 @@ class SearchOptions:
             raise ConfigError(f"--ratio: got {self.ratio:g}; allowed: above 0 and at most 1")
         if not 0 <= self.damping < float("inf"):
             raise ConfigError(f"--damping: got {self.damping:g}; allowed: 0 or more")
-        for name, least in (("candidates", 1), ("checkpoints", 0), ("batch_tokens", 1)):
+        for name, least in (("candidates", 1), ("checkpoints", 0), ("batch_tokens", 1), ("loss_sequences", 0)):
             if getattr(self, name) < least:
                 option = name.replace("_", "-")
                 raise ConfigError(f"--{option}: got {getattr(self, name)}; allowed: {least} or more")

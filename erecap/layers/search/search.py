@@ -74,9 +74,9 @@ class Search:
 
     @cached_property
     def streams(self) -> Streams:
-        """The calibration sequences, for the layers of both models."""
+        """The calibration sequences that are read, for the layers of both models."""
         with torch.no_grad():
-            return Streams(self.model, self.ids, self.options.batch_tokens)
+            return Streams(self.model, self.ids[: self.options.loss_sequences or None], self.options.batch_tokens)
 
     @property
     def dense(self) -> nn.ModuleList:
@@ -147,8 +147,15 @@ class Search:
 
     @property
     def passes(self) -> float:
-        """The work, in passes of the whole model over the calibration text."""
-        return self.work / self.streams.whole
+        """The work, in passes of the whole model over all of the calibration text."""
+        return self.passes_of(self.work)
+
+    def passes_of(self, work: int) -> float:
+        """Work that was counted, in passes of the whole model over all of the calibration text."""
+        if not work:
+            return 0.0  # a method that reads no text has no streams
+        read = sum(len(batch.ids) for batch in self.streams.batches)
+        return work * read / (self.streams.whole * len(self.ids))
 
     @contextmanager
     def uncounted(self, really: bool = True) -> Iterator[None]:

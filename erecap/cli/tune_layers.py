@@ -1,0 +1,192 @@
+"""`erecap tune layers`: the front of layer plans, and the plan that is proposed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from erecap.cli.model_options import AdapterOption, DeviceOption, DtypeOption, ModelArgument, ThreadsOption
+from erecap.cli.numbers import finite
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from erecap.tuning.samples import Transcript
+
+SUITE = "household-chains-unseen"
+
+
+def layers(
+    model: ModelArgument,
+    adapter: AdapterOption = None,
+    methods: Annotated[str, typer.Option(metavar="NAME,NAME", help="Methods that search; none: no search.")] = (
+        "sprint,sleb,blockpruner,shortgpt,magnitude,random"
+    ),
+    speed_ups: Annotated[
+        str, typer.Option(metavar="X,X", help="Predicted speed-ups of decoding; each method gives a plan for each.")
+    ] = "1.1,1.15,1.2,1.3,1.37",
+    slices: Annotated[str, typer.Option(metavar="NAME,NAME", help="heads-SHARE, channels-SHARE; none: no slice.")] = (
+        "heads-0.1,heads-0.2,heads-0.3,channels-0.1,channels-0.2,channels-0.3"
+    ),
+    kv_tokens: Annotated[
+        str, typer.Option(metavar="N,N", help="Budgets that are combined with the best plans; none: no budget.")
+    ] = "512",
+    evict_by: Annotated[
+        str | None, typer.Option(help="Ranking under a budget: recency, random, attention, or a trained pruner.")
+    ] = None,
+    drafts: Annotated[bool, typer.Option(help="Combine the best plans with drafts.")] = True,
+    combined: Annotated[int, typer.Option(metavar="N", help="Plans of the front that are combined.")] = 3,
+    texts: Annotated[
+        list[str] | None,
+        typer.Option("--text", metavar="TEXT", help="Calibration: planner, a file, or a collected folder; several."),
+    ] = None,
+    count: Annotated[int, typer.Option(metavar="N", help="Calibration sequences of the searches.")] = 32,
+    length: Annotated[int, typer.Option(metavar="N", help="Tokens of each.")] = 128,
+    slice_count: Annotated[int, typer.Option(metavar="N", help="Calibration sequences of the slices.")] = 64,
+    multiple: Annotated[int, typer.Option(metavar="N", help="Channels that a sliced layer keeps: N, 2 N, ...")] = 32,
+    loss_sequences: Annotated[
+        int, typer.Option(metavar="N", help="sleb, blockpruner: judge on the first N calibration sequences; 0: all.")
+    ] = 0,
+    tune: Annotated[str, typer.Option(help="sprint: sublayers that are tuned: mlp, attention, both or none.")] = "mlp",
+    histories: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Plans to compare, of `erecap collect`; else the expert plays --suite."),
+    ] = None,
+    suite: Annotated[str | None, typer.Option(metavar="SUITE", help=f"{SUITE} if left out.")] = None,
+    episodes: Annotated[int, typer.Option(metavar="N", help="Episodes whose plans are compared.")] = 8,
+    calls: Annotated[int, typer.Option(metavar="N", help="Planning calls of each, evenly spread.")] = 12,
+    perplexity: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Texts whose perplexity is measured; several.")
+    ] = None,
+    timed_calls: Annotated[int, typer.Option(metavar="N", help="Planning calls that are timed.")] = 3,
+    rounds: Annotated[int, typer.Option(metavar="N", help="Timed rounds of planning calls.")] = 3,
+    clock_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of the prompt that plans are timed on.")] = (
+        1024
+    ),
+    clock_decoded: Annotated[int, typer.Option(metavar="N", help="Tokens that are decoded after it.")] = 32,
+    repetitions: Annotated[int, typer.Option(metavar="N", help="Timed rounds of plans alone.")] = 5,
+    together: Annotated[int, typer.Option(metavar="N", help="Models timed in turn with the whole one.")] = 4,
+    play: Annotated[
+        str | None, typer.Option(metavar="SUITE", help="Play the front on this suite; nothing is played if left out.")
+    ] = None,
+    play_episodes: Annotated[int, typer.Option(metavar="N", help="Episodes that are played.")] = 20,
+    by: Annotated[str, typer.Option(help="Agreement of the front: tokens of plans, or whole plans.")] = "tokens",
+    least: Annotated[float, typer.Option(callback=finite, help="Agreement that the proposal keeps.")] = 0.9,
+    seed: Annotated[int, typer.Option(min=0, help="Of texts, histories, random and intervals.")] = 0,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where everything goes.")] = Path("runs/layers"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget times and judgements; searches stay.")] = False,
+) -> None:
+    """Draw measured speed against plan agreement for all methods, with eviction and drafts; propose a layer plan.
+
+    Searches, times and judgements lie in the folder when they are done; the same command goes on from there.
+    """
+    from erecap.bench.layer_clock import LayerClock
+    from erecap.cli.benching import names_in, numbers_in
+    from erecap.cli.layers_find import kinds_of
+    from erecap.errors import ConfigError
+    from erecap.evaluation.layer_front.settings import FrontSettings
+    from erecap.layers.search import SearchOptions
+
+    if histories is not None and suite is not None:
+        raise ConfigError("--histories and --suite exclude each other: transcripts are read, or a suite is played")
+    settings = FrontSettings(
+        methods=_named(methods, names_in),
+        speed_ups=_floats(speed_ups),
+        options=SearchOptions(tune=kinds_of(tune), loss_sequences=loss_sequences),
+        texts=tuple(texts or ("planner",)),
+        count=count,
+        length=length,
+        slices=_named(slices, names_in),
+        slice_count=slice_count,
+        multiple=multiple,
+        kv_tokens=_named(kv_tokens, lambda text: numbers_in(text, "--kv-tokens", 16)),
+        evict_by=evict_by,
+        drafts=drafts,
+        combined=combined,
+        episodes=episodes,
+        calls=calls,
+        by=by,
+        least=least,
+        timed_calls=timed_calls,
+        rounds=rounds,
+        clock=LayerClock(clock_tokens, clock_decoded, repetitions),
+        together=together,
+        play=play,
+        play_episodes=play_episodes,
+        seed=seed,
+    )
+    run_front(
+        settings, {"model": model, "adapter": adapter, "dtype": dtype, "device": device, "threads": threads}, out,
+        histories=histories, suite=suite, perplexity=perplexity or [], fresh=fresh,
+    )  # fmt: skip
+
+
+def run_front(
+    settings: Any,
+    stated: dict[str, Any],
+    out: Path,
+    *,
+    histories: Path | None,
+    suite: str | None,
+    perplexity: list[Path],
+    fresh: bool,
+) -> Any:
+    """Draw a front, show it, and write its results.
+
+    Args:
+        settings: `FrontSettings`.
+        stated: model, adapter, dtype, device, threads.
+
+    Returns:
+        `FrontRun`.
+    """
+    from rich.console import Console
+
+    from erecap.cli.benching import setting
+    from erecap.evaluation.layer_front.output import front_table, proposal
+    from erecap.evaluation.layer_front.running import draw_front
+    from erecap.evaluation.texts import read_texts
+    from erecap.language_models.build import ModelSettings, open_model
+
+    texts = read_texts(perplexity)
+    about, _, _ = setting(stated["model"], stated["dtype"], stated["threads"], "erecap tune layers")
+    progress = Console(markup=False, emoji=False, stderr=True)
+    opened = open_model(ModelSettings(**{"name" if key == "model" else key: value for key, value in stated.items()}))
+    run = draw_front(
+        settings, opened, stated, out, about, transcripts(histories, suite, settings.episodes, out, settings.seed),
+        texts=texts, fresh=fresh, say=lambda text: progress.print(text),
+    )  # fmt: skip
+    typer.echo(front_table(run.result))
+    for line in proposal(run.result, run.profile):
+        typer.echo(line)
+    typer.echo(f"results: {', '.join(path.name for path in run.paths)} in {out}")
+    return run
+
+
+def transcripts(histories: Path | None, suite: str | None, episodes: int, out: Path, seed: int) -> Iterable[Transcript]:
+    """Transcripts to compare plans on: those of a folder, or the expert's on a suite that was not trained on."""
+    from erecap.evaluation.plans import collected, generated
+
+    if histories is not None:
+        return collected(histories, seed)
+    played = suite or SUITE
+    return generated(played, episodes, out / "transcripts" / f"{Path(played).stem}-{episodes}")
+
+
+def _named(text: str, parse: Any) -> tuple[Any, ...]:
+    """The values of an option; `none` is no value."""
+    return () if text.strip() == "none" else tuple(parse(text))
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    from erecap.errors import ConfigError
+
+    try:
+        return tuple(sorted(float(part) for part in text.split(",")))
+    except ValueError:
+        raise ConfigError(f"--speed-ups: got {text!r:.60}; allowed: numbers above 1, with commas") from None
