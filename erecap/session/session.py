@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -626,6 +627,22 @@ class ReplanSession:
             self.prefill.roll_back(len(self.conversation.transcript.marks))
         choices = rows[len(header) - 1 : -1].argmax(-1).tolist()
         return sum(a == b for a, b in zip(choices, wanted, strict=True)) / len(wanted)
+
+    @one_call
+    def leave_early(self, exit: Exit | str | None) -> None:
+        """Decode with another early exit from now on; what was learned of the one before is forgotten.
+
+        Args:
+            exit: as in `ReplanSession(exit=...)`.
+
+        Raises:
+            ConfigError, ModelError, ValueError: as of a new session; the session then decodes as before.
+        """
+        settings = Exit.of(exit)
+        if settings == self.config.exit:
+            return
+        state = self._open_exits(settings)
+        self.exits, self.config = state, replace(self.config, exit=settings)
 
     @one_call
     def limit(self, budget: Budget | int | str | None) -> int:
