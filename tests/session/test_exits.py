@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from erecap.config.exits import Exit
-from erecap.decoding.exits import drafting
 from erecap.decoding.exits.partial import Heads
 from erecap.errors import ModelError
 from erecap.layers import LayerPlan
 from erecap.layers.applying import with_plan
 from erecap.session import ReplanPool, ReplanSession
 from tests.context.small_tokenizers import byte_level
+from tests.decoding.exiting import drafting_always_pays as drafting_always_pays
 from tests.decoding.exiting import folder
 from tests.session.chats import model, start, turn
 from tests.tokens.models import ARCHITECTURES
@@ -36,12 +36,6 @@ def talk(session: ReplanSession, turns: int = TURNS, **options: Any) -> tuple[li
 
 def left(usages: list[Any]) -> list[int]:
     return [layer for usage in usages for layer in usage.exit_layers]
-
-
-@pytest.fixture(autouse=True)
-def drafting_always_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random models name hardly a token early; these tests are about what happens when they try."""
-    monkeypatch.setattr(drafting.DraftLength, "next", lambda self: self.most)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
