@@ -20,6 +20,8 @@ from typing import Any
 from erecap.evaluation.table import quality_table
 from erecap.files import write_atomic, write_json
 from tools.readme.cli_reference import PAGE, cli_reference
+from tools.readme.drafts_table import drafts_table
+from tools.readme.exits_table import exits_table
 from tools.readme.realtime_table import realtime_results, realtime_table
 from tools.readme.remote_table import remote_table
 from tools.readme.short_results import short_results
@@ -144,9 +146,11 @@ def _by_length(results: dict[str, Any], part: dict[str, Any]) -> list[str]:
     return lines
 
 
-QUALITY, REMOTE, REALTIME = "quality.json", "remote.json", "realtime.json"
+QUALITY, REMOTE, REALTIME, EXITS = "quality.json", "remote.json", "realtime.json", "exits.json"
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "demo": (("demo.json",), demo_table),
+    "drafts": (("replan.json",), drafts_table),
+    "exits": ((EXITS,), exits_table),
     "quality": ((QUALITY,), quality_table),
     "remote": ((REMOTE,), remote_table),
     "replan": (("replan.json",), replan_table),
@@ -171,7 +175,7 @@ def filled(text: str, results: Path) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     """Results of one file. Before their first measurement some have none, and their tables say so."""
-    if path.name in (QUALITY, REMOTE, REALTIME) and not path.exists():
+    if path.name in (QUALITY, REMOTE, REALTIME, EXITS) and not path.exists():
         return {}
     content: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return content

@@ -90,9 +90,7 @@ class Ways:
         return plain[self._bench.weights[0]][0], rows
 
 
-def timed(
-    session: ReplanSession, messages: Sequence[Message], tokens: int, least: int, given: str | None
-) -> JsonRow:
+def timed(session: ReplanSession, messages: Sequence[Message], tokens: int, least: int, given: str | None) -> JsonRow:
     """Counts and times of decoding one answer; `said` is its text and its ids."""
     begun: list[float] = []
 
