@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from erecap.config.exits import Exit
 from erecap.layers import LayerPlan

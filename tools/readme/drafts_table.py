@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from erecap.registries import DRAFTS
+
 
 def drafts_table(results: dict[str, Any]) -> str:
     """Markdown: accepted tokens, tokens a pass, time and agreement of each way, by scene and weights.
@@ -11,18 +13,18 @@ def drafts_table(results: dict[str, Any]) -> str:
     Args:
         results: the content of `replan.json`, whose part `drafts` may not be measured yet.
     """
-    lines = ["`make exits` ([how](drafts.md)): the same answers in all ways, in turn, each from the same state."]
-    part = results.get("parts", {}).get("drafts")
-    if part is None:
-        return "\n".join([*lines, "", "Not measured yet."])
-    adapter = part["model"].get("adapter")
-    name = part["model"]["name"] + (f" with {adapter['name']}" if adapter else "")
-    lines = [
-        f"{lines[0]} {name} in {part['model']['dtype']}, {part['date']}.",
+    told = "`make exits` ([how](drafts.md)): the same answers in all ways, in turn, each from the same state."
+    head = [
         "",
         "| answers | weights | way | accepted of drafted | tokens a pass | ms a token | over plain | agrees |",
         "|---|---|---|---|---|---|---|---|",
     ]
+    part = results.get("parts", {}).get("drafts")
+    if part is None:
+        return "\n".join([told, *head, *(f"| not measured yet | – | `{way}` | – | – | – | – | – |" for way in DRAFTS)])
+    adapter = part["model"].get("adapter")
+    name = part["model"]["name"] + (f" with {adapter['name']}" if adapter else "")
+    lines = [f"{told} {name} in {part['model']['dtype']}, {part['date']}.", *head]
     for row in part["summary"]["ways"]:
         cells = [
             f"{row['answers']}, {row['scene']}",
