@@ -15,6 +15,7 @@ from erecap.budget import Budget
 from erecap.config.exits import Exit
 from erecap.context.thinking import thinking_spans
 from erecap.decoding.answer import AnswerWatcher, answer_ends, say_ignored_defaults
+from erecap.decoding.choosing import Chooser
 from erecap.decoding.drafts.choices import RememberedChoices
 from erecap.decoding.forced import forced_ids
 from erecap.decoding.loop import Decoded, Draft, decode
@@ -174,6 +175,10 @@ class ReplanSession:
         from erecap.decoding.exits.drafting import ExitDraft
 
         return ExitDraft(self.exits, ends, self.conversation.transcript.ids)
+
+    def _chooser(self, ends: Sequence[int]) -> Chooser | None:
+        """Chooses among the tokens that a grammar allows, where the engine can."""
+        return Chooser(self.engine, ends) if "some logits" in self.engine.supports else None  # type: ignore[arg-type]
 
     def _compose(self, conversation: Conversation, policy: SessionPolicy, engine: SessionEngine) -> None:
         prefill = SessionPrefill(conversation, policy, engine)
@@ -455,6 +460,7 @@ class ReplanSession:
                     allowed=allowed_tokens,
                     draft=self._draft(left, draft, ids, allowed_tokens, ends, max_new_tokens),
                     exits=exits,
+                    chooser=self._chooser(ends),
                     not_before=(min_new_tokens, ends),
                     force=forced,
                     losses=self.measures_loss,

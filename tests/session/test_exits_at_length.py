@@ -131,6 +131,7 @@ def test_no_token_changes_on_a_few_prompts_and_turns(name: str, beside: str, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("beside", BESIDE)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_no_token_changes_on_two_hundred_prompts(name: str, beside: str, tmp_path: Path) -> None:
@@ -140,6 +141,7 @@ def test_no_token_changes_on_two_hundred_prompts(name: str, beside: str, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("beside", BESIDE)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_no_token_changes_in_thirty_turns(name: str, beside: str, tmp_path: Path) -> None:
