@@ -130,7 +130,7 @@ def _show(part: JsonRow) -> None:
     """Print the tables and lines of a part."""
     from rich.console import Console
 
-    from erecap.bench.exits.table import exit_line, exits_tables, sources_table, times_line
+    from erecap.bench.exits.table import chosen_line, exit_line, exits_tables, sources_table, times_line
     from erecap.bench.tables import result_table
 
     console, summary = Console(markup=False, emoji=False), part["summary"]
@@ -141,8 +141,7 @@ def _show(part: JsonRow) -> None:
     if part["rows"]:
         console.print(result_table(part["rows"]))
     typer.echo(times_line(summary))
-    if summary["slice_alone"] is not None:
-        typer.echo(f"the grammar's rows in place of the head, without early exit: {summary['slice_alone']:.2f}x")
+    typer.echo(chosen_line(summary))
     if "exit" in summary:
         typer.echo(exit_line(summary["exit"]))
     if summary["verdict"]:

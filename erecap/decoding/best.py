@@ -1,7 +1,7 @@
 """The likeliest of some tokens, by their own rows of the head.
 
-A row of the head gives what it gives among all others, up to the order in which a product is summed. Where two tokens are
-closer than that may change, the whole head decides.
+A row of the head gives what it gives among all others, up to the order in which a product is summed. Where two tokens
+are closer than that may change, the whole head decides.
 """
 
 from __future__ import annotations
