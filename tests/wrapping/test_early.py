@@ -25,7 +25,7 @@ def whole(ids: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 class Heard(BaseStreamer):
-    """What a streamer was shown."""
+    """A streamer that keeps the tokens it was shown."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []

@@ -35,7 +35,7 @@ def exits_row(summary: JsonRow, timed: Sequence[JsonRow], about: JsonRow, row: s
         + (f", after {mean:.1f} of {summary['layers']} layers on average" if mean is not None else "")
         + f"; {100 * found['same_texts']:.0f} % of the answers are the plain ones"
     )
-    figure = Figure(*(_share(value, bound) for value in (speed.value, speed.low, speed.high)), speed.n)
+    figure = Figure(_share(speed.value, bound), _share(speed.low, bound), _share(speed.high, bound), speed.n)
     holds = None if speed.value > 1 and found["same_texts"] == 1 else False
     made = result_row("X1", figure, about, row=row, note=note, holds=holds)
     made |= {"bound": round(bound, 3), "speed_up": round(speed.value, 3)}

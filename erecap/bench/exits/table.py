@@ -94,7 +94,7 @@ def times_line(summary: JsonRow) -> str:
 
 
 def chosen_line(summary: JsonRow) -> str:
-    """What it saves to choose among the tokens of a grammar, in one line."""
+    """The gain of choosing among the tokens of a grammar, in one line."""
     bound = "" if summary["slice_alone"] is None else f" (bound: {summary['slice_alone']:.2f}x)"
     return f"without early exit, a grammar's rows in place of the head: {summary['slice_measured']:.2f}x{bound}"
 
