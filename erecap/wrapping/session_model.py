@@ -204,7 +204,10 @@ class SessionModel(StandIn):
             decode_ms=1e3 * (ended - clock.ended),
             total_ms=1e3 * (ended - started),
         )
-        more: dict[str, Any] = {"evicted": conversation.evicted - evicted, "dropped_because": conversation.dropped_because}
+        more: dict[str, Any] = {
+            "evicted": conversation.evicted - evicted,
+            "dropped_because": conversation.dropped_because,
+        }
         if early is not None:
             more |= {"exit_layers": list(usage.exit_layers), "exit_bytes": usage.exit_bytes}
         self.log.note(usage, timing, "reused" if reused else "read", why, **more)
