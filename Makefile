@@ -9,6 +9,10 @@
 # make bench     measure everything anew where it is not measured yet (about half an hour, nothing beside it), and
 #                write docs/results/replan.json and the tables of docs/results.md; ARGS=--fresh measures all parts again,
 #                ARGS="--parts neighbour" only R11: a replanning call beside a program that is busy on the same cores
+# make exits     early exit beside its bound (docs/results/exits.json), ways to draft (R7 in docs/results/replan.json), their tables;
+#                parts that are measured are kept; EARLY=ADAPTER EARLY_LAYER=N adds an adapter that was trained for early exit,
+#                PROMPTS="FILE..." prompt sets (JSONL with `turns`), each with a row of its own
+# make exits-smoke  the same with few tokens, into runs/exits-smoke
 # make bench-llamacpp  the comparisons with llama.cpp, which is compiled first (about 10 minutes, once)
 # make test-engines    the tests of engines with all engines: llama.cpp is compiled first, in an environment of its own
 # make bench-decoders  milliseconds and errors of transformers, the fused decoder and llama.cpp on the same weights
@@ -38,7 +42,7 @@ LLAMACPP_VERSION := 0.3.36
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-slow test-engines fuzz bench bench-llamacpp bench-remote profile ablation quality quality-smoke readme docs lint model venv clean bench-decoders quality-engines layers layers-smoke
+.PHONY: demo test test-fast test-slow test-engines fuzz bench bench-llamacpp bench-remote profile ablation quality quality-smoke readme docs lint model venv clean bench-decoders quality-engines layers layers-smoke exits exits-smoke
 
 demo: model
 	$(BIN)/erecap compare $(if $(filter --full,$(ARGS)),demo-full,demo) $(filter-out --full,$(ARGS))
@@ -67,6 +71,30 @@ fuzz: $(STAMP)
 bench: model
 	status=0; $(BIN)/erecap bench all $(ARGS) || status=$$?; \
 	  $(BIN)/python -m tools.readme.write; exit $$status
+
+# Recorded plans teach the predictor where the planner's tokens are named; bounds and times are of other episodes.
+EXITS := runs/exits
+EXITS_RESULTS := docs/results
+EXIT_BY = --exit $(EXITS)/predictor
+EARLY_LAYER := 20
+PLANNER := smollm2-135m-planner
+BENCH_EXITS = $(BIN)/erecap bench exits $(EXITS)/held $(PROMPTS) --threads 1 --dtype float32 --resume --results $(EXITS_RESULTS)/exits.json $(ARGS)
+$(EXITS)/predictor/card.json: | model
+	$(BIN)/erecap collect household-chains-train --first 5100 --episodes $(or $(EPISODES),40) --out $(EXITS)/plans
+	$(BIN)/erecap collect household-chains-train --first 5500 --episodes $(or $(EPISODES),12) --out $(EXITS)/held
+	$(BIN)/erecap train exit $(EXITS)/plans --adapter $(PLANNER) --out $(EXITS)/predictor
+
+exits: $(EXITS)/predictor/card.json
+	$(BENCH_EXITS) --adapter $(PLANNER) $(EXIT_BY) --out $(EXITS)/planner.json
+	$(if $(EARLY),$(BENCH_EXITS) --adapter $(EARLY) --exit-layer $(EARLY_LAYER) --row product --out $(EXITS)/trained.json)
+	$(BIN)/erecap bench drafts --resume --out $(EXITS)/drafts.json --results $(EXITS_RESULTS)/replan.json $(DRAFTS)
+	$(if $(filter docs/results,$(EXITS_RESULTS)),$(BIN)/python -m tools.readme.write)
+
+# A predictor of so few plans is refused, so the first layers draft instead.
+exits-smoke:
+	$(MAKE) exits EXITS=runs/exits-smoke EXITS_RESULTS=runs/exits-smoke EPISODES=2 EXIT_BY="--exit-layer 24" \
+	  ARGS="--tokens 60 --repetitions 3 --timed 1 --new-tokens 8" \
+	  DRAFTS="--points 1 --new-plans 1 --tokens 8 --repetitions 1 --weights same --ways automaton,prompt-lookup,suffix"
 
 # Only this target needs llama.cpp, which is compiled for this processor, in an environment of its own.
 bench-llamacpp: model $(LLAMACPP)/.installed

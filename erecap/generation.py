@@ -49,6 +49,11 @@ class Usage:
     dropped_messages: int = 0  # left out of the chat, beyond the blanked observations, to stay within a token budget
 
     @property
+    def exit_skipped_layers(self) -> int:
+        """Layers that accepted tokens had not run when they left early; later passes ran them, for several at once."""
+        return sum(len(self.kept_per_layer) - layer for layer in self.exit_layers)
+
+    @property
     def kept_tokens(self) -> float:
         """Stored prompt tokens, mean over layers; `prompt_tokens` where nothing was counted."""
         if not self.kept_per_layer:

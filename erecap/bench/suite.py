@@ -167,10 +167,8 @@ def play_all(
     loaded: tuple[Any, Any] | None = None
     for name, settings in parts.items():
         path = folder / f"{name}.json"
-        before = None if fresh else read_part(path)
-        same = ("settings", "model", "machine", "versions")
-        wanted = json.loads(json.dumps({"settings": asdict(settings), **{key: about[key] for key in same[1:]}}))
-        if before is not None and all(before.get(key) == wanted[key] for key in same):
+        before = None if fresh else measured_part(path, asdict(settings), about)
+        if before is not None:
             say(f"{name}: measured on {before['date']} already, kept ({path.name}; --fresh measures anew)")
             done[name] = before
             continue
@@ -179,6 +177,14 @@ def play_all(
         write_part(path, play(settings, *loaded, part_about, say, source=source))
         done[name] = read_part(path) or {}
     return done
+
+
+def measured_part(path: Path, settings: JsonRow, about: JsonRow) -> JsonRow | None:
+    """The part in `path` if it was measured with the same settings, model, machine and versions; else None."""
+    before = read_part(path)
+    same = {"settings": settings, **{key: about[key] for key in ("model", "machine", "versions")}}
+    wanted = json.loads(json.dumps(same))
+    return before if before is not None and all(before.get(key) == wanted[key] for key in wanted) else None
 
 
 def write_part(path: Path, part: JsonRow) -> None:

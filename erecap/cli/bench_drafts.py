@@ -38,6 +38,9 @@ def drafts(
     dtype: Dtype = "auto",
     threads: Threads = None,
     out: Out = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep what --out was measured with the same settings.")] = (
+        False
+    ),
     results: Annotated[
         Path | None, typer.Option(help="Results file that the rows R7, R7-lookup and R7-suffix are merged into.")
     ] = None,
@@ -51,8 +54,9 @@ def drafts(
     from erecap.bench.drafts.bench import drafts_bench
     from erecap.bench.drafts.settings import DraftsBench
     from erecap.bench.drafts.tables import drafts_tables
-    from erecap.bench.suite import publish, write_part
-    from erecap.models import load
+    from erecap.bench.suite import measured_part, publish, write_part
+    from erecap.errors import ConfigError
+    from erecap.models import describe_adapter, load
 
     if not replans:
         refuse_given(context, ("tokens", "points", "new_plans", "history", "kv_tokens", "results"), "--no-replans")
@@ -65,17 +69,24 @@ def drafts(
         prompt_tokens=prompt_tokens, repetitions=repetitions, processor_time=processor_time,
     )  # fmt: skip
     bench.check()
+    if resume and out is None:
+        raise ConfigError("--resume: got it without --out; allowed: with the file that may hold the part")
     about, _, say = setting(model, dtype, threads, "erecap bench drafts")
     if adapter is not None:
-        about["model"]["adapter"] = Path(adapter).name
-    part = drafts_bench(bench, *load(model, dtype, "auto", adapter=adapter), about, say)
+        about["model"]["adapter"] = describe_adapter(adapter)
+    part = measured_part(out, bench.as_row(), about) if resume and out is not None else None
+    kept = part is not None
+    if part is None:
+        part = drafts_bench(bench, *load(model, dtype, "auto", adapter=adapter), about, say)
+    else:
+        say(f"drafts: measured on {part['date']} already, kept ({Path(str(out)).name}; without --resume it is anew)")
     console = Console(markup=False, emoji=False)
     for table in drafts_tables(part):
         console.print(table)
     for name, count in part["summary"]["left_out"].items():
         if count:
             typer.echo(f"{name}: {count} prompts do not fit the model's window with their answers, and were left out")
-    if out is not None:
+    if out is not None and not kept:
         write_part(out, part)
         typer.echo(f"file: {out}")
     if results is not None:

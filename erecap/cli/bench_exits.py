@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from erecap.cli.bench import MODEL, Dtype, Out, Threads
 from erecap.cli.model_options import AdapterOption, LayersOption
 from erecap.cli.numbers import finite
+
+if TYPE_CHECKING:
+    from erecap.generation import JsonRow
 
 
 def exits(
@@ -35,22 +38,29 @@ def exits(
     exit_layer: Annotated[int | None, typer.Option(min=1, help="Also decode with drafts of so many layers.")] = None,
     threshold: Annotated[float | None, typer.Option(callback=finite, help="Least probability of these exits.")] = None,
     lossless: Annotated[bool, typer.Option(help="Verify these exits; else differing tokens are counted.")] = True,
-    timed: Annotated[int, typer.Option(min=1, help="Texts whose last answer is decoded so.")] = 8,
+    timed: Annotated[int, typer.Option(min=1, help="Texts of each source whose last answer is decoded so.")] = 8,
     dtype: Dtype = "auto",
     threads: Threads = None,
     out: Out = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep what --out was measured with the same settings.")] = (
+        False
+    ),
+    results: Annotated[Path | None, typer.Option(help="Results file that the row X1 is merged into.")] = None,
+    row: Annotated[str, typer.Option(help="That row: algorithm, or product for an adapter trained for it.")] = (
+        "algorithm"
+    ),
 ) -> None:
     """Measure the first layer that names the final token, and the bound of early exit with the head's cost counted.
 
     DATA are transcripts, chats, texts, or prompts with `turns`, which the model answers first.
     """
-    from erecap.bench.exits.bounds import exits_bench
     from erecap.bench.exits.household import household_texts
+    from erecap.bench.exits.part import exits_part
+    from erecap.bench.exits.results import publish_exits
     from erecap.bench.exits.settings import ExitsBench
-    from erecap.bench.exits.speed import speed_rows, speed_summary
-    from erecap.bench.exits.table import exit_line, exits_tables, times_line
     from erecap.bench.exits.texts import texts_of
-    from erecap.bench.suite import write_part
+    from erecap.bench.results import ROWS
+    from erecap.bench.suite import measured_part, read_part, write_part
     from erecap.cli.benching import setting
     from erecap.config.exits import Exit
     from erecap.decoding.answer import answer_ends
@@ -68,49 +78,71 @@ def exits(
             settings = Exit(predictor, exit_layer, threshold, lossless=lossless)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+    if results is not None and (settings is None or out is None):
+        raise ConfigError("--results: got it without --exit or --exit-layer, or without --out; allowed: with both")
+    if row not in ROWS:
+        raise ConfigError(f"--row: got {row!r}; allowed: {', '.join(ROWS)}")
+    if resume and out is None:
+        raise ConfigError("--resume: got it without --out; allowed: with the file that may hold the part")
     about, _, say = setting(model, dtype, threads, "erecap bench exits")
+    stated = {} if settings is None else settings.parts()
+    if predictor is not None:
+        from erecap.decoding.exits.files import describe_exits
+
+        stated["predictor"] = describe_exits(predictor)  # its name and hash: the path of a folder is private
+    chosen = {**vars(bench), "sources": [path.name for path in data or ()], "exit": stated, "row": row}
     opened = open_model(ModelSettings(model, adapter, dtype, layers=layers))
     about["model"] |= {"adapter": opened.facts["adapter"], "plan": opened.facts.get("plan")}
-    ends = answer_ends(opened.model, opened.tokenizer)
-
-    def answer(chat: list[Message]) -> str:
-        return ReplanSession(opened.model, opened.tokenizer).generate(chat, max_new_tokens=new_tokens).text
-
-    if data:
-        found = [
-            text
-            for source in data
-            for text in texts_of(source, opened.tokenizer, ends, max_tokens=max_tokens, limit=texts, answer=answer)
-        ]
+    part = measured_part(out, chosen, about) if resume and out is not None else None
+    if part is not None:
+        say(f"exits: measured on {part['date']} already, kept ({Path(str(out)).name}; without --resume it is anew)")
     else:
-        found = household_texts(bench, opened.model, opened.tokenizer, ends, say)
-    result = exits_bench(bench, opened.model, found, say)
-    if settings is not None:
+        ends = answer_ends(opened.model, opened.tokenizer)
+
+        def answer(chat: list[Message]) -> str:
+            return ReplanSession(opened.model, opened.tokenizer).generate(chat, max_new_tokens=new_tokens).text
+
+        if data:
+            found = {
+                source.name: texts_of(source, opened.tokenizer, ends, max_tokens=max_tokens, limit=texts, answer=answer)
+                for source in data
+            }
+        else:
+            found = {"household games": household_texts(bench, opened.model, opened.tokenizer, ends, say)}
         try:
-            timed_rows = speed_rows(bench, opened.model, found, settings, ends, say)
+            part = exits_part(bench, opened.model, found, settings, ends, {**about, "settings": chosen}, say)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        stated = settings.parts()
-        if predictor is not None:
-            stated["predictor"] = Path(predictor).name  # the path of a folder is private
-        result["summary"]["exit"] = {**stated, **speed_summary(timed_rows)}
-        result = {"summary": result["summary"], "raw": {"named": result["raw"], "timed": timed_rows}}
+        if out is not None:
+            write_part(out, part)
+            part = read_part(out) or part
+    _show(part)
+    if out is not None:
+        typer.echo(f"file: {out}")
+    if results is not None:
+        if not part["rows"]:
+            raise ConfigError("--results: every answer was a single token, so nothing was timed; allowed: longer texts")
+        publish_exits(results, part)
+        typer.echo(f"results: {results}")
+
+
+def _show(part: JsonRow) -> None:
+    """Print the tables and lines of a part."""
     from rich.console import Console
 
-    console = Console(markup=False, emoji=False)
-    for table in exits_tables(result["summary"]):
+    from erecap.bench.exits.table import chosen_line, exit_line, exits_tables, sources_table, times_line
+    from erecap.bench.tables import result_table
+
+    console, summary = Console(markup=False, emoji=False), part["summary"]
+    for table in exits_tables(summary):
         console.print(table)
-    typer.echo(times_line(result["summary"]))
-    if result["summary"]["slice_alone"] is not None:
-        typer.echo(
-            f"the grammar's rows in place of the head, without early exit: {result['summary']['slice_alone']:.2f}x"
-        )
-    if settings is not None:
-        typer.echo(exit_line(result["summary"]["exit"]))
-    if result["summary"]["verdict"]:
-        typer.echo(f"verdict: {result['summary']['verdict']} (a bound below 1.15)")
-    if out is not None:
-        sources = [path.name for path in data or ()]
-        chosen = {**vars(bench), "sources": sources}
-        write_part(out, {"part": "exits", "settings": chosen, **about, **result, "rows": [], "faults": []})
-        typer.echo(f"results: {out}")
+    if "exit" in summary:
+        console.print(sources_table(summary["exit"]))
+    if part["rows"]:
+        console.print(result_table(part["rows"]))
+    typer.echo(times_line(summary))
+    typer.echo(chosen_line(summary))
+    if "exit" in summary:
+        typer.echo(exit_line(summary["exit"]))
+    if summary["verdict"]:
+        typer.echo(f"verdict: {summary['verdict']} (a bound below 1.15)")

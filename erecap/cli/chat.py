@@ -13,6 +13,7 @@ from erecap.cli.model_options import (
     AdapterOption,
     DeviceOption,
     DtypeOption,
+    ExitOption,
     LayersOption,
     ModelArgument,
     ThreadsOption,
@@ -27,6 +28,7 @@ from erecap.cli.talking import (
     SystemOption,
     Talker,
     TemperatureOption,
+    exits_of,
     note,
     open_talker,
     system_message,
@@ -53,6 +55,7 @@ def chat(
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    exit: ExitOption = None,
 ) -> None:
     """Talk with a model: a line in, an answer out, then what the turn cost.
 
@@ -61,6 +64,7 @@ def chat(
     talker = open_talker(
         model, adapter=adapter, layers=layers, mode=mode, evict_by=evict_by, kv_tokens=kv_tokens, keep=keep,
         dtype=dtype, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, device=device, threads=threads,
+        exit=exit,
     )  # fmt: skip
     terminal = sys.stdin.isatty()
     if terminal:
@@ -135,6 +139,7 @@ def cost_line(answer: Generation, stored: int) -> str:
     """The cost of a turn: prompt tokens read and found again, tokens stored for the next turn, and seconds."""
     usage, seconds = answer.usage, answer.timing.total_ms / 1e3
     line = f"{usage.new_tokens:,} new, {usage.reused_tokens:,} reused, {stored:,} stored tokens; {seconds:.2f} s"
+    line += f"; {exits_of(usage)}" if usage.exit_bytes else ""
     return line + (f"; dropped: {answer.dropped_because}" if answer.dropped_because else "")
 
 

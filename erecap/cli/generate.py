@@ -11,6 +11,7 @@ from erecap.cli.model_options import (
     AdapterOption,
     DeviceOption,
     DtypeOption,
+    ExitOption,
     LayersOption,
     ModelArgument,
     ThreadsOption,
@@ -24,6 +25,7 @@ from erecap.cli.talking import (
     SeedOption,
     SystemOption,
     TemperatureOption,
+    exits_of,
     note,
     open_talker,
     system_message,
@@ -49,6 +51,7 @@ def generate(
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    exit: ExitOption = None,
 ) -> None:
     """Answer a prompt on stdout as it is decoded; then tokens, times and bytes on stderr.
 
@@ -62,6 +65,7 @@ def generate(
     talker = open_talker(
         model, adapter=adapter, layers=layers, mode=mode, evict_by=evict_by, kv_tokens=kv_tokens, keep=keep,
         dtype=dtype, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, device=device, threads=threads,
+        exit=exit,
     )  # fmt: skip
     for line in figures(talker.answer([*system_message(system), prompt_message(text)])):
         note(line)
@@ -90,6 +94,8 @@ def figures(generation: Generation) -> list[str]:
         f"decode   {timing.decode_ms:,.0f} ms{_rate(usage.completion_tokens - 1, timing.decode_ms)}",
         f"KV       {usage.kv_bytes:,} bytes",
     ]
+    if usage.exit_bytes:
+        lines.append(f"exits    {exits_of(usage)}; {usage.exit_bytes:,} bytes")
     if generation.dropped_because:
         lines.append(f"dropped  {generation.dropped_because}")
     if usage.overflow_messages or usage.truncated_tokens:

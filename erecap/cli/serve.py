@@ -11,7 +11,15 @@ import typer
 from erecap.budget import AUTO, Budget
 from erecap.cli import numbers
 from erecap.cli.bench import MODEL
-from erecap.cli.model_options import AdapterOption, DeviceOption, DtypeOption, LayersOption, ThreadsOption
+from erecap.cli.model_options import (
+    AdapterOption,
+    DeviceOption,
+    DtypeOption,
+    ExitOption,
+    LayersOption,
+    ThreadsOption,
+    exit_settings,
+)
 from erecap.cli.numbers import finite
 
 if TYPE_CHECKING:
@@ -20,7 +28,7 @@ if TYPE_CHECKING:
 # Parameters that only one of the two kinds of server has.
 OF_MODELS = (
     "model", "adapter", "evict_by", "pruner", "kv_tokens", "memory_gb", "pays", "name", "sessions", "kv_mb", "at_once",
-    "waiting", "dtype", "device", "decode_weights", "threads", "layers", "draft", "engine",
+    "waiting", "dtype", "device", "decode_weights", "threads", "layers", "draft", "exit", "engine",
 )  # fmt: skip
 OF_PROXIES = ("upstream_key_env", "keep_tokens", "tokenizer", "patterns", "emit_edits", "log", "answer_mb")
 
@@ -115,6 +123,7 @@ def serve(
         str | None,
         typer.Option(help="Way to draft: automaton, automaton-run, lookup, prompt-lookup, suffix, none."),
     ] = None,
+    exit: ExitOption = None,
     threads: ThreadsOption = None,
     engine: Annotated[
         str,
@@ -171,8 +180,8 @@ def serve(
     opened = open_engine(
         model, adapter=adapter, evict_by=evict_by or pruner or "recency", budget=budget, dtype=dtype, device=device,
         decode_weights=decode_weights, threads=threads, layers=layers, thinking_first=thinking_first,
-        draft=_draft(draft), engine=engine, at_once=at_once, most_waiting=waiting, sessions=sessions,
-        session_bytes=None if kv_mb is None else kv_mb << 20, request_s=timeout,
+        draft=_draft(draft), exit=exit_settings(exit), engine=engine, at_once=at_once, most_waiting=waiting,
+        sessions=sessions, session_bytes=None if kv_mb is None else kv_mb << 20, request_s=timeout,
         **({} if keys is None else {"tenants": keys.tenants}),
         say=_say,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from erecap.cli.numbers import finite, kv_tokens
 
 if TYPE_CHECKING:
     from erecap.config.modes import Mode
-    from erecap.generation import Generation, Message
+    from erecap.generation import Generation, Message, Usage
     from erecap.protocols import LanguageModel
 
 ModeOption = Annotated[str, typer.Option(help="A mode's name: erecap, full, reuse, recency, prune[attention], ...")]
@@ -102,6 +102,7 @@ def open_talker(
     device: str,
     threads: int | None,
     layers: str | None = None,
+    exit: str | None = None,
 ) -> Talker:
     """Open the model that a command names. Options are checked before it is loaded.
 
@@ -112,6 +113,7 @@ def open_talker(
     from erecap.config.run import BudgetSettings, PruneSettings
 
     chosen, pruner = chosen_mode(mode, evict_by)
+    chosen = _with_exit(chosen, exit)
     budget = BudgetSettings(kv_tokens=_tokens(kv_tokens, chosen))
     prune = PruneSettings() if keep is None else PruneSettings(keep=_share(keep, chosen))
 
@@ -149,6 +151,19 @@ def chosen_mode(name: str, evict_by: str | None) -> tuple[Mode, str | None]:
     return replace(mode, kv=replace(mode.kv, by=evict_by)), None
 
 
+def _with_exit(mode: Mode, text: str | None) -> Mode:
+    """The mode with the early exit of `--exit`."""
+    from erecap.cli.model_options import exit_settings
+    from erecap.errors import ConfigError
+
+    settings = exit_settings(text)
+    if settings is None:
+        return mode
+    if not mode.session:
+        raise ConfigError(f"--exit: mode {mode} reads each chat anew; allowed with erecap, reuse and modes that evict")
+    return replace(mode, decode=replace(mode.decode, exit=settings))
+
+
 def _tokens(text: str | None, mode: Mode) -> int | Literal["auto"] | None:
     from erecap.errors import ConfigError
 
@@ -167,6 +182,16 @@ def _share(keep: float, mode: Mode) -> float:
     if not 0 < keep <= 1:
         raise ConfigError(f"--keep: got {keep}; allowed: above 0, at most 1")
     return keep
+
+
+def exits_of(usage: Usage) -> str:
+    """The early exits of an answer, in words."""
+    layers = usage.exit_layers
+    if not layers:
+        return "no token left early"
+    between = f"layer {layers[0]}" if len(set(layers)) == 1 else f"layers {min(layers)} to {max(layers)}"
+    differing = f", {usage.exit_differing:,} of them not what all layers choose" if usage.exit_differing else ""
+    return f"{len(layers):,} of {usage.completion_tokens:,} tokens left after {between}{differing}"
 
 
 def note(text: str, style: str = "dim") -> None:

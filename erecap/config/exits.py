@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
+
+from erecap.untrusted import parse_json
 
 Scheduling = Literal["two-level", "static", "every"]
 MOST_DRAFTS = 8  # a longer chunk is finished by kernels for long reads
@@ -36,20 +39,41 @@ class Exit:
             raise ValueError(f"exit: unknown schedule {self.schedule!r}; allowed: {', '.join(get_args(Scheduling))}")
         if self.layer is not None and (type(self.layer) is not int or self.layer < 1):
             raise ValueError(f"exit: layer is {self.layer!r}; allowed: 1 or more, and fewer than the model has")
-        if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
+        if self.threshold is not None and not (type(self.threshold) in (int, float) and 0 <= self.threshold <= 1):
             raise ValueError(f"exit: threshold is {self.threshold}; allowed: 0 to 1")
+        if self.predictor is not None and not (isinstance(self.predictor, str) and self.predictor):
+            raise ValueError(f"exit: predictor is {self.predictor!r}; allowed: the name or folder of a predictor")
         if type(self.drafts) is not int or not 1 <= self.drafts <= MOST_DRAFTS:
             raise ValueError(f"exit: drafts is {self.drafts!r}; allowed: 1 to {MOST_DRAFTS}")
 
     @classmethod
     def of(cls, value: Any) -> Exit | None:
-        """`value` as settings: None, settings, or the name or folder of a predictor.
+        """`value` as settings.
+
+        Args:
+            value: None, settings, a mapping of them as in a run's configuration, or a text: the name or folder of a
+                predictor, or settings such as `layer=20,threshold=0.9`.
 
         Raises:
             ValueError: anything else.
         """
         if value is None or isinstance(value, cls):
             return value
+        if isinstance(value, str) and "=" in value:
+            text = value
+            found = [_setting(part) for part in value.split(",")]
+            value = dict(found)
+            if len(value) < len(found):
+                raise ValueError(f"exit: got {text!r}; allowed: each setting once")
+        if isinstance(value, Mapping):
+            known = [field.name for field in fields(cls)]
+            unknown = [name for name in value if name not in known]
+            if unknown:
+                raise ValueError(f"exit: unknown setting {unknown[0]!r}; allowed: {', '.join(known)}")
+            for name in ("lossless", "check"):
+                if name in value and not isinstance(value[name], bool):
+                    raise ValueError(f"exit: {name} is {value[name]!r}; allowed: true or false")
+            return cls(**value)
         if isinstance(value, str) and value:
             return cls(predictor=value)
         raise ValueError(f"exit must be None, an Exit, or the name or folder of a predictor, got {value!r}")
@@ -66,3 +90,16 @@ class Exit:
             "check": None, "drafts": 4,
         }  # fmt: skip
         return {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """One setting `name=value` of a text, its value read as a number or truth value where it is one."""
+    name, mark, value = (part.strip() for part in text.partition("="))
+    if not mark or not name or not value:
+        raise ValueError(f"exit: got {text.strip()!r}; allowed: settings such as layer=20,threshold=0.9")
+    if name == "predictor":
+        return name, value
+    try:
+        return name, parse_json(value)
+    except ValueError:
+        return name, value

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from erecap.decoding.attention import fold_mask, grouped_attention, split_attention
-from erecap.decoding.linear import Product, Weights, make_head, make_product
+from erecap.decoding.linear import Head, Product, Weights, make_product
 from erecap.decoding.padded import PaddedAttention, fits
 from erecap.decoding.stock import changed_attention, changed_module, unplain_weight
 from erecap.layers.removed import REMOVED, RemovedMLP, attends
@@ -110,7 +110,7 @@ class FusedDecoder:
                 for n, layer in enumerate(self._decoder.layers)
             ]
             self._norm = _norm(self._decoder.norm)
-            self._head = make_head(model.lm_head.weight, model.lm_head.bias, weights)
+            self.head = Head(model.lm_head.weight, model.lm_head.bias, weights)  # logits on the model's device
         shapes = {(block.heads, block.kv_heads) for block in self.blocks}
         self._whole = all(window is None for window in windows) and len(shapes) == 1
 
@@ -182,10 +182,6 @@ class FusedDecoder:
         """The last norm of `hidden` `(tokens, hidden_size)`."""
         normed: torch.Tensor = self._norm(hidden)
         return normed
-
-    def head(self, normed: torch.Tensor) -> torch.Tensor:
-        """Logits `(tokens, vocabulary)` of `normed` `(tokens, hidden_size)`, on the model's device."""
-        return self._head(normed)
 
     def ropes(self, hidden: torch.Tensor, positions: torch.Tensor) -> dict[str | None, tuple]:
         """By kind of rotary embedding, what turns queries and keys at `positions` `(1, tokens)`."""

@@ -55,14 +55,43 @@ def make_product(weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor 
     return product if bias is None else lambda x: product(x) + bias
 
 
-def make_head(weight: torch.Tensor, bias: torch.Tensor | None, kind: Weights) -> Product:
-    """As `make_product`, for the language-model head: logits keep float32, or near ties would become ties.
+class Head:
+    """The language-model head: logits keep float32, or near ties would become ties.
 
     Where torch was built without oneDNN, which has the integer product, the head keeps its own weights.
+
+    Args:
+        weight: `(vocabulary, hidden_size)`.
+        bias: `(vocabulary,)` or None.
+        kind: as of `make_product`.
     """
-    if kind == "same" or not torch.backends.mkldnn.is_available():
-        return _same([weight], [bias])
-    return _int8_exact_rows(weight.detach().float(), None if bias is None else bias.detach().float())
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kind: Weights) -> None:
+        self._weight, self._bias = weight, bias
+        self.packed = kind != "same" and torch.backends.mkldnn.is_available()
+        if self.packed:
+            product = _int8_exact_rows(weight.detach().float(), None if bias is None else bias.detach().float())
+        else:
+            product = _same([weight], [bias])
+        self._product = product
+        self.tokens = int(weight.shape[0])  # of the vocabulary
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits `(rows, vocabulary)` of `x` `(rows, hidden_size)`."""
+        return self._product(x)
+
+    def some(self, x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Logits `(rows, n)` of the tokens `ids` `(n,)` alone, up to the order of sums those of the whole head."""
+        weight = self._weight.index_select(0, ids)
+        bias = None if self._bias is None else self._bias.index_select(0, ids)
+        if not self.packed:
+            return F.linear(x, weight, bias)
+        weight = weight.detach().float()
+        scale = _scale_of(weight)
+        whole = (weight / scale.unsqueeze(1)).round()
+        first, second, size = _digits(x.float())
+        logits = (first + second / 126) @ whole.t() * (size / 63) * scale
+        return logits if bias is None else logits + bias.detach().float()
 
 
 def _joined(weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
@@ -145,20 +174,30 @@ def _int8_exact_rows(weight: torch.Tensor, bias: torch.Tensor | None) -> Product
     An input row is written as `a * (d1 / 63 + d2 / (63 * 126))` with whole digits, and both digits go through one
     integer product as two rows. Seven bits, because older processors saturate sums of products of eight.
     """
-    scale = (weight.abs().amax(1) / 127).clamp_min(1e-12)
+    scale = _scale_of(weight)
     zeros = torch.zeros(weight.shape[0], dtype=torch.int32)
     packed = torch.ops.onednn.qlinear_prepack((weight / scale.unsqueeze(1)).round().to(torch.int8), None)
     kernel = torch.ops.onednn.qlinear_pointwise
 
     def product(x: torch.Tensor) -> torch.Tensor:
-        x = x.float()
-        size = x.abs().amax(1, keepdim=True).clamp_min(1e-30)
-        digits = x / size * 63
-        first = digits.round()
-        both = torch.cat([first, ((digits - first) * 126).round()]).add_(64).to(torch.uint8)
+        first, second, size = _digits(x.float())
+        both = torch.cat([first, second]).add_(64).to(torch.uint8)
         sums = kernel(both, 1 / 63, 64, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "")
         first, second = sums.chunk(2)
         logits = torch.add(first, second, alpha=1 / 126).mul_(size)
         return logits if bias is None else logits + bias
 
     return product
+
+
+def _scale_of(weight: torch.Tensor) -> torch.Tensor:
+    """The scale `(rows,)` of 8-bit weights."""
+    return (weight.abs().amax(1) / 127).clamp_min(1e-12)
+
+
+def _digits(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The two digits of `x` `(rows, in)`, whole numbers, and its size `(rows, 1)`."""
+    size = x.abs().amax(1, keepdim=True).clamp_min(1e-30)
+    digits = x / size * 63
+    first = digits.round()
+    return first, ((digits - first) * 126).round(), size

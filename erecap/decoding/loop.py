@@ -23,6 +23,7 @@ import numpy as np
 from erecap.generation import AllowedTokens
 
 if TYPE_CHECKING:
+    from erecap.decoding.choosing import Chooser
     from erecap.decoding.exits.drafting import ExitDraft
 
 Ended = Callable[[list[int]], bool]
@@ -81,6 +82,7 @@ def decode(
     allowed: AllowedTokens | None = None,
     draft: Draft | None = None,
     exits: ExitDraft | None = None,
+    chooser: Chooser | None = None,
     not_before: tuple[int, Sequence[int]] = (0, ()),
     force: Sequence[int] | None = None,
     losses: bool = False,
@@ -97,6 +99,8 @@ def decode(
         draft: proposals to verify.
         exits: drafts with the first layers of a reader that can (`LayerReader`), where `draft` proposes nothing. If it
             is not `lossless`, its tokens stay even where all layers choose another.
+        chooser: chooses among the tokens of `allowed` without the logits of others, where the answer is greedy. It is
+            the same answer.
         not_before: `(count, ids)`: these ids are not chosen among the first `count` generated ones.
         force: the ids of the answer, its end included, which `allowed` allows. The passes are made as if the model had
             chosen them; for measuring what an answer takes.
@@ -105,6 +109,7 @@ def decode(
     """
     out = Decoded()
     greedy = pick is None
+    among_some = chooser is not None and allowed is not None and greedy and not losses and force is None
     pending: list[int] = []  # generated, not read
 
     def choose(row: np.ndarray) -> int:
@@ -158,13 +163,19 @@ def decode(
             banned = not_before[1] if len(out.ids) < not_before[0] else ()
             # The reader is one of layers: the session has seen to that.
             proposal = early.propose(reader, pending, out.ids, room, allowed, banned)  # type: ignore[arg-type]
-        rows = np.asarray(reader.verify(pending + proposal))[-1 - len(proposal) :]
+        # Without verification drafted tokens stay that were not chosen, and the grammar goes on behind them.
+        picks: list[int] | None = None
+        if among_some and (early is None or early.lossless):
+            picks = chooser.choices(allowed, out.ids, pending, proposal)  # type: ignore[union-attr, arg-type]
+        rows = np.empty((0, 0))
+        if picks is None:
+            rows = np.asarray(reader.verify(pending + proposal))[-1 - len(proposal) :]
         out.passes += 1
         out.drafted += len(proposal)
         pending.clear()
         accepted, done = 0, False
-        for drafted, row in zip(proposal, rows, strict=False):
-            token = choose(row)
+        for place, drafted in enumerate(proposal):
+            token = choose(rows[place]) if picks is None else picks[place]
             if token != drafted:
                 if early is None or early.lossless:
                     break  # the token chosen instead is the next one
@@ -175,7 +186,7 @@ def decode(
                 done = True
                 break
         else:
-            token = choose(rows[-1])
+            token = choose(rows[-1]) if picks is None else picks[-1]
         out.accepted += accepted
         if early is not None:
             early.learn(accepted)

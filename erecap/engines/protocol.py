@@ -32,6 +32,7 @@ Capability = Literal[
     "revive",  # bring tokens that pruning dropped back into the deeper layers
     "packed weights",  # decode with weights of 8 or 4 bits
     "share forward passes",  # be served together with other engines by a pool
+    "some logits",  # choose among the tokens of a grammar without the logits of others (`erecap.decoding.choosing`)
     "early exit",  # read through the first layers only, and finish that later (`erecap.decoding.exits.drafting`)
 ]
 

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from erecap.decoding.best import best_of, pays
 from erecap.decoding.exits.drafting import LookAt
 from erecap.decoding.exits.partial import Heads, read_layers
 from erecap.decoding.fused import FusedDecoder
@@ -59,6 +60,7 @@ SUPPORTS = frozenset(
         "packed weights",
         "share forward passes",
         "early exit",
+        "some logits",
     }
 )
 
@@ -299,6 +301,22 @@ class TransformersEngine:
             with self._as_long_as(length, None, generated=True):
                 rows.append(_array(self.forward(piece, keep=0, decode=True)))
         return np.concatenate(rows)
+
+    @outside_inference()
+    def choose(self, ids: Sequence[int], among: Sequence[Sequence[int]]) -> list[int] | None:
+        """Read `ids`, and name tokens without the logits of others, see `ChoosingReader`. Within `attached`.
+
+        Not in a pool, whose passes are shared with their logits, and not where the model reads by itself.
+        """
+        begun = sum(parked.tokens.width for parked in self.cache.unfinished)
+        decoder = self.fused(len(ids), decode=True)
+        if decoder is None or current.seat is not None or self._rereads is not None or begun > len(ids):
+            return None
+        if not pays(among, decoder.head):
+            return None
+        hidden = read_layers(decoder, self.cache, ids[begun:], self.next_position)
+        assert hidden is not None, "nothing stops this read"
+        return best_of(decoder.head, decoder.normed(hidden), among)
 
     @outside_inference()
     def begin(self, ids: Sequence[int], look: LookAt) -> bool:

@@ -1,4 +1,4 @@
-"""The built-in levers: budget, layer plans, pruning at prefill, drafts, packed weights."""
+"""The built-in levers: budget, layer plans, pruning at prefill, drafts, early exit, packed weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from erecap.budget import Budget
+from erecap.config.exits import Exit
 from erecap.config.modes import Evict, Mode
 from erecap.decoding.linear import WEIGHTS
 
@@ -111,6 +112,39 @@ class Draft:
         session.draft = own["draft"] if value is None else value
 
 
+class EarlyExit:
+    """`exit`: tokens are named before the last layer and verified; answers stay the same. False: by all layers."""
+
+    def check(self, value: Any) -> bool | str | dict[str, Any]:
+        if value is False:
+            return value
+        settings = Exit.of(value)
+        if settings is None:
+            raise ValueError(f"got {value!r}; allowed: false, a predictor's name or folder, or settings")
+        if not settings.lossless:
+            raise ValueError("got lossless: false; allowed: early exit that is verified, so that answers stay the same")
+        return settings.parts()
+
+    def problem(self, value: Any, mode: Mode) -> str | None:
+        return None
+
+    def digest(self, value: Any) -> str | None:
+        if value is False or "predictor" not in value:
+            return None
+        from erecap.decoding.exits.files import describe_exits
+
+        return str(describe_exits(value["predictor"])["hash"])
+
+    def rereads(self, before: Any, after: Any, evicted: bool) -> bool:
+        return False
+
+    def arguments(self, value: Any, own: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {} if value is None else {"exit": Exit.of(value or None)}
+
+    def change(self, session: Any, value: Any, own: Mapping[str, Any]) -> None:
+        session.leave_early(own.get("exit") if value is None else Exit.of(value or None))
+
+
 class DecodeWeights(_OfNewSessions):
     """`decode_weights`: precision of the weights while decoding; a session has one from its beginning."""
 
@@ -127,4 +161,5 @@ class DecodeWeights(_OfNewSessions):
 
 
 KV_TOKENS, DRAFT, PREFILL_KEEP, DECODE_WEIGHTS = KvTokens(), Draft(), PrefillKeep(), DecodeWeights()
+EXIT = EarlyExit()
 LAYERS = SLICES = Plan()

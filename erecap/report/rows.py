@@ -218,6 +218,10 @@ class ReplanRow(_Row):
     drafted_tokens: Count = 0
     accepted_tokens: Count = 0
     decode_passes: Count = 0
+    exit_layers: list[Count] = []
+    exit_skipped_layers: Count = 0
+    exit_differing: Count = 0
+    exit_bytes: Count = 0
     masked_observations: Count = 0
     dropped_messages: Count = 0
     tokenize_ms: Amount = 0

@@ -63,6 +63,7 @@ LEVERS = Registry(
     {
         "decode_weights": f"{_HOME}:DECODE_WEIGHTS",
         "draft": f"{_HOME}:DRAFT",
+        "exit": f"{_HOME}:EXIT",
         "kv_tokens": f"{_HOME}:KV_TOKENS",
         "layers": f"{_HOME}:LAYERS",
         "prefill_keep": f"{_HOME}:PREFILL_KEEP",

@@ -142,12 +142,15 @@ DONE = "data: [DONE]\n\n"
 def usage(generation: Generation, evicted: int) -> dict[str, Any]:
     """Token counts; `cached_tokens` were found in the session, `evicted_tokens` are no longer stored.
 
-    While nothing is evicted, the answer is the one that the whole chat gets when it is read anew.
+    While nothing is evicted, the answer is the one that the whole chat gets when it is read anew. Where the server
+    decodes with early exit, the counts have `completion_tokens_details`.
     """
     counts = generation.usage
+    exits = {"exit_layers": list(counts.exit_layers), "exit_skipped_layers": counts.exit_skipped_layers}
     return {
         "prompt_tokens": counts.prompt_tokens,
         "completion_tokens": counts.completion_tokens,
         "total_tokens": counts.prompt_tokens + counts.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": counts.reused_tokens, "evicted_tokens": evicted},
+        **({"completion_tokens_details": exits} if counts.exit_bytes else {}),
     }

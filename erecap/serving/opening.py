@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from erecap.budget import Budget
+from erecap.config.exits import Exit
 from erecap.cost.machine import cost_key
 from erecap.cost.store import load_cost_model
 from erecap.errors import ConfigError
@@ -28,6 +29,7 @@ def open_engine(
     layers: str | None = None,
     thinking_first: bool = False,
     draft: bool | str = True,
+    exit: Exit | None = None,
     engine: str = "transformers",
     say: Callable[[str], None],
     **options: Any,
@@ -40,7 +42,7 @@ def open_engine(
             folder.
         budget: of a conversation.
         thinking_first: as of `ReplanSession`.
-        draft: way to draft tokens while decoding, as for `ReplanSession`.
+        draft, exit: way to draft tokens while decoding, and early exit, as for `ReplanSession`.
         engine: holds keys and values and runs the model: a name of `ENGINES`.
         say: takes lines for the person who waits.
         options: of `Engine`.
@@ -49,6 +51,8 @@ def open_engine(
         ModelError: model, adapter, pruner or layer plan cannot be loaded.
         ConfigError: options that do not fit the model.
     """
+    if exit is not None and not exit.lossless:
+        raise ConfigError("--exit: lossless=false decodes greedily, and requests may ask for sampling; leave it out")
     say(f"loading model {model}")
     opened = open_for(ModelSettings(model, adapter, dtype, device, threads, layers), engine)
     engine = opened.engine_of(engine)
@@ -71,6 +75,7 @@ def open_engine(
             decode_weights=decode_weights,
             cost=cost,
             draft_cost=draft_cost,
+            exit=exit,
             engine=engine,
         )
 

@@ -58,7 +58,7 @@ class ResponseAnswer:
                 "input_tokens": counts["prompt_tokens"],
                 "input_tokens_details": counts["prompt_tokens_details"],
                 "output_tokens": counts["completion_tokens"],
-                "output_tokens_details": {"reasoning_tokens": 0},
+                "output_tokens_details": {"reasoning_tokens": 0, **counts.get("completion_tokens_details", {})},
                 "total_tokens": counts["total_tokens"],
             },
         }

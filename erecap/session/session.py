@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -14,6 +15,7 @@ from erecap.budget import Budget
 from erecap.config.exits import Exit
 from erecap.context.thinking import thinking_spans
 from erecap.decoding.answer import AnswerWatcher, answer_ends, say_ignored_defaults
+from erecap.decoding.choosing import Chooser
 from erecap.decoding.drafts.choices import RememberedChoices
 from erecap.decoding.forced import forced_ids
 from erecap.decoding.loop import Decoded, Draft, decode
@@ -173,6 +175,10 @@ class ReplanSession:
         from erecap.decoding.exits.drafting import ExitDraft
 
         return ExitDraft(self.exits, ends, self.conversation.transcript.ids)
+
+    def _chooser(self, ends: Sequence[int]) -> Chooser | None:
+        """Chooses among the tokens that a grammar allows, where the engine can."""
+        return Chooser(self.engine, ends) if "some logits" in self.engine.supports else None  # type: ignore[arg-type]
 
     def _compose(self, conversation: Conversation, policy: SessionPolicy, engine: SessionEngine) -> None:
         prefill = SessionPrefill(conversation, policy, engine)
@@ -454,6 +460,7 @@ class ReplanSession:
                     allowed=allowed_tokens,
                     draft=self._draft(left, draft, ids, allowed_tokens, ends, max_new_tokens),
                     exits=exits,
+                    chooser=self._chooser(ends),
                     not_before=(min_new_tokens, ends),
                     force=forced,
                     losses=self.measures_loss,
@@ -626,6 +633,22 @@ class ReplanSession:
             self.prefill.roll_back(len(self.conversation.transcript.marks))
         choices = rows[len(header) - 1 : -1].argmax(-1).tolist()
         return sum(a == b for a, b in zip(choices, wanted, strict=True)) / len(wanted)
+
+    @one_call
+    def leave_early(self, exit: Exit | str | None) -> None:
+        """Decode with another early exit from now on; what was learned of the one before is forgotten.
+
+        Args:
+            exit: as in `ReplanSession(exit=...)`.
+
+        Raises:
+            ConfigError, ModelError, ValueError: as of a new session; the session then decodes as before.
+        """
+        settings = Exit.of(exit)
+        if settings == self.config.exit:
+            return
+        state = self._open_exits(settings)
+        self.exits, self.config = state, replace(self.config, exit=settings)
 
     @one_call
     def limit(self, budget: Budget | int | str | None) -> int:

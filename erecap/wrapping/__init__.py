@@ -29,6 +29,7 @@ def wrap(
     protect_first: int | None = None,
     conversations: int | None = None,
     memory_bytes: int | None = None,
+    exit: Any = None,
     keep: float | None = None,
     scorer: str | None = None,
     prune: PruneConfig | None = None,
@@ -94,6 +95,8 @@ def wrap(
         memory_bytes: for a model, the most bytes of keys and values of all conversations; None: a quarter of the
             memory of its device. An automatic budget evicts within a number given, so that the newest conversation
             stays stored. `budget=Budget.auto(memory_bytes=...)` is the limit of each conversation instead.
+        exit: for a model, early exit in decoding, verified: an `Exit`, the name or folder of a predictor that `erecap
+            train exit` made, or settings such as `{"layer": 20}`. Answers stay the bare model's.
         keep: for a model, the share of tokens that each pruning stage keeps (0.7 if `scorer` is given); for a callable
             with a chat, the share of all tokens of a call. 1.0 keeps everything.
         scorer: for a model, a name of `erecap.registries.SCORERS`; for a callable only `recency`.
@@ -135,7 +138,7 @@ def wrap(
     _refuse(target)
     session: dict[str, Any] = {
         "budget": budget, "evict_by": evict_by, "protect_first": protect_first, "conversations": conversations,
-        "memory_bytes": memory_bytes,
+        "memory_bytes": memory_bytes, "exit": exit,
     }  # fmt: skip
     session = {name: value for name, value in session.items() if value is not None}
     pruning: dict[str, Any] = {"keep": keep, "scorer": scorer, "prune": prune}

@@ -18,6 +18,7 @@ from erecap.generation import Timing, Usage
 from erecap.models.cache_argument import CACHE
 from erecap.tokens.cache.read_scores import ReadScorer
 from erecap.tokens.servable import read_problem
+from erecap.wrapping.early import EarlyDecoding, EarlyExits
 from erecap.wrapping.log import CallLog
 from erecap.wrapping.memory import quarter_of_memory, within_memory
 from erecap.wrapping.option_types import is_whole
@@ -29,6 +30,7 @@ from erecap.wrapping.reusable import (
     model_problem,
     prompt_of,
     rope_limit,
+    setting,
     without_folder_cache,
 )
 from erecap.wrapping.stand_ins import StandIn, of_target
@@ -54,13 +56,14 @@ class SessionModel(StandIn):
         memory_bytes: of keys and values of all of them; None: a quarter of the memory of the model's device. An
             automatic budget evicts within a number that is given, so that the newest conversation always stays stored.
         log: a folder for the call log.
+        exit: early exit in decoding, as `Exit.of` takes it; None: none.
 
     Raises:
         ConfigError: an unusable value, a budget for a model that cannot have one, or a memory that does not hold one
             conversation of a fixed budget.
     """
 
-    _OWN = ("wrapped", "log", "_options", "_reader", "held", "_problem", "_limit", "_revision", "_warned")
+    _OWN = ("wrapped", "log", "_options", "_reader", "held", "_problem", "_limit", "_revision", "_warned", "_exits")
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class SessionModel(StandIn):
         conversations: int = CONVERSATIONS,
         memory_bytes: int | None = None,
         log: str | Path | None = None,
+        exit: Any = None,
     ) -> None:
         bounds = (conversations, *(() if memory_bytes is None else (memory_bytes,)))
         if not all(is_whole(bound) and bound >= 1 for bound in bounds):
@@ -79,7 +83,7 @@ class SessionModel(StandIn):
         if protect_first is not None and not is_whole(protect_first):
             raise ConfigError(f"protect_first must be a whole number of tokens, got {protect_first!r}")
         self.wrapped = model
-        self._options = (budget, evict_by, protect_first, conversations, memory_bytes, log)
+        self._options = (budget, evict_by, protect_first, conversations, memory_bytes, log, exit)
         self._problem = model_problem(model)
         limits = _limits(budget)
         if self._problem is None:
@@ -87,10 +91,12 @@ class SessionModel(StandIn):
                 limits = within_memory(model, limits, memory_bytes)
             self._reader = TokenReader(model, limits, evict_by, protect_first)
             self._limit = rope_limit(model)
-        elif budget is not None:
-            raise ConfigError(f"no budget is possible: {self._problem}")
+        elif budget is not None or exit is not None:
+            what = "budget" if budget is not None else "early exit"
+            raise ConfigError(f"no {what} is possible: {self._problem}")
         else:
             _warn(self._problem)
+        self._exits = None if exit is None else EarlyExits(model, exit)
         memory = quarter_of_memory(model.device) if memory_bytes is None else memory_bytes
         self.held = TokenConversations(conversations, memory)
         self._revision = 0  # of the model when the stored keys were computed
@@ -167,8 +173,9 @@ class SessionModel(StandIn):
         conversation.asked = len(ids)
         conversation.dropped_because = None
         clock = PrefillClock(self.wrapped.device)
+        early = self._early(conversation, arguments)
         try:
-            output = self._read_and_generate(conversation, arguments, clock)
+            output = self._read_and_generate(conversation, arguments, clock, early)
         except torch.OutOfMemoryError:
             held.clear()  # so that the caller's next try has all the memory
             raise
@@ -189,15 +196,28 @@ class SessionModel(StandIn):
             completion_tokens=sequences.shape[1] - len(ids),
             kept_per_layer=kept,
             kv_bytes=conversation.cache.kv_bytes(),
+            exit_layers=() if early is None else tuple(early.decoded.exit_layers),
+            exit_bytes=0 if early is None else early.nbytes,
         )
         timing = Timing(
             prefill_ms=1e3 * (clock.ended - started),
             decode_ms=1e3 * (ended - clock.ended),
             total_ms=1e3 * (ended - started),
         )
-        dropped = {"evicted": conversation.evicted - evicted, "dropped_because": conversation.dropped_because}
-        self.log.note(usage, timing, "reused" if reused else "read", why, **dropped)
+        more: dict[str, Any] = {
+            "evicted": conversation.evicted - evicted,
+            "dropped_because": conversation.dropped_because,
+        }
+        if early is not None:
+            more |= {"exit_layers": list(usage.exit_layers), "exit_bytes": usage.exit_bytes}
+        self.log.note(usage, timing, "reused" if reused else "read", why, **more)
         return output
+
+    def _early(self, conversation: TokenConversation, arguments: dict[str, Any]) -> EarlyDecoding | None:
+        """The decoding with early exit; None: the model's own, also where scores or a dictionary are to be returned."""
+        if self._exits is None or setting(self.wrapped, arguments, "return_dict_in_generate"):
+            return None
+        return EarlyDecoding(self._exits.of(conversation), conversation, arguments.get("streamer"))
 
     def _hold(self, held: TokenConversations, conversation: TokenConversation) -> None:
         """Give `conversation` back; say once if not even it alone fits the memory, so that nothing is reused."""
@@ -217,11 +237,14 @@ class SessionModel(StandIn):
             # A new holder, because calls in other threads may still give conversations back to the old one.
             self.held, self._revision = TokenConversations(self.held.most, self.held.memory_bytes), revision
 
-    def _read_and_generate(self, conversation: TokenConversation, arguments: dict[str, Any], clock: Any) -> Any:
+    def _read_and_generate(
+        self, conversation: TokenConversation, arguments: dict[str, Any], clock: Any, early: EarlyDecoding | None
+    ) -> Any:
         prompt = prompt_of(arguments)
         own: dict[str, Any] = {CACHE: conversation.cache}
         own["logits_processor"] = LogitsProcessorList([*(arguments.get("logits_processor") or []), clock])
         own |= without_folder_cache(self.wrapped)
+        own |= {} if early is None else {"custom_generate": early}
         # What is stored outlives the call, so it must not be made of inference tensors.
         with torch.inference_mode(False), torch.no_grad(), self._reader.attached(conversation):
             self._reader.read_ahead(conversation, prompt, answer_tokens(self.wrapped, arguments, prompt.shape[1]))

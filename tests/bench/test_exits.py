@@ -11,7 +11,7 @@ import torch
 from erecap.bench.exits.bounds import bounds, summarise
 from erecap.bench.exits.named import named_rows
 from erecap.bench.exits.settings import ExitsBench
-from erecap.bench.exits.table import exits_tables, times_line
+from erecap.bench.exits.table import chosen_line, exits_tables, times_line
 from erecap.bench.exits.texts import chat_text, texts_of
 from erecap.decoding.exits.states import ExitText
 from erecap.errors import ConfigError
@@ -19,7 +19,8 @@ from tests.context.small_tokenizers import byte_level
 from tests.session.chats import start, turn
 from tests.tokens.models import tiny
 
-TIMES = {"layers": 8.0, "layers_chunk": 12.0, "head": 2.0, "head_chunk": 2.5, "small": 0.2, "slice": 0.1}
+TIMES = {"layers": 8.0, "layers_chunk": 12.0, "head": 2.0, "head_chunk": 2.5, "small": 0.2, "slice": 0.1,
+         "token": 10.5, "chosen": 8.4}  # fmt: skip
 
 
 def test_layers_that_name_the_final_token_against_brute_force() -> None:
@@ -66,6 +67,7 @@ def test_the_verdict_and_the_tables() -> None:
     summary = summarise(rows, TIMES, 8, 5, 3)
     assert summary["verdict"] is None and summary["heads"]["full"]["share_by_layer"] == [0, *[0.5] * 6, 1.0]
     assert summary["slice_alone"] == pytest.approx(10 / 8.1)
+    assert chosen_line(summary).endswith("in place of the head: 1.25x (bound: 1.23x)")
     assert [table.row_count for table in exits_tables(summary)] == [4, 4] and "head 2.00 ms" in times_line(summary)
 
 

@@ -146,3 +146,9 @@ def test_cost_line() -> None:
     usage = Usage(2000, 1500, 500, 11, (1000, 1000), 4_000_000)
     answer = Generation("go", "stop", usage, Timing(total_ms=1250.0), dropped_because="the window of 2,048")
     assert cost_line(answer, 1011) == "1,500 new, 500 reused, 1,011 stored tokens; 1.25 s; dropped: the window of 2,048"
+
+
+def test_early_exit_changes_no_answer_of_a_conversation(talk) -> None:  # type: ignore[no-untyped-def]
+    lines = ("Goal: cool the apple 1.", "You see a fridge 1.")
+    out, err = talk(*lines, options=("--exit", "layer=1,threshold=0"))
+    assert out == talk(*lines)[0] and "left" in err

@@ -11,7 +11,7 @@ import pytest
 
 from erecap.budget import Budget
 from erecap.cli.generate import figures, prompt_message
-from erecap.cli.talking import chosen_mode
+from erecap.cli.talking import chosen_mode, exits_of
 from erecap.config.modes import Evict
 from erecap.generation import Generation, Timing, Usage
 from erecap.language_models.opened import ModelSettings, open_model
@@ -203,3 +203,34 @@ def test_the_embedded_model_answers(erecap, embedded_model_folder: Path) -> None
     assert code == 0 and re.search(r"[Aa]pple|[Bb]anana|[Oo]range|[Gg]rape", out)
     prompt, new, reused, stored = kept(err)
     assert prompt == new == stored > 10 and reused == 0
+
+
+def test_early_exit_changes_no_answer_and_says_where_tokens_left(erecap, tiny_model) -> None:  # type: ignore[no-untyped-def]
+    plain = erecap("generate", tiny_model, PROMPT, *PLACE)
+    code, out, err = erecap("generate", tiny_model, PROMPT, *PLACE, "--exit", "layer=1,threshold=0")
+    assert (code, out) == (0, plain[1])
+    assert re.search(r"exits    (\d+ of 12 tokens left after layer 1|no token left early); [\d,]+ bytes", err), err
+    assert "exits" not in plain[2]
+    usage = Usage(completion_tokens=9, exit_layers=(3, 5), exit_differing=1, exit_bytes=8, kept_per_layer=(4,) * 6)
+    assert exits_of(usage) == "2 of 9 tokens left after layers 3 to 5, 1 of them not what all layers choose"
+    assert usage.exit_skipped_layers == 4 and exits_of(Usage()) == "no token left early"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--exit", "layer=9"), "layer is 9; allowed: 1 to 7 of this model"),
+        (("--exit", "layer=1,depth=2"), "--exit: unknown setting 'depth'; allowed: predictor, layer, threshold,"),
+        (("--exit", "layer=1,threshold"), "--exit: got 'threshold'; allowed: settings such as layer=20,threshold=0.9"),
+        (("--exit", "layer=one"), "--exit: layer is 'one'; allowed: 1 or more"),
+        (("--exit", "layer=1,threshold=high"), "--exit: threshold is high; allowed: 0 to 1"),
+        (("--exit", "layer=1,lossless=1"), "--exit: lossless is 1; allowed: true or false"),
+        (("--exit", "layer=1,layer=1"), "--exit: got 'layer=1,layer=1'; allowed: each setting once"),
+        (("--exit", "nowhere"), "nowhere"),
+        (("--exit", "layer=1", "--mode", "full"), "--exit: mode full reads each chat anew; allowed with erecap, reuse"),
+        (("--exit", "layer=1,lossless=false", "--temperature", "1"), "decodes greedily: use lossless, or temperature"),
+    ],
+)
+def test_an_early_exit_that_cannot_be_had_is_one_line(erecap, tiny_model, options, said) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = erecap("generate", tiny_model, PROMPT, *PLACE, *options)
+    assert code != 0 and said in err and "Traceback" not in err and err.count("\n") == 1

@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from erecap.decoding import linear
 from erecap.decoding.attention import fold_mask, grouped_attention
 from erecap.decoding.fused import FusedDecoder, fused_problem, norm_in_one, norm_of_few
-from erecap.decoding.linear import make_head, make_product
+from erecap.decoding.linear import Head, make_product
 from erecap.decoding.short import short_reads
 from erecap.tokens import PruneConfig, attach
 from erecap.tokens.cache.pruned_cache import PrunedCache
@@ -100,7 +100,7 @@ def test_products_in_either_order(rows: int, other_way: bool, monkeypatch: pytes
 def test_rows_of_a_packed_product_do_not_influence_each_other() -> None:
     generator = torch.Generator().manual_seed(1)
     weight, x = (torch.randn(shape, generator=generator) for shape in ((128, 64), (8, 64)))
-    for product in (make_product([weight], [None], "int8"), make_head(weight, None, "int8")):
+    for product in (make_product([weight], [None], "int8"), Head(weight, None, "int8")):
         x[3] *= 1000  # a row with large values would coarsen the others if they shared a scale
         together = product(x)
         apart = torch.cat([product(row.unsqueeze(0)) for row in x])
@@ -128,7 +128,7 @@ def test_the_head_keeps_more_digits_than_eight_bits_of_activations() -> None:
     rounded = (weight / scale[:, None]).round() * scale[:, None]  # what is lost is the weights' share alone
     bias = torch.randn(256, generator=generator)
     wanted = x @ rounded.T + bias
-    assert (make_head(weight, bias, "int8")(x) - wanted).abs().max() < 2e-3 * wanted.abs().max()
+    assert (Head(weight, bias, "int8")(x) - wanted).abs().max() < 2e-3 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("make", [norm_of_few, norm_in_one])

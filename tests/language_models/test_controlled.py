@@ -37,6 +37,7 @@ from erecap.session import ReplanSession
 from erecap.session.looking_ahead import tokens_of_call
 from erecap.session.teacher_forcing import plan_loss
 from tests.context.small_tokenizers import byte_level
+from tests.decoding.exiting import folder as exits_folder
 from tests.session.chats import model, start, turn
 from tests.tokens.models import LAYERS
 
@@ -328,3 +329,41 @@ def test_tokens_of_a_call_are_known_before_it(opened: OpenedModel) -> None:
         answer = session.generate(messages, max_new_tokens=6)
         assert (total, new) == (answer.usage.prompt_tokens, answer.usage.new_tokens)
         messages += turn(answer.text, number)
+
+
+def test_early_exit_is_a_lever_that_costs_nothing_and_changes_no_answer(opened: OpenedModel, tmp_path: Path) -> None:
+    stated = {"dense": {}, "early": {"exit": {"layer": 3, "threshold": 0.0}, "draft": False}, "off": {"exit": False}}
+    made = {action.name: action for action in make_actions(stated, "here")}
+    assert made["early"].levers["exit"] == {"layer": 3, "threshold": 0.0}
+    controlled = LeverSession(opened, OWN)
+    plain = ReplanSession(opened.model, opened.tokenizer, **OWN)
+    messages, tried = start(), []
+    for number, name in enumerate(("dense", "early", "off", "early")):
+        switch = controlled.apply(made[name].levers, messages[:-1])
+        assert not switch.anew and controlled.session is not None
+        answer = controlled.session.generate(messages, max_new_tokens=8)
+        assert answer.text == plain.generate(messages, max_new_tokens=8).text
+        tried.append(answer.usage.exit_bytes > 0)
+        messages += turn(answer.text, number)
+    assert tried == [False, True, False, True]
+    with pytest.raises(ValueError, match="layer is 99"):
+        controlled.apply({"exit": {"layer": 99}}, messages)
+    assert controlled.levers == made["early"].levers
+    path = exits_folder(tmp_path / "mine", opened.model, "never")
+    by_predictor = make_actions({"trained": {"exit": str(path)}}, "here")
+    assert list(folder_digests(by_predictor)) == ["trained/exit"] and not folder_digests(tuple(made.values()))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (True, "got True"),
+        (None, "allowed: false, a predictor's name or folder, or settings"),
+        ({"layer": 0}, "layer is 0; allowed: 1 or more"),
+        ({"layer": 3, "lossless": False}, "lossless: false; allowed: early exit that is verified"),
+        ({"depth": 3}, "unknown setting 'depth'"),
+    ],
+)
+def test_what_is_no_early_exit_is_refused_in_an_action(value: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make_actions({"early": {"exit": value}}, "here")

@@ -320,3 +320,25 @@ def test_parts_about_pruning_are_there_where_something_was_pruned(pruned: bool, 
     console.print(erecap.report.Report(run, summarise(run)).table())
     assert "Replanning calls\n" in re.sub(r" +\n", "\n", console.file.getvalue())  # type: ignore[attr-defined]
     assert "ceiling" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_early_exits_are_on_the_page_of_a_run_that_used_them(tmp_path: Path) -> None:
+    calls = [replan_row("s", "full", 0, 0)]
+    for number, layers in enumerate(([20, 24, 24], [24])):
+        calls.append(replan_row("s", "early", 0, number, exit_layers=layers, exit_skipped_layers=10, exit_bytes=2048))
+    rows = [episode_row("s", mode, 0) for mode in ("full", "early")]
+    folder = write_run(tmp_path / "run", rows, calls, config={"modes": ["full", "early"]}, suites={"s": {}})
+    report = erecap.report.Report.of(folder)
+    assert report.summary["modes"]["full"]["exits"] is None
+    assert report.summary["modes"]["early"]["exits"] == {
+        "left": 4, "share": 4 / 48, "mean_layer": 23.0, "skipped_layers": 20, "differing": 0, "most_bytes": 2048,
+        "layers": {"20": 1, "24": 3},
+    }  # fmt: skip
+    page = build(folder)
+    check(page)
+    assert '<section id="exits">' in page and "Layers after which tokens left" in page
+    console = Console(file=io.StringIO(), width=100)
+    console.print(report.table())
+    assert "Early exit; skipped" in console.file.getvalue()  # type: ignore[attr-defined]
+    (folder / "replans.jsonl").write_text(json.dumps(calls[0]) + "\n", encoding="utf-8")
+    assert "exits" not in check(build(folder)).ids

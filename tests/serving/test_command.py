@@ -16,8 +16,12 @@ import openai
 import pytest
 
 from erecap.budget import Budget
-from erecap.errors import ModelError
+from erecap.config.exits import Exit
+from erecap.errors import ConfigError, ModelError
+from erecap.generation import Generation, Usage
 from erecap.models import fingerprint
+from erecap.serving.answers import usage
+from erecap.serving.engine import Engine
 from erecap.serving.opening import open_engine
 from erecap.tokens.scoring.learned import Pruner
 from erecap.tokens.scoring.pruner_files import save_pruner
@@ -146,3 +150,29 @@ def test_a_pruner_of_another_model_is_not_served_with(model: Path, tmp_path: Pat
             str(model), adapter=None, evict_by=str(tmp_path), budget=Budget(100), dtype="float32", device="cpu",
             decode_weights="same", threads=1, say=lambda line: None,
         )  # fmt: skip
+
+
+def test_early_exit_is_opened_and_what_cannot_be_served_is_one_line(model: Path) -> None:
+    def opened(exit: Exit) -> Engine:
+        return open_engine(
+            str(model), adapter=None, evict_by="recency", budget=Budget.auto(), dtype="float32", device="cpu",
+            decode_weights="same", threads=1, exit=exit, say=lambda line: None,
+        )  # fmt: skip
+
+    engine = opened(Exit(layer=1, threshold=0.0))
+    try:
+        session = engine.store.take([{"role": "user", "content": "Goal: find a mug."}]).session
+        assert session.exits is not None and session.exits.lossless
+    finally:
+        engine.close()
+    with pytest.raises(ConfigError, match="serve: exit: layer is 99; allowed: 1 to"):
+        opened(Exit(layer=99))
+    with pytest.raises(ConfigError, match="--exit: lossless=false decodes greedily"):
+        opened(Exit(layer=1, lossless=False))
+
+
+def test_usage_says_the_exits_where_a_server_has_them() -> None:
+    used = Usage(9, 9, 0, 4, kept_per_layer=(9,) * 6, exit_layers=(2, 5), exit_bytes=40)
+    counts = usage(Generation("go", usage=used), 0)
+    assert counts["completion_tokens_details"] == {"exit_layers": [2, 5], "exit_skipped_layers": 5}
+    assert "completion_tokens_details" not in usage(Generation("go", usage=Usage(9, 9, 0, 4)), 0)

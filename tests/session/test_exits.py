@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from erecap.config.exits import Exit
-from erecap.decoding.exits import drafting
 from erecap.decoding.exits.partial import Heads
 from erecap.errors import ModelError
 from erecap.layers import LayerPlan
 from erecap.layers.applying import with_plan
 from erecap.session import ReplanPool, ReplanSession
 from tests.context.small_tokenizers import byte_level
+from tests.decoding.exiting import drafting_always_pays as drafting_always_pays
 from tests.decoding.exiting import folder
 from tests.session.chats import model, start, turn
 from tests.tokens.models import ARCHITECTURES
@@ -36,12 +36,6 @@ def talk(session: ReplanSession, turns: int = TURNS, **options: Any) -> tuple[li
 
 def left(usages: list[Any]) -> list[int]:
     return [layer for usage in usages for layer in usage.exit_layers]
-
-
-@pytest.fixture(autouse=True)
-def drafting_always_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random models name hardly a token early; these tests are about what happens when they try."""
-    monkeypatch.setattr(drafting.DraftLength, "next", lambda self: self.most)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -187,6 +181,45 @@ def test_a_call_cut_off_in_an_exit_leaves_a_consistent_session(monkeypatch: pyte
         messages = messages + turn(answer, number)
     stopped = session.generate(messages, max_new_tokens=NEW, cancel=lambda: True)
     assert stopped.finish_reason == "cancelled" and not session.cache.unfinished
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_after_a_stop_within_an_exit_the_cache_is_that_of_a_fresh_read(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, normed, looks = model(name), Heads.normed, [0]
+    session = ReplanSession(used, byte_level(), draft=False, exit=Exit(layer=5, threshold=0.0, drafts=3))
+
+    def interrupting(heads: Heads, hidden: torch.Tensor) -> torch.Tensor:
+        looks[0] -= 1
+        if not looks[0]:
+            raise KeyboardInterrupt
+        return normed(heads, hidden)
+
+    def stored_is_right() -> None:
+        assert not session.cache.unfinished
+        ids = session.token_ids[: session.engine.tokens]
+        if not ids:
+            return
+        with torch.no_grad():
+            fresh = used(torch.tensor([ids]), use_cache=True).past_key_values
+        for mine, theirs in zip(session.cache.layers, fresh.layers, strict=True):
+            torch.testing.assert_close(mine.keys, theirs.keys, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(mine.values, theirs.values, rtol=1e-4, atol=1e-4)
+
+    messages = start()
+    for number in range(1, 6):
+        looks[0] = number
+        monkeypatch.setattr(Heads, "normed", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            session.generate(messages, max_new_tokens=NEW)
+        monkeypatch.setattr(Heads, "normed", normed)
+        stored_is_right()
+        asked = iter(range(99))
+        stopped = session.generate(messages, max_new_tokens=NEW, cancel=lambda asked=asked, n=number: next(asked) >= n)
+        assert stopped.finish_reason == "cancelled" and session.engine.tokens > 0
+        stored_is_right()
+        messages = messages + turn(stopped.text, number)
 
 
 def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:

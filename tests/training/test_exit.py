@@ -157,7 +157,7 @@ def test_the_bounds_of_the_same_model_in_one_command(world: dict[str, Path], tmp
     summary = found["summary"]
     assert summary["layers"] == 8 and summary["tokens"] == len(found["raw"]["named"]) > 5
     assert summary["heads"]["full"]["named"] == 1.0 and summary["heads"]["full"]["share_by_layer"][-1] == 1.0
-    assert summary["exit"]["same_texts"] == 1.0 and summary["exit"]["n"] == 3 and "decoded with early exit" in said
+    assert summary["exit"]["same_texts"] == 1.0 and summary["exit"]["n"] == 5 and "decoded with early exit" in said
     assert found["settings"]["sources"] == ["chats.jsonl"] and "grammar" not in summary["heads"]
 
 

@@ -26,7 +26,9 @@ from erecap.evaluation.table import quality_table
 from erecap.files import write_atomic, write_json
 from tools.readme.cli_reference import PAGE, cli_reference
 from tools.readme.cooperative_table import cooperative_results, cooperative_table
+from tools.readme.drafts_table import drafts_table
 from tools.readme.engines_table import PART, engine_quality, engines_table
+from tools.readme.exits_table import exits_table
 from tools.readme.habitat_table import habitat_results, habitat_table
 from tools.readme.kept_run import adapted, read_run
 from tools.readme.layers_table import layers_table
@@ -150,12 +152,14 @@ def _by_length(results: dict[str, Any], part: dict[str, Any]) -> list[str]:
 DOCUMENTS = (Path("README.md"), *(Path("docs") / f"{page}.md" for page in ("results", "profiles", "ablation", "scale")))
 ALWAYS = ("replan.json", "demo.json")  # results that are never missing
 QUALITY, REMOTE, REALTIME, HABITAT = "quality.json", "remote.json", "realtime.json", "habitat.json"
-COOPERATIVE, ENGINES, LAYERS = "cooperative.json", "engines.json", "layers.json"
+COOPERATIVE, ENGINES, LAYERS, EXITS = "cooperative.json", "engines.json", "layers.json", "exits.json"
 PROFILE, ABLATION = "profile.json", "ablation.json"
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "demo": (("demo.json",), demo_table),
     "engines": ((ENGINES,), engines_table),
     "layers": ((LAYERS,), layers_table),
+    "drafts": (("replan.json",), drafts_table),
+    "exits": ((EXITS,), exits_table),
     "quality": ((QUALITY,), quality_table),
     "remote": ((REMOTE,), remote_table),
     "replan": (("replan.json",), replan_table),

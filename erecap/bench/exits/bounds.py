@@ -60,6 +60,7 @@ def summarise(rows: Sequence[JsonRow], times: JsonRow, layers: int, small: int, 
         }
     sliced = times["layers"] + times["slice"]
     found["slice_alone"] = (times["layers"] + times["head"]) / sliced if constrained else None
+    found["slice_measured"] = times["token"] / times["chosen"]
     for key in ("checked", "verified"):
         found[f"best_{key}"] = max(entry["bounds"][key] for entry in found["heads"].values())
     found["verdict"] = None if max(found["best_checked"], found["best_verified"]) >= PAYS else "does not pay"

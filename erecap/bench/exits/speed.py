@@ -20,7 +20,7 @@ from erecap.decoding.loop import Decoded, decode
 from erecap.engines.transformers import TransformersEngine
 from erecap.generation import JsonRow
 
-ROUNDS = 3  # timed answers of each way, in turn
+ROUNDS = 5  # timed answers of each way, in turn
 
 
 def speed_rows(
@@ -64,7 +64,9 @@ def speed_rows(
                         spent = 1e3 * (clock() - started)
                     wanted = out.ids if way == "plain" else wanted
                     if round_:  # the first warms up
-                        rows.append({"text": text.name, "way": way, "ms": spent, **_counted(out, wanted)})
+                        rows.append(
+                            {"text": text.name, "round": round_, "way": way, "ms": spent, **_counted(out, wanted)}
+                        )
         say(f"{text.name}: decoded {len(wanted)} tokens in both ways")
     return rows
 
@@ -89,7 +91,9 @@ def speed_summary(rows: Sequence[JsonRow]) -> JsonRow:
         "accepted": sum(row["accepted"] for row in early) / drafted if drafted else None,
         "left_early": sum(layers.values()) / max(1, sum(row["tokens"] for row in early)),
         "exit_layers": {str(layer): layers[layer] for layer in sorted(layers)},
+        "mean_layer": statistics.mean(layers.elements()) if layers else None,
         "n": len(early),
+        "rounds": ROUNDS,
     }
 
 

@@ -57,6 +57,32 @@ def exits_tables(summary: JsonRow) -> list[Table]:
     ]
 
 
+def sources_table(found: JsonRow) -> Table:
+    """Decoding with early exit beside plain decoding, source by source."""
+
+    def speed(milliseconds: float | None) -> str:
+        return "–" if milliseconds is None else f"{1e3 / milliseconds:.1f}"
+
+    return table_of(
+        "Decoded with early exit, tokens a second",
+        ("source", "answers", "plain", "exit", "over plain", "agrees", "left", "mean layer"),
+        [
+            (
+                name,
+                f"{row['n'] // row['rounds']}",
+                speed(row["ms_per_token"]["plain"]),
+                speed(row["ms_per_token"]["exit"]),
+                "–" if row["speed_up"] is None else f"{row['speed_up']:.2f}",
+                f"{100 * row['same_tokens']:.1f} %",
+                f"{100 * row['left_early']:.0f} %",
+                "–" if row["mean_layer"] is None else f"{row['mean_layer']:.1f}",
+            )
+            for name, row in found["sources"].items()
+        ],
+        left=("source",),
+    )
+
+
 def times_line(summary: JsonRow) -> str:
     """The measured times in one line."""
     times = summary["times_ms"]
@@ -65,6 +91,12 @@ def times_line(summary: JsonRow) -> str:
         f"of it {times['small']:.2f} ms, a few {times['slice']:.2f} ms; a chunk: layers "
         f"{times['layers_chunk']:.1f} ms, head {times['head_chunk']:.2f} ms"
     )
+
+
+def chosen_line(summary: JsonRow) -> str:
+    """The gain of choosing among the tokens of a grammar, in one line."""
+    bound = "" if summary["slice_alone"] is None else f" (bound: {summary['slice_alone']:.2f}x)"
+    return f"without early exit, a grammar's rows in place of the head: {summary['slice_measured']:.2f}x{bound}"
 
 
 def exit_line(found: JsonRow) -> str:

@@ -11,9 +11,11 @@ import torch
 
 from erecap.bench.exits.settings import ExitsBench
 from erecap.bench.replan.calls import steady, synchronise
+from erecap.decoding.best import MOST
 from erecap.decoding.exits.partial import Heads, read_layers
 from erecap.decoding.short import short_reads
 from erecap.engines.transformers import TransformersEngine
+from erecap.errors import RunError
 from erecap.generation import JsonRow
 
 SLICE = 32  # rows of the head that a grammar or a draft asks for
@@ -29,7 +31,8 @@ def measure_times(bench: ExitsBench, model: Any, ids: Sequence[int], small: int)
 
     Returns:
         `layers`, `layers_chunk` (all layers for one token, and for a chunk of drafts and one more), `head`,
-        `head_chunk`, `small` and `slice` (rows of the head, the last norm included), `repetitions`, `clock`.
+        `head_chunk`, `small` and `slice` (rows of the head, the last norm included), `token` and `chosen` (one token
+        decoded to the logits of all, and chosen among a few), `repetitions`, `clock`.
     """
     engine = TransformersEngine(model)
     decoder = short_reads(model).same
@@ -49,6 +52,14 @@ def measure_times(bench: ExitsBench, model: Any, ids: Sequence[int], small: int)
         assert hidden is not None
         return hidden
 
+    count = max(1, min(SLICE, int(MOST * vocabulary)))
+    few = [number * vocabulary // count for number in range(count)]
+
+    def read_one(read: Callable[[], Any]) -> None:
+        if read() is None:
+            raise RunError("one token was not chosen among a few, though the layers are read one by one")
+        engine.rollback(len(stored))
+
     one, chunk = layers(1), layers(bench.drafts + 1)
     parts: dict[str, Callable[[], Any]] = {
         "layers": lambda: layers(1),
@@ -57,12 +68,14 @@ def measure_times(bench: ExitsBench, model: Any, ids: Sequence[int], small: int)
         "head_chunk": lambda: heads.whole(heads.normed(chunk)),
         "small": lambda: heads.normed(one) @ rows["small"].t(),
         "slice": lambda: heads.normed(one) @ rows["slice"].t(),
+        "token": lambda: read_one(lambda: engine.verify(stored[:1])),
+        "chosen": lambda: read_one(lambda: engine.choose(stored[:1], [few])),
     }
     times: dict[str, list[float]] = {name: [] for name in parts}
     # On one thread its own time, which other programs on the machine do not lengthen.
     own = model.device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if own else time.perf_counter
-    with torch.no_grad(), steady() as collect:
+    with torch.no_grad(), engine.attached(), steady() as collect:
         for round_ in range(bench.repetitions + 2):
             collect()
             for name, part in parts.items():

@@ -15,6 +15,7 @@ from erecap.report.page import plots
 from erecap.report.page.course import courses
 from erecap.report.page.course_plots import seconds_by_call, tokens_by_call
 from erecap.report.page.course_sentences import busy_sentence, course_sentences, meanings
+from erecap.report.page.exits import exits_by_layer
 from erecap.report.page.headline import MIN_PAIRS, headline
 from erecap.report.page.realtime import success_by_wait
 from erecap.report.page.samples import SHADE_NAMES, sample_views
@@ -51,6 +52,7 @@ def render_page(run: Run, summary: dict[str, Any]) -> str:
                 "length": plots.over_length(run, looks),
                 "episode": plots.over_episode(run, looks),
                 "layers": plots.kept_by_layer(run, looks),
+                "exits": exits_by_layer(summary, looks),
                 "realtime": success_by_wait(summary, looks),
                 "team_seconds": seconds_by_agents(summary["teams"], looks),
                 "team_success": success_by_agents(summary["teams"], looks),

@@ -9,6 +9,7 @@ from typing import Any
 
 from erecap.report.load import Run
 from erecap.report.page import timing
+from erecap.report.page.exits import exit_figures
 from erecap.report.page.realtime import clock_figures
 from erecap.report.page.teams import team_figures
 from erecap.report.rows import EpisodeRow, ReplanRow
@@ -114,6 +115,7 @@ def _mode_figures(run: Run, mode: str, counted: Sequence[EpisodeRow], calls: Seq
         "kv_bytes": percentiles([call.kv_bytes for call in read]),
         "latency": timing.latency(calls),
         "clock": clock_figures(counted, calls),
+        "exits": exit_figures(read),
     }
 
 

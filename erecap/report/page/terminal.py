@@ -51,6 +51,8 @@ def make_table(summary: dict[str, Any], sentences: list[Sentence]) -> Renderable
             parts += [Text(), _kept(summary)]
         if summary["teams"]:
             parts += [Text(), _teams(summary)]
+        if any(figures["exits"] is not None for figures in summary["modes"].values()):
+            parts += [Text(), _exits(summary)]
     return Group(*parts)
 
 
@@ -112,6 +114,25 @@ def _cost(summary: dict[str, Any]) -> Table:
             *((times(at(ceiling, "prefill_speed_up")), times(at(ceiling, "total"))) if paired else ()),
             style="dim" if mode in summary["faults"] else None,
         )
+    return table
+
+
+def _exits(summary: dict[str, Any]) -> Table:
+    table = _table("Early exit; skipped = layers that these tokens had not run when they were named")
+    table.add_column("mode", overflow="fold", min_width=16)
+    for name in ("left", "of tokens", "mean layer", "skipped", "differing"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for mode, figures in summary["modes"].items():
+        exits = figures["exits"]
+        if exits is not None:
+            table.add_row(
+                Text(mode),
+                count(exits["left"]),
+                percent(exits["share"]),
+                decimal(exits["mean_layer"], 1),
+                count(exits["skipped_layers"]),
+                count(exits["differing"]),
+            )
     return table
 
 
