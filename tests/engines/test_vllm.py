@@ -40,6 +40,12 @@ def same(pair: list[SessionEngine], ids: list[int]) -> None:
     assert mine.stored().most == other.stored().most and mine.kv_bytes() == other.kv_bytes()
 
 
+def sessions(**options: Any) -> list[erecap.ReplanSession]:
+    """A session on each of them."""
+    models = {"vllm": small_vllm(), "transformers": plain_llama()}
+    return [erecap.ReplanSession(models[name], byte_level(), engine=name, **options) for name in models]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_any_sequence_of_reads_and_edits(seed: int) -> None:
     draw, pair = random.Random(seed), both()
@@ -85,12 +91,12 @@ def test_what_is_kept_is_not_read_again_and_passes_go_on_in_vllms_own_blocks() -
     ask = engine.ask([1, 2, 3])
     assert ask.asked.keep == ((0, 40), (120, 200)) and ask.asked.at == ((-80, 40), (40, 80)) and len(ask.ids) == 123
     assert ask.salt.startswith(ask.asked.salt())
-    [answer], _ = model.ask([ask])
+    [answer] = model.ask([ask])
     assert answer.cached == 120 and answer.told.given == 120 and answer.told.rows == 123
     engine.took(ask, answer)
     again = engine.ask([4])
     assert again.salt == ask.salt and again.asked.keep == ((0, 123),), "it goes on in the blocks of the last pass"
-    [answer], _ = model.ask([again])
+    [answer] = model.ask([again])
     assert answer.cached >= 123
 
 
@@ -151,6 +157,7 @@ def test_an_entry_that_is_gone_is_read_again_or_refused_and_never_answered_from(
     other.evict([np.arange(5, 10)])
     with pytest.raises(RunError, match="kept tokens could not be given back"):
         other.read([7])
+    assert other.tokens == 50
     same(both_reading(list(range(30))), [3, 4])
 
 
@@ -163,7 +170,7 @@ def both_reading(ids: list[int]) -> list[SessionEngine]:
 
 def test_sessions_read_again_what_the_store_has_lost() -> None:
     model, chat = small_vllm(), start()
-    session, other = (erecap.ReplanSession(on, byte_level(), engine=name) for on, name in ((model, "vllm"), (plain_llama(), "transformers")))  # fmt: skip
+    session, other = sessions()
     for number in range(4):
         if number == 2:
             model.scheduler.reset_cache()
@@ -174,7 +181,7 @@ def test_sessions_read_again_what_the_store_has_lost() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"budget": 96}, {"budget": 96, "evict_by": "random"}])
 def test_answers_are_those_of_the_engine_on_transformers(options: dict) -> None:
-    mine, other = (erecap.ReplanSession(on, byte_level(), engine=name, **options) for on, name in ((small_vllm(), "vllm"), (plain_llama(), "transformers")))  # fmt: skip
+    mine, other = sessions(**options)
     chat = start()
     for number in range(6):
         text = mine.generate(chat, max_new_tokens=6).text
@@ -183,6 +190,40 @@ def test_answers_are_those_of_the_engine_on_transformers(options: dict) -> None:
     assert mine.token_ids == other.token_ids and mine.evicted_tokens == other.evicted_tokens
     assert mine.engine.stored().indices.tolist() == other.engine.stored().indices.tolist()
     assert options == {} or mine.evicted_tokens > 100
+
+
+def test_a_full_store_makes_sessions_read_again_and_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_vllm()
+    monkeypatch.setattr(model.scheduler.index, "most_bytes", 320 * model.bytes_per_token)
+    pairs = [sessions() for _ in range(3)]
+    chats = [start() + turn("go", number) for number in range(3)]
+    for number in range(3):
+        for pair, chat in zip(pairs, chats, strict=True):
+            got, wanted = (one.generate(chat, max_new_tokens=4) for one in pair)
+            assert got.text == wanted.text
+            chat += turn(got.text, number)
+    assert min(mine.engine.revision for mine, _ in pairs) >= 2, "what was lost is read again"
+    assert model.scheduler.index.bytes <= 320 * model.bytes_per_token
+    with pytest.raises(RunError, match="the store is full of entries in use; raise store_mb"):
+        both()[1].verify([3] * 400)
+
+
+def test_sessions_of_a_pool_are_read_in_the_same_passes() -> None:
+    model = small_vllm()
+    pool = erecap.ReplanPool(model, byte_level())
+    agents = [pool.session(engine="vllm", budget=96) for _ in range(4)]
+    alone = [erecap.ReplanSession(model, byte_level(), engine="vllm", budget=96) for _ in range(4)]
+    passes = []
+    hook = model.module.register_forward_hook(lambda *_: passes.append(model.runner.input_batch.num_reqs))
+    for number in range(4):
+        chats = [start() + turn("go", number + shift) for shift in range(4)]
+        calls = [(agent, chat, {"max_new_tokens": 5}) for agent, chat in zip(agents, chats, strict=True)]
+        passes.clear()
+        answers = [generation.text for generation in pool.generate(calls)]
+        together = list(passes)
+        assert answers == [one.generate(call[1], max_new_tokens=5).text for one, call in zip(alone, calls, strict=True)]
+        assert max(together) == 4 and len(together) < len(passes[len(together) :]) / 2
+    hook.remove()
 
 
 def test_unpruned_answers_equal_its_own_rereading_over_30_turns() -> None:

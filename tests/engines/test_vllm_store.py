@@ -118,7 +118,9 @@ def test_a_request_has_rows_only_if_they_are_its_own() -> None:
     assert "at least one token must be new" in str(why(whole, goes_on[:10], "salt"))
     assert "does not begin with the ids" in str(why(whole, [*range(50, 59), 3, 1], "salt"))
     assert "has 10 rows, row 10 is asked for" in str(why(Asked("e", ((0, 11),)), goes_on * 2, "salt"))
-    assert why(moved, goes_on, moved.salt(), turns="fixed") == "fixed" and why(whole, goes_on, "salt", turns="f") is None
+    assert (
+        why(moved, goes_on, moved.salt(), turns="fixed") == "fixed" and why(whole, goes_on, "salt", turns="f") is None
+    )
 
 
 def part(count: int, first: int = 0) -> Part:
@@ -178,7 +180,8 @@ def test_keys_are_turned_as_the_models_embedding_turns_them(rope: dict[str, Any]
 
 
 def test_models_whose_keys_cannot_be_turned_are_named() -> None:
-    assert "kind dynamic depend on the length" in str(turn_of(LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})))  # fmt: skip
+    changing = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    assert "kind dynamic depend on the length" in str(turn_of(LlamaConfig(rope_parameters=changing)))
     found = turn_of(GlmConfig(head_dim=32, partial_rotary_factor=0.5))
     assert isinstance(found, Turn) and found.neighbours and len(found.frequencies) == 8  # type: ignore[arg-type]
     assert version_problem("0.32.0+cpu") is None and "this is 0.33.1" in str(version_problem("0.33.1"))

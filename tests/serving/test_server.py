@@ -18,7 +18,8 @@ from erecap.serving.engine import Engine
 from erecap.session.session import ReplanSession
 from tests.context.small_tokenizers import byte_level
 from tests.serving.conftest import ENGINE
-from tests.session.chats import model, start, turn
+from tests.serving.conftest import plain as model
+from tests.session.chats import start, turn
 
 GREEDY = {"model": "tiny", "temperature": 0.0, "max_tokens": 12}
 HOOKS = pytest.mark.skipif(ENGINE != "transformers", reason="hooks into the modules of transformers")

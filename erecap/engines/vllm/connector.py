@@ -9,6 +9,7 @@ they could not be loaded. So it ends with an error, and never with an answer to 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,7 @@ from erecap.engines.vllm.turning import turn_of
 from erecap.engines.vllm.wire import Asked, Told, WireError
 from erecap.engines.vllm.worker import StoreWorker
 
+_log = logging.getLogger(__name__)
 ENDED = (RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED)
 
 
@@ -89,6 +91,7 @@ class ErecapConnector(KVConnectorBase_V1, SupportsHMA):
         self._at: dict[str, int] = {}  # of refused ones, the tokens that vLLM had
         self._pinned: dict[str, str] = {}
         self._step = Step()
+        self.refused: str | None = None  # reason of the last refusal
         if role == KVConnectorRole.SCHEDULER:
             spec = group.kv_cache_spec
             row_bytes = len(group.layer_names) * spec.page_size_bytes // spec.block_size
@@ -116,7 +119,9 @@ class ErecapConnector(KVConnectorBase_V1, SupportsHMA):
         except WireError as error:
             asked, why = None, str(error)
         if why is not None:
-            # Promised, so that vLLM fails the request when they do not come.
+            # Promised, so that vLLM fails the request when they do not come. Its answer has no room for the reason.
+            self.refused = why
+            _log.warning("request %s is refused: %s", number, why)
             self._asked[number], self._why[number], self._at[number] = None, why, num_computed_tokens
             return max(0, min(1, len(ids) - 1 - num_computed_tokens)), False
         assert asked is not None, "what is asked is refused or known"

@@ -188,12 +188,16 @@ class VllmEngine:
         return self._pass(ids, len(ids))
 
     def _pass(self, ids: Sequence[int], rows: int) -> np.ndarray:
-        if current.seat is not None:  # the session is used by a job of a pool
-            current.seat.give_way()
-        with self.model.lock:
-            ask = self.ask(ids)
-            [answer], logits = self.model.ask([ask], rows)
-            self.took(ask, answer)
+        """Read `ids` in a request of its own; in a pool, together with those of the other sessions."""
+        ask = self.ask(ids)
+        ticket = self.model.submit(ask, rows)
+        try:
+            if current.seat is not None:  # the session is used by a job of a pool
+                current.seat.give_way()
+            answer, logits = self.model.collect(ticket)
+        finally:
+            self.model.abandon(ticket)
+        self.took(ask, answer)
         assert logits is not None, "rows were asked for"
         return logits
 

@@ -9,12 +9,13 @@ from typing import Any
 from erecap.engines.vllm.limits import version_problem
 from erecap.errors import ConfigError
 
-# What vLLM is told where its user has not told it anything else: one process, quiet, and no reports to its makers.
+# What vLLM is told where its user has not told it anything else: one process, quiet, no reports to its makers.
 DEFAULTS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the other one tells no names of the requests in a pass
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -83,7 +83,7 @@ class VllmModel:
     unused: list[str] = field(default_factory=list)
     lock: Any = field(default_factory=threading.RLock)
     _numbers: Any = field(default_factory=count)
-    _hidden: list[Any] = field(default_factory=list)
+    _running: dict[str, _Running] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.engine = self.llm.llm_engine
@@ -91,7 +91,8 @@ class VllmModel:
         ends = self.config.try_get_generation_config().get("eos_token_id", self.hf.eos_token_id)
         self.generation_config = SimpleNamespace(eos_token_id=ends)
         [self.module] = self.llm.apply_model(lambda module: module)
-        self.module.register_forward_hook(lambda module, given, made: self._hidden.append(made))
+        self.runner = self.engine.model_executor.driver_worker.worker.model_runner
+        self.module.register_forward_hook(self._watch)
 
     @classmethod
     def open(
@@ -208,72 +209,124 @@ class VllmModel:
         """Say whether the store still has an entry."""
         return self.scheduler.index.get(name) is not None
 
-    def settle(self) -> None:
-        """Let the worker save what requests have read that ended with the last step."""
-        with self.lock:
-            self.engine.step()
-
     # Requests ---------------------------------------------------------------------------------------------
 
-    def ask(self, asks: Sequence[Ask], rows: int = 0) -> tuple[list[Answer], np.ndarray | None]:
+    def ask(self, asks: Sequence[Ask]) -> list[Answer]:
         """Make requests, which vLLM runs together.
 
+        Raises:
+            RunError: the store has lost what one of them goes on from, or vLLM has failed.
+        """
+        tickets = [self.submit(ask) for ask in asks]
+        try:
+            return [self.collect(ticket)[0] for ticket in tickets]
+        finally:
+            for ticket in tickets:
+                self.abandon(ticket)
+
+    def submit(self, ask: Ask, rows: int = 0) -> str:
+        """Hand a request to vLLM, which begins it with its next pass.
+
         Args:
-            rows: of the only request, the last tokens of the prompt whose logits are wanted.
+            rows: the last tokens of the prompt whose logits are wanted.
 
         Returns:
-            The answers, and logits `(rows, vocabulary)`.
-
-        Raises:
-            RunError: the store has lost what a request goes on from, or vLLM has failed.
+            A ticket, for `collect` or `abandon`.
         """
         from vllm import SamplingParams, TokensPrompt
 
         with self.lock:
+            ticket = f"erecap-{next(self._numbers)}"
             unused = tuple(self.unused.pop() for _ in range(len(self.unused)))  # others are added meanwhile
-            self._hidden.clear()
-            names = [f"erecap-{next(self._numbers)}" for _ in asks]
-            for number, (name, ask) in enumerate(zip(names, asks, strict=True)):
-                asked = ask.asked if number else Asked(**{**vars(ask.asked), "drop": ask.asked.drop + unused})
-                self.engine.add_request(
-                    name,
-                    TokensPrompt(prompt_token_ids=list(ask.ids), cache_salt=ask.salt),
-                    SamplingParams(
-                        temperature=0, max_tokens=ask.most, detokenize=False, ignore_eos=True,
-                        stop_token_ids=list(ask.ends), extra_args={"kv_transfer_params": asked.params()},
-                    ),
-                )  # fmt: skip
-            done: dict[str, Any] = {}
-            try:
-                while self.engine.has_unfinished_requests():
-                    for output in self.engine.step():
-                        if output.finished:
-                            done[output.request_id] = output
-            except BaseException:
-                self.engine.abort_request(names, internal=False)
-                raise
-            logits = self._logits(rows) if rows else None
-            self._hidden.clear()
-            return [self._answer(done[name], ask) for name, ask in zip(names, asks, strict=True)], logits
+            asked = replace(ask.asked, drop=ask.asked.drop + unused)
+            self.engine.add_request(
+                ticket,
+                TokensPrompt(prompt_token_ids=list(ask.ids), cache_salt=ask.salt),
+                SamplingParams(
+                    temperature=0, max_tokens=ask.most, detokenize=False, ignore_eos=True,
+                    stop_token_ids=list(ask.ends), extra_args={"kv_transfer_params": asked.params()},
+                ),
+            )  # fmt: skip
+            self._running[ticket] = _Running(ask, rows)
+        return ticket
 
-    def _answer(self, output: Any, ask: Ask) -> Answer:
-        told = Told.of(output.kv_transfer_params) or Told(refused="vLLM has failed the request")
-        made = output.outputs[0]
-        if made.finish_reason == "error" or told.given < ask.asked.kept:
-            why = f": {told.refused}" if told.refused else ""
-            raise RunError(f"engine vllm: kept tokens could not be given back{why}; read them again")
-        block = self.engine.vllm_config.cache_config.block_size
-        tokens = len(ask.ids) + len(made.token_ids)
+    def collect(self, ticket: str) -> tuple[Answer, np.ndarray | None]:
+        """Let vLLM make passes until a request is answered; its answer, and logits `(rows, vocabulary)`.
+
+        Raises:
+            RunError: as `ask`.
+        """
+        running = self._running[ticket]
+        while running.output is None:
+            with self.lock:
+                if running.output is None:
+                    self._step()
+        with self.lock:
+            del self._running[ticket]
+            answer = self._answer(running)
+            return answer, self._logits(running) if running.rows else None
+
+    def abandon(self, ticket: str) -> None:
+        """Forget a request that nobody waits for any more."""
+        with self.lock:
+            running = self._running.pop(ticket, None)
+            if running is not None and running.output is None:
+                self.engine.abort_request([ticket])
+
+    def settle(self) -> None:
+        """Let the worker save what requests have read that ended with the last pass."""
+        with self.lock:
+            self._step()
+
+    def _step(self) -> None:
+        """One pass, over all requests that vLLM has."""
+        for output in self.engine.step():
+            if output.finished and output.request_id in self._running:
+                self._running[output.request_id].output = output
+
+    def _answer(self, running: _Running) -> Answer:
+        ask, output = running.ask, running.output
+        made, told = output.outputs[0], Told.of(output.kv_transfer_params)
+        if told is None or made.finish_reason == "error" or told.given < ask.asked.kept:
+            why = self.scheduler.refused or "vLLM has failed the request"
+            raise RunError(f"engine vllm: kept tokens could not be given back: {why}; read them again")
+        tokens, block = len(ask.ids) + len(made.token_ids), self.engine.vllm_config.cache_config.block_size
         return Answer(tuple(made.token_ids), told, output.num_cached_tokens or 0, -(-tokens // block))
 
-    def _logits(self, rows: int) -> np.ndarray:
+    def _watch(self, module: Any, given: Any, made: Any) -> None:
+        """Keep the hidden states of requests whose logits are wanted; called by the model after each pass."""
+        from vllm.forward_context import get_forward_context
+
+        metadata = get_forward_context().attn_metadata
+        wanted = {ticket for ticket, running in self._running.items() if running.rows}
+        if not metadata or not wanted:
+            return
+        starts = next(iter(metadata.values())).query_start_loc.tolist()
+        # vLLM adds a part to the names of requests.
+        names = [name.rsplit("-", 1)[0] for name in self.runner.input_batch.req_ids]
+        for name, start, end in zip(names, starts, starts[1:], strict=False):
+            if name in wanted:
+                self._running[name].hidden.append(made[start:end].clone())
+
+    def _logits(self, running: _Running) -> np.ndarray:
         import torch
 
-        hidden = torch.cat(self._hidden)
-        if len(hidden) < rows:
-            raise RunError(f"engine vllm: it has read {len(hidden)} tokens where {rows} were new")
+        hidden = torch.cat(running.hidden)
+        if len(hidden) < running.rows:
+            raise RunError(f"engine vllm: it has read {len(hidden)} tokens where {running.rows} were new")
         with torch.inference_mode():
-            return self.module.compute_logits(hidden[-rows:]).float().numpy()
+            rows: np.ndarray = self.module.compute_logits(hidden[-running.rows :]).float().cpu().numpy()
+        return rows
+
+
+@dataclass
+class _Running:
+    """A request that vLLM has, and its output when it has ended."""
+
+    ask: Ask
+    rows: int
+    output: Any = None
+    hidden: list[Any] = field(default_factory=list)
 
 
 _open: list[str] = []  # the model of this process
