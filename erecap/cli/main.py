@@ -18,6 +18,7 @@ from erecap.cli import (
     bench_remote,
     bench_serve,
     bench_slices,
+    bench_vllm,
     bench_wrap,
     calibrate,
     chat,
@@ -83,6 +84,7 @@ bench.app.command("llamacpp")(bench_llamacpp.llamacpp)
 bench.app.command("remote")(bench_remote.remote)
 bench.app.command("serve")(bench_serve.serve)
 bench.app.command("slices")(bench_slices.slices)
+bench.app.command("vllm")(bench_vllm.vllm)
 bench.app.command("wrap")(bench_wrap.wrap)
 app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")

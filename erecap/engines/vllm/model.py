@@ -169,6 +169,16 @@ class VllmModel:
         return int(self.scheduler.index.row_bytes)
 
     @property
+    def block(self) -> int:
+        """Tokens of a block of vLLM's cache."""
+        return int(self.engine.vllm_config.cache_config.block_size)
+
+    @property
+    def dtype(self) -> str:
+        """Precision of weights, keys and values."""
+        return str(self.config.dtype).removeprefix("torch.")
+
+    @property
     def shape(self) -> str:
         """The model in short."""
         return f"{self.hf.model_type}-{self.layers}x{self.hf.hidden_size}"
@@ -202,8 +212,7 @@ class VllmModel:
 
     def fingerprint(self) -> Mapping[str, str]:
         """Digests of all that stored keys and values depend on."""
-        dtype = str(self.config.dtype).removeprefix("torch.")
-        return {"weights": self.digest, "config": f"vllm {library().__version__}", "dtype": dtype}
+        return {"weights": self.digest, "config": f"vllm {library().__version__}", "dtype": self.dtype}
 
     def holds(self, name: str) -> bool:
         """Say whether the store still has an entry."""
@@ -290,8 +299,8 @@ class VllmModel:
         if told is None or made.finish_reason == "error" or told.given < ask.asked.kept:
             why = self.scheduler.refused or "vLLM has failed the request"
             raise RunError(f"engine vllm: kept tokens could not be given back: {why}; read them again")
-        tokens, block = len(ask.ids) + len(made.token_ids), self.engine.vllm_config.cache_config.block_size
-        return Answer(tuple(made.token_ids), told, output.num_cached_tokens or 0, -(-tokens // block))
+        blocks = -(-(len(ask.ids) + len(made.token_ids)) // self.block)
+        return Answer(tuple(made.token_ids), told, output.num_cached_tokens or 0, blocks)
 
     def _watch(self, module: Any, given: Any, made: Any) -> None:
         """Keep the hidden states of requests whose logits are wanted; called by the model after each pass."""
