@@ -21,7 +21,8 @@ from erecap.bench.replan.history import cut, next_turn, wander
 from erecap.bench.results import Figure, result_row
 from erecap.context.tokenize import render_prompt
 from erecap.engines.vllm.engine import VllmEngine
-from erecap.engines.vllm.model import Answer, Ask, VllmModel
+from erecap.engines.vllm.kept import Answer, Ask
+from erecap.engines.vllm.model import VllmModel
 from erecap.engines.vllm.wire import Asked
 from erecap.errors import ConfigError, RunError
 from erecap.generation import JsonRow, Message

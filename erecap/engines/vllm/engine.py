@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
-from weakref import finalize
 
 import numpy as np
 
@@ -17,55 +15,16 @@ from erecap.engines.files import read_file, write_file
 from erecap.engines.forwarder import current
 from erecap.engines.protocol import BetweenChunks, Capability, EngineSettings, Stored, refuse
 from erecap.engines.vllm.files import parts_of, problem_of, tensors_of
-from erecap.engines.vllm.model import Answer, Ask, VllmModel
+from erecap.engines.vllm.kept import NEVER, Entry, Held, KeptTokens
+from erecap.engines.vllm.model import VllmModel
 from erecap.engines.vllm.opening import open_model
-from erecap.engines.vllm.wire import Asked, runs_of
 from erecap.errors import RunError
 
 CHUNK = 512  # tokens of one prefill chunk
 SUPPORTS: frozenset[Capability] = frozenset({"reposition", "newest"})
 
 
-class Entry:
-    """An entry of the store that engines share; the store may forget it when none of them has it any more."""
-
-    def __init__(self, model: VllmModel, name: str, salt: str, rows: int) -> None:
-        self.name, self.salt, self.rows = name, salt, rows
-        finalize(self, model.unused.append, name)
-
-
-@dataclass(frozen=True)
-class Held:
-    """The tokens that an engine stores. Exchanged as a whole, so that an interrupt comes before a change or after it.
-
-    Attributes:
-        index: `(n,)` int64 rising indices of the stored tokens.
-        position: `(n,)` their positions.
-        row: `(n,)` their rows in the entry.
-        entry: the store's; None: nothing was read.
-        ahead: positions that the entry's tokens were ahead of vLLM's numbering of them, in the request that made it.
-        tokens: tokens read.
-        shift: tokens less the next position.
-    """
-
-    index: np.ndarray
-    position: np.ndarray
-    row: np.ndarray
-    entry: Entry | None = None
-    ahead: int = 0
-    tokens: int = 0
-    shift: int = 0
-
-    def where(self, stay: np.ndarray) -> Held:
-        """The rows of which `stay` is true."""
-        return replace(self, index=self.index[stay], position=self.position[stay], row=self.row[stay])
-
-
-_NONE = np.empty(0, np.int64)
-NOTHING = Held(_NONE, _NONE, _NONE)
-
-
-class VllmEngine:
+class VllmEngine(KeptTokens):
     """Keys and values of one conversation, kept by the connector of a vLLM in this process.
 
     vLLM numbers the tokens of a prompt from 0. So a request's kept keys are turned such that all distances are those of
@@ -98,10 +57,9 @@ class VllmEngine:
             refuse(self.name, "read scores", SUPPORTS, "evict by recency or random")
         if self.settings.evict_by == "attention":
             refuse(self.name, "attention scores", SUPPORTS, "evict by recency or random")
-        self.model = model
+        super().__init__(model)
+        self.model: VllmModel = model
         self.chunk = self.settings.prefill_chunk or CHUNK
-        self._held = NOTHING
-        self._salt = uuid4().hex
         self._lost = 0
 
     # What is known ----------------------------------------------------------------------------------------
@@ -132,16 +90,6 @@ class VllmEngine:
     def window(self) -> int:
         """Positions that the model can take."""
         return self.model.window
-
-    @property
-    def tokens(self) -> int:
-        """Tokens read."""
-        return self._held.tokens
-
-    @property
-    def next_position(self) -> int:
-        """Position of the next token."""
-        return self._held.tokens - self._held.shift
 
     @property
     def bytes_per_token(self) -> int:
@@ -201,85 +149,11 @@ class VllmEngine:
         assert logits is not None, "rows were asked for"
         return logits
 
-    def ask(self, ids: Sequence[int], most: int = 1, ends: Sequence[int] = ()) -> Ask:
-        """The request that reads `ids` and answers with at most `most` tokens; give its answer to `took`.
-
-        Raises:
-            ValueError: an id that is not in the vocabulary.
-            RunError: the store has lost the tokens before.
-        """
-        bad = next((token for token in ids if not 0 <= token < self.vocabulary), None)
-        if bad is not None:
-            raise ValueError(f"token id {bad} is not in the vocabulary of {self.vocabulary}")
-        held = self._held
-        if not len(held.index):
-            return Ask(list(ids), Asked(), uuid4().hex, most, ends)
-        if held.entry is None or not self.model.holds(held.entry.name):
-            raise RunError("engine vllm: its store has lost the tokens before; raise store_mb, or read them again")
-        kept = len(held.index)
-        ahead = self.next_position - kept
-        places = held.position - ahead
-        keep = tuple((first, first + count) for first, count in runs_of(held.row))
-        at = None if np.array_equal(places, np.arange(kept)) else runs_of(places)
-        asked = Asked(held.entry.name, keep, at)
-        goes_on = kept == held.entry.rows and ahead == held.ahead
-        salt = held.entry.salt if goes_on else f"{asked.salt()}-{uuid4().hex}"
-        known = self.model.scheduler.index.get(held.entry.name).ids[held.row]
-        return Ask([*known.tolist(), *ids], asked, salt, most, ends)
-
-    def took(self, ask: Ask, answer: Answer) -> None:
-        """Go on from the answer to a request; its own tokens were read as well, but for the last."""
-        held, kept, start = self._held, len(self._held.index), self.next_position
-        if answer.told.entry is None:
-            raise RunError(f"engine vllm: {answer.told.refused}; raise store_mb, or close other sessions")
-        new = np.arange(answer.told.rows - kept)
-        self._held = Held(
-            np.concatenate([held.index, held.tokens + new]),
-            np.concatenate([held.position, start + new]),
-            np.arange(answer.told.rows),
-            Entry(self.model, answer.told.entry, ask.salt, answer.told.rows),
-            start - kept,
-            held.tokens + len(new),
-            held.shift,
-        )
-
-    def rollback(self, to: int) -> None:
-        """Forget everything read after the first `to` tokens."""
-        held = self._held
-        if not 0 <= to <= held.tokens:
-            raise ValueError(f"cannot roll back to {to} tokens, {held.tokens} were read")
-        left = held.where(held.index < to)
-        shift = to - (int(left.position[-1]) + 1 if len(left.position) else 0) if held.shift else 0
-        self._held = replace(left, tokens=to, shift=shift)
-
-    def skip(self, tokens: int, gap: bool) -> None:
-        """Count `tokens` as read without storing them."""
-        held = self._held
-        self._held = replace(held, tokens=held.tokens + tokens, shift=held.shift + (0 if gap else tokens))
-
     # Edits ------------------------------------------------------------------------------------------------
 
     def scores(self, indices: np.ndarray) -> np.ndarray | None:
         """None: vLLM tells no scores, so sessions rank by recency or at random."""
         return None
-
-    def evict(self, gone: Sequence[Sequence[int] | np.ndarray]) -> int:
-        """Leave the tokens with these indices out of the next request."""
-        [indices] = gone
-        stay = ~np.isin(self._held.index, indices)
-        self._held = self._held.where(stay)
-        return int((~stay).sum())
-
-    def reposition(self) -> None:
-        """Give the stored tokens consecutive positions from 0; keys are turned by the next request, from their first.
-
-        Raises:
-            ValueError: the keys of this model cannot be turned.
-        """
-        if self.why_fixed is not None:
-            raise ValueError(self.why_fixed)
-        count = len(self._held.index)
-        self._held = replace(self._held, position=np.arange(count), shift=self._held.tokens - count)
 
     def revive(self, span: tuple[int, int] | None) -> int:
         """Refuse: nothing is pruned, so nothing can come back."""
@@ -291,13 +165,9 @@ class VllmEngine:
     def fork(self) -> VllmEngine:
         """An independent engine that goes on from the same entry of the store."""
         twin = VllmEngine(self.model, self.settings)
-        twin.chunk, twin._held, twin._lost = self.chunk, replace(self._held, ahead=NEVER), self._lost
-        self._held = replace(self._held, ahead=NEVER)  # blocks of one that reads on are none of the other's
+        twin.chunk, twin._lost = self.chunk, self._lost
+        self._share(twin)
         return twin
-
-    def reset(self) -> None:
-        """Forget everything."""
-        self._held = NOTHING
 
     def save(self, path: Path, arrays: Mapping[str, np.ndarray], known: Mapping[str, Any]) -> None:
         """Write keys, values and their columns, with `arrays` and `known`, to one safetensors file."""
@@ -319,11 +189,7 @@ class VllmEngine:
         if problem is not None:
             raise RunError(f"{path.name}: damaged session file: {problem}")
         with self.model.lock:
-            index, position, name, arrays = parts_of(tensors, self.model, path)
-        rows = np.arange(len(index))
+            index, position, ids, name, arrays = parts_of(tensors, self.model, path)
         entry = None if name is None else Entry(self.model, name, "", len(index))
-        self._held = Held(index, position, rows, entry, NEVER, tokens, shift)
+        self._held = Held(index, position, np.arange(len(index)), ids, entry, NEVER, tokens, shift)
         return arrays, known
-
-
-NEVER = -1  # tokens are never ahead of vLLM's numbering by less than 0: no request goes on where one ended

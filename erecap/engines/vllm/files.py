@@ -11,7 +11,7 @@ import numpy as np
 from erecap.errors import RunError
 
 if TYPE_CHECKING:
-    from erecap.engines.vllm.engine import Held
+    from erecap.engines.vllm.kept import Held
     from erecap.engines.vllm.model import VllmModel
 
 COLUMNS = ("index", "position", "ids", "first")
@@ -35,7 +35,7 @@ def tensors_of(model: VllmModel, held: Held, arrays: Mapping[str, np.ndarray]) -
         raise RunError("engine vllm: its store has lost the tokens of this session, so that it cannot be saved")
     model.settle()
     part = joined(model.worker.rows.taken(entry.name, torch.from_numpy(held.row)))
-    columns = {"index": held.index, "position": held.position, "ids": entry.ids[held.row], "first": part.first.numpy()}
+    columns = {"index": held.index, "position": held.position, "ids": held.ids, "first": part.first.numpy()}
     found |= {f"vllm.{name}": torch.from_numpy(np.ascontiguousarray(column)) for name, column in columns.items()}
     return found | {"vllm.keys": part.keys.contiguous().clone(), "vllm.values": part.values.contiguous().clone()}
 
@@ -67,8 +67,8 @@ def problem_of(tensors: Mapping[str, Any], tokens: Any, shift: Any, model: VllmM
 
 def parts_of(
     tensors: dict[str, Any], model: VllmModel, path: Path
-) -> tuple[np.ndarray, np.ndarray, str | None, dict[str, np.ndarray]]:
-    """Put the tokens of a file into the store: their indices, positions, entry, and the other arrays of the file.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, str | None, dict[str, np.ndarray]]:
+    """Put the tokens of a file into the store: indices, positions, ids, name of the entry, other arrays of the file.
 
     Raises:
         RunError: the store has no room.
@@ -78,10 +78,11 @@ def parts_of(
     own = {name.removeprefix("vllm."): tensors.pop(name) for name in list(tensors) if name.startswith("vllm.")}
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     if not own:
-        return np.empty(0, np.int64), np.empty(0, np.int64), None, arrays
+        none = np.empty(0, np.int64)
+        return none, none, none, None, arrays
     index, position, ids, first = (own[name].numpy() for name in COLUMNS)
     name = model.scheduler.index.add(ids, first, None)
     if name is None:
         raise RunError(f"{path.name}: vLLM's store is full of entries in use; raise store_mb")
     model.worker.rows.put(name, [Part(own["keys"], own["values"], own["first"])])
-    return index, position, name, arrays
+    return index, position, ids, name, arrays

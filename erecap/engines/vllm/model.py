@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from erecap.engines.vllm.kept import Answer, Ask
 from erecap.engines.vllm.library import library
 from erecap.engines.vllm.limits import STORE_MB
-from erecap.engines.vllm.wire import Asked, Told
+from erecap.engines.vllm.wire import Told
 from erecap.errors import ConfigError, ModelError, RunError
 
 BATCH = 2048  # most tokens of one pass
@@ -42,27 +43,6 @@ class VllmOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"engine vllm: {name} is {value}; allowed: {least} or more")
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One request: the whole prompt, how its beginning is kept, and how many tokens to answer with."""
-
-    ids: Sequence[int]
-    asked: Asked
-    salt: str
-    most: int = 1
-    ends: Sequence[int] = ()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The tokens of an answer, the connector's word, and how many tokens of the prompt were not read."""
-
-    ids: tuple[int, ...]
-    told: Told
-    cached: int
-    blocks: int  # of vLLM's cache that the request took, its answer included
 
 
 @dataclass(eq=False)
@@ -247,7 +227,7 @@ class VllmModel:
         with self.lock:
             ticket = f"erecap-{next(self._numbers)}"
             unused = tuple(self.unused.pop() for _ in range(len(self.unused)))  # others are added meanwhile
-            asked = replace(ask.asked, drop=ask.asked.drop + unused)
+            asked = ask.asked.dropping(unused)
             self.engine.add_request(
                 ticket,
                 TokensPrompt(prompt_token_ids=list(ask.ids), cache_salt=ask.salt),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,10 @@ class Asked:
         """
         text = json.dumps([VERSION, self.source, runs_of(self.rows()), runs_of(self.places())])
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def dropping(self, names: Sequence[str]) -> Asked:
+        """The same, with more entries that are not needed any more."""
+        return replace(self, drop=(*self.drop, *names))
 
     def params(self) -> dict[str, Any]:
         """The request's `kv_transfer_params`."""
