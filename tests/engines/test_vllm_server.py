@@ -38,9 +38,11 @@ class Served:
     def __init__(self, folder: Path, log: Path, port: int) -> None:
         env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
                "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1"}  # fmt: skip
-        options = ["--dtype", "float32", "--enforce-eager", "--block-size", "32", "--max-num-seqs", "8"]
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder),
-                   "--port", str(port), "--served-model-name", "tiny", "--kv-transfer-config", json.dumps(TRANSFER), *options]  # fmt: skip
+        command = [
+            sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port),
+            "--served-model-name", "tiny", "--kv-transfer-config", json.dumps(TRANSFER), "--dtype", "float32",
+            "--enforce-eager", "--block-size", "32", "--max-num-seqs", "8",
+        ]  # fmt: skip
         self.port = port
         with log.open("wb") as file:
             self.process = subprocess.Popen(command, env=env, stdout=file, stderr=file, start_new_session=True)

@@ -100,7 +100,7 @@ class StoreIndex:
         self._pins[name] = self._pins.get(name, 0) + 1
 
     def unpin(self, name: str) -> None:
-        """Let go of it."""
+        """Do not hold it any more."""
         self._pins[name] -= 1
         if not self._pins[name]:
             del self._pins[name]
