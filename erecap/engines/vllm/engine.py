@@ -188,6 +188,7 @@ class VllmEngine(KeptTokens):
         problem = problem_of(tensors, tokens, shift, self.model)
         if problem is not None:
             raise RunError(f"{path.name}: damaged session file: {problem}")
+        assert type(tokens) is int and type(shift) is int, "checked with the columns"
         with self.model.lock:
             index, position, ids, name, arrays = parts_of(tensors, self.model, path)
         entry = None if name is None else Entry(self.model, name, "", len(index))

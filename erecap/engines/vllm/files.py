@@ -46,7 +46,7 @@ def problem_of(tensors: Mapping[str, Any], tokens: Any, shift: Any, model: VllmM
         return f"{tokens} tokens with a shift of {shift} do not end within the window of {model.window}"
     if "vllm.keys" not in tensors:
         return None if not any(name.startswith("vllm.") for name in tensors) else "its keys are missing"
-    columns = [tensors.get(f"vllm.{name}") for name in COLUMNS]
+    columns: list[Any] = [tensors.get(f"vllm.{name}") for name in COLUMNS]
     count = len(tensors["vllm.keys"][0]) if tensors["vllm.keys"].ndim == 4 else -1
     if any(column is None or column.shape != (count,) for column in columns):
         return "its columns are not those of its tokens"

@@ -204,5 +204,8 @@ class KeptTokens:
         self._held = NOTHING
 
     def _share(self, twin: KeptTokens) -> None:
-        """Let another conversation go on from the same entry; blocks of one that reads on are none of the other's."""
+        """Let another conversation go on from the same entry.
+
+        Neither goes on in its blocks: it would find those of tokens that the other one has read, and so no logits.
+        """
         self._held = twin._held = replace(self._held, ahead=NEVER)
