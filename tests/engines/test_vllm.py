@@ -111,7 +111,7 @@ def test_a_token_that_was_read_once_is_rotated_once_whatever_happens() -> None:
         engine.read([number, number + 1])
         part = small_vllm().worker.rows
         small_vllm().settle()
-        [first] = [kept.keys[:, :10] for kept in part.taken(engine._held.entry.name, np_to_torch(range(10)))][:1]
+        [first] = [kept.keys[:, :10] for kept in part.taken(engine.entry, np_to_torch(range(10)))][:1]
         expected = first if expected is None else expected
         assert bool((first == expected).all())
 
@@ -133,7 +133,7 @@ def test_entries_that_nothing_needs_are_dropped() -> None:
     model.settle()
     left = [name for name in model.scheduler.index.names() if name not in before]
     assert len(left) <= 4, "the newest of each, and those whose last request is not made yet"
-    assert set(model.scheduler.index.names()) == set(model.worker.rows._entries)
+    assert set(model.scheduler.index.names()) == set(model.worker.rows.names())
 
 
 def test_an_entry_that_is_gone_is_read_again_or_refused_and_never_answered_from() -> None:
@@ -143,17 +143,17 @@ def test_an_entry_that_is_gone_is_read_again_or_refused_and_never_answered_from(
         one.read(list(range(60)))
     engine = pair[1]
     ask = engine.ask([7])
-    model.scheduler.index.drop(engine._held.entry.name)  # as a store that is full does
+    model.scheduler.index.drop(engine.entry)  # as a store that is full does
     with pytest.raises(RunError, match="kept tokens could not be given back: the store has no entry"):
         model.ask([ask])
     with pytest.raises(RunError, match="its store has lost the tokens before"):
         engine.read([7])
     assert engine.tokens == 60, "a read that fails changes nothing"
-    model.worker.rows._entries.clear()  # as a worker that was started anew
+    model.worker.rows.clear()  # as a worker that was started anew
     other = both()[1]
     other.read(list(range(50)))
     model.settle()
-    model.worker.rows._entries.clear()
+    model.worker.rows.clear()
     other.evict([np.arange(5, 10)])
     with pytest.raises(RunError, match="kept tokens could not be given back"):
         other.read([7])

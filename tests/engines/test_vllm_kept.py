@@ -93,7 +93,7 @@ def test_any_sequence_of_edits_asks_for_what_it_keeps(seed: int) -> None:
             live[at] = one, [(token, row) for row, (token, _) in enumerate(mirror)]
         elif step == "fork" and len(live) < 5:
             twin = KeptTokens(store)
-            one._share(twin)
+            one.share(twin)
             live.append((twin, list(mirror)))
         elif step == "drop" and len(live) > 1:
             del live[at]

@@ -166,7 +166,7 @@ class VllmEngine(KeptTokens):
         """An independent engine that goes on from the same entry of the store."""
         twin = VllmEngine(self.model, self.settings)
         twin.chunk, twin._lost = self.chunk, self._lost
-        self._share(twin)
+        self.share(twin)
         return twin
 
     def save(self, path: Path, arrays: Mapping[str, np.ndarray], known: Mapping[str, Any]) -> None:

@@ -120,6 +120,11 @@ class KeptTokens:
         return self._held.tokens - self._held.shift
 
     @property
+    def entry(self) -> str | None:
+        """Name of the store's entry that the next request goes on from."""
+        return None if self._held.entry is None else self._held.entry.name
+
+    @property
     def indices(self) -> np.ndarray:
         """`(n,)` rising indices of the stored tokens."""
         return self._held.index
@@ -203,7 +208,7 @@ class KeptTokens:
         """Forget everything."""
         self._held = NOTHING
 
-    def _share(self, twin: KeptTokens) -> None:
+    def share(self, twin: KeptTokens) -> None:
         """Let another conversation go on from the same entry.
 
         Neither goes on in its blocks: it would find those of tokens that the other one has read, and so no logits.

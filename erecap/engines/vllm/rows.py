@@ -69,6 +69,14 @@ class Rows:
         """Add an entry."""
         self._entries[name] = [joined(parts)] if len(parts) > MOST_PARTS else parts
 
+    def names(self) -> list[str]:
+        """Names of the entries."""
+        return list(self._entries)
+
+    def clear(self) -> None:
+        """Forget all entries."""
+        self._entries.clear()
+
     def drop(self, name: str) -> None:
         """Forget an entry, if it is there."""
         self._entries.pop(name, None)
