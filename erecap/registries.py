@@ -218,6 +218,7 @@ ENGINES = Registry(
         "llamacpp": "erecap.engines.llamacpp.engine:LlamaCppEngine",
         "tiny": "erecap.engines.tiny:TinyEngine",
         "transformers": "erecap.engines.transformers:TransformersEngine",
+        "vllm": "erecap.engines.vllm.engine:VllmEngine",
     },
     _factory_problem,
 )

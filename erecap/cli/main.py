@@ -23,6 +23,7 @@ from erecap.cli import (
     bench_remote,
     bench_serve,
     bench_slices,
+    bench_vllm,
     bench_wrap,
     calibrate,
     chat,
@@ -97,6 +98,7 @@ bench.app.command("load")(bench_load.load)
 bench.app.command("remote")(bench_remote.remote)
 bench.app.command("serve")(bench_serve.serve)
 bench.app.command("slices")(bench_slices.slices)
+bench.app.command("vllm")(bench_vllm.vllm)
 bench.app.command("wrap")(bench_wrap.wrap)
 app.add_typer(bench.app, name="bench")
 app.add_typer(profile.app, name="profile")

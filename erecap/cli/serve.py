@@ -127,7 +127,7 @@ def serve(
     threads: ThreadsOption = None,
     engine: Annotated[
         str,
-        typer.Option(help="What runs the model: transformers, or llamacpp for a GGUF file or the catalog's."),
+        typer.Option(help="What runs the model: transformers, vllm, or llamacpp for a GGUF file or the catalog's."),
     ] = "transformers",
 ) -> None:
     """Serve a local model at /v1/chat/completions, or shorten the chats that go to another server.

@@ -196,7 +196,10 @@ class ReplanSession:
         if revision == self._revision:
             return
         if self._revision is not None and self.engine.tokens:
-            _log.warning("the model was changed (weights, modules or hooks): what the session has read is outdated")
+            _log.warning(
+                "the model was changed (weights, modules or hooks), or its engine has lost keys and values: "
+                "what the session has read is read again"
+            )
             self._revision = OUTDATED
             try:
                 self.edits.read_again()

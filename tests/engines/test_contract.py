@@ -12,11 +12,13 @@ from erecap.engines import ENGINES
 from erecap.engines.protocol import Capability, EngineSettings, SessionEngine
 from erecap.engines.tiny import TinyModel
 from tests.engines.llamacpp_models import NEEDS_LLAMACPP, small_llama
+from tests.engines.vllm_models import NEEDS_VLLM, small_vllm
 from tests.session.chats import model
 
 IDS = [(7 * n) % 90 + 3 for n in range(40)]
-NAMES = [pytest.param(name, marks=NEEDS_LLAMACPP) if name == "llamacpp" else name for name in ENGINES]
-MODELS = {"tiny": TinyModel, "transformers": model, "llamacpp": small_llama}
+NEEDS = {"llamacpp": NEEDS_LLAMACPP, "vllm": NEEDS_VLLM}
+NAMES = [pytest.param(name, marks=NEEDS[name]) if name in NEEDS else name for name in ENGINES]
+MODELS = {"tiny": TinyModel, "transformers": model, "llamacpp": small_llama, "vllm": small_vllm}
 
 
 def made(name: str, **settings: Any) -> SessionEngine:

@@ -112,6 +112,8 @@ def test_extras_say_what_they_lack_and_the_line_that_adds_it() -> None:
     assert found["extra partly"] == lacking
     assert found["extra old"].ok == "warn" and found["extra old"].found == f"numpy is {version('numpy')}, wanted >=99"
     assert found["extra past"].ok is True
+    apart = check_extras(["vllm>=0.32; extra == 'vllm'"])[0]
+    assert apart.ok is True or apart.advice == "pip install 'erecap[vllm]', in an environment of its own"
     assert check_extras([])[0].ok == "warn" and "pip install" in check_extras([])[0].advice
 
 

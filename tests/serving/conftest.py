@@ -22,10 +22,25 @@ from tests.session.chats import model
 ENGINE = os.environ.get("ERECAP_TEST_ENGINE", "transformers")
 
 
+def plain(window: int = 4096) -> Any:
+    """The model of transformers that has the served one's weights."""
+    if ENGINE == "vllm":
+        from tests.engines.vllm_models import plain_llama
+
+        return plain_llama()
+    return model(window=window)
+
+
 def served(window: int) -> Any:
     """The tiny model as the engine takes it."""
     if ENGINE == "transformers":
-        return model(window=window)
+        return plain(window=window)
+    if ENGINE == "vllm":
+        from tests.engines.vllm_models import small_vllm
+
+        if window != 4096:
+            pytest.skip("vLLM has one model in a process, with one window")
+        return small_vllm()
     from tests.engines.llamacpp_models import small_llama
 
     return small_llama(window=window)

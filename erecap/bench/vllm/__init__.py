@@ -1,0 +1,1 @@
+"""Benchmarks of sessions on vLLM."""

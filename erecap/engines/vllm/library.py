@@ -1,0 +1,41 @@
+"""The package `vllm`: imported where it is asked for, after the settings that it reads when it is."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+from erecap.engines.vllm.limits import version_problem
+from erecap.errors import ConfigError
+
+# What vLLM is told where its user has not told it anything else: one process, quiet, no reports to its makers.
+DEFAULTS = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the other one tells no names of the requests in a pass
+}
+
+
+@cache
+def library() -> Any:
+    """The module `vllm`.
+
+    Raises:
+        ConfigError: the package is not installed, cannot be loaded here, or is of another version.
+    """
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    try:
+        import vllm
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded: {error}"
+        raise ConfigError(
+            f"engine vllm: vllm {' '.join(reason.split())}; pip install 'erecap[vllm]' in an environment of its own"
+        ) from error
+    problem = version_problem(vllm.__version__)
+    if problem is not None:
+        raise ConfigError(f"engine vllm: {problem}")
+    return vllm

@@ -1,0 +1,282 @@
+"""The engine on vLLM stores and computes what the engine on transformers does, of the same weights."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import erecap
+from erecap.engines import ENGINES
+from erecap.engines.protocol import EngineSettings, SessionEngine
+from erecap.errors import RunError
+from tests.context.small_tokenizers import byte_level
+from tests.engines.vllm_models import NEEDS_VLLM, plain_llama, small_vllm
+from tests.session.chats import start, turn
+
+pytestmark = NEEDS_VLLM
+
+
+def both(**settings: Any) -> list[SessionEngine]:
+    """An engine of each kind on the same weights, in float32."""
+    models = {"transformers": plain_llama(), "vllm": small_vllm()}
+    return [ENGINES[name](models[name], EngineSettings(prefill_chunk=16, **settings)) for name in models]
+
+
+def same(pair: list[SessionEngine], ids: list[int]) -> None:
+    """Both store the same tokens, at the same places, and say the same behind `ids`, which are rolled back."""
+    rows, before = [], pair[0].tokens
+    for one in pair:
+        with one.attached():
+            rows.append(one.verify(ids))
+        one.rollback(before)
+    assert np.abs(rows[0] - rows[1]).max() <= 5e-4 * np.abs(rows[0]).max()
+    mine, other = pair
+    assert (mine.tokens, mine.next_position) == (other.tokens, other.next_position)
+    assert mine.stored().indices.tolist() == other.stored().indices.tolist()
+    assert mine.stored().most == other.stored().most and mine.kv_bytes() == other.kv_bytes()
+
+
+def sessions(**options: Any) -> list[erecap.ReplanSession]:
+    """A session on each of them."""
+    models = {"vllm": small_vllm(), "transformers": plain_llama()}
+    return [erecap.ReplanSession(models[name], byte_level(), engine=name, **options) for name in models]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_sequence_of_reads_and_edits(seed: int) -> None:
+    draw, pair = random.Random(seed), both()
+    forks: list[list[SessionEngine]] = []
+    for _ in range(20):
+        tokens, stored = pair[0].tokens, pair[0].stored().indices
+        step = draw.choice(("read", "read", "verify", "evict", "evict newest", "roll back", "skip", "move", "fork"))
+        if step in ("read", "verify") or not tokens:
+            ids = [draw.randrange(90) for _ in range(draw.randint(1, 40))]
+            for one in pair:
+                with one.attached():
+                    one.read(ids) if step == "read" else one.verify(ids)
+        elif step in ("evict", "evict newest") and len(stored):
+            count = draw.randint(1, max(1, len(stored) // 2))
+            gone = sorted(draw.sample(stored.tolist(), count)) if step == "evict" else stored[-count:].tolist()
+            assert [one.evict([np.array(gone) for _ in one.stored().groups]) for one in pair] == [count, count]
+        elif step == "roll back":
+            to = draw.randint(max(0, tokens - 30), tokens)
+            for one in pair:
+                one.rollback(to)
+        elif step == "skip":
+            by, gap = draw.randint(1, 9), pair[0].tokens == pair[0].next_position
+            for one in pair:
+                one.skip(by, gap)
+        elif step == "move":
+            for one in pair:
+                one.reposition()
+        elif step == "fork":
+            forks.append([one.fork() for one in pair])
+        if pair[0].tokens:
+            same(pair, [draw.randrange(90) for _ in range(draw.randint(1, 5))])
+        if forks and draw.random() < 0.4:  # go on with another one, and leave this one as it is
+            forks[draw.randrange(len(forks))], pair = pair, draw.choice(forks)
+    for other in forks:
+        if other[0].tokens:
+            same(other, [1, 2, 3])
+
+
+def test_what_is_kept_is_not_read_again_and_passes_go_on_in_vllms_own_blocks() -> None:
+    engine, model = both()[1], small_vllm()
+    engine.read([(7 * n) % 90 for n in range(200)])
+    engine.evict([np.arange(40, 120)])
+    ask = engine.ask([1, 2, 3])
+    assert ask.asked.keep == ((0, 40), (120, 200)) and ask.asked.at == ((-80, 40), (40, 80)) and len(ask.ids) == 123
+    assert ask.salt.startswith(ask.asked.salt())
+    [answer] = model.ask([ask])
+    assert answer.cached == 120 and answer.told.given == 120 and answer.told.rows == 123
+    engine.took(ask, answer)
+    again = engine.ask([4])
+    assert again.salt == ask.salt and again.asked.keep == ((0, 123),), "it goes on in the blocks of the last pass"
+    [answer] = model.ask([again])
+    assert answer.cached >= 123
+
+
+def test_a_token_that_was_read_once_is_rotated_once_whatever_happens() -> None:
+    """Rotating what was rotated before would add rounding at each replan."""
+    engine = both()[1]
+    engine.read([(5 * n) % 90 for n in range(60)])
+    expected = None
+    for number in range(12):
+        engine.evict([engine.stored().indices[10:12]])
+        engine.reposition()
+        engine.read([number, number + 1])
+        part = small_vllm().worker.rows
+        small_vllm().settle()
+        [first] = [kept.keys[:, :10] for kept in part.taken(engine.entry, np_to_torch(range(10)))][:1]
+        expected = first if expected is None else expected
+        assert bool((first == expected).all())
+
+
+def np_to_torch(values: Any) -> Any:
+    import torch
+
+    return torch.tensor(list(values))
+
+
+def test_entries_that_nothing_needs_are_dropped() -> None:
+    model, engine = small_vllm(), both()[1]
+    both()[1].read([1])
+    before = model.scheduler.index.names()
+    for number in range(30):
+        engine.read([number, 2, 3])
+    twin = engine.fork()
+    twin.read([5])
+    model.settle()
+    left = [name for name in model.scheduler.index.names() if name not in before]
+    assert len(left) <= 4, "the newest of each, and those whose last request is not made yet"
+    assert set(model.scheduler.index.names()) == set(model.worker.rows.names())
+
+
+def test_an_entry_that_is_gone_is_read_again_or_refused_and_never_answered_from() -> None:
+    model = small_vllm()
+    pair = both()
+    for one in pair:
+        one.read(list(range(60)))
+    engine = pair[1]
+    ask = engine.ask([7])
+    model.scheduler.index.drop(engine.entry)  # as a store that is full does
+    with pytest.raises(RunError, match="kept tokens could not be given back: the store has no entry"):
+        model.ask([ask])
+    with pytest.raises(RunError, match="its store has lost the tokens before"):
+        engine.read([7])
+    assert engine.tokens == 60, "a read that fails changes nothing"
+    model.worker.rows.clear()  # as a worker that was started anew
+    other = both()[1]
+    other.read(list(range(50)))
+    model.settle()
+    model.worker.rows.clear()
+    other.evict([np.arange(5, 10)])
+    with pytest.raises(RunError, match="kept tokens could not be given back"):
+        other.read([7])
+    assert other.tokens == 50
+    same(both_reading(list(range(30))), [3, 4])
+
+
+def both_reading(ids: list[int]) -> list[SessionEngine]:
+    pair = both()
+    for one in pair:
+        one.read(ids)
+    return pair
+
+
+def test_sessions_read_again_what_the_store_has_lost() -> None:
+    model, chat = small_vllm(), start()
+    session, other = sessions()
+    for number in range(4):
+        if number == 2:
+            model.scheduler.reset_cache()
+        text = session.generate(chat, max_new_tokens=6).text
+        assert text == other.generate(chat, max_new_tokens=6).text
+        chat += turn(text, number)
+
+
+@pytest.mark.parametrize("options", [{}, {"budget": 96}, {"budget": 96, "evict_by": "random"}])
+def test_answers_are_those_of_the_engine_on_transformers(options: dict) -> None:
+    mine, other = sessions(**options)
+    chat = start()
+    for number in range(6):
+        text = mine.generate(chat, max_new_tokens=6).text
+        assert text == other.generate(chat, max_new_tokens=6).text, number
+        chat += turn(text, number)
+    assert mine.token_ids == other.token_ids and mine.evicted_tokens == other.evicted_tokens
+    assert mine.engine.stored().indices.tolist() == other.engine.stored().indices.tolist()
+    assert options == {} or mine.evicted_tokens > 100
+
+
+def test_a_full_store_makes_sessions_read_again_and_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_vllm()
+    monkeypatch.setattr(model.scheduler.index, "most_bytes", 320 * model.bytes_per_token)
+    pairs = [sessions() for _ in range(3)]
+    chats = [start() + turn("go", number) for number in range(3)]
+    for number in range(3):
+        for pair, chat in zip(pairs, chats, strict=True):
+            got, wanted = (one.generate(chat, max_new_tokens=4) for one in pair)
+            assert got.text == wanted.text
+            chat += turn(got.text, number)
+    assert min(mine.engine.revision for mine, _ in pairs) >= 2, "what was lost is read again"
+    assert model.scheduler.index.bytes <= 320 * model.bytes_per_token
+    with pytest.raises(RunError, match="the store is full of entries in use; raise store_mb"):
+        both()[1].verify([3] * 400)
+
+
+def test_sessions_of_a_pool_are_read_in_the_same_passes() -> None:
+    model = small_vllm()
+    pool = erecap.ReplanPool(model, byte_level())
+    agents = [pool.session(engine="vllm", budget=96) for _ in range(4)]
+    alone = [erecap.ReplanSession(model, byte_level(), engine="vllm", budget=96) for _ in range(4)]
+    passes = []
+    hook = model.module.register_forward_hook(lambda *_: passes.append(model.runner.input_batch.num_reqs))
+    for number in range(4):
+        chats = [start() + turn("go", number + shift) for shift in range(4)]
+        calls = [(agent, chat, {"max_new_tokens": 5}) for agent, chat in zip(agents, chats, strict=True)]
+        passes.clear()
+        answers = [generation.text for generation in pool.generate(calls)]
+        together = list(passes)
+        assert answers == [one.generate(call[1], max_new_tokens=5).text for one, call in zip(alone, calls, strict=True)]
+        assert max(together) == 4 and len(together) < len(passes[len(together) :]) / 2
+    hook.remove()
+
+
+def test_unpruned_answers_equal_its_own_rereading_over_30_turns() -> None:
+    session, chat = erecap.ReplanSession(small_vllm(), byte_level(), engine="vllm", retokenize=True), start()
+    for number in range(30):
+        text = session.generate(chat, max_new_tokens=4).text
+        again = erecap.ReplanSession(small_vllm(), byte_level(), engine="vllm", draft=False)
+        assert again.generate(chat, max_new_tokens=4).text == text, number
+        chat += turn(text, number)
+    assert session.evicted_tokens == 0 and session.engine.tokens > 900
+
+
+def test_files_of_other_models_and_damaged_ones_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save
+
+    from erecap.engines.files import write_file
+
+    engine, path = both()[1], tmp_path / "a.safetensors"
+    engine.read(list(range(40)))
+    known = {"logical": 40, "state": {"shift": 0}}
+    engine.save(path, {}, known)
+    with pytest.raises(RunError, match=r"saved by another engine \(vllm\) than 'transformers'"):
+        both()[0].restore(path)
+    tensors = load_file(path)
+    for change, reason in (
+        ({"vllm.index": tensors["vllm.index"] + 1}, "index does not lie within 0 to 39"),
+        ({"vllm.ids": tensors["vllm.ids"][:-1]}, "its columns are not those of its tokens"),
+        ({"vllm.keys": tensors["vllm.keys"][:1]}, "keys have another shape"),
+    ):
+        write_file(path, save, tensors | change, known, engine)
+        fresh = both()[1]
+        with pytest.raises(RunError, match=f"a.safetensors: damaged session file: {reason}"):
+            fresh.restore(path)
+        assert fresh.tokens == 0 and fresh.read([1, 2, 3]).shape == (fresh.vocabulary,)
+
+
+def test_what_it_refuses() -> None:
+    from erecap.engines.vllm.model import VllmModel
+    from erecap.errors import ConfigError
+    from erecap.tokens import PruneConfig
+
+    make, on = ENGINES["vllm"], small_vllm()
+    for settings, what in (
+        ({"prune": PruneConfig()}, "prune at prefill"),
+        ({"evict_by": object()}, "read scores"),
+        ({"evict_by": "attention"}, "attention scores"),
+        ({"decode_weights": "int8"}, "packed weights"),
+    ):
+        with pytest.raises(ValueError, match=f"the engine 'vllm' does not support: {what}"):
+            make(on, EngineSettings(**settings))
+    with pytest.raises(ValueError, match=r"serves a VllmModel, got LlamaForCausalLM; open one: VllmModel.open"):
+        make(plain_llama(), EngineSettings())
+    with pytest.raises(ConfigError, match="can have one model in each"):
+        VllmModel.open(on.folder)
+    with pytest.raises(ValueError, match="is not in the vocabulary of"):
+        both()[1].read([on.vocabulary])
