@@ -33,6 +33,8 @@ from erecap.layers.applied import plan_of
 from erecap.layers.removed import attends
 from erecap.models.cache_argument import CACHE
 from erecap.models.hashing import model_print
+from erecap.parallel.crossings import Crossings
+from erecap.parallel.placement import input_device, running_devices
 from erecap.registries import ENGINES
 from erecap.tokens.cache.finishing import to_the_end
 from erecap.tokens.cache.layout import Layout
@@ -235,6 +237,10 @@ class TransformersEngine:
         """Bytes of keys and values of all layers."""
         return self.cache.kv_bytes()
 
+    def crossed(self) -> Crossings:
+        """Bytes that have moved between devices for this conversation's reads."""
+        return replace(self.cache.crossings)
+
     def _groups(self) -> tuple[list[Layout], tuple[int, ...]]:
         """Distinct layouts, and the number of each layer's."""
         numbers: dict[int, int] = {}
@@ -418,7 +424,7 @@ class TransformersEngine:
         fused = self.fused(len(ids), decode)
         if fused is not None:
             return fused.read(self.cache, ids, start, keep)
-        device = self.model.device
+        device = input_device(self.model)
         with torch.no_grad(), rope_length(self._length):
             output = self.model(
                 input_ids=torch.tensor([list(ids)], device=device),
@@ -518,7 +524,8 @@ class TransformersEngine:
 
     def _stored_kind(self) -> StoredKind:
         config, model = self._config, self.model
-        kind = StoredKind(model.dtype, model.device, self.window, config.hidden_size)
+        devices = tuple(running_devices(find_decoder(model)))
+        kind = StoredKind(model.dtype, devices, self.window, config.hidden_size)
         attentions = [getattr(layer, "self_attn", None) for layer in find_decoder(model).layers if attends(layer)]
         heads, width = getattr(config, "num_key_value_heads", None), getattr(attentions[0], "head_dim", None)
         if not heads or not width:
