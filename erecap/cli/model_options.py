@@ -11,4 +11,11 @@ AdapterOption = Annotated[str | None, typer.Option(help="LoRA adapter merged int
 LayersOption = Annotated[str | None, typer.Option(help="Layer plan applied to it: a folder or a name.")]
 DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+DeviceMapOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MAP",
+        help="Layers on several devices: auto, balanced, sequential, cuda:0=0-15,cpu=16-29, or a JSON file.",
+    ),
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; torch's choice if left out.")]

@@ -11,7 +11,14 @@ import typer
 from erecap.budget import AUTO, Budget
 from erecap.cli import numbers
 from erecap.cli.bench import MODEL
-from erecap.cli.model_options import AdapterOption, DeviceOption, DtypeOption, LayersOption, ThreadsOption
+from erecap.cli.model_options import (
+    AdapterOption,
+    DeviceMapOption,
+    DeviceOption,
+    DtypeOption,
+    LayersOption,
+    ThreadsOption,
+)
 from erecap.cli.numbers import finite
 
 if TYPE_CHECKING:
@@ -20,7 +27,7 @@ if TYPE_CHECKING:
 # Parameters that only one of the two kinds of server has.
 OF_MODELS = (
     "model", "adapter", "evict_by", "pruner", "kv_tokens", "memory_gb", "pays", "name", "sessions", "kv_mb", "at_once",
-    "waiting", "dtype", "device", "decode_weights", "threads", "layers", "draft", "engine",
+    "waiting", "dtype", "device", "device_map", "decode_weights", "threads", "layers", "draft", "engine",
 )  # fmt: skip
 OF_PROXIES = ("upstream_key_env", "keep_tokens", "tokenizer", "patterns", "emit_edits", "log", "answer_mb")
 
@@ -107,6 +114,7 @@ def serve(
     ] = 64.0,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
+    device_map: DeviceMapOption = None,
     decode_weights: Annotated[str, typer.Option(help="Weights while decoding: same, int8 or int4.")] = "same",
     draft: Annotated[
         str | None,
@@ -165,6 +173,7 @@ def serve(
 
     opened = open_engine(
         model, adapter=adapter, evict_by=evict_by or pruner or "recency", budget=budget, dtype=dtype, device=device,
+        device_map=device_map,
         decode_weights=decode_weights, threads=threads, layers=layers, thinking_first=thinking_first,
         draft=_draft(draft), engine=engine, at_once=at_once, most_waiting=waiting, sessions=sessions,
         session_bytes=None if kv_mb is None else kv_mb << 20, request_s=timeout,

@@ -23,6 +23,7 @@ def open_engine(
     budget: Budget,
     dtype: str,
     device: str,
+    device_map: str | None = None,
     decode_weights: Any,
     threads: int | None,
     layers: str | None = None,
@@ -35,7 +36,7 @@ def open_engine(
     """Load a model, and an engine on it.
 
     Args:
-        model, adapter, dtype, device, decode_weights, threads, layers: as in a run's configuration.
+        model, adapter, dtype, device, device_map, decode_weights, threads, layers: as in a run's configuration.
         evict_by: what ranks the tokens of a conversation: recency, random, attention, or a trained pruner's name or
             folder.
         budget: of a conversation.
@@ -50,7 +51,7 @@ def open_engine(
         ConfigError: options that do not fit the model.
     """
     say(f"loading model {model}")
-    opened = open_for(ModelSettings(model, adapter, dtype, device, threads, layers), engine)
+    opened = open_for(ModelSettings(model, adapter, dtype, device, threads, layers, device_map), engine)
     engine = opened.engine_of(engine)
     if budget.pays is not None and engine != "transformers":
         raise ConfigError(f"--pays: no cost model is calibrated for engine {engine}; leave it out")

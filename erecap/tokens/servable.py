@@ -19,6 +19,7 @@ from torch import nn
 from erecap.layers.applied import plan_number
 from erecap.models.cache_argument import CACHE
 from erecap.parallel.placement import has_values, input_device
+from erecap.tokens.cache.masks import implementation_problem
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.pruning import attach
@@ -105,6 +106,9 @@ def _structure_problem(model: Any) -> str | None:
     except ValueError as error:
         return str(error).removeprefix(f"{type(model).__name__} ")
     text = decoder.config
+    problem = implementation_problem(probe.base_name(getattr(text, "_attn_implementation", None) or "eager"))
+    if problem is not None:
+        return f"cannot read in pieces through the pruning hooks: {problem}"
     if getattr(text, "num_kv_shared_layers", None):
         return "lets layers share the keys and values of others, so that no layer's tokens can be dropped alone"
     kinds = {

@@ -190,5 +190,7 @@ def test_what_no_placement_of_ours_serves_is_refused_in_one_line(tmp_path: Path)
         ReplanSession(empty, byte_level())
     flex = placed(model("llama"), {"": "cpu"})
     flex.config._attn_implementation = "flex_attention"
-    with pytest.raises(ValueError, match=r"not 'flex_attention'.*load the model with attn_implementation='sdpa'"):
+    with pytest.raises(ValueError, match=r"not 'flex_attention'; load the model with attn_implementation='sdpa'"):
+        ReplanSession(flex, byte_level())
+    with pytest.warns(UserWarning, match="passes every call on as it is: .* not 'flex_attention'"):
         erecap.wrap(flex)
