@@ -35,6 +35,7 @@ from erecap.models.cache_argument import CACHE
 from erecap.models.hashing import model_print
 from erecap.parallel.crossings import Crossings
 from erecap.parallel.placement import input_device, running_devices
+from erecap.parallel.ranks import is_split
 from erecap.registries import ENGINES
 from erecap.tokens.cache.finishing import to_the_end
 from erecap.tokens.cache.layout import Layout
@@ -82,6 +83,14 @@ class TransformersEngine:
     name = "transformers"
     supports: frozenset[str] = SUPPORTS
 
+    def __new__(cls, model: Any, settings: EngineSettings | None = None) -> TransformersEngine:
+        """An engine; of a model that is split over processes, one that leads the other ranks."""
+        if cls is TransformersEngine and is_split(model):
+            from erecap.engines.leading import LeadingEngine
+
+            return super().__new__(LeadingEngine)
+        return super().__new__(cls)
+
     def __init__(self, model: Any, settings: EngineSettings | None = None) -> None:
         if not (hasattr(getattr(model, "config", None), "get_text_config") and hasattr(model, "modules")):
             others = " or ".join(repr(name) for name in ENGINES if name != self.name)
@@ -124,11 +133,15 @@ class TransformersEngine:
         """An independent engine on the same model, with a fork of the cache."""
         self.cache.rollback()
         twin = TransformersEngine(self.model, self.settings)
-        twin.chunk = self.chunk
-        twin.cache = self.cache.fork()
-        twin._ropes = None if self._ropes is None else self._ropes.copy()
-        twin._attention, twin.shift, twin._rotator = self._attention, self.shift, self._rotator
+        twin.take_from(self)
         return twin
+
+    def take_from(self, other: TransformersEngine) -> None:
+        """Become a fork of `other`, which is on the same model; for an engine that has read nothing."""
+        self.chunk = other.chunk
+        self.cache = other.cache.fork()
+        self._ropes = None if other._ropes is None else other._ropes.copy()
+        self._attention, self.shift, self._rotator = other._attention, other.shift, other._rotator
 
     @outside_inference()
     def reset(self) -> None:

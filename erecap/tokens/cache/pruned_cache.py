@@ -113,6 +113,15 @@ class PrunedCache(DynamicCache):
         """
         self._armed, self._protect = True, protect
 
+    @property
+    def orders(self) -> tuple[bool, Any]:
+        """Whether the next read may prune, and the spans that it protects."""
+        return self._armed, self._protect
+
+    @orders.setter
+    def orders(self, orders: tuple[bool, Any]) -> None:
+        self._armed, self._protect = orders
+
     def prunes_next(self, tokens: int) -> bool:
         """Return True if a read of `tokens` tokens now would drop some of them on its way."""
         return self._armed and tokens > 1 and bool(self.stages)
