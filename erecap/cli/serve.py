@@ -131,6 +131,7 @@ def serve(
     Conversations that grow are read only once. Ends with Ctrl-C, after finishing what is running.
     """
     from erecap.errors import ConfigError
+    from erecap.parallel.start import leading
 
     given = [name for name in (OF_MODELS if upstream else OF_PROXIES) if _was_given(context, name)]
     if given:
@@ -169,8 +170,13 @@ def serve(
             typer.echo(f"note: nothing answers at {behind.host} yet; until it does, clients get status 502", err=True)
         _run(made, f"a proxy before {upstream}", host, port, timeout)
         return
-    from erecap.serving.opening import open_engine
+    from erecap.serving.opening import follow_server, open_engine
 
+    if follow_server(
+        model, adapter=adapter, dtype=dtype, device=device, device_map=device_map, threads=threads, layers=layers,
+        engine=engine,
+    ):  # fmt: skip
+        return
     opened = open_engine(
         model, adapter=adapter, evict_by=evict_by or pruner or "recency", budget=budget, dtype=dtype, device=device,
         device_map=device_map,
@@ -182,7 +188,8 @@ def serve(
     )  # fmt: skip
     offered = name or Path(model).name
     made = app.create_app(opened, offered, key=keys, most_bytes=most_bytes, hosts=names)
-    _run(made, offered, host, port, timeout)
+    with leading():
+        _run(made, offered, host, port, timeout)
 
 
 def _say(line: str) -> None:

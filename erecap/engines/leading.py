@@ -24,7 +24,8 @@ from erecap.engines.rope_lengths import follows_length
 from erecap.engines.token_bytes import bytes_per_token
 from erecap.engines.transformers import SUPPORTS, TransformersEngine
 from erecap.errors import RunError
-from erecap.parallel.ranks import TOGETHER, Ranks, joined
+from erecap.parallel.ranks import TOGETHER, Ranks
+from erecap.parallel.start import joined
 from erecap.protocols import ScoreContext, TokenScorer
 from erecap.tokens.scoring import probe
 from erecap.tokens.scoring.schedule import PruneConfig

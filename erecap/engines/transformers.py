@@ -36,7 +36,7 @@ from erecap.models.hashing import model_print
 from erecap.parallel.crossings import Crossings
 from erecap.parallel.placement import input_device, running_devices
 from erecap.parallel.ranks import is_split
-from erecap.registries import ENGINES
+from erecap.registries import ENGINES, load_attribute
 from erecap.tokens.cache.finishing import to_the_end
 from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.pruned_cache import PrunedCache
@@ -49,6 +49,7 @@ from erecap.tokens.rope_hooks import rope_length
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.tokens.servable import outside_inference
 
+LEADING = "erecap.engines.leading:LeadingEngine"  # by name: it is made of this one
 CHUNK = 512  # tokens of one prefill chunk
 READ_IDS = "read_ids"  # of a saved session whose tokens can be read again
 SUPPORTS = frozenset(
@@ -86,9 +87,7 @@ class TransformersEngine:
     def __new__(cls, model: Any, settings: EngineSettings | None = None) -> TransformersEngine:
         """An engine; of a model that is split over processes, one that leads the other ranks."""
         if cls is TransformersEngine and is_split(model):
-            from erecap.engines.leading import LeadingEngine
-
-            return super().__new__(LeadingEngine)
+            return super().__new__(load_attribute(LEADING))
         return super().__new__(cls)
 
     def __init__(self, model: Any, settings: EngineSettings | None = None) -> None:

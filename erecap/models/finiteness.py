@@ -49,6 +49,7 @@ def check_finite(model: Any, folder: Path) -> None:
 
     summed = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
     for name, weight in model.named_parameters():
+        weight = weight.to_local() if hasattr(weight, "to_local") else weight  # this rank's part
         if weight.dtype not in summed or weight.device.type == "meta":
             continue
         if not bool(weight.sum(dtype=torch.float32).isfinite()) and not bool(weight.isfinite().all()):

@@ -14,6 +14,7 @@ from erecap.models.locating import locate
 from erecap.models.origins import remember_origin
 from erecap.models.pins import check_pins
 from erecap.parallel.device_map import resolve_device_map
+from erecap.parallel.start import join
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -39,6 +40,8 @@ def load(
             merged in the number format of the model's folder, then converted.
         device_map: layers on several devices, see `erecap.parallel.device_map`; None: all on `device`.
 
+    Under `torchrun` every process calls this, and gets its part of the weights (`erecap.models.splitting`).
+
     Returns:
         `(model, tokenizer)`, a `transformers` causal language model and its tokenizer with a chat template.
 
@@ -49,6 +52,9 @@ def load(
             do not fit the configuration, or are not finite; an unknown quantization; not enough memory; an adapter that
             is damaged, belongs to another model or cannot be merged.
     """
+    ranks = join()
+    if ranks is not None and (device_map is not None or device != "auto"):
+        raise ConfigError("device, device_map: got one under torchrun, which splits the model; allowed: neither")
     if device_map is not None and device != "auto":
         raise ConfigError(f"device: got {device} beside a device map; allowed: one of the two")
     chosen = resolve_device(device)
@@ -58,9 +64,17 @@ def load(
     check_pins(name, folder)
     _check_quantization(folder)
     tokenizer = load_tokenizer(folder)
+    if ranks is not None:
+        from erecap.models.splitting import load_split
+
+        return load_split(folder, number_format, attn, adapter, ranks), tokenizer
     places = None if device_map is None else resolve_device_map(empty_model(folder), device_map, number_format)
     if adapter is None:
-        model = _load_weights(folder, number_format, chosen, attn, places)
+        if places is None:
+            model = load_weights(folder, number_format, chosen, attn)
+        else:
+            how = {"device_map": places, "offload_folder": offload_folder()}
+            model = load_weights(folder, number_format, None, attn, **how)
         check_finite(model, folder)
         remember_origin(model, folder, None)
         return model, tokenizer
@@ -70,7 +84,7 @@ def load(
     check_adapter(found, folder)
     if places is not None:  # merged whole, then placed
         chosen = resolve_device("cpu")
-    model = merge_adapter(_load_weights(folder, "auto", chosen, attn), found).to(number_format)
+    model = merge_adapter(load_weights(folder, "auto", chosen, attn), found).to(number_format)
     if places is not None:
         model = place(model, places)
     check_finite(model, folder)
@@ -200,7 +214,16 @@ def native_bfloat16(device: Any) -> bool:
     return False
 
 
-def _load_weights(folder: Path, dtype: Any, device: Any, attn: str, places: dict[str, str] | None = None) -> Any:
+def load_weights(folder: Path, dtype: Any, device: Any, attn: str, **how: Any) -> Any:
+    """The model of a folder, in evaluation mode.
+
+    Args:
+        device: moved there; None: as transformers has put it.
+        how: further arguments of `from_pretrained`.
+
+    Raises:
+        ModelError: damaged weights, or no room for them.
+    """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -216,7 +239,7 @@ def _load_weights(folder: Path, dtype: Any, device: Any, attn: str, places: dict
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,  # reported below, with the tensor's name
                 output_loading_info=True,
-                **({} if places is None else {"device_map": places, "offload_folder": offload_folder()}),
+                **how,
             )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: the model cannot be loaded: {first_line(error)}") from error
@@ -230,7 +253,7 @@ def _load_weights(folder: Path, dtype: Any, device: Any, attn: str, places: dict
             f"{folder}: {len(missing)} tensors are missing or have another shape than config.json says, "
             f"the first is {missing[0]}"
         )
-    if places is not None:
+    if device is None:
         return model.eval().requires_grad_(False)
     try:
         return model.to(device).eval().requires_grad_(False)

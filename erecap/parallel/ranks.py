@@ -27,22 +27,10 @@ _GONE = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe",
 BROKEN = "a call was broken off in the middle of a pass, so the ranks are out of step; start all again"
 # Errors that all ranks meet at the same place, after which they are still in step.
 TOGETHER = (FloatingPointError, ValueError, RunError)
-_joined: list[Ranks] = []
 
 
 class RankLost(ErecapError):
     """Another process of the same model has ended."""
-
-
-def world() -> int:
-    """Processes that `torchrun` started for one model; 1 without it."""
-    there = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
-    return int(os.environ["WORLD_SIZE"]) if there else 1
-
-
-def rank() -> int:
-    """The number of this process among them."""
-    return int(os.environ["RANK"]) if world() > 1 else 0
 
 
 def is_split(model: nn.Module) -> bool:
@@ -51,10 +39,15 @@ def is_split(model: nn.Module) -> bool:
 
 
 class Ranks:
-    """The channel from rank 0 to the others, and what they compute in common."""
+    """The channel from rank 0 to the others, and what they compute in common.
 
-    def __init__(self) -> None:
-        self.rank, self.size = rank(), world()
+    Args:
+        rank: of this process.
+        size: processes in all.
+    """
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
         local = int(os.environ.get("LOCAL_RANK", self.rank))
         gpus = torch.cuda.device_count()
         self.device = torch.device("cuda", local) if gpus else torch.device("cpu")
@@ -150,27 +143,3 @@ class Ranks:
         if self.rank == 0 and not self._ended and not self._broken:
             self._ended = True
             self.tell({"do": "end"})
-
-
-def join() -> Ranks | None:
-    """The ranks of this process, joined at the first call; None without `torchrun`."""
-    if world() == 1:
-        return None
-    if not _joined:
-        _joined.append(Ranks())
-    return _joined[0]
-
-
-@contextmanager
-def leading() -> Iterator[None]:
-    """Let the other ranks end when this is left."""
-    try:
-        yield
-    finally:
-        for ranks in _joined:
-            ranks.end()
-
-
-def joined() -> Ranks:
-    """The ranks that this process has joined."""
-    return _joined[0]

@@ -9,10 +9,39 @@ from erecap.budget import Budget
 from erecap.cost.machine import cost_key
 from erecap.cost.store import load_cost_model
 from erecap.errors import ConfigError
+from erecap.language_models.following import check_servable, follow_along
 from erecap.language_models.opened import ModelSettings, open_for
+from erecap.parallel.start import rank, world
 from erecap.registries import PRICED_DRAFTS
 from erecap.serving.engine import Engine
 from erecap.session.session import ReplanSession
+
+
+def follow_server(
+    model: str,
+    *,
+    adapter: str | None,
+    dtype: str,
+    device: str,
+    device_map: str | None,
+    threads: int | None,
+    layers: str | None,
+    engine: str,
+) -> bool:
+    """Follow rank 0 until the server ends, on another rank; returns False on rank 0, and without `torchrun`.
+
+    Raises:
+        ConfigError: what a split model does not have, on every rank.
+        ModelError, RankLost: as `follow_along`.
+    """
+    if world() == 1:
+        return False
+    settings = ModelSettings(model, adapter, dtype, device, threads, layers, device_map)
+    check_servable(settings, engine)
+    if rank() == 0:
+        return False
+    follow_along(settings)
+    return True
 
 
 def open_engine(
