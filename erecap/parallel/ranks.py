@@ -24,6 +24,10 @@ from erecap.errors import ErecapError, ModelError, RunError
 IDLE = timedelta(days=365)  # a rank may wait that long for the next message
 # What the transports say when the other side is gone; they have no error class of their own.
 _GONE = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out waiting", "socket")
+LOST = (
+    "another rank of the model is lost (it was killed, failed or ran out of memory), so the call cannot go on; "
+    "start all ranks again"
+)
 BROKEN = "a call was broken off in the middle of a pass, so the ranks are out of step; start all again"
 # Errors that all ranks meet at the same place, after which they are still in step.
 TOGETHER = (FloatingPointError, ValueError, RunError)
@@ -60,7 +64,7 @@ class Ranks:
         self._channel = dist.new_group(backend="gloo", timeout=IDLE)
         self._lock = threading.RLock()
         self._ended = False
-        self._broken = False  # a pass was left in its middle, so that ranks wait for each other at different places
+        self._broken: str | None = None  # reason why ranks would now wait for each other at different places
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -70,22 +74,17 @@ class Ranks:
             RankLost: another rank is gone.
         """
         with self._lock:
-            if self._broken:
-                raise RankLost(f"rank {self.rank} of {self.size}: {BROKEN}")
+            if self._broken is not None:
+                raise RankLost(self._broken)
             try:
                 yield
-            except TOGETHER:
+            except (*TOGETHER, RankLost):
                 raise
-            except RuntimeError as error:
-                self._broken = True
-                if not any(word in str(error).lower() for word in _GONE):
-                    raise
-                raise RankLost(
-                    f"rank {self.rank} of {self.size}: another rank of the model is lost (it was killed, failed or ran "
-                    "out of memory), so the call cannot go on; start all ranks again"
-                ) from error
-            except BaseException:
-                self._broken = True
+            except BaseException as error:
+                self._broken = f"rank {self.rank} of {self.size}: {BROKEN}"
+                if isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _GONE):
+                    self._broken = f"rank {self.rank} of {self.size}: {LOST}"
+                    raise RankLost(self._broken) from error
                 raise
 
     def tell(self, message: dict[str, Any]) -> None:
@@ -140,6 +139,6 @@ class Ranks:
 
     def end(self) -> None:
         """Let the other ranks end, from rank 0. Once is enough."""
-        if self.rank == 0 and not self._ended and not self._broken:
+        if self.rank == 0 and not self._ended and self._broken is None:
             self._ended = True
             self.tell({"do": "end"})
