@@ -22,7 +22,7 @@ Ranges = list[tuple[str, int, int]]  # device, first and last layer
 
 
 def parse_device_map(text: str) -> str | Ranges | dict[str, str]:
-    """What a user's text means: one of `WORDS`, ranges of layers by device, or a mapping of parts to devices.
+    """Read a user's text: one of `WORDS`, ranges of layers by device, or a mapping of parts to devices.
 
     Raises:
         ConfigError: it is none of these, or a file that cannot be read.

@@ -114,7 +114,7 @@ def differ(folder: Path, first: str, second: str) -> None:
 
 
 def refusals(folder: Path, name: str) -> None:
-    """What a split model does not have, told on rank 0; a pool, whose passes are not shared, answers."""
+    """Refusals on rank 0 of what a split model does not have; a pool, whose passes are not shared, answers."""
     split, _ = load(str(folder / name), dtype="float32")
     if join().rank:  # type: ignore[union-attr]
         follow(split)

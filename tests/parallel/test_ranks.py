@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from erecap.errors import ModelError
+from erecap.config import load_run
+from erecap.errors import ConfigError, ModelError
 from erecap.models.splitting import check_heads
+from erecap.rollout.ranks import follow_run
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import model
 from tests.tokens.models import ARCHITECTURES
@@ -30,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *scenarios: str, timeout: float = 280) -> dict[str, list[dict[str, Any]]]:
-    """What the ranks said in each scenario, how they ended last."""
+    """Play scenarios; the lines that the ranks said in each, how they ended last."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.parallel.ranks", str(folder), *scenarios],
@@ -103,6 +105,26 @@ def test_what_a_split_model_lacks_is_refused_in_one_line_and_pools_take_turns(
     assert "under torchrun" in told["device"]["error"]
     assert told["pool"]["same"]
     assert all("\n" not in row.get("error", "") for row in told.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["modes=full"], "mode full: got it under torchrun; allowed: kv: reuse or evict, without text"),
+        (["modes=reuse", "executor=process", "workers=2"], "executor: got process under torchrun; allowed: serial"),
+        (["modes=reuse", "layers=some"], "mode reuse: got a layer plan or a controller under torchrun"),
+    ],
+)
+def test_runs_that_a_split_model_cannot_play_are_refused_on_every_rank(
+    changes: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_run("smoke", changes)
+    assert not follow_run(config)
+    for rank in "01":
+        for name, value in {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "1"}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(ConfigError, match=words):
+            follow_run(config)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ class PrunedCache(DynamicCache):
 
     @property
     def orders(self) -> tuple[bool, Any]:
-        """Whether the next read may prune, and the spans that it protects."""
+        """The orders for the next read: True if it may prune, and the spans that it protects."""
         return self._armed, self._protect
 
     @orders.setter

@@ -53,12 +53,12 @@ def install(config: Any) -> None:
             return current.attend(_base_function(name, module), module, query, key, value, **kwargs)
         if current.collect is not None:
             scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
-            mass = _mass(query, key, attention_mask, scaling, kwargs.get("softcap"))
+            mass = _mass(config, query, key, attention_mask, scaling, kwargs.get("softcap"))
             current.collect[module.layer_idx] = mass
         reading = current.reading
         if reading is not None and module.layer_idx in current.layers:
             scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
-            reading.attention_mass = _mass(query, key, attention_mask, scaling, kwargs.get("softcap"))
+            reading.attention_mass = _mass(config, query, key, attention_mask, scaling, kwargs.get("softcap"))
             reading.attention_mass = reading.attention_mass[:, -reading.live.width :]
         return _base_function(name, module)(module, query, key, value, attention_mask, **kwargs)
 
@@ -79,10 +79,18 @@ def _base_function(name: str, module: torch.nn.Module) -> Any:
     return ALL_ATTENTION_FUNCTIONS[name]
 
 
-def _mass(*arguments: Any) -> torch.Tensor:
-    """`last_query_mass` over all heads of the model, wherever they are."""
+def _mass(config: Any, *arguments: Any) -> torch.Tensor:
+    """`last_query_mass` over all heads of the model, wherever they are.
+
+    Raises:
+        ValueError: the heads are split over processes, and no engine leads these.
+    """
     mass = last_query_mass(*arguments)
-    return mass if current.over_heads is None else current.over_heads(mass)
+    if current.over_heads is not None:
+        return current.over_heads(mass)
+    if (getattr(getattr(config, "distributed_config", None), "tp_size", None) or 1) > 1:
+        raise ValueError("attention weights of a split model rank tokens in sessions of rank 0 only (docs/devices.md)")
+    return mass
 
 
 def last_query_mass(
