@@ -119,7 +119,8 @@ def _by_layers(model: Any, ranges: Ranges) -> dict[str, str]:
     if missing:
         raise ConfigError(f"device_map: layer {missing[0]} is on no device; the model has layers 0 to {layers - 1}")
     tied = bool(getattr(model.config, "tie_word_embeddings", False))
-    found, behind = {}, False
+    found: dict[str, str] = {}
+    behind = False
     for part in _parts(model, name):
         if part == name:
             found |= {f"{name}.{number}": device for number, device in sorted(devices.items())}

@@ -91,8 +91,9 @@ def waiting_bytes(model: nn.Module) -> int:
 
 def in_memory(source: Mapping[str, Any], key: str) -> torch.Tensor | None:
     """The tensor that waits in this process's memory; None where it has to be read from a file."""
-    while hasattr(source, "dataset") and hasattr(source, "prefix"):  # a view of another mapping
-        source, key = source.dataset, f"{source.prefix}{key}"
-    known = getattr(source, "state_dict", source)
-    found = known.get(key) if isinstance(known, dict) else None
-    return found if isinstance(found, torch.Tensor) else None
+    found: Any = source
+    while hasattr(found, "dataset") and hasattr(found, "prefix"):  # a view of another mapping
+        found, key = found.dataset, f"{found.prefix}{key}"
+    known = getattr(found, "state_dict", found)
+    tensor = known.get(key) if isinstance(known, dict) else None
+    return tensor if isinstance(tensor, torch.Tensor) else None
