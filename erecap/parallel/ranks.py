@@ -63,7 +63,6 @@ class Ranks:
             dist.init_process_group("nccl" if gpus else "gloo", rank=self.rank, world_size=self.size)
         self._channel = dist.new_group(backend="gloo", timeout=IDLE)
         self._lock = threading.RLock()
-        self._ended = False
         self._broken: str | None = None  # reason why ranks would now wait for each other at different places
 
     @contextmanager
@@ -138,7 +137,6 @@ class Ranks:
                 )
 
     def end(self) -> None:
-        """Let the other ranks end, from rank 0. Once is enough."""
-        if self.rank == 0 and not self._ended and self._broken is None:
-            self._ended = True
+        """Let the other ranks stop following, from rank 0."""
+        if self.rank == 0 and self._broken is None:
             self.tell({"do": "end"})

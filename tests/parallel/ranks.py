@@ -71,14 +71,12 @@ def talks(folder: Path, *names: str) -> None:
     """A few turns of each architecture, `NAME:WAY,WAY`."""
     for asked in names:
         name, ways = asked.split(":")
-        join()._ended = False  # type: ignore[union-attr]  # one program after the other
         together(folder, name, 3, ways.split(","))
 
 
 def thirty(folder: Path, *names: str) -> None:
     """Thirty turns of each architecture in each way."""
     for name in names:
-        join()._ended = False  # type: ignore[union-attr]
         together(folder, name, 30, list(WAYS))
 
 
