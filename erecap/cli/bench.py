@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from erecap.cli.benching import end, is_given, measure, names_in, numbers_in, refuse_given, setting, show
+from erecap.cli.model_options import DeviceMapOption
 from erecap.cli.numbers import finite
 from erecap.errors import ConfigError
 
@@ -46,6 +47,7 @@ def replan(
     kv_tokens: KvTokens = 1024,
     model: Model = MODEL,
     dtype: Dtype = "auto",
+    device_map: DeviceMapOption = None,
     threads: Threads = None,
     plots: Annotated[Path | None, typer.Option(help="Folder for plots of latency and of ceilings (SVG).")] = None,
     memory: Annotated[
@@ -71,7 +73,7 @@ def replan(
         if len(given) > 1:
             raise ConfigError(f"--lengths: --neighbour takes one length, got {lengths!r}")
         beside = NeighbourBench(given[0], new_tokens, plan_tokens, repetitions, kv_tokens)
-        end([measure(beside, model, dtype, threads, out, command="replan --neighbour")])
+        end([measure(beside, model, dtype, threads, out, command="replan --neighbour", device_map=device_map)])
         return
 
     counts = numbers_in(lengths, "--lengths", 1)
@@ -89,7 +91,7 @@ def replan(
     )
     if memory and "algorithm" not in bench.rows:
         raise ConfigError("--memory measures the row algorithm; name it among --rows")
-    part = measure(bench, model, dtype, threads, out)
+    part = measure(bench, model, dtype, threads, out, device_map=device_map)
     if plots is not None:
         from erecap.bench.plots import write_plots
 
@@ -106,6 +108,7 @@ def prefill(
     repetitions: Repetitions = 5,
     model: Model = MODEL,
     dtype: Dtype = "auto",
+    device_map: DeviceMapOption = None,
     threads: Threads = None,
     out: Out = None,
 ) -> None:
@@ -113,7 +116,7 @@ def prefill(
     from erecap.bench.prefill import PrefillBench
 
     bench = PrefillBench(tokens=tokens, keep=keep, scorer=scorer, repetitions=repetitions)
-    end([measure(bench, model, dtype, threads, out)])
+    end([measure(bench, model, dtype, threads, out, device_map=device_map)])
 
 
 @app.command()
@@ -129,6 +132,7 @@ def decode(
     repetitions: Repetitions = 5,
     model: Model = MODEL,
     dtype: Dtype = "auto",
+    device_map: DeviceMapOption = None,
     threads: Threads = None,
     out: Out = None,
 ) -> None:
@@ -146,7 +150,7 @@ def decode(
         kv_tokens=kv_tokens,
         repetitions=repetitions,
     )
-    end([measure(bench, model, dtype, threads, out)])
+    end([measure(bench, model, dtype, threads, out, device_map=device_map)])
 
 
 @app.command()
@@ -159,6 +163,7 @@ def episode(
     episodes: Annotated[int, typer.Option(min=1, help="Episodes, each in other games.")] = 2,
     model: Model = MODEL,
     dtype: Dtype = "auto",
+    device_map: DeviceMapOption = None,
     threads: Threads = None,
     out: Out = None,
 ) -> None:
@@ -173,7 +178,7 @@ def episode(
         early=early,
         episodes=episodes,
     )
-    end([measure(bench, model, dtype, threads, out)])
+    end([measure(bench, model, dtype, threads, out, device_map=device_map)])
 
 
 @app.command("all")

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
 
 def measure(
-    bench: Settings, model: str, dtype: str, threads: int | None, out: Path | None, *, command: str | None = None
+    bench: Settings,
+    model: str,
+    dtype: str,
+    threads: int | None,
+    out: Path | None,
+    *,
+    command: str | None = None,
+    device_map: str | None = None,
 ) -> dict[str, Any]:
     """Measure one part, show it, and write it to `out` if that is given.
 
@@ -24,7 +31,7 @@ def measure(
     """
     from erecap.bench.suite import part_of, play, write_part
 
-    about, load, say = setting(model, dtype, threads, f"erecap bench {command or part_of(bench)}")
+    about, load, say = setting(model, dtype, threads, f"erecap bench {command or part_of(bench)}", device_map)
     part = play(bench, *load(), about, say, source=model)
     show(part)
     if out is not None:
@@ -34,7 +41,12 @@ def measure(
 
 
 def setting(
-    model: str, dtype: str, threads: int | None, command: str, adapter: str | None = None
+    model: str,
+    dtype: str,
+    threads: int | None,
+    command: str,
+    adapter: str | None = None,
+    device_map: str | None = None,
 ) -> tuple[dict[str, Any], Load, Callable[[str], None]]:
     """The settings that every part gets: machine and model, loading, and where progress goes."""
     from datetime import UTC, datetime
@@ -57,9 +69,14 @@ def setting(
         "model": {
             "name": Path(model).name,  # the path of a folder is private
             "dtype": str(resolve_dtype(dtype, resolve_device("auto"))).removeprefix("torch."),
+            **({} if device_map is None else {"device_map": device_map}),
         },
     }
-    return about, lambda: load(model, dtype, "auto", adapter=adapter), lambda text: progress.print(text)
+    return (
+        about,
+        lambda: load(model, dtype, "auto", adapter=adapter, device_map=device_map),
+        lambda text: progress.print(text),
+    )
 
 
 def show(part: dict[str, Any]) -> None:

@@ -18,6 +18,13 @@ ExitOption = Annotated[
     str | None,
     typer.Option("--exit", help="Early exit: a predictor's folder or name, or settings: layer=20,threshold=0.9."),
 ]
+DeviceMapOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MAP",
+        help="Layers on several devices: auto, balanced, sequential, cuda:0=0-15,cpu=16-29, or a JSON file.",
+    ),
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; torch's choice if left out.")]
 
 

@@ -13,6 +13,7 @@ from erecap.cli.playing import (
     RayOption,
     WorkersOption,
     end,
+    load_config,
     play,
 )
 
@@ -27,6 +28,12 @@ def rollout(
     fresh: FreshOption = False,
 ) -> None:
     """Play the episodes of a run that are still missing. Can be stopped at any time, and goes on when called again."""
-    result = play(config, overrides, out, workers, batch, ray, fresh)
+    from erecap.parallel.start import leading
+    from erecap.rollout.ranks import follow_run
+
+    if follow_run(load_config(config, overrides, workers, batch, ray)):
+        return
+    with leading():
+        result = play(config, overrides, out, workers, batch, ray, fresh)
     typer.echo(f"{result.folder}: {result.episodes} episodes. Report: erecap report {result.folder}")
     end(result)

@@ -13,6 +13,7 @@ from erecap.cli import numbers
 from erecap.cli.bench import MODEL
 from erecap.cli.model_options import (
     AdapterOption,
+    DeviceMapOption,
     DeviceOption,
     DtypeOption,
     ExitOption,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 # Parameters that only one of the two kinds of server has.
 OF_MODELS = (
     "model", "adapter", "evict_by", "pruner", "kv_tokens", "memory_gb", "pays", "name", "sessions", "kv_mb", "at_once",
-    "waiting", "dtype", "device", "decode_weights", "threads", "layers", "draft", "exit", "engine",
+    "waiting", "dtype", "device", "device_map", "decode_weights", "threads", "layers", "draft", "exit", "engine",
 )  # fmt: skip
 OF_PROXIES = ("upstream_key_env", "keep_tokens", "tokenizer", "patterns", "emit_edits", "log", "answer_mb")
 
@@ -118,6 +119,7 @@ def serve(
     ] = 64.0,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
+    device_map: DeviceMapOption = None,
     decode_weights: Annotated[str, typer.Option(help="Weights while decoding: same, int8 or int4.")] = "same",
     draft: Annotated[
         str | None,
@@ -135,6 +137,7 @@ def serve(
     Conversations that grow are read only once. Ends with Ctrl-C, after finishing what is running.
     """
     from erecap.errors import ConfigError
+    from erecap.parallel.start import leading
 
     given = [name for name in (OF_MODELS if upstream else OF_PROXIES) if _was_given(context, name)]
     if given:
@@ -175,10 +178,16 @@ def serve(
                 typer.echo(f"note: nothing answers at {url.host} yet; until it does, {until}", err=True)
         _run(made, f"a proxy before {', '.join(upstream)}", host, port, timeout)
         return
-    from erecap.serving.opening import open_engine
+    from erecap.serving.opening import follow_server, open_engine
 
+    if follow_server(
+        model, adapter=adapter, dtype=dtype, device=device, device_map=device_map, threads=threads, layers=layers,
+        engine=engine,
+    ):  # fmt: skip
+        return
     opened = open_engine(
         model, adapter=adapter, evict_by=evict_by or pruner or "recency", budget=budget, dtype=dtype, device=device,
+        device_map=device_map,
         decode_weights=decode_weights, threads=threads, layers=layers, thinking_first=thinking_first,
         draft=_draft(draft), exit=exit_settings(exit), engine=engine, at_once=at_once, most_waiting=waiting,
         sessions=sessions, session_bytes=None if kv_mb is None else kv_mb << 20, request_s=timeout,
@@ -187,7 +196,8 @@ def serve(
     )  # fmt: skip
     offered = name or Path(model).name
     made = app.create_app(opened, offered, key=keys, most_bytes=most_bytes, hosts=names)
-    _run(made, offered, host, port, timeout)
+    with leading():
+        _run(made, offered, host, port, timeout)
 
 
 def _say(line: str) -> None:

@@ -251,6 +251,12 @@ class RunConfig(BaseModel):
         pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
         description="Where the model runs: auto, cpu, cuda, cuda:1, mps.",
     )
+    device_map: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Layers on several devices: auto, balanced, sequential, ranges such as cuda:0=0-15,cpu=16-29, or a "
+        "JSON file {part: device}; null: all on `device`.",
+    )
     decode_weights: Literal["same", "int8", "int4"] = Field(
         default="same", description="Weights with which the session modes decode: the model's, or packed copies."
     )
@@ -442,6 +448,15 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _device_map_stands_alone(self) -> RunConfig:
+        if self.device_map is not None and self.device != "auto":
+            raise ValueError(f"device: got {self.device} beside a device_map; allowed: one of the two")
+        other = next((name for name in self.modes if self.mode(name).engine != "transformers"), None)
+        if self.device_map is not None and other is not None:
+            raise ValueError(f"device_map: mode {other} has another engine; allowed: modes with engine: transformers")
+        return self
+
+    @model_validator(mode="after")
     def _cluster_hands_out_gpus(self) -> RunConfig:
         if self.executor == "ray" and ":" in self.device:
             raise ValueError(f"device: got {self.device} with executor ray; allowed: auto, cpu, cuda")
@@ -457,6 +472,7 @@ class RunConfig(BaseModel):
     def _without_what_is_not_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Runs from before modes had parts, worlds clocks, and models plans, stay those of the same configuration.
         unused: dict[str, Any] = {"compositions": {}, "clock": None, "layers": None, "controller": None}
+        unused |= {"device_map": None}
         return {key: value for key, value in handler(self).items() if key not in unused or unused[key] != value}
 
     def asks_expert(self, mode: Mode) -> bool:

@@ -16,6 +16,7 @@ from torch import nn
 
 from erecap.decoding.behaviour import BehaviourWatch, precision_now
 from erecap.decoding.watch import ModelWatch
+from erecap.parallel.placement import in_memory, waiting_weights
 from erecap.tokens.cache.ropes import changes_itself
 
 # Elements of each weight that are compared. Versions and addresses tell of most changes; a write through `tensor.data`
@@ -80,7 +81,7 @@ def _revision(model: nn.Module) -> _Revision:
 
 
 def _device(model: nn.Module) -> torch.device:
-    return next((weight.device for weight in model.parameters()), torch.device("cpu"))
+    return next((weight.device for weight in model.parameters() if not weight.is_meta), torch.device("cpu"))
 
 
 def _tensors(model: nn.Module) -> list[torch.Tensor]:
@@ -91,7 +92,10 @@ def _tensors(model: nn.Module) -> list[torch.Tensor]:
         if not changes_itself(vars(module))
         for buffer in vars(module)["_buffers"].values()
     ]
-    return [tensor for tensor in (*model.parameters(), *buffers) if tensor is not None and _sampled(tensor)]
+    # Weights that accelerate brings for each pass, as far as they wait in memory; files are not looked at.
+    waiting = (in_memory(found.source, found.key) for found in waiting_weights(model))
+    found = (*model.parameters(), *buffers, *waiting)
+    return [tensor for tensor in found if tensor is not None and _sampled(tensor)]
 
 
 def _sampled(tensor: torch.Tensor) -> bool:

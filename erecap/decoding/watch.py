@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules import module as torch_modules
 
 from erecap.decoding.stock import attention_functions
+from erecap.parallel.placement import waiting_weights
 from erecap.tokens import hooks, rope_hooks
 from erecap.tokens.cache.ropes import changes_itself
 
@@ -43,7 +44,13 @@ class ModelWatch:
         self._vars = [vars(module) for module in modules]
         self._hooks = [own[name] for own in self._vars for name in ("_forward_hooks", "_forward_pre_hooks")]
         self._parents = [own["_modules"] for own in self._vars if own["_modules"]]
-        self._owners = [own["_parameters"] for own in self._vars if own["_parameters"]]
+        # Those that accelerate brings for each pass are other tensors each time.
+        brought = {id(waiting.owner) for waiting in waiting_weights(model)}
+        self._owners = [
+            own["_parameters"]
+            for own, module in zip(self._vars, modules, strict=True)
+            if own["_parameters"] and id(module) not in brought
+        ]
         self._owners += [own["_buffers"] for own in self._vars if own["_buffers"] and not changes_itself(own)]
         self._children = _values(self._parents)
         self._weights = _values(self._owners)

@@ -26,7 +26,7 @@ class StoredKind:
     """Kind of tensors that a model's cache stores, as far as that can be told without reading a token."""
 
     dtype: torch.dtype
-    device: torch.device
+    devices: tuple[torch.device, ...]  # of each layer
     window: int  # positions are below this
     hidden_size: int
     heads: int | None = None  # key heads of a layer; None: not known of this architecture
@@ -84,18 +84,25 @@ def _fill(cache: PrunedCache, kind: StoredKind, tensors: Mapping[str, torch.Tens
     for number in numbers:
         index, positions = _rows(tensors, f"{number}", logical, logical - shift, places)
         # Layers that stored the same tokens share one layout again.
-        key = index.numpy().tobytes() + positions.numpy().tobytes()
+        device = kind.devices[number]
+        key = str(device).encode() + index.numpy().tobytes() + positions.numpy().tobytes()
         if key not in shared:
             whole = torch.ones_like(index, dtype=torch.bool)
-            shared[key] = Layout(index, positions, whole, True).to(kind.device)
+            shared[key] = Layout(index, positions, whole, True).to(device)
         for name in (f"keys.{number}", f"values.{number}"):
             _check_stored(tensors[name], name, kind, index.shape[1])
-        keys, values = tensors[f"keys.{number}"].to(kind.device), tensors[f"values.{number}"].to(kind.device)
+        keys, values = tensors[f"keys.{number}"].to(device), tensors[f"values.{number}"].to(device)
         cache.restore(number, keys, values, shared[key])
     cache.skip(logical)
     for name in [name for name in tensors if name.startswith("parked.") and name.endswith(".hidden")]:
         _check_parked(tensors, name, kind, cache.layer_count, logical, logical - shift)
-    cache.parking.restore({name: tensor.to(kind.device) for name, tensor in tensors.items() if name[:7] == "parked."})
+    cache.parking.restore(
+        {
+            name: tensor.to(kind.devices[int(name.split(".")[1])])
+            for name, tensor in tensors.items()
+            if name.startswith("parked.")
+        }
+    )
     if cache.read_scores is not None:
         cache.read_scores.restore(tensors)
         _check_scores(tensors[PLACES], tensors[SCORES], logical)

@@ -34,7 +34,10 @@ from erecap.layers.applied import plan_of
 from erecap.layers.removed import attends
 from erecap.models.cache_argument import CACHE
 from erecap.models.hashing import model_print
-from erecap.registries import ENGINES
+from erecap.parallel.crossings import Crossings
+from erecap.parallel.placement import input_device, running_devices
+from erecap.parallel.ranks import is_split
+from erecap.registries import ENGINES, load_attribute
 from erecap.tokens.cache.finishing import to_the_end
 from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.pruned_cache import PrunedCache
@@ -47,6 +50,7 @@ from erecap.tokens.rope_hooks import rope_length
 from erecap.tokens.scoring.schedule import PruneConfig
 from erecap.tokens.servable import outside_inference
 
+LEADING = "erecap.engines.leading:LeadingEngine"  # by name: it is made of this one
 CHUNK = 512  # tokens of one prefill chunk
 READ_IDS = "read_ids"  # of a saved session whose tokens can be read again
 SUPPORTS = frozenset(
@@ -81,6 +85,12 @@ class TransformersEngine:
 
     name = "transformers"
     supports: frozenset[str] = SUPPORTS
+
+    def __new__(cls, model: Any, settings: EngineSettings | None = None) -> TransformersEngine:
+        """An engine; of a model that is split over processes, one that leads the other ranks."""
+        if cls is TransformersEngine and is_split(model):
+            return super().__new__(load_attribute(LEADING))
+        return super().__new__(cls)
 
     def __init__(self, model: Any, settings: EngineSettings | None = None) -> None:
         if not (hasattr(getattr(model, "config", None), "get_text_config") and hasattr(model, "modules")):
@@ -124,11 +134,15 @@ class TransformersEngine:
         """An independent engine on the same model, with a fork of the cache."""
         self.cache.rollback()
         twin = TransformersEngine(self.model, self.settings)
-        twin.chunk = self.chunk
-        twin.cache = self.cache.fork()
-        twin._ropes = None if self._ropes is None else self._ropes.copy()
-        twin._attention, twin.shift, twin._rotator = self._attention, self.shift, self._rotator
+        twin.take_from(self)
         return twin
+
+    def take_from(self, other: TransformersEngine) -> None:
+        """Become a fork of `other`, which is on the same model; for an engine that has read nothing."""
+        self.chunk = other.chunk
+        self.cache = other.cache.fork()
+        self._ropes = None if other._ropes is None else other._ropes.copy()
+        self._attention, self.shift, self._rotator = other._attention, other.shift, other._rotator
 
     @outside_inference()
     def reset(self) -> None:
@@ -236,6 +250,10 @@ class TransformersEngine:
     def kv_bytes(self) -> int:
         """Bytes of keys and values of all layers."""
         return self.cache.kv_bytes()
+
+    def crossed(self) -> Crossings:
+        """Bytes that have moved between devices for this conversation's reads."""
+        return replace(self.cache.crossings)
 
     def _groups(self) -> tuple[list[Layout], tuple[int, ...]]:
         """Distinct layouts, and the number of each layer's."""
@@ -436,7 +454,7 @@ class TransformersEngine:
         fused = self.fused(len(ids), decode)
         if fused is not None:
             return fused.read(self.cache, ids, start, keep)
-        device = self.model.device
+        device = input_device(self.model)
         with torch.no_grad(), rope_length(self._length):
             output = self.model(
                 input_ids=torch.tensor([list(ids)], device=device),
@@ -536,7 +554,8 @@ class TransformersEngine:
 
     def _stored_kind(self) -> StoredKind:
         config, model = self._config, self.model
-        kind = StoredKind(model.dtype, model.device, self.window, config.hidden_size)
+        devices = tuple(running_devices(find_decoder(model)))
+        kind = StoredKind(model.dtype, devices, self.window, config.hidden_size)
         attentions = [getattr(layer, "self_attn", None) for layer in find_decoder(model).layers if attends(layer)]
         heads, width = getattr(config, "num_key_value_heads", None), getattr(attentions[0], "head_dim", None)
         if not heads or not width:

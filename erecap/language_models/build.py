@@ -17,12 +17,14 @@ from erecap.decoding.linear import Weights
 from erecap.errors import ConfigError
 from erecap.language_models.compacted import CompactedSessions
 from erecap.language_models.controlled import ControlledSessions, open_chooser, refuse_unservable
+from erecap.language_models.following import check_mode
 from erecap.language_models.masked import MaskedSessions
 from erecap.language_models.opened import ModelSettings, OpenedModel, open_model
 from erecap.language_models.per_episode import EpisodeSessions
 from erecap.language_models.reread import RereadBeside
 from erecap.language_models.schedulers import scheduler_maker, stored_cost_model
 from erecap.language_models.transformers import TransformersLanguageModel
+from erecap.parallel.ranks import is_split
 from erecap.protocols import LanguageModel
 from erecap.registries import LEARNED, PRICED_DRAFTS
 from erecap.tokens.cache.read_scores import ReadScorer
@@ -77,6 +79,8 @@ def build_language_model(opened: OpenedModel, mode: Mode, settings: CallSettings
         raise ConfigError(f"mode {mode}: it asks no model")
     if mode.served:
         raise ConfigError(f"mode {mode}: it asks a server; allowed: in a run whose model is a URL")
+    if hasattr(opened.model, "modules") and is_split(opened.model):
+        check_mode(mode)
     opened = opened.with_layers(mode.layers or settings.layers)
     prune = _prune_config(opened, mode, settings)
     if not hasattr(opened.model, "modules") and (not mode.session or mode.text is not None):

@@ -28,6 +28,7 @@ class ModelSettings:
     device: str = "auto"
     threads: int | None = None  # of the model's arithmetic; None: torch's choice
     layers: str | None = None  # layer plan that is applied to it: a folder or a name
+    device_map: str | None = None  # layers on several devices, see `erecap.parallel.device_map`
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +156,9 @@ def open_model(settings: ModelSettings) -> OpenedModel:
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    model, tokenizer = load(settings.name, settings.dtype, settings.device, adapter=settings.adapter)
+    model, tokenizer = load(
+        settings.name, settings.dtype, settings.device, adapter=settings.adapter, device_map=settings.device_map
+    )
     facts = describe_model(settings.name, model, settings.adapter)
     if settings.layers is not None:
         from erecap.layers.applying import apply
@@ -187,6 +190,8 @@ def open_for(settings: ModelSettings, engine: str) -> OpenedModel:
 
 
 def _opened_by(opener: Any, settings: ModelSettings) -> Any:
+    if settings.device_map is not None:
+        raise ConfigError("device_map: got one with another engine; allowed: with engine transformers")
     return opener(
         settings.name,
         adapter=settings.adapter,

@@ -23,11 +23,13 @@ def read_tokens(model: Any, folder: Path) -> torch.Tensor:
     """
     import torch
 
+    from erecap.parallel.placement import input_device
+
     size = int(model.config.get_text_config(decoder=True).vocab_size)
     ids = torch.arange(TOKENS, device="cpu") * size // TOKENS
     try:
         with torch.no_grad():
-            logits: torch.Tensor = model(input_ids=ids.unsqueeze(0).to(model.device), use_cache=False).logits[0]
+            logits: torch.Tensor = model(input_ids=ids.unsqueeze(0).to(input_device(model)), use_cache=False).logits[0]
     except torch.OutOfMemoryError:
         raise
     except FAILURES as error:
@@ -47,6 +49,7 @@ def check_finite(model: Any, folder: Path) -> None:
 
     summed = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
     for name, weight in model.named_parameters():
+        weight = weight.to_local() if hasattr(weight, "to_local") else weight  # this rank's part
         if weight.dtype not in summed or weight.device.type == "meta":
             continue
         if not bool(weight.sum(dtype=torch.float32).isfinite()) and not bool(weight.isfinite().all()):

@@ -70,17 +70,22 @@ def model_print(model: Any, adapters: str = "") -> dict[str, str]:
         adapters: the state of adapters that are not merged.
 
     Raises:
-        ModelError: weights that are not at hand (offloaded).
+        ModelError: weights without values.
     """
     import torch
 
+    from erecap.parallel.placement import waiting_weights
+
     digest, seen = hashlib.sha256(), dict[tuple[Any, ...], int]()
+    waiting = {found.name: found for found in waiting_weights(model)}
     for name, tensor in sorted(model.state_dict().items()):
         if not isinstance(tensor, torch.Tensor):
             continue
+        key: tuple[Any, ...] = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.device.type == "meta":
-            raise ModelError(f"tensor {name} is offloaded, so the model has no fingerprint")
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+            if name not in waiting:
+                raise ModelError(f"tensor {name} has no values, so the model has no fingerprint")
+            tensor, key = waiting[name].source[waiting[name].key], (name,)
         if key not in seen:  # tied tensors once
             seen[key] = zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} {seen[key]:08x}\n".encode())

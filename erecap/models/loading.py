@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,20 @@ from erecap.models.inspection import first_line, inspect_folder, read_json
 from erecap.models.locating import locate
 from erecap.models.origins import remember_origin
 from erecap.models.pins import check_pins
+from erecap.parallel.device_map import resolve_device_map
+from erecap.parallel.start import join
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def load(
-    name: str, dtype: str = "auto", device: str = "auto", attn: str = "sdpa", *, adapter: str | None = None
+    name: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    attn: str = "sdpa",
+    *,
+    adapter: str | None = None,
+    device_map: str | None = None,
 ) -> tuple[Any, Any]:
     """Load a model by catalog name, folder or hub name.
 
@@ -28,17 +38,25 @@ def load(
         attn: transformers' name of the attention implementation ("sdpa", "eager", ...).
         adapter: name or folder of a LoRA adapter to merge into the weights (`erecap.models.adapters`); they are
             merged in the number format of the model's folder, then converted.
+        device_map: layers on several devices, see `erecap.parallel.device_map`; None: all on `device`.
+
+    Under `torchrun` every process calls this, and gets its part of the weights (`erecap.models.splitting`).
 
     Returns:
         `(model, tokenizer)`, a `transformers` causal language model and its tokenizer with a chat template.
 
     Raises:
-        ConfigError: unknown dtype or device.
+        ConfigError: unknown dtype or device, or a device map that does not fit the model or the machine.
         ModelError: not pulled; a file missing or damaged (named); weights, configuration or tokenizer of a catalog
             model that are not as pinned; weights not in safetensors; no chat template, or a broken one; weights that
             do not fit the configuration, or are not finite; an unknown quantization; not enough memory; an adapter that
             is damaged, belongs to another model or cannot be merged.
     """
+    ranks = join()
+    if ranks is not None and (device_map is not None or device != "auto"):
+        raise ConfigError("device, device_map: got one under torchrun, which splits the model; allowed: neither")
+    if device_map is not None and device != "auto":
+        raise ConfigError(f"device: got {device} beside a device map; allowed: one of the two")
     chosen = resolve_device(device)
     number_format = resolve_dtype(dtype, chosen)
     folder = locate(name)
@@ -46,8 +64,17 @@ def load(
     check_pins(name, folder)
     _check_quantization(folder)
     tokenizer = load_tokenizer(folder)
+    if ranks is not None:
+        from erecap.models.splitting import load_split
+
+        return load_split(folder, number_format, attn, adapter, ranks), tokenizer
+    places = None if device_map is None else resolve_device_map(empty_model(folder), device_map, number_format)
     if adapter is None:
-        model = _load_weights(folder, number_format, chosen, attn)
+        if places is None:
+            model = load_weights(folder, number_format, chosen, attn)
+        else:
+            how = {"device_map": places, "offload_folder": offload_folder()}
+            model = load_weights(folder, number_format, None, attn, **how)
         check_finite(model, folder)
         remember_origin(model, folder, None)
         return model, tokenizer
@@ -55,10 +82,45 @@ def load(
 
     found = locate_adapter(adapter)
     check_adapter(found, folder)
-    model = merge_adapter(_load_weights(folder, "auto", chosen, attn), found).to(number_format)
+    if places is not None:  # merged whole, then placed
+        chosen = resolve_device("cpu")
+    model = merge_adapter(load_weights(folder, "auto", chosen, attn), found).to(number_format)
+    if places is not None:
+        model = place(model, places)
     check_finite(model, folder)
     remember_origin(model, folder, found)
     return model, tokenizer
+
+
+def empty_model(folder: Path) -> Any:
+    """A model of the folder's class and configuration without weights.
+
+    Raises:
+        ModelError: the configuration cannot be read.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ModelError(f"{folder}: the model cannot be loaded: {first_line(error)}") from error
+
+
+def place(model: Any, places: dict[str, str]) -> Any:
+    """Put the parts of a loaded model on the devices of `places`; offloaded weights go to a temporary folder."""
+    from accelerate import dispatch_model
+
+    folder = offload_folder() if "disk" in places.values() else None
+    return dispatch_model(model, places, offload_dir=folder, skip_keys=["past_key_values"])
+
+
+def offload_folder() -> str:
+    """A new folder for weights that wait on disk, deleted when the process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="erecap-offloaded-", ignore_cleanup_errors=True)
+    atexit.register(folder.cleanup)
+    return folder.name
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -152,7 +214,16 @@ def native_bfloat16(device: Any) -> bool:
     return False
 
 
-def _load_weights(folder: Path, dtype: Any, device: Any, attn: str) -> Any:
+def load_weights(folder: Path, dtype: Any, device: Any, attn: str, **how: Any) -> Any:
+    """The model of a folder, in evaluation mode.
+
+    Args:
+        device: moved there; None: as transformers has put it.
+        how: further arguments of `from_pretrained`.
+
+    Raises:
+        ModelError: damaged weights, or no room for them.
+    """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -168,6 +239,7 @@ def _load_weights(folder: Path, dtype: Any, device: Any, attn: str) -> Any:
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,  # reported below, with the tensor's name
                 output_loading_info=True,
+                **how,
             )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: the model cannot be loaded: {first_line(error)}") from error
@@ -181,6 +253,8 @@ def _load_weights(folder: Path, dtype: Any, device: Any, attn: str) -> Any:
             f"{folder}: {len(missing)} tensors are missing or have another shape than config.json says, "
             f"the first is {missing[0]}"
         )
+    if device is None:
+        return model.eval().requires_grad_(False)
     try:
         return model.to(device).eval().requires_grad_(False)
     except torch.OutOfMemoryError as error:

@@ -178,7 +178,9 @@ class RealComponents:
         plans = {config.plan_of(mode) for mode in modes}
         plan = next(iter(plans)) if len(plans) == 1 else None
         self._opened = open_model(
-            ModelSettings(config.model, config.adapter, config.dtype, config.device, config.threads, plan)
+            ModelSettings(
+                config.model, config.adapter, config.dtype, config.device, config.threads, plan, config.device_map
+            )
         )
         self._build_models(modes)
         self._facts = {**self._opened.facts, **_pruners(config, modes), **_plans(config, modes, self._opened)}

@@ -10,10 +10,39 @@ from erecap.config.exits import Exit
 from erecap.cost.machine import cost_key
 from erecap.cost.store import load_cost_model
 from erecap.errors import ConfigError
+from erecap.language_models.following import check_servable, follow_along
 from erecap.language_models.opened import ModelSettings, open_for
+from erecap.parallel.start import rank, world
 from erecap.registries import PRICED_DRAFTS
 from erecap.serving.engine import Engine
 from erecap.session.session import ReplanSession
+
+
+def follow_server(
+    model: str,
+    *,
+    adapter: str | None,
+    dtype: str,
+    device: str,
+    device_map: str | None,
+    threads: int | None,
+    layers: str | None,
+    engine: str,
+) -> bool:
+    """Follow rank 0 until the server ends, on another rank; returns False on rank 0, and without `torchrun`.
+
+    Raises:
+        ConfigError: what a split model does not have, on every rank.
+        ModelError, RankLost: as `follow_along`.
+    """
+    if world() == 1:
+        return False
+    settings = ModelSettings(model, adapter, dtype, device, threads, layers, device_map)
+    check_servable(settings, engine)
+    if rank() == 0:
+        return False
+    follow_along(settings)
+    return True
 
 
 def open_engine(
@@ -24,6 +53,7 @@ def open_engine(
     budget: Budget,
     dtype: str,
     device: str,
+    device_map: str | None = None,
     decode_weights: Any,
     threads: int | None,
     layers: str | None = None,
@@ -37,7 +67,7 @@ def open_engine(
     """Load a model, and an engine on it.
 
     Args:
-        model, adapter, dtype, device, decode_weights, threads, layers: as in a run's configuration.
+        model, adapter, dtype, device, device_map, decode_weights, threads, layers: as in a run's configuration.
         evict_by: what ranks the tokens of a conversation: recency, random, attention, or a trained pruner's name or
             folder.
         budget: of a conversation.
@@ -54,7 +84,7 @@ def open_engine(
     if exit is not None and not exit.lossless:
         raise ConfigError("--exit: lossless=false decodes greedily, and requests may ask for sampling; leave it out")
     say(f"loading model {model}")
-    opened = open_for(ModelSettings(model, adapter, dtype, device, threads, layers), engine)
+    opened = open_for(ModelSettings(model, adapter, dtype, device, threads, layers, device_map), engine)
     engine = opened.engine_of(engine)
     if budget.pays is not None and engine != "transformers":
         raise ConfigError(f"--pays: no cost model is calibrated for engine {engine}; leave it out")

@@ -20,6 +20,7 @@ from torch import nn
 from erecap.layers.decoder import find_decoder as find_decoder
 from erecap.layers.removed import attends
 from erecap.models.cache_argument import CACHE, NAMES, given_cache
+from erecap.parallel.placement import placing_hooks, running_device, waiting_bytes
 from erecap.protocols import ScoreContext
 from erecap.tokens.cache.masks import layer_windows
 from erecap.tokens.cache.pruned_cache import PrunedCache
@@ -110,6 +111,7 @@ class _HookSet:
         self._config = decoder.config
         self._windows = layer_windows(decoder.config)
         self._whole = False  # all hooks are on
+        self._brought = 0  # bytes of offloaded weights that a pass brings
 
     def install(self) -> None:
         """Put on what is missing."""
@@ -130,6 +132,7 @@ class _HookSet:
             module.register_forward_hook(shorten, with_kwargs=True, always_call=True)
         for number, layer in enumerate(decoder.layers):
             layer.register_forward_pre_hook(self._layer_hook(number, layer), with_kwargs=True)
+        self._brought = waiting_bytes((self._outer_modules() or [decoder])[0])
         self._whole = True
 
     def settle(self) -> None:
@@ -207,6 +210,7 @@ class _HookSet:
             if output is None:  # how torch calls this hook after an exception
                 cache.rollback()
             else:
+                cache.crossings.weights += self._brought
                 cache.finish()
 
     def _layer_hook(self, number: int, layer: nn.Module) -> Any:
@@ -224,6 +228,8 @@ class _HookSet:
                 kwargs = kwargs | dict(zip(names[1:], args[1:], strict=False))
                 args = args[:1]
             hidden = args[0] if args else kwargs["hidden_states"]
+            if placing_hooks(layer):  # accelerate moves a layer's inputs, but after this
+                hidden = cache.crossings.move("hidden", hidden, running_device(layer))
             reading.to(hidden.device)
             if cache.read_scores is not None and number == cache.read_scores.layer:
                 cache.read_scores.take(reading.live, hidden)

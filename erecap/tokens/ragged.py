@@ -17,6 +17,7 @@ import torch
 from transformers import Cache
 
 from erecap.models.cache_argument import CACHE
+from erecap.parallel.ranks import is_split
 from erecap.tokens.cache.masks import layer_windows
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.cache.ropes import CHANGING, rope_kinds
@@ -139,5 +140,8 @@ def read_together(model: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
 
 
 def joins_calls(model: Any) -> bool:
-    """Return True if `read_together` gives the results of separate calls: no angles follow the longest of them."""
-    return not rope_kinds(find_decoder(model).config) & CHANGING
+    """Return True if `read_together` gives the results of separate calls: no angles follow the longest of them.
+
+    Ranks of a split model make each pass for one cache.
+    """
+    return not is_split(model) and not rope_kinds(find_decoder(model).config) & CHANGING

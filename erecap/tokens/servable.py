@@ -18,6 +18,8 @@ from torch import nn
 
 from erecap.layers.applied import plan_number
 from erecap.models.cache_argument import CACHE
+from erecap.parallel.placement import has_values, input_device
+from erecap.tokens.cache.masks import implementation_problem
 from erecap.tokens.cache.pruned_cache import PrunedCache
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.pruning import attach
@@ -52,7 +54,7 @@ def attention_problem(model: Any) -> str | None:
 
 def can_probe(model: nn.Module) -> bool:
     """Return True if `model` has its weights, and answers the same twice."""
-    return not model.training and not any(parameter.is_meta for parameter in model.parameters())
+    return not model.training and has_values(model)
 
 
 def tolerance_of(dtype: torch.dtype) -> float:
@@ -104,6 +106,9 @@ def _structure_problem(model: Any) -> str | None:
     except ValueError as error:
         return str(error).removeprefix(f"{type(model).__name__} ")
     text = decoder.config
+    problem = implementation_problem(probe.base_name(getattr(text, "_attn_implementation", None) or "eager"))
+    if problem is not None:
+        return f"cannot read in pieces through the pruning hooks: {problem}"
     if getattr(text, "num_kv_shared_layers", None):
         return "lets layers share the keys and values of others, so that no layer's tokens can be dropped alone"
     kinds = {
@@ -213,7 +218,7 @@ def _ids(model: Any) -> torch.Tensor:
                 special.update(value if isinstance(value, list) else [value])
     size = int(config.vocab_size)
     plain = [token for token in range(3, size, max(1, size // (4 * TOKENS))) if token not in special]
-    return torch.tensor([(plain * TOKENS)[:TOKENS]], device=model.device)
+    return torch.tensor([(plain * TOKENS)[:TOKENS]], device=input_device(model))
 
 
 def _line(error: BaseException) -> str:

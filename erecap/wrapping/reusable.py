@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, GenerationMixin
 
 from erecap.models.cache_argument import given_cache
+from erecap.parallel.ranks import is_split
 from erecap.tokens.cache.ropes import rope_switch
 from erecap.tokens.hooks import find_decoder
 from erecap.tokens.scoring.probe import base_name
@@ -55,6 +56,8 @@ def model_problem(model: Any) -> str | None:
     method = getattr(model.generate, "__func__", None)
     if method is not GenerationMixin.generate and not type(model).__module__.startswith("peft."):
         return f"{type(model).__name__} has a generate of its own, which may read and store in another way; {INSTEAD}"
+    if is_split(model):
+        return f"{type(model).__name__} is split over several processes; sessions of rank 0 serve it (docs/devices.md)"
     problem = read_problem(model)
     if problem is not None:
         return problem

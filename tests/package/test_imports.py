@@ -19,8 +19,9 @@ MAPPED = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptool
 ORDER = (
     "cli", "doctor", "evaluation", "tuning", "training", "bench", "rollout", "report", "serving", "wrapping",
     "calibration", "language_models", "planners", "envs", "session", "engines", "decoding", "tokens", "layers",
-    "models", "scheduling", "protocols", "context", "cost", "config", "worker_process", "validation", "registries",
-    "budget", "generation", "targets", "threading_policy", "untrusted", "time_limit", "errors", "files", "__version__",
+    "models", "parallel", "scheduling", "protocols", "context", "cost", "config", "worker_process", "validation",
+    "registries", "budget", "generation", "targets", "threading_policy", "untrusted", "time_limit", "errors", "files",
+    "__version__",
 )  # fmt: skip
 # The front door imports what it offers when it is asked for; the data folders hold no code.
 UNORDERED = {"__init__", "checkpoints", "configs", "tasks"}

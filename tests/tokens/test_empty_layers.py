@@ -106,7 +106,7 @@ def test_forks_and_files(empty: int, tmp_path) -> None:  # type: ignore[no-untyp
     engine = TransformersEngine(model)
     save_cache(tmp_path / "s.safetensors", cache, {"ids": np.arange(2)}, known, engine)
     loaded = PrunedCache(UNPRUNED, LAYERS)
-    kind = StoredKind(model.dtype, model.device, engine.window, model.config.hidden_size)
+    kind = StoredKind(model.dtype, (model.device,) * 8, engine.window, model.config.hidden_size)
     arrays, found = load_cache(tmp_path / "s.safetensors", loaded, kind, engine)
     assert found == {**known, "layers": LAYERS} and {name: list(ids) for name, ids in arrays.items()} == {"ids": [0, 1]}
     same(loaded, cache)

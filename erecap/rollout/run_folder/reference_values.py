@@ -86,7 +86,7 @@ OPTIONS_LEFT_OUT: Mapping[str, tuple[str, ...]] = {
 RUN: Values = {"dtype": "auto", "seed": 0, "decode_weights": "same"}
 RUN_LEFT_OUT = (
     # Names, and numbers of episodes and processes: they change no episode.
-    "name", "episodes", "executor", "workers", "batch", "samples", "threads", "device",
+    "name", "episodes", "executor", "workers", "batch", "samples", "threads", "device", "device_map",
     # Part of the suite or of the mode.
     "suites", "horizon", "modes", "compositions",
     # Hashed as weights.

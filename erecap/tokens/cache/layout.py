@@ -77,6 +77,7 @@ class Layout:
         return (
             self.all_valid
             and other.all_valid
+            and self.index.device == other.index.device
             and torch.equal(self.index, other.index)
             and torch.equal(self.positions, other.positions)
         )

@@ -79,7 +79,14 @@ def as_attention_mask(
                 "are dropped; load the model with attn_implementation='sdpa'"
             )
         return None if stored.all_valid else stored.valid
-    raise ValueError(
+    raise ValueError(implementation_problem(implementation))
+
+
+def implementation_problem(implementation: str) -> str | None:
+    """Reason why masks of ours do not fit an attention implementation; None: they do."""
+    if implementation in ("sdpa", "eager") or implementation.startswith("flash_attention"):
+        return None
+    return (
         f"token pruning supports the attention implementations sdpa, eager and flash_attention_*, "
         f"not {implementation!r}; load the model with attn_implementation='sdpa'"
     )

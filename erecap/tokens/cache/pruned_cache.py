@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache
 
 from erecap.errors import RunError
+from erecap.parallel.crossings import Crossings
 from erecap.tokens.cache.finishing import to_the_end
 from erecap.tokens.cache.layout import Layout, share_layouts
 from erecap.tokens.cache.parking import Parked, Parking
@@ -49,6 +50,7 @@ class PrunedCache(DynamicCache):
         self.config = config
         self.stages = config.resolve_stages(layers)
         self.scorer = make_scorer(config.scorer)
+        self.crossings = Crossings()  # bytes moved between devices, all reads together
         self.clock = StageClock()  # of scoring and dropping, all reads together
         self.prompt_kept: list[int] = []  # tokens stored by each layer when the last pruned read ended
         self.stage_log: list[tuple[int, list[int]]] = []  # (layer, real tokens left per row), in order
@@ -111,6 +113,15 @@ class PrunedCache(DynamicCache):
         """
         self._armed, self._protect = True, protect
 
+    @property
+    def orders(self) -> tuple[bool, Any]:
+        """The orders for the next read: True if it may prune, and the spans that it protects."""
+        return self._armed, self._protect
+
+    @orders.setter
+    def orders(self, orders: tuple[bool, Any]) -> None:
+        self._armed, self._protect = orders
+
     def prunes_next(self, tokens: int) -> bool:
         """Return True if a read of `tokens` tokens now would drop some of them on its way."""
         return self._armed and tokens > 1 and bool(self.stages)
@@ -159,7 +170,7 @@ class PrunedCache(DynamicCache):
         live = Layout(index, positions.expand(batch, -1), valid, all_valid)
         if self.read_scores is not None:
             self.read_scores.begin(self._logical, tokens)
-        self.reading = Reading(live, list(self._layouts), self._armed and tokens > 1)
+        self.reading = Reading(live, list(self._layouts), self._armed and tokens > 1, self.crossings)
         if self.reading.armed:
             columns = protected_columns(self._protect, batch, self._logical, tokens)
             if columns is not None:  # counted here, where no device has to be asked
@@ -321,7 +332,8 @@ class PrunedCache(DynamicCache):
             return torch.empty(0, dtype=torch.long, device="cpu")
         if len(distinct) == 1:
             return next(iter(distinct.values()))
-        return torch.cat(list(distinct.values())).unique()
+        device = next(iter(distinct.values())).device  # layers may lie on several
+        return torch.cat([index.to(device) for index in distinct.values()]).unique()
 
     def move(
         self,
@@ -465,7 +477,7 @@ class PrunedCache(DynamicCache):
         super().reset()
         self._layouts = [Layout.empty()] * len(self._layouts)
         self._logical, self.reading, self._saved, self.unfinished = 0, None, [], ()
-        self.prompt_kept, self.stage_log, self.clock = [], [], StageClock()
+        self.prompt_kept, self.stage_log, self.clock, self.crossings = [], [], StageClock(), Crossings()
         self.parking.clear()
         if self.read_scores is not None:
             self.read_scores.clear()

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from erecap.parallel.crossings import Crossings
 from erecap.tokens.cache.layout import Layout
 from erecap.tokens.cache.masks import as_attention_mask, visible
 from erecap.tokens.cache.parking import Parked
@@ -18,9 +19,11 @@ class Reading:
         live: all tokens of the chunk that is being read.
         layouts: what each layer stored before, replaced entry by entry as layers run.
         armed: whether stages drop tokens during this read.
+        crossings: counts what moves between devices.
     """
 
-    def __init__(self, live: Layout, layouts: list[Layout], armed: bool) -> None:
+    def __init__(self, live: Layout, layouts: list[Layout], armed: bool, crossings: Crossings | None = None) -> None:
+        self.crossings = crossings or Crossings()
         self.live = live  # tokens that reach the layer now running
         self.tokens = live.width  # tokens of the whole chunk
         self.real_tokens = live.valid.sum(1, keepdim=True)  # (batch, 1), of the whole chunk
@@ -34,17 +37,25 @@ class Reading:
         self.resumes = False  # a read of some layers, which takes on tokens that stopped early (`PrunedCache.resume`)
         self.unfinished: tuple[Parked, ...] = ()  # tokens that stopped early and were not taken on yet
         self._columns: torch.Tensor | None = None  # (batch, live tokens): columns of the chunk; None = all
+        self._left: dict[torch.device, torch.Tensor] = {}  # the same on devices of layers before
         self._memo: dict[tuple, object] = {}
 
     def to(self, device: torch.device) -> None:
         """Follow the hidden states to the device of the next layers (models spread over several)."""
-        if self.live.index.device == device:
+        live = self.live
+        if live.index.device == device:
             return
-        self.live = self.live.to(device)
+        index, positions, valid = (self._moved(part, device) for part in (live.index, live.positions, live.valid))
+        assert index is not None and positions is not None and valid is not None
+        self.live = Layout(index, positions, valid, live.all_valid)
         self.real_tokens = self.real_tokens.to(device)
-        self._columns = None if self._columns is None else self._columns.to(device)
-        self.protect = None if self.protect is None else self.protect.to(device)
-        self.attention_mass = None if self.attention_mass is None else self.attention_mass.to(device)
+        if self._columns is not None:
+            self._left[self._columns.device] = self._columns
+        self._columns, self.protect = self._moved(self._columns, device), self._moved(self.protect, device)
+        self.attention_mass = self._moved(self.attention_mass, device)
+
+    def _moved(self, tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+        return None if tensor is None else self.crossings.move("layouts", tensor, device)
 
     def park(self, layer: int, hidden: torch.Tensor, select: torch.Tensor, room: int) -> None:
         """Keep the newest `room` tokens that are about to be dropped before `layer`. One row.
@@ -109,6 +120,7 @@ class Reading:
         """Continue with the live tokens `select` `(batch, kept)`, of which `valid` are real; `whole`: all are."""
         self.live = self.live.chosen(select, valid, whole)
         self._columns = select if self._columns is None else self._columns.gather(1, select)
+        self._left = {}
         if self.protect is not None:
             self.protect = self.protect.gather(1, select)
         self.attention_mass = None
@@ -147,13 +159,24 @@ class Reading:
         return type(embeddings)(self.rows(part) for part in embeddings)
 
     def rows(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The rows of the live tokens in `tensor` `(..., 1 or batch, chunk, dim)`, which has one for each token."""
-        if self._columns is None:
+        """The rows of the live tokens in `tensor` `(..., 1 or batch, chunk, dim)`, which has one for each token.
+
+        They lie where the live tokens do; layers of one device share a copy.
+        """
+        device = self.live.index.device
+        if self._columns is None and tensor.device == device:
             return tensor
         key = ("rows", id(tensor), id(self.live))
         if key not in self._memo:
+            rows, columns = tensor, self._columns
+            if columns is not None:
+                if tensor.device in self._left:  # taken where they are, so that fewer move
+                    columns = self._left[tensor.device]
+                else:
+                    rows = self.crossings.move("angles", tensor, device)
+                rows = take_tokens(rows, columns)
             # Both parents are kept beside the result: an id is only unique while its object lives.
-            self._memo[key] = (tensor, self.live, take_tokens(tensor.to(self._columns.device), self._columns))
+            self._memo[key] = (tensor, self.live, self.crossings.move("angles", rows, device))
         return self._memo[key][2]  # type: ignore[index]
 
 

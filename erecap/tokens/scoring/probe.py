@@ -30,6 +30,7 @@ class _Current(threading.local):
         self.outer_mask: tuple[Any, Any] | None = None  # a cache, and the 2-D mask that a class around the decoder got
         self.rope_length: int | None = None  # tokens of the sequence whose angles are wanted; None: of the call
         self.rope_noted: dict[str, Any] = {}  # what a rotary module had noted before our call
+        self.over_heads: Any = None  # of a model that is split over processes: the mean over the heads of all
         self.attend: Any = None  # called in place of the attention function, which is its first argument
 
 
@@ -52,12 +53,12 @@ def install(config: Any) -> None:
             return current.attend(_base_function(name, module), module, query, key, value, **kwargs)
         if current.collect is not None:
             scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
-            mass = last_query_mass(query, key, attention_mask, scaling, kwargs.get("softcap"))
+            mass = _mass(config, query, key, attention_mask, scaling, kwargs.get("softcap"))
             current.collect[module.layer_idx] = mass
         reading = current.reading
         if reading is not None and module.layer_idx in current.layers:
             scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
-            reading.attention_mass = last_query_mass(query, key, attention_mask, scaling, kwargs.get("softcap"))
+            reading.attention_mass = _mass(config, query, key, attention_mask, scaling, kwargs.get("softcap"))
             reading.attention_mass = reading.attention_mass[:, -reading.live.width :]
         return _base_function(name, module)(module, query, key, value, attention_mask, **kwargs)
 
@@ -76,6 +77,20 @@ def _base_function(name: str, module: torch.nn.Module) -> Any:
     if name == "eager":  # not in the registry: each architecture has its own, beside its attention class
         return sys.modules[type(module).__module__].eager_attention_forward
     return ALL_ATTENTION_FUNCTIONS[name]
+
+
+def _mass(config: Any, *arguments: Any) -> torch.Tensor:
+    """`last_query_mass` over all heads of the model, wherever they are.
+
+    Raises:
+        ValueError: the heads are split over processes, and no engine leads these.
+    """
+    mass = last_query_mass(*arguments)
+    if current.over_heads is not None:
+        return current.over_heads(mass)
+    if (getattr(getattr(config, "distributed_config", None), "tp_size", None) or 1) > 1:
+        raise ValueError("attention weights of a split model rank tokens in sessions of rank 0 only (docs/devices.md)")
+    return mass
 
 
 def last_query_mass(

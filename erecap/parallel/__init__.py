@@ -1,0 +1,1 @@
+"""Models that lie on more than one device, or are split over several processes."""
