@@ -91,9 +91,10 @@ class SessionModel(StandIn):
                 limits = within_memory(model, limits, memory_bytes)
             self._reader = TokenReader(model, limits, evict_by, protect_first)
             self._limit = rope_limit(model)
-        elif budget is not None or exit is not None:
-            what = "budget" if budget is not None else "early exit"
-            raise ConfigError(f"no {what} is possible: {self._problem}")
+        elif budget is not None:
+            raise ConfigError(f"no budget is possible: {self._problem}")
+        elif exit is not None:
+            raise ConfigError(f"no early exit is possible: {self._problem}")
         else:
             _warn(self._problem)
         self._exits = None if exit is None else EarlyExits(model, exit)
