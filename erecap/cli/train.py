@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from erecap.cli import train_controller, train_exit, train_pruner
+from erecap.cli import train_average, train_controller, train_exit, train_pruner
 from erecap.cli.numbers import finite
 
 app = typer.Typer(help="Train planners, pruners and controllers from collected trajectories.", no_args_is_help=True)
@@ -19,6 +19,7 @@ def _train() -> None:
     pass
 
 
+app.command("average")(train_average.average)
 app.command("saliency")(train_pruner.saliency)
 app.command("pruner")(train_pruner.pruner)
 app.command("controller")(train_controller.controller)

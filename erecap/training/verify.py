@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from erecap.decoding.stopping import answer_ends
 from erecap.errors import ConfigError
 from erecap.training.collect.replay import Place, recipe_of, replay
 from erecap.training.collect.trajectories import Trajectory, transcript_name, transcript_place
 from erecap.training.planner.data import chat_of
+
+if TYPE_CHECKING:
+    from erecap.training.planner.scores import Scores
 
 Say = Callable[[str], None]
 Play = Callable[..., list[Trajectory]]
@@ -54,10 +57,26 @@ def verify_planner(
         ConfigError: nothing was held out that can be played again.
         ModelError: the base or the adapter cannot be loaded.
     """
+    _, found = score_again(folder, card, model=model, say=say, play=play)
+    stated = {part["folder"]: part for part in card["held_out"]}
+    return [
+        Figure(f"{name}: {key}", stated[name][key], value)
+        for name, scores in found.items()
+        for key, value in scores.facts().items()
+    ]
+
+
+def score_again(
+    folder: Path, card: Mapping[str, Any], *, model: str | None = None, say: Say, play: Play = replay
+) -> tuple[Scores, dict[str, Scores]]:
+    """Scores of a planner on the held-out plans that `card` names: of all, and by their folder.
+
+    Args, raises: as `verify_planner`.
+    """
     from erecap.models import load, locate
     from erecap.models.adapters import check_adapter
     from erecap.training.planner.model import Trainee
-    from erecap.training.planner.scores import score
+    from erecap.training.planner.scores import score_by_folder
     from erecap.training.planner.settings import PlannerTraining
     from erecap.training.sequences import plan_sequence
 
@@ -69,20 +88,18 @@ def verify_planner(
     settings = PlannerTraining((str(folder),), full=full, amp="none", device=str(loaded.device))
     trainee = Trainee(loaded, settings, None if full else folder)
     ends, longest = answer_ends(loaded, tokenizer), int(card["settings"]["max_tokens"])
-    figures = []
+    sequences = []
     for part in card.get("held_out", ()):
         source = next(one for one in card["data"]["sources"] if one["folder"] == part["folder"])
         places = [(suite, number) for suite, numbers in part["episodes"].items() for number in numbers]
-        sequences = []
         for one in _played(source, places, say, play):
             name = transcript_name(part["folder"], one.suite, one.episode, one.agent)
             made = plan_sequence(name, chat_of(one), one.targets, tokenizer, ends, longest)
             sequences += [] if made is None else [made]
-        if sequences:
-            say(f"scoring {len(sequences)} transcripts of {part['folder']}")
-            found = score(trainee, sequences).facts()
-            figures += [Figure(f"{part['folder']}: {key}", part[key], found[key]) for key in found]
-    return _some(figures, folder)
+    if not sequences:
+        raise ConfigError(f"{folder}: its card names no held-out episodes that can be played again")
+    say(f"scoring {len(sequences)} transcripts")
+    return score_by_folder(trainee, sequences)
 
 
 def verify_pruner(
@@ -145,7 +162,7 @@ def verify_pruner(
         for name in (stated or {}).get("rankers", ()):
             one, other = stated["rankers"][name], now["rankers"][name]
             figures += [Figure(f"{where}{name}: {key}", one[key], other[key]) for key in one]
-    return _some(figures, folder)
+    return figures
 
 
 def _played(source: Mapping[str, Any], places: Sequence[Place], say: Say, play: Play) -> list[Trajectory]:
@@ -155,9 +172,3 @@ def _played(source: Mapping[str, Any], places: Sequence[Place], say: Say, play: 
         return []
     say(f"playing {len(places)} episodes of {source['folder']} again")
     return play(recipe, places, say=say)
-
-
-def _some(figures: list[Figure], folder: Path) -> list[Figure]:
-    if not figures:
-        raise ConfigError(f"{folder}: its card names no held-out episodes that can be played again")
-    return figures

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "rollout"))
@@ -137,3 +138,37 @@ def test_the_command_refuses_what_is_no_checkpoint(erecap: Any, tmp_path: Path) 
     assert code != 0 and err.count("\n") == 1 and "format: got 'else'; allowed: 'erecap-planner-1'" in err
     code, _, err = erecap("verify", "nowhere")
     assert code != 0 and err.count("\n") == 1 and "checkpoint nowhere: no such folder" in err
+
+
+def test_the_mean_of_an_adapter_and_its_start(trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.torch import load_file
+
+    from erecap.training.planner.average import average_adapter
+
+    folder = trained["folder"]
+    monkeypatch.setenv("ERECAP_CHECKPOINTS", str(folder))  # where what it started from is looked for
+    settings = PlannerTraining(
+        (str(folder / "data"),), model=trained["options"]["model"], init=str(folder / "planner"), lr=0.01, epochs=1,
+        accumulate=2, held_out=0.3, amp="none", device="cpu", max_tokens=1024,
+    )  # fmt: skip
+    train_planner(settings, folder / "tuned", say=silent)
+    out = folder / "mean"
+    card = average_adapter(str(folder / "tuned"), 0.25, out, **trained["options"])
+    first, second, mean = (
+        load_file(folder / name / "adapter_model.safetensors") for name in ("planner", "tuned", "mean")
+    )
+    for name, value in mean.items():
+        wanted = 0.75 * first[name].float() + 0.25 * second[name].float()
+        torch.testing.assert_close(value.float(), wanted, atol=0, rtol=2**-8)  # of bfloat16
+    assert any(not torch.equal(mean[name], first[name]) for name in mean)
+    assert card["average"]["share"] == 0.25 and card["average"]["with"]["name"] == "planner"
+    assert "**Mean**: 25% of these weights, adapter `tuned`" in (out / "card.md").read_text()
+    figures = verify_planner(out, json.loads((out / "card.json").read_text()), **trained["options"])
+    assert figures and all(figure.holds and figure.stated == figure.measured for figure in figures)
+    with pytest.raises(ConfigError, match="is there already"):
+        average_adapter(str(folder / "tuned"), 0.25, out, **trained["options"])
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        average_adapter(str(folder / "tuned"), 1.0, folder / "other", **trained["options"])
+    with pytest.raises(ConfigError, match="did not start from another adapter"):
+        average_adapter(str(folder / "planner"), 0.5, folder / "other", **trained["options"])
+    assert not (folder / "other").exists()

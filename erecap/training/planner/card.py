@@ -45,6 +45,12 @@ def _text(card: dict[str, Any]) -> str:
     ]
     if card["init"] is not None:
         lines.append(f"- **Started from** adapter `{card['init']['name']}` (`{card['init']['hash']}`).")
+    if (mean := card.get("average")) is not None:
+        tuned = mean["of"]
+        lines.append(
+            f"- **Mean**: {mean['share']:.0%} of these weights, adapter `{tuned['name']}` (`{tuned['hash']}`), and "
+            f"{1 - mean['share']:.0%} of those that it started from."
+        )
     if scores is not None:
         lines.append(
             f"- **Held out**, teacher-forced, with the weights as they are in the file: loss {scores['loss']:.4f} nats "
