@@ -12,7 +12,19 @@ from erecap.models.adapters import WEIGHTS, check_adapter, describe_adapter, loc
 from erecap.tokens.scoring.pruner_files import beats_random, find_pruner, load_pruner, read_card
 
 PLANNER, PRUNER = "smollm2-135m-planner", "smollm2-135m-pruner"
+EMBODIED = "smollm2-135m-embodied"
 LARGEST = 25_000_000  # bytes
+
+
+def test_the_embodied_planner_is_a_mean_that_starts_from_the_household_planner() -> None:
+    folder = locate_adapter(EMBODIED)
+    card = json.loads((folder / "card.json").read_text())
+    assert card["scores"]["plans"] > 0 and len(card["held_out"]) >= 4 and card["data"]["sources"]
+    assert card["average"]["with"]["hash"] == describe_adapter(PLANNER)["hash"]
+    for path in folder.iterdir():
+        assert path.stat().st_size < LARGEST and path.suffix in (".json", ".md", ".safetensors"), path
+        if path.suffix != ".safetensors":
+            assert str(Path(__file__).parents[2]) not in path.read_text(), path
 
 
 def test_cards_tell_what_was_measured_and_nothing_of_a_machine() -> None:
@@ -29,6 +41,7 @@ def test_cards_tell_what_was_measured_and_nothing_of_a_machine() -> None:
 
 @pytest.mark.integration
 def test_they_fit_the_embedded_model(embedded_model_folder: Path) -> None:
+    check_adapter(locate_adapter(EMBODIED), embedded_model_folder)
     planner = locate_adapter(PLANNER)
     check_adapter(planner, embedded_model_folder)
     assert (planner / WEIGHTS).stat().st_size > 1_000_000

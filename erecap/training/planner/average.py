@@ -104,7 +104,7 @@ def _card(folder: Path) -> Mapping[str, Any]:
 
 def _mix(start: Path, tuned: Path, share: float, out: Path) -> None:
     """Write the mean of two adapters' tensors, in their own precision."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     first, second = load_file(start / WEIGHTS), load_file(tuned / WEIGHTS)
     if {name: value.shape for name, value in first.items()} != {name: value.shape for name, value in second.items()}:
@@ -113,4 +113,4 @@ def _mix(start: Path, tuned: Path, share: float, out: Path) -> None:
     mean = {
         name: value.float().lerp(second[name].float(), share).to(second[name].dtype) for name, value in first.items()
     }
-    save_file(mean, out / WEIGHTS, metadata={"format": "pt"})
+    write_atomic(out / WEIGHTS, save(mean, metadata={"format": "pt"}))
