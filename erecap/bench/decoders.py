@@ -21,6 +21,7 @@ from erecap.decoding.fused import FusedDecoder
 from erecap.engines.protocol import EngineSettings
 from erecap.engines.transformers import TransformersEngine
 from erecap.generation import JsonRow
+from erecap.models.cache_argument import CACHE
 
 STOCK, PLAIN, FUSED = "transformers", "erecap, modules", "erecap, fused"
 PACKED = {"erecap, fused int8": "int8", "erecap, fused int4": "int4"}
@@ -104,7 +105,7 @@ class StockSide:
     @torch.inference_mode()
     def _read(self, ids: Sequence[int], keep: int) -> np.ndarray:
         rows = torch.tensor([list(ids)], device=self.model.device)
-        logits = self.model(rows, past_key_values=self.cache, use_cache=True, logits_to_keep=keep).logits[0]
+        logits = self.model(rows, **{CACHE: self.cache}, use_cache=True, logits_to_keep=keep).logits[0]
         wide: torch.Tensor = logits if logits.dtype == torch.float64 else logits.float()
         return np.asarray(wide.cpu().numpy())
 

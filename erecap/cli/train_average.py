@@ -26,7 +26,7 @@ def average(
     """
     from rich.console import Console
 
-    from erecap.training.planner.average import average_adapter
+    from erecap.training.average import average_adapter
 
     progress = Console(markup=False, emoji=False, stderr=True, highlight=False)
     card = average_adapter(adapter, share, out, model=model, say=progress.print)

@@ -175,7 +175,7 @@ def test_kernels_may_return_heads_inside_tokens(queries: int, monkeypatch: pytes
 def test_a_read_that_fails_leaves_the_cache_as_it_was(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, cache = _logits("llama", "same", (1,))
     flat = FusedDecoder(tiny("llama"))
-    part, name = (flat.blocks[3], "_down") if where == "layer" else (flat, "_head")
+    part, name = (flat.blocks[3], "_down") if where == "layer" else (flat, "head")
     monkeypatch.setattr(part, name, lambda x: (_ for _ in ()).throw(MemoryError("planted")))
     before = [layer.keys.clone() for layer in cache.layers]
     with pytest.raises(MemoryError):

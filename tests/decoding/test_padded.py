@@ -103,7 +103,7 @@ def test_a_call_that_fails_leaves_the_caches_as_they_were(monkeypatch: pytest.Mo
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch, attach(model, caches[0]):
-        patch.setattr(flat, "_head", broken)
+        patch.setattr(flat, "head", broken)
         with pytest.raises(RuntimeError, match="out of memory"):
             flat.read_together([Part(cache, [5, 6], cache.get_seq_length()) for cache in caches])
     for cache, keys in zip(caches, before, strict=True):

@@ -96,7 +96,12 @@ def test_an_opened_model_is_described(opened: OpenedModel, folder: Path) -> None
     assert opened.facts["parameters"] == sum(tensor.numel() for tensor in opened.model.parameters())
 
 
-@pytest.mark.parametrize("name", MODES)
+def test_a_served_mode_asks_no_model_of_this_process(opened: OpenedModel) -> None:
+    with pytest.raises(ConfigError, match="mode served: it asks a server"):
+        build_language_model(opened, parse_mode("served"), settings())
+
+
+@pytest.mark.parametrize("name", [name for name in MODES if name != "served"])
 def test_every_preset_is_built_and_answers(name: str, opened: OpenedModel, pruner: str) -> None:
     built = build_language_model(opened, parse_mode(name), settings(pruner=pruner))
     assert isinstance(built, LanguageModel) and built.tokenizer is opened.tokenizer and not built.takes_old_plan

@@ -34,7 +34,6 @@ REFUSED: dict[str, Any] = {
     "guided_json": {},
     "guided_regex": "a*",
     "guided_choice": ["a"],
-    "structured_outputs": {"regex": "a"},
     "functions": [{"name": "f"}],
     "function_call": "auto",
     "stop_token_ids": [1],

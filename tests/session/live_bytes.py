@@ -29,7 +29,7 @@ class LiveBytes(TorchDispatchMode):
     def _hold(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
         place, size = storage.data_ptr(), storage.nbytes()
-        if not place or (tensor._base is not None and place not in self._holders):
+        if not place or (tensor._is_view() and place not in self._holders):
             return  # empty, or a view of what was there before
         if place not in self._holders:
             self._holders[place], self.now = 0, self.now + size

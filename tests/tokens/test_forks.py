@@ -323,7 +323,7 @@ def test_shared_calls_of_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     # Evicting, and a shared call that fails, leave the others alone.
     everyone[3].drop(lambda layout: layout.index[0] < 20)
     wanted[3].drop(lambda layout: layout.index[0] < 20)
-    monkeypatch.setattr(flat, "_head", lambda hidden: (_ for _ in ()).throw(MemoryError("planted")))
+    monkeypatch.setattr(flat, "head", lambda hidden: (_ for _ in ()).throw(MemoryError("planted")))
     with pytest.raises(MemoryError):
         flat.read_together([Part(cache, [3, 4], cache.get_seq_length()) for cache in everyone])
     monkeypatch.undo()

@@ -143,7 +143,7 @@ def test_the_command_refuses_what_is_no_checkpoint(erecap: Any, tmp_path: Path) 
 def test_the_mean_of_an_adapter_and_its_start(trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors.torch import load_file
 
-    from erecap.training.planner.average import average_adapter
+    from erecap.training.average import average_adapter
 
     folder = trained["folder"]
     monkeypatch.setenv("ERECAP_CHECKPOINTS", str(folder))  # where what it started from is looked for
