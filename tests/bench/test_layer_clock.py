@@ -38,9 +38,15 @@ def test_models_are_timed_in_turn(batch: int) -> None:
     said: list[str] = []
     settings = LayerClock(tokens=40, decoded=TURN + 1, repetitions=3, batch=batch)
     models, turns = [model(), own()], []
-    for number, one in enumerate(models):
+    hooks = [
         one.model.embed_tokens.register_forward_pre_hook(lambda *_, number=number: turns.append(number))
-    found = clock(models, IDS, settings, said.append)
+        for number, one in enumerate(models)
+    ]
+    try:
+        found = clock(models, IDS, settings, said.append)
+    finally:
+        for hook in hooks:  # other tests share the model
+            hook.remove()
     expected = []
     for order in ([0, 1], [1, 0], [0, 1], [1, 0]):  # both read, both decode some, both decode the rest
         expected += [*order, *(number for number in order for _ in range(TURN)), *order]

@@ -36,7 +36,7 @@ def options(agent: dict) -> dict:
 
 
 def recorded(session: ReplanSession) -> list[torch.Tensor]:
-    """All logits that the session will be given."""
+    """All logits that the session will be given; all tokens' at each choice, since a pool computes them all."""
     rows, forward = [], session.engine.forward
 
     def record(*args, **kwargs):  # type: ignore[no-untyped-def]
@@ -44,6 +44,7 @@ def recorded(session: ReplanSession) -> list[torch.Tensor]:
         return rows[-1]
 
     session.engine.forward = record
+    session.engine.choose = lambda ids, among: None
     return rows
 
 
