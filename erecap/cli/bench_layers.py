@@ -8,6 +8,21 @@ from typing import Annotated
 import typer
 
 from erecap.cli.bench import MODEL, Dtype, Threads
+from erecap.cli.layer_options import (
+    METHODS,
+    CallsOption,
+    ClockRoundsOption,
+    CountOption,
+    EpisodesOption,
+    HistoriesOption,
+    LengthOption,
+    MethodsOption,
+    PerplexityOption,
+    PlayEpisodesOption,
+    PlayOption,
+    TextsOption,
+    listed,
+)
 
 CALLS_SUITE, CALLS_FIRST = "household-chains-train", 5000  # of the recorded calls that a controller is trained on
 
@@ -23,28 +38,18 @@ def layers(
     pruner: Annotated[
         str | None, typer.Option(help="Trained pruner that ranks what sessions with a budget evict, or none.")
     ] = "smollm2-135m-pruner",
-    methods: Annotated[str, typer.Option(metavar="NAME,NAME", help="Methods that search.")] = (
-        "sprint,sleb,blockpruner,shortgpt,magnitude,random"
-    ),
-    count: Annotated[int, typer.Option(metavar="N", help="Calibration sequences, the same for all methods.")] = 32,
-    length: Annotated[int, typer.Option(metavar="N", help="Tokens of each.")] = 128,
-    episodes: Annotated[int, typer.Option(metavar="N", help="Episodes whose plans are compared.")] = 8,
-    calls: Annotated[int, typer.Option(metavar="N", help="Planning calls of each.")] = 12,
-    repetitions: Annotated[int, typer.Option(metavar="N", help="Timed rounds of plans.")] = 5,
+    methods: MethodsOption = METHODS,
+    count: CountOption = 32,
+    length: LengthOption = 128,
+    episodes: EpisodesOption = 8,
+    calls: CallsOption = 12,
+    repetitions: ClockRoundsOption = 5,
     prompts: Annotated[int, typer.Option(metavar="N", help="Prompts of the controller.")] = 32,
-    play: Annotated[
-        str | None, typer.Option(metavar="SUITE", help="Also play the front on this suite (an hour or more).")
-    ] = None,
-    play_episodes: Annotated[int, typer.Option(metavar="N", help="Episodes that are played.")] = 120,
-    histories: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Plans and calls of this folder of `erecap collect` instead.")
-    ] = None,
-    texts: Annotated[
-        list[str] | None, typer.Option("--text", metavar="TEXT", help="Calibration, as of `erecap tune layers`.")
-    ] = None,
-    perplexity: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Texts whose perplexity is measured; several.")
-    ] = None,
+    play: PlayOption = None,
+    play_episodes: PlayEpisodesOption = 120,
+    histories: HistoriesOption = None,
+    texts: TextsOption = None,
+    perplexity: PerplexityOption = None,
     dtype: Dtype = "auto",
     threads: Threads = None,
     smoke: Annotated[
@@ -76,7 +81,7 @@ def layers(
         raise ConfigError(f"--parts: got {wrong!r:.40}; allowed: {', '.join(PARTS)}")
     adapter, pruner = (None if name == "none" else name for name in (adapter, pruner))
     front = FrontSettings(
-        methods=names_in(methods),
+        methods=listed(methods, names_in),
         texts=tuple(texts or ("planner",)),
         count=count,
         length=length,

@@ -37,7 +37,7 @@ class Profiling:
     kv_tokens: Annotated[int, typer.Option(min=16, help="Budget of the modes that evict.")] = 1024
     adapter: AdapterOption = None
     pruner: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Trained pruner that ranks in erecap, and as the scorer learned.")
+        str | None, typer.Option(metavar="NAME", help="Trained pruner that ranks in erecap and in prune\\[learned].")
     ] = None
     dtype: DtypeOption = "auto"
     threads: ThreadsOption = None
