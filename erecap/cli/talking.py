@@ -23,7 +23,8 @@ EvictByOption = Annotated[
     typer.Option(
         "--evict-by",
         "--pruner",
-        help="Ranks what erecap evicts: recency, random, attention, or a trained pruner; the pruner of prune\\[learned].",
+        help="Ranks what erecap evicts: recency, random, attention, or a trained pruner; "
+        "the pruner of prune\\[learned].",
     ),
 ]
 KvTokensOption = Annotated[
