@@ -9,9 +9,8 @@ import torch
 from erecap.bench.profile.settings import FLOOR, Cell, Profile
 from erecap.config.modes import Evict
 from erecap.engines.token_bytes import bytes_per_token
+from erecap.engines.transformers import CHUNK
 from erecap.tokens.scoring.schedule import PruneConfig, scheduled_counts
-
-CHUNK = 512  # tokens that a session reads at a time
 
 
 def short_of_memory(profile: Profile, cell: Cell, model: Any, free: int | None = None) -> str | None:

@@ -123,6 +123,25 @@ def test_whole_calls_stand_beside_their_floor(tmp_path: Path) -> None:
     assert list(stored["parts"]) == ["end2end-tiny-4096"] and list(stored["targets"]) == ["P1"]
 
 
+def test_a_mode_that_is_added_is_timed_beside_the_floor(tmp_path: Path) -> None:
+    pytest.importorskip("alfworld")
+    some = replace(SMALL, part="end2end", lengths=(1200,), modes=("full", "erecap"))
+    assert [row["mode"] for row in played(some, tmp_path)["raw"]] == ["full", "erecap", "floor"] * 2
+    part = played(replace(some, modes=("full", "erecap", "reuse")), tmp_path)
+    assert [row["mode"] for row in part["raw"][6:]] == ["full", "reuse", "floor"] * 2
+    added = next(cell for cell in part["summary"]["cells"] if cell["mode"] == "reuse")
+    assert added["over_floor"] > 0 and added["speed_up"] > 0
+
+
+def test_another_model_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    shape = vars(shape_of(model()))
+    shared = {name: ABOUT[name] for name in ("machine", "versions", "model")}
+    other = {**SMALL.fixed(), **shared, "shape": {**shape, "layers": shape["layers"] + 1}}
+    Journal(tmp_path / "prefill-tiny-4096.jsonl", other)
+    with pytest.raises(RunError, match="measured with another shape; --fresh measures anew"):
+        played(SMALL, tmp_path)
+
+
 def test_what_does_not_fit_is_left_out_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("alfworld")
     cells = [Cell(1600, None, "reuse"), Cell(1600, "keep07", "prune[recency]"), Cell(1600, None, "erecap")]
@@ -221,6 +240,7 @@ def test_the_evicting_sessions_peak_is_judged(tmp_path: Path) -> None:
         ({"presets": ()}, r"--presets: the modes prune\[...\] need one"),
         ({"modes": ("fast",)}, "--modes: unknown mode 'fast'"),
         ({"modes": ("expert",)}, "--modes: expert cannot be profiled"),
+        ({"modes": ("full", "served")}, "--modes: served cannot be profiled"),
         ({"modes": ("prune[learned]",)}, r"--modes: prune\[learned\] needs a trained pruner; name it with --pruner"),
         ({"of": "sleep"}, "a profile of prefill \\(sleep\\)"),
     ],
