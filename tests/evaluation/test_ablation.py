@@ -111,6 +111,16 @@ def test_an_ablation_measures_each_part_and_goes_on(config: RunConfig, tmp_path:
     with pytest.raises(RunError, match=r"agreement\.jsonl: compared without without-stale-first; --fresh compares"):
         more = [*some, "stale-first"]
         ablate(config, tmp_path / "out", quietly, parts=more, timed_episodes=1, steps=("agreement",))
+    # Figures of another budget are neither taken nor shown, whatever is measured now.
+    other = config.model_copy(update={"budget": config.budget.model_copy(update={"kv_tokens": 500})})
+    for steps in (("agreement",), ("time",)):
+        with pytest.raises(RunError, match=r"agreement\.jsonl: compared with config \w+, now it is \w+; --fresh"):
+            ablate(other, tmp_path / "out", quietly, parts=some, timed_episodes=1, steps=steps)
+    (tmp_path / "out" / "agreement.jsonl").unlink()
+    with pytest.raises(
+        RunError, match=r"time: this run was started with config\.budget\.kv_tokens = 600, now it is 500"
+    ):
+        ablate(other, tmp_path / "out", quietly, parts=some, timed_episodes=1, steps=("success",))
     about = {"command": "erecap ablate t", "date": "2026-01-31", "model": "tiny", "machine": "a processor"}
     table = ablation_table({**about, **json.loads(json.dumps(done))})
     assert "smoke test" in table and "| `without-reuse` | every call reads the whole chat anew |" in table
