@@ -24,10 +24,13 @@ from erecap.cli.layer_options import (
     listed,
 )
 
+RESULTS = Path("docs/results/layers.json")  # that `make layers` names
+SIZES = ("count", "length", "episodes", "calls", "repetitions", "prompts")  # options that a smoke test sets itself
 CALLS_SUITE, CALLS_FIRST = "household-chains-train", 5000  # of the recorded calls that a controller is trained on
 
 
 def layers(
+    context: typer.Context,
     parts: Annotated[str, typer.Option(metavar="PART,PART", help="front (L1 to L3), slices (L4), controller (L5).")] = (
         "front,slices,controller"
     ),
@@ -66,7 +69,7 @@ def layers(
     Whatever was measured lies in the folder; the same command goes on from there.
     """
     from erecap.bench.layer_clock import LayerClock
-    from erecap.cli.benching import names_in, setting
+    from erecap.cli.benching import is_given, names_in, refuse_given, setting
     from erecap.cli.tune_layers import transcripts
     from erecap.errors import ConfigError
     from erecap.evaluation.layer_front.measuring import FILE, PARTS, LayersMeasure, Measuring, smoke_settings
@@ -79,6 +82,10 @@ def layers(
     wrong = next((part for part in chosen if part not in PARTS), None)
     if wrong is not None or not chosen:
         raise ConfigError(f"--parts: got {wrong!r:.40}; allowed: {', '.join(PARTS)}")
+    if smoke:
+        refuse_given(context, SIZES, "--smoke")
+    if play is None and is_given(context, "play_episodes"):
+        raise ConfigError("--play-episodes: nothing is played; name a suite with --play")
     adapter, pruner = (None if name == "none" else name for name in (adapter, pruner))
     front = FrontSettings(
         methods=listed(methods, names_in),
@@ -95,9 +102,8 @@ def layers(
     settings = smoke_settings(front) if smoke else LayersMeasure(front, controller_prompts=prompts)
     out = out or Path("runs/layers-smoke" if smoke else "runs/layers")
     results = results or out / f"{FILE}.json"
-    about, _, say = setting(
-        model, dtype, threads, "make layers" if results.parent.name == "results" else "erecap bench layers"
-    )
+    command = "make layers" if results == RESULTS else "erecap bench layers"
+    about, _, say = setting(model, dtype, threads, command)
     opened = open_model(ModelSettings(model, adapter, dtype, "auto", threads))
     stated = {"model": model, "adapter": adapter, "dtype": dtype, "device": "auto", "threads": threads}
     measuring = Measuring(settings, opened, stated, about, out, results, smoke=smoke, say=say)
@@ -110,19 +116,23 @@ def layers(
     if "slices" in chosen:
         measuring.slices(fresh=fresh)
     if "controller" in chosen:
-        recorded = histories or _recorded(out / "calls", settings.controller_prompts // settings.controller_each)
+        recorded = histories or _recorded(out, settings.controller_prompts // settings.controller_each)
         measuring.controller(recorded, pruner, fresh=fresh)
     _show(results)
 
 
-def _recorded(folder: Path, episodes: int) -> Path:
-    """Calls of the expert in chains of the training floor plans, which are played unless they lie there."""
+def _recorded(out: Path, episodes: int) -> Path:
+    """Calls of the expert in chains of the training floor plans, which are played unless they lie in a folder in `out`.
+
+    Another number of episodes has another folder.
+    """
     from erecap.config import load_suite
     from erecap.training.collect.collect import collect
     from erecap.training.collect.episode import Recipe
 
-    suite = load_suite(CALLS_SUITE)
-    result = collect(Recipe(episodes=max(4, episodes), first=CALLS_FIRST), {suite.name: suite}, folder)
+    suite, recipe = load_suite(CALLS_SUITE), Recipe(episodes=max(4, episodes), first=CALLS_FIRST)
+    folder = out / f"calls-{recipe.episodes}"
+    result = collect(recipe, {suite.name: suite}, folder)
     if result.status == "interrupted":
         raise KeyboardInterrupt
     return folder

@@ -39,6 +39,7 @@ SUITE = "household-chains-unseen"
 
 
 def layers(
+    context: typer.Context,
     model: ModelArgument,
     adapter: AdapterOption = None,
     methods: MethodsOption = METHODS,
@@ -83,20 +84,24 @@ def layers(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where everything goes.")] = Path("runs/layers"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget times and judgements; searches stay.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget times, judgements and played episodes; searches stay.")
+    ] = False,
 ) -> None:
     """Draw measured speed against plan agreement for all methods, with eviction and drafts; propose a layer plan.
 
     Searches, times and judgements lie in the folder when they are done; the same command goes on from there.
     """
     from erecap.bench.layer_clock import LayerClock
-    from erecap.cli.benching import names_in, numbers_in
+    from erecap.cli.benching import is_given, names_in, numbers_in
     from erecap.errors import ConfigError
     from erecap.evaluation.layer_front.settings import FrontSettings
     from erecap.layers.search import SearchOptions
 
     if histories is not None and suite is not None:
         raise ConfigError("--histories and --suite exclude each other: transcripts are read, or a suite is played")
+    if play is None and is_given(context, "play_episodes"):
+        raise ConfigError("--play-episodes: nothing is played; name a suite with --play")
     settings = FrontSettings(
         methods=listed(methods, names_in),
         speed_ups=_floats(speed_ups),

@@ -13,7 +13,8 @@ import yaml
 from erecap.bench.plots import standalone
 from erecap.bench.results import rounded
 from erecap.config.run import RunConfig
-from erecap.evaluation.layer_front.points import DENSE, Point
+from erecap.evaluation.layer_front.points import Point
+from erecap.evaluation.subjects import DENSE
 from erecap.files import write_atomic, write_json
 from erecap.generation import JsonRow
 from erecap.layers import load_plan, save_plan
@@ -38,7 +39,7 @@ def write_front(folder: Path, result: JsonRow, about: JsonRow, profile: JsonRow 
 
 
 def front_table(result: Mapping[str, Any]) -> str:
-    """Markdown: a row a point, fastest of each agreement marked; success and perplexity where they were measured."""
+    """Markdown: a row a point, those of the front marked; success and perplexity where they were measured."""
     points = result["points"]
     has = {
         "perplexity": any("perplexity" in point["figures"] for point in points),
