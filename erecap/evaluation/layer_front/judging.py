@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,6 @@ from erecap.evaluation.subjects import DENSE, Change, Subject
 from erecap.evaluation.texts import Text
 from erecap.generation import JsonRow
 from erecap.language_models.opened import OpenedModel
-
-Say = Callable[[str], None]
 
 
 class Judging:

@@ -20,7 +20,6 @@ from erecap.generation import JsonRow
 from erecap.layers import load_plan, save_plan
 from erecap.layers.files import CARD, PLAN
 from erecap.report.formats import decimal, percent
-from erecap.report.page.summary import RESULT_EPISODES
 from erecap.report.svg import FAINT, INK, MARKERS, SERIES, inline, new_axes, stand_in
 
 FORMAT = "erecap-layer-front-1"
@@ -154,8 +153,3 @@ def front_plot(result: Mapping[str, Any]) -> str:
 
 def _across(points: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
     return [point["speed_up"]["value"] for point in points], [100 * point["agreement"] for point in points]
-
-
-def weight(result: Mapping[str, Any]) -> str:
-    """`result` or `smoke`, by the episodes whose plans were compared."""
-    return "result" if len(result["points"][0]["episodes"]) >= RESULT_EPISODES else "smoke"
