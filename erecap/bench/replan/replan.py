@@ -166,7 +166,7 @@ def _checked(bench: ReplanBench, model: Any) -> list[Mode]:
         raise ConfigError(str(error)) from error
     elsewhere = [str(mode) for mode in modes if not mode.opens_model]
     if elsewhere:
-        raise ConfigError(f"mode {elsewhere[0]} runs no model here, so there is nothing to measure")
+        raise ConfigError(f"mode {elsewhere[0]} calls no model here, so there is nothing to measure")
     text = [str(mode) for mode in modes if mode.text is not None]
     if text:
         raise ConfigError(f"mode {text[0]} shortens the chat itself, which these calls do not do; leave it out")
