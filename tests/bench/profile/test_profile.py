@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from erecap.bench.profile.calls import Texts, counter, within
 from erecap.bench.profile.journal import Journal
 from erecap.bench.profile.plots import write_profile_plots
-from erecap.bench.profile.room import least_bytes, short_of_memory
+from erecap.bench.profile.room import free_bytes, least_bytes, short_of_memory
 from erecap.bench.profile.run import play_profile, publish_profile
 from erecap.bench.profile.settings import Cell, Profile
 from erecap.bench.profile.summary import profile_rows, summarise
@@ -171,10 +172,19 @@ def test_what_does_not_fit_is_left_out_with_its_reason(tmp_path: Path, monkeypat
         played(profile, tmp_path, fresh=True)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_memory_that_torch_keeps_of_earlier_calls_is_free() -> None:
+    device, size = torch.device("cuda:0"), 1 << 30
+    before = free_bytes(device)
+    taken = torch.empty(size, dtype=torch.uint8, device=device)
+    during = free_bytes(device)
+    del taken
+    assert before is not None and during is not None and before - during >= size
+    assert (free_bytes(device) or 0) - during >= size
+
+
 def test_a_call_that_runs_out_of_memory_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("alfworld")
-    import torch
-
     tiny = model()
     whole = type(tiny).forward
 
