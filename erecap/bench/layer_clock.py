@@ -60,7 +60,7 @@ class LayerClock:
     """Settings of a measurement.
 
     Raises:
-        ConfigError: a number below 1.
+        ConfigError: a number below 1, or packed weights of several sequences.
     """
 
     tokens: int = 1024  # that are read
@@ -73,6 +73,8 @@ class LayerClock:
         for name in ("tokens", "decoded", "repetitions", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"clock {name}: got {getattr(self, name)}; allowed: 1 or more")
+        if self.batch > 1 and self.weights != "same":
+            raise ConfigError(f"clock weights: got {self.weights} with batch {self.batch}; allowed: same, or batch 1")
 
 
 class _Session:

@@ -69,7 +69,8 @@ def ablate(
     Console(markup=False, emoji=False).print(screen_table(found["variants"]))
     if results is not None:
         about = {"command": f"erecap ablate {Path(config).name}", "date": datetime.now(UTC).date().isoformat()}
-        about |= {"model": Path(loaded.model).name, "machine": str(machine(None)["cpu"])}
+        adapter = "" if loaded.adapter is None else f" with {Path(loaded.adapter).name}"
+        about |= {"model": Path(loaded.model).name + adapter, "machine": str(machine(None)["cpu"])}
         write_json(results, {**about, **found})
         typer.echo(f"figures: {results}")
     if plot is not None and write_ablation_plot(plot, found["variants"]) is not None:

@@ -8,11 +8,29 @@ from typing import Annotated
 import typer
 
 from erecap.cli.bench import MODEL, Dtype, Threads
+from erecap.cli.layer_options import (
+    METHODS,
+    CallsOption,
+    ClockRoundsOption,
+    CountOption,
+    EpisodesOption,
+    HistoriesOption,
+    LengthOption,
+    MethodsOption,
+    PerplexityOption,
+    PlayEpisodesOption,
+    PlayOption,
+    TextsOption,
+    listed,
+)
 
+RESULTS = Path("docs/results/layers.json")  # that `make layers` names
+SIZES = ("count", "length", "episodes", "calls", "repetitions", "prompts")  # options that a smoke test sets itself
 CALLS_SUITE, CALLS_FIRST = "household-chains-train", 5000  # of the recorded calls that a controller is trained on
 
 
 def layers(
+    context: typer.Context,
     parts: Annotated[str, typer.Option(metavar="PART,PART", help="front (L1 to L3), slices (L4), controller (L5).")] = (
         "front,slices,controller"
     ),
@@ -23,28 +41,18 @@ def layers(
     pruner: Annotated[
         str | None, typer.Option(help="Trained pruner that ranks what sessions with a budget evict, or none.")
     ] = "smollm2-135m-pruner",
-    methods: Annotated[str, typer.Option(metavar="NAME,NAME", help="Methods that search.")] = (
-        "sprint,sleb,blockpruner,shortgpt,magnitude,random"
-    ),
-    count: Annotated[int, typer.Option(metavar="N", help="Calibration sequences, the same for all methods.")] = 32,
-    length: Annotated[int, typer.Option(metavar="N", help="Tokens of each.")] = 128,
-    episodes: Annotated[int, typer.Option(metavar="N", help="Episodes whose plans are compared.")] = 8,
-    calls: Annotated[int, typer.Option(metavar="N", help="Planning calls of each.")] = 12,
-    repetitions: Annotated[int, typer.Option(metavar="N", help="Timed rounds of plans.")] = 5,
+    methods: MethodsOption = METHODS,
+    count: CountOption = 32,
+    length: LengthOption = 128,
+    episodes: EpisodesOption = 8,
+    calls: CallsOption = 12,
+    repetitions: ClockRoundsOption = 5,
     prompts: Annotated[int, typer.Option(metavar="N", help="Prompts of the controller.")] = 32,
-    play: Annotated[
-        str | None, typer.Option(metavar="SUITE", help="Also play the front on this suite (an hour or more).")
-    ] = None,
-    play_episodes: Annotated[int, typer.Option(metavar="N", help="Episodes that are played.")] = 120,
-    histories: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Plans and calls of this folder of `erecap collect` instead.")
-    ] = None,
-    texts: Annotated[
-        list[str] | None, typer.Option("--text", metavar="TEXT", help="Calibration, as of `erecap tune layers`.")
-    ] = None,
-    perplexity: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Texts whose perplexity is measured; several.")
-    ] = None,
+    play: PlayOption = None,
+    play_episodes: PlayEpisodesOption = 120,
+    histories: HistoriesOption = None,
+    texts: TextsOption = None,
+    perplexity: PerplexityOption = None,
     dtype: Dtype = "auto",
     threads: Threads = None,
     smoke: Annotated[
@@ -61,7 +69,7 @@ def layers(
     Whatever was measured lies in the folder; the same command goes on from there.
     """
     from erecap.bench.layer_clock import LayerClock
-    from erecap.cli.benching import names_in, setting
+    from erecap.cli.benching import is_given, names_in, refuse_given, setting
     from erecap.cli.tune_layers import transcripts
     from erecap.errors import ConfigError
     from erecap.evaluation.layer_front.measuring import FILE, PARTS, LayersMeasure, Measuring, smoke_settings
@@ -74,9 +82,13 @@ def layers(
     wrong = next((part for part in chosen if part not in PARTS), None)
     if wrong is not None or not chosen:
         raise ConfigError(f"--parts: got {wrong!r:.40}; allowed: {', '.join(PARTS)}")
+    if smoke:
+        refuse_given(context, SIZES, "--smoke")
+    if play is None and is_given(context, "play_episodes"):
+        raise ConfigError("--play-episodes: nothing is played; name a suite with --play")
     adapter, pruner = (None if name == "none" else name for name in (adapter, pruner))
     front = FrontSettings(
-        methods=names_in(methods),
+        methods=listed(methods, names_in),
         texts=tuple(texts or ("planner",)),
         count=count,
         length=length,
@@ -90,9 +102,8 @@ def layers(
     settings = smoke_settings(front) if smoke else LayersMeasure(front, controller_prompts=prompts)
     out = out or Path("runs/layers-smoke" if smoke else "runs/layers")
     results = results or out / f"{FILE}.json"
-    about, _, say = setting(
-        model, dtype, threads, "make layers" if results.parent.name == "results" else "erecap bench layers"
-    )
+    command = "make layers" if results == RESULTS else "erecap bench layers"
+    about, _, say = setting(model, dtype, threads, command)
     opened = open_model(ModelSettings(model, adapter, dtype, "auto", threads))
     stated = {"model": model, "adapter": adapter, "dtype": dtype, "device": "auto", "threads": threads}
     measuring = Measuring(settings, opened, stated, about, out, results, smoke=smoke, say=say)
@@ -105,19 +116,23 @@ def layers(
     if "slices" in chosen:
         measuring.slices(fresh=fresh)
     if "controller" in chosen:
-        recorded = histories or _recorded(out / "calls", settings.controller_prompts // settings.controller_each)
+        recorded = histories or _recorded(out, settings.controller_prompts // settings.controller_each)
         measuring.controller(recorded, pruner, fresh=fresh)
     _show(results)
 
 
-def _recorded(folder: Path, episodes: int) -> Path:
-    """Calls of the expert in chains of the training floor plans, which are played unless they lie there."""
+def _recorded(out: Path, episodes: int) -> Path:
+    """Calls of the expert in chains of the training floor plans, which are played unless they lie in a folder in `out`.
+
+    Another number of episodes has another folder.
+    """
     from erecap.config import load_suite
     from erecap.training.collect.collect import collect
     from erecap.training.collect.episode import Recipe
 
-    suite = load_suite(CALLS_SUITE)
-    result = collect(Recipe(episodes=max(4, episodes), first=CALLS_FIRST), {suite.name: suite}, folder)
+    suite, recipe = load_suite(CALLS_SUITE), Recipe(episodes=max(4, episodes), first=CALLS_FIRST)
+    folder = out / f"calls-{recipe.episodes}"
+    result = collect(recipe, {suite.name: suite}, folder)
     if result.status == "interrupted":
         raise KeyboardInterrupt
     return folder

@@ -35,7 +35,7 @@ ModesOption = Annotated[
     typer.Option(
         "--mode",
         metavar="MODE",
-        help="erecap, recency, prune[attention], erecap+prune[attention], ...; may be repeated.",
+        help="erecap, recency, prune\\[attention], erecap+prune\\[attention], ...; may be repeated.",
     ),
 ]
 PrunerOption = Annotated[

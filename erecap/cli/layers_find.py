@@ -7,6 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from erecap.cli.layer_options import (
+    ClockDecodedOption,
+    ClockRoundsOption,
+    ClockTokensOption,
+    CountOption,
+    LengthOption,
+    LossSequencesOption,
+    TextsOption,
+    TuneOption,
+    kinds_of,
+)
 from erecap.cli.model_options import AdapterOption, DeviceOption, DtypeOption, ModelArgument, ThreadsOption
 from erecap.cli.numbers import finite
 
@@ -31,33 +42,26 @@ def find(
     speed_up: Annotated[
         float | None, typer.Option(metavar="X", callback=finite, help="Stop at this predicted speed-up.")
     ] = None,
-    texts: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--text", metavar="TEXT", help="planner (household games), a file, or a collected folder; several."
-        ),
-    ] = None,
-    count: Annotated[int, typer.Option(metavar="N", help="Calibration sequences.")] = 64,
-    length: Annotated[int, typer.Option(metavar="N", help="Tokens of each.")] = 256,
+    texts: TextsOption = None,
+    count: CountOption = 64,
+    length: LengthOption = 256,
     held_out: Annotated[int, typer.Option(metavar="N", help="Further sequences that judge the steps; 0: none.")] = 16,
     evaluate_every: Annotated[int, typer.Option(metavar="N", help="Steps between two judgements.")] = 1,
     metric: Annotated[str, typer.Option(help="Change of hidden states: l1, l2 or cosine.")] = "l2",
     over: Annotated[str, typer.Option(help="Vectors that it is taken of: sentence, token or channel.")] = "token",
     latency_aware: Annotated[bool, typer.Option(help="Divide the change by the latency saved.")] = True,
     phase: PhaseOption = "decode",
-    tune: Annotated[str, typer.Option(help="Sublayers that are tuned: mlp, attention, both or none.")] = "mlp",
+    tune: TuneOption = "mlp",
     ratio: Annotated[float, typer.Option(callback=finite, help="Share of output channels that are tuned.")] = 1.0,
     damping: Annotated[float, typer.Option(callback=finite, help="Ridge, over the mean diagonal of X'X.")] = 0.1,
     candidates: Annotated[int, typer.Option(metavar="N", help="Best sublayers that are tuned at each step.")] = 5,
     checkpoints: Annotated[int, typer.Option(metavar="N", help="Layers before which hidden states are kept.")] = 8,
     batch_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of one forward pass.")] = 2048,
-    loss_sequences: Annotated[
-        int, typer.Option(metavar="N", help="sleb, blockpruner: judge on the first N calibration sequences; 0: all.")
-    ] = 0,
-    clock_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of the prompt that is timed.")] = 1024,
-    clock_decoded: Annotated[int, typer.Option(metavar="N", help="Tokens that are decoded after it.")] = 32,
+    loss_sequences: LossSequencesOption = 0,
+    clock_tokens: ClockTokensOption = 1024,
+    clock_decoded: ClockDecodedOption = 32,
     clock_batch: Annotated[int, typer.Option(metavar="N", help="Sequences side by side; 1: a session.")] = 1,
-    repetitions: Annotated[int, typer.Option(metavar="N", help="Timed rounds.")] = 5,
+    repetitions: ClockRoundsOption = 5,
     latencies: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Take the latencies of another search; else they are measured."),
@@ -107,11 +111,6 @@ def find(
     opened = open_model(ModelSettings(model, adapter, dtype, device, threads))
     found = search_layers(settings, opened, out, fresh=fresh, say=lambda text: progress.print(text))
     _show(found)
-
-
-def kinds_of(tune: str) -> tuple[str, ...]:
-    """The kinds of sublayers by the words of `--tune`."""
-    return {"both": ("attention", "mlp"), "none": ()}.get(tune, tuple(tune.split(",")))
 
 
 def steps(folder: FolderArgument) -> None:

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from erecap.generation import Generation, Message, Usage
     from erecap.protocols import LanguageModel
 
-ModeOption = Annotated[str, typer.Option(help="A mode's name: erecap, full, reuse, recency, prune[attention], ...")]
+ModeOption = Annotated[str, typer.Option(help="A mode's name: erecap, full, reuse, recency, prune\\[attention], ...")]
 EvictByOption = Annotated[
     str | None,
     typer.Option(
         "--evict-by",
         "--pruner",
-        help="Ranks what erecap evicts: recency, random, attention, or a trained pruner; the pruner of prune[learned].",
+        help="Ranks what erecap evicts: recency, random, attention, or a trained pruner; "
+        "the pruner of prune\\[learned].",
     ),
 ]
 KvTokensOption = Annotated[

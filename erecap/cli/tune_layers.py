@@ -7,6 +7,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from erecap.cli.layer_options import (
+    METHODS,
+    CallsOption,
+    ClockDecodedOption,
+    ClockRoundsOption,
+    ClockTokensOption,
+    CountOption,
+    EpisodesOption,
+    HistoriesOption,
+    LengthOption,
+    LossSequencesOption,
+    MethodsOption,
+    PerplexityOption,
+    PlayEpisodesOption,
+    PlayOption,
+    TextsOption,
+    TuneOption,
+    kinds_of,
+    listed,
+)
 from erecap.cli.model_options import AdapterOption, DeviceOption, DtypeOption, ModelArgument, ThreadsOption
 from erecap.cli.numbers import finite
 
@@ -19,11 +39,10 @@ SUITE = "household-chains-unseen"
 
 
 def layers(
+    context: typer.Context,
     model: ModelArgument,
     adapter: AdapterOption = None,
-    methods: Annotated[str, typer.Option(metavar="NAME,NAME", help="Methods that search; none: no search.")] = (
-        "sprint,sleb,blockpruner,shortgpt,magnitude,random"
-    ),
+    methods: MethodsOption = METHODS,
     speed_ups: Annotated[
         str, typer.Option(metavar="X,X", help="Predicted speed-ups of decoding; each method gives a plan for each.")
     ] = "1.1,1.15,1.2,1.3,1.37",
@@ -38,40 +57,26 @@ def layers(
     ] = None,
     drafts: Annotated[bool, typer.Option(help="Combine the best plans with drafts.")] = True,
     combined: Annotated[int, typer.Option(metavar="N", help="Plans of the front that are combined.")] = 3,
-    texts: Annotated[
-        list[str] | None,
-        typer.Option("--text", metavar="TEXT", help="Calibration: planner, a file, or a collected folder; several."),
-    ] = None,
-    count: Annotated[int, typer.Option(metavar="N", help="Calibration sequences of the searches.")] = 32,
-    length: Annotated[int, typer.Option(metavar="N", help="Tokens of each.")] = 128,
+    texts: TextsOption = None,
+    count: CountOption = 32,
+    length: LengthOption = 128,
     slice_count: Annotated[int, typer.Option(metavar="N", help="Calibration sequences of the slices.")] = 64,
     multiple: Annotated[int, typer.Option(metavar="N", help="Channels that a sliced layer keeps: N, 2 N, ...")] = 32,
-    loss_sequences: Annotated[
-        int, typer.Option(metavar="N", help="sleb, blockpruner: judge on the first N calibration sequences; 0: all.")
-    ] = 0,
-    tune: Annotated[str, typer.Option(help="sprint: sublayers that are tuned: mlp, attention, both or none.")] = "mlp",
-    histories: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Plans to compare, of `erecap collect`; else the expert plays --suite."),
-    ] = None,
+    loss_sequences: LossSequencesOption = 0,
+    tune: TuneOption = "mlp",
+    histories: HistoriesOption = None,
     suite: Annotated[str | None, typer.Option(metavar="SUITE", help=f"{SUITE} if left out.")] = None,
-    episodes: Annotated[int, typer.Option(metavar="N", help="Episodes whose plans are compared.")] = 8,
-    calls: Annotated[int, typer.Option(metavar="N", help="Planning calls of each, evenly spread.")] = 12,
-    perplexity: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Texts whose perplexity is measured; several.")
-    ] = None,
+    episodes: EpisodesOption = 8,
+    calls: CallsOption = 12,
+    perplexity: PerplexityOption = None,
     timed_calls: Annotated[int, typer.Option(metavar="N", help="Planning calls that are timed.")] = 3,
     rounds: Annotated[int, typer.Option(metavar="N", help="Timed rounds of planning calls.")] = 3,
-    clock_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of the prompt that plans are timed on.")] = (
-        1024
-    ),
-    clock_decoded: Annotated[int, typer.Option(metavar="N", help="Tokens that are decoded after it.")] = 32,
-    repetitions: Annotated[int, typer.Option(metavar="N", help="Timed rounds of plans alone.")] = 5,
+    clock_tokens: ClockTokensOption = 1024,
+    clock_decoded: ClockDecodedOption = 32,
+    repetitions: ClockRoundsOption = 5,
     together: Annotated[int, typer.Option(metavar="N", help="Models timed in turn with the whole one.")] = 4,
-    play: Annotated[
-        str | None, typer.Option(metavar="SUITE", help="Play the front on this suite; nothing is played if left out.")
-    ] = None,
-    play_episodes: Annotated[int, typer.Option(metavar="N", help="Episodes that are played.")] = 20,
+    play: PlayOption = None,
+    play_episodes: PlayEpisodesOption = 20,
     by: Annotated[str, typer.Option(help="Agreement of the front: tokens of plans, or whole plans.")] = "tokens",
     least: Annotated[float, typer.Option(callback=finite, help="Agreement that the proposal keeps.")] = 0.9,
     seed: Annotated[int, typer.Option(min=0, help="Of texts, histories, random and intervals.")] = 0,
@@ -79,32 +84,35 @@ def layers(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where everything goes.")] = Path("runs/layers"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget times and judgements; searches stay.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget times, judgements and played episodes; searches stay.")
+    ] = False,
 ) -> None:
     """Draw measured speed against plan agreement for all methods, with eviction and drafts; propose a layer plan.
 
     Searches, times and judgements lie in the folder when they are done; the same command goes on from there.
     """
     from erecap.bench.layer_clock import LayerClock
-    from erecap.cli.benching import names_in, numbers_in
-    from erecap.cli.layers_find import kinds_of
+    from erecap.cli.benching import is_given, names_in, numbers_in
     from erecap.errors import ConfigError
     from erecap.evaluation.layer_front.settings import FrontSettings
     from erecap.layers.search import SearchOptions
 
     if histories is not None and suite is not None:
         raise ConfigError("--histories and --suite exclude each other: transcripts are read, or a suite is played")
+    if play is None and is_given(context, "play_episodes"):
+        raise ConfigError("--play-episodes: nothing is played; name a suite with --play")
     settings = FrontSettings(
-        methods=_named(methods, names_in),
+        methods=listed(methods, names_in),
         speed_ups=_floats(speed_ups),
         options=SearchOptions(tune=kinds_of(tune), loss_sequences=loss_sequences),
         texts=tuple(texts or ("planner",)),
         count=count,
         length=length,
-        slices=_named(slices, names_in),
+        slices=listed(slices, names_in),
         slice_count=slice_count,
         multiple=multiple,
-        kv_tokens=_named(kv_tokens, lambda text: numbers_in(text, "--kv-tokens", 16)),
+        kv_tokens=listed(kv_tokens, lambda text: numbers_in(text, "--kv-tokens", 16)),
         evict_by=evict_by,
         drafts=drafts,
         combined=combined,
@@ -176,11 +184,6 @@ def transcripts(histories: Path | None, suite: str | None, episodes: int, out: P
         return collected(histories, seed)
     played = suite or SUITE
     return generated(played, episodes, out / "transcripts" / f"{Path(played).stem}-{episodes}")
-
-
-def _named(text: str, parse: Any) -> tuple[Any, ...]:
-    """The values of an option; `none` is no value."""
-    return () if text.strip() == "none" else tuple(parse(text))
 
 
 def _floats(text: str) -> tuple[float, ...]:

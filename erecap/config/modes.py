@@ -76,6 +76,11 @@ class Mode:
         return not self.expert
 
     @property
+    def opens_model(self) -> bool:
+        """True if a model answers that is opened here: neither the expert nor a server."""
+        return not (self.expert or self.served)
+
+    @property
     def budgeted(self) -> bool:
         """True if a budget limits what the mode keeps: the run's, or one of its own."""
         return isinstance(self.kv, Evict) or self.text is not None

@@ -240,7 +240,7 @@ def mode_of(text: str, evict_by: str | None = None) -> Mode:
                 f"--mode: got {text!r}; allowed with +: a session and pruning, as erecap+prune[attention]"
             )
         first = replace(first, name=f"{first.name}+{second.name}", prune=second.prune)
-    if not first.needs_model or first.text is not None:
+    if not first.opens_model or first.text is not None:
         raise ConfigError(
             f"--mode: {first} has no model's own reading to judge; allowed: full, reuse, erecap, prune[...]"
         )

@@ -72,7 +72,7 @@ def run(
     """
     suites = suites if suites is not None else load_suites(config)
     console = console or Console(markup=False, emoji=False, stderr=True)
-    head = _new_head(config, suites)
+    head = new_head(config, suites)
     with owned(out), Interrupts() as interrupts:
         old = None
         if fresh:
@@ -137,7 +137,8 @@ def _failed(rows: list[JsonRow]) -> int:
     return sum(row.get("error") is not None for row in rows)
 
 
-def _new_head(config: RunConfig, suites: Mapping[str, Suite]) -> dict[str, Any]:
+def new_head(config: RunConfig, suites: Mapping[str, Suite]) -> dict[str, Any]:
+    """`run.json` of a run that begins now."""
     recorded = config.model_dump(mode="json")
     recorded["suites"] = list(suites)  # by name; they are written out below
     team = team_settings(config.planner)

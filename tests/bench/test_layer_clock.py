@@ -62,6 +62,8 @@ def test_what_cannot_be_timed() -> None:
     for name in ("tokens", "decoded", "repetitions", "batch"):
         with pytest.raises(ConfigError, match=f"clock {name}: got 0; allowed: 1 or more"):
             LayerClock(**{name: 0})
+    with pytest.raises(ConfigError, match="clock weights: got int8 with batch 2; allowed: same, or batch 1"):
+        LayerClock(batch=2, weights="int8")
     with pytest.raises(ConfigError, match="40 tokens and 500 decoded ones pass the window of 512"):
         clock([own()], IDS, LayerClock(decoded=500))
     single = own()

@@ -134,6 +134,7 @@ def test_the_world_answers_to_plans() -> None:
     [
         ({"modes": ("fast",)}, "unknown mode 'fast'"),
         ({"modes": ("expert",)}, "calls no model"),
+        ({"modes": ("full", "served")}, "mode served calls no model"),
         ({"lengths": (5000,)}, "does not fit the window of 4096"),
         ({"rows": ("best",)}, "unknown row best; allowed: algorithm, product, hf"),
         ({"rows": ("product",), "decode_weights": "int2"}, "unknown decode weights 'int2'; allowed: same, int8, int4"),

@@ -42,7 +42,7 @@ def text(tmp_path: Path) -> Path:
 
 def test_a_front_with_perplexity_and_success(erecap, tiny_model, out: Path, text: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     suite = tmp_path / "rooms.yaml"
-    suite.write_text(json.dumps(tiny_suite(episodes=1, horizon=1).model_dump(mode="json", exclude_none=True)))
+    suite.write_text(json.dumps(tiny_suite(episodes=2, horizon=1).model_dump(mode="json", exclude_none=True)))
     histories = write(tmp_path / "histories", episodes=2, turns=2)
     asked = ("tune", "layers", tiny_model, *SMALL, *PLACE, "--text", text, "--histories", histories, "--out", out)
     code, said, err = erecap(*asked, "--perplexity", text, "--play", suite, "--play-episodes", "1", "--least", "0")
@@ -61,6 +61,12 @@ def test_a_front_with_perplexity_and_success(erecap, tiny_model, out: Path, text
     assert "| perplexity |" not in again
     code, _, err = erecap(*asked, "--fresh", "--calls", "1")
     assert code == 0 and (out / "calls.jsonl").read_bytes() != times, err
+    more = ("--play", suite, "--play-episodes", "2")
+    code, _, err = erecap(*asked, *more)
+    assert code == 1 and "config.episodes = 1, now it is 2; --fresh starts anew" in " ".join(err.split())
+    code, _, err = erecap(*asked, *more, "--fresh")
+    assert code == 0, err
+    assert json.loads((out / "front.json").read_text())["points"][0]["success"]["n"] == 2
 
 
 def test_the_rows_of_a_smoke_test(erecap, tiny_model, out: Path, text: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -95,6 +101,9 @@ def test_the_rows_of_a_smoke_test(erecap, tiny_model, out: Path, text: Path, tmp
         (("tune", "layers", "x", "--kv-tokens", "3"), "--kv-tokens: got '3'; allowed: whole numbers from 16 on"),
         (("tune", "layers", "x", "--suite", "a", "--histories", "b"), "--histories and --suite exclude each other"),
         (("tune", "layers", "x", "--perplexity", "nowhere.txt"), "nowhere.txt: cannot be read"),
+        (("tune", "layers", "x", "--play-episodes", "3"), "--play-episodes: nothing is played; name a suite"),
+        (("bench", "layers", "--play-episodes", "3"), "--play-episodes: nothing is played; name a suite"),
+        (("bench", "layers", "--smoke", "--prompts", "4"), "--smoke goes without --prompts"),
         (("bench", "layers", "--parts", "all"), "--parts: got 'all'; allowed: front, slices, controller"),
         (
             ("layers", "find", "sprint", "x", "--out", "y", "--sublayers", "1", "--loss-sequences", "2"),

@@ -85,6 +85,20 @@ def test_every_part_of_the_mode_has_a_variant_without_it(config: RunConfig, tmp_
     assert not played.mode("without-drafts").decode.draft and played.mode("all").decode.weights == "int8"
 
 
+def test_settings_of_the_run_are_parts_of_the_variants_and_not_of_what_they_are_compared_with(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    decode = {"draft": False}
+    text = json.loads((tmp_path / "run.yaml").read_text()) | {"decode_weights": "int8"}
+    text["modes"] = [{**MODE, "decode": decode}]
+    (tmp_path / "run.yaml").write_text(json.dumps(text))
+    variants = variants_of(load_run(tmp_path / "run.yaml"), tmp_path, only=["packed-weights"])
+    assert [variant.composition["decode"]["weights"] for variant in variants] == ["int8", "same"]
+    played = played_config(load_run(tmp_path / "run.yaml"), variants, "agreement")
+    assert played.decode_weights == "same" and played.mode("all").decode.weights == "int8"
+    assert played.mode("without-packed-weights").decode.weights == "same"
+
+
 def test_an_ablation_measures_each_part_and_goes_on(config: RunConfig, tmp_path: Path) -> None:
     some = ["reuse", "learned-rank", "drafts", "constraints"]
     done = ablate(config, tmp_path / "out", quietly, parts=some, timed_episodes=1)
@@ -111,6 +125,16 @@ def test_an_ablation_measures_each_part_and_goes_on(config: RunConfig, tmp_path:
     with pytest.raises(RunError, match=r"agreement\.jsonl: compared without without-stale-first; --fresh compares"):
         more = [*some, "stale-first"]
         ablate(config, tmp_path / "out", quietly, parts=more, timed_episodes=1, steps=("agreement",))
+    # Figures of another budget are neither taken nor shown, whatever is measured now.
+    other = config.model_copy(update={"budget": config.budget.model_copy(update={"kv_tokens": 500})})
+    for steps in (("agreement",), ("time",)):
+        with pytest.raises(RunError, match=r"agreement\.jsonl: compared with config \w+, now it is \w+; --fresh"):
+            ablate(other, tmp_path / "out", quietly, parts=some, timed_episodes=1, steps=steps)
+    (tmp_path / "out" / "agreement.jsonl").unlink()
+    with pytest.raises(
+        RunError, match=r"time: this run was started with config\.budget\.kv_tokens = 600, now it is 500"
+    ):
+        ablate(other, tmp_path / "out", quietly, parts=some, timed_episodes=1, steps=("success",))
     about = {"command": "erecap ablate t", "date": "2026-01-31", "model": "tiny", "machine": "a processor"}
     table = ablation_table({**about, **json.loads(json.dumps(done))})
     assert "smoke test" in table and "| `without-reuse` | every call reads the whole chat anew |" in table

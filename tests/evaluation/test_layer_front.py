@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from erecap.evaluation.layer_front.output import propose
 from erecap.evaluation.layer_front.plans import SEARCHES, Candidate
 from erecap.evaluation.layer_front.points import Point, alone, combinations
 from erecap.evaluation.layer_front.rows import around, differing, removal_rows
-from erecap.evaluation.layer_front.running import draw_front
+from erecap.evaluation.layer_front.running import about_opened, draw_front
 from erecap.evaluation.layer_front.settings import FrontSettings
 from erecap.evaluation.layer_front.timing import timed_calls
 from erecap.evaluation.plans import collected
@@ -223,13 +224,17 @@ def test_the_parts_of_make_layers_go_into_one_file(opened, text: Path, tmp_path:
 
     measuring().front(collected(histories, 0))
     first = measuring().controller(histories, None)
-    content = json.loads(results.read_text())
+    assert content_of(results)["front"]["model"] == {"name": "tiny", "dtype": "float32", "adapter": None}
+    content = content_of(results)
     assert [row["id"] for row in content["rows"]] == ["L3", "L5"] and content["rows"][0]["note"].startswith("smoke; ")
     assert [row["holds"] for row in content["rows"]] == [None, None] and str(tmp_path) not in json.dumps(
         content["rows"]
     )
     assert "thin" in first["about"]["actions"] and (tmp_path / "results" / "layer-front.svg").exists()
     assert measuring().controller(histories, None) == first  # a finished training is kept
+    assert len(list(out.glob("controller-*"))) == 1
+    measuring().controller(write(tmp_path / "others" / "histories", episodes=4, turns=3), None)
+    assert len(list(out.glob("controller-*"))) == 2  # other calls in a folder of the same name
     table = layers_table(content)
     assert "| `dense` | 1 |" in table and "L1-sleb, L2-sleb: no search with sleb." in table
     assert "| L4 | >= 0.7 x | not measured yet | – |" in table and "smoke | " in table
@@ -267,6 +272,30 @@ def test_settings_that_make_no_sense(changed: dict[str, Any], message: str) -> N
     with pytest.raises(ConfigError) as caught:
         FrontSettings(**changed)
     assert message in str(caught.value)
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def test_what_is_needed_in_the_end_is_looked_at_before_a_search(opened, text: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    histories = write(tmp_path / "histories", episodes=2, turns=2)
+    for changed, message in (({"play": "nowhere"}, "nowhere"), ({"evict_by": "nobody"}, "nobody")):
+        with pytest.raises(ConfigError, match=message) as caught:
+            settings = small(text, **changed)
+            draw_front(settings, opened(), {}, tmp_path / "out", ABOUT, collected(histories, 0))
+        assert "\n" not in str(caught.value) and not (tmp_path / "out" / SEARCHES).exists()
+
+
+def test_results_name_the_adapter_and_the_number_format_that_was_opened(opened) -> None:  # type: ignore[no-untyped-def]
+    model = opened()
+    adapted = replace(model, facts={**model.facts, "dtype": "bfloat16", "adapter": {"name": "plans", "hash": "x"}})
+    assert about_opened(ABOUT, adapted)["model"] == {"name": "tiny", "dtype": "bfloat16", "adapter": "plans"}
+    front = {"settings": {"count": 1, "length": 2, "timed_calls": 1, "by": "tokens"}, "date": "", "knee": None}
+    front |= {"model": about_opened(ABOUT, adapted)["model"], "machine": {"threads": 1}, "points": []}
+    front["data"] = {"plans": {"plans": 1, "episodes": 1}}
+    assert "tiny with plans in bfloat16" in layers_table({"front": front})
 
 
 def test_a_folder_in_use_is_refused(opened, text: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

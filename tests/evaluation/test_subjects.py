@@ -137,7 +137,7 @@ def test_what_cannot_be_judged_is_refused(opened, plan) -> None:
         build_subjects(opened(), [Change(layers=thin), Change(layers=thin)])
     with pytest.raises(ConfigError, match="no layer drops tokens: a model of 6 layers"):
         build_subjects(opened(), [Change(parse_mode("prune[recency]"), plan("six", blocks=(3, 4)))])
-    for text in ("mask", "expert"):
+    for text in ("mask", "expert", "served"):
         with pytest.raises(ConfigError, match="has no model's own reading to judge"):
             mode_of(text)
     for text in ("full+prune[recency]", "erecap+reuse", "erecap+prune[recency]+prune[random]"):

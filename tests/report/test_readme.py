@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
+
 from erecap.bench import results as bench
 from erecap.targets import targets_of
 from tools.readme.engines_table import engine_quality, engines_table
@@ -114,10 +116,14 @@ def test_engines_beside_their_targets_and_pairs_of_episodes(tmp_path: Path) -> N
     modes = {name: {"counted": 8, "sr": share} for name in ("transformers", "llamacpp")}
     paired = {"pairs": 8, "success": {"value": -0.125, "low": -0.25, "high": 0.0}}
     summary = {"label": "smoke", "baseline": "transformers", "suites": {"s": modes}}
-    write_json(tmp_path / "summary.json", {**summary, "paired": {"llamacpp": {"suites": {"s": paired}}}})
+    summary["paired"] = {"llamacpp": {"suites": {"s": paired}}}
     config = {"budget": {"kv_tokens": 1024}}
     head = {"name": "q", "created": "2026-01-31T00", "machine": {}, "model": {"name": "m"}, "config": config}
-    write_json(tmp_path / "run.json", head)
+    write_json(tmp_path / "run.json", {**head, "suites": {"s": {}}, "versions": {}})
+    write_json(tmp_path / "summary.json", {**summary, "status": "interrupted"})
+    with pytest.raises(ValueError, match="the run is interrupted; results are kept of finished runs"):
+        engine_quality(tmp_path)
+    write_json(tmp_path / "summary.json", {**summary, "status": "finished"})
     rows = [bench.result_row("R10", bench.Figure(1.3, 1.25, 1.4, 5), ABOUT, row="algorithm", note="floor 2 s")]
     table = engines_table({"rows": rows, "parts": {"quality": engine_quality(tmp_path)}})
     by_id = {line.split(" | ")[1]: line for line in table.splitlines() if re.search(r"^\| [^|]+ \| R\d", line)}

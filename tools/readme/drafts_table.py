@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from erecap.registries import DRAFTS
+from tools.readme.kept_run import adapted
 
 
 def drafts_table(results: dict[str, Any]) -> str:
@@ -22,9 +23,7 @@ def drafts_table(results: dict[str, Any]) -> str:
     part = results.get("parts", {}).get("drafts")
     if part is None:
         return "\n".join([told, *head, *(f"| not measured yet | – | `{way}` | – | – | – | – | – |" for way in DRAFTS)])
-    adapter = part["model"].get("adapter")
-    name = part["model"]["name"] + (f" with {adapter['name']}" if adapter else "")
-    lines = [f"{told} {name} in {part['model']['dtype']}, {part['date']}.", *head]
+    lines = [f"{told} {adapted(part['model'])} in {part['model']['dtype']}, {part['date']}.", *head]
     for row in part["summary"]["ways"]:
         cells = [
             f"{row['answers']}, {row['scene']}",

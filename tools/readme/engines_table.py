@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from erecap.report.formats import interval_percent, percent
 from erecap.targets import targets_of
+from tools.readme.kept_run import adapted, read_run
 
 ROWS = ("algorithm", "product")
 PART = "quality"  # key of success among the parts of `engines.json`
 
 
 def engine_quality(run: Path) -> dict[str, Any]:
-    """The figures to keep of a finished run whose modes differ in their engine: small, without rows or paths."""
-    summary = json.loads((run / "summary.json").read_text("utf-8"))
-    head = json.loads((run / "run.json").read_text("utf-8"))
+    """The figures to keep of a finished run whose modes differ in their engine: small, without rows or paths.
+
+    Raises:
+        ValueError: the run was interrupted.
+    """
+    head, summary, kept = read_run(run)
     return {
         "command": f"erecap compare {head['name']}",
-        "date": head["created"][:10],
-        "machine": head["machine"],
-        "model": {key: head["model"].get(key) for key in ("name", "hash", "adapter", "dtype")},
+        **kept,
         "budget": head["config"]["budget"]["kv_tokens"],
-        "label": summary["label"],
         "baseline": summary["baseline"],
         "suites": summary["suites"],
         "paired": summary["paired"],
@@ -87,7 +87,7 @@ def _success(part: Mapping[str, Any]) -> list[str]:
     lines = [
         "",
         f"Success of one policy ({part['budget']:,} tokens kept) on the engines, the same weights and episodes: "
-        f"`make quality-engines`, {part['date']}, {part['model']['name']}. A {part['label']} run; difference to "
+        f"`make quality-engines`, {part['date']}, {adapted(part['model'])}. A {part['label']} run; difference to "
         f"`{part['baseline']}` in points with its 95 % interval.",
         "",
         "| suite | engine | episodes | success | interval | difference | pairs |",

@@ -6,6 +6,7 @@ from typing import Any
 
 from erecap.bench.exits.table import WORDS
 from erecap.targets import targets_of
+from tools.readme.kept_run import adapted
 
 WHO = {"algorithm": "the planner as it is", "product": "an adapter trained for it"}  # by row
 
@@ -56,10 +57,8 @@ def _measured(row: dict[str, Any] | None) -> str:
 def _bounds(who: str, part: dict[str, Any]) -> list[str]:
     """Layers after which the final token is named, the bounds of one planner, and what it decoded."""
     summary = part["summary"]
-    adapter = part["model"].get("adapter")
-    name = part["model"]["name"] + (f" with {adapter['name']}" if adapter else "")
     lines = [
-        f"Bounds, {who} ({name}, {part['model']['dtype']}, {summary['tokens']:,} decoded tokens, "
+        f"Bounds, {who} ({adapted(part['model'])}, {part['model']['dtype']}, {summary['tokens']:,} decoded tokens, "
         f"{part['settings']['kv']:,} stored, {part['date']}): by what stands in for the head between layers.",
         "",
         *_heading(f" of {summary['layers']}"),

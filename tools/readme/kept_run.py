@@ -29,5 +29,6 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, An
 
 
 def adapted(model: dict[str, Any]) -> str:
-    """A model's name, with its adapter's."""
-    return str(model["name"]) + (f" with {model['adapter']['name']}" if model["adapter"] else "")
+    """A model's name, with its adapter's if it has one."""
+    adapter = model.get("adapter")
+    return str(model["name"]) + (f" with {adapter['name']}" if adapter else "")

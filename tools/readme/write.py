@@ -3,7 +3,7 @@
 The tables of DOCUMENTS, the result lines of README.md and its figure, docs/results/replan-time.svg; and the page
 docs/reference/cli.md, from the help texts of the commands.
 
-python -m tools.readme.write --demo runs/demo-full# keep its figures as docs/results/demo.json
+python -m tools.readme.write --demo runs/demo-full     # keep its figures as docs/results/demo.json
 python -m tools.readme.write --realtime runs/realtime  # of one or several runs, as docs/results/realtime.json
 python -m tools.readme.write --cooperative runs/cooperative  # of one or several runs, as docs/results/cooperative.json
 python -m tools.readme.write --habitat runs/habitat    # of one run, as docs/results/habitat.json

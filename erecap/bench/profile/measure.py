@@ -13,20 +13,21 @@ from erecap.bench.out_of_memory import MemoryGuard
 from erecap.bench.profile.calls import Measured, Text, Texts, call_of
 from erecap.bench.profile.journal import Journal, missing
 from erecap.bench.profile.room import short_of_memory
-from erecap.bench.profile.settings import FULL, Cell, Profile
+from erecap.bench.profile.settings import FLOOR, FULL, Cell, Profile
 from erecap.bench.replan.calls import in_turn
 from erecap.bench.replan.ceilings import attention_share
 from erecap.generation import JsonRow
 
 Say = Callable[[str], None]
+BASELINES = (FULL, FLOOR)  # others are compared with them
 
 
 def measure(profile: Profile, model: Any, tokenizer: Any, journal: Journal, say: Say) -> None:
     """Time every cell that the journal lacks, length by length.
 
     Calls of one length are interleaved. A ratio needs both of its sides from one process, so where a stopped profile
-    goes on, `full` is timed again beside the cells that are left. What runs out of memory, or is bound to, is noted
-    in the journal and left out at that length and beyond.
+    goes on, `full` and the floor are timed again beside the cells that are left. What runs out of memory, or is bound
+    to, is noted in the journal and left out at that length and beyond.
     """
     todo = missing(journal, profile.cells(), profile.repetitions)
     if not todo:
@@ -35,7 +36,7 @@ def measure(profile: Profile, model: Any, tokenizer: Any, journal: Journal, say:
     run = uuid.uuid4().hex[:8]  # rows of one process
     guard = MemoryGuard(say)
     for length, group in groupby(todo, key=lambda cell: cell.length):
-        cells = _with_baseline(profile, length, list(group), journal)
+        cells = _with_baselines(profile, length, list(group), journal)
         text = texts.of(length)
         say(f"{length:,} tokens: warming up {', '.join(cell.name for cell in cells)}")
         calls = {}
@@ -45,7 +46,7 @@ def measure(profile: Profile, model: Any, tokenizer: Any, journal: Journal, say:
                 calls[cell] = call
         needed = max((profile.repetitions - len(journal.of(cell)) for cell in calls if cell in todo), default=0)
         for repetition, cell, call in in_turn(calls, needed):
-            if cell in todo and len(journal.of(cell)) >= profile.repetitions:
+            if cell.mode not in BASELINES and len(journal.of(cell)) >= profile.repetitions:
                 continue
             row = guard.tried(cell.key, length, cell.name, partial(_timed, call))
             if row is not None:
@@ -57,12 +58,14 @@ def measure(profile: Profile, model: Any, tokenizer: Any, journal: Journal, say:
         calls.clear()
 
 
-def _with_baseline(profile: Profile, length: int, cells: list[Cell], journal: Journal) -> list[Cell]:
-    """`full` first, also where it has its rows already."""
-    full = Cell(length, None, FULL)
-    if FULL in profile.modes and full not in cells and journal.skipped(full) is None:
-        return [full, *cells]
-    return cells
+def _with_baselines(profile: Profile, length: int, due: list[Cell], journal: Journal) -> list[Cell]:
+    """The cells that are due, and what they are compared with also where that has its rows already, in usual order."""
+    baselines = [
+        cell
+        for cell in profile.cells()
+        if cell.length == length and cell.mode in BASELINES and journal.skipped(cell) is None
+    ]
+    return [cell for cell in profile.cells() if cell in due or cell in baselines]
 
 
 def _warmed_up(

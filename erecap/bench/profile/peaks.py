@@ -38,8 +38,10 @@ def measure_peaks(
         source, adapter: what the model was loaded by, for processes that load it again.
 
     Raises:
-        RunError: the system does not tell (a CPU, and not Linux), or a process failed.
+        RunError: the system does not tell (a CPU, and not Linux; a device that is no GPU of CUDA), or a process failed.
     """
+    if model.device.type not in ("cpu", "cuda"):
+        raise RunError(f"the peak memory of {model.device.type} is not told; time profiles go without it")
     todo = missing(journal, profile.cells(), profile.repetitions)
     if not todo:
         return

@@ -9,9 +9,8 @@ import torch
 from erecap.bench.profile.settings import FLOOR, Cell, Profile
 from erecap.config.modes import Evict
 from erecap.engines.token_bytes import bytes_per_token
+from erecap.engines.transformers import CHUNK
 from erecap.tokens.scoring.schedule import PruneConfig, scheduled_counts
-
-CHUNK = 512  # tokens that a session reads at a time
 
 
 def short_of_memory(profile: Profile, cell: Cell, model: Any, free: int | None = None) -> str | None:
@@ -56,7 +55,9 @@ def least_bytes(profile: Profile, cell: Cell, model: Any) -> int:
 def free_bytes(device: torch.device) -> int | None:
     """Bytes that can still be allocated on a device; None where the system does not tell."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What torch keeps of earlier calls counts as taken to the device, and is used again.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     if device.type != "cpu":
         return None
     import psutil

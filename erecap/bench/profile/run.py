@@ -44,7 +44,9 @@ def play_profile(
     config = model.config.get_text_config(decoder=True)
     profile.check(config.max_position_embeddings, config.num_hidden_layers)
     learned_by(profile, model)  # refused before anything is measured
-    shared = {name: about[name] for name in ("machine", "versions", "model")}
+    shape = vars(shape_of(model))
+    # Two models of one name are told apart by their shapes, which is what times and memory depend on.
+    shared = {**{name: about[name] for name in ("machine", "versions", "model")}, "shape": shape}
     journal = Journal(folder / f"{key_of(profile, about)}.jsonl", {**profile.fixed(), **shared}, fresh=fresh)
     if profile.part == "memory":
         threads = about["machine"]["threads"]
@@ -53,7 +55,7 @@ def play_profile(
         measure_peaks(profile, model, tokenizer, journal, say, **where)
     else:
         measure(profile, model, tokenizer, journal, say)
-    summary = summarise(profile, journal, vars(shape_of(model)))
+    summary = summarise(profile, journal, shape)
     if not summary["cells"]:
         raise RunError(f"none of the lengths fits into memory: {summary['skipped'][0]['why']}")
     faults = summary.pop("faults")

@@ -89,7 +89,7 @@ class Profile:
         except ValueError as error:
             raise ConfigError(f"--modes: {error}") from error
         for mode in modes:
-            if not mode.needs_model or mode.text is not None:
+            if not mode.opens_model or mode.text is not None:
                 raise ConfigError(f"--modes: {mode} cannot be profiled; allowed: full, sessions, prune[SCORER]")
             if mode.prune == LEARNED and self.pruner is None:
                 raise ConfigError(f"--modes: {mode} needs a trained pruner; name it with --pruner")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ def stretched_folder(model: str, window: int, into: Path) -> Path:
     Times and memory are those of the shape. What such a model says means nothing.
 
     Args:
-        into: where the folder is made; its name says model and window.
+        into: where the folder is made; its name says model and window, with some digits for where the model lies.
 
     Raises:
         ModelError: no such model.
@@ -33,7 +34,8 @@ def stretched_folder(model: str, window: int, into: Path) -> Path:
         raise ConfigError(f"--window: {source.name} has rotary embeddings of its own kind; allowed: plain ones")
     if window <= own:
         raise ConfigError(f"--window: got {window}, the model's own is {own}; allowed: a longer one, or leave it out")
-    folder = into / f"{source.name}-window-{window}"
+    where = hashlib.sha256(str(source).encode()).hexdigest()[:8]  # two models of one name share no folder
+    folder = into / f"{source.name}-{where}-window-{window}"
     folder.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
         link = folder / path.name

@@ -164,8 +164,9 @@ def _checked(bench: ReplanBench, model: Any) -> list[Mode]:
         modes = [parse_mode(name) for name in bench.modes]
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if any(not mode.needs_model for mode in modes):
-        raise ConfigError("the expert calls no model, so there is nothing to measure")
+    elsewhere = [str(mode) for mode in modes if not mode.opens_model]
+    if elsewhere:
+        raise ConfigError(f"mode {elsewhere[0]} calls no model here, so there is nothing to measure")
     text = [str(mode) for mode in modes if mode.text is not None]
     if text:
         raise ConfigError(f"mode {text[0]} shortens the chat itself, which these calls do not do; leave it out")

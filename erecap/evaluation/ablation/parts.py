@@ -97,8 +97,13 @@ def variants_of(
         )
     mode = config.mode(config.modes[0])
     whole = mode.parts()
+    # What the run states for all modes becomes a part of these. The mode that they are compared with has none of it.
     if mode.layers is None and config.layers is not None:
         whole["layers"] = config.layers
+    if mode.decode.weights is None and config.decode_weights != "same":
+        whole = _decode(whole, weights=config.decode_weights)
+    if mode.controller is None and config.controller is not None:
+        whole["controller"] = config.controller.model_dump(exclude_none=True)
     found = [Variant(WHOLE, None, "as it is", whole)]
     for part, without in _switched_off(config, mode, folder).items():
         if only is None or part in only:
@@ -121,7 +126,7 @@ def played_config(config: RunConfig, variants: Sequence[Variant], name: str, **c
         ConfigError: a variant that cannot be composed.
     """
     values: JsonRow = {}
-    for field in config.model_fields_set - {"compositions", "layers"}:
+    for field in config.model_fields_set - {"compositions", "layers", "decode_weights", "controller"}:
         value = getattr(config, field)
         values[field] = value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
     modes = [{"name": variant.name, **variant.composition} for variant in variants]

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from erecap.config.load import load_suites
 from erecap.config.run import RunConfig
-from erecap.evaluation.ablation.agreement import REFERENCE, compare_variants
+from erecap.evaluation.ablation.agreement import REFERENCE, compare_variants, identities_of, rows_done
 from erecap.evaluation.ablation.components import AblationComponents
 from erecap.evaluation.ablation.parts import played_config, variants_of
 from erecap.evaluation.ablation.summary import summarise
 from erecap.generation import JsonRow
 from erecap.report.load import Run, load_run_folder
 from erecap.rollout.components import OpenComponents
-from erecap.rollout.run import run
+from erecap.rollout.run import new_head, run
+from erecap.rollout.run_folder.resume import read_head, require_same
 
 STEPS = ("time", "agreement", "success")
 
@@ -55,18 +56,25 @@ def ablate(
     timed = played_config(config, variants, "time", planner=planner, episodes=timed_episodes, **alone)
     compared = [variant for variant in variants if variant.compares]
     played = [variant for variant in variants if variant.plays]
+    comparing = played_config(config, compared, "agreement", episodes=timed_episodes, **alone)
+    comparing = comparing.model_copy(update={"modes": [REFERENCE, *comparing.modes]})
+    playing = played_config(config, played, "success")
+    path = folder / "agreement.jsonl"
+    # Figures of all steps are shown, also of those that are not measured now. So all have to be of one configuration.
+    if path.exists() and not (fresh and "agreement" in steps):
+        rows_done(path, identities_of(comparing, load_suites(comparing), compared))
+    for step, own in (("time", timed), ("success", playing)):
+        if step not in steps and (head := read_head(folder / step)) is not None:
+            require_same(folder / step, head, new_head(own, load_suites(own)))
     if "time" in steps:
         say(f"times: {timed_episodes} episodes a suite, {len(variants)} variants in turn, on the expert's plans")
         _play(timed, folder / "time", AblationComponents, fresh)
-    path = folder / "agreement.jsonl"
     if "agreement" in steps:
         say(f"plan agreement with the unpruned model: {len(compared)} variants")
-        settings = played_config(config, compared, "agreement", episodes=timed_episodes, **alone)
-        settings = settings.model_copy(update={"modes": [REFERENCE, *settings.modes]})
-        compare_variants(path, settings, compared, say, fresh=fresh)
+        compare_variants(path, comparing, compared, say, fresh=fresh)
     if "success" in steps:
         say(f"success: {len(played)} variants")
-        _play(played_config(config, played, "success"), folder / "success", AblationComponents, fresh)
+        _play(playing, folder / "success", AblationComponents, fresh)
     return {
         "settings": {
             "config": config.name,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from erecap.bench.plots import standalone
 from erecap.files import write_atomic
 from erecap.generation import JsonRow
+from erecap.report.page.summary import RESULT_EPISODES
 from erecap.report.svg import FAINT, INK, inline, new_axes, stand_in
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ HEADS = (
     "success",
     "minus all",
 )
-FEW = 100  # episodes below which success is a smoke test
 SLOWER, FASTER = stand_in(1), stand_in(2)
 BAR = 0.3  # inches
 
@@ -71,7 +71,7 @@ def ablation_table(results: Mapping[str, Any]) -> str:
     rows = cells_of(results["variants"])
     settings = results["settings"]
     played = [row["success"]["episodes"] for row in results["variants"] if row["success"]]
-    smoke = " That is a smoke test, and ranks nothing." if played and max(played) < FEW else ""
+    smoke = " That is a smoke test, and ranks nothing." if played and max(played) < RESULT_EPISODES else ""
     lines = [
         f"`{results['command']}`, {results['date']}, {results['model']}, {results['machine']}: suites "
         f"{', '.join(settings['suites'])}. Times are medians of calls on the expert's plans, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,10 @@ from erecap.evaluation.comparison import Measure, Measured, compare
 from erecap.evaluation.items import Items
 from erecap.evaluation.layer_front.points import Point
 from erecap.evaluation.plans import Transcribed
-from erecap.evaluation.subjects import Change, Subject
+from erecap.evaluation.subjects import DENSE, Change, Subject
 from erecap.evaluation.texts import Text
 from erecap.generation import JsonRow
 from erecap.language_models.opened import OpenedModel
-
-Say = Callable[[str], None]
 
 
 class Judging:
@@ -42,7 +40,7 @@ class Judging:
     ) -> None:
         self._opened, self._plans, self._texts = opened, plans, texts
         self._episodes, self._read, self._evict_by, self._seed = episodes, read, evict_by, seed
-        self._dense = Subject("dense", opened, Change())
+        self._dense = Subject(DENSE, opened, Change())
 
     def judge(self, point: Point) -> JsonRow:
         """Figures of one point by measure, with intervals; `episodes`: counts of each; `data`: what was read."""
@@ -66,7 +64,7 @@ _COUNTS = ("plans", "compared", "same", "differ")
 
 
 def _figures(measures: Sequence[Measure], rows: Sequence[Sequence[JsonRow | None]], seed: int) -> JsonRow:
-    measured = [Measured(name, {}, own) for name, own in zip(("dense", "changed"), rows, strict=True)]
+    measured = [Measured(name, {}, own) for name, own in zip((DENSE, "changed"), rows, strict=True)]
     found: JsonRow = compare(measures, measured, seed)[1]["figures"]
     return found
 
@@ -84,12 +82,14 @@ def played(
     model: dict[str, Any],
     evict_by: str | None,
     out: Path,
+    fresh: bool,
 ) -> list[JsonRow]:
     """Rows of the first episodes of a suite with one point; those that lie in `out` are not played again.
 
     Args:
         name: of the run.
         model: `model`, `adapter`, `dtype`, `device` and `threads` of the run's configuration.
+        fresh: forget what lies in `out`.
 
     Raises:
         KeyboardInterrupt: after SIGINT or SIGTERM; finished episodes have their rows.
@@ -102,7 +102,7 @@ def played(
     layers = None if point.candidate is None else str(point.candidate.folder.resolve())
     modes = [{"name": "front", **point.parts(evict_by, layers)}]
     stated = {"name": name, "suites": [suite], "modes": modes, "episodes": episodes, "samples": 0, **model}
-    result = run(RunConfig.model_validate(stated), out)
+    result = run(RunConfig.model_validate(stated), out, fresh=fresh)
     if result.status == "interrupted":
         raise KeyboardInterrupt
     rows = load_run_folder(out).episodes

@@ -15,13 +15,15 @@ from erecap.bench.results import Figure, merge_rows, result_row, rounded
 from erecap.bench.slices import SlicesBench, sliced_models, slices_bench, slices_rows, slices_summary
 from erecap.evaluation.layer_front.output import front_plot
 from erecap.evaluation.layer_front.rows import SPEED_UPS, SPRINT, removal_rows
-from erecap.evaluation.layer_front.running import FrontRun, draw_front
+from erecap.evaluation.layer_front.running import FrontRun, about_opened, draw_front
 from erecap.evaluation.layer_front.settings import FrontSettings
 from erecap.evaluation.subjects import digest
 from erecap.evaluation.texts import Text
 from erecap.files import write_atomic, write_json
 from erecap.generation import JsonRow
 from erecap.language_models.build import ModelSettings, OpenedModel
+from erecap.layers.files import describe_plan
+from erecap.tokens.scoring.pruner_files import describe_pruner
 from erecap.training.controller.evaluation import BEST_FIXED
 from erecap.training.controller.outputs import DONE
 from erecap.training.controller.run import train_controller
@@ -97,7 +99,8 @@ class Measuring:
         smoke: bool = False,
         say: Say = lambda text: None,
     ) -> None:
-        self._settings, self._opened, self._stated, self._about = settings, opened, stated, about
+        self._settings, self._opened, self._stated = settings, opened, stated
+        self._about = about_opened(about, opened)
         self._out, self._results, self._smoke, self._say = out, results, smoke, say
 
     def front(self, transcripts: Iterable[Transcript], *, texts: Sequence[Text] = (), fresh: bool = False) -> FrontRun:
@@ -141,8 +144,10 @@ class Measuring:
         """
         settings = self._settings
         actions = self._actions()
-        asked = [calls.resolve().name, pruner and Path(pruner).name, self._prompt_settings(), asdict(settings.train)]
-        name = self._digest([actions, asked, self._about["machine"]])
+        weights = [describe_plan(action["layers"])["hash"] for action in actions.values() if "layers" in action]
+        weights += [describe_pruner(pruner)["hash"]] if pruner is not None else []
+        asked = [str(calls.resolve()), self._prompt_settings(), asdict(settings.train)]
+        name = self._digest([actions, weights, asked, self._about["machine"]])
         folder = self._out / f"controller-{name}"
         write_atomic(folder / "actions.yaml", json.dumps(actions) + "\n")
         done = sorted(folder.glob(f"*/{DONE}"))

@@ -13,13 +13,13 @@ import yaml
 from erecap.bench.plots import standalone
 from erecap.bench.results import rounded
 from erecap.config.run import RunConfig
-from erecap.evaluation.layer_front.points import DENSE, Point
+from erecap.evaluation.layer_front.points import Point
+from erecap.evaluation.subjects import DENSE
 from erecap.files import write_atomic, write_json
 from erecap.generation import JsonRow
 from erecap.layers import load_plan, save_plan
 from erecap.layers.files import CARD, PLAN
 from erecap.report.formats import decimal, percent
-from erecap.report.page.summary import RESULT_EPISODES
 from erecap.report.svg import FAINT, INK, MARKERS, SERIES, inline, new_axes, stand_in
 
 FORMAT = "erecap-layer-front-1"
@@ -38,7 +38,7 @@ def write_front(folder: Path, result: JsonRow, about: JsonRow, profile: JsonRow 
 
 
 def front_table(result: Mapping[str, Any]) -> str:
-    """Markdown: a row a point, fastest of each agreement marked; success and perplexity where they were measured."""
+    """Markdown: a row a point, those of the front marked; success and perplexity where they were measured."""
     points = result["points"]
     has = {
         "perplexity": any("perplexity" in point["figures"] for point in points),
@@ -153,8 +153,3 @@ def front_plot(result: Mapping[str, Any]) -> str:
 
 def _across(points: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
     return [point["speed_up"]["value"] for point in points], [100 * point["agreement"] for point in points]
-
-
-def weight(result: Mapping[str, Any]) -> str:
-    """`result` or `smoke`, by the episodes whose plans were compared."""
-    return "result" if len(result["points"][0]["episodes"]) >= RESULT_EPISODES else "smoke"

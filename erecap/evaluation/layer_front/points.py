@@ -9,10 +9,8 @@ from typing import Any
 from erecap.budget import AUTO
 from erecap.config.modes import Decode, Evict, Mode
 from erecap.evaluation.layer_front.plans import Candidate
-from erecap.evaluation.subjects import Change, Subject
+from erecap.evaluation.subjects import DENSE, Change, Subject
 from erecap.language_models.opened import OpenedModel
-
-DENSE = "dense"
 
 
 @dataclass(frozen=True)

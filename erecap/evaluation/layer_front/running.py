@@ -50,6 +50,7 @@ def draw_front(
     Raises:
         ConfigError, ModelError, RunError: as `Front`; or another process uses the folder.
     """
+    about = about_opened(about, opened)
     with owned(out):
         front = Front(settings, opened, out, transcripts, texts=texts, model=stated, fresh=fresh, say=say)
         result = front.draw()
@@ -57,6 +58,12 @@ def draw_front(
         if result["knee"] is not None:
             row = next(one for one in result["points"] if one["name"] == result["knee"])
             profile = propose(out, front.point(result["knee"]), row, stated, settings.evict_by)
-        model = {**about["model"], "adapter": opened.facts["adapter"] and opened.facts["adapter"]["name"]}
-        paths = write_front(out, result, {**about, "model": model}, profile)
+        paths = write_front(out, result, about, profile)
     return FrontRun(result, profile, front.searches, paths)
+
+
+def about_opened(about: JsonRow, opened: OpenedModel) -> JsonRow:
+    """`about` with the number format and the adapter of the model as it was opened, whatever the options left open."""
+    adapter = opened.facts["adapter"]
+    model = {**about["model"], "dtype": opened.facts["dtype"], "adapter": adapter and adapter["name"]}
+    return {**about, "model": model}

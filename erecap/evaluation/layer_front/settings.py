@@ -18,7 +18,7 @@ from erecap.tuning.calibration_texts import PLANNER
 METHODS = ("sprint", "sleb", "blockpruner", "shortgpt", "magnitude", "random")
 SPEED_UPS = (1.1, 1.15, 1.2, 1.3, 1.37)  # 1.15 and 1.3 lie between two others: figures there are interpolated
 SLICES = tuple(f"{part}-{share:g}" for part in ("heads", "channels") for share in RATIOS)
-QUALITIES = {"tokens": "same tokens", "plans": "plans that differ"}
+QUALITIES = ("tokens", "plans")  # that agreement is counted in
 
 
 @dataclass(frozen=True)

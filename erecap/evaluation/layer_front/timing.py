@@ -103,6 +103,7 @@ class Timer:
         )
         here = machine(torch.get_num_threads())
         place = [here["cpu"], here["threads"], opened.model.device.type]  # times of another machine are others
+        place += [here["gpu"]] if opened.model.device.type != "cpu" else []
         self._call_item = digest(
             [[[str(message["content"]) for message in call.messages], call.plan] for call in timed] + [rounds, *place]
         )

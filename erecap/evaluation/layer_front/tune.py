@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from erecap.config import load_suite
 from erecap.evaluation import perplexity as texts_part
 from erecap.evaluation import plans as plans_part
 from erecap.evaluation.items import Items
 from erecap.evaluation.layer_front.front import Place, knee, pareto
 from erecap.evaluation.layer_front.judging import Judging, played
 from erecap.evaluation.layer_front.plans import Candidate, prefixes, search_all, sliced
-from erecap.evaluation.layer_front.points import DENSE, Point, alone, combinations
+from erecap.evaluation.layer_front.points import Point, alone, combinations
 from erecap.evaluation.layer_front.settings import FrontSettings
 from erecap.evaluation.layer_front.timing import (
     CALL_KEYS,
@@ -26,6 +27,7 @@ from erecap.evaluation.layer_front.timing import (
     timed_calls,
 )
 from erecap.evaluation.plans import episodes_of
+from erecap.evaluation.subjects import DENSE
 from erecap.evaluation.texts import Text
 from erecap.generation import JsonRow
 from erecap.language_models.opened import OpenedModel
@@ -44,10 +46,11 @@ class Front:
         transcripts: whose plans are compared and whose calls are timed; not those of the calibration.
         texts: whose perplexity is measured; none: it is not.
         model: `model`, `adapter`, `dtype`, `device` and `threads` of a run's configuration, for episodes.
-        fresh: forget times and judgements; searches and plans stay.
+        fresh: forget times, judgements and played episodes; searches and plans stay.
 
     Raises:
-        ConfigError: no plan to compare, or no call that fits the window.
+        ConfigError: no plan to compare, no call that fits the window, or no such suite or ranking.
+        ModelError: a ranking of another model.
         RunError: rows that are damaged.
     """
 
@@ -64,7 +67,12 @@ class Front:
         say: Say = lambda text: None,
     ) -> None:
         self._settings, self._opened, self._folder, self._say = settings, opened, folder, say
-        self._model = model or {}
+        self._model, self._fresh = model or {}, fresh
+        # What is needed in the end only is looked at before anything is searched.
+        if settings.play is not None:
+            load_suite(settings.play)
+        for tokens in settings.kv_tokens:
+            Point(kv_tokens=tokens).subject(opened, settings.evict_by)
         kinds = {plans_part.KIND: plans_part.KEYS, CALLS: CALL_KEYS, CLOCK: CLOCK_KEYS}
         if texts:
             kinds[texts_part.KIND] = texts_part.KEYS
@@ -179,6 +187,7 @@ class Front:
                     model=self._model,
                     evict_by=settings.evict_by,
                     out=self._folder / PLAYED / Path(settings.play).stem / plain.name.replace(" ", ""),
+                    fresh=self._fresh,
                 )
             row["success"] = _success(done[plain.name], done[DENSE], settings.seed)
 
