@@ -20,6 +20,7 @@ from erecap.config.composition import ModeParts, names_and_parts
 from erecap.config.controller import ControllerSettings, folder_or_settings
 from erecap.config.modes import SESSION_MODES, Mode, is_url, parse_mode
 from erecap.config.planner import COOPERATIVE, EXPERT, LLM, MODEL, PLAN_TOKENS, TEAM_TOKENS, PlannerSettings
+from erecap.config.server_url import ServerUrl
 from erecap.config.sessions import BudgetSettings, PruneSettings, RereadSettings, ScheduleSettings
 from erecap.config.suite import Name, Seed
 
@@ -63,7 +64,8 @@ class RunConfig(BaseModel):
     model: str = Field(
         default="smollm2-135m-instruct",
         min_length=1,
-        description="Model: a catalog name, a folder, a hub name; with the mode served, a server's URL.",
+        description="Model: a catalog name, a folder, a hub name; with the mode served, a server's URL, with #NAME "
+        "behind it for one of several models.",
     )
     adapter: str | None = Field(
         default=None, min_length=1, description="LoRA adapter merged into the model: a folder, or a name as of models."
@@ -182,6 +184,7 @@ class RunConfig(BaseModel):
             if served:
                 raise ValueError(f"mode served: got model {self.model}; allowed: a server's URL, http://HOST:PORT/v1")
             return self
+        ServerUrl.of(self.model)
         other = next((name for name in asked if name not in served), None)
         if other is not None:
             raise ValueError(f"model: mode {other} needs a model in this process, got a server's URL; allowed: served")
@@ -189,6 +192,7 @@ class RunConfig(BaseModel):
         unfit = {
             "adapter": self.adapter is not None,
             "layers": self.layers is not None,
+            "device_map": self.device_map is not None,
             f"planner.name {planner.name}": planner.name == COOPERATIVE,
             f"planner.plans {planner.plans}": planner.plans == EXPERT,
             "clock.charge cost-model": clock is not None and clock.charge == "cost-model",

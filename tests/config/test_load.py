@@ -71,6 +71,7 @@ RUN_MISTAKES = [
     ({"planner": {"nme": "llm"}}, ["planner.nme: unknown key (did you mean 'name'?)"]),
     ({"planner": {"name": "nobody"}}, ["planner.name: 'nobody' is not a planner; allowed: cooperative, llm"]),
     ({"planner": {"agents": "team"}}, ["planner: agents: got 'team' with name llm; allowed: with name cooperative"]),
+    ({"model": "http://me:secret@x/v1"}, ["model: the URL has a name or password, which belongs into OPENAI_API_KEY"]),
     ({"modes": ["fast"]}, ["modes: unknown mode 'fast'", "full, expert, reuse"]),
     ({"modes": ["prune[magic]"]}, ["unknown scorer 'magic'", "attention, random, recency"]),
     ({"modes": ["prune"]}, ["names no scorer"]),
