@@ -44,7 +44,7 @@ class FleetBench:
     new_tokens: int = 100
     plan_tokens: int = 32
     repetitions: int = 3
-    minutes: float = 6.0  # after which nothing new is begun
+    minutes: float = 5.0  # after which nothing new is begun
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,14 +60,14 @@ class FleetBench:
         return str(self.kept), REUSE, FULL
 
 
-def random_model(shape: ModelShape, window: int, device: Any, dtype: Any, seed: int = 0) -> Any:
-    """A llama model of this shape with random weights, made on the device."""
+def random_model(shape: ModelShape, window: int, device: Any, dtype: Any, seed: int = 0, tied: bool = False) -> Any:
+    """A llama model of this shape with random weights, made on the device; `tied`: its embeddings are its head."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     config = LlamaConfig(
         vocab_size=shape.vocab_size, hidden_size=shape.hidden_size, intermediate_size=shape.intermediate_size,
         num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim, max_position_embeddings=window, rope_theta=500000.0, tie_word_embeddings=False,
+        head_dim=shape.head_dim, max_position_embeddings=window, rope_theta=500000.0, tie_word_embeddings=tied,
     )  # fmt: skip
     torch.manual_seed(seed)
     with torch.device(device):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import numpy as np
 
 from erecap.bench.fleet import observation, talk
 from erecap.context.token_estimate import estimate_tokens
-from erecap.errors import ModelError
+from erecap.errors import BudgetError, ModelError
 from erecap.generation import JsonRow, Message
 from erecap.language_models.served import ServedLanguageModel
 
@@ -53,14 +54,19 @@ def load_bench(bench: LoadBench, url: str, say: Say = lambda line: None, patienc
         `settings`, `rows` (one a call) and `summary`.
 
     Raises:
-        ModelError: the server cannot be reached at the start.
+        ConfigError: a URL that is none, or a key that no header can carry.
+        ModelError: the server cannot be reached at the start, or its model is not known.
     """
     ServedLanguageModel(url, patience_s=0).name  # noqa: B018 (asks)
     say(f"{bench.agents} agents begin")
     started = time.perf_counter()
+    ended = threading.Event()
     with ThreadPoolExecutor(bench.agents) as agents:
-        led = [agents.submit(_lead, bench, url, number, patience_s) for number in range(bench.agents)]
-        rows = [row for conversation in led for row in conversation.result()]
+        try:
+            led = [agents.submit(_lead, bench, url, number, patience_s, ended) for number in range(bench.agents)]
+            rows = [row for conversation in led for row in conversation.result()]
+        finally:
+            ended.set()  # after Ctrl-C, agents end with the call that they are in
     return {"settings": asdict(bench), "summary": load_summary(rows, time.perf_counter() - started), "rows": rows}
 
 
@@ -68,18 +74,20 @@ def _count(messages: Any) -> int:
     return sum(estimate_tokens(message["content"]) for message in messages)
 
 
-def _lead(bench: LoadBench, url: str, number: int, patience_s: float) -> list[JsonRow]:
+def _lead(bench: LoadBench, url: str, number: int, patience_s: float, ended: threading.Event) -> list[JsonRow]:
     """The calls of one agent."""
     model, drawn = ServedLanguageModel(url, patience_s=patience_s), random.Random(bench.seed + number)
     chat: list[Message] = talk(bench.history, _count, bench.seed + number, bench.new_tokens)
     rows: list[JsonRow] = []
     for call in range(bench.calls):
+        if ended.is_set():
+            break
         chat.append(observation(drawn, _count, bench.new_tokens))
         row: JsonRow = {"agent": number, "call": call, "error": None}
         started = time.perf_counter()
         try:
             answer = model.generate(chat, max_new_tokens=bench.plan_tokens)
-        except ModelError as error:
+        except (BudgetError, ModelError) as error:
             row["error"], said = str(error), "go on"
         else:
             usage, said = answer.usage, answer.text or "go on"
@@ -88,7 +96,7 @@ def _lead(bench: LoadBench, url: str, number: int, patience_s: float) -> list[Js
         row["seconds"] = time.perf_counter() - started
         rows.append(row)
         chat.append({"role": "assistant", "content": said})
-        time.sleep(bench.pause_s)
+        ended.wait(bench.pause_s)
     return rows
 
 

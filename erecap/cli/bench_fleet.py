@@ -41,7 +41,7 @@ def fleet(
 
     from erecap.bench.fleet import FleetBench, fleet_bench, random_model
     from erecap.cli.benching import numbers_in
-    from erecap.cost.fleet.gpu import SHAPES
+    from erecap.cost.fleet.gpu import MODELS, SHAPES
     from erecap.cost.flops import ModelShape
     from erecap.errors import ConfigError
     from erecap.files import write_json
@@ -63,7 +63,8 @@ def fleet(
         say = Console(markup=False, emoji=False, stderr=True).print
         say(f"making a model of shape {name} with random weights")
         dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
-        model = random_model(sizes, 2 * history + 4096, where, dtype)
+        tied = name in MODELS and MODELS[name].tied
+        model = random_model(sizes, 2 * history + 4096, where, dtype, tied=tied)
         found = fleet_bench(bench, model, words, say)
     except ValueError as error:
         raise ConfigError(f"bench fleet: {error}") from error

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from erecap.cli.numbers import finite
+
+if TYPE_CHECKING:
+    from erecap.cost.fleet.gpu import Gpu, Served
 
 
 def scale(
@@ -35,16 +38,15 @@ def scale(
     from rich.console import Console
 
     from erecap.cli.benching import numbers_in
-    from erecap.cost.fleet.gpu import GPUS, SHAPES, Served, fitted
+    from erecap.cost.fleet.gpu import GPUS, MODELS
     from erecap.cost.fleet.table import Scale, scale_table
     from erecap.errors import ConfigError
     from erecap.files import write_json
-    from erecap.untrusted import read_json
 
-    for option, value, allowed in (("--gpu", gpu, GPUS), ("--shape", shape, SHAPES)):
+    for option, value, allowed in (("--gpu", gpu, GPUS), ("--shape", shape, MODELS)):
         if value not in allowed:
             raise ConfigError(f"{option}: got {value!r}; allowed: {', '.join(allowed)}")
-    device, model = GPUS[gpu], Served(SHAPES[shape], tied=shape == "1b")
+    device, model = GPUS[gpu], MODELS[shape]
     say = Console(markup=False, emoji=False, stderr=True).print
     try:
         settings = Scale(
@@ -52,9 +54,9 @@ def scale(
             period, slo_s=slo, host_gb=host_gb,
         )  # fmt: skip
         if measured is not None:
-            device = fitted(device, model, read_json(measured)["fit"])
+            device = _fitted(measured, device, model)
         found = scale_table(settings, device, model, say)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except ValueError as error:
         raise ConfigError(f"scale: {error}") from error
     found["command"] = "erecap scale" + (f" --measured {measured.name}" if measured is not None else "")
     typer.echo(f"{found['tokens_held']:,} tokens fit beside the weights; robots in memory at a time:")
@@ -67,3 +69,22 @@ def scale(
     if out is not None:
         write_json(out, found)
         typer.echo(f"results: {out}")
+
+
+def _fitted(path: Path, gpu: Gpu, model: Served) -> Gpu:
+    """The GPU with the speeds of a file of `erecap bench fleet`.
+
+    Raises:
+        ValueError: no such file, or one that tells no speeds of this model.
+    """
+    from erecap.cost.fleet.gpu import fit_of, fitted
+    from erecap.untrusted import read_json
+
+    try:
+        return fitted(gpu, model, fit_of(read_json(path), model))
+    except OSError as error:
+        raise ValueError(f"--measured: {path}: cannot be read: {error.strerror}") from error
+    except KeyError as error:
+        raise ValueError(f"--measured: {path}: `fit` lacks {error}") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"--measured: {path}: {error}") from error

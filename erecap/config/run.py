@@ -1,9 +1,8 @@
-"""Schema of a run: its modes, suites, model and budgets."""
+"""Schema of a run: its modes, suites, model and settings, and the checks of what goes together."""
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -16,13 +15,29 @@ from pydantic import (
     model_validator,
 )
 
-from erecap.budget import AUTO, Budget
 from erecap.config.clock import ClockSettings, kind_or_settings
-from erecap.config.composition import ModeParts, names_and_parts, tokens_or_auto
+from erecap.config.composition import ModeParts, names_and_parts
 from erecap.config.controller import ControllerSettings, folder_or_settings
 from erecap.config.modes import SESSION_MODES, Mode, is_url, parse_mode
+from erecap.config.planner import COOPERATIVE, EXPERT, LLM, MODEL, PLAN_TOKENS, TEAM_TOKENS, PlannerSettings
+from erecap.config.server_url import ServerUrl
+from erecap.config.sessions import BudgetSettings, PruneSettings, RereadSettings, ScheduleSettings
 from erecap.config.suite import Name, Seed
-from erecap.registries import PLANNERS, PRESETS, SINKS
+
+__all__ = [  # all settings of a run, whichever file of this folder has them
+    "COOPERATIVE",
+    "EXPERT",
+    "LLM",
+    "MODEL",
+    "PLAN_TOKENS",
+    "TEAM_TOKENS",
+    "BudgetSettings",
+    "PlannerSettings",
+    "PruneSettings",
+    "RereadSettings",
+    "RunConfig",
+    "ScheduleSettings",
+]
 
 
 def _split(value: Any) -> Any:
@@ -30,191 +45,7 @@ def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
-Preset = Literal["keep09", "keep08", "keep07"]
 NameList = Annotated[list[str], Field(min_length=1), BeforeValidator(_split)]
-LLM, EXPERT, COOPERATIVE = "llm", "expert", "cooperative"  # names of planners
-MODEL: Final = "model"  # whose plans are played, unless the expert's
-PLAN_TOKENS, TEAM_TOKENS = 64, 128  # most of a plan, and of an answer of a team, which with five commands has about 70
-
-
-class PruneSettings(BaseModel):
-    """Settings of pruning at prefill for the modes `prune[...]`; the mode names the scorer."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    keep: float = Field(default=0.7, gt=0, le=1, description="Share of its tokens that one stage keeps.")
-    preset: Preset | None = Field(default=None, description="A published keep ratio by name, instead of `keep`.")
-    stages: list[int] | None = Field(
-        default=None, description="Layers before which tokens are dropped, rising; null: every third from 4 on."
-    )
-    sinks: int = Field(default=SINKS, ge=0, description="First tokens of the prompt that are always kept.")
-    local: float = Field(default=0.1, ge=0, le=1, description="Share of the prompt, its newest tokens, always kept.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _preset_sets_keep(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("preset") not in list(PRESETS):
-            return values
-        ratio = PRESETS[values["preset"]]
-        if values.get("keep", ratio) != ratio:
-            raise ValueError(f"keep is {values['keep']!r}, but preset {values['preset']!r} means {ratio}")
-        return {**values, "keep": ratio}
-
-    @field_validator("stages")
-    @classmethod
-    def _rising(cls, stages: list[int] | None) -> list[int] | None:
-        if stages and (stages[0] < 1 or any(b <= a for a, b in pairwise(stages))):
-            raise ValueError(f"got {stages}; allowed: layers from 1 on, rising")
-        return stages
-
-
-class BudgetSettings(BaseModel):
-    """Settings of the budget that session modes with eviction keep between calls."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    kv_tokens: int | Literal["auto"] | None = Field(
-        default=AUTO,
-        description="Tokens stored per layer when a call returns, protected ones included; auto: all, until they no "
-        "longer fit the window or memory_gb; null: all.",
-    )
-    kv_ratio: float | None = Field(
-        default=None, gt=0, le=1, description="The same as a share of all tokens read; kv_tokens is then null or fixed."
-    )
-    memory_gb: float | None = Field(
-        default=None, gt=0, description="With auto: 10^9 bytes of keys and values that a session may store."
-    )
-    pays: float | None = Field(
-        default=None, gt=0, lt=0.5, description="With auto: drop earlier where that saves this share of a call's time."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _a_ratio_is_not_automatic(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("kv_ratio") is None:
-            return values
-        if values.get("kv_tokens") == AUTO:
-            raise ValueError("kv_ratio: got a share of what is read beside kv_tokens auto; allowed: one of them")
-        return {"kv_tokens": None, **values}
-
-    @field_validator("kv_tokens", mode="before")
-    @classmethod
-    def _tokens_or_auto(cls, value: Any) -> Any:
-        return tokens_or_auto(value)
-
-    @model_validator(mode="after")
-    def _only_of_auto(self) -> BudgetSettings:
-        for name in ("memory_gb", "pays"):
-            value = getattr(self, name)
-            if value is not None and self.kv_tokens != AUTO:
-                raise ValueError(f"{name}: got {value} with kv_tokens {self.kv_tokens}; allowed with auto")
-        return self
-
-    def budget(self) -> Budget:
-        """The budget as sessions take it."""
-        if isinstance(self.kv_tokens, str):
-            return Budget.auto(None if self.memory_gb is None else int(1e9 * self.memory_gb), self.pays)
-        return Budget(self.kv_tokens, self.kv_ratio)
-
-
-class ScheduleSettings(BaseModel):
-    """Settings of the scheduler, which decides call by call in session modes."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    deadline_ms: float | None = Field(default=None, gt=0, description="What one call should take at most.")
-    low_watermark: float = Field(
-        default=0.8, gt=0, le=1, description="Share of the budget that an eviction leaves, so that the next need none."
-    )
-    cooldown: int = Field(default=2, ge=0, le=1000, description="Calls between two evictions that nothing forces.")
-    horizon: int = Field(default=8, ge=1, le=1000, description="Calls over which the saving of an eviction counts.")
-    may_defer: bool = Field(
-        default=False, description="A call may be put off while commands of the old plan are left (`planner.period`)."
-    )
-    reuse_plan: bool = Field(
-        default=False,
-        description="Past the deadline, verify what is left of the old plan (`planner.period`) instead of writing on.",
-    )
-
-
-class RereadSettings(BaseModel):
-    """Settings of a measurement beside the calls of a mode: the price of reading the same prompt anew."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    mode: str = Field(min_length=1, description="A mode of this run that keeps a session and reads the whole chat.")
-    every: int = Field(
-        ge=1, le=1000, description="The first call of an episode and every such call after it are made once more."
-    )
-
-
-class PlannerSettings(BaseModel):
-    """Settings of the planner: its calls, and the triggers of a replan."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    name: str = Field(default=LLM, description="Which planner asks the model: a name in `erecap.registries.PLANNERS`.")
-    agents: str | None = Field(
-        default=None,
-        min_length=1,
-        description="With name: cooperative, the agents file: team, team-shared, or a YAML file; null: team.",
-    )
-    max_steps: int = Field(default=5, ge=1, le=20, description="Most commands in one plan.")
-    max_new_tokens: int = Field(
-        default=PLAN_TOKENS,
-        ge=1,
-        le=4096,
-        description=f"Most tokens generated for one plan; {TEAM_TOKENS} with name {COOPERATIVE}, unless written out.",
-    )
-    constrained: bool = Field(default=True, description="Decode only commands that the environment can understand.")
-    period: int | None = Field(default=None, ge=1, description="Replan after this many commands at the latest.")
-    max_invalid: int = Field(default=3, ge=1, description="Invalid plans in a row that end an episode.")
-    plans: Literal["model", "expert"] = Field(
-        default=MODEL,
-        description="Whose plans are played: the model's, or the expert's, which the model reads and decodes all the "
-        "same, so that only its time is its own.",
-    )
-    stuck_after: int | None = Field(
-        default=None, ge=1, description="After this many commands without news, begin with one of those tried least."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _teams_answer_at_length(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("name") == COOPERATIVE:
-            return {"max_new_tokens": TEAM_TOKENS, **values}
-        return values
-
-    @field_validator("name")
-    @classmethod
-    def _known_planner(cls, name: str) -> str:
-        allowed = [planner for planner in PLANNERS if planner != EXPERT]
-        if name == EXPERT:
-            raise ValueError(f"the expert plays as the mode {EXPERT}; allowed: {', '.join(allowed)}")
-        if name not in allowed:
-            raise ValueError(f"{name!r} is not a planner; allowed: {', '.join(allowed)}")
-        return name
-
-    @model_validator(mode="after")
-    def _agents_cooperate(self) -> PlannerSettings:
-        if self.agents is not None and self.name != COOPERATIVE:
-            raise ValueError(f"agents: got {self.agents!r} with name {self.name}; allowed: with name {COOPERATIVE}")
-        return self
-
-    @model_validator(mode="after")
-    def _settings_of_some_planners(self) -> PlannerSettings:
-        if self.plans == EXPERT and self.name != LLM:
-            raise ValueError(f"plans: got {EXPERT} with name {self.name}; allowed: {MODEL}, or name {LLM}")
-        if self.stuck_after is not None and (self.plans == EXPERT or self.name == COOPERATIVE):
-            beside = f"plans {EXPERT}" if self.plans == EXPERT else f"name {COOPERATIVE}"
-            raise ValueError(f"stuck_after: got {self.stuck_after} with {beside}; allowed: null")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _without_the_usual_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Runs and rows from before planners had names, teams and plans of others stay those of the same configuration.
-        usual: dict[str, Any] = {"name": LLM, "plans": MODEL, "agents": None}
-        return {key: value for key, value in handler(self).items() if key not in usual or usual[key] != value}
 
 
 class RunConfig(BaseModel):
@@ -233,7 +64,8 @@ class RunConfig(BaseModel):
     model: str = Field(
         default="smollm2-135m-instruct",
         min_length=1,
-        description="Model: a catalog name, a folder, a hub name; with the mode served, a server's URL.",
+        description="Model: a catalog name, a folder, a hub name; with the mode served, a server's URL, with #NAME "
+        "behind it for one of several models.",
     )
     adapter: str | None = Field(
         default=None, min_length=1, description="LoRA adapter merged into the model: a folder, or a name as of models."
@@ -352,6 +184,7 @@ class RunConfig(BaseModel):
             if served:
                 raise ValueError(f"mode served: got model {self.model}; allowed: a server's URL, http://HOST:PORT/v1")
             return self
+        ServerUrl.of(self.model)
         other = next((name for name in asked if name not in served), None)
         if other is not None:
             raise ValueError(f"model: mode {other} needs a model in this process, got a server's URL; allowed: served")
@@ -359,6 +192,7 @@ class RunConfig(BaseModel):
         unfit = {
             "adapter": self.adapter is not None,
             "layers": self.layers is not None,
+            "device_map": self.device_map is not None,
             f"planner.name {planner.name}": planner.name == COOPERATIVE,
             f"planner.plans {planner.plans}": planner.plans == EXPERT,
             "clock.charge cost-model": clock is not None and clock.charge == "cost-model",

@@ -9,13 +9,13 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
-from erecap.errors import ConfigError, ModelError
+from erecap.config.server_url import ServerUrl
+from erecap.errors import BudgetError, ConfigError, ModelError
 from erecap.generation import AllowedTokens, FinishReason, Generation, Message, Timing, Usage
 
 KEY = "OPENAI_API_KEY"  # environment variable whose value goes to the server, where it is set
-BUSY = (429, 503)  # statuses of a server that takes no more requests now
+BUSY = (429, 502, 503)  # statuses of a server that takes no more requests now, and of a proxy that finds none behind it
 PATIENCE_S = 120.0  # for which a busy or restarting server is asked again
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
@@ -28,8 +28,9 @@ class ServedLanguageModel:
     `structured_outputs` that vLLM and `erecap serve` take.
 
     Args:
-        url: of the server, with its `/v1`.
+        url: of the server, with its `/v1`, and with `#NAME` where it offers several models.
         timeout_s: that one request may take.
+        patience_s: for which a busy server, or one that cannot be reached, is asked again.
 
     Raises:
         ConfigError: a URL that is none.
@@ -41,34 +42,48 @@ class ServedLanguageModel:
     takes_pattern = True
 
     def __init__(self, url: str, timeout_s: float = 600.0, patience_s: float = PATIENCE_S) -> None:
-        parts = urlsplit(url)
         try:
-            port = parts.port
-        except ValueError:
-            port = -1
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1 or "@" in parts.netloc:
-            raise ConfigError(f"model: got {url!r}; allowed: a server's URL such as http://127.0.0.1:8000/v1")
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connect = lambda: kind(str(parts.hostname), port, timeout=timeout_s)
-        self._path, self._where = parts.path.rstrip("/"), f"{parts.scheme}://{parts.netloc}"
+            server = ServerUrl.of(url)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        kind = http.client.HTTPSConnection if server.secure else http.client.HTTPConnection
+        self._connect = lambda: kind(server.host, server.port, timeout=timeout_s)
+        self._path, self._where = server.path, str(server)
         self._patience_s = patience_s
+        self._wanted = server.model
         self._name: str | None = None
         self.reset()
 
     @property
+    def where(self) -> str:
+        """The server, for messages."""
+        return self._where
+
+    @property
     def name(self) -> str:
-        """The first model that the server offers.
+        """The model of the URL, or the only one that the server offers.
 
         Raises:
-            ModelError: it cannot be reached, or offers none.
+            ModelError: the server cannot be reached, does not offer it, or offers several and the URL names none.
         """
         if self._name is None:
-            offered = self._ask("GET", "/models", None)
-            try:
-                self._name = str(offered["data"][0]["id"])
-            except (KeyError, IndexError, TypeError) as error:
-                raise ModelError(f"{self._where}: offers no model") from error
+            self._name = self._offered()
         return self._name
+
+    def _offered(self) -> str:
+        said = self._ask("GET", "/models", None)
+        try:
+            names = [model["id"] for model in said["data"]]
+        except (KeyError, TypeError):
+            names = []
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise ModelError(f"{self._where}: offers no model")
+        wanted: str | None = names[0] if self._wanted is None and len(names) == 1 else self._wanted
+        if wanted is None or wanted not in names:
+            lacks = "offers several models" if self._wanted is None else f"does not offer {self._wanted!a}"
+            shown = ", ".join(ascii(name) for name in names[:8]) + (", ..." if len(names) > 8 else "")
+            raise ModelError(f"{self._where}: {lacks}; allowed behind # in the URL: {shown}")
+        return wanted
 
     def reset(self) -> None:
         """Begin an episode: a conversation that the server has not met."""
@@ -96,6 +111,8 @@ class ServedLanguageModel:
 
         Raises:
             ValueError: a constraint on token ids, a deadline, `cancel` or `on_text`, which no request can carry.
+            BudgetError: the chat does not fit the server's window.
+            ConfigError: a key that no header can carry.
             ModelError: the server cannot be reached, refuses, or answers what is no answer.
         """
         unserved = {"allowed_tokens": allowed_tokens, "deadline_ms": deadline_ms, "cancel": cancel, "on_text": on_text}
@@ -116,10 +133,8 @@ class ServedLanguageModel:
         answer = self._ask("POST", "/chat/completions", body)
         took = 1e3 * (time.perf_counter() - started)
         try:
-            choice = answer["choices"][0]
-            text, why = choice["message"]["content"] or "", _FINISH[choice["finish_reason"]]
-            usage = _usage(answer["usage"])
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            text, why, usage = _read(answer)
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise ModelError(f"{self._where}: the answer cannot be read: {json.dumps(answer):.200}") from error
         return Generation(text, why, usage, Timing(total_ms=took))
 
@@ -127,8 +142,11 @@ class ServedLanguageModel:
         """The JSON of one answer; a busy server, or one that cannot be reached, is asked again for a while."""
         content = None if body is None else json.dumps(body).encode("ascii")
         headers = {"Content-Type": "application/json", "X-Session-Id": self._session}
-        if os.environ.get(KEY):
-            headers["Authorization"] = f"Bearer {os.environ[KEY]}"
+        key = os.environ.get(KEY, "")
+        if not (key.isascii() and key.isprintable()):
+            raise ConfigError(f"{KEY}: has characters that no header can carry; allowed: printable ASCII, in one line")
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
         until, wait = time.monotonic() + self._patience_s, 0.25
         while True:
             status, said = self._once(method, self._path + path, content, headers)
@@ -137,7 +155,9 @@ class ServedLanguageModel:
             time.sleep(wait)
             wait = min(2 * wait, 8.0)
         if status != 200:
-            problem = f"answers with the status {status}: {said:.300}" if status else f"cannot be reached: {said}"
+            if status == 400 and _too_long(said):
+                raise BudgetError(f"{self._where}: the chat does not fit: {_shown(said)}")
+            problem = f"answers with the status {status}: {_shown(said)}" if status else f"cannot be reached: {said}"
             raise ModelError(f"{self._where}: {problem}")
         try:
             return json.loads(said)
@@ -157,12 +177,26 @@ class ServedLanguageModel:
             connection.close()
 
 
-def _usage(said: dict[str, Any]) -> Usage:
-    details = said.get("prompt_tokens_details") or {}
-    prompt, cached = int(said["prompt_tokens"]), int(details.get("cached_tokens") or 0)
-    return Usage(
-        prompt_tokens=prompt,
-        new_tokens=prompt - cached,
-        reused_tokens=cached,
-        completion_tokens=int(said["completion_tokens"]),
-    )
+def _read(answer: Any) -> tuple[str, FinishReason, Usage]:
+    """Text, finish reason and counts of an answer; any of several errors where it is none."""
+    choice, said = answer["choices"][0], answer["usage"]
+    text = choice["message"]["content"] or ""
+    if not isinstance(text, str):
+        raise TypeError("the content is no text")
+    details = said.get("prompt_tokens_details") if isinstance(said, dict) else None
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    prompt, cached, completion = int(said["prompt_tokens"]), int(cached or 0), int(said["completion_tokens"])
+    if not 0 <= cached <= prompt or completion < 0:
+        raise ValueError("counts that cannot be")
+    usage = Usage(prompt_tokens=prompt, new_tokens=prompt - cached, reused_tokens=cached, completion_tokens=completion)
+    return text, _FINISH[choice["finish_reason"]], usage
+
+
+def _too_long(said: str) -> bool:
+    """True for the refusal of a chat that exceeds the model's window, as the OpenAI API and as vLLM word it."""
+    return "context_length_exceeded" in said or "maximum context length" in said
+
+
+def _shown(said: str) -> str:
+    """A body in one line."""
+    return ascii(" ".join(said.split())[:300])[1:-1]

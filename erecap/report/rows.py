@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from erecap.cost.flops import ModelShape
 
@@ -95,8 +95,17 @@ class RunHead(_Row):
     versions: dict[str, Any] = {}
     machine: dict[str, Any] = {}
     model: ModelFacts | None = None
+    served: str | None = None  # name of a server's model, of which nothing else is known
     git: str | None = None
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _served_apart(cls, values: Any) -> Any:
+        model = values.get("model") if isinstance(values, dict) else None
+        if not isinstance(model, dict) or "served" not in model:
+            return values
+        return {**values, "model": None, "served": model["served"]}
 
     @field_validator("config")
     @classmethod

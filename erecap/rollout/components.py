@@ -169,9 +169,11 @@ class RealComponents:
         if is_url(config.model):
             from erecap.language_models.served import ServedLanguageModel
 
-            self._models = {mode: ServedLanguageModel(config.model) for mode in modes}
-            for served in self._models.values():
-                warm_up(served)
+            served = ServedLanguageModel(config.model)
+            say(f"asking the server {served.where}")
+            self._models = dict.fromkeys(modes, served)
+            self._facts = {"served": served.name}
+            warm_up(served)
             return
         say(f"loading model {config.model}")
         # One plan for all modes is applied once, and its memory freed. Several stand beside the whole model.

@@ -11,13 +11,14 @@ from typing import Any
 HEADER = "x-session-id"  # a client that names its conversation there need not have it guessed
 FIELDS = ("prompt_cache_key", "conversation", "user")  # of a body, for the same
 _POINTS = 64  # of each server on the ring
-_BEGINNING = 256  # characters of a text that name it
+_BEGINNING = 256  # characters of a text that name it, or tokens
 
 
 def conversation_of(asked: Any) -> str:
     """The words that a conversation begins with, or the name that a request gives it: equal in all of its requests.
 
-    A chat's are all messages up to the first of the user, which nothing changes afterwards.
+    A chat's are all messages up to the first of the user, which nothing changes afterwards. A text's are its first
+    characters or tokens: texts with one long beginning are one conversation here, unless a name tells them apart.
 
     Args:
         asked: the body of a request; any JSON value.
@@ -32,7 +33,9 @@ def conversation_of(asked: Any) -> str:
         return f"text {items[:_BEGINNING]}"
     if not isinstance(items, list):
         return ""
-    first = next((n for n, item in enumerate(items) if _is_of_user(item)), len(items))
+    first = next((n for n, item in enumerate(items) if _is_of_user(item)), None)
+    if first is None:  # tokens of a text, most likely; all of them would be another key in every request
+        first = _BEGINNING - 1
     try:
         return json.dumps([asked.get("instructions"), items[: first + 1]], sort_keys=True, default=str)
     except (ValueError, TypeError, RecursionError):

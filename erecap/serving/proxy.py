@@ -110,13 +110,12 @@ def create_proxy(
         where = (request, request.scope[PATH], body, until, talk)
         if streams:
             answer = await behind.ask(*where)
+            if answer.status_code < 400:
+                stream = _streamed(behind.chunks(answer, until), worker, mine, books, call)
+                return _passed(_Stream(stream, answer.status_code), answer.headers.raw)
+            content = await behind.whole(answer, until)
         else:
             answer, content = await behind.ask_whole(*where)
-        if answer.status_code < 400 and streams:
-            stream = _streamed(behind.chunks(answer, until), worker, mine, books, call)
-            return _passed(_Stream(stream, answer.status_code), answer.headers.raw)
-        if streams:
-            content = await behind.whole(answer, until)
         if answer.status_code < 400:
             await worker.told(_noted, mine, books, call, *noted(content))
         length = (b"content-length", str(len(content)).encode())

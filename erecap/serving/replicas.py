@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -13,22 +13,15 @@ from fastapi import Request
 
 from erecap.errors import ConfigError
 from erecap.serving.affinity import HEADER, HashRing
+from erecap.serving.failures import overloaded
 from erecap.serving.limits import TENANT
-from erecap.serving.upstream import Lost, Upstream
+from erecap.serving.upstream import Lost, Upstream, checked_url
 
 log = logging.getLogger(__name__)
 REST_S = 5.0  # that a server is left out after it was lost
 CONNECT_S = 5.0  # in which one of several servers must take a connection
 _BUSY = 503  # status of a server that takes no more requests now
-
-
-@dataclass(frozen=True)
-class _Turn:
-    """One server's turn to be asked."""
-
-    number: int
-    moved: bool  # it is not the conversation's own
-    last: bool
+_NUMBER = "erecap.replica"  # key of an answer's extensions: the server that it comes from
 
 
 class Replicas:
@@ -75,11 +68,8 @@ class Replicas:
         Raises:
             ApiFailure: as there, of the last server that was asked.
         """
-        async for server in self._in_turn(request, conversation):
-            answer = await self._asked(server, request, path, body, until)
-            if answer is not None:
-                return answer
-        raise AssertionError("the last server's failure is raised")
+        answer, _ = await self._answered(False, request, path, body, until, conversation)
+        return answer
 
     async def ask_whole(
         self, request: Request, path: bytes, body: bytes, until: float, conversation: str = ""
@@ -89,66 +79,68 @@ class Replicas:
         Raises:
             ApiFailure: as `ask`, or as `Upstream.chunks`.
         """
-        async for server in self._in_turn(request, conversation):
-            answer = await self._asked(server, request, path, body, until)
-            if answer is None:
-                continue
-            try:
-                return answer, await self._servers[server.number].whole(answer, until)
-            except Lost as failure:
-                self._lose(server, failure)
-        raise AssertionError("the last server's failure is raised")
+        return await self._answered(True, request, path, body, until, conversation)
 
-    def chunks(self, answer: httpx.Response, until: float) -> AsyncGenerator[bytes, None]:
-        """As `Upstream.chunks`."""
-        return self._servers[0].chunks(answer, until)
+    async def chunks(self, answer: httpx.Response, until: float) -> AsyncGenerator[bytes, None]:
+        """As `Upstream.chunks`; a server that breaks off is left out for a while."""
+        number = answer.extensions[_NUMBER]
+        try:
+            async with aclosing(self._servers[number].chunks(answer, until)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except Lost as failure:
+            self._lose(number, failure)
+            raise
 
     async def whole(self, answer: httpx.Response, until: float) -> bytes:
-        """As `Upstream.whole`."""
-        return await self._servers[0].whole(answer, until)
+        """As `Upstream.whole`; a server that breaks off is left out for a while."""
+        return b"".join([chunk async for chunk in self.chunks(answer, until)])
 
     async def close(self) -> None:
         """End all connections."""
         for server in self._servers:
             await server.close()
 
-    async def _in_turn(self, request: Request, conversation: str) -> AsyncIterator[_Turn]:
-        """The servers to ask, one after the other; those that were lost a moment ago come last."""
-        named = request.headers.get(HEADER)
-        who = f"{request.scope[TENANT]} {request.headers.get('authorization', '')} {named or conversation}"
-        order = self._ring.order(who)
+    async def _answered(
+        self, whole: bool, request: Request, path: bytes, body: bytes, until: float, conversation: str
+    ) -> tuple[httpx.Response, bytes]:
+        """The answer of the first server that gives one, with its body where `whole` is true."""
+        busy = False
+        order = self._order(request, conversation)
         now = asyncio.get_running_loop().time()
-        asked = sorted(order, key=lambda number: self._back.get(number, 0.0) > now)
-        for place, number in enumerate(asked):
-            yield _Turn(number, moved=number != order[0], last=place == len(asked) - 1)
+        asked = sorted(order, key=lambda number: self._back.get(number, 0.0) > now)  # those just lost come last
+        for number in asked:
+            last = number == asked[-1]
+            try:
+                answer = await self._servers[number].ask(request, path, body, until)
+                answer.extensions[_NUMBER] = number
+                self._back.pop(number, None)
+                if answer.status_code == _BUSY and not last:
+                    await answer.aclose()
+                    busy = True
+                    continue
+                content = await self._servers[number].whole(answer, until) if whole else b""
+            except Lost as failure:
+                self._lose(number, failure)
+                if last and busy:  # a client may try again where it would give up a server that is gone
+                    raise overloaded("all servers behind are busy or lost; try again later") from failure
+                if last:
+                    raise
+                continue
+            self.moved += number != order[0]
+            return answer, content
+        raise AssertionError("the last server's failure is raised")
 
-    async def _asked(
-        self, server: _Turn, request: Request, path: bytes, body: bytes, until: float
-    ) -> httpx.Response | None:
-        """The answer of one server; None where the next is to be asked."""
-        try:
-            answer = await self._servers[server.number].ask(request, path, body, until)
-        except Lost as failure:
-            self._lose(server, failure)
-            return None
-        self._back.pop(server.number, None)
-        if answer.status_code == _BUSY and not server.last:
-            await answer.aclose()
-            return None
-        self.moved += server.moved
-        return answer
+    def _order(self, request: Request, conversation: str) -> list[int]:
+        """Numbers of all servers, the one that the conversation belongs to first."""
+        who = request.headers.get(HEADER) or conversation
+        return self._ring.order(f"{request.scope[TENANT]} {request.headers.get('authorization', '')} {who}")
 
-    def _lose(self, server: _Turn, failure: Lost) -> None:
-        """Leave a server out for a while.
-
-        Raises:
-            Lost: it was the last to ask.
-        """
+    def _lose(self, number: int, failure: Lost) -> None:
+        """Leave a server out for a while, where there are others."""
         if self.count > 1:
-            self._back[server.number] = asyncio.get_running_loop().time() + self._rest_s
-            log.warning("%s is left out for %g s: %s", self._names[server.number], self._rest_s, failure)
-        if server.last:
-            raise failure
+            self._back[number] = asyncio.get_running_loop().time() + self._rest_s
+            log.warning("%s is left out for %g s: %s", self._names[number], self._rest_s, failure)
 
 
 def open_replicas(urls: Sequence[str], key: str | None, **options: Any) -> Replicas:
@@ -157,8 +149,9 @@ def open_replicas(urls: Sequence[str], key: str | None, **options: Any) -> Repli
     Raises:
         ConfigError: a URL that cannot be one, or that is there twice.
     """
-    repeated = next((url for url in urls if list(urls).count(url) > 1), None)
+    names = [str(checked_url(url)) for url in urls]  # one name of a server, with or without a slash at its end
+    repeated = next((url for url, name in zip(urls, names, strict=True) if names.count(name) > 1), None)
     if repeated is not None:
         raise ConfigError(f"--upstream: got {repeated} twice; allowed: once")
     connect_s = CONNECT_S if len(urls) > 1 else None
-    return Replicas([Upstream(url, key, connect_s=connect_s, **options) for url in urls], urls)
+    return Replicas([Upstream(url, key, connect_s=connect_s, **options) for url in urls], names)

@@ -41,7 +41,8 @@ def checked_url(url: str) -> httpx.URL:
         parts, found = urlsplit(url), httpx.URL(url)
         credentials, _ = "@" in parts.netloc, parts.port
     except (ValueError, httpx.InvalidURL) as error:
-        raise ConfigError(f"--upstream: {error}; allowed: such as https://api.example.com/v1") from error
+        words = "no URL" if "@" in url else error  # the error may repeat a password
+        raise ConfigError(f"--upstream: {words}; allowed: such as https://api.example.com/v1") from error
     if credentials:  # not repeated: they would stand in a log
         raise ConfigError("--upstream: has a name or password; name its key's variable by --upstream-key-env instead")
     named = _HOST.fullmatch(found.raw_host) and "\\" not in parts.netloc

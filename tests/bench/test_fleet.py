@@ -25,6 +25,11 @@ def model():  # type: ignore[no-untyped-def]
     return random_model(SHAPE, 2048, "cpu", torch.float32)
 
 
+def test_a_head_may_be_the_embeddings() -> None:
+    untied, tied = (random_model(SHAPE, 64, "cpu", torch.float32, tied=tied).num_parameters() for tied in (False, True))
+    assert untied - tied == SHAPE.vocab_size * SHAPE.hidden_size
+
+
 def test_every_way_with_one_agent_and_with_several(model) -> None:  # type: ignore[no-untyped-def]
     found = fleet_bench(FleetBench(**SIZES), model, byte_level())
     at = {(row["way"], row["agents"]): row for row in found["summary"]}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from erecap.bench.load import LoadBench, load_bench, load_summary
 from erecap.cli.main import app
 from erecap.errors import ModelError
 from tests.serving.conftest import Server
+from tests.serving.recorded import Behind
 from tests.serving.test_replicas import proxy
 
 
@@ -55,3 +58,33 @@ def test_failures_are_counted() -> None:
     assert (summary["p50_s"], summary["max_s"], summary["cached"], summary["calls_per_s"]) == (3.0, 4.0, 0.75, 0.2)
     with pytest.raises(ValueError, match="counts from 1 on"):
         LoadBench(agents=0)
+
+
+def test_a_chat_beyond_the_window_is_a_failed_call() -> None:
+    small = Server(window=4096)
+    try:
+        bench = LoadBench(agents=1, calls=2, history=5000, new_tokens=20, plan_tokens=2)
+        summary = load_bench(bench, f"{small.url}/v1")["summary"]
+    finally:
+        small.stop()
+    assert (summary["calls"], summary["failed"]) == (2, 2) and "does not fit" in summary["first_error"]
+
+
+def test_an_interrupt_ends_the_pauses_of_all_agents() -> None:
+    behind = Behind()
+    behind.answers(b'{"data": [{"id": "m"}]}')
+
+    def interrupt() -> None:
+        while not behind.body:  # of the first call
+            time.sleep(0.01)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    main = threading.get_ident()
+    interrupts = threading.Thread(target=interrupt, daemon=True)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            bench = LoadBench(agents=2, calls=2, history=60, pause_s=20.0)
+            load_bench(bench, f"{behind.url}/v1", lambda line: interrupts.start())
+        assert b"go on" not in behind.body  # what an agent says to itself before its second call
+    finally:
+        behind.close()

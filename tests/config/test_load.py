@@ -65,6 +65,13 @@ def test_preset_sets_keep(write):
 RUN_MISTAKES = [
     ({"mods": ["full"]}, ["mods: unknown key (did you mean 'modes'?)", "allowed keys: name, suites, modes"]),
     ({"prune": {"kep": 1}}, ["prune.kep: unknown key (did you mean 'keep'?)"]),
+    ({"budget": {"kv_token": 64}}, ["budget.kv_token: unknown key (did you mean 'kv_tokens'?)"]),
+    ({"schedule": {"cooldwn": 1}}, ["schedule.cooldwn: unknown key (did you mean 'cooldown'?)"]),
+    ({"reread": {"mode": "reuse", "every": 2, "evry": 2}}, ["reread.evry: unknown key (did you mean 'every'?)"]),
+    ({"planner": {"nme": "llm"}}, ["planner.nme: unknown key (did you mean 'name'?)"]),
+    ({"planner": {"name": "nobody"}}, ["planner.name: 'nobody' is not a planner; allowed: cooperative, llm"]),
+    ({"planner": {"agents": "team"}}, ["planner: agents: got 'team' with name llm; allowed: with name cooperative"]),
+    ({"model": "http://me:secret@x/v1"}, ["model: the URL has a name or password, which belongs into OPENAI_API_KEY"]),
     ({"modes": ["fast"]}, ["modes: unknown mode 'fast'", "full, expert, reuse"]),
     ({"modes": ["prune[magic]"]}, ["unknown scorer 'magic'", "attention, random, recency"]),
     ({"modes": ["prune"]}, ["names no scorer"]),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from erecap.cli.main import app
-from erecap.cost.fleet.gpu import GPUS, SHAPES, Gpu, Served, fitted, step_seconds, tokens_held
+from erecap.cost.fleet.gpu import GPUS, MODELS, SHAPES, Gpu, Served, fit_of, fitted, step_seconds, tokens_held
 from erecap.cost.fleet.simulation import Load, Server, simulate
 from erecap.cost.fleet.table import Scale, most_robots, scale_table
 from erecap.cost.flops import ModelShape, prefill_flops
+from erecap.errors import ConfigError
 
 SHAPE = ModelShape(layers=2, hidden_size=8, intermediate_size=16, heads=2, kv_heads=1, head_dim=4, vocab_size=32)
 MODEL = Served(SHAPE)  # 32 bytes a token
@@ -93,6 +95,9 @@ def test_who_is_not_on_the_gpu_comes_from_the_host_or_is_read_again() -> None:
     assert simulate(load(robots=2), gpu, MODEL, slow_link).p95_s == pytest.approx(fetched.p95_s + 5, abs=0.5)
     both = simulate(load(robots=2, kept=16), replace(gpu, memory_bytes=room + 32 * 520), MODEL)
     assert both.reread == both.fetched == 0
+    long = {"kept": 16, "new_tokens": 30}  # within a budget they are read in chunks, however many they are
+    narrow = replace(SLOW, memory_bytes=MODEL.weight_bytes + 32 * 24)
+    assert simulate(load(**long), narrow, MODEL, Server(chunk=5)).fits == 1
     with pytest.raises(ValueError, match="one call stores 48 tokens, and 40 fit"):
         simulate(load(), replace(SLOW, memory_bytes=MODEL.weight_bytes + 32 * 40), MODEL)
 
@@ -125,6 +130,56 @@ def test_speeds_that_were_measured_replace_the_shares() -> None:
     assert found.step_s == pytest.approx(0.003)
     with pytest.raises(ValueError, match="two passes are needed"):
         fitted(GPUS["h200"], model, {"read_tokens": 4096, "read_s": read, "decode": decode[:1]})
+    with pytest.raises(ValueError, match=r"4096 tokens in 0\.0 s"):
+        fitted(GPUS["h200"], model, {"read_tokens": 4096, "read_s": 0, "decode": decode})
+
+
+def test_measured_speeds_are_those_of_the_same_shape(tmp_path: Path) -> None:
+    file: dict[str, Any] = {
+        "part": "fleet",
+        "model": {**asdict(SHAPES["8b"]), "dtype": "bfloat16"},
+        "fit": {"read_tokens": 1},
+    }
+    assert fit_of(file, MODELS["8b"]) == {"read_tokens": 1} and MODELS["1b"].tied
+    for wrong, words in (
+        ({"part": "load"}, "no file of erecap bench fleet"),
+        ({"model": {**file["model"], "layers": 2}}, "measured with layers 2, and the model has 32"),
+        ({"model": {**file["model"], "dtype": "float32"}}, "measured in float32; allowed: bfloat16"),
+        ({"model": []}, "no file of erecap bench fleet"),
+        ({"fit": None}, "too little was measured"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fit_of({**file, **wrong}, MODELS["8b"])
+        path = tmp_path / "fleet.json"
+        path.write_text(json.dumps({**file, **wrong}))
+        failed = CliRunner().invoke(app, ["scale", "--histories", "4000", "--robots", "1", "--measured", str(path)])
+        assert isinstance(failed.exception, ConfigError) and words in str(failed.exception)
+
+
+def test_a_file_of_measured_speeds_that_is_none_is_told_in_one_line(tmp_path: Path) -> None:
+    passes = [{"agents": 1, "kv": 1000, "s": 0.01}, {"agents": 2, "kv": 1000, "s": 0.02}]
+    fit = {"read_tokens": 4096, "read_s": 1.0, "decode": passes}
+    path = tmp_path / "fleet.json"
+    options = ["scale", "--histories", "4000", "--robots", "1", "--measured", str(path)]
+    for wrong, words in (
+        (None, "cannot be read: No such file"),
+        ({"decode": passes[:1]}, "two passes are needed"),
+        ({"decode": [passes[0], {"agents": 2, "kv": 1000}]}, "`fit` lacks 's'"),
+        ({"decode": [1, 2]}, ""),
+        ({"read_tokens": float("inf")}, ""),
+        ({"read_s": "soon"}, "soon"),
+        ({}, None),
+    ):
+        if wrong is not None:
+            model = {**asdict(SHAPES["8b"]), "dtype": "bfloat16"}
+            path.write_text(json.dumps({"part": "fleet", "model": model, "fit": {**fit, **wrong}}))
+        done = CliRunner().invoke(app, options)
+        if words is None:
+            assert done.exit_code == 0, done.output
+            continue
+        assert isinstance(done.exception, ConfigError), done.exception
+        assert str(done.exception).startswith(f"scale: --measured: {path}: ") and words in str(done.exception)
+        assert "\n" not in str(done.exception)
 
 
 def test_the_table_has_every_way_history_and_number() -> None:

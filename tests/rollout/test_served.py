@@ -11,11 +11,13 @@ from rich.console import Console
 from tinyworld import ServedComponents, tiny_run, tiny_suite
 
 from erecap.config.modes import parse_mode
-from erecap.errors import ConfigError, ModelError
+from erecap.config.server_url import ServerUrl
+from erecap.errors import ConfigError, ModelError, RunError
 from erecap.language_models.build import CallSettings, build_language_model
 from erecap.language_models.opened import OpenedModel
 from erecap.language_models.served import ServedLanguageModel
 from erecap.report.load import load_run_folder
+from erecap.report.page.html import setup_rows
 from erecap.report.page.summary import summarise
 from erecap.rollout.run import run
 from erecap.rollout.run_folder.identity import weights_of
@@ -78,6 +80,9 @@ def test_without_the_grammar_plans_are_free_text(server, tmp_path, quiet) -> Non
         ({"adapter": "a"}, "adapter: cannot be had of a server"),
         ({"planner": {"plans": "expert"}}, "planner.plans expert: cannot be had of a server"),
         ({"planner": {"name": "cooperative"}}, "planner.name cooperative: cannot be had of a server"),
+        ({"device_map": "auto"}, "device_map: cannot be had of a server"),
+        ({"model": "http://me:secret@x/v1"}, "model: the URL has a name or password"),
+        ({"model": "http://[::1/v1"}, "allowed: a server's URL"),
         ({"batch": 2}, "batch: got 2 with mode served"),
         ({"clock": {"kind": "charged", "charge": "cost-model", "costs": COSTS}}, "clock.charge cost-model: cannot"),
     ],
@@ -92,9 +97,109 @@ def test_a_server_is_no_subject_of_other_commands() -> None:
         weights_of(tiny_run(modes=["served"], model="http://127.0.0.1:1/v1"))
     with pytest.raises(ConfigError, match="mode served: it asks a server"):
         build_language_model(OpenedModel(None, None, {}), parse_mode("served"), CallSettings())
-    for url in ("http://", "http://x:port/v1", "http://me:secret@x/v1"):
-        with pytest.raises(ConfigError, match="allowed: a server's URL"):
+    for url in (
+        "http://", "http://x:port/v1", "http://me:secret@x/v1", "http://[::1/v1", "http://x/v1?key=a", "http://x/a b",
+        "http://x/\u00e9", "http://x\n/v1", f"http://{'x' * 64}/v1", "http://x y/v1", "ftp://x/v1", "http://:80/v1",
+        "http://me:secret@x\uff0fy/v1", "http://me:secret@[x/v1",
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match="allowed: a server's URL") as told:
             ServedLanguageModel(url)
+        assert "secret" not in str(told.value) and str(told.value).isprintable()
+    assert str(ServerUrl.of("https://[::1]:8000/v1/#a/b%20c")) == "https://[::1]:8000"
+    assert ServerUrl.of("https://[::1]:8000/v1/#a/b%20c") == ServerUrl(True, "::1", 8000, "/v1", "a/b c")
+
+
+def test_several_models_of_one_server() -> None:
+    behind = Behind()
+    behind.answers(b'{"data": [{"id": "base"}, {"id": "org/planner"}]}')
+    try:
+        assert ServedLanguageModel(f"{behind.url}/v1#org/planner", patience_s=0).name == "org/planner"
+        for name, words in (
+            ("", "offers several models; allowed behind # in the URL: 'base', 'org/planner'"),
+            ("#other", "does not offer 'other'; allowed behind #"),
+        ):
+            with pytest.raises(ModelError, match=words):
+                ServedLanguageModel(f"{behind.url}/v1{name}", patience_s=0).name  # noqa: B018 (asks)
+        for named in (b'{"data": [{"id": null}]}', b'{"data": {"id": "a"}}', b"[]", b"3"):
+            behind.answers(named)
+            with pytest.raises(ModelError, match="offers no model"):
+                ServedLanguageModel(f"{behind.url}/v1", patience_s=0).name  # noqa: B018
+    finally:
+        behind.close()
+
+
+def test_a_key_that_no_header_can_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret\nX-Other: a")
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY: has characters") as told:
+        ServedLanguageModel("http://127.0.0.1:1/v1").name  # noqa: B018 (asks)
+    assert "secret" not in str(told.value)
+
+
+CHOICE = {"message": {"content": "go"}, "finish_reason": "stop"}
+COUNTS = {"prompt_tokens": 9, "completion_tokens": 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"usage": {**COUNTS, "prompt_tokens": "nine"}},
+        {"usage": {**COUNTS, "prompt_tokens": float("inf")}},
+        {"usage": {**COUNTS, "prompt_tokens": float("nan")}},
+        {"usage": {**COUNTS, "completion_tokens": -1}},
+        {"usage": {**COUNTS, "prompt_tokens_details": {"cached_tokens": 10}}},
+        {"usage": [1]},
+        {"usage": None},
+        {"choices": [{**CHOICE, "message": {"content": ["go"]}}]},
+        {"choices": [{**CHOICE, "message": None}]},
+        {"choices": [{**CHOICE, "finish_reason": []}]},
+        {"choices": {}},
+    ],
+)
+def test_garbage_is_an_error_of_one_line(changes: dict[str, Any]) -> None:
+    behind = Behind()
+    try:
+        behind.answers(b'{"data": [{"id": "m"}]}')
+        model = ServedLanguageModel(f"{behind.url}/v1", patience_s=0)
+        assert model.name == "m"
+        behind.answers(json.dumps({"choices": [CHOICE], "usage": COUNTS}).encode())
+        assert model.generate(start(), max_new_tokens=1).usage.new_tokens == 9
+        behind.answers(json.dumps({"choices": [CHOICE], "usage": COUNTS, **changes}).encode())
+        with pytest.raises(ModelError, match="the answer cannot be read") as told:
+            model.generate(start(), max_new_tokens=1)
+        assert str(told.value).isprintable()
+    finally:
+        behind.close()
+
+
+def test_a_chat_beyond_the_window_of_the_server_costs_its_episode(tmp_path, quiet) -> None:  # type: ignore[no-untyped-def]
+    small = Server(window=4096)
+    try:
+        config = tiny_run(modes=["served"], model=f"{small.url}/v1", planner={**PLANNER, "constrained": False})
+        suites = {"tiny": tiny_suite(episodes=2, options={"padding": 2000})}
+        result = run(config, tmp_path, suites=suites, open_components=ServedComponents, console=quiet)
+    finally:
+        small.stop()
+    assert (result.status, result.failed) == ("finished", 2)
+    [first, _] = [json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
+    assert first["error"].startswith("BudgetError: ") and first["end"] == "error"
+
+
+def test_a_run_goes_on_with_the_same_model_only(tmp_path, quiet) -> None:  # type: ignore[no-untyped-def]
+    server = Server(window=8192)
+    try:
+        config = tiny_run(modes=["served"], model=f"{server.url}/v1", planner=PLANNER, horizon=2)
+        suites = {"tiny": tiny_suite(episodes=1)}
+        run(config, tmp_path, suites=suites, open_components=ServedComponents, console=quiet)
+        head = json.loads((tmp_path / "run.json").read_text())
+        assert head["model"] == {"served": "tiny"} and f"asking the server {server.url}" in quiet.file.getvalue()
+        shown = dict(setup_rows(load_run_folder(tmp_path)))
+        assert shown["model"] == f"tiny, asked of the server {server.url}/v1"
+        (tmp_path / "run.json").write_text(json.dumps({**head, "status": "interrupted", "model": {"served": "other"}}))
+        (tmp_path / "episodes.jsonl").write_text("")
+        with pytest.raises(RunError, match="were played with the server's model other, now it is tiny"):
+            run(config, tmp_path, suites=suites, open_components=ServedComponents, console=quiet)
+    finally:
+        server.stop()
 
 
 def test_answers_that_are_none_and_servers_that_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +217,7 @@ def test_answers_that_are_none_and_servers_that_are_gone(monkeypatch: pytest.Mon
             (b"[", b"200 OK", "answers no JSON"),
             (b'{"error": "no"}', b"400 Bad Request", "answers with the status 400"),
             (b"", b"503 Service Unavailable", "answers with the status 503"),
+            (b"<html>\nno one\n</html>", b"502 Bad Gateway", "answers with the status 502: <html> no one </html>"),
         ):
             behind.answers(body, status=status)
             with pytest.raises(ModelError, match=words):
@@ -131,7 +237,8 @@ def test_answers_that_are_none_and_servers_that_are_gone(monkeypatch: pytest.Mon
         model.generate(start(), max_new_tokens=1)
 
 
-def test_a_busy_server_is_asked_again() -> None:
+@pytest.mark.parametrize("busy", [b"503 Service Unavailable", b"502 Bad Gateway"])  # a server, and a proxy before it
+def test_a_busy_server_is_asked_again(busy: bytes) -> None:
     import threading
 
     behind = Behind()
@@ -139,7 +246,7 @@ def test_a_busy_server_is_asked_again() -> None:
         behind.answers(b'{"data": [{"id": "m"}]}')
         model = ServedLanguageModel(f"{behind.url}/v1", patience_s=30)
         assert model.name == "m"
-        behind.answers(b"", status=b"503 Service Unavailable")
+        behind.answers(b"", status=busy)
         usage = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 7}}
         choice = {"message": {"content": "go"}, "finish_reason": "length"}
         free = json.dumps({"choices": [choice], "usage": usage}).encode()

@@ -143,6 +143,7 @@ def test_addresses_of_this_machine_alone(host: str, is_one: bool) -> None:
         (("--key-file", "odd.txt"), "--key-file: odd.txt has bytes beyond ASCII (byte 3)"),
         (("--key-file", "one.txt", "--api-key-env", "HOME"), "--key-file: got it beside --api-key-env"),
         (("--upstream", "http://a:b@x/v1"), "--upstream: has a name or password"),
+        (("--upstream", "http://a:b@x\uff0fy/v1"), "--upstream: no URL; allowed: such as"),
         (("--upstream", "x.test/v1"), "--upstream: got 'x.test/v1'; allowed: http or https"),
     ],
 )

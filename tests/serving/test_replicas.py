@@ -50,6 +50,9 @@ def test_a_conversation_keeps_its_key_as_it_grows() -> None:
     assert conversation_of({"messages": other, "prompt_cache_key": "a"}) == conversation_of({"prompt_cache_key": "a"})
     text = "x" * 300
     assert conversation_of({"prompt": text}) == conversation_of({"prompt": text + "more"})
+    ids = list(range(300))  # a text as tokens
+    assert conversation_of({"prompt": ids}) == conversation_of({"prompt": [*ids, 7]})
+    assert conversation_of({"prompt": ids}) != conversation_of({"prompt": ids[1:]})
     assert conversation_of({"input": chat, "instructions": "a"}) != conversation_of({"input": chat})
     assert conversation_of_body(b"no JSON") == conversation_of_body(b"[1]") == conversation_of({"prompt": 3}) == ""
     assert conversation_of_body(json.dumps({"messages": chat}).encode()) in keys
@@ -140,6 +143,41 @@ def test_a_stream_that_breaks_off_ends_with_an_error_and_is_asked_elsewhere() ->
             server.close()
 
 
+def test_a_server_whose_stream_breaks_off_is_left_out_for_a_while() -> None:
+    servers = [Behind(), Behind()]
+    half = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 900\r\n\r\ndata: {}\n\n"
+    try:
+        with proxy(*(f"{server.url}/v1" for server in servers)) as url:
+
+            def asked() -> str:
+                sent = {**ASKED, "stream": True}
+                return httpx.post(f"{url}/v1/chat/completions", json=sent, timeout=20).text
+
+            for server in servers:
+                server.answer = half
+            assert "broke off" in asked()
+            assert httpx.get(f"{url}/health").json()["lost"] == 1
+            [own] = [server for server in servers if server.head]
+            for server in servers:
+                server.answer = answer(b"own" if server is own else b"other")
+            assert asked() == "other"
+    finally:
+        for server in servers:
+            server.close()
+
+
+def test_where_one_is_busy_and_one_is_lost_clients_may_ask_again() -> None:
+    servers = [Behind(), Behind()]
+    servers[0].answers(b"{}", status=b"503 Service Unavailable")
+    try:
+        with proxy(*(f"{server.url}/v1" for server in servers)) as url:
+            for _ in range(2):  # the second time the lost one is asked last, whichever the conversation belongs to
+                assert httpx.post(f"{url}/v1/chat/completions", json=ASKED, timeout=20).status_code == 503
+    finally:
+        for server in servers:
+            server.close()
+
+
 def test_a_name_in_the_header_keeps_requests_together() -> None:
     servers = [Behind() for _ in range(3)]
     for server in servers:
@@ -164,6 +202,8 @@ def test_a_server_is_named_once() -> None:
     options = {"passes_keys": True, "request_s": 1.0, "most_bytes": 9}
     with pytest.raises(ConfigError, match="--upstream: got http://x/v1 twice; allowed: once"):
         open_replicas(["http://x/v1", "http://y/v1", "http://x/v1"], None, **options)
+    with pytest.raises(ConfigError, match="twice; allowed: once"):
+        open_replicas(["http://x/v1", "http://X/v1/"], None, **options)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         assert open_replicas([f"http://127.0.0.1:{free.getsockname()[1]}/v1"], None, **options).count == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from erecap.cost.flops import ModelShape
@@ -80,6 +80,10 @@ class Served:
         return layers + 2 * s.hidden_size * s.vocab_size
 
 
+# The published models as a GPU holds them.
+MODELS: dict[str, Served] = {"8b": Served(SHAPES["8b"]), "1b": Served(SHAPES["1b"], tied=True)}
+
+
 def tokens_held(gpu: Gpu, model: Served) -> int:
     """Tokens whose keys and values fit beside the weights.
 
@@ -116,19 +120,44 @@ def fitted(gpu: Gpu, model: Served, measured: Mapping[str, Any]) -> Gpu:
     Raises:
         ValueError: fewer than two kinds of passes, or times that no roofline explains.
     """
+    tokens, read_s = int(measured["read_tokens"]), float(measured["read_s"])
+    if tokens < 1 or not read_s > 0:
+        raise ValueError(f"the prefill has {tokens} tokens in {read_s} s; allowed: above 0")
     passes = [(_moved(model, entry), float(entry["s"])) for entry in measured["decode"]]
     (least, fast), (most, slow) = min(passes), max(passes)
     if most <= least or slow <= fast:
         raise ValueError("two passes are needed, of which the one that moves more bytes takes longer")
     rate = (most - least) / (slow - fast)
-    tokens = int(measured["read_tokens"])
-    compute = model.flops(tokens, 0) / float(measured["read_s"])
     return replace(
         gpu,
         bandwidth_share=rate / gpu.bytes_per_s,
-        flops_share=compute / gpu.flops_per_s,
+        flops_share=model.flops(tokens, 0) / read_s / gpu.flops_per_s,
         step_s=max(0.0, fast - least / rate),
     )
+
+
+def fit_of(content: Any, model: Served) -> Mapping[str, Any]:
+    """Return the measured speeds in the content of a file of `erecap bench fleet`, as `fitted` takes them.
+
+    Raises:
+        ValueError: no such file, one that has measured too little, or one of another model.
+    """
+    told = content.get("model") if isinstance(content, Mapping) and content.get("part") == "fleet" else None
+    if not isinstance(told, Mapping):
+        raise ValueError("no file of erecap bench fleet")
+    shape = asdict(model.shape)
+    del shape["vocab_size"]  # is larger where the tokenizer's is
+    other = next((name for name, value in shape.items() if told.get(name) != value), None)
+    if other is not None:
+        raise ValueError(
+            f"measured with {other} {told.get(other)}, and the model has {shape[other]}; measure its shape"
+        )
+    if told.get("dtype") != "bfloat16":
+        raise ValueError(f"measured in {told.get('dtype')}; allowed: bfloat16, on a GPU")
+    found = content.get("fit")
+    if not isinstance(found, Mapping):
+        raise ValueError("too little was measured; allowed: `full` with one agent, and two numbers of agents")
+    return found
 
 
 def _moved(model: Served, entry: Mapping[str, Any]) -> float:

@@ -83,6 +83,15 @@ class _Call:
     ready: float  # when its keys and values are on the GPU
 
 
+def most_stored(load: Load, server: Server, *, again: bool) -> int:
+    """Tokens that a call stores at most; `again`: it reads the history anew."""
+    if load.kept is None or load.kept >= load.history:
+        return load.history + load.new_tokens + load.plan_tokens
+    # With a budget a call evicts after every chunk.
+    read = min(server.chunk, load.history - load.kept + load.new_tokens if again else load.new_tokens)
+    return load.kept + read + load.plan_tokens
+
+
 def simulate(load: Load, gpu: Gpu, model: Served, server: Server | None = None) -> Outcome:
     """Let the robots work for a while.
 
@@ -142,9 +151,7 @@ class _Simulation:
             reread=_share([call.again for _, call in self.ended]),
             fetched=_share([call.fetched for _, call in self.ended]),
             busy=min(1.0, self.worked / (self.now - warm)),
-            fits=self.room // (self.load.stored + self.load.new_tokens + self.load.plan_tokens)
-            if self.load.reuse
-            else self.room // self._most(again=True),
+            fits=self.room // self._most(again=not self.load.reuse),
             late=len(unended),
         )
 
@@ -160,12 +167,7 @@ class _Simulation:
                 self.host[robot] = None
 
     def _most(self, again: bool) -> int:
-        """Tokens that a call stores at most."""
-        load = self.load
-        if load.kept is None or load.kept >= load.history:
-            return load.history + load.new_tokens + load.plan_tokens
-        read = min(load.kept + self.server.chunk, load.history + load.new_tokens)
-        return load.plan_tokens + (read if again else load.kept + load.new_tokens)
+        return most_stored(self.load, self.server, again=again)
 
     def _arrive(self) -> None:
         while self.due and self.due[0][0] <= self.now:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from erecap.cost.fleet.gpu import Gpu, Served, tokens_held
-from erecap.cost.fleet.simulation import Load, Outcome, Server, simulate
+from erecap.cost.fleet.simulation import Load, Outcome, Server, most_stored, simulate
 from erecap.generation import JsonRow
 
 FULL, REUSE = "full", "reuse"
@@ -91,7 +91,9 @@ def scale_table(
         "server": asdict(server),
         "settings": asdict(scale),
         "tokens_held": tokens_held(gpu, model),
-        "holds": [_held(scale, gpu, model, history, way) for history in scale.histories for way in scale.ways[1:]],
+        "holds": [
+            _held(scale, gpu, model, server, history, way) for history in scale.histories for way in scale.ways[1:]
+        ],
         "calls": calls,
         "most": most,
     }  # fmt: skip
@@ -111,12 +113,11 @@ def most_robots(holds: Callable[[int], bool], grid: Sequence[int]) -> int:
     return low
 
 
-def _held(scale: Scale, gpu: Gpu, model: Served, history: int, way: str) -> JsonRow:
-    stored = scale.load(way, history, 1).stored
-    call = stored + scale.new_tokens + scale.plan_tokens
+def _held(scale: Scale, gpu: Gpu, model: Served, server: Server, history: int, way: str) -> JsonRow:
+    load = scale.load(way, history, 1)
     return {
-        "history": history, "way": way, "stored_tokens": stored, "bytes": stored * model.bytes_per_token,
-        "robots": tokens_held(gpu, model) // call,
+        "history": history, "way": way, "stored_tokens": load.stored, "bytes": load.stored * model.bytes_per_token,
+        "robots": tokens_held(gpu, model) // most_stored(load, server, again=False),
     }  # fmt: skip
 
 

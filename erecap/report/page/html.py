@@ -126,6 +126,8 @@ def setup_rows(run: Run) -> list[tuple[str, str]]:
         parts += [(f"layer plan of {mode}", plan) for mode, plan in model.plans.items()]
         parts += [(f"controller of {mode}", found) for mode, found in model.controllers.items()]
         rows += [(what, f"{part.name}, {part.hash}") for what, part in parts if part is not None]
+    elif head.served is not None:
+        rows.append(("model", f"{head.served}, asked of the server {head.config.get('model')}"))
     else:
         rows.append(("model", "none: no mode of this run calls a language model"))
     rows.append(("machine", _machine(head.machine)))

@@ -75,10 +75,15 @@ def require_same_model(folder: Path, old: Mapping[str, Any] | None, new: Mapping
         old, new: what was recorded of the model, and what is loaded now; None where no mode has one.
 
     Raises:
-        RunError: model, adapter, pruner or layer plan differ.
+        RunError: model, adapter, pruner or layer plan differ; or the name of a server's model.
     """
     if old is None or new is None:
         return
+    if old.get("served") != new.get("served"):
+        raise RunError(
+            f"{folder}: its episodes were played with the server's model {old.get('served')}, now it is "
+            f"{new.get('served')}; --fresh starts anew, --out FOLDER keeps both"
+        )
     for part, name in (("hash", "model"), ("adapter", "adapter"), ("pruner", "pruner"), ("plan", "layer plan")):
         if old.get(part) != new.get(part):
             raise RunError(
