@@ -77,7 +77,7 @@ def compare_variants(
 def identities_of(
     config: RunConfig, suites: Mapping[str, Suite], variants: Sequence[Variant]
 ) -> dict[tuple[str, str], JsonRow]:
-    """What the rows of a suite and a variant depend on, as the fields of these rows."""
+    """The fields that rows of a suite and a variant have of the settings that they depend on."""
     weights = weights_of(config)
     return {
         (name, variant.name): identity_of(config, suite, config.mode(variant.name), weights).fields()

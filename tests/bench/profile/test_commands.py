@@ -44,10 +44,10 @@ def test_a_stretched_window_divides_positions(folder: Path, tmp_path: Path) -> N
         theirs = whole(input_ids=ids).logits
         plain = stretched(input_ids=ids).logits
     assert torch.allclose(ours, theirs, atol=1e-4) and not torch.allclose(plain, theirs, atol=1e-2)
-    twin = tmp_path / "elsewhere" / folder.name
-    shutil.copytree(folder, twin)
-    other = stretched_folder(str(twin), 16384, tmp_path)  # of the same name: it has the twin's own weights
-    assert other != longer and (other / "model.safetensors").resolve().parent == twin.resolve()
+    elsewhere = tmp_path / "elsewhere" / folder.name
+    shutil.copytree(folder, elsewhere)
+    other = stretched_folder(str(elsewhere), 16384, tmp_path)  # of the same name: it has its own weights
+    assert other != longer and (other / "model.safetensors").resolve().parent == elsewhere.resolve()
     with pytest.raises(ConfigError, match="--window: got 4096, the model's own is 4096; allowed: a longer one"):
         stretched_folder(str(folder), 4096, tmp_path)
     with pytest.raises(ConfigError, match="has rotary embeddings of its own kind"):
