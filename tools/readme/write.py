@@ -207,6 +207,24 @@ def _times(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}×"
 
 
+def _keep(given: argparse.Namespace, folder: Path) -> None:
+    """Write what is kept of the runs that the command line names.
+
+    Raises ValueError for a run that is not finished, FileNotFoundError for a folder that holds none.
+    """
+    if given.demo is not None:
+        write_json(folder / "demo.json", demo_results(given.demo))
+    if given.realtime is not None:
+        write_json(folder / REALTIME, realtime_results(given.realtime))
+    if given.cooperative is not None:
+        write_json(folder / COOPERATIVE, cooperative_results(given.cooperative))
+    if given.habitat is not None:
+        write_json(folder / HABITAT, habitat_results(given.habitat))
+    if given.engines is not None:
+        parts = read_results(folder / ENGINES).get("parts", {})
+        merge_rows(folder / ENGINES, [], file="engines", parts={**parts, PART: engine_quality(given.engines)})
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write the generated parts of README.md and of docs.")
     parser.add_argument("--demo", type=Path, help="a finished run whose figures become docs/results/demo.json")
@@ -223,17 +241,10 @@ if __name__ == "__main__":
     parser.add_argument("--engines", type=Path, help=f"a finished run of one policy on several engines, for {ENGINES}")
     given = parser.parse_args()
     folder = Path("docs/results")
-    if given.demo is not None:
-        write_json(folder / "demo.json", demo_results(given.demo))
-    if given.realtime is not None:
-        write_json(folder / REALTIME, realtime_results(given.realtime))
-    if given.cooperative is not None:
-        write_json(folder / COOPERATIVE, cooperative_results(given.cooperative))
-    if given.habitat is not None:
-        write_json(folder / HABITAT, habitat_results(given.habitat))
-    if given.engines is not None:
-        parts = read_results(folder / ENGINES).get("parts", {})
-        merge_rows(folder / ENGINES, [], file="engines", parts={**parts, PART: engine_quality(given.engines)})
+    try:
+        _keep(given, folder)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
     for document in DOCUMENTS:
         write_atomic(document, filled(document.read_text("utf-8"), folder))
     write_atomic(folder / FIGURE, time_figure(_read(folder / "replan.json")))
