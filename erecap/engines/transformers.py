@@ -303,17 +303,19 @@ class TransformersEngine:
                 rows.append(_array(self.forward(piece, keep=0, decode=True)))
         return np.concatenate(rows)
 
-    @outside_inference()
-    def choose(self, ids: Sequence[int], among: Sequence[Sequence[int]]) -> list[int] | None:
-        """Read `ids`, and name tokens without the logits of others, see `ChoosingReader`. Within `attached`.
+    def chooses(self, tokens: int) -> bool:
+        """True if a read of `tokens` tokens can name some of a few, see `ChoosingReader`. Within `attached`.
 
         Not in a pool, whose passes are shared with their logits, and not where the model reads by itself.
         """
+        return current.seat is None and self._rereads is None and self.fused(tokens, decode=True) is not None
+
+    @outside_inference()
+    def choose(self, ids: Sequence[int], among: Sequence[Sequence[int]]) -> list[int] | None:
+        """Read `ids`, and name tokens without the logits of others, see `ChoosingReader`. Within `attached`."""
         begun = sum(parked.tokens.width for parked in self.cache.unfinished)
-        decoder = self.fused(len(ids), decode=True)
-        if decoder is None or current.seat is not None or self._rereads is not None or begun > len(ids):
-            return None
-        if not pays(among, decoder.head):
+        decoder = self.fused(len(ids), decode=True) if self.chooses(len(ids)) else None
+        if decoder is None or begun > len(ids) or not pays(among, decoder.head):
             return None
         hidden = read_layers(decoder, self.cache, ids[begun:], self.next_position)
         assert hidden is not None, "nothing stops this read"

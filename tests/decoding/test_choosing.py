@@ -80,9 +80,11 @@ class Scores:
     def rollback(self, to: int) -> None:
         del self.ids[to:]
 
+    def chooses(self, tokens: int) -> bool:
+        return self.some
+
     def choose(self, ids: Sequence[int], among: Sequence[Sequence[int]]) -> list[int] | None:
-        if not self.some:
-            return None
+        assert self.some, "it is asked first"
         self.chose += 1
         rows = self.verify(ids)[-len(among) :]
         return [max(sorted(few), key=lambda token, row=row: row[token]) for row, few in zip(rows, among, strict=True)]
@@ -126,6 +128,51 @@ def test_the_loop_gives_the_same_answer_and_asks_the_grammar_nothing_else(seed: 
     assert found[0] == found[1]
 
 
+class Same:
+    """Drafts the same tokens each time."""
+
+    def __init__(self, *tokens: int) -> None:
+        self._tokens = list(tokens)
+
+    def propose(self, generated: Sequence[int], pending: int = 1) -> list[int]:
+        return self._tokens
+
+    def learn(self, proposed: int, accepted: int) -> None:
+        pass
+
+
+def test_a_reader_that_cannot_choose_costs_the_grammar_nothing() -> None:
+    asked: list[list[tuple[int, ...]]] = []
+    for chooses in (False, True):
+        reader, heard = Scores(some=False), list[tuple[int, ...]]()
+
+        def allowed(generated: Sequence[int], heard: list[tuple[int, ...]] = heard) -> list[int]:
+            heard.append(tuple(generated))
+            return list(range(12))
+
+        chooser = Chooser(reader, ()) if chooses else None
+        decode(
+            reader, reader.row(1), max_new_tokens=LIMIT, ended=lambda out: False, allowed=allowed,
+            draft=Same(3, 4, 5), chooser=chooser,
+        )  # fmt: skip
+        asked.append(heard)
+    assert asked[0] == asked[1]
+
+
+def test_a_grammar_may_allow_nothing_behind_a_text_that_stops_the_answer() -> None:
+    found = []
+    for some in (False, True):
+        reader = Scores(some)
+        found.append(
+            decode(
+                reader, reader.row(1), max_new_tokens=LIMIT, ended=lambda out: out[-2:] == [3, 4],
+                allowed=lambda out: ([3, 3], [4, 4], [])[len(out)],
+                draft=Same(4, 5), chooser=Chooser(reader, ()),
+            )
+        )  # fmt: skip
+    assert found[0] == found[1] and found[0].ids == [3, 4]
+
+
 def grammar(seed: int) -> Any:
     """A grammar of a few tokens at each place, sometimes of one, which lets an answer end after a while."""
 
@@ -149,14 +196,20 @@ def counting(session: ReplanSession) -> list[bool]:
     """Note of each choice of the session's engine whether it was made by a few rows."""
     noted: list[bool] = []
     engine: Any = session.engine
-    choose = engine.choose
+    chooses, choose = engine.chooses, engine.choose
+
+    def asked(tokens: int) -> bool:
+        if not chooses(tokens):
+            noted.append(False)
+            return False
+        return True
 
     def noting(*args: Any) -> Any:
         found = choose(*args)
         noted.append(found is not None)
         return found
 
-    engine.choose = noting
+    engine.chooses, engine.choose = asked, noting
     return noted
 
 
