@@ -58,7 +58,7 @@ def exits(
     from erecap.bench.exits.part import exits_part
     from erecap.bench.exits.results import publish_exits
     from erecap.bench.exits.settings import ExitsBench
-    from erecap.bench.exits.texts import texts_of
+    from erecap.bench.exits.texts import texts_hash, texts_of
     from erecap.bench.results import ROWS
     from erecap.bench.suite import measured_part, read_part, write_part
     from erecap.cli.benching import setting
@@ -84,13 +84,20 @@ def exits(
         raise ConfigError(f"--row: got {row!r}; allowed: {', '.join(ROWS)}")
     if resume and out is None:
         raise ConfigError("--resume: got it without --out; allowed: with the file that may hold the part")
+    if settings is None and (threshold is not None or not lossless):
+        raise ConfigError("--threshold, --no-lossless: they are of exits; give --exit or --exit-layer as well")
+    sources = [path.name for path in data or ()]
+    twice = next((name for number, name in enumerate(sources) if name in sources[:number]), None)
+    if twice is not None:
+        raise ConfigError(f"DATA: got two sources named {twice}; allowed: each name once, as tables name them by it")
     about, _, say = setting(model, dtype, threads, "erecap bench exits")
     stated = {} if settings is None else settings.parts()
     if predictor is not None:
         from erecap.decoding.exits.files import describe_exits
 
         stated["predictor"] = describe_exits(predictor)  # its name and hash: the path of a folder is private
-    chosen = {**vars(bench), "sources": [path.name for path in data or ()], "exit": stated, "row": row}
+    read = texts_hash(data) if data else None
+    chosen = {**vars(bench), "sources": sources, "hash": read, "exit": stated, "row": row}
     opened = open_model(ModelSettings(model, adapter, dtype, layers=layers))
     about["model"] |= {"adapter": opened.facts["adapter"], "plan": opened.facts.get("plan")}
     part = measured_part(out, chosen, about) if resume and out is not None else None

@@ -38,6 +38,6 @@ def exit_settings(text: str | None) -> Exit | None:
     from erecap.errors import ConfigError
 
     try:
-        return Exit.of(text or None)
+        return Exit.of(text)
     except ValueError as error:
         raise ConfigError(f"--exit: {str(error).removeprefix('exit: ')}") from error

@@ -14,9 +14,6 @@ from erecap.decoding.linear import Head
 
 # Rows of the head are gathered before they are multiplied: beyond this share of the vocabulary that gains nothing.
 MOST = 1 / 16
-# Of the two highest logits, over the highest: nearer ones may be in another order in another product. An error of
-# 1e-4 is more than any product in float32 has; results of lower precision are rounded to steps of their own.
-NEAR, STEPS = 1e-4, 3
 
 
 def pays(among: Sequence[Sequence[int]], head: Head) -> bool:
@@ -32,19 +29,18 @@ def best_of(head: Head, normed: torch.Tensor, among: Sequence[Sequence[int]]) ->
     """
     found: list[int] = []
     whole: torch.Tensor | None = None
-    rounded = normed.dtype not in (torch.float32, torch.float64) and not head.packed
-    near = STEPS * torch.finfo(normed.dtype).eps if rounded else NEAR
     with torch.no_grad():
         for place, ids in enumerate(among, start=len(normed) - len(among)):
             if len(ids) == 1:
                 found.append(ids[0])
                 continue
             index = torch.tensor(sorted(ids), dtype=torch.long, device=normed.device)
-            logits = head.some(normed[place : place + 1], index)[0].float()
-            first, second = logits.topk(2).values.tolist()
-            if not first - second > near * max(1.0, abs(first), abs(second)):
+            logits, error = (rows[0] for rows in head.some(normed[place : place + 1], index))
+            best = logits.argmax()
+            others = (logits + error).index_fill(0, best, -torch.inf)
+            if not bool(others.max() < logits[best] - error[best]):
                 whole = head(normed) if whole is None else whole
-                logits = whole[place].index_select(0, index).float()
-            # Of equal ones the first, as numpy's argmax takes it; that of torch does not promise it.
-            found.append(int(index[int((logits == logits.max()).nonzero()[0])]))
+                # As the loop chooses from all logits: of equal ones the first, which torch's argmax does not promise.
+                best = whole[place].index_select(0, index).float().cpu().numpy().argmax()
+            found.append(int(index[int(best)]))
     return found

@@ -16,6 +16,10 @@ from erecap.generation import AllowedTokens
 class ChoosingReader(Protocol):
     """An engine that chooses among some tokens."""
 
+    def chooses(self, tokens: int) -> bool:
+        """True if a read of `tokens` tokens can choose among a few; where it cannot, no grammar need be asked."""
+        ...
+
     def choose(self, ids: Sequence[int], among: Sequence[Sequence[int]]) -> list[int] | None:
         """Read `ids` as `verify` does, and choose after each of the last `len(among)` tokens.
 
@@ -24,7 +28,7 @@ class ChoosingReader(Protocol):
 
         Returns:
             Of each set the id with the highest logit, of equal ones the lowest; None, with nothing read, where the
-            logits of all tokens are computed anyway, or cost no more.
+            read cannot choose (see `chooses`), or where the logits of all tokens cost no more.
         """
         ...
 
@@ -50,12 +54,17 @@ class Chooser:
             The token after `generated`, and after each token of `proposal` before the first that cannot stay; None,
             with nothing read, where the reader computes the logits of all tokens.
         """
+        if not self.reader.chooses(len(pending) + len(proposal)):
+            return None
         sets = [allowed(generated)]
         for number, token in enumerate(proposal):
             # Nothing comes after an end; what the grammar does not allow is not what is chosen.
             if token in self.ends or token not in sets[-1]:
                 break
-            sets.append(allowed([*generated, *proposal[: number + 1]]))
-        behind = [[token] for token in proposal[len(sets) - 1 :]]
-        found = self.reader.choose([*pending, *proposal], [*sets, *behind])
+            behind = allowed([*generated, *proposal[: number + 1]])
+            if not len(behind):  # the answer has ended before, with a text that stops it
+                break
+            sets.append(behind)
+        unasked = [[token] for token in proposal[len(sets) - 1 :]]
+        found = self.reader.choose([*pending, *proposal], [*sets, *unasked])
         return None if found is None else found[: len(sets)]

@@ -7,6 +7,7 @@ drafted chunk gives what single tokens give.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -35,6 +36,11 @@ GROUP = 32  # weights that share one scale and one zero in 4 bits
 INT8_INPUTS = 16
 # 4 bits only where they lose next to nothing, as in models that were published in 4 bits and unpacked.
 MOST_LOSS = 0.01
+# Rounding errors of one product of `n` summands are random walks (Higham and Mary 2019, 10.1137/18M1226312): below the
+# square root of `n`, times the precision and the lengths of both factors. Two products differ by two of these.
+SUMMED = 2
+# Beside that, of the logit: what every product in float32 is allowed, and the steps to which lower precision rounds.
+NEAR, STEPS = 5e-5, 1.5
 
 
 def make_product(weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None], kind: Weights) -> Product:
@@ -80,18 +86,29 @@ class Head:
         """Logits `(rows, vocabulary)` of `x` `(rows, hidden_size)`."""
         return self._product(x)
 
-    def some(self, x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Logits `(rows, n)` of the tokens `ids` `(n,)` alone, up to the order of sums those of the whole head."""
+    def some(self, x: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits `(rows, n)` of the tokens `ids` `(n,)` alone, and how far those of the whole head may be from them.
+
+        Both are float32. Sums in another order differ by rounding, which grows with what is summed, not with the sum:
+        large products may cancel.
+        """
         weight = self._weight.index_select(0, ids)
         bias = None if self._bias is None else self._bias.index_select(0, ids)
-        if not self.packed:
-            return F.linear(x, weight, bias)
-        weight = weight.detach().float()
-        scale = _scale_of(weight)
-        whole = (weight / scale.unsqueeze(1)).round()
-        first, second, size = _digits(x.float())
-        logits = (first + second / 126) @ whole.t() * (size / 63) * scale
-        return logits if bias is None else logits + bias.detach().float()
+        wide = weight.detach().float()
+        if self.packed:
+            scale = _scale_of(wide)
+            whole = (wide / scale.unsqueeze(1)).round()
+            first, second, size = _digits(x.float())
+            logits = (first + second / 126) @ whole.t() * (size / 63) * scale
+            logits = logits if bias is None else logits + bias.detach().float()
+        else:
+            logits = F.linear(x, weight, bias)
+        eps = torch.finfo(logits.dtype).eps
+        near = STEPS * eps if eps > torch.finfo(torch.float32).eps else NEAR
+        logits = logits.float()
+        summed = torch.linalg.vector_norm(x.float(), dim=1, keepdim=True) * torch.linalg.vector_norm(wide, dim=1)
+        error = SUMMED * math.sqrt(wide.shape[1]) * torch.finfo(torch.float32).eps * summed
+        return logits, error + near * logits.abs().clamp_min(1)
 
 
 def _joined(weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]) -> torch.Tensor | None:

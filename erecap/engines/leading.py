@@ -52,7 +52,7 @@ class SharedScorer:
 class LeadingEngine(TransformersEngine):
     """The engine of rank 0."""
 
-    supports = SUPPORTS - {"packed weights", "share forward passes", "early exit"}
+    supports = SUPPORTS - {"packed weights", "share forward passes", "early exit", "some logits"}
 
     def __init__(self, model: Any, settings: EngineSettings | None = None) -> None:
         self._ranks = ranks = joined()

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -18,11 +17,12 @@ from erecap.decoding.exits.drafting import LookAt
 from erecap.decoding.exits.partial import Heads, read_layers
 from erecap.decoding.fused import FusedDecoder
 from erecap.decoding.linear import Weights
-from erecap.decoding.revision import active_adapters, model_revision
+from erecap.decoding.revision import model_revision
 from erecap.decoding.short import ShortReads, short_reads
-from erecap.engines.cache_files import StoredKind, load_cache, save_cache
+from erecap.engines.cache_files import load_cache, save_cache
 from erecap.engines.chunks import in_chunks
 from erecap.engines.forwarder import current
+from erecap.engines.model_facts import fingerprint_of, shape_of, stored_kind
 from erecap.engines.newest_attention import NewestAttention, collecting
 from erecap.engines.protocol import BetweenChunks, EngineSettings, Stored
 from erecap.engines.refusals import problem_with, refuse_unservable
@@ -30,12 +30,9 @@ from erecap.engines.rope_lengths import RopeLengths, drops_cache, follows_length
 from erecap.engines.rotate_keys import KeyRotator, why_fixed
 from erecap.engines.token_bytes import bytes_per_token
 from erecap.errors import RunError
-from erecap.layers.applied import plan_of
-from erecap.layers.removed import attends
 from erecap.models.cache_argument import CACHE
-from erecap.models.hashing import model_print
 from erecap.parallel.crossings import Crossings
-from erecap.parallel.placement import input_device, running_devices
+from erecap.parallel.placement import input_device
 from erecap.parallel.ranks import is_split
 from erecap.registries import ENGINES, load_attribute
 from erecap.tokens.cache.finishing import to_the_end
@@ -67,9 +64,6 @@ SUPPORTS = frozenset(
         "some logits",
     }
 )
-
-
-_FINGERPRINTS: WeakKeyDictionary[Any, tuple[int, dict[str, str]]] = WeakKeyDictionary()
 
 
 class TransformersEngine:
@@ -165,11 +159,7 @@ class TransformersEngine:
     @property
     def shape(self) -> str:
         """The model in short, for people; `fingerprint` tells whether saved keys fit."""
-        config = self._config
-        parts = getattr(config, "per_layer_config", None)  # where layers differ, none speaks for all
-        part = config if not parts else parts[0]
-        heads = getattr(part, "num_key_value_heads", part.num_attention_heads)
-        return f"{config.model_type}-{self._layers}x{config.hidden_size}-{heads}-{config.vocab_size}"
+        return shape_of(self._config, self._layers)
 
     @property
     def revision(self) -> int:
@@ -178,14 +168,7 @@ class TransformersEngine:
 
     def fingerprint(self) -> dict[str, str]:
         """Digests of weights, adapters, configuration and precision; made once a revision."""
-        revision = self.revision
-        known = _FINGERPRINTS.get(self.model)
-        if known is None or known[0] != revision:
-            digests, plan = model_print(self.model, active_adapters(self.model)), plan_of(self.model)
-            if plan is not None:
-                digests["layers"] = plan.digest()
-            known = _FINGERPRINTS[self.model] = (revision, digests)
-        return dict(known[1])
+        return fingerprint_of(self.model, self.revision)
 
     @property
     def window(self) -> int:
@@ -320,17 +303,19 @@ class TransformersEngine:
                 rows.append(_array(self.forward(piece, keep=0, decode=True)))
         return np.concatenate(rows)
 
-    @outside_inference()
-    def choose(self, ids: Sequence[int], among: Sequence[Sequence[int]]) -> list[int] | None:
-        """Read `ids`, and name tokens without the logits of others, see `ChoosingReader`. Within `attached`.
+    def chooses(self, tokens: int) -> bool:
+        """True if a read of `tokens` tokens can name some of a few, see `ChoosingReader`. Within `attached`.
 
         Not in a pool, whose passes are shared with their logits, and not where the model reads by itself.
         """
+        return current.seat is None and self._rereads is None and self.fused(tokens, decode=True) is not None
+
+    @outside_inference()
+    def choose(self, ids: Sequence[int], among: Sequence[Sequence[int]]) -> list[int] | None:
+        """Read `ids`, and name tokens without the logits of others, see `ChoosingReader`. Within `attached`."""
         begun = sum(parked.tokens.width for parked in self.cache.unfinished)
-        decoder = self.fused(len(ids), decode=True)
-        if decoder is None or current.seat is not None or self._rereads is not None or begun > len(ids):
-            return None
-        if not pays(among, decoder.head):
+        decoder = self.fused(len(ids), decode=True) if self.chooses(len(ids)) else None
+        if decoder is None or begun > len(ids) or not pays(among, decoder.head):
             return None
         hidden = read_layers(decoder, self.cache, ids[begun:], self.next_position)
         assert hidden is not None, "nothing stops this read"
@@ -532,7 +517,7 @@ class TransformersEngine:
     @outside_inference()
     def restore(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Fill this engine, which has read nothing, from `path`; see `SessionEngine.restore`."""
-        arrays, known = load_cache(path, self.cache, self._stored_kind(), self)
+        arrays, known = load_cache(path, self.cache, stored_kind(self.model, self._config, self.window), self)
         self.shift = known["state"]["shift"]
         ids, runs = arrays.pop(READ_IDS, None), known.pop("angles", None)
         if ids is not None and follows_length(self.model):
@@ -551,19 +536,6 @@ class TransformersEngine:
                 f"{path.name}: its {self.next_position:,} positions pass the {self.window:,} of this session"
             )
         return arrays, known
-
-    def _stored_kind(self) -> StoredKind:
-        config, model = self._config, self.model
-        devices = tuple(running_devices(find_decoder(model)))
-        kind = StoredKind(model.dtype, devices, self.window, config.hidden_size)
-        attentions = [getattr(layer, "self_attn", None) for layer in find_decoder(model).layers if attends(layer)]
-        heads, width = getattr(config, "num_key_value_heads", None), getattr(attentions[0], "head_dim", None)
-        if not heads or not width:
-            return kind
-        projects = [getattr(attention, "k_proj", None) for attention in attentions]
-        if any(getattr(project, "out_features", None) != heads * width for project in projects):
-            return kind
-        return replace(kind, heads=heads, width=width)
 
 
 def _indices(layout: Layout) -> np.ndarray:

@@ -43,17 +43,22 @@ def locate_adapter(name: str) -> Path:
     raise ModelError(f"no adapter '{name}': it is neither a folder nor one in checkpoints/ or checkpoints/shipped/")
 
 
-def adapter_with(digest: str) -> Path:
+def adapter_with(digest: str, *, beside: Path | None = None) -> Path:
     """The adapter among the checkpoints whose weights have the SHA-256 `digest` (`sha256:...`).
+
+    Args:
+        beside: an adapter's folder; the folders beside it are looked at first.
 
     Raises:
         ModelError: none has.
     """
-    for parent in dict.fromkeys(folder.parent for folder in candidates("adapter")):
+    near = [] if beside is None else [beside.resolve().parent]
+    for parent in dict.fromkeys([*near, *(folder.parent for folder in candidates("adapter"))]):
         for path in sorted(parent.glob(f"*/{WEIGHTS}")):
             if f"sha256:{sha256(path)}" == digest:
                 return path.parent
-    raise ModelError(f"no adapter with weights {digest[:23]} in checkpoints/ or checkpoints/shipped/")
+    where = "" if beside is None else f"beside {beside}, "
+    raise ModelError(f"no adapter with weights {digest[:23]} {where or 'in '}checkpoints/ or checkpoints/shipped/")
 
 
 def describe_adapter(name: str) -> dict[str, str]:

@@ -3,43 +3,41 @@
 from __future__ import annotations
 
 import copy
-import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
 from erecap.budget import Budget
 from erecap.config.exits import Exit
 from erecap.context.thinking import thinking_spans
 from erecap.decoding.answer import AnswerWatcher, answer_ends, say_ignored_defaults
-from erecap.decoding.choosing import Chooser
 from erecap.decoding.drafts.choices import RememberedChoices
 from erecap.decoding.forced import forced_ids
 from erecap.decoding.loop import Decoded, Draft, decode
-from erecap.engines.protocol import SessionEngine, refuse
-from erecap.errors import ConfigError, MessagesError
+from erecap.engines.protocol import SessionEngine
+from erecap.errors import MessagesError
 from erecap.generation import AllowedTokens, Decision, FinishReason, Generation, Message, PromptPiece
-from erecap.registries import ENGINES, EVICT_BY, PRICED_DRAFTS
+from erecap.registries import PRICED_DRAFTS
 from erecap.scheduling.rules import Scheduler
+from erecap.session.agreement import agreement
 from erecap.session.automatic import drop_what_pays
 from erecap.session.chat_edits import ChatEdits
-from erecap.session.config import SessionConfig, draft_way, is_engine
+from erecap.session.choices import chooser_of, exit_draft, exits_of, sampler_of
+from erecap.session.config import SessionConfig, draft_way
 from erecap.session.conversation.chat import ChatPart, whole_part
 from erecap.session.conversation.conversation import Conversation
 from erecap.session.conversation.edit_record import Event
 from erecap.session.conversation.protection_spans import Span, numbered
 from erecap.session.conversation.transcript import Mark
 from erecap.session.drafting import SessionDrafts
-from erecap.session.edits import SessionEdits
+from erecap.session.edited import EditedSession
 from erecap.session.fit_call import FittedChat, fit_chat
 from erecap.session.interrupt import Interrupt, Interrupted
 from erecap.session.one_call import OneCall, one_call
+from erecap.session.opening import own_engine, ranking_of
 from erecap.session.persist import load_session, save_session
 from erecap.session.policy import SessionPolicy
-from erecap.session.prefill import SessionPrefill
 from erecap.session.report import CallReport
 from erecap.session.schedule_call import schedule, stops_with_plan
 from erecap.session.trace import trace_pieces
@@ -47,19 +45,14 @@ from erecap.session.trace import trace_pieces
 if TYPE_CHECKING:
     from erecap.cost.model import CostModel
     from erecap.decoding.drafts.texts import DraftMemory
-    from erecap.decoding.exits.drafting import ExitDraft, ExitState
     from erecap.decoding.linear import Weights
     from erecap.tokens.cache.read_scores import ReadScorer
     from erecap.tokens.scoring.schedule import PruneConfig
 
-_log = logging.getLogger(__name__)
 DEFERRED: FinishReason = "deferred"
-OUTDATED = -1  # the revision of keys that were being read again; no model has it
-# By the id of an engine the session that uses it, as long as there is one.
-_USERS: WeakValueDictionary[int, ReplanSession] = WeakValueDictionary()
 
 
-class ReplanSession:
+class ReplanSession(EditedSession):
     """A conversation that stores its keys and values, reads only new tokens, and stays within its budget.
 
     A session is composed of a `conversation` (chat to tokens, and the tokens read), a `policy` (what to keep and when
@@ -127,7 +120,7 @@ class ReplanSession:
         exit: Exit | str | None = None,
     ) -> None:
         self.config = SessionConfig(
-            prune, Budget.of(budget), _ranking(evict_by, model), stale_first, thinking_first, draft, seed,
+            prune, Budget.of(budget), ranking_of(evict_by, model), stale_first, thinking_first, draft, seed,
             rewind_tokens, retokenize, decode_weights, prefill_chunk, scheduler, cost, engine, draft_memory,
             draft_cost, Exit.of(exit),
         )  # fmt: skip
@@ -139,123 +132,13 @@ class ReplanSession:
         self._revision: int | None = None  # of the model when the stored keys were computed
         self._passes: int | None = None  # forward passes that it took to decode the last answer
         self._compose(
-            Conversation(tokenizer, rewind_tokens, retokenize), SessionPolicy(self.config), self._own_engine()
+            Conversation(tokenizer, rewind_tokens, retokenize),
+            SessionPolicy(self.config),
+            own_engine(self.config, model),
         )
         self.policy.check(self.engine)
-        self.exits = self._open_exits(self.config.exit)
+        self.exits = exits_of(self.config.exit, self.engine, model)
         say_ignored_defaults(model)
-
-    def _own_engine(self) -> SessionEngine:
-        """The engine that the configuration names or gives."""
-        engine = self.config.engine
-        if isinstance(engine, str):
-            name, engine = engine, ENGINES.get_or_refuse(engine, "engine")(self.model, self.config.engine_settings())
-            if not is_engine(engine):
-                raise ConfigError(f"engine {name!r}: its factory must return a SessionEngine, got {engine!r}")
-        user = _USERS.get(id(engine))
-        if user is not None and user.engine is engine:
-            raise ValueError("the engine is in use by another session; a session needs one of its own")
-        if engine.tokens:
-            raise ValueError(f"the engine has read {engine.tokens} tokens already; a session needs one of its own")
-        return engine
-
-    def _open_exits(self, settings: Exit | None) -> ExitState | None:
-        """The state of early exits; the engine must be able to read through the first layers only."""
-        if settings is None:
-            return None
-        refuse(self.engine.name, "early exit", self.engine.supports, "leave exit out, or use engine='transformers'")
-        from erecap.decoding.exits.opening import open_exits
-
-        return open_exits(settings, self.model)
-
-    def _exit_draft(self, ends: Sequence[int]) -> ExitDraft | None:
-        """The early exits of an answer, after everything before it was read."""
-        if self.exits is None:
-            return None
-        from erecap.decoding.exits.drafting import ExitDraft
-
-        return ExitDraft(self.exits, ends, self.conversation.transcript.ids)
-
-    def _chooser(self, ends: Sequence[int]) -> Chooser | None:
-        """Chooses among the tokens that a grammar allows, where the engine can."""
-        return Chooser(self.engine, ends) if "some logits" in self.engine.supports else None  # type: ignore[arg-type]
-
-    def _compose(self, conversation: Conversation, policy: SessionPolicy, engine: SessionEngine) -> None:
-        prefill = SessionPrefill(conversation, policy, engine)
-        edits = SessionEdits(prefill)
-        # One statement, without calls: an interrupt comes before it or after it.
-        self.conversation, self.policy, self.engine, self.prefill, self.edits = (
-            conversation, policy, engine, prefill, edits
-        )  # fmt: skip
-        _USERS[id(engine)] = self
-
-    def _begin_call(self) -> None:
-        """Finish what an interrupted call left undone, and follow a model that was changed since the last call."""
-        self.prefill.settle()
-        revision = self.engine.revision
-        if revision == self._revision:
-            return
-        if self._revision is not None and self.engine.tokens:
-            _log.warning(
-                "the model was changed (weights, modules or hooks), or its engine has lost keys and values: "
-                "what the session has read is read again"
-            )
-            self._revision = OUTDATED
-            try:
-                self.edits.read_again()
-            except BaseException:
-                self.prefill.settle()  # the next call reads again
-                raise
-        self._revision = revision
-
-    # What is known ----------------------------------------------------------------------------------------
-
-    @property
-    def token_ids(self) -> list[int]:
-        """Ids read so far, generated ones as they were generated; without forgotten ones (`rewind_tokens`)."""
-        return list(self.conversation.transcript.ids)
-
-    @property
-    def evicted_tokens(self) -> int:
-        """Number of tokens read that are no longer stored, in the layer that stores most.
-
-        It follows from what the engine stores, so it is right after every call, edit, roll-back and restore; 0 says
-        that everything read is still stored. Tokens that pruning kept from the deeper layers are not evicted.
-        """
-        return self.engine.tokens - self.engine.stored().most
-
-    @property
-    def edited_tokens(self) -> int:
-        """Of the evicted tokens, those that edits of the chat dropped (`ChatEdits`)."""
-        return sum(made.tokens for made in self.conversation.transcript.edits)
-
-    @property
-    def budget(self) -> Budget:
-        """The budget of stored tokens when a call returns."""
-        return self.policy.budget
-
-    @property
-    def outlives_window(self) -> bool:
-        """True if it evicts where a chat outgrows the model's window, instead of leaving messages out."""
-        return self.policy.outlives_window(self.engine)
-
-    @property
-    def scheduler(self) -> Scheduler | None:
-        """The scheduler, which decides about each call."""
-        return self.policy.scheduler
-
-    @property
-    def takes_old_plan(self) -> bool:
-        """True if a planner should hand over `old_plan` and `trigger`, because a scheduler decides by them."""
-        return self.scheduler is not None
-
-    @property
-    def cache(self) -> Any:
-        """The `PrunedCache` of the engine `transformers`; other engines have none."""
-        cache = getattr(self.engine, "cache", None)
-        if cache is None:
-            raise AttributeError(f"the engine {self.engine.name!r} has no PrunedCache; ask session.engine.stored()")
-        return cache
 
     @one_call
     def fork(self, messages: Sequence[Message] | None = None) -> ReplanSession:
@@ -433,7 +316,7 @@ class ReplanSession:
         interrupt = Interrupt(report.started, deadline_ms, cancel)
         ends = answer_ends(self.model, self.tokenizer)
         left = self.tokenizer(old_plan, add_special_tokens=False)["input_ids"] if old_plan else []
-        pick = _sampler(temperature, top_p, seed)
+        pick = sampler_of(temperature, top_p, seed)
         if pick is not None and self.exits is not None and not self.exits.lossless:
             raise ValueError("early exit without verification decodes greedily: use lossless, or temperature 0")
         if allowed_tokens is not None and draft_way(self.draft) in PRICED_DRAFTS:
@@ -454,7 +337,7 @@ class ReplanSession:
                 logits = self.prefill.read(ids, marks, part, max_new_tokens, interrupt)
                 again = self.prefill.again
                 report.prefilled(reused - again, len(ids) + again)
-                exits = self._exit_draft(ends)
+                exits = exit_draft(self.exits, ends, self.conversation.transcript.ids)
                 decoded = decode(
                     self.engine,
                     logits,
@@ -463,7 +346,7 @@ class ReplanSession:
                     allowed=allowed_tokens,
                     draft=self._draft(left, draft, ids, allowed_tokens, ends, max_new_tokens),
                     exits=exits,
-                    chooser=self._chooser(ends),
+                    chooser=chooser_of(self.engine, ends),
                     not_before=(min_new_tokens, ends),
                     force=forced,
                     losses=self.measures_loss,
@@ -601,7 +484,7 @@ class ReplanSession:
         if self.conversation.transcript.wants_tidying:
             self.conversation.tidy(self.engine.stored().indices.tolist())
 
-    # Questions and edits ----------------------------------------------------------------------------------
+    # Questions and other settings -------------------------------------------------------------------------
 
     @one_call
     def still_valid(self, plan: str, messages: Sequence[Message] | None = None) -> float:
@@ -626,16 +509,7 @@ class ReplanSession:
             part = whole_part(messages, self.tokenizer, header=True)
         else:
             part = self.conversation.own_part()[1]
-        known = self.conversation.match(part)
-        self.prefill.roll_back(known, reread=True)
-        header, _ = self.conversation.unread(part, known)
-        try:
-            self.prefill.make_room(len(header) + len(wanted), part)
-            rows = self.prefill.probe([*header, *wanted])
-        finally:
-            self.prefill.roll_back(len(self.conversation.transcript.marks))
-        choices = rows[len(header) - 1 : -1].argmax(-1).tolist()
-        return sum(a == b for a, b in zip(choices, wanted, strict=True)) / len(wanted)
+        return agreement(self.prefill, part, wanted)
 
     @one_call
     def leave_early(self, exit: Exit | str | None) -> None:
@@ -650,7 +524,7 @@ class ReplanSession:
         settings = Exit.of(exit)
         if settings == self.config.exit:
             return
-        state = self._open_exits(settings)
+        state = exits_of(settings, self.engine, self.model)
         self.exits, self.config = state, replace(self.config, exit=settings)
 
     @one_call
@@ -680,109 +554,3 @@ class ReplanSession:
             self.policy.budget = old
             raise
         return self.policy.evicted - before
-
-    @one_call
-    def evict(self, span: tuple[int, int]) -> int:
-        """Evict the keys and values of a span; positions stay. Tokens read after it have attended to it, and keep that.
-
-        Args:
-            span: token indices `(start, end)` in everything read, here and in the other edits.
-
-        Returns:
-            Tokens that were stored and are evicted, of the layer that lost most.
-
-        Raises:
-            ValueError: a span outside of the tokens read.
-        """
-        return self.edits.evict(span)
-
-    @one_call
-    def splice(self, span: tuple[int, int]) -> int:
-        """Evict a span and reposition: the tokens still stored get consecutive positions, their keys rotated to fit.
-
-        Exact for rotary embeddings that do not depend on the length (default, linear, llama3, yarn). Keys and values
-        keep what they absorbed of evicted tokens; only distances change. So an episode can outlive the model's window.
-
-        Raises:
-            ValueError: a span outside of the tokens read, or another kind of position embedding.
-        """
-        return self.edits.splice(span)
-
-    @one_call
-    def forget(self, span: tuple[int, int]) -> int:
-        """Evict a span and prefill everything after it again, at its old positions, as if it had never been there.
-
-        Costs a prefill of the tokens after the span. Those that had been evicted are stored again, until the
-        next call brings the session back to its budget. After a splice there are no old positions: the tokens after the
-        span are then prefilled right behind those stored before it.
-
-        Returns:
-            Tokens prefilled again.
-
-        Raises:
-            ValueError: a span outside of the tokens read, ids after it that are forgotten (`rewind_tokens`), or edits
-                of the chat in force.
-            BudgetError: the tokens after it do not fit the model's window any more; nothing has changed then.
-        """
-        return self.edits.forget(span)
-
-    @one_call
-    def correct(self, text: str) -> int:
-        """Inject a correction that the model sees before the next messages.
-
-        Later tokens have already attended to a stale fact, so evicting it is not enough, and re-reading is expensive.
-
-        Returns:
-            Tokens read.
-
-        Raises:
-            ValueError: an empty text.
-        """
-        return self.edits.correct(text)
-
-    @one_call
-    def revive(self, span: tuple[int, int] | None = None) -> int:
-        """Bring tokens that pruning dropped from the deeper layers back into them, as when the goal has changed.
-
-        Needs `PruneConfig(park_tokens=...)`, which bounds how many dropped tokens can come back: the ones dropped last.
-        Costs their share of a prefill. They attend to what is stored now. Later tokens have not attended to them,
-        and are not changed; so revive before the new goal is read. Evicted tokens do not come back. The deeper layers
-        may then hold more than the budget until the next call, which evicts; there these tokens rank as usual.
-
-        Args:
-            span: token indices `(start, end)`; None: everything that can come back.
-
-        Returns:
-            Tokens revived.
-
-        Raises:
-            ValueError: a span outside of the tokens read, or an engine that cannot revive.
-            RunError: an attention implementation that takes no mask of this kind (flash attention).
-        """
-        return self.edits.revive(span)
-
-
-def _ranking(evict_by: str | ReadScorer, model: Any) -> str | ReadScorer:
-    """The session's ranking of tokens: a criterion by its name, or a scorer; a trained pruner is loaded by its name."""
-    if not isinstance(evict_by, str) or evict_by in EVICT_BY:
-        return evict_by
-    from erecap.tokens.scoring.by_name import scorer_for
-
-    return scorer_for(evict_by, model)
-
-
-def _sampler(temperature: float, top_p: float, seed: int | None) -> Callable[[Any], int] | None:
-    """Draws a token from logits `(vocab,)`, on the CPU as they are; None where decoding is greedy.
-
-    Raises:
-        ValueError: a temperature that is not finite.
-    """
-    if not math.isfinite(temperature):
-        raise ValueError(f"temperature must be a finite number, got {temperature}")
-    if temperature <= 0:
-        return None
-    import torch
-
-    from erecap.decoding.stopping import sampler
-
-    return sampler(temperature, top_p, seed, torch.device("cpu"))

@@ -6,7 +6,6 @@ WiSE-FT (Wortsman et al. 2022, https://arxiv.org/abs/2109.01903), here for the f
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +14,10 @@ from typing import Any
 from erecap.errors import ConfigError
 from erecap.files import write_atomic
 from erecap.models.adapters import CARD, CONFIG, WEIGHTS, adapter_with, check_adapter, describe_adapter, locate_adapter
+from erecap.models.inspection import read_json
 from erecap.training.collect.replay import replay
 from erecap.training.planner.card import versions, write_card
+from erecap.training.planner.train import FORMAT
 from erecap.training.verify import Play, Say, score_again
 
 
@@ -27,7 +28,8 @@ def average_adapter(
 
     Args:
         adapter: the fine-tuned one, whose card says what it started from.
-        share: of its weights; the rest is of the one that it started from, which must be among the checkpoints.
+        share: of its weights; the rest is of the one that it started from, which is looked for beside it and among
+            the checkpoints.
         out: folder, which must not exist.
         model: its base, where that is not found under the name on the card.
         say, play: as for `verify_planner`.
@@ -36,8 +38,9 @@ def average_adapter(
         The card.
 
     Raises:
-        ConfigError: a share that is none, a folder that is there, or an adapter that started from nothing.
-        ModelError: the base or one of the adapters cannot be loaded, or they have different shapes.
+        ConfigError: a share that is none, a folder that is there, an adapter without the card of a planner or that
+            started from nothing, or adapters of different shapes.
+        ModelError: the base or one of the adapters cannot be loaded, or the one that it started from is not found.
     """
     from erecap.models import locate
 
@@ -50,7 +53,7 @@ def average_adapter(
     init = before.get("init")
     if before["kind"] != "lora" or not init:
         raise ConfigError(f"{folder}: did not start from another adapter, so there is nothing to average it with")
-    start = adapter_with(init["hash"])
+    start = adapter_with(init["hash"], beside=folder)
     check_adapter(folder, locate(model or before["base"]["name"]))
     try:
         return _written(start, folder, before, share, out, model, say, play)
@@ -98,7 +101,9 @@ def _written(
 def _card(folder: Path) -> Mapping[str, Any]:
     if not (folder / CARD).is_file():
         raise ConfigError(f"{folder}: has no card, which names what it started from")
-    card: dict[str, Any] = json.loads((folder / CARD).read_text("utf-8"))
+    card = read_json(folder / CARD)
+    if card.get("format") != FORMAT:
+        raise ConfigError(f"{folder / CARD}: format: got {card.get('format')!r}; allowed: {FORMAT!r}")
     return card
 
 

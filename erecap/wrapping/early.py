@@ -95,7 +95,7 @@ class EarlyDecoding:
             return bool(stopping_criteria(sequence, None).all())
 
         named = generation_config.eos_token_id
-        ends = [] if named is None else [named] if isinstance(named, int) else list(named)
+        ends = [] if named is None else torch.as_tensor(named).flatten().tolist()
         exits = ExitDraft(self._state, ends, ids)
         logits = engine.forward(ids[engine.tokens :], keep=1)[-1].float().numpy()
         most = generation_config.max_length - len(ids)

@@ -215,8 +215,13 @@ class SessionModel(StandIn):
         return output
 
     def _early(self, conversation: TokenConversation, arguments: dict[str, Any]) -> EarlyDecoding | None:
-        """The decoding with early exit; None: the model's own, also where scores or a dictionary are to be returned."""
-        if self._exits is None or setting(self.wrapped, arguments, "return_dict_in_generate"):
+        """The decoding with early exit; None: the model's own.
+
+        That is taken also where scores or a dictionary are to be returned, and with `stop_strings`: `generate` drops
+        the tokenizer that these need where it is given a decoding.
+        """
+        own = any(setting(self.wrapped, arguments, name) for name in ("return_dict_in_generate", "stop_strings"))
+        if self._exits is None or own:
             return None
         return EarlyDecoding(self._exits.of(conversation), conversation, arguments.get("streamer"))
 

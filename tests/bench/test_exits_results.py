@@ -98,6 +98,13 @@ def test_from_a_text_to_the_table(place: Path) -> None:
     assert bench(place, *asked).count("X1") == said.count("X1") and out.read_text() == before
     bench(place, "--row", "product", *asked)
     assert out.read_text() != before
+    # Other texts under the same name are other settings.
+    before, chats = out.read_text(), place / "chats.jsonl"
+    text = chats.read_text()
+    chats.write_text(text.replace("mug 1", "mug 2"))
+    bench(place, "--row", "product", *asked)
+    chats.write_text(text)
+    assert json.loads(out.read_text())["settings"]["hash"] != json.loads(before)["settings"]["hash"]
     assert [row["row"] for row in json.loads(results.read_text())["rows"]] == ["algorithm", "product"]
     assert "an adapter trained for it" in exits_table(json.loads(results.read_text()))
 
@@ -112,6 +119,9 @@ def test_before_the_first_measurement_the_table_says_so() -> None:
         (("--results", "x.json"), "--results: got it without --exit or --exit-layer, or without --out"),
         (("--row", "best"), "--row: got 'best'; allowed: algorithm, product"),
         (("--resume",), "--resume: got it without --out"),
+        (("--threshold", "0.9"), "--threshold, --no-lossless: they are of exits"),
+        (("--no-lossless",), "--threshold, --no-lossless: they are of exits"),
+        (("other/chats.jsonl",), "DATA: got two sources named chats.jsonl; allowed: each name once"),
     ],
 )
 def test_options_that_mean_nothing_are_one_line(place: Path, options: tuple[str, ...], said: str) -> None:

@@ -140,3 +140,20 @@ def test_attention_scores_are_finite_and_of_the_last_prompt(name: str) -> None:
     assert after is not None and after[:-1].tolist() == asked.tolist() and after[-1] == 1.0
     engine.rollback(42)
     assert engine.scores(engine.stored().indices) is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_choices_among_a_few_are_those_of_all_logits(name: str) -> None:
+    engine: Any = made(name)
+    if "some logits" not in engine.supports:
+        return
+    engine.read(IDS)
+    among = [[30, 7, 61], [8], [9, 40]]
+    with engine.attached():
+        rows = engine.verify([3, 4, 5, 6])
+        engine.rollback(40)
+        assert engine.chooses(4) and not engine.chooses(10_000)
+        assert engine.choose([3, 4, 5, 6], [range(engine.vocabulary)]) is None and engine.tokens == 40
+        found = engine.choose([3, 4, 5, 6], among)
+    assert found == [max(sorted(few), key=row.__getitem__) for row, few in zip(rows[1:], among, strict=True)]
+    assert engine.tokens == 44 and engine.stored().most == 44

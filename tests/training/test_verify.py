@@ -146,7 +146,7 @@ def test_the_mean_of_an_adapter_and_its_start(trained: dict[str, Any], monkeypat
     from erecap.training.average import average_adapter
 
     folder = trained["folder"]
-    monkeypatch.setenv("ERECAP_CHECKPOINTS", str(folder))  # where what it started from is looked for
+    monkeypatch.setenv("ERECAP_CHECKPOINTS", str(folder / "none"))  # what it started from lies beside it
     settings = PlannerTraining(
         (str(folder / "data"),), model=trained["options"]["model"], init=str(folder / "planner"), lr=0.01, epochs=1,
         accumulate=2, held_out=0.3, amp="none", device="cpu", max_tokens=1024,

@@ -14,6 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 import erecap
 from erecap.config.exits import Exit
 from erecap.errors import ConfigError
+from tests.context.small_tokenizers import byte_level
 from tests.decoding.exiting import drafting_always_pays as drafting_always_pays
 from tests.tokens.models import ARCHITECTURES, prompt, tiny
 
@@ -58,6 +59,8 @@ def test_a_growing_chat_is_answered_as_bare(name: str, tmp_path: Path) -> None:
         {"do_sample": True, "temperature": 0.7, "top_k": 20},
         {"repetition_penalty": 1.4},
         {"eos_token_id": list(range(2, 60))},
+        {"eos_token_id": torch.tensor(7)},
+        {"stop_strings": ["a", "e", "o"], "tokenizer": byte_level()},
         {"min_new_tokens": 6, "eos_token_id": list(range(2, 60))},
         {"max_length": 31},
         {"prefix_allowed_tokens_fn": lambda batch, ids: [5 + len(ids) % 7, 40, 41]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,8 @@ def texts_of(
     Raises:
         ConfigError: a source that is missing, damaged, or holds nothing to decode.
     """
-    path = source / EPISODES if source.is_dir() else source
     found: list[ExitText] = []
-    for where, row in _rows(path):
+    for where, row in _rows(_file(source)):
         text = _text(where, row, tokenizer, ends, max_tokens, answer)
         if text is not None:
             found.append(text)
@@ -44,6 +44,17 @@ def texts_of(
     if not found:
         raise ConfigError(f"{source}: holds no text with something to decode")
     return found
+
+
+def texts_hash(sources: Sequence[Path]) -> str:
+    """SHA-256 over the bytes that `texts_of` reads of these sources. Raises as it does where one is missing."""
+    digest = hashlib.sha256()
+    for source in sources:
+        try:
+            digest.update(hashlib.sha256(_file(source).read_bytes()).digest())
+        except OSError as error:
+            raise ConfigError(f"{_file(source)}: cannot be read: {error}") from error
+    return f"sha256:{digest.hexdigest()}"
 
 
 def chat_text(
@@ -135,6 +146,10 @@ def _messages(where: str, row: JsonRow) -> list[Message] | None:
     given = row.get("input") or row.get("context")
     asked = f"{row['instruction']}\n{given}" if given else row["instruction"]
     return [{"role": "user", "content": asked}, {"role": "assistant", "content": written.strip()}]
+
+
+def _file(source: Path) -> Path:
+    return source / EPISODES if source.is_dir() else source
 
 
 def _rows(path: Path) -> Iterator[tuple[str, JsonRow]]:
