@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +13,18 @@ from erecap.engines import ENGINES
 from erecap.engines.protocol import EngineSettings, SessionEngine
 from erecap.errors import RunError
 from tests.context.small_tokenizers import byte_level
+from tests.engines.beside_transformers import any_sequence, same
 from tests.engines.vllm_models import NEEDS_VLLM, plain_llama, small_vllm
 from tests.session.chats import start, turn
 
 pytestmark = NEEDS_VLLM
+WITHIN = 5e-4  # of the largest logit, in float32
 
 
 def both(**settings: Any) -> list[SessionEngine]:
     """An engine of each kind on the same weights, in float32."""
     models = {"transformers": plain_llama(), "vllm": small_vllm()}
     return [ENGINES[name](models[name], EngineSettings(prefill_chunk=16, **settings)) for name in models]
-
-
-def same(pair: list[SessionEngine], ids: list[int]) -> None:
-    """Both store the same tokens, at the same places, and say the same behind `ids`, which are rolled back."""
-    rows, before = [], pair[0].tokens
-    for one in pair:
-        with one.attached():
-            rows.append(one.verify(ids))
-        one.rollback(before)
-    assert np.abs(rows[0] - rows[1]).max() <= 5e-4 * np.abs(rows[0]).max()
-    mine, other = pair
-    assert (mine.tokens, mine.next_position) == (other.tokens, other.next_position)
-    assert mine.stored().indices.tolist() == other.stored().indices.tolist()
-    assert mine.stored().most == other.stored().most and mine.kv_bytes() == other.kv_bytes()
 
 
 def sessions(**options: Any) -> list[erecap.ReplanSession]:
@@ -48,40 +35,7 @@ def sessions(**options: Any) -> list[erecap.ReplanSession]:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_any_sequence_of_reads_and_edits(seed: int) -> None:
-    draw, pair = random.Random(seed), both()
-    forks: list[list[SessionEngine]] = []
-    for _ in range(20):
-        tokens, stored = pair[0].tokens, pair[0].stored().indices
-        step = draw.choice(("read", "read", "verify", "evict", "evict newest", "roll back", "skip", "move", "fork"))
-        if step in ("read", "verify") or not tokens:
-            ids = [draw.randrange(90) for _ in range(draw.randint(1, 40))]
-            for one in pair:
-                with one.attached():
-                    one.read(ids) if step == "read" else one.verify(ids)
-        elif step in ("evict", "evict newest") and len(stored):
-            count = draw.randint(1, max(1, len(stored) // 2))
-            gone = sorted(draw.sample(stored.tolist(), count)) if step == "evict" else stored[-count:].tolist()
-            assert [one.evict([np.array(gone) for _ in one.stored().groups]) for one in pair] == [count, count]
-        elif step == "roll back":
-            to = draw.randint(max(0, tokens - 30), tokens)
-            for one in pair:
-                one.rollback(to)
-        elif step == "skip":
-            by, gap = draw.randint(1, 9), pair[0].tokens == pair[0].next_position
-            for one in pair:
-                one.skip(by, gap)
-        elif step == "move":
-            for one in pair:
-                one.reposition()
-        elif step == "fork":
-            forks.append([one.fork() for one in pair])
-        if pair[0].tokens:
-            same(pair, [draw.randrange(90) for _ in range(draw.randint(1, 5))])
-        if forks and draw.random() < 0.4:  # go on with another one, and leave this one as it is
-            forks[draw.randrange(len(forks))], pair = pair, draw.choice(forks)
-    for other in forks:
-        if other[0].tokens:
-            same(other, [1, 2, 3])
+    any_sequence(seed, both(), 20, WITHIN)
 
 
 def test_what_is_kept_is_not_read_again_and_passes_go_on_in_vllms_own_blocks() -> None:
@@ -158,7 +112,7 @@ def test_an_entry_that_is_gone_is_read_again_or_refused_and_never_answered_from(
     with pytest.raises(RunError, match="kept tokens could not be given back"):
         other.read([7])
     assert other.tokens == 50
-    same(both_reading(list(range(30))), [3, 4])
+    same(both_reading(list(range(30))), [3, 4], WITHIN)
 
 
 def both_reading(ids: list[int]) -> list[SessionEngine]:

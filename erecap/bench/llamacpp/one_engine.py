@@ -122,7 +122,7 @@ def one_engine_bench(
         "read_ms": took,
         "history_tokens": len(read),
         "new_tokens": len(fresh),
-        "model": model.description,
+        "model": model.shape,
         "kv": model.options.kv,
     }
 
