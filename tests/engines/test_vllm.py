@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +111,8 @@ def test_an_entry_that_is_gone_is_read_again_or_refused_and_never_answered_from(
     model.settle()
     model.worker.rows.clear()
     other.evict([np.arange(5, 10)])
-    with pytest.raises(RunError, match="kept tokens could not be given back"):
-        other.read([7])
+    with pytest.raises(RunError, match="kept tokens could not be given back: vLLM has failed the request; read them"):
+        other.read([7])  # the reason of the refusal before was another one
     assert other.tokens == 50
     same(both_reading(list(range(30))), [3, 4], WITHIN)
 
@@ -234,3 +236,86 @@ def test_what_it_refuses() -> None:
         VllmModel.open(on.folder)
     with pytest.raises(ValueError, match="is not in the vocabulary of"):
         both()[1].read([on.vocabulary])
+
+
+def test_sessions_that_evict_are_refused_for_models_whose_keys_cannot_be_turned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(vars(small_vllm()), "why_fixed", "its angles depend on the length")
+    with pytest.raises(
+        ValueError, match=r"the engine 'vllm' cannot evict tokens here: its angles depend on the length; give no budget"
+    ):
+        erecap.ReplanSession(small_vllm(), byte_level(), engine="vllm", budget=erecap.Budget.auto(1 << 20))
+    for budget in (None, "auto"):
+        session = erecap.ReplanSession(small_vllm(), byte_level(), engine="vllm", budget=budget)
+        assert session.generate(start(), max_new_tokens=2).text and session.engine.why_fixed is not None
+
+
+def test_a_request_that_vllm_does_not_take_loses_no_names_and_leaves_nothing_behind() -> None:
+    model, engine = small_vllm(), both()[1]
+    model.unused.append("some entry")
+    with pytest.raises(RunError, match=r"engine vllm: .*maximum context length is 4096"):
+        engine.verify([3] * (model.window + 5))
+    assert "some entry" in model.unused and not model.engine.has_unfinished_requests() and engine.tokens == 0
+    with pytest.raises(RunError, match="maximum context length"):
+        model.ask([engine.ask([3]), engine.ask([3] * (model.window + 5))])
+    assert not model.engine.has_unfinished_requests(), "nor does one beside it go on"
+    assert engine.read([3]).shape == (engine.vocabulary,) and not model.unused
+
+
+def test_a_request_that_fails_or_is_given_up_hands_back_the_names_that_it_was_to_drop() -> None:
+    model, engine = small_vllm(), both()[1]
+    engine.read(list(range(40)))
+    ask = engine.ask([1])
+    model.unused.append("some entry")
+    model.abandon(model.submit(ask))
+    assert "some entry" in model.unused
+    model.scheduler.index.drop(engine.entry)
+    with pytest.raises(RunError, match="the store has no entry"):
+        model.ask([ask])
+    assert "some entry" in model.unused and not model.engine.has_unfinished_requests()
+
+
+def test_a_pass_that_was_interrupted_can_be_repeated() -> None:
+    """vLLM then has blocks of tokens that it has not computed, or whose logits nobody has seen."""
+    pair = both_reading(list(range(30)))
+
+    def interrupt(*_: Any) -> None:
+        hook.remove()
+        raise KeyboardInterrupt
+
+    hook = small_vllm().module.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pair[1].verify(list(range(8)))
+    assert pair[1].tokens == 30
+    same(pair, list(range(8)), WITHIN)
+
+
+def test_a_session_reads_again_what_a_worker_has_lost_after_the_call_that_finds_out() -> None:
+    model, chat = small_vllm(), start()
+    session, other = sessions()
+    for one in (session, other):
+        one.generate([*chat, *turn("go", 1)], max_new_tokens=6)
+    model.settle()
+    model.worker.rows.clear()
+    chat += turn("stop", 2)  # goes on from a part of what was kept
+    with pytest.raises(RunError, match="vLLM has failed the request; read them again"):
+        session.generate(chat, max_new_tokens=6)
+    assert session.generate(chat, max_new_tokens=6).text == other.generate(chat, max_new_tokens=6).text
+    assert session.engine.revision == 1
+
+
+def test_it_is_opened_on_the_device_that_vllm_is_built_for_with_as_many_threads_as_are_asked_for() -> None:
+    from erecap.engines.vllm.opening import open_model
+    from erecap.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"device: got 'tpu' with engine vllm, .* allowed: auto, "):
+        open_model("any", device="tpu")
+    program = (
+        "import sys, torch; torch.set_num_threads(2); from erecap.engines.vllm.opening import open_model; "
+        "open_model(sys.argv[1], dtype='float32', threads=1); print('threads', torch.get_num_threads())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(small_vllm().folder)], capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert "threads 1" in done.stdout, done.stderr[-2000:]

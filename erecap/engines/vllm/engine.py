@@ -31,7 +31,7 @@ class VllmEngine(KeptTokens, UniformEngine[Held]):
         settings: see `EngineSettings`.
 
     Raises:
-        ValueError: another kind of model, or settings that vLLM cannot serve.
+        ValueError: another kind of model, or settings that vLLM cannot serve, with this model.
     """
 
     name = "vllm"
@@ -43,6 +43,12 @@ class VllmEngine(KeptTokens, UniformEngine[Held]):
     def __init__(self, model: VllmModel, settings: EngineSettings | None = None) -> None:
         UniformEngine.__init__(self, model, settings)
         KeptTokens.__init__(self, model)
+        if self.settings.evicts and model.why_fixed is not None:
+            # vLLM numbers the tokens that are left from 0, so their keys must be turned.
+            raise ValueError(
+                f"the engine 'vllm' cannot evict tokens here: {model.why_fixed}; "
+                "give no budget, or use engine transformers"
+            )
         self._lost = 0
 
     @property
@@ -67,6 +73,10 @@ class VllmEngine(KeptTokens, UniformEngine[Held]):
             if current.seat is not None:  # the session is used by a job of a pool
                 current.seat.give_way()
             answer, logits = self.model.collect(ticket)
+        except BaseException:
+            # vLLM may have blocks of this pass that were not computed, or whose logits are gone: none finds them again.
+            self._held = replace(self._held, ahead=NEVER)
+            raise
         finally:
             self.model.abandon(ticket)
         self.took(ask, answer)

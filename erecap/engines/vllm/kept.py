@@ -56,6 +56,17 @@ class Answer:
     blocks: int  # of vLLM's cache that the request took, its answer included
 
 
+def all_of(unused: list[str]) -> tuple[str, ...]:
+    """Take all names out of a list that other threads add to, and take from, meanwhile."""
+    found = []
+    while unused:
+        try:
+            found.append(unused.pop())
+        except IndexError:  # another thread was faster
+            break
+    return tuple(found)
+
+
 class Entry:
     """An entry of the store that engines share; the store may forget it when none of them has it any more."""
 
