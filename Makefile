@@ -14,7 +14,6 @@
 #                PROMPTS="FILE..." prompt sets (JSONL with `turns`), each with a row of its own
 # make exits-smoke  the same with few tokens, into runs/exits-smoke
 # make bench-llamacpp  the comparisons with llama.cpp, which is compiled first (about 10 minutes, once)
-# make test-engines    the tests of engines with all engines: llama.cpp is compiled first, in an environment of its own
 # make bench-decoders  milliseconds and errors of transformers, the fused decoder and llama.cpp on the same weights
 # make bench-vllm      eight agents at once on vLLM, which is installed first (about 3.5 GB, once), in an environment of its own
 # make test-engines    the tests of engines with all engines, each in the environment that has it

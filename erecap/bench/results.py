@@ -16,6 +16,7 @@ from erecap.untrusted import read_json
 
 ROWS = ("algorithm", "product")  # the same precision and plain decoding everywhere; each side at its best
 FIELDS = ("id", "row", "target", "measured", "low", "high", "unit", "n", "holds", "command", "machine", "date", "note")
+KEPT = ("date", "command", "settings", "model", "summary", "raw")  # of a part
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,21 @@ def merge_rows(path: Path, rows: Sequence[JsonRow], *, file: str = "replan", **m
     content = {**content, **more, "targets": targets, "rows": sorted([*kept, *new.values()], key=place)}
     write_json(path, content)
     return content
+
+
+def merge_part(
+    path: Path, name: str, part: JsonRow, rows: Sequence[JsonRow], *, file: str = "replan", kept: Sequence[str] = KEPT
+) -> None:
+    """Put a measured part into the results file `path`, with its rows; all other parts stay.
+
+    Args:
+        kept: fields of the part that the file gets.
+
+    Raises:
+        RunError: as `merge_rows`.
+    """
+    parts = read_results(path).get("parts", {})
+    merge_rows(path, rows, file=file, parts={**parts, name: {key: part[key] for key in kept}})
 
 
 def rounded(value: Any) -> Any:

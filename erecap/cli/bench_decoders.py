@@ -36,14 +36,14 @@ def decoders(
 
     from erecap.bench.decoders import DecoderBench, exactness, own_sides, summary_of, times
     from erecap.bench.fleet import talk
-    from erecap.bench.results import merge_rows, read_results
+    from erecap.bench.results import merge_part
     from erecap.context.tokenize import render_prompt
     from erecap.files import write_json
     from erecap.untrusted import read_json
 
     bench = DecoderBench(stored=stored, steps=steps, repetitions=repetitions)
     about, load, say = setting(model, dtype, threads, "erecap bench decoders")
-    settings = {**asdict(bench), "passes": list(bench.passes), "llamacpp": llamacpp, "model": model}
+    settings = {**asdict(bench), "passes": list(bench.passes), "llamacpp": llamacpp, "model": model, "dtype": dtype}
     found = {"part": "decoders", "settings": settings, **about}
     before = read_json(out) if out.exists() and not fresh else {}
     if before.get("settings") == settings and before.get("machine") == about["machine"]:
@@ -76,7 +76,6 @@ def decoders(
         typer.echo(f"{row['side']:<20} {one:>10.2f} {eight:>9.2f} {new:>10.2f} {row['error']:>10.2e} {agreeing:>9}")
     typer.echo(f"results: {out}")
     if results is not None:
-        parts = read_results(results).get("parts", {})
-        own = {key: found[key] for key in ("date", "command", "machine", "settings", "model", "summary")}
-        merge_rows(results, [], file="engines", parts={**parts, "decoders": own})
+        kept = ("date", "command", "machine", "settings", "model", "summary")
+        merge_part(results, "decoders", found, [], file="engines", kept=kept)
         typer.echo(f"results: {results}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from erecap.cli.bench import MODEL, KvTokens, NewTokens, PlanTokens, Repetitions, Threads
-from erecap.cli.benching import setting
+from erecap.cli.benching import finish_sides, setting
 
 
 def engines(
@@ -41,13 +41,10 @@ def engines(
     """
     from dataclasses import asdict
 
-    from rich.console import Console
-
-    from erecap.bench.llamacpp.one_engine import OneEngineBench, engine_rows, one_engine_bench, summary_of
+    from erecap.bench.llamacpp.one_engine import LENGTH, OneEngineBench, engine_rows, one_engine_bench, summary_of
     from erecap.bench.llamacpp.random_gguf import random_gguf
-    from erecap.bench.results import merge_rows, read_results
-    from erecap.bench.suite import write_part
-    from erecap.bench.tables import result_table, seconds, table_of
+    from erecap.bench.results import read_results
+    from erecap.bench.tables import seconds
     from erecap.engines.llamacpp.model import LlamaCppModel, LlamaCppOptions
     from erecap.errors import ConfigError
     from erecap.models.gguf_files import locate_gguf
@@ -66,37 +63,19 @@ def engines(
     about, _, say = setting(str(path), "auto", options.own_threads, "erecap bench engines" + " --random" * random)
     opened = LlamaCppModel.open(path, options, adapter=adapter)
     found = one_engine_bench(bench, opened, opened.tokenizer, say)
-    summary, rows = summary_of(found["raw"]), engine_rows(found, about, bench)
     part = {
-        "part": name, "settings": measured, **about, "rows": rows, "faults": [],
-        "summary": {"calls": summary, **{key: value for key, value in found.items() if key != "raw"}},
+        "part": name, "settings": measured, **about, "rows": engine_rows(found, about, bench), "faults": [],
+        "summary": {"calls": summary_of(found["raw"]), **{key: value for key, value in found.items() if key != "raw"}},
         "raw": found["raw"],
     }  # fmt: skip
-    console = Console(markup=False, emoji=False)
-    console.print(
-        table_of(
-            f"one replanning call on llama.cpp (seconds, medians): {length:,} tokens of history",
-            ("call", "total", "min–max", "prefill", "decode", "× floor", "× ours"),
-            [
-                (
-                    entry["mode"],
-                    seconds(entry["total_ms"]),
-                    f"{seconds(entry['min_ms'])}–{seconds(entry['max_ms'])}",
-                    seconds(entry["prefill_ms"]),
-                    seconds(entry["decode_ms"]),
-                    f"{entry['over_floor']:.2f}",
-                    f"{entry['over_erecap']:.2f}",
-                )
-                for entry in summary
-            ],
-            left=("call",),
-        )
+    finish_sides(
+        f"one replanning call on llama.cpp (seconds, medians): {length:,} tokens of history",
+        part,
+        {
+            "prefill": lambda entry: seconds(entry["prefill_ms"]),
+            "decode": lambda entry: seconds(entry["decode_ms"]),
+        },
+        out,
+        results,
+        f"{LENGTH:,} tokens of history",
     )
-    if rows:
-        console.print(result_table(rows))
-    write_part(out, part)
-    typer.echo(f"results: {out}")
-    if results is not None and rows:
-        own = {key: part[key] for key in ("date", "command", "settings", "model", "summary", "raw")}
-        merge_rows(results, rows, file="engines", parts={**parts, name: own})
-        typer.echo(f"results: {results}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from erecap.cli.bench import MODEL, KvTokens, Model, NewTokens, PlanTokens, Repetitions, Threads
-from erecap.cli.benching import setting
+from erecap.cli.benching import finish_sides, setting
 
 
 def vllm(
@@ -30,69 +30,51 @@ def vllm(
     """Time one replanning call of several agents on vLLM, with its prefix cache and with the sessions' connector.
 
     Needs an interpreter that has vLLM: `make bench-vllm` makes one and calls this with it. Goes on from its file where
-    that has repetitions with the same settings.
+    that has repetitions with the same settings, on the same machine.
     """
-    import os
     from dataclasses import asdict
 
-    from rich.console import Console
-
-    from erecap.bench.results import merge_rows, read_results
-    from erecap.bench.suite import read_part, write_part
-    from erecap.bench.tables import result_table, seconds, table_of
-    from erecap.bench.vllm.agents import AgentsBench, agents_bench, agents_rows, summary_of
+    from erecap.bench.suite import measured_part, write_part
+    from erecap.bench.vllm.agents import AGENTS, LENGTH, AgentsBench, agents_bench, agents_rows, summary_of
     from erecap.engines.vllm.model import VllmModel, VllmOptions
+    from erecap.engines.vllm.opening import set_threads
 
     if threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(threads)
+        set_threads(threads)
     bench = AgentsBench(agents, length, new_tokens, plan_tokens, repetitions, kv_tokens)
     about, _, say = setting(model, "auto", threads, "erecap bench vllm")
-    settings = {**asdict(bench), "model": about["model"]["name"], "dtype": dtype}
-    before = read_part(out)
-    done = before["raw"] if before is not None and before.get("settings") == settings else []
     opened = VllmModel.open(model, VllmOptions(dtype=dtype, kv_gb=kv_gb, together=max(16, agents)))
     about["model"]["dtype"] = opened.dtype
+    settings = {
+        **asdict(bench), "model": about["model"]["name"], "weights": opened.digest, "dtype": dtype, "kv_gb": kv_gb
+    }  # fmt: skip
+    before = measured_part(out, settings, about) or {}
 
     def kept(found: dict) -> dict:
         return {"part": "vllm", "settings": settings, **about, "faults": [], "rows": [], "summary": {}, **found}
 
-    found = agents_bench(bench, opened, say, done=done, save=lambda raw: write_part(out, kept({"raw": raw})))
-    if not any(found["read_s"].values()) and before is not None:
-        found["read_s"] = before["summary"].get("read_s", found["read_s"])
-    summary, rows = summary_of(found["raw"]), agents_rows(found, about, bench)
+    found = agents_bench(
+        bench, opened, say, done=before.get("raw", []), read_s=before.get("summary", {}).get("read_s"),
+        save=lambda raw, read_s: write_part(out, kept({"raw": raw, "summary": {"read_s": read_s}})),
+    )  # fmt: skip
     part = kept(
         {
-            "rows": rows,
-            "summary": {"calls": summary, **{key: value for key, value in found.items() if key != "raw"}},
+            "rows": agents_rows(found, about, bench),
+            "summary": {
+                "calls": summary_of(found["raw"]),
+                **{key: value for key, value in found.items() if key != "raw"},
+            },
             "raw": found["raw"],
         }
     )
-    console = Console(markup=False, emoji=False)
-    console.print(
-        table_of(
-            f"{agents} agents replan at once on vLLM (seconds, medians): {length:,} tokens of history each",
-            ("call", "total", "min–max", "blocks", "not read", "× floor", "× ours"),
-            [
-                (
-                    entry["mode"],
-                    seconds(entry["total_ms"]),
-                    f"{seconds(entry['min_ms'])}–{seconds(entry['max_ms'])}",
-                    f"{entry['blocks']:.1f}",
-                    f"{entry['cached']:,.0f}",
-                    f"{entry['over_floor']:.2f}",
-                    f"{entry['over_erecap']:.2f}",
-                )
-                for entry in summary
-            ],
-            left=("call",),
-        )
+    finish_sides(
+        f"{agents} agents replan at once on vLLM (seconds, medians): {length:,} tokens of history each",
+        part,
+        {
+            "blocks": lambda entry: f"{entry['blocks']:.1f}",
+            "not read": lambda entry: f"{entry['cached']:,.0f}",
+        },
+        out,
+        results,
+        f"{AGENTS} agents of {LENGTH:,} tokens",
     )
-    if rows:
-        console.print(result_table(rows))
-    write_part(out, part)
-    typer.echo(f"results: {out}")
-    if results is not None and rows:
-        own = {key: part[key] for key in ("date", "command", "settings", "model", "summary", "raw")}
-        parts = read_results(results).get("parts", {})
-        merge_rows(results, rows, file="engines", parts={**parts, "vllm": own})
-        typer.echo(f"results: {results}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,51 @@ def show(part: dict[str, Any]) -> None:
     console = Console(markup=False, emoji=False)
     for table in tables_of(part):
         console.print(table)
+
+
+def finish_sides(
+    title: str,
+    part: dict[str, Any],
+    columns: Mapping[str, Callable[[dict[str, Any]], str]],
+    out: Path,
+    results: Path | None,
+    defined_for: str,
+) -> None:
+    """Show a part of engines whose sides made calls in turn, and write it.
+
+    Args:
+        part: `summary` has `calls`, of `erecap.bench.sides.side_summary`; `part` is its name among the results.
+        columns: the part's own, between the times and their multiples: headings, and the texts of a side's entry.
+        out: the part's own file.
+        results: a results file that gets the part with its rows.
+        defined_for: settings that the figures are defined for, for those who asked for `results` with others.
+    """
+    from rich.console import Console
+
+    from erecap.bench.results import merge_part
+    from erecap.bench.suite import write_part
+    from erecap.bench.tables import result_table, seconds, table_of
+
+    told: dict[str, Callable[[dict[str, Any]], str]] = {
+        "call": lambda entry: str(entry["mode"]),
+        "total": lambda entry: seconds(entry["total_ms"]),
+        "min–max": lambda entry: f"{seconds(entry['min_ms'])}–{seconds(entry['max_ms'])}",
+        **columns,
+        "× floor": lambda entry: f"{entry['over_floor']:.2f}",
+        "× ours": lambda entry: f"{entry['over_erecap']:.2f}",
+    }
+    lines = [tuple(text(entry) for text in told.values()) for entry in part["summary"]["calls"]]
+    console = Console(markup=False, emoji=False)
+    console.print(table_of(title, tuple(told), lines, left=("call",)))
+    if part["rows"]:
+        console.print(result_table(part["rows"]))
+    write_part(out, part)
+    typer.echo(f"results: {out}")
+    if results is not None and part["rows"]:
+        merge_part(results, part["part"], part, part["rows"], file="engines")
+        typer.echo(f"results: {results}")
+    elif results is not None:
+        typer.echo(f"results: nothing goes into {results}, whose figures are defined for {defined_for}")
 
 
 def end(parts: list[dict[str, Any]]) -> None:

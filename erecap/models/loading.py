@@ -59,10 +59,7 @@ def load(
         raise ConfigError(f"device: got {device} beside a device map; allowed: one of the two")
     chosen = resolve_device(device)
     number_format = resolve_dtype(dtype, chosen)
-    folder = locate(name)
-    inspect_folder(folder)
-    check_pins(name, folder)
-    _check_quantization(folder)
+    folder = checked_folder(name)
     tokenizer = load_tokenizer(folder)
     if ranks is not None:
         from erecap.models.splitting import load_split
@@ -78,18 +75,42 @@ def load(
         check_finite(model, folder)
         remember_origin(model, folder, None)
         return model, tokenizer
-    from erecap.models.adapters import check_adapter, locate_adapter, merge_adapter
+    from erecap.models.adapters import locate_adapter
 
     found = locate_adapter(adapter)
-    check_adapter(found, folder)
     if places is not None:  # merged whole, then placed
         chosen = resolve_device("cpu")
-    model = merge_adapter(load_weights(folder, "auto", chosen, attn), found).to(number_format)
+    model = merged(folder, found, chosen, attn).to(number_format)
     if places is not None:
         model = place(model, places)
     check_finite(model, folder)
     remember_origin(model, folder, found)
     return model, tokenizer
+
+
+def checked_folder(name: str) -> Path:
+    """The folder behind a model's name, after all checks that need no weights.
+
+    Raises:
+        ModelError: as `load`.
+    """
+    folder = locate(name)
+    inspect_folder(folder)
+    check_pins(name, folder)
+    _check_quantization(folder)
+    return folder
+
+
+def merged(folder: Path, adapter: Path, device: Any, attn: str = "sdpa") -> Any:
+    """The model of a folder with an adapter merged into it, in the number format of the folder.
+
+    Raises:
+        ModelError: as `load`, which also checks that the result is finite.
+    """
+    from erecap.models.adapters import check_adapter, merge_adapter
+
+    check_adapter(adapter, folder)
+    return merge_adapter(load_weights(folder, "auto", device, attn), adapter)
 
 
 def empty_model(folder: Path) -> Any:

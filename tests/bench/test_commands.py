@@ -127,3 +127,34 @@ def test_all_parts_on_the_embedded_model(
     ids = list(range(1000, 1200))
     kept = prefill_call("prune", embedded_model[0], ids, 0.7, "recency")()
     assert kept[:4] == [200] * 4 and kept[-1] < 20
+
+
+def test_decoders_are_measured_again_with_another_number_format(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "decoders.json"
+    arguments = ["decoders", "--stored", "40", "--steps", "2", "--repetitions", "1", "--no-llamacpp"]
+    for dtype in ("float32", "bfloat16"):
+        bench(*arguments, "--model", str(folder), "--dtype", dtype, "--out", str(out))
+        assert json.loads(out.read_text())["model"]["dtype"] == dtype
+
+
+def test_figures_at_other_settings_than_they_are_defined_for_go_into_no_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from erecap.bench.results import Figure, result_row
+    from erecap.bench.sides import FLOOR, OURS, side_summary
+    from erecap.cli.benching import finish_sides
+
+    raw = [{"mode": mode, "total_ms": ms, "repetition": 0} for mode, ms in ((OURS, 2000.0), (FLOOR, 1000.0))]
+    part = {"part": "vllm", "date": "d", "command": "c", "settings": {}, "model": {}, "raw": raw, "rows": [],
+            "summary": {"calls": side_summary(raw)}}  # fmt: skip
+    finish_sides("calls", part, {}, tmp_path / "part.json", tmp_path / "results.json", "8 agents")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "defined for 8 agents" in said and "2.00" in said
+    assert (tmp_path / "part.json").exists() and not (tmp_path / "results.json").exists()
+    about = {**part, "machine": {"cpu": "x", "threads": 2}}
+    part["rows"] = [result_row("R9-speed", Figure(3.0, 3.0, 3.0, 1), about, row="algorithm", note="n")]
+    results = tmp_path / "results.json"
+    finish_sides("calls", part, {"blocks": lambda entry: "17.5"}, tmp_path / "part.json", results, "8 agents")
+    assert "17.5" in capsys.readouterr().out
+    written = json.loads(results.read_text())
+    assert written["rows"][0]["id"] == "R9-speed" and written["parts"]["vllm"]["raw"] == raw

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, dequantize
 
-from erecap.bench.llamacpp.one_engine import DRAFTED, FLOOR, OURS, PLAIN, OneEngineBench, engine_rows
+from erecap.bench.llamacpp.one_engine import DRAFTED, PLAIN, OneEngineBench, engine_rows
 from erecap.bench.llamacpp.random_gguf import ONE_BILLION, SPREAD, random_gguf
+from erecap.bench.sides import FLOOR, OURS
 from erecap.cost.flops import ModelShape
 from erecap.targets import TARGETS
 from tests.context.small_tokenizers import byte_level

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from erecap.bench.results import FIELDS, Figure, merge_rows, result_row, rounded
+from erecap.bench.results import FIELDS, Figure, merge_part, merge_rows, result_row, rounded
 from erecap.errors import RunError
 from erecap.targets import TARGETS, targets_of
 
@@ -66,6 +66,18 @@ def test_a_file_lists_its_own_targets(tmp_path: Path) -> None:
     assert list(content["targets"]) == ["R8-plain", "R8-drafted", "R9-speed", "R9-blocks", "R10"]
     assert content["targets"]["R9-blocks"]["target"] == "<= 0.2"
     assert "R8-plain" not in merge_rows(tmp_path / "replan.json", [row("R2", 1.2)])["targets"]
+
+
+def test_a_part_takes_its_place_beside_the_others_of_a_file(tmp_path: Path) -> None:
+    path, part = tmp_path / "engines.json", {"date": "d", "summary": {}, "settings": {"n": 1}, "versions": "private"}
+    kept = ("date", "summary", "settings")
+    merge_part(path, "one", part, [row("R8-plain", 3.2)], file="engines", kept=kept)
+    merge_part(path, "two", part, [], file="engines", kept=kept)
+    merge_part(path, "one", {**part, "date": "e"}, [row("R8-plain", 3.3)], file="engines", kept=kept)
+    content = json.loads(path.read_text())
+    assert [made["measured"] for made in content["rows"]] == [3.3]
+    assert {name: one["date"] for name, one in content["parts"].items()} == {"one": "e", "two": "d"}
+    assert all(set(one) == set(kept) for one in content["parts"].values())
 
 
 @pytest.mark.parametrize("file", ["replan", "quality"])

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from erecap.bench.vllm.agents import FLOOR, OURS, PREFIX, AgentsBench, agents_rows, summary_of
+from erecap.bench.sides import FLOOR, OURS
+from erecap.bench.vllm.agents import PREFIX, AgentsBench, agents_rows, summary_of
 from erecap.cli.main import app
 from erecap.errors import ConfigError
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,12 @@ from erecap.engines import ENGINES
 from erecap.engines.files import write_file
 from erecap.engines.protocol import EngineSettings, SessionEngine
 from erecap.errors import ConfigError, ModelError, RunError
+from tests.engines.beside_transformers import any_sequence, same
 from tests.engines.llamacpp_models import NEEDS_LLAMACPP, gguf_of_small_llama, small_llama
 from tests.session.chats import model
 
 pytestmark = NEEDS_LLAMACPP
+WITHIN = 2e-4  # of the largest logit, in float32
 NAMES = ("transformers", "llamacpp")
 KNOWN = {"logical": 0, "state": {"shift": 0}}
 
@@ -28,56 +29,9 @@ def both(**settings: Any) -> list[SessionEngine]:
     return [ENGINES[name](models[name], EngineSettings(prefill_chunk=16, **settings)) for name in NAMES]
 
 
-def same(pair: list[SessionEngine], ids: list[int]) -> None:
-    """Both store the same tokens, at the same places, and say the same behind `ids`, which are rolled back."""
-    rows, before = [], pair[0].tokens
-    for one in pair:
-        with one.attached():
-            rows.append(one.verify(ids))
-        one.rollback(before)
-    assert np.abs(rows[0] - rows[1]).max() <= 2e-4 * np.abs(rows[0]).max()
-    mine, other = pair
-    assert (mine.tokens, mine.next_position) == (other.tokens, other.next_position)
-    assert mine.stored().indices.tolist() == other.stored().indices.tolist()
-    assert mine.stored().most == other.stored().most and mine.kv_bytes() == other.kv_bytes()
-
-
 @pytest.mark.parametrize("seed", range(6))
 def test_any_sequence_of_reads_and_edits(seed: int) -> None:
-    draw, pair = random.Random(seed), both()
-    forks: list[list[SessionEngine]] = []
-    for _ in range(24):
-        tokens, stored = pair[0].tokens, pair[0].stored().indices
-        step = draw.choice(("read", "read", "verify", "evict", "evict newest", "roll back", "skip", "move", "fork"))
-        if step in ("read", "verify") or not tokens:
-            ids = [draw.randrange(90) for _ in range(draw.randint(1, 40))]
-            for one in pair:
-                with one.attached():
-                    one.read(ids) if step == "read" else one.verify(ids)
-        elif step in ("evict", "evict newest") and len(stored):
-            count = draw.randint(1, max(1, len(stored) // 2))
-            gone = sorted(draw.sample(stored.tolist(), count)) if step == "evict" else stored[-count:].tolist()
-            assert [one.evict([np.array(gone) for _ in one.stored().groups]) for one in pair] == [count, count]
-        elif step == "roll back":
-            to = draw.randint(max(0, tokens - 30), tokens)
-            for one in pair:
-                one.rollback(to)
-        elif step == "skip":
-            by, gap = draw.randint(1, 9), pair[0].tokens == pair[0].next_position
-            for one in pair:
-                one.skip(by, gap)
-        elif step == "move":
-            for one in pair:
-                one.reposition()
-        elif step == "fork":
-            forks.append([one.fork() for one in pair])
-        if pair[0].tokens:
-            same(pair, [draw.randrange(90) for _ in range(draw.randint(1, 5))])
-        if forks and draw.random() < 0.4:  # go on with another one, and leave this one as it is
-            forks[draw.randrange(len(forks))], pair = pair, draw.choice(forks)
-    for other in forks:
-        if other[0].tokens:
-            same(other, [1, 2, 3])
+    any_sequence(seed, both(), 24, WITHIN)
 
 
 def test_repositioning_moves_no_cell_of_a_fork() -> None:
@@ -88,11 +42,11 @@ def test_repositioning_moves_no_cell_of_a_fork() -> None:
     forks = [one.fork() for one in pair]
     for one in pair:
         one.reposition()
-    same(pair, [3, 4])
-    same(forks, [3, 4])
+    same(pair, [3, 4], WITHIN)
+    same(forks, [3, 4], WITHIN)
     for one in forks:
         one.reposition()
-    same(forks, [3, 4])
+    same(forks, [3, 4], WITHIN)
 
 
 def test_contexts_grow_and_forks_past_one_context_are_copies() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from erecap.bench.llamacpp.one_engine import DRAFTED, FLOOR, OURS, PLAIN, OneEngineBench, one_engine_bench, summary_of
+from erecap.bench.llamacpp.one_engine import DRAFTED, PLAIN, OneEngineBench, one_engine_bench, summary_of
 from erecap.bench.llamacpp.random_gguf import random_gguf
+from erecap.bench.sides import FLOOR, OURS
 from erecap.cost.flops import ModelShape
 from erecap.errors import ConfigError
 from tests.context.small_tokenizers import byte_level

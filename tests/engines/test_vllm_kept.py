@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
+from threading import Thread
 
 import numpy as np
 import pytest
 
 from erecap.engines.vllm.index import StoreIndex, refusal
-from erecap.engines.vllm.kept import Answer, Ask, KeptTokens
+from erecap.engines.vllm.kept import Answer, Ask, KeptTokens, all_of
 from erecap.engines.vllm.server import VllmServer
 from erecap.engines.vllm.wire import Asked, Told
 from erecap.errors import RunError
@@ -127,3 +132,69 @@ def test_an_address_where_no_vllm_answers_is_named() -> None:
     with pytest.raises(RunError, match=r"http://127.0.0.1:9/v1: no answer of a vLLM: .*refused"):
         agent.answer([1, 2], 3)
     assert agent.tokens == 0
+
+
+def test_names_are_taken_while_other_threads_take_them() -> None:
+    class Shared(list[str]):
+        def __len__(self) -> int:
+            return super().__len__() + 1  # another thread has taken one since
+
+    assert all_of(Shared(["a", "b"])) == ("b", "a") and all_of([]) == ()
+
+
+@contextmanager
+def addressed(store: Store, failures: list[int]) -> Iterator[str]:
+    """The address of that store; a request fails with the next status of `failures`, 0 being no answer at all."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status = failures.pop(0) if failures else 200
+            if status == 0:
+                self.wfile.write(b"nonsense\r\n\r\n")
+                return
+            answer = None
+            if status == 200:
+                asked = Asked.of(body["kv_transfer_params"])
+                assert asked is not None
+                answer = store.answer(Ask(body["prompt"], asked, body["cache_salt"], body["max_tokens"]))
+            told = {} if answer is None else {
+                "choices": [{"token_ids": list(answer.ids)}], "kv_transfer_params": answer.told.params()
+            }  # fmt: skip
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(told).encode())
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown(), thread.join(), server.server_close()
+
+
+def test_a_request_that_did_not_arrive_can_be_repeated_and_one_that_vllm_has_failed_cannot() -> None:
+    failures: list[int] = []
+    with addressed(Store(), failures) as url:
+        agent = VllmServer(url, "tiny").conversation()
+        agent.answer([1] * 10, 3)
+        for status, words in ((0, "no answer of a vLLM"), (429, "status 429"), (503, "status 503")):
+            failures.append(status)
+            with pytest.raises(RunError, match=words):
+                agent.answer([2], 1)
+            assert agent.tokens == 12
+        assert agent.answer([2], 1) and agent.tokens == 13
+        failures.append(500)
+        with pytest.raises(RunError, match="status 500"):
+            agent.answer([2], 1)
+        with pytest.raises(RunError, match="its store has lost the tokens before"):
+            agent.answer([2], 1)
+
+
+def test_an_address_that_is_none_is_one_line() -> None:
+    with pytest.raises(RunError, match="somewhere: no answer of a vLLM: unknown url type"):
+        VllmServer("somewhere", "tiny").conversation().answer([1], 1)

@@ -93,6 +93,47 @@ def test_weights_are_merged_before_they_are_rounded(tiny: Path, adapter: Path) -
         assert torch.equal(one.bfloat16(), other)
 
 
+def test_a_merged_folder_has_the_number_format_of_the_models(
+    tiny: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from erecap.engines.vllm.merged import merged_folder
+
+    monkeypatch.setenv("ERECAP_CACHE", str(tmp_path / "cache"))
+    half, _ = load(str(tiny), "float16", "cpu")
+    half.save_pretrained(tiny)
+    _write_card(adapter, {"name": "tiny", "fingerprint": fingerprint(tiny)})
+    made = merged_folder(str(tiny), str(adapter))
+    assert json.loads((made / "config.json").read_text())["dtype"] == "float16"
+    wanted, _ = load(str(tiny), "float16", "cpu", adapter=str(adapter))
+    found, _ = load(str(made), "float16", "cpu")
+    assert all(torch.equal(one, other) for one, other in zip(found.parameters(), wanted.parameters(), strict=True))
+    assert merged_folder(str(tiny), str(adapter)) == made
+    assert [path.name for path in made.parent.iterdir()] == [made.name]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"quantization_config": {"quant_method": "zz"}}, "quantization_config: quant_method: got 'zz'"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 0}}, "its rotary embeddings"),
+        ({"hidden_size": "many"}, "config.json: hidden_size"),
+    ],
+)
+def test_no_folder_is_merged_that_could_not_be_loaded(
+    tiny: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: dict, message: str
+) -> None:
+    from erecap.engines.vllm.merged import merged_folder
+
+    monkeypatch.setenv("ERECAP_CACHE", str(tmp_path / "cache"))
+    config = tiny / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | setting))
+    with pytest.raises(ModelError, match=message):
+        merged_folder(str(tiny), str(adapter))
+    assert not list((tmp_path / "cache").glob("merged/*"))
+
+
 def test_names_are_looked_up_as_models_are(
     tiny: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

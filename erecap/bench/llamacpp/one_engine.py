@@ -6,7 +6,6 @@ threads and precision of keys and values, and take turns.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from erecap.bench.replan.calls import Call, answer, floor_message, steady
 from erecap.bench.replan.ceilings import ratio
 from erecap.bench.replan.history import cut, next_turn, wander
 from erecap.bench.results import result_row
+from erecap.bench.sides import FLOOR, OURS, side_summary, totals
 from erecap.context.tokenize import render_prompt
 from erecap.decoding.answer import answer_ends
 from erecap.engines.llamacpp.library import library
@@ -28,7 +28,7 @@ from erecap.generation import JsonRow, Message
 from erecap.session.session import ReplanSession
 
 ENGINE = "llamacpp"
-OURS, DRAFTED, FLOOR = "erecap", "erecap drafted", "floor"
+DRAFTED = "erecap drafted"
 PLAIN, LOOKUPS = "prompt cache", {"prompt cache, lookup-2": 2, "prompt cache, lookup-10": 10}
 BATCH = 512
 LENGTH = 7500  # tokens of history that the figures are defined for
@@ -122,7 +122,7 @@ def one_engine_bench(
         "read_ms": took,
         "history_tokens": len(read),
         "new_tokens": len(fresh),
-        "model": model.description,
+        "model": model.shape,
         "kv": model.options.kv,
     }
 
@@ -158,29 +158,9 @@ def _milliseconds(job: Callable[[], Any]) -> float:
     return 1e3 * (time.perf_counter() - started)
 
 
-def totals(raw: Sequence[JsonRow], mode: str) -> list[float]:
-    """Milliseconds of the calls of one side, in the order of their repetitions."""
-    return [row["prefill_ms"] + row["decode_ms"] for row in raw if row["mode"] == mode]
-
-
 def summary_of(raw: Sequence[JsonRow]) -> list[JsonRow]:
     """Per side: medians, as multiples of the floor and of `erecap`."""
-    floor, own = (statistics.median(totals(raw, mode)) for mode in (FLOOR, OURS))
-    found = []
-    for mode in dict.fromkeys(row["mode"] for row in raw):
-        all_of, rows = totals(raw, mode), [row for row in raw if row["mode"] == mode]
-        total = statistics.median(all_of)
-        found.append(
-            {
-                "mode": mode, "n": len(all_of), "total_ms": total, "min_ms": min(all_of), "max_ms": max(all_of),
-                "prefill_ms": statistics.median(row["prefill_ms"] for row in rows),
-                "decode_ms": statistics.median(row["decode_ms"] for row in rows),
-                "cpu_ms": statistics.median(row["cpu_ms"] for row in rows),
-                "over_floor": total / floor, "over_erecap": total / own,
-                "drafted": rows[0]["drafted"], "accepted": rows[0]["accepted"],
-            }
-        )  # fmt: skip
-    return found
+    return side_summary(raw, medians=("prefill_ms", "decode_ms", "cpu_ms"), same=("drafted", "accepted"))
 
 
 def engine_rows(found: JsonRow, about: JsonRow, bench: OneEngineBench) -> list[JsonRow]:

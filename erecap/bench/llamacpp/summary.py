@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from erecap.bench.llamacpp.bench import OUR_FLOOR, OURS, THEIR_FLOOR, THEIRS
 from erecap.bench.replan.ceilings import ratio
-from erecap.bench.results import merge_rows, read_results, result_row
+from erecap.bench.results import merge_part, result_row
 from erecap.bench.tables import seconds, table_of
 from erecap.generation import JsonRow
 
@@ -125,9 +125,7 @@ def llama_tables(summary: Sequence[JsonRow]) -> list[Table]:
 
 def publish_llama(path: Path, part: JsonRow) -> None:
     """Merge R8 into the results file, with settings, summary and raw rows; keep all other parts."""
-    before = read_results(path).get("parts", {})
-    own = {key: part[key] for key in ("date", "command", "settings", "model", "summary", "raw")}
-    merge_rows(path, part["rows"], parts={**before, "llamacpp": own})
+    merge_part(path, "llamacpp", part, part["rows"])
 
 
 def _of(raw: Raw, row: str, length: int, mode: str) -> list[JsonRow]:

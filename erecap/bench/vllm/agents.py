@@ -19,6 +19,7 @@ from erecap.bench.replan.calls import floor_message, steady
 from erecap.bench.replan.ceilings import ratio
 from erecap.bench.replan.history import cut, next_turn, wander
 from erecap.bench.results import Figure, result_row
+from erecap.bench.sides import FLOOR, OURS, side_summary, totals
 from erecap.context.tokenize import render_prompt
 from erecap.engines.vllm.engine import VllmEngine
 from erecap.engines.vllm.kept import Answer, Ask
@@ -28,9 +29,9 @@ from erecap.errors import ConfigError, RunError
 from erecap.generation import JsonRow, Message
 from erecap.session.session import ReplanSession
 
-PREFIX, OURS, FLOOR = "prefix cache", "erecap", "floor"
+PREFIX = "prefix cache"
 LENGTH, AGENTS = 7500, 8  # that R9-speed and R9-blocks are defined for
-Save = Callable[[list[JsonRow]], None]
+Save = Callable[[list[JsonRow], dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,15 @@ def agents_bench(
     say: Callable[[str], None] = lambda text: None,
     *,
     done: Sequence[JsonRow] = (),
-    save: Save = lambda rows: None,
+    read_s: dict[str, float] | None = None,
+    save: Save = lambda rows, read_s: None,
 ) -> JsonRow:
     """Time all sides, in turn.
 
     Args:
         done: rows of repetitions that were timed before, with the same settings.
-        save: gets all rows after each repetition.
+        read_s: what it took then to read the histories; they are read again where repetitions are missing.
+        save: gets all rows and `read_s` after each repetition.
 
     Returns:
         `raw`, one row a timed call of all agents, and what was read.
@@ -88,7 +91,9 @@ def agents_bench(
         raise ConfigError(f"a history of {bench.length} tokens does not fit the window of {model.window} with its turn")
     raw = list(done)
     first = 1 + max((row["repetition"] for row in raw), default=-1)
-    agents, read_s = [], {PREFIX: 0.0, OURS: 0.0}
+    agents: list[_Agent] = []
+    if first < bench.repetitions or read_s is None:
+        read_s = {PREFIX: 0.0, OURS: 0.0}
     turns = [next_turn(bench.new_tokens, count, seed=bench.seed + number) for number in range(bench.repetitions + 1)]
     for number in range(bench.agents if first < bench.repetitions else 0):
         history = cut(
@@ -125,7 +130,7 @@ def agents_bench(
                         }
                     )  # fmt: skip
             if agents and repetition >= 0:
-                save(raw)
+                save(raw, read_s)
                 say(f"{repetition + 1} of {bench.repetitions} repetitions")
     return {"raw": raw, "read_s": read_s, "model": model.shape, "block": model.block}
 
@@ -168,27 +173,9 @@ def _seconds(job: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def totals(raw: Sequence[JsonRow], mode: str) -> list[float]:
-    """Milliseconds of one side's calls, in the order of their repetitions."""
-    return [row["total_ms"] for row in raw if row["mode"] == mode]
-
-
 def summary_of(raw: Sequence[JsonRow]) -> list[JsonRow]:
     """Per side: medians, as multiples of the floor and of `erecap`."""
-    floor, own = (statistics.median(totals(raw, mode)) for mode in (FLOOR, OURS))
-    found = []
-    for mode in dict.fromkeys(row["mode"] for row in raw):
-        times, rows = totals(raw, mode), [row for row in raw if row["mode"] == mode]
-        total = statistics.median(times)
-        found.append(
-            {
-                "mode": mode, "n": len(times), "total_ms": total, "min_ms": min(times), "max_ms": max(times),
-                "over_floor": total / floor, "over_erecap": total / own,
-                "blocks": statistics.mean(row["blocks"] for row in rows),
-                "cached": statistics.mean(row["cached"] for row in rows),
-            }
-        )  # fmt: skip
-    return found
+    return side_summary(raw, means=("blocks", "cached"))
 
 
 def agents_rows(found: JsonRow, about: JsonRow, bench: AgentsBench) -> list[JsonRow]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,25 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from erecap.engines.chunks import in_chunks
 from erecap.engines.files import read_file, write_file
 from erecap.engines.forwarder import current
-from erecap.engines.llamacpp.held import COLUMNS, NOTHING, Held, alike, problem_of, runs
+from erecap.engines.llamacpp.held import COLUMNS, Held, alike, problem_of, runs
 from erecap.engines.llamacpp.memory import ROWS, SPARE, Memory, Seat, positions_of
 from erecap.engines.llamacpp.model import LlamaCppModel
 from erecap.engines.llamacpp.opening import open_model
-from erecap.engines.protocol import BetweenChunks, Capability, EngineSettings, Stored, refuse
+from erecap.engines.protocol import EngineSettings
+from erecap.engines.uniform import UniformEngine
 from erecap.errors import RunError
 from erecap.tokens.cache.finishing import to_the_end
 
-CHUNK = 512  # tokens of one prefill chunk
 ANSWER = 256  # cells for an answer, in a context whose budget is known
 CELLS = 1024  # of a context at first, where no budget is known
-SUPPORTS: frozenset[Capability] = frozenset({"reposition", "newest"})
 STATE = "llamacpp.state"  # of a file: the cells, as llama.cpp writes them
 
 
-class LlamaCppEngine:
+class LlamaCppEngine(UniformEngine[Held]):
     """Keys and values of one conversation, as a sequence of a llama.cpp context.
 
     Tokens keep the positions that they were read at. The context is made at the first read, with cells for the budget,
@@ -44,105 +41,17 @@ class LlamaCppEngine:
     """
 
     name = "llamacpp"
-    supports: frozenset[str] = SUPPORTS
-    prune_seconds = 0.0
+    serves, opened_by = LlamaCppModel, "LlamaCppModel.open('model.gguf')"
+    packed = 'use decode_weights="same": a GGUF file is packed already'
     open_model = staticmethod(open_model)
+    model: LlamaCppModel
 
     def __init__(self, model: LlamaCppModel, settings: EngineSettings | None = None) -> None:
-        self.settings = settings or EngineSettings()
-        if not isinstance(model, LlamaCppModel):
-            raise ValueError(
-                f"the engine 'llamacpp' serves a LlamaCppModel, got {type(model).__name__}; "
-                "open one: LlamaCppModel.open('model.gguf')"
-            )
-        if self.settings.prune is not None:
-            refuse(self.name, "prune at prefill", SUPPORTS, "leave prune=None")
-        if self.settings.decode_weights != "same":
-            refuse(self.name, "packed weights", SUPPORTS, 'use decode_weights="same": a GGUF file is packed already')
-        if not isinstance(self.settings.evict_by, str):
-            refuse(self.name, "read scores", SUPPORTS, "evict by recency or random")
-        if self.settings.evict_by == "attention":
-            refuse(self.name, "attention scores", SUPPORTS, "evict by recency or random")
-        self.model = model
-        self.chunk = self.settings.prefill_chunk or CHUNK
+        super().__init__(model, settings)
         self._seat: Seat | None = None
-        self._held = NOTHING
-
-    # What is known ----------------------------------------------------------------------------------------
-
-    @property
-    def shape(self) -> str:
-        """The model in short."""
-        return self.model.description
-
-    @property
-    def revision(self) -> int:
-        """0: a model that was opened does not change."""
-        return 0
-
-    def fingerprint(self) -> dict[str, str]:
-        """Digests of the GGUF file and its adapter, and how llama.cpp stores keys and values."""
-        return self.model.fingerprint()
-
-    @property
-    def vocabulary(self) -> int:
-        """Token ids are below this."""
-        return self.model.vocabulary
-
-    @property
-    def window(self) -> int:
-        """Positions that the model can take."""
-        return self.model.window
-
-    @property
-    def tokens(self) -> int:
-        """Tokens read."""
-        return self._held.tokens
-
-    @property
-    def next_position(self) -> int:
-        """Position of the next token."""
-        return self._held.tokens - self._held.shift
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes of keys and values of a token, in all layers."""
-        return self.model.bytes_per_token
-
-    @property
-    def why_fixed(self) -> str | None:
-        """Reason why llama.cpp cannot rotate stored keys; None: it can."""
-        return self.model.why_fixed
-
-    def stored(self) -> Stored:
-        """The tokens stored now; all layers store the same."""
-        return Stored((self._held.index,), (0,) * self.model.layers)
-
-    def kv_bytes(self) -> int:
-        """Bytes of the keys and values of the tokens stored now, shared ones included."""
-        return self.bytes_per_token * len(self._held.index)
+        self._held = Held()
 
     # Reading ----------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Nothing needs to be prepared."""
-        yield
-
-    def read(
-        self,
-        ids: Sequence[int],
-        between_chunks: BetweenChunks | None = None,
-        *,
-        protected: Sequence[tuple[int, int]] | None = None,
-        scores: bool = False,
-    ) -> np.ndarray:
-        """Prefill `ids` in chunks, see `SessionEngine.read`; logits `(vocab,)` after the last token."""
-        rows = None
-        for chunk in in_chunks(ids, self.chunk, between_chunks):
-            rows = self._pass(chunk, every=False)
-        assert rows is not None, "a read has at least one token"
-        return rows[-1]
 
     def verify(self, ids: Sequence[int]) -> np.ndarray:
         """Read `ids`; logits `(len(ids), vocab)`. More than 64 take several passes."""
@@ -218,25 +127,7 @@ class LlamaCppEngine:
         memory.remove(SPARE, 0, -1)
         self._settled()
 
-    def rollback(self, to: int) -> None:
-        """Forget everything read after the first `to` tokens."""
-        held = self._held
-        if not 0 <= to <= held.tokens:
-            raise ValueError(f"cannot roll back to {to} tokens, {held.tokens} were read")
-        left = held.where(held.index < to)
-        shift = to - (int(left.position[-1]) + 1 if len(left.position) else 0) if held.shift else 0
-        self._held = replace(left, tokens=to, shift=shift)
-
-    def skip(self, tokens: int, gap: bool) -> None:
-        """Count `tokens` as read without storing them."""
-        held = self._held
-        self._held = replace(held, tokens=held.tokens + tokens, shift=held.shift + (0 if gap else tokens))
-
     # Edits ------------------------------------------------------------------------------------------------
-
-    def scores(self, indices: np.ndarray) -> np.ndarray | None:
-        """None: llama.cpp tells no scores, so sessions rank by recency or at random."""
-        return None
 
     def evict(self, gone: Sequence[Sequence[int] | np.ndarray]) -> int:
         """Free the cells of the tokens with these indices; the cells of forks stay."""
@@ -301,11 +192,6 @@ class LlamaCppEngine:
         assert seat is not None, "a new context has free sequences"
         return seat
 
-    def revive(self, span: tuple[int, int] | None) -> int:
-        """Refuse: nothing is pruned, so nothing can come back."""
-        refuse(self.name, "revive", SUPPORTS, "read the text again")
-        return 0
-
     # Copies -----------------------------------------------------------------------------------------------
 
     def fork(self) -> LlamaCppEngine:
@@ -328,7 +214,7 @@ class LlamaCppEngine:
 
     def reset(self) -> None:
         """Forget everything. The context is freed, unless forks use it."""
-        self._held, self._seat = NOTHING, None
+        self._held, self._seat = Held(), None
 
     def save(self, path: Path, arrays: Mapping[str, np.ndarray], known: Mapping[str, Any]) -> None:
         """Write the cells, their columns, `arrays` and `known` to one safetensors file."""
@@ -362,5 +248,5 @@ class LlamaCppEngine:
             raise RunError(f"{path.name}: damaged session file: {problem}")
         assert type(tokens) is int and type(shift) is int, "checked with the columns"
         index, position, place = columns
-        self._held = Held(index, position, place, tokens, shift)
+        self._held = Held(index=index, position=position, place=place, tokens=tokens, shift=shift)
         return arrays, known

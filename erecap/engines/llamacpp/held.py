@@ -3,49 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from erecap.engines.llamacpp.memory import positions_of
+from erecap.engines.uniform import HeldTokens, empty_column
 from erecap.errors import RunError
 
 COLUMNS = ("index", "position", "place")
 
 
-@dataclass(frozen=True)
-class Held:
-    """The tokens that an engine stores. Exchanged as a whole, so that an interrupt comes before a change or after it.
+@dataclass(frozen=True, kw_only=True)
+class Held(HeldTokens):
+    """The tokens that an engine stores, and the cells that it has given up.
 
     Attributes:
-        index: `(n,)` int64 rising indices of the stored tokens.
-        position: `(n,)` positions that their keys are rotated for.
         place: `(n,)` positions under which llama.cpp has them. They differ from `position` for a token that the next
             one does not follow directly: llama.cpp wants positions to go on by 1, see `LlamaCppEngine._close_gap`.
-        tokens: tokens read.
-        shift: tokens less the next position.
         gone: runs `(start, end)` of places whose cells are to be freed before the next pass.
     """
 
-    index: np.ndarray
-    position: np.ndarray
-    place: np.ndarray
-    tokens: int = 0
-    shift: int = 0
+    place: np.ndarray = field(default_factory=empty_column)
     gone: tuple[tuple[int, int], ...] = ()
-
-    def where(self, stay: np.ndarray) -> Held:
-        """The rows of which `stay` is true."""
-        return replace(self, index=self.index[stay], position=self.position[stay], place=self.place[stay])
 
     @property
     def end(self) -> int:
         """The place behind the last token."""
         return int(self.place[-1]) + 1 if len(self.place) else 0
-
-
-NOTHING = Held(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 def problem_of(columns: Sequence[np.ndarray], state: np.ndarray, tokens: Any, shift: Any, window: int) -> str | None:

@@ -8,7 +8,7 @@ from collections import deque
 from functools import cache
 from typing import Any
 
-from erecap.errors import ConfigError
+from erecap.engines.packages import package
 
 _log = logging.getLogger(__name__)
 _LEVELS = {3: logging.INFO, 4: logging.INFO}  # what stops us is raised; the rest is for those who look for it
@@ -23,13 +23,7 @@ def library() -> Any:
     Raises:
         ConfigError: the package is not installed, or cannot be loaded here.
     """
-    try:
-        import llama_cpp.llama_cpp as api
-    except (ImportError, OSError, RuntimeError) as error:
-        reason = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded: {error}"
-        raise ConfigError(
-            f"engine llamacpp: llama_cpp {' '.join(reason.split())}; pip install 'erecap[llamacpp]', which compiles it"
-        ) from error
+    api = package("llamacpp", "llama_cpp.llama_cpp", "pip install 'erecap[llamacpp]', which compiles it")
 
     @api.llama_log_callback
     def note(level: int, text: bytes, user_data: Any) -> None:

@@ -156,7 +156,7 @@ class LlamaCppModel:
         return found
 
     @cached_property
-    def description(self) -> str:
+    def shape(self) -> str:
         """Architecture, size and precision in llama.cpp's words, such as `llama 134M Q4_1`."""
         buffer = ctypes.create_string_buffer(256)
         library().llama_model_desc(self.handle, buffer, len(buffer))

@@ -10,6 +10,7 @@ they could not be loaded. So it ends with an error, and never with an answer to 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,7 +92,7 @@ class ErecapConnector(KVConnectorBase_V1, SupportsHMA):
         self._at: dict[str, int] = {}  # of refused ones, the tokens that vLLM had
         self._pinned: dict[str, str] = {}
         self._step = Step()
-        self.refused: str | None = None  # reason of the last refusal
+        self.refused: deque[tuple[str, str]] = deque(maxlen=64)  # the newest refusals: request and reason
         if role == KVConnectorRole.SCHEDULER:
             spec = group.kv_cache_spec
             row_bytes = len(group.layer_names) * spec.page_size_bytes // spec.block_size
@@ -120,7 +121,7 @@ class ErecapConnector(KVConnectorBase_V1, SupportsHMA):
             asked, why = None, str(error)
         if why is not None:
             # Promised, so that vLLM fails the request when they do not come. Its answer has no room for the reason.
-            self.refused = why
+            self.refused.append((number, why))
             _log.warning("request %s is refused: %s", number, why)
             self._asked[number], self._why[number], self._at[number] = None, why, num_computed_tokens
             return max(0, min(1, len(ids) - 1 - num_computed_tokens)), False

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 from uuid import uuid4
 from weakref import finalize
 
 import numpy as np
 
+from erecap.engines.uniform import HeldConversation, HeldTokens, empty_column
 from erecap.engines.vllm.wire import Asked, Told, runs_of
 from erecap.errors import RunError
 
@@ -55,6 +56,17 @@ class Answer:
     blocks: int  # of vLLM's cache that the request took, its answer included
 
 
+def all_of(unused: list[str]) -> tuple[str, ...]:
+    """Take all names out of a list that other threads add to, and take from, meanwhile."""
+    found = []
+    while unused:
+        try:
+            found.append(unused.pop())
+        except IndexError:  # another thread was faster
+            break
+    return tuple(found)
+
+
 class Entry:
     """An entry of the store that engines share; the store may forget it when none of them has it any more."""
 
@@ -63,42 +75,27 @@ class Entry:
         finalize(self, keeper.unused.append, name)
 
 
-@dataclass(frozen=True)
-class Held:
-    """The tokens that an engine stores. Exchanged as a whole, so that an interrupt comes before a change or after it.
+@dataclass(frozen=True, kw_only=True)
+class Held(HeldTokens):
+    """The tokens that an engine stores, and the entry of the store that has their keys and values.
 
     Attributes:
-        index: `(n,)` int64 rising indices of the stored tokens.
-        position: `(n,)` their positions.
         row: `(n,)` their rows in the entry.
         ids: `(n,)` the tokens.
         entry: the store's; None: nothing was read.
         ahead: positions that the entry's tokens were ahead of vLLM's numbering of them, in the request that made it.
-        tokens: tokens read.
-        shift: tokens less the next position.
     """
 
-    index: np.ndarray
-    position: np.ndarray
-    row: np.ndarray
-    ids: np.ndarray
+    row: np.ndarray = field(default_factory=empty_column)
+    ids: np.ndarray = field(default_factory=empty_column)
     entry: Entry | None = None
     ahead: int = 0
-    tokens: int = 0
-    shift: int = 0
-
-    def where(self, stay: np.ndarray) -> Held:
-        """The rows of which `stay` is true."""
-        columns = {name: getattr(self, name)[stay] for name in ("index", "position", "row", "ids")}
-        return replace(self, **columns)
 
 
-_NONE = np.empty(0, np.int64)
-NOTHING = Held(_NONE, _NONE, _NONE, _NONE)
 NEVER = -1  # tokens are never ahead by less than 0: no request goes on where another one ended
 
 
-class KeptTokens:
+class KeptTokens(HeldConversation[Held]):
     """The tokens of one conversation.
 
     vLLM numbers the tokens of a prompt from 0. So a request's kept keys are turned such that all distances are those of
@@ -107,17 +104,7 @@ class KeptTokens:
 
     def __init__(self, keeper: Keeper) -> None:
         self.keeper = keeper
-        self._held = NOTHING
-
-    @property
-    def tokens(self) -> int:
-        """Tokens read."""
-        return self._held.tokens
-
-    @property
-    def next_position(self) -> int:
-        """Position of the next token."""
-        return self._held.tokens - self._held.shift
+        self._held = Held()
 
     @property
     def entry(self) -> str | None:
@@ -162,29 +149,15 @@ class KeptTokens:
             raise RunError(f"engine vllm: {answer.told.refused}; raise store_mb, or close other sessions")
         new = np.arange(answer.told.rows - kept)
         self._held = Held(
-            np.concatenate([held.index, held.tokens + new]),
-            np.concatenate([held.position, start + new]),
-            np.arange(answer.told.rows),
-            np.asarray([*ask.ids, *answer.ids][: answer.told.rows], np.int64),
-            Entry(self.keeper, answer.told.entry, ask.salt, answer.told.rows),
-            start - kept,
-            held.tokens + len(new),
-            held.shift,
+            index=np.concatenate([held.index, held.tokens + new]),
+            position=np.concatenate([held.position, start + new]),
+            row=np.arange(answer.told.rows),
+            ids=np.asarray([*ask.ids, *answer.ids][: answer.told.rows], np.int64),
+            entry=Entry(self.keeper, answer.told.entry, ask.salt, answer.told.rows),
+            ahead=start - kept,
+            tokens=held.tokens + len(new),
+            shift=held.shift,
         )
-
-    def rollback(self, to: int) -> None:
-        """Forget everything read after the first `to` tokens."""
-        held = self._held
-        if not 0 <= to <= held.tokens:
-            raise ValueError(f"cannot roll back to {to} tokens, {held.tokens} were read")
-        left = held.where(held.index < to)
-        shift = to - (int(left.position[-1]) + 1 if len(left.position) else 0) if held.shift else 0
-        self._held = replace(left, tokens=to, shift=shift)
-
-    def skip(self, tokens: int, gap: bool) -> None:
-        """Count `tokens` as read without storing them."""
-        held = self._held
-        self._held = replace(held, tokens=held.tokens + tokens, shift=held.shift + (0 if gap else tokens))
 
     def evict(self, gone: Sequence[Sequence[int] | np.ndarray]) -> int:
         """Leave the tokens with these indices out of the next request."""
@@ -206,7 +179,7 @@ class KeptTokens:
 
     def reset(self) -> None:
         """Forget everything."""
-        self._held = NOTHING
+        self._held = Held()
 
     def share(self, twin: KeptTokens) -> None:
         """Let another conversation go on from the same entry.

@@ -6,6 +6,7 @@ import os
 from functools import cache
 from typing import Any
 
+from erecap.engines.packages import package
 from erecap.engines.vllm.limits import version_problem
 from erecap.errors import ConfigError
 
@@ -28,13 +29,7 @@ def library() -> Any:
     """
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    try:
-        import vllm
-    except (ImportError, OSError, RuntimeError) as error:
-        reason = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded: {error}"
-        raise ConfigError(
-            f"engine vllm: vllm {' '.join(reason.split())}; pip install 'erecap[vllm]' in an environment of its own"
-        ) from error
+    vllm = package("vllm", "vllm", "pip install 'erecap[vllm]' in an environment of its own")
     problem = version_problem(vllm.__version__)
     if problem is not None:
         raise ConfigError(f"engine vllm: {problem}")

@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from pathlib import Path
 
 from erecap.files import cache_dir
+
+LAYOUT = 2  # of what is written; another number is written anew
 
 
 def merged_folder(name: str, adapter: str) -> Path:
     """The folder of a model with an adapter merged into its weights, in the cache; written unless it is there.
 
+    It has the number format of the model's folder, so that `dtype="auto"` means the same with an adapter as without.
+
     Raises:
-        ModelError, ConfigError: as `erecap.models.load`.
+        ModelError: as `erecap.models.load`.
     """
-    import os
-    import tempfile
+    from erecap.models import describe_adapter, fingerprint, locate
+    from erecap.models.adapters import locate_adapter
+    from erecap.models.finiteness import check_finite
+    from erecap.models.loading import checked_folder, load_tokenizer, merged
 
-    from erecap.models import describe_adapter, fingerprint, load, locate
-    from erecap.models.loading import load_tokenizer
-
-    base = locate(name)
-    key = hashlib.sha256(f"{fingerprint(base)} {describe_adapter(adapter)['hash']}".encode()).hexdigest()[:24]
-    target = cache_dir() / "merged" / key
+    key = f"{LAYOUT} {fingerprint(locate(name))} {describe_adapter(adapter)['hash']}"
+    target = cache_dir() / "merged" / hashlib.sha256(key.encode()).hexdigest()[:24]
     if not (target / "config.json").is_file():
-        model, _ = load(name, "auto", "cpu", adapter=adapter)
+        base = checked_folder(name)
+        tokenizer = load_tokenizer(base)
+        model = merged(base, locate_adapter(adapter), "cpu")
+        check_finite(model, base)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        with tempfile.TemporaryDirectory(dir=target.parent, ignore_cleanup_errors=True) as folder:
             model.save_pretrained(folder)
-            load_tokenizer(base).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
             if not target.exists():
                 os.rename(folder, target)
-                Path(folder).mkdir()
     return target

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from erecap.engines.vllm.kept import Answer, Ask
+from erecap.engines.vllm.kept import Answer, Ask, all_of
 from erecap.engines.vllm.library import library
 from erecap.engines.vllm.limits import STORE_MB
 from erecap.engines.vllm.wire import Told
@@ -206,8 +206,10 @@ class VllmModel:
         Raises:
             RunError: the store has lost what one of them goes on from, or vLLM has failed.
         """
-        tickets = [self.submit(ask) for ask in asks]
+        tickets: list[str] = []
         try:
+            for ask in asks:
+                tickets.append(self.submit(ask))
             return [self.collect(ticket)[0] for ticket in tickets]
         finally:
             for ticket in tickets:
@@ -220,23 +222,33 @@ class VllmModel:
             rows: the last tokens of the prompt whose logits are wanted.
 
         Returns:
-            A ticket, for `collect` or `abandon`.
+            A ticket, for `collect`, and for `abandon` in any case.
+
+        Raises:
+            RunError: vLLM does not take it, such as a prompt that is longer than its window.
         """
         from vllm import SamplingParams, TokensPrompt
+        from vllm.exceptions import VLLMError
 
         with self.lock:
             ticket = f"erecap-{next(self._numbers)}"
-            unused = tuple(self.unused.pop() for _ in range(len(self.unused)))  # others are added meanwhile
+            unused = all_of(self.unused)
             asked = ask.asked.dropping(unused)
-            self.engine.add_request(
-                ticket,
-                TokensPrompt(prompt_token_ids=list(ask.ids), cache_salt=ask.salt),
-                SamplingParams(
-                    temperature=0, max_tokens=ask.most, detokenize=False, ignore_eos=True,
-                    stop_token_ids=list(ask.ends), extra_args={"kv_transfer_params": asked.params()},
-                ),
-            )  # fmt: skip
-            self._running[ticket] = _Running(ask, rows)
+            self._running[ticket] = _Running(ask, rows, unused)
+            try:
+                self.engine.add_request(
+                    ticket,
+                    TokensPrompt(prompt_token_ids=list(ask.ids), cache_salt=ask.salt),
+                    SamplingParams(
+                        temperature=0, max_tokens=ask.most, detokenize=False, ignore_eos=True,
+                        stop_token_ids=list(ask.ends), extra_args={"kv_transfer_params": asked.params()},
+                    ),
+                )  # fmt: skip
+            except BaseException as error:
+                self.abandon(ticket)
+                if isinstance(error, VLLMError):
+                    raise RunError(f"engine vllm: {' '.join(str(error).split())}") from error
+                raise
         return ticket
 
     def collect(self, ticket: str) -> tuple[Answer, np.ndarray | None]:
@@ -251,15 +263,19 @@ class VllmModel:
                 if running.output is None:
                     self._step()
         with self.lock:
-            del self._running[ticket]
             answer = self._answer(running)
-            return answer, self._logits(running) if running.rows else None
+            logits = self._logits(running) if running.rows else None
+            del self._running[ticket]
+            return answer, logits
 
     def abandon(self, ticket: str) -> None:
-        """Forget a request that nobody waits for any more."""
+        """Forget a request that was not answered; nothing happens where it was."""
         with self.lock:
             running = self._running.pop(ticket, None)
-            if running is not None and running.output is None:
+            if running is None:
+                return
+            self.unused.extend(running.unused)  # it may not have dropped them; one that is not there is dropped in vain
+            if running.output is None:
                 self.engine.abort_request([ticket])
 
     def settle(self) -> None:
@@ -277,7 +293,10 @@ class VllmModel:
         ask, output = running.ask, running.output
         made, told = output.outputs[0], Told.of(output.kv_transfer_params)
         if told is None or made.finish_reason == "error" or told.given < ask.asked.kept:
-            why = self.scheduler.refused or "vLLM has failed the request"
+            own = (why for name, why in self.scheduler.refused if _ticket_of(name) == output.request_id)
+            why = next(own, "vLLM has failed the request")
+            if ask.asked.source is not None:
+                self.scheduler.index.drop(ask.asked.source)  # so that `holds` says it
             raise RunError(f"engine vllm: kept tokens could not be given back: {why}; read them again")
         blocks = -(-(len(ask.ids) + len(made.token_ids)) // self.block)
         return Answer(tuple(made.token_ids), told, output.num_cached_tokens or 0, blocks)
@@ -291,8 +310,7 @@ class VllmModel:
         if not metadata or not wanted:
             return
         starts = next(iter(metadata.values())).query_start_loc.tolist()
-        # vLLM adds a part to the names of requests.
-        names = [name.rsplit("-", 1)[0] for name in self.runner.input_batch.req_ids]
+        names = [_ticket_of(name) for name in self.runner.input_batch.req_ids]
         for name, start, end in zip(names, starts, starts[1:], strict=False):
             if name in wanted:
                 self._running[name].hidden.append(made[start:end].clone())
@@ -308,12 +326,18 @@ class VllmModel:
         return rows
 
 
+def _ticket_of(name: str) -> str:
+    """The ticket in vLLM's own name of a request, which has one more part."""
+    return name.rsplit("-", 1)[0]
+
+
 @dataclass
 class _Running:
     """A request that vLLM has, and its output when it has ended."""
 
     ask: Ask
     rows: int
+    unused: tuple[str, ...]  # that it drops when it is answered
     output: Any = None
     hidden: list[Any] = field(default_factory=list)
 

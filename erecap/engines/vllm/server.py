@@ -6,6 +6,7 @@ decoding chooses them: policies that only say what to keep can, and vLLM decodes
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -14,11 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from erecap.engines.vllm.kept import Answer, Ask, KeptTokens
+from erecap.engines.vllm.kept import Answer, Ask, KeptTokens, all_of
 from erecap.engines.vllm.wire import Told
 from erecap.errors import RunError
 
 MOST_BYTES = 16 << 20  # of an answer
+FAILED = 500  # status of a request whose kept tokens could not be loaded
+
+
+class _NotGiven(RunError):
+    """A request has ended without the tokens that it goes on from."""
 
 
 @dataclass
@@ -44,7 +50,7 @@ class VllmServer:
     _lost: set[str] = field(default_factory=set)
 
     def holds(self, name: str) -> bool:
-        """False if a request that went on from an entry has failed: the tokens are then read again."""
+        """False if vLLM has failed a request that went on from an entry: the tokens are then read again."""
         return name not in self._lost
 
     def conversation(self) -> ServedTokens:
@@ -63,7 +69,7 @@ class VllmServer:
             return list(threads.map(self._asked, asks))
 
     def _asked(self, ask: Ask) -> Answer:
-        unused = tuple(self.unused.pop() for _ in range(len(self.unused)))
+        unused = all_of(self.unused)
         asked = ask.asked.dropping(unused)
         body = {
             "model": self.model, "prompt": list(ask.ids), "max_tokens": ask.most, "temperature": 0,
@@ -72,28 +78,30 @@ class VllmServer:
         }  # fmt: skip
         try:
             found = self._post("completions", body)
-        except RunError:
+            choice, told = found["choices"][0], Told.of(found.get("kv_transfer_params"))
+            if told is None or told.given < ask.asked.kept:
+                why = told.refused if told else "no connector"
+                raise _NotGiven(f"{self.url}: kept tokens were not given back: {why}")
+        except RunError as error:
             self.unused.extend(unused)
-            if ask.asked.source is not None:
+            if isinstance(error, _NotGiven) and ask.asked.source is not None:
                 self._lost.add(ask.asked.source)
             raise
-        choice, told = found["choices"][0], Told.of(found.get("kv_transfer_params"))
-        if told is None or told.given < ask.asked.kept:
-            raise RunError(f"{self.url}: kept tokens were not given back: {told.refused if told else 'no connector'}")
         ids = tuple(choice["token_ids"])
         cached = ((found.get("usage") or {}).get("prompt_tokens_details") or {}).get("cached_tokens") or told.given
         return Answer(ids, told, cached, -(-(len(ask.ids) + len(ids)) // self.block))
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        request = urllib.request.Request(f"{self.url}/{path}", json.dumps(body).encode(), headers)
         try:
+            request = urllib.request.Request(f"{self.url}/{path}", json.dumps(body).encode(), headers)
             with urllib.request.urlopen(request, timeout=self.timeout_s) as answer:
                 found = json.loads(answer.read(MOST_BYTES))
         except urllib.error.HTTPError as error:
             text = " ".join(error.read(2000).decode("utf-8", "replace").split())
-            raise RunError(f"{self.url}: status {error.code}: {text[:300]}") from error
-        except (OSError, ValueError) as error:
+            kind = _NotGiven if error.code == FAILED else RunError
+            raise kind(f"{self.url}: status {error.code}: {text[:300]}") from error
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise RunError(f"{self.url}: no answer of a vLLM: {error}") from error
         if not isinstance(found, dict) or not found.get("choices"):
             raise RunError(f"{self.url}: an answer without choices")
