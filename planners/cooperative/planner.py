@@ -99,7 +99,7 @@ class CooperativePlanner:
         team, model = self._team(), self._model_of(turn.agent.name)
         allowed = None
         if self._grammar is not None:
-            allowed = self._grammar.allowed(turn.facts, turn.contested, turn.situation, self.max_new_tokens)
+            allowed = self._grammar.allowed(turn.facts, turn.contested, turn.offered, self.max_new_tokens)
             if allowed is None:
                 problem = f"no answer with an admissible command fits into {self.max_new_tokens} new tokens"
                 return team.plan(turn.agent.name, problem=problem)

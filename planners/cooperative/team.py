@@ -29,6 +29,7 @@ class Turn:
     facts: tuple[str, ...]  # subjects of what it saw and has not told
     contested: tuple[str, ...]  # things that others have planned for
     situation: Situation  # what it may command
+    offered: Situation  # what a model is offered: to wait is left out where every other robot does nothing else
 
 
 class Team:
@@ -72,7 +73,8 @@ class Team:
         messages = view.messages()
         facts = () if self.settings.observations == "shared" else tuple(view.untold)
         rest = [step for robot, steps in self.context.plans.items() if robot != agent.robot for step in steps]
-        return Turn(agent, messages, facts, tuple(self.merger.claims(rest)), allowed)
+        offered = self._without_waiting(agent.robot, allowed)
+        return Turn(agent, messages, facts, tuple(self.merger.claims(rest)), allowed, offered)
 
     def news(self) -> tuple[str, list[Message]] | None:
         """A planner whose robot has seen something, and its chat up to now, as its next question begins.
@@ -187,6 +189,18 @@ class Team:
                 self._turns[situation.robot] = (number + 1) % len(agents)
                 return agent, allowed
         return agents[first], _allowed(agents[first], situation)
+
+    def _without_waiting(self, robot: str, allowed: Situation) -> Situation:
+        """The situation without the command to wait, if all other robots' last plans are nothing else.
+
+        Robots that wait for each other's news would wait for ever: there is none while nobody moves.
+        """
+        others = [agent.name for agent in self.agents if agent.robot != robot]
+        wait = (self.settings.wait,)
+        skills = tuple(skill for skill in allowed.skills if skill != self.settings.wait)
+        if not others or not skills or any(self._plans.get(name) != wait for name in others):
+            return allowed
+        return replace(allowed, skills=skills)
 
     def _goes_on_waiting(self, situation: Situation) -> Plan | None:
         robot = situation.robot

@@ -238,3 +238,28 @@ def test_the_expert_leaves_what_others_have_planned_for() -> None:
     turn = episode.planner.begin_turn(episode.context)
     assert isinstance(turn, Turn)
     assert episode.planner.expert_answer(turn) == Answer(("cup 1",), (), ("wait",))
+
+
+def test_where_all_others_only_wait_a_model_is_not_offered_to_wait() -> None:
+    episode = Episode(robots=(*ROBOTS, "robot 3"))
+    episode.answered("robot 1", "go to table 1")
+    episode.answered("robot 2", "wait")
+    turn = episode.turn("robot 3")
+    assert isinstance(turn, Turn) and turn.offered == turn.situation  # robot 1 is on its way, and may have news
+    episode.answered("robot 1", "wait")
+    turn = episode.turn("robot 3")
+    assert isinstance(turn, Turn) and turn.offered.skills == SKILLS[:-1] and turn.situation.skills == SKILLS
+    only = episode.turn("robot 3", skills=("wait",))
+    assert isinstance(only, Turn) and only.offered.skills == ("wait",)  # nothing else is admissible
+    waiting = ScriptedModel([Answer((), (), ("wait",)).text()], tokenizer=byte_level(), repeat=True)
+    asked = CooperativePlanner(waiting, episode.planner.roster, max_new_tokens=400)
+    asked.team = episode.planner.team
+    episode.turn("robot 3")
+    assert asked.plan(episode.context).steps[0] in SKILLS[:-1]
+
+
+def test_planners_of_one_robot_may_wait() -> None:
+    episode = Episode(robots=("",), agents=[{"name": "scout"}, {"name": "hand"}])
+    episode.answered("", "wait")
+    turn = episode.turn("")
+    assert isinstance(turn, Turn) and turn.agent.name == "hand" and turn.offered == turn.situation
