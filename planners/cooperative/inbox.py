@@ -29,6 +29,10 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def news(self, but: str) -> bool:
+        """Return True if something waits whose subject does not begin with `but`."""
+        return self.missed > 0 or any(not subject.startswith(but) for subject in self._waiting)
+
     def put(self, told: Contribution) -> None:
         """Add a contribution. What was told of the same before and is still unread is outdated, and goes."""
         self._waiting.pop(told.subject, None)

@@ -63,16 +63,20 @@ class CooperativePlanner:
             ConfigError: the agents file does not fit the episode.
             ModelError: the model cannot be used.
         """
-        turn = self.begin_turn(context)
+        turn = self.begin_turn(context, patient=self.model is not None)
         if isinstance(turn, Plan):
             return turn
         return self.ask_model(turn) if self.model is not None else self.ask_expert(turn)
 
-    def begin_turn(self, context: Context) -> Turn | Plan:
-        """The question of this turn, and to whom; or a plan that needs no question."""
+    def begin_turn(self, context: Context, *, patient: bool = False) -> Turn | Plan:
+        """The question of this turn, and to whom; or a plan that needs no question.
+
+        Args:
+            patient: see `Team.turn`.
+        """
         if self.team is None or self.team.context is not context:
             self.team, self._models = Team(self.roster, context, self.max_steps), {}
-        turn = self.team.turn()
+        turn = self.team.turn(patient=patient)
         if isinstance(turn, Turn) and not turn.situation.skills:
             return self.team.plan(turn.agent.name, problem="no command is admissible now")
         return turn

@@ -17,7 +17,8 @@ from erecap.planners.cooperative.view import View, beginning
 from erecap.planners.templates import bindings
 from erecap.protocols import Plan
 
-PATIENCE = 8  # times in a row that a robot waits for another before its planner is asked again
+PATIENCE = 8  # times in a row that a robot goes on waiting before its planner is asked again
+PLAN_OF = "plan of "  # subjects of told plans begin so
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,17 @@ class Team:
         templates, tell = context.situation.templates, self.settings.conflicts == "tell"
         self.merger = Merger(templates, self.settings.exclusive, context.goal, rules, tell=tell)
 
-    def turn(self) -> Turn | Plan:
-        """The question to the planner whose turn it is; or the plan of a robot that goes on waiting for another."""
+    def turn(self, *, patient: bool = False) -> Turn | Plan:
+        """The question to the planner whose turn it is; or the plan of a robot that goes on waiting.
+
+        Args:
+            patient: a robot whose plan was to wait goes on with it while there is nothing to read but plans of others.
+        """
         self.take_in()
         situation = self.context.situation
-        waiting = self._goes_on_waiting(situation)
-        if waiting is not None:
+        waiting = self._goes_on_waiting(situation) or (self._waits_for_news(situation) if patient else None)
+        if waiting is not None and self._waits[situation.robot] < PATIENCE:
+            self._waits[situation.robot] += 1
             return waiting
         self._waits[situation.robot] = 0
         agent, allowed = self._speaker(situation)
@@ -113,7 +119,7 @@ class Team:
             steps = (self.settings.wait,) if can_wait else ()
             problem = None if can_wait else "; ".join(map(str, merged.conflicts))
         if steps and self._plans.get(name) != steps:  # nobody needs to hear again that a robot goes on waiting
-            self._tell(name, self._said(f"plan of {name}", f"{name} plans: {', '.join(steps)}"))
+            self._tell(name, self._said(f"{PLAN_OF}{name}", f"{name} plans: {', '.join(steps)}"))
         self._plans[name] = steps
         for conflict in merged.conflicts:
             self._tell_conflict(conflict)
@@ -195,12 +201,12 @@ class Team:
 
         Robots that wait for each other's news would wait for ever: there is none while nobody moves.
         """
-        others = [agent.name for agent in self.agents if agent.robot != robot]
-        wait = (self.settings.wait,)
         skills = tuple(skill for skill in allowed.skills if skill != self.settings.wait)
-        if not others or not skills or any(self._plans.get(name) != wait for name in others):
-            return allowed
-        return replace(allowed, skills=skills)
+        return replace(allowed, skills=skills) if skills and self._others_wait(robot) else allowed
+
+    def _others_wait(self, robot: str) -> bool:
+        others = [agent.name for agent in self.agents if agent.robot != robot]
+        return bool(others) and all(self._plans.get(name) == (self.settings.wait,) for name in others)
 
     def _goes_on_waiting(self, situation: Situation) -> Plan | None:
         robot = situation.robot
@@ -212,10 +218,20 @@ class Team:
         awaited = self.merger.awaited(rest[0], done)
         if not awaited or self.merger.awaited(rest[0], [*done, *others]):
             return None  # it waits for nothing, or for what nobody has planned
-        self._waits[robot] += 1
-        if self._waits[robot] > PATIENCE:
-            return None
         reason = f"{rest[0]} waits for {awaited[0]}, which another robot has planned"
+        return self._held(robot, rest, reason)
+
+    def _waits_for_news(self, situation: Situation) -> Plan | None:
+        robot, wait = situation.robot, self.settings.wait
+        names = [agent.name for agent in self.agents if agent.robot == robot]
+        if len(names) != 1 or self._plans.get(names[0]) != (wait,) or wait not in situation.skills:
+            return None
+        if self.context.trigger != "finished" or self._others_wait(robot) or self.views[names[0]].inbox.news(PLAN_OF):
+            return None
+        return self._held(robot, (), "it waits, and nothing but plans of others is new")
+
+    def _held(self, robot: str, rest: tuple[str, ...], reason: str) -> Plan:
+        """A plan to wait that no planner was asked for."""
         agent = next(agent.name for agent in self.agents if agent.robot == robot)
         held = Generation("", "deferred", decision=Decision("defer", reason))
         return self.plan(agent, (self.settings.wait, *rest), generation=held)

@@ -39,9 +39,17 @@ class Episode:
         return Situation(skills, ENTITIES, TEMPLATES, robot=robot, robots=self.robots if robot else ())
 
     def turn(self, robot: str, trigger: str = "finished", skills: tuple[str, ...] = SKILLS) -> Turn | Plan:
+        self._begin(robot, trigger, skills)
+        return self.planner.begin_turn(self.context)
+
+    def _begin(self, robot: str, trigger: str, skills: tuple[str, ...]) -> None:
         self.context.situation = self._situation(robot, skills)
         self.context.trigger, self.context.plans = trigger, dict(self.plans)
-        return self.planner.begin_turn(self.context)
+
+    def patient(self, robot: str) -> Turn | Plan:
+        """The turn of a robot whose planner is not asked while it waits."""
+        self._begin(robot, "finished", SKILLS)
+        return self.planner.begin_turn(self.context, patient=True)
 
     def answered(self, robot: str, *patches: str, told: tuple[str, ...] = (), left: tuple[str, ...] = ()) -> Plan:
         turn = self.turn(robot)
@@ -263,3 +271,41 @@ def test_planners_of_one_robot_may_wait() -> None:
     episode.answered("", "wait")
     turn = episode.turn("")
     assert isinstance(turn, Turn) and turn.agent.name == "hand" and turn.offered == turn.situation
+
+
+def test_who_waits_is_asked_again_when_there_is_more_to_read_than_plans() -> None:
+    episode = Episode()
+    episode.answered("robot 1", "go to table 1", "go to table 2")
+    episode.answered("robot 2", "wait")
+    episode.did("robot 2", "wait", "You wait.")
+    held = episode.patient("robot 2")
+    assert isinstance(held, Plan) and held.steps == ("wait",) and held.generation is not None
+    assert held.generation.finish_reason == "deferred"
+    episode.did("robot 1", "go to table 1", "There you see cup 1.", "table 1")
+    episode.answered("robot 1", "pick up cup 1")
+    assert isinstance(episode.patient("robot 2"), Plan)  # a plan is no reason to ask
+    episode.did("robot 1", "pick up cup 1", "You pick up cup 1.")
+    episode.answered("robot 1", "go to table 2", told=("table 1",))
+    assert isinstance(episode.patient("robot 2"), Turn)  # it was told what is on table 1
+
+
+def test_patience_ends_and_nobody_is_patient_where_all_wait() -> None:
+    episode = Episode()
+    episode.answered("robot 1", "go to table 1")
+    episode.answered("robot 2", "wait")
+    for _ in range(8):
+        assert isinstance(episode.patient("robot 2"), Plan)
+    assert isinstance(episode.patient("robot 2"), Turn)
+    episode.answered("robot 1", "wait")
+    turn = episode.patient("robot 2")
+    assert isinstance(turn, Turn) and "wait" not in turn.offered.skills
+
+
+def test_a_model_is_asked_patiently_and_the_expert_at_every_turn() -> None:
+    episode = Episode()
+    episode.answered("robot 1", "go to table 1")
+    episode.answered("robot 2", "wait")
+    patient = CooperativePlanner(ScriptedModel(["never written"]), episode.planner.roster, constrained=False)
+    patient.team = episode.planner.team
+    assert isinstance(episode.turn("robot 2"), Turn)  # as the expert would be asked
+    assert patient.plan(episode.context).steps == ("wait",)  # no answer was needed
