@@ -81,10 +81,12 @@ def test_an_interrupt_ends_the_pauses_of_all_agents() -> None:
 
     main = threading.get_ident()
     interrupts = threading.Thread(target=interrupt, daemon=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
         with pytest.raises(KeyboardInterrupt):
             bench = LoadBench(agents=2, calls=2, history=60, pause_s=20.0)
             load_bench(bench, f"{behind.url}/v1", lambda line: interrupts.start())
         assert b"go on" not in behind.body  # what an agent says to itself before its second call
     finally:
+        signal.signal(signal.SIGINT, before)
         behind.close()

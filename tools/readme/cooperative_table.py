@@ -28,23 +28,23 @@ def cooperative_table(results: dict[str, Any]) -> str:
         return "Not measured yet: `erecap compare cooperative`."
     first = results["runs"][0]
     lines = [
-        f"`{first['command']}`, {first['date']}, {adapted(first['model'])} in {first['model']['dtype']}. *Makespan*: "
-        "simulated seconds of the episodes that were won. *Tokens* are read by a replan, mean; `re-read` is the same "
-        "call on an empty cache, and *over re-read* what a mode's calls take of its tokens and time. Fewer than 100 "
-        "episodes a mode are a smoke test.",
+        f"`{first['command']}`, {first['date']}, {adapted(first['model'])} in {first['model']['dtype']}. *Progress*: "
+        "the share of the goal that was met, mean; *makespan*: simulated seconds of the episodes that were won. "
+        "*Tokens* are read by a replan, mean; `re-read` is the same call on an empty cache, and *over re-read* what a "
+        "mode's calls take of its tokens and time. Fewer than 100 episodes a mode are a smoke test.",
         "",
-        "| planners | mode | episodes | SR | interval | makespan | waited | conflicts | tokens | over re-read | replan "
-        "P50 | over re-read | interval | KV |",
-        "|---" * 14 + "|",
+        "| planners | mode | episodes | SR | interval | progress | makespan | waited | conflicts | tokens "
+        "| over re-read | replan P50 | over re-read | interval | KV |",
+        "|---" * 15 + "|",
     ]
     for run in results["runs"]:
         for own in run["teams"]:
             ratio = own["ms_ratio"]
             cells = [
                 str(own["agents"]), f"`{own['mode']}`", count(own["counted"]), percent(at(own["sr"], "value"), 0),
-                interval_percent(own["sr"]), decimal(own["seconds"], 0), decimal(own["waited"], 0),
-                decimal(own["conflicts"], 1), count(own["tokens"]), decimal(at(own["tokens_ratio"], "value"), 3),
-                milliseconds(own["ms"]), decimal(at(ratio, "value"), 3),
+                interval_percent(own["sr"]), percent(own["progress"], 0), decimal(own["seconds"], 0),
+                decimal(own["waited"], 0), decimal(own["conflicts"], 1), count(own["tokens"]),
+                decimal(at(own["tokens_ratio"], "value"), 3), milliseconds(own["ms"]), decimal(at(ratio, "value"), 3),
                 f"{decimal(ratio['low'], 3)}–{decimal(ratio['high'], 3)}" if ratio else "–", mebibytes(own["kv_bytes"]),
             ]  # fmt: skip
             lines.append("| " + " | ".join(cells) + " |")

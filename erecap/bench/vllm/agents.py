@@ -101,11 +101,13 @@ def agents_bench(
         )
         session = ReplanSession(model, tokenizer, engine="vllm", budget=bench.kv_tokens, draft=False, seed=bench.seed)
         agent = _Agent(number, history, session)
-        say(f"agent {number + 1} of {bench.agents}: its history is read, whole and by a session")
-        ids = agent.ids(turns[0], tokenizer)[0]
-        read_s[PREFIX] += _seconds(lambda agent=agent, ids=ids: model.ask([_whole(agent, ids, 1)]))  # type: ignore[misc]
+        say(f"agent {number + 1} of {bench.agents}: its history is read by a session")
         read_s[OURS] += _seconds(lambda agent=agent: agent.session.read(agent.history))  # type: ignore[misc]
         agents.append(agent)
+    for agent in agents:  # after the sessions, whose reading would push it out of the prefix cache
+        say(f"agent {agent.number + 1} of {bench.agents}: its history is read whole")
+        ids = agent.ids(turns[0], tokenizer)[0]
+        read_s[PREFIX] += _seconds(lambda agent=agent, ids=ids: model.ask([_whole(agent, ids, 1)]))  # type: ignore[misc]
     sides: dict[str, Callable[[Message], list[Answer]]] = {
         PREFIX: lambda new: model.ask(
             [_whole(agent, list(chain(*agent.ids(new, tokenizer))), bench.plan_tokens) for agent in agents]
