@@ -109,6 +109,7 @@ bench-llamacpp: model $(LLAMACPP)/.installed
 	$(BIN)/erecap bench llamacpp --python $(LLAMACPP)/bin/python --results docs/results/replan.json $(ARGS)
 	$(LLAMACPP)/bin/python -m erecap.cli.main bench engines --results docs/results/engines.json
 	$(LLAMACPP)/bin/python -m erecap.cli.main bench engines --random --results docs/results/engines.json
+	$(LLAMACPP)/bin/python -m erecap.cli.main bench best-engine --results docs/results/replan.json
 	$(BIN)/python -m tools.readme.write
 
 # Goes on from runs/bench/vllm.json where that has the same settings.

@@ -21,7 +21,13 @@ def totals(raw: Sequence[JsonRow], mode: str) -> list[float]:
 
 
 def side_summary(
-    raw: Sequence[JsonRow], *, medians: Sequence[str] = (), means: Sequence[str] = (), same: Sequence[str] = ()
+    raw: Sequence[JsonRow],
+    *,
+    medians: Sequence[str] = (),
+    means: Sequence[str] = (),
+    same: Sequence[str] = (),
+    ours: str = OURS,
+    floor: str = FLOOR,
 ) -> list[JsonRow]:
     """Per side: medians, as multiples of those of the floor and of `erecap`.
 
@@ -29,8 +35,9 @@ def side_summary(
         raw: a row a call; `mode` is its side.
         medians, means: fields of which a side's median, or mean, is told as well.
         same: fields that are the same in all repetitions.
+        ours, floor: names of the sides that the others are compared with.
     """
-    floor, own = (statistics.median(totals(raw, mode)) for mode in (FLOOR, OURS))
+    least, own = (statistics.median(totals(raw, mode)) for mode in (floor, ours))
     found = []
     for mode in dict.fromkeys(row["mode"] for row in raw):
         times, rows = totals(raw, mode), [row for row in raw if row["mode"] == mode]
@@ -40,7 +47,7 @@ def side_summary(
                 "mode": mode, "n": len(times), "total_ms": total, "min_ms": min(times), "max_ms": max(times),
                 **{field: statistics.median(row[field] for row in rows) for field in medians},
                 **{field: statistics.mean(row[field] for row in rows) for field in means},
-                "over_floor": total / floor, "over_erecap": total / own,
+                "over_floor": total / least, "over_erecap": total / own,
                 **{field: rows[0][field] for field in same},
             }
         )  # fmt: skip

@@ -33,6 +33,7 @@ Settings = ReplanBench | PrefillBench | DecodeBench | EpisodeBench | NeighbourBe
 Say = Callable[[str], None]
 Load = Callable[[], tuple[Any, Any]]
 
+BEST_ENGINE = "erecap bench best-engine"
 # What `make bench` measures. The order is that of the results' names.
 PUBLISHED: dict[str, Settings] = {
     "replan": ReplanBench(rows=ROW_NAMES),
@@ -206,9 +207,13 @@ def read_part(path: Path) -> JsonRow | None:
 
 
 def publish(path: Path, parts: Mapping[str, JsonRow], about: JsonRow) -> JsonRow:
-    """Merge the parts into the results file: their rows by id, their settings, summaries and raw rows by part."""
+    """Merge the parts into the results file: their rows by id, their settings, summaries and raw rows by part.
+
+    Where `erecap bench best-engine` has measured R1 on more engines than transformers, its product rows stay.
+    """
     before = read_results(path)
-    rows = [row for part in parts.values() for row in part["rows"]]
+    kept = {(row["id"], row["row"]) for row in before.get("rows", ()) if row.get("command") == BEST_ENGINE}
+    rows = [row for part in parts.values() for row in part["rows"] if (row["id"], row["row"]) not in kept]
     measured = {
         name: {key: part[key] for key in ("date", "command", "settings", "model", "summary", "raw")}
         for name, part in parts.items()

@@ -97,6 +97,7 @@ def finish_sides(
     out: Path,
     results: Path | None,
     defined_for: str,
+    file: str = "engines",
 ) -> None:
     """Show a part of engines whose sides made calls in turn, and write it.
 
@@ -105,6 +106,7 @@ def finish_sides(
         columns: the part's own, between the times and their multiples: headings, and the texts of a side's entry.
         out: the part's own file.
         results: a results file that gets the part with its rows.
+        file: whose targets the rows have, as `erecap.targets` names it.
         defined_for: settings that the figures are defined for, for those who asked for `results` with others.
     """
     from rich.console import Console
@@ -129,7 +131,7 @@ def finish_sides(
     write_part(out, part)
     typer.echo(f"results: {out}")
     if results is not None and part["rows"]:
-        merge_part(results, part["part"], part, part["rows"], file="engines")
+        merge_part(results, part["part"], part, part["rows"], file=file)
         typer.echo(f"results: {results}")
     elif results is not None:
         typer.echo(f"results: nothing goes into {results}, whose figures are defined for {defined_for}")

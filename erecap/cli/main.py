@@ -12,6 +12,7 @@ import typer
 from erecap.cli import (
     ablate,
     bench,
+    bench_best_engine,
     bench_decoders,
     bench_drafts,
     bench_engines,
@@ -90,6 +91,7 @@ app.add_typer(games.app, name="games")
 bench.app.command("decoders")(bench_decoders.decoders)
 bench.app.command("drafts")(bench_drafts.drafts)
 bench.app.command("engines")(bench_engines.engines)
+bench.app.command("best-engine")(bench_best_engine.best_engine)
 bench.app.command("exits")(bench_exits.exits)
 bench.app.command("fleet")(bench_fleet.fleet)
 bench.app.command("layers")(bench_layers.layers)

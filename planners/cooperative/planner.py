@@ -85,9 +85,7 @@ class CooperativePlanner:
         """The answer that the environment's expert would give, or why it gives none."""
         team = self._team()
         untold = {subject: seen.text for subject, seen in team.views[turn.agent.name].untold.items()}
-        return expert_answer(
-            turn, team.merger, untold, team.context.goal, self.max_steps, self.roster.settings.wait
-        )
+        return expert_answer(turn, team.merger, untold, team.context.goal, self.max_steps, self.roster.settings.wait)
 
     def ask_expert(self, turn: Turn) -> Plan:
         """The plan of the environment's expert."""
@@ -152,4 +150,3 @@ def make_cooperative_planner(settings: PlannerSettings, model: LanguageModel | N
         max_new_tokens=settings.max_new_tokens,
         constrained=settings.constrained,
     )
-

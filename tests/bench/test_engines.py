@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, dequantize
 
+from erecap.bench.llamacpp import best_engine
 from erecap.bench.llamacpp.one_engine import DRAFTED, PLAIN, OneEngineBench, engine_rows
 from erecap.bench.llamacpp.random_gguf import ONE_BILLION, SPREAD, random_gguf
+from erecap.bench.results import Figure, merge_rows, result_row
 from erecap.bench.sides import FLOOR, OURS
+from erecap.bench.suite import BEST_ENGINE, publish
 from erecap.cost.flops import ModelShape
 from erecap.targets import TARGETS
 from tests.context.small_tokenizers import byte_level
@@ -45,6 +48,44 @@ def test_r10_is_ours_over_the_floor_of_the_random_model() -> None:
     (row,) = engine_rows(found({OURS: 117.0, FLOOR: 100.0}), ABOUT, OneEngineBench(random=True))
     assert (row["id"], row["measured"], row["holds"], row["row"]) == ("R10", 1.17, True, "algorithm")
     assert row["target"] == str(TARGETS["R10"]) and "floor 100 ms, `erecap` 117 ms" in row["note"]
+
+
+def best_engine_raw(length: int, **times: float) -> list[dict]:
+    """Two repetitions of every side, with these milliseconds a call, else 50."""
+    sides = {f"full_{key}": name for key, name in best_engine.FULL.items()}
+    sides |= {f"erecap_{key}": name for key, name in best_engine.OURS.items()} | {"floor": best_engine.FLOOR}
+    return [
+        {"length": length, "mode": name, "repetition": n, "prefill_ms": times.get(key, 50) - 10, "decode_ms": 10.0,
+         "drafted": 0, "accepted": 0}
+        for n in range(2) for key, name in sides.items()
+    ]  # fmt: skip
+
+
+def test_r1_takes_each_side_on_its_fastest_engine() -> None:
+    raw = best_engine_raw(4000, full_transformers=2000, full_llamacpp=3000, erecap_llamacpp=110, erecap_drafted=100)
+    raw[-1]["decode_ms"] = 60.0  # the floor, once: its median is 75
+    (row,) = best_engine.best_engine_rows(raw, ABOUT, "llama 256M Q4_1")
+    assert (row["id"], row["row"], row["measured"], row["holds"]) == ("R1a", "product", 40.0, True)
+    assert "fastest as `full, transformers` and `erecap, transformers`" in row["note"]
+    assert row["note"].endswith("; at the floor it would be 26.7")
+    raw = best_engine_raw(7500, full_transformers=4000, full_llamacpp=3000, erecap_transformers=200, erecap_drafted=40)
+    (row,) = best_engine.best_engine_rows(raw, ABOUT, "llama 256M Q4_1")
+    assert (row["id"], row["measured"], row["holds"]) == ("R1b", 75.0, True)
+    assert "fastest as `full, llama.cpp` and `erecap drafted, llama.cpp`" in row["note"]
+    entry = best_engine.best_engine_summary(raw)[0]
+    assert (entry["length"], entry["mode"], entry["over_erecap"]) == (7500, "full, transformers", 100.0)
+
+
+def test_parts_on_transformers_alone_leave_r1_of_the_best_engine(tmp_path: Path) -> None:
+    about = {**ABOUT, "versions": {}, "model": {"name": "m", "dtype": "float32"}}
+    raw = best_engine_raw(4000, full_transformers=2000, full_llamacpp=3000)
+    best = best_engine.best_engine_rows(raw, {**about, "command": BEST_ENGINE}, "llama")
+    merge_rows(tmp_path / "replan.json", best)
+    alone = result_row("R1a", Figure(11.0, 10.0, 12.0, 2), about, row="product")
+    plain = result_row("R1a", Figure(5.0, 4.0, 6.0, 2), about, row="algorithm")
+    part = {**about, "settings": {}, "summary": {}, "raw": [], "rows": [alone, plain]}
+    found = publish(tmp_path / "replan.json", {"replan": part}, about)["rows"]
+    assert [(row["row"], row["measured"]) for row in found] == [("algorithm", 5.0), ("product", best[0]["measured"])]
 
 
 @pytest.fixture(scope="module")

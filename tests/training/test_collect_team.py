@@ -143,8 +143,16 @@ def test_names_of_transcripts() -> None:
 
 def test_rows_of_one_planner_are_as_before() -> None:
     row = Trajectory(
-        suite="s", episode=0, seed=1, source="expert", goal="g", success=True, steps=1, max_steps=5,
-        messages=[], targets=[],
+        suite="s",
+        episode=0,
+        seed=1,
+        source="expert",
+        goal="g",
+        success=True,
+        steps=1,
+        max_steps=5,
+        messages=[],
+        targets=[],
     )
     assert "agent" not in row.model_dump_json() and "agents" not in row.model_dump()
 

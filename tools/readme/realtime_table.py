@@ -58,7 +58,9 @@ def realtime_table(results: dict[str, Any]) -> str:
         "**Plans are the expert's in every mode**; the model reads and decodes them as if they were its own, so only "
         "time differs."
         if plans == {"expert"}
-        else "Plans are the model's own." if plans == {"model"} else "Plans are the expert's or the model's, by run."
+        else "Plans are the model's own."
+        if plans == {"model"}
+        else "Plans are the expert's or the model's, by run."
     )
     lines = [
         f"`erecap compare realtime`, {first['model']['name']} in {first['model']['dtype']}, suite "

@@ -70,9 +70,9 @@ def one_engine_bench(
     new, history = next_turn(bench.new_tokens, count, seed=bench.seed), cut(longest, bench.length, count)
     read, fresh = token_ids(history, new, tokenizer)
     never = answer_ends(model, tokenizer)
-    took, empty = {}, _reader(model, 2048)
+    took, empty = {}, one_context(model, 2048)
     if not bench.random:
-        cached = _reader(model, model.window)
+        cached = one_context(model, model.window)
         say(f"llama.cpp reads a history of {len(read)} tokens into its prompt cache")
         took[PLAIN] = _milliseconds(lambda: cached.read(read))
     sessions = {}
@@ -101,7 +101,7 @@ def one_engine_bench(
         for name, draft in LOOKUPS.items():
             calls[name] = lambda draft=draft: theirs(cached, read, fresh, draft)  # type: ignore[misc]
     for name in sessions:
-        calls[name] = lambda name=name: _row(ours(name)())  # type: ignore[misc]
+        calls[name] = lambda name=name: call_row(ours(name)())  # type: ignore[misc]
     calls[FLOOR] = lambda: theirs(empty, [], alone, 0)
     first = {name: call() for name, call in calls.items()}  # the warm-up of all sides
     if first[OURS]["new_tokens"] != len(fresh):
@@ -127,8 +127,8 @@ def one_engine_bench(
     }
 
 
-def _reader(model: LlamaCppModel, window: int) -> Reader:
-    """llama.cpp as it is: a context of one sequence."""
+def one_context(model: LlamaCppModel, window: int) -> Reader:
+    """llama.cpp as it is: a context of one sequence of up to `window` tokens. Raises RunError where it makes none."""
     api, options = library(), model.options
     params = api.llama_context_default_params()
     params.n_ctx, params.n_batch, params.n_ubatch = window, BATCH, BATCH
@@ -140,7 +140,8 @@ def _reader(model: LlamaCppModel, window: int) -> Reader:
     return Reader(SimpleNamespace(ctx=context, n_vocab=lambda: model.vocabulary), BATCH)
 
 
-def _row(generation: Any) -> JsonRow:
+def call_row(generation: Any) -> JsonRow:
+    """A session's answer as a row: milliseconds of both phases, drafted, accepted and new tokens, the text."""
     usage, timing = generation.usage, generation.timing
     return {
         "prefill_ms": timing.total_ms - timing.decode_ms,
