@@ -66,9 +66,11 @@ test-engines: model $(LLAMACPP)/.installed $(VLLM)/.installed
 	$(LLAMACPP)/bin/python -m pytest tests/engines $(ARGS)
 	ERECAP_TEST_ENGINE=llamacpp $(LLAMACPP)/bin/python -m pytest tests/serving/test_server.py \
 	  tests/serving/test_conversations.py tests/serving/test_formats.py tests/serving/test_tool_calls.py $(ARGS)
+	ERECAP_TEST_ENGINE=llamacpp $(LLAMACPP)/bin/python -m pytest -m slow tests/serving/test_soak.py $(ARGS)
 	$(VLLM)/bin/python -m pytest tests/engines -k vllm $(ARGS)
 	ERECAP_TEST_ENGINE=vllm $(VLLM)/bin/python -m pytest tests/serving/test_server.py \
 	  tests/serving/test_conversations.py tests/serving/test_tool_calls.py $(ARGS)
+	ERECAP_TEST_ENGINE=vllm $(VLLM)/bin/python -m pytest -m slow tests/serving/test_soak.py $(ARGS)
 
 # The suite has a bounded share of it. A failure names the command that reproduces it.
 fuzz: $(STAMP)
