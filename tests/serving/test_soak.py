@@ -22,7 +22,7 @@ import pytest
 from tests.serving.conftest import ENGINE, Server
 
 REQUESTS, CLIENTS = (10_000, 8) if ENGINE == "transformers" else (2_000, 16)
-TURNS = 4
+TURNS, MOST_MB = 4, 8 if ENGINE == "transformers" else 16
 
 
 def resident_mb() -> float:
@@ -75,7 +75,7 @@ def test_thousands_of_requests(serve: Callable[..., Server]) -> None:
     assert server.engine.running == 0 and server.engine.waiting == 0 and len(server.engine.store) <= 2 * CLIENTS
     assert threads <= threads_early + 2
     print("MiB after each tenth:", [round(mb, 1) for mb in memory])
-    # What grows in the first tenths are pools and caches; after them a leak of ten kilobytes a request would be seen.
-    assert statistics.median(memory[-3:]) - statistics.median(memory[2:5]) < 8, memory
+    # What grows in the first tenths are pools and caches; after them a leak of 16 kilobytes a request would be seen.
+    assert statistics.median(memory[-3:]) - statistics.median(memory[2:5]) < MOST_MB, memory
     with pytest.raises(openai.NotFoundError):
         clients[0].chat.completions.create(model="other", messages=[{"role": "user", "content": "?"}])
