@@ -62,13 +62,16 @@ test-slow: model
 	$(BIN)/python -m pytest -m slow
 
 # What needs llama.cpp or vLLM is left out by all other targets.
+SOAK = MALLOC_ARENA_MAX=2 ONEDNN_PRIMITIVE_CACHE_CAPACITY=8
 test-engines: model $(LLAMACPP)/.installed $(VLLM)/.installed
 	$(LLAMACPP)/bin/python -m pytest tests/engines $(ARGS)
 	ERECAP_TEST_ENGINE=llamacpp $(LLAMACPP)/bin/python -m pytest tests/serving/test_server.py \
 	  tests/serving/test_conversations.py tests/serving/test_formats.py tests/serving/test_tool_calls.py $(ARGS)
+	$(SOAK) ERECAP_TEST_ENGINE=llamacpp $(LLAMACPP)/bin/python -m pytest -m slow tests/serving/test_soak.py $(ARGS)
 	$(VLLM)/bin/python -m pytest tests/engines -k vllm $(ARGS)
 	ERECAP_TEST_ENGINE=vllm $(VLLM)/bin/python -m pytest tests/serving/test_server.py \
 	  tests/serving/test_conversations.py tests/serving/test_tool_calls.py $(ARGS)
+	$(SOAK) ERECAP_TEST_ENGINE=vllm $(VLLM)/bin/python -m pytest -m slow tests/serving/test_soak.py $(ARGS)
 
 # The suite has a bounded share of it. A failure names the command that reproduces it.
 fuzz: $(STAMP)

@@ -53,7 +53,8 @@ def test_r10_is_ours_over_the_floor_of_the_random_model() -> None:
 def best_engine_raw(length: int, **times: float) -> list[dict]:
     """Two repetitions of every side, with these milliseconds a call, else 50."""
     sides = {f"full_{key}": name for key, name in best_engine.FULL.items()}
-    sides |= {f"erecap_{key}": name for key, name in best_engine.OURS.items()} | {"floor": best_engine.FLOOR}
+    sides |= {f"erecap_{key}": name for key, name in best_engine.OURS.items()}
+    sides |= {f"floor_{key}": name for key, name in best_engine.FLOORS.items()}
     return [
         {"length": length, "mode": name, "repetition": n, "prefill_ms": times.get(key, 50) - 10, "decode_ms": 10.0,
          "drafted": 0, "accepted": 0}
@@ -62,12 +63,13 @@ def best_engine_raw(length: int, **times: float) -> list[dict]:
 
 
 def test_r1_takes_each_side_on_its_fastest_engine() -> None:
-    raw = best_engine_raw(4000, full_transformers=2000, full_llamacpp=3000, erecap_llamacpp=110, erecap_drafted=100)
-    raw[-1]["decode_ms"] = 60.0  # the floor, once: its median is 75
+    raw = best_engine_raw(
+        4000, full_transformers=2000, full_llamacpp=3000, erecap_llamacpp=110, erecap_drafted=100, floor_transformers=40
+    )
     (row,) = best_engine.best_engine_rows(raw, ABOUT, "llama 256M Q4_1")
     assert (row["id"], row["row"], row["measured"], row["holds"]) == ("R1a", "product", 40.0, True)
     assert "fastest as `full, transformers` and `erecap, transformers`" in row["note"]
-    assert row["note"].endswith("; at the floor it would be 26.7")
+    assert row["note"].endswith("; at the floor it would be 50.0")
     raw = best_engine_raw(7500, full_transformers=4000, full_llamacpp=3000, erecap_transformers=200, erecap_drafted=40)
     (row,) = best_engine.best_engine_rows(raw, ABOUT, "llama 256M Q4_1")
     assert (row["id"], row["measured"], row["holds"]) == ("R1b", 75.0, True)

@@ -57,7 +57,12 @@ def test_a_random_model_stands_beside_its_floor_alone(tmp_path: Path) -> None:
 def test_full_and_erecap_on_both_engines() -> None:
     pytest.importorskip("alfworld")
     from erecap.bench.llamacpp.best_engine import (
-        FLOOR, FULL, OURS, BestEngineBench, best_engine_bench, best_engine_summary,
+        FLOORS,
+        FULL,
+        OURS,
+        BestEngineBench,
+        best_engine_bench,
+        best_engine_summary,
     )  # fmt: skip
     from tests.session.chats import model
 
@@ -65,5 +70,5 @@ def test_full_and_erecap_on_both_engines() -> None:
     bench = BestEngineBench((900,), 60, 8, 2, kv_tokens=512, decode_weights="same")
     raw = best_engine_bench(bench, model(window=4096), gguf, gguf.tokenizer)
     summary = best_engine_summary(raw)
-    assert {entry["mode"] for entry in summary} == {*FULL.values(), *OURS.values(), FLOOR}
+    assert {entry["mode"] for entry in summary} == {*FULL.values(), *OURS.values(), *FLOORS.values()}
     assert len(raw) == 2 * len(summary) and all(entry["total_ms"] > 0 for entry in summary)

@@ -45,7 +45,7 @@ def plain_llama() -> Any:
 
 @cache
 def small_vllm() -> VllmModel:
-    """That model in vLLM, in float32; vLLM has one in a process."""
+    """That model in vLLM, in float32; vLLM has one in a process. Its paged cache is small, so it soon was all used."""
     from erecap.engines.vllm.model import VllmModel, VllmOptions
     from tests.context.small_tokenizers import byte_level
 
@@ -53,4 +53,4 @@ def small_vllm() -> VllmModel:
     plain_llama().save_pretrained(folder)
     byte_level().save_pretrained(folder)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    return VllmModel.open(folder, VllmOptions(dtype="float32", store_mb=64, block=32))
+    return VllmModel.open(folder, VllmOptions(dtype="float32", store_mb=64, block=32, blocks=384))

@@ -38,11 +38,11 @@ class Sessions:
     """A plain session and one for each kind of exit, on the same model, with the same settings but drafts."""
 
     def __init__(self, name: str, beside: str, path: Path) -> None:
-        options = {"draft": False, **BESIDE[beside]}
+        self.name, options = name, {"draft": False, **BESIDE[beside]}
         used = with_plan(model(name), PLAN) if options.pop("plan", False) else model(name)
         self.plain = ReplanSession(used, byte_level(), **(options | {"draft": False}))
         self.gaps: list[float] = []
-        self.ties = self.evicted = 0
+        self.ties = self.evicted = self.tried = 0
         engine: Any = self.plain.engine
         engine.read, engine.verify = self._noting(engine.read), self._noting(engine.verify)
         exits: dict[str, Any] = {says: str(folder(path / says, used, says)) for says in SAYS[:2]}
@@ -71,6 +71,7 @@ class Sessions:
         for says, session in self.early.items():
             found = session.generate(messages, max_new_tokens=NEW)
             self.left[says] += len(found.usage.exit_layers)
+            self.tried += found.usage.drafted_tokens
             assert found.usage.exit_differing == 0
             ids = session.token_ids
             alike[says] = ids == wanted and found.text == plain.text
@@ -113,11 +114,15 @@ def turns_alike(sessions: Sessions, turns: int) -> None:
 
 
 def check(sessions: Sessions, answers: int) -> None:
-    """Tokens did leave early where they should, and tokens were evicted where they should; ties are rare."""
+    """Tokens were named early and evicted where they should be; ties are rare.
+
+    Half way up Phi3's random layers name no token that all of them would choose, so there all are refused.
+    """
     assert bool(sessions.evicted) == sessions.plain.budget.limited
     assert sessions.ties <= answers // 50
     assert sessions.left["never"] == 0
-    assert sessions.left["always"] + sessions.left["first layers"] > 0 or answers < 50
+    assert sessions.tried > 0
+    assert sessions.left["always"] + sessions.left["first layers"] > 0 or answers < 50 or sessions.name == "phi3"
 
 
 @pytest.mark.parametrize(

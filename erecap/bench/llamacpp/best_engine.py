@@ -14,7 +14,7 @@ from typing import Any
 from erecap.bench.llamacpp.ids import token_ids
 from erecap.bench.llamacpp.one_engine import ENGINE, call_row, one_context
 from erecap.bench.llamacpp.worker import Reader, decode
-from erecap.bench.replan.calls import answer, floor_message, in_turn, product_call
+from erecap.bench.replan.calls import answer, floor_call, floor_message, in_turn, product_call
 from erecap.bench.replan.ceilings import ratio
 from erecap.bench.replan.history import check_lengths, cut, next_turn, wander
 from erecap.bench.replan.settings import ReplanBench
@@ -36,7 +36,7 @@ OURS = {
     "llamacpp": "erecap, llama.cpp",
     "drafted": "erecap drafted, llama.cpp",
 }
-FLOOR = "floor, llama.cpp"
+FLOORS = {"transformers": "floor, transformers", "llamacpp": "floor, llama.cpp"}
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,9 @@ def _calls(
         calls[names["transformers"]] = lambda call=torch_call: call_row(call())  # type: ignore[misc]
     read, fresh = token_ids(history, new, tokenizer)
     never, (whole, empty) = answer_ends(gguf, tokenizer), readers
-    alone = render_prompt([floor_message(tokenizer, history, new, count)], tokenizer).input_ids
+    plan, alone = history[-1]["content"], floor_message(tokenizer, history, new, count)
+    torch_floor = floor_call(settings, model, tokenizer, alone, True, plan)
+    alone_ids = render_prompt([alone], tokenizer).input_ids
 
     def theirs(reader: Reader, ids: list[int]) -> JsonRow:
         reader.back_to(0)
@@ -126,7 +128,6 @@ def _calls(
         return made
 
     calls[FULL["llamacpp"]] = lambda: theirs(whole, [*read, *fresh])
-    plan = history[-1]["content"]
     for name, draft in (("llamacpp", None), ("drafted", plan)):
         session = ReplanSession(
             gguf, tokenizer, engine=ENGINE, budget=bench.kv_tokens, draft=draft is not None, seed=bench.seed
@@ -135,18 +136,20 @@ def _calls(
         calls[OURS[name]] = lambda session=session, draft=draft: call_row(  # type: ignore[misc]
             answer(session.fork(), [*history, new], bench.plan_tokens, draft)
         )
-    calls[FLOOR] = lambda: theirs(empty, alone)
+    calls[FLOORS["transformers"]] = lambda: call_row(torch_floor())
+    calls[FLOORS["llamacpp"]] = lambda: theirs(empty, alone_ids)
     return calls
 
 
 def best_engine_summary(raw: Sequence[JsonRow]) -> list[JsonRow]:
-    """Per length and side: medians, as multiples of those of the floor and of `erecap` on its best engine."""
+    """Per length and side: medians, as multiples of those of the lower floor and of `erecap` on its best engine."""
     found = []
     for length in dict.fromkeys(row["length"] for row in raw):
         own = [row for row in raw if row["length"] == length]
         sides = side_summary(
-            own, medians=("prefill_ms", "decode_ms"), same=("drafted", "accepted"), ours=fastest(own, OURS), floor=FLOOR
-        )
+            own, medians=("prefill_ms", "decode_ms"), same=("drafted", "accepted"),
+            ours=fastest(own, OURS), floor=fastest(own, FLOORS),
+        )  # fmt: skip
         found += [{"length": length, **side} for side in sides]
     return found
 
@@ -167,12 +170,12 @@ def best_engine_rows(raw: Sequence[JsonRow], about: JsonRow, gguf: str) -> list[
         own = [row for row in raw if row["length"] == length]
         if not own:
             continue
-        full, ours = fastest(own, FULL), fastest(own, OURS)
+        full, ours, floor = fastest(own, FULL), fastest(own, OURS), fastest(own, FLOORS)
         at = {mode: statistics.median(totals(own, mode)) for mode in dict.fromkeys(row["mode"] for row in own)}
         note = (
             f"{gguf}; fastest as `{full}` and `{ours}`; seconds: "
             + ", ".join(f"{mode} {ms / 1e3:.2f}" for mode, ms in at.items())
-            + f"; at the floor it would be {at[full] / at[FLOOR]:.1f}"
+            + f"; at the floor it would be {at[full] / at[floor]:.1f}"
         )
         rows.append(result_row(name, ratio(totals(own, full), totals(own, ours)), about, row="product", note=note))
     return rows

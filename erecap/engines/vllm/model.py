@@ -37,9 +37,10 @@ class VllmOptions:
     store_mb: int = STORE_MB  # MiB of the store that keeps sessions' keys and values
     together: int = 16  # requests that vLLM runs in one pass
     block: int | None = None  # tokens of a block; None: vLLM's choice
+    blocks: int | None = None  # of the paged cache; None: as many as fit, on a CPU into `kv_gb`
 
     def __post_init__(self) -> None:
-        for name, least in (("window", 2), ("kv_gb", 1), ("store_mb", 1), ("together", 1), ("block", 1)):
+        for name, least in (("window", 2), ("kv_gb", 1), ("store_mb", 1), ("together", 1), ("block", 1), ("blocks", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"engine vllm: {name} is {value}; allowed: {least} or more")
@@ -113,7 +114,8 @@ class VllmModel:
                 model=str(folder), dtype=options.dtype, max_model_len=options.window, enforce_eager=True,
                 skip_tokenizer_init=True, enable_prefix_caching=True, kv_transfer_config=transfer,
                 max_num_seqs=options.together, max_num_batched_tokens=BATCH, disable_log_stats=True,
-                async_scheduling=False, **({} if options.block is None else {"block_size": options.block}),
+                async_scheduling=False, num_gpu_blocks_override=options.blocks,
+                **({} if options.block is None else {"block_size": options.block}),
             )  # fmt: skip
         except (ValueError, RuntimeError, OSError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
