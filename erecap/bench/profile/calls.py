@@ -57,8 +57,8 @@ class Texts:
         if not messages:
             least = self._count(self._longest[:3]) + self._less
             raise ConfigError(
-                f"--lengths: {length} tokens are fewer than a household chat's first turn has; allowed here: {least} or "
-                "more"
+                f"--lengths: {length} tokens are fewer than a household chat's first turn has; allowed here: {least} "
+                "or more"
             )
         return Text(tuple(messages), tuple(render_prompt(messages, self._tokenizer).input_ids), self._new)
 
