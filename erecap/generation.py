@@ -43,6 +43,7 @@ class Usage:
     exit_layers: tuple[int, ...] = ()  # layers after which accepted tokens left early, in order
     exit_differing: int = 0  # of these, tokens that all layers would not choose; above 0 only without verification
     exit_bytes: int = 0  # bytes of the exit predictor, and of hidden states that waited at most
+    crossed_bytes: int = 0  # moved between devices, of a model whose layers lie on several ones
     masked_observations: int = 0  # blanked in the chat before it was read
     skipped_tokens: int = 0  # of the reused ones, dropped by edits of the chat, so that nothing of this call saw them
     moved_tokens: int = 0  # of the reused ones, given other positions by edits of the chat in this call

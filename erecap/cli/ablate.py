@@ -53,6 +53,10 @@ def ablate(
     unknown = [step for step in chosen if step not in STEPS]
     if unknown or not chosen:
         raise ConfigError(f"--steps: got {steps!r}; allowed: {', '.join(STEPS)}")
+    if parts is not None and not names_in(parts):
+        raise ConfigError(f"--parts: got {parts!r}; allowed: names of parts; left out, all that the mode has")
+    if "=" in config:  # the first of the changes, to the packaged configuration
+        config, overrides = "ablation", [config, *(overrides or ())]
     loaded = load_config(config, overrides, None, batch)
     folder = out or Path("runs") / loaded.name
     progress = Console(markup=False, emoji=False, stderr=True)

@@ -31,7 +31,9 @@ def measure(
     """
     from erecap.bench.suite import part_of, play, write_part
 
-    about, load, say = setting(model, dtype, threads, f"erecap bench {command or part_of(bench)}", device_map)
+    about, load, say = setting(
+        model, dtype, threads, f"erecap bench {command or part_of(bench)}", device_map=device_map
+    )
     part = play(bench, *load(), about, say, source=model)
     show(part)
     if out is not None:

@@ -50,7 +50,10 @@ from erecap.cli import (
     tune_layers,
     verify,
 )
-from erecap.errors import ErecapError
+from erecap.errors import ConfigError, ErecapError
+from erecap.parallel.start import world
+
+TOGETHER = ("rollout", "serve")  # commands that several processes of torchrun carry out as one
 
 # What the person can do something about: full disks, quotas, limits, folders that cannot be written.
 _OF_THE_DISK = {
@@ -120,11 +123,16 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
-    pass
+    if world() > 1 and context.invoked_subcommand not in TOGETHER:
+        raise ConfigError(
+            f"erecap {context.invoked_subcommand}: got {world()} processes of torchrun, each of which would do all of "
+            f"it; allowed: {', '.join(TOGETHER)}"
+        )
 
 
 def main() -> None:

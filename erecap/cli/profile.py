@@ -101,7 +101,7 @@ def _profile(part: str, options: Profiling, **more: Any) -> None:
 
     from erecap.bench.profile.plots import write_profile_plots
     from erecap.bench.profile.run import key_of, play_profile, publish_profile
-    from erecap.bench.profile.settings import Profile
+    from erecap.bench.profile.settings import LEAST, Profile
     from erecap.bench.profile.stretched import stretched_folder
     from erecap.bench.profile.table import markdown, screen_table
     from erecap.bench.suite import write_part
@@ -109,7 +109,7 @@ def _profile(part: str, options: Profiling, **more: Any) -> None:
 
     profile = Profile(
         part,
-        lengths=numbers_in(options.lengths, "--lengths", 1),
+        lengths=numbers_in(options.lengths, "--lengths", LEAST),
         presets=names_in(options.presets),
         modes=names_in(options.modes),
         repetitions=options.repetitions,

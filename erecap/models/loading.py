@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def load(
     attn: str = "sdpa",
     *,
     adapter: str | None = None,
-    device_map: str | None = None,
+    device_map: str | Mapping[str, str | int] | None = None,
 ) -> tuple[Any, Any]:
     """Load a model by catalog name, folder or hub name.
 
@@ -38,7 +39,8 @@ def load(
         attn: transformers' name of the attention implementation ("sdpa", "eager", ...).
         adapter: name or folder of a LoRA adapter to merge into the weights (`erecap.models.adapters`); they are
             merged in the number format of the model's folder, then converted.
-        device_map: layers on several devices, see `erecap.parallel.device_map`; None: all on `device`.
+        device_map: layers on several devices, see `erecap.parallel.device_map`, or a mapping of parts to devices as
+            accelerate takes it; None: all on `device`.
 
     Under `torchrun` every process calls this, and gets its part of the weights (`erecap.models.splitting`).
 

@@ -21,12 +21,14 @@ _RANGE = re.compile(r"(?P<device>[a-z]+(:\d+)?)=(?P<first>\d+)(-(?P<last>\d+))?"
 Ranges = list[tuple[str, int, int]]  # device, first and last layer
 
 
-def parse_device_map(text: str) -> str | Ranges | dict[str, str]:
-    """Read a user's text: one of `WORDS`, ranges of layers by device, or a mapping of parts to devices.
+def parse_device_map(text: str | Mapping[str, str | int]) -> str | Ranges | dict[str, str]:
+    """Read what a user gave: one of `WORDS`, ranges of layers by device, a mapping of parts to devices, or its file.
 
     Raises:
         ConfigError: it is none of these, or a file that cannot be read.
     """
+    if not isinstance(text, str):
+        return _by_parts(text, "")
     if text in WORDS:
         return text
     pieces = [_RANGE.fullmatch(piece.strip()) for piece in text.split(",")]
@@ -40,12 +42,17 @@ def parse_device_map(text: str) -> str | Ranges | dict[str, str]:
         known = json.loads(Path(text).read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"device_map: {text} cannot be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(known, dict) or not all(isinstance(device, (str, int)) for device in known.values()) or not known:
-        raise ConfigError(f"device_map: {text}: got {str(known)[:40]}; allowed: an object {{part: device}}")
+    return _by_parts(known, f" {text}:")
+
+
+def _by_parts(known: Any, where: str) -> dict[str, str]:
+    parts = isinstance(known, Mapping) and known and all(isinstance(part, str) for part in known)
+    if not parts or not all(isinstance(device, (str, int)) for device in known.values()):
+        raise ConfigError(f"device_map:{where} got {str(known)[:40]}; allowed: {{part: device}}, or {FORMS}")
     return {part: f"cuda:{device}" if isinstance(device, int) else device for part, device in known.items()}
 
 
-def resolve_device_map(model: Any, text: str, dtype: torch.dtype) -> dict[str, str]:
+def resolve_device_map(model: Any, text: str | Mapping[str, str | int], dtype: torch.dtype) -> dict[str, str]:
     """The device of each part of `model`, by the names that accelerate takes.
 
     Args:
@@ -54,7 +61,8 @@ def resolve_device_map(model: Any, text: str, dtype: torch.dtype) -> dict[str, s
         dtype: of the weights, which decides how many fit where.
 
     Raises:
-        ConfigError: a device that is not there, or a map that misses a layer or another part, or names one twice.
+        ConfigError: a device that is not there, a map that misses a layer or another part, or names one twice, or one
+            that parts tied weights.
     """
     meant = parse_device_map(text)
     if isinstance(meant, str):
@@ -64,6 +72,7 @@ def resolve_device_map(model: Any, text: str, dtype: torch.dtype) -> dict[str, s
     for device in dict.fromkeys(found.values()):
         check_device(device)
     _check_covers(model, found)
+    _check_tied(model, found)
     return found
 
 
@@ -169,8 +178,29 @@ def _check_covers(model: Any, found: Mapping[str, str]) -> None:
     if unknown is not None:
         raise ConfigError(f"device_map: {type(model).__name__} has no part {unknown!r}; its parts: {_some(model)}")
     for name, _ in model.named_parameters():
-        if not any(not part or name == part or name.startswith(f"{part}.") for part in found):
+        if not any(_within(name, part) for part in found):
             raise ConfigError(f"device_map: {name} is on no device; every part needs one, or '' for the rest")
+
+
+def _check_tied(model: Any, found: Mapping[str, str]) -> None:
+    if not getattr(model.config.get_text_config(decoder=True), "tie_word_embeddings", False):
+        return
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    names = [next((name for name, module in model.named_modules() if module is end), None) for end in ends]
+    places = [name and next(found[part] for part in _longest_first(found) if _within(name, part)) for name in names]
+    if None not in places and places[0] != places[1]:
+        raise ConfigError(
+            f"device_map: {names[1]} is on {places[1]}, {names[0]} on {places[0]}; they share their weights, so both "
+            "lie on one device"
+        )
+
+
+def _longest_first(found: Mapping[str, str]) -> list[str]:
+    return sorted(found, key=len, reverse=True)
+
+
+def _within(name: str, part: str) -> bool:
+    return not part or name == part or name.startswith(f"{part}.")
 
 
 def _some(model: Any) -> str:

@@ -231,6 +231,7 @@ class ReplanRow(_Row):
     exit_skipped_layers: Count = 0
     exit_differing: Count = 0
     exit_bytes: Count = 0
+    crossed_bytes: Count = 0
     masked_observations: Count = 0
     dropped_messages: Count = 0
     tokenize_ms: Amount = 0

@@ -16,6 +16,9 @@ from erecap.serving.limits import Limits
 HEADERS_S = 10.0  # how long the headers of a request may take
 BODY_S = 60.0  # the same of its body
 HEADER_BYTES = 32 << 10
+# Clients drop idle connections themselves, those of httpx after 5 s. A server that does so at the same moment loses
+# requests that were just sent.
+IDLE_S = 75
 
 
 class SlowBodies:
@@ -110,6 +113,7 @@ def settings(app: Any, host: str = "127.0.0.1", port: int = 0, end_s: int | None
         lifespan="on",
         http=BoundedProtocol,  # of h11, which gives paths as they were sent
         h11_max_incomplete_event_size=HEADER_BYTES,
+        timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=end_s,
         proxy_headers=False,
     )

@@ -26,7 +26,7 @@ class CallReport:
         self.started = time.perf_counter()
         self._policy, self._engine = policy, engine
         self._read = conversation.transcript.tokens  # before the call
-        self._evicted, self._pruning = policy.evicted, self._prune_seconds()
+        self._evicted, self._pruning, self._crossed = policy.evicted, self._prune_seconds(), self._crossings()
         self._reused = self._new = 0
         self._kept: tuple[int, ...] = ()
 
@@ -78,6 +78,8 @@ class CallReport:
             exit_layers=tuple(out.exit_layers),
             exit_differing=out.differing,
             exit_bytes=0 if exits is None else exits.nbytes,
+            # A conversation that is read anew in between counts from there.
+            crossed_bytes=total - self._crossed if (total := self._crossings()) >= self._crossed else total,
         )
         timing = Timing(
             tokenize_ms=self._ms(self.started, self._matched_at),
@@ -87,6 +89,11 @@ class CallReport:
             total_ms=total_ms,
         )
         return usage, timing
+
+    def _crossings(self) -> int:
+        """Bytes moved between devices so far; only the engine of transformers places layers."""
+        crossed = getattr(self._engine, "crossed", None)
+        return 0 if crossed is None else int(crossed().total)
 
     def _prune_seconds(self) -> float:
         return self._engine.prune_seconds + self._policy.seconds

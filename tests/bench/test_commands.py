@@ -45,6 +45,11 @@ def test_bad_options_give_one_line(arguments: tuple[str, ...], message: str) -> 
     assert "\n" not in str(error.value)
 
 
+def test_a_device_map_reaches_the_model(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"device_map: layer 1 is on no device"):
+        bench("replan", "--model", str(folder), "--lengths", "300", "--device-map", "cpu=0")
+
+
 @pytest.mark.integration  # for the seconds that a process takes to import torch
 def test_prefill_with_its_memory(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("alfworld")

@@ -182,6 +182,7 @@ def test_ageless_keeps_the_card_and_the_heads(config: RunConfig, tmp_path: Path)
     ("arguments", "message"),
     [
         (("--parts", "sleep"), r"--parts: the mode has no sleep; allowed: reuse, stale-first, learned-rank, age"),
+        (("--parts", ""), "--parts: got ''; allowed: names of parts; left out, all that the mode has"),
         (("modes=full",), "modes: got full; allowed: one mode that keeps a session"),
         (("modes=reuse,erecap",), "modes: got reuse, erecap; allowed: one mode"),
         (("--steps", "sing"), "--steps: got 'sing'; allowed: time, agreement, success"),
@@ -198,3 +199,8 @@ def test_bad_options_give_one_line(config: RunConfig, tmp_path: Path, arguments:
             standalone_mode=False,
         )
     assert "\n" not in str(error.value)
+
+
+def test_changes_without_a_configuration_are_to_the_packaged_one() -> None:
+    with pytest.raises(ConfigError, match="modes: got full; allowed: one mode that keeps a session"):
+        CliRunner().invoke(app, ["ablate", "modes=full"], catch_exceptions=False, standalone_mode=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def test_without_accelerators_everything_is_on_the_cpu(word: str, monkeypatch: A
         ("missing.json", "missing.json cannot be read"),
         ({"model.embed_tokens": "cpu", "model.norm": "cpu", "lm_head": "cpu"}, "model.layers.0.self_attn.q_proj"),
         ({"": "cpu", "model.layer.0": "disk"}, "has no part 'model.layer.0'; its parts: model.embed_tokens, "),
-        ([], "got []; allowed: an object"),
+        ([], "got []; allowed: {part: device}, or auto"),
     ],
 )  # fmt: skip
 def test_what_fits_nothing_is_refused_in_one_line(text: Any, words: str, tmp_path: Path) -> None:
@@ -67,6 +68,27 @@ def test_what_fits_nothing_is_refused_in_one_line(text: Any, words: str, tmp_pat
         resolve_device_map(model("llama"), text, torch.float32)
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert str(caught.value).startswith("device_map: ")
+
+
+@pytest.mark.parametrize("given", [3, {}, {1: "cpu"}, {"": ["cpu"]}])
+def test_mappings_that_are_none_are_refused(given: Any) -> None:
+    with pytest.raises(ConfigError, match=r"device_map: got .*; allowed: {part: device}, or auto"):
+        resolve_device_map(model("llama"), given, torch.float32)
+
+
+def test_tied_weights_lie_together() -> None:
+    made = copy.deepcopy(model("llama"))
+    apart = {"model": "cpu", "lm_head": "disk"}
+    assert resolve_device_map(made, apart, torch.float32) == apart
+    made.config.tie_word_embeddings = True
+    with pytest.raises(ConfigError, match=r"lm_head is on disk, model.embed_tokens on cpu; they share their weights"):
+        resolve_device_map(made, apart, torch.float32)
+    assert resolve_device_map(made, {"": "cpu", "model.layers.1": "disk"}, torch.float32)
+
+
+def test_a_mapping_places_as_its_file_does(folder: Path) -> None:
+    loaded, _ = load(str(folder), "float32", device_map={"": "cpu", "model.layers.7": "disk"})
+    assert {one.name.split(".")[2] for one in waiting_weights(loaded)} == {"7"}
 
 
 def test_a_file_places_part_by_part(tmp_path: Path) -> None:

@@ -68,6 +68,9 @@ def test_answers_and_evictions_are_those_of_the_undivided_model(
     assert_equal(session, ReplanSession(model(name), byte_level(), **WAYS[way]), turns=4)
     crossed = session.engine.crossed()  # type: ignore[attr-defined]
     assert (crossed.weights > 0) == ("disk" in devices) and (crossed.hidden > 0) == ("disk" not in devices)
+    used = session.generate([{"role": "user", "content": "And the mug?"}], max_new_tokens=2).usage
+    total = session.engine.crossed().total  # type: ignore[attr-defined]
+    assert used.crossed_bytes == (total - crossed.total if total >= crossed.total else total) > 0
     for layer, device in zip(session.cache.layers, running_devices(find_decoder(split)), strict=True):
         assert layer.keys.device == layer.values.device == device
 

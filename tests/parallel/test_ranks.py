@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from erecap.cli.main import app
 from erecap.config import load_run
 from erecap.errors import ConfigError, ModelError
 from erecap.models.splitting import check_heads
@@ -126,6 +127,18 @@ def test_runs_that_a_split_model_cannot_play_are_refused_on_every_rank(
             monkeypatch.setenv(name, value)
         with pytest.raises(ConfigError, match=words):
             follow_run(config)
+
+
+@pytest.mark.parametrize(
+    "command", [["doctor"], ["bench", "replan"], ["profile", "prefill"], ["generate", "MODEL", "hi"]]
+)
+def test_commands_that_every_process_would_carry_out_are_refused_under_torchrun(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "3", "MASTER_ADDR": "here", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"erecap {command[0]}: got 3 processes of torchrun.*allowed: rollout, serve"):
+        app(command, standalone_mode=False)
 
 
 @pytest.mark.parametrize(

@@ -33,14 +33,18 @@ class Text:
 
 
 class Texts:
-    """Household chats by length; all are beginnings of the longest."""
+    """Household chats by length; all are beginnings of the longest.
 
-    def __init__(self, profile: Profile, tokenizer: Any) -> None:
+    Args:
+        most: tokens of the longest one.
+    """
+
+    def __init__(self, profile: Profile, tokenizer: Any, most: int) -> None:
         self._tokenizer, self._count = tokenizer, counter(tokenizer)
         # A plan of the end2end part is decoded behind the chat, so the chat is shorter by it.
         replans = "end2end" in (profile.part, profile.of if profile.part == "memory" else None)
         self._less = profile.new_tokens + profile.plan_tokens + MARGIN if replans else 0
-        self._longest: list[Message] = wander(max(profile.lengths), self._count, seed=profile.seed)
+        self._longest: list[Message] = wander(most, self._count, seed=profile.seed)
         self._new = next_turn(profile.new_tokens, self._count, seed=profile.seed)
 
     def of(self, length: int) -> Text:
@@ -51,7 +55,11 @@ class Texts:
         """
         messages = within(self._longest, length - self._less, self._count)
         if not messages:
-            raise ConfigError(f"--lengths: {length} tokens are fewer than a household chat's first turn has")
+            least = self._count(self._longest[:3]) + self._less
+            raise ConfigError(
+                f"--lengths: {length} tokens are fewer than a household chat's first turn has; allowed here: {least} "
+                "or more"
+            )
         return Text(tuple(messages), tuple(render_prompt(messages, self._tokenizer).input_ids), self._new)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from erecap.bench.out_of_memory import MemoryGuard
 from erecap.bench.profile.calls import Measured, Text, Texts, call_of
 from erecap.bench.profile.journal import Journal, missing
-from erecap.bench.profile.room import short_of_memory
+from erecap.bench.profile.room import left_over, short_of_memory
 from erecap.bench.profile.settings import FLOOR, FULL, Cell, Profile
 from erecap.bench.replan.calls import in_turn
 from erecap.bench.replan.ceilings import attention_share
@@ -29,10 +29,10 @@ def measure(profile: Profile, model: Any, tokenizer: Any, journal: Journal, say:
     goes on, `full` and the floor are timed again beside the cells that are left. What runs out of memory, or is bound
     to, is noted in the journal and left out at that length and beyond.
     """
-    todo = missing(journal, profile.cells(), profile.repetitions)
+    todo = left_over(profile, missing(journal, profile.cells(), profile.repetitions), model, journal, say)
     if not todo:
         return
-    texts = Texts(profile, tokenizer)
+    texts = Texts(profile, tokenizer, max(cell.length for cell in todo))
     run = uuid.uuid4().hex[:8]  # rows of one process
     guard = MemoryGuard(say)
     for length, group in groupby(todo, key=lambda cell: cell.length):

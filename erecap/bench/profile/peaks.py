@@ -12,7 +12,7 @@ from erecap.bench.out_of_memory import MemoryGuard
 from erecap.bench.profile.calls import Text, Texts, call_of
 from erecap.bench.profile.child import cell_growth
 from erecap.bench.profile.journal import Journal, missing
-from erecap.bench.profile.room import short_of_memory
+from erecap.bench.profile.room import left_over, short_of_memory
 from erecap.bench.profile.settings import Cell, Profile
 from erecap.errors import RunError
 from erecap.generation import JsonRow
@@ -42,10 +42,10 @@ def measure_peaks(
     """
     if model.device.type not in ("cpu", "cuda"):
         raise RunError(f"the peak memory of {model.device.type} is not told; time profiles go without it")
-    todo = missing(journal, profile.cells(), profile.repetitions)
+    todo = left_over(profile, missing(journal, profile.cells(), profile.repetitions), model, journal, say)
     if not todo:
         return
-    texts, guard = Texts(profile, tokenizer), MemoryGuard(say)
+    texts, guard = Texts(profile, tokenizer, max(cell.length for cell in todo)), MemoryGuard(say)
     for length, group in groupby(todo, key=lambda cell: cell.length):
         text = texts.of(length)
         for cell in group:

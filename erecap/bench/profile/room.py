@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from erecap.bench.profile.journal import Journal
 from erecap.bench.profile.settings import FLOOR, Cell, Profile
 from erecap.config.modes import Evict
 from erecap.engines.token_bytes import bytes_per_token
 from erecap.engines.transformers import CHUNK
 from erecap.tokens.scoring.schedule import PruneConfig, scheduled_counts
+
+
+def left_over(
+    profile: Profile, cells: Sequence[Cell], model: Any, journal: Journal, say: Callable[[str], None]
+) -> list[Cell]:
+    """The cells that memory may suffice for, in their order; of the others the journal gets the reason.
+
+    Asked before their texts are made, which takes longer the longer they are.
+    """
+    left = []
+    for cell in cells:
+        short = None if journal.skipped(cell) is not None else short_of_memory(profile, cell, model)
+        if short is not None:
+            say(f"{cell.name} at {cell.length:,} tokens: {short}; left out there and beyond")
+            journal.add({**cell.head(), "skipped": short})
+        elif journal.skipped(cell) is None:
+            left.append(cell)
+    return left
 
 
 def short_of_memory(profile: Profile, cell: Cell, model: Any, free: int | None = None) -> str | None:

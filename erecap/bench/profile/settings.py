@@ -72,8 +72,10 @@ class Profile:
 
     def check(self, window: int, layers: int) -> None:
         """Raise ConfigError for settings that cannot be measured on a model with that window and number of layers."""
-        if self.part not in PARTS or self.of not in PARTS[:2]:
-            raise ConfigError(f"a profile of {self.part} ({self.of}); allowed: {', '.join(PARTS)}")
+        if self.part not in PARTS:
+            raise ConfigError(f"a profile of {self.part}; allowed: {', '.join(PARTS)}")
+        if self.of not in PARTS[:2]:
+            raise ConfigError(f"--of: got {self.of}; allowed: {', '.join(PARTS[:2])}")
         if not self.lengths or min(self.lengths) < LEAST:
             raise ConfigError(f"--lengths: got {_words(self.lengths)}; allowed: {LEAST} tokens or more")
         if max(self.lengths) > window:

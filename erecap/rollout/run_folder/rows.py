@@ -57,6 +57,7 @@ def replan_row(
         "exit_skipped_layers": usage.exit_skipped_layers,
         "exit_differing": usage.exit_differing,
         "exit_bytes": usage.exit_bytes,
+        "crossed_bytes": usage.crossed_bytes,
         "masked_observations": usage.masked_observations,
         "dropped_messages": usage.dropped_messages,
         "tokenize_ms": round(timing.tokenize_ms, 3),

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from erecap.bench.profile.calls import Texts, counter, within
+from erecap.bench.profile.calls import MARGIN, Texts, counter, within
 from erecap.bench.profile.journal import Journal
 from erecap.bench.profile.plots import write_profile_plots
-from erecap.bench.profile.room import free_bytes, least_bytes, short_of_memory
+from erecap.bench.profile.room import free_bytes, least_bytes, left_over, short_of_memory
 from erecap.bench.profile.run import play_profile, publish_profile
 from erecap.bench.profile.settings import Cell, Profile
 from erecap.bench.profile.summary import profile_rows, summarise
@@ -205,6 +205,27 @@ def test_a_call_that_runs_out_of_memory_is_noted(tmp_path: Path, monkeypatch: py
     assert len(played(profile, tmp_path)["raw"]) == len(part["raw"])  # and not tried again
 
 
+def test_what_memory_cannot_hold_is_left_out_before_its_text_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile, said = replace(SMALL, part="memory", lengths=(300, 900_000), modes=("full",)), list[str]()
+    journal = Journal(tmp_path / "memory.jsonl", {"part": "memory"})
+    monkeypatch.setattr("erecap.bench.profile.room.free_bytes", lambda device: 1 << 28)
+    short, long = profile.cells()
+    assert left_over(profile, [short, long], model(), journal, said.append) == [short]
+    assert "full at 900,000 tokens: needs" in said[0] and journal.skipped(long) is not None
+    assert left_over(profile, [long], model(), journal, said.append) == [] and len(said) == 1
+
+
+def test_a_profile_that_measured_nothing_is_begun_again_with_other_settings(tmp_path: Path) -> None:
+    path = tmp_path / "prefill.jsonl"
+    Journal(path, {"model": "one"})
+    journal = Journal(path, {"model": "another"})
+    journal.add({"length": 300, "preset": None, "mode": "full", "skipped": "no room"})
+    with pytest.raises(RunError, match="measured with another model"):
+        Journal(path, {"model": "one"})
+
+
 def test_texts_are_beginnings_that_fit() -> None:
     pytest.importorskip("alfworld")
     count = counter(byte_level())
@@ -213,10 +234,13 @@ def test_texts_are_beginnings_that_fit() -> None:
     assert part == chat[: len(part)] and count(part) <= 900 < count(chat[: len(part) + 2])
     assert within(chat, 50, count) == []
     profile = replace(SMALL, part="end2end", lengths=(1200,))
-    text = Texts(profile, byte_level()).of(1200)
+    text = Texts(profile, byte_level(), 1200).of(1200)
     assert count([*text.messages, text.new]) + profile.plan_tokens <= 1200
-    with pytest.raises(ConfigError, match="60 tokens are fewer than a household chat's first turn has"):
-        Texts(profile, byte_level()).of(60)
+    least = count(chat[:3]) + profile.new_tokens + profile.plan_tokens + MARGIN
+    refused = f"60 tokens are fewer than a household chat's first turn has; allowed here: {least} or more"
+    with pytest.raises(ConfigError, match=refused):
+        Texts(profile, byte_level(), 1200).of(60)
+    assert Texts(profile, byte_level(), 1200).of(least).messages == tuple(chat[:3])
 
 
 def test_the_evicting_sessions_peak_is_judged(tmp_path: Path) -> None:
@@ -252,7 +276,7 @@ def test_the_evicting_sessions_peak_is_judged(tmp_path: Path) -> None:
         ({"modes": ("expert",)}, "--modes: expert cannot be profiled"),
         ({"modes": ("full", "served")}, "--modes: served cannot be profiled"),
         ({"modes": ("prune[learned]",)}, r"--modes: prune\[learned\] needs a trained pruner; name it with --pruner"),
-        ({"of": "sleep"}, "a profile of prefill \\(sleep\\)"),
+        ({"of": "sleep"}, "--of: got sleep; allowed: prefill, end2end"),
     ],
 )
 def test_bad_settings_give_one_line(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
