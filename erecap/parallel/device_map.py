@@ -73,7 +73,7 @@ def resolve_device_map(model: Any, text: str | Mapping[str, str | int], dtype: t
         check_device(device)
     _check_covers(model, found)
     _check_tied(model, found)
-    return found
+    return _apart(model, found)
 
 
 def check_device(name: str) -> None:
@@ -170,6 +170,30 @@ def _automatic(model: Any, word: str, dtype: torch.dtype) -> dict[str, str]:
     inferred = infer_auto_device_map(model, max_memory=memory, no_split_module_classes=whole, dtype=dtype)
     found = {part: f"cuda:{device}" if isinstance(device, int) else str(device) for part, device in inferred.items()}
     return found if "" not in found else dict.fromkeys([name for name, _ in model.named_children()], found[""])
+
+
+def _apart(model: Any, found: Mapping[str, str]) -> dict[str, str]:
+    """The same places with no part within another, which is how weights are put there."""
+    from torch import nn
+
+    places: dict[str, str] = {}
+
+    def place(name: str, module: Any, device: str | None) -> None:
+        device = found.get(name, device)
+        if not any(part != name and _within(part, name) for part in found):
+            if device is not None:
+                places[name] = device
+            return
+        held = [*module.named_children(), *module.named_parameters(recurse=False)]
+        for part, child in held:
+            whole = f"{name}.{part}" if name else part
+            if isinstance(child, nn.Module):
+                place(whole, child, device)
+            elif device is not None:
+                places[whole] = device
+
+    place("", model, None)
+    return places
 
 
 def _check_covers(model: Any, found: Mapping[str, str]) -> None:

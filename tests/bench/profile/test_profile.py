@@ -138,7 +138,8 @@ def test_another_model_of_the_same_name_is_refused(tmp_path: Path) -> None:
     shape = vars(shape_of(model()))
     shared = {name: ABOUT[name] for name in ("machine", "versions", "model")}
     other = {**SMALL.fixed(), **shared, "shape": {**shape, "layers": shape["layers"] + 1}}
-    Journal(tmp_path / "prefill-tiny-4096.jsonl", other)
+    journal = Journal(tmp_path / "prefill-tiny-4096.jsonl", other)
+    journal.add({"length": 300, "preset": None, "mode": "full", "skipped": "no room"})
     with pytest.raises(RunError, match="measured with another shape; --fresh measures anew"):
         played(SMALL, tmp_path)
 
