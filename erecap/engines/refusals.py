@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import transformers
+from packaging.version import Version
+
 from erecap.engines.protocol import EngineSettings
 from erecap.engines.rope_lengths import follows_length, past_switch
 from erecap.tokens.cache.ropes import window_of
@@ -32,6 +35,21 @@ def refuse_unservable(model: Any) -> None:
         raise ValueError(f"the weight {empty} is on the device meta, which holds no values; load the model first")
 
 
+LENGTHS_FROM = "5.20"  # transformers, whose `generate` reads anew where rotary embeddings change
+
+
+def _too_old(model: Any) -> str | None:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = getattr(type(base), "prepare_inputs_for_generation", None)
+    reads_anew = own is not None and own is not transformers.GenerationMixin.prepare_inputs_for_generation
+    if not reads_anew or Version(transformers.__version__) >= Version(LENGTHS_FROM):
+        return None
+    return (
+        f"{type(model).__name__} changes its rotary embeddings within its window, which a session without a budget "
+        f"follows from transformers {LENGTHS_FROM} on, got {transformers.__version__}; give a budget below that place"
+    )
+
+
 def problem_with(model: Any, settings: EngineSettings) -> str | None:
     """Reason why the engine cannot serve `model` with these settings, in one sentence."""
     problem = read_problem(model)
@@ -39,6 +57,8 @@ def problem_with(model: Any, settings: EngineSettings) -> str | None:
         problem = f"{type(model).__name__} names no window (max_position_embeddings); {INSTEAD}"
     if problem is None and follows_length(model) and settings.kv_tokens is not None:
         problem = past_switch(model, settings.kv_tokens)
+    if problem is None and follows_length(model) and not settings.evicts and settings.prune is None:
+        problem = _too_old(model)
     if problem is None and settings.prune is not None:
         by_attention = make_scorer(settings.prune.scorer).needs_attention
         problem = prune_problem(model, by_attention)

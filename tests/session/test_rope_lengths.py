@@ -306,3 +306,10 @@ def test_a_bare_call_beside_a_session_is_not_disturbed() -> None:
         input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, eos_token_id=2
     )
     assert got[0, 150:].tolist() == expected
+
+
+def test_older_versions_of_transformers_are_refused_where_angles_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("erecap.engines.refusals.LENGTHS_FROM", "99.0")
+    with pytest.raises(ValueError, match=r"follows from transformers 99\.0 on, got \d.*; give a budget below"):
+        ReplanSession(changing("phi3"), chat_tokenizer())
+    assert ReplanSession(changing("phi3"), chat_tokenizer(), budget=SWITCH // 2)
