@@ -46,6 +46,11 @@ def scale(
     for option, value, allowed in (("--gpu", gpu, GPUS), ("--shape", shape, MODELS)):
         if value not in allowed:
             raise ConfigError(f"{option}: got {value!r}; allowed: {', '.join(allowed)}")
+    for option, seconds in (("--period", period), ("--slo", slo)):
+        if seconds <= 0:
+            raise ConfigError(f"{option}: got {seconds:g}; allowed: seconds above 0")
+    if host_gb < 0:
+        raise ConfigError(f"--host-gb: got {host_gb:g}; allowed: memory from 0 on")
     device, model = GPUS[gpu], MODELS[shape]
     say = Console(markup=False, emoji=False, stderr=True).print
     try:

@@ -84,7 +84,8 @@ class ReplanSession(EditedSession):
         ModelError: a trained pruner or exit predictor that is damaged, untested, or of another model.
         ValueError: an argument of another type or out of range, no criterion or pruner of that name, a model, `prune`
             or `decode_weights` that the engine cannot serve, a budget with `pays` without `cost` or with a memory that
-            holds next to nothing, or an engine that has read something or that another session uses.
+            holds next to nothing, an engine that has read something or that another session uses, or a tokenizer of
+            another model than that of the engine.
 
     A session serves one call at a time: one more from another thread is refused by RuntimeError. Forks are sessions of
     their own.
@@ -134,7 +135,7 @@ class ReplanSession(EditedSession):
         self._compose(
             Conversation(tokenizer, rewind_tokens, retokenize),
             SessionPolicy(self.config),
-            own_engine(self.config, model),
+            own_engine(self.config, model, tokenizer),
         )
         self.policy.check(self.engine)
         self.exits = exits_of(self.config.exit, self.engine, model)
