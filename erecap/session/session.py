@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erecap.budget import Budget
-from erecap.config.exits import Exit
+from erecap.config.exits import Exit, ExitChoice
 from erecap.context.thinking import thinking_spans
 from erecap.decoding.answer import AnswerWatcher, answer_ends, say_ignored_defaults
 from erecap.decoding.drafts.choices import RememberedChoices
@@ -77,7 +77,8 @@ class ReplanSession(EditedSession):
         budget: a `Budget`, or what `Budget.of` takes: tokens, "auto", or None for no limit.
         prune, evict_by, stale_first, thinking_first, draft, seed, rewind_tokens, retokenize, decode_weights,
             prefill_chunk, scheduler, cost, engine, draft_memory, draft_cost: see the fields of `SessionConfig`.
-        exit: an `Exit`, or the name or folder of a predictor that `erecap train exit` made; None: no early exit.
+        exit: an `Exit`, settings such as `{"layer": 20}`, or the name or folder of a predictor that `erecap train exit`
+            made; None or False: no early exit.
 
     Raises:
         ConfigError: no engine of that name, or one that cannot be made.
@@ -118,7 +119,7 @@ class ReplanSession(EditedSession):
         engine: str | SessionEngine = "transformers",
         draft_memory: DraftMemory | None = None,
         draft_cost: CostModel | None = None,
-        exit: Exit | str | None = None,
+        exit: ExitChoice = None,
     ) -> None:
         self.config = SessionConfig(
             prune, Budget.of(budget), ranking_of(evict_by, model), stale_first, thinking_first, draft, seed,
@@ -513,7 +514,7 @@ class ReplanSession(EditedSession):
         return agreement(self.prefill, part, wanted)
 
     @one_call
-    def leave_early(self, exit: Exit | str | None) -> None:
+    def leave_early(self, exit: ExitChoice) -> None:
         """Decode with another early exit from now on; what was learned of the one before is forgotten.
 
         Args:
