@@ -9,13 +9,12 @@ import platform
 import re
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
 from erecap.errors import ConfigError, EnvironmentUnavailable
-from erecap.files import cache_dir
+from erecap.files import cache_dir, try_writing
 from erecap.models.catalog import list_models
 from erecap.models.checking import Check
 from erecap.models.folders import destination
@@ -273,11 +272,8 @@ def check_model() -> Check:
 
 def check_writable(name: str, folder: Path) -> Check:
     """Check that a file can be made in `folder`, or in its nearest existing parent; nothing is left behind."""
-    there = folder.resolve()
-    while not there.exists():
-        there = there.parent
     try:
-        with tempfile.TemporaryFile(dir=there):
-            return Check(name, True, f"{folder} can be written")
+        try_writing(folder)
     except OSError as error:
-        return Check(name, False, f"{folder}: {error.strerror}", f"get write permission for {there}")
+        return Check(name, False, f"{folder}: {error.strerror}", f"get write permission for {error.filename}")
+    return Check(name, True, f"{folder} can be written")

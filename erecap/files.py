@@ -65,6 +65,23 @@ def _write_aside(path: Path, raw: bytes) -> None:
         raise
 
 
+def try_writing(folder: Path) -> None:
+    """Make a file in `folder`, or in its nearest existing parent; nothing is left behind.
+
+    Raises:
+        OSError: it cannot be made, with the name of the place.
+    """
+    there = folder.resolve()
+    while not there.exists():
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return
+    except OSError as error:
+        error.filename = str(there)
+        raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically. NaN and infinity are refused with a ValueError."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

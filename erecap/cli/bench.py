@@ -10,6 +10,7 @@ import typer
 from erecap.cli.benching import end, is_given, measure, names_in, numbers_in, refuse_given, setting, show
 from erecap.cli.model_options import DeviceMapOption
 from erecap.cli.numbers import finite
+from erecap.cli.outputs import result_file
 from erecap.errors import ConfigError
 
 app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
@@ -18,7 +19,7 @@ MODEL = "smollm2-135m-instruct"
 Model = Annotated[str, typer.Option(help="Catalog name, folder or hub name.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; torch's choice if left out.")]
-Out = Annotated[Path | None, typer.Option(help="JSON file for settings, summary and raw rows.")]
+Out = Annotated[Path | None, typer.Option(callback=result_file, help="JSON file for settings, summary and raw rows.")]
 Repetitions = Annotated[int, typer.Option(min=1, help="Timed calls of each kind, in turn.")]
 KvTokens = Annotated[int, typer.Option(min=16, help="Budget of the sessions that evict.")]
 PlanTokens = Annotated[int, typer.Option(min=2, help="Tokens generated in every call.")]

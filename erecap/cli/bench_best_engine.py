@@ -9,6 +9,7 @@ import typer
 
 from erecap.cli.bench import MODEL, Dtype, KvTokens, NewTokens, PlanTokens, Repetitions, Threads, Weights
 from erecap.cli.benching import finish_sides, numbers_in, setting
+from erecap.cli.outputs import ResultFile
 
 
 def best_engine(
@@ -24,9 +25,7 @@ def best_engine(
     results: Annotated[
         Path | None, typer.Option(help="A results file that the product rows of R1a and R1b go into.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="JSON file for settings, summary and raw rows.")] = Path(
-        "runs/bench/best-engine.json"
-    ),
+    out: ResultFile = Path("runs/bench/best-engine.json"),
 ) -> None:
     """Time one replanning call of `full` and of `erecap` on transformers and on llama.cpp, in turn.
 

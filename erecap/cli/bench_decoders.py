@@ -9,6 +9,7 @@ import typer
 
 from erecap.cli.bench import MODEL, Dtype, Threads
 from erecap.cli.benching import setting
+from erecap.cli.outputs import ResultFile
 
 
 def decoders(
@@ -23,9 +24,7 @@ def decoders(
     threads: Threads = None,
     results: Annotated[Path | None, typer.Option(help="A results file that gets the part `decoders`.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what the output file has.")] = False,
-    out: Annotated[Path, typer.Option(help="JSON file for settings, summary and raw rows.")] = Path(
-        "runs/bench/decoders.json"
-    ),
+    out: ResultFile = Path("runs/bench/decoders.json"),
 ) -> None:
     """Compare ways to run the model: milliseconds of a pass, and the error of its logits against float64.
 

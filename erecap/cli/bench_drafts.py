@@ -25,7 +25,7 @@ def drafts(
     history: Annotated[int, typer.Option(min=1, help="Tokens of chat before the first plan.")] = 1000,
     kv_tokens: KvTokens = 1024,
     prompts: Annotated[
-        Path | None, typer.Option(help="Folder of prompt sets: JSONL files whose rows have a list `turns`.")
+        Path | None, typer.Option(metavar="FOLDER", help="Prompt sets: JSONL files whose rows have a list `turns`.")
     ] = None,
     prompt_count: Annotated[int, typer.Option(min=1, help="Prompts of each set, the first ones.")] = 10,
     prompt_tokens: Annotated[int, typer.Option(min=2, help="Most tokens of an answer to a prompt.")] = 64,

@@ -9,6 +9,7 @@ import typer
 
 from erecap.cli.bench import MODEL, KvTokens, NewTokens, PlanTokens, Repetitions, Threads
 from erecap.cli.benching import finish_sides, setting
+from erecap.cli.outputs import ResultFile
 
 
 def engines(
@@ -30,9 +31,7 @@ def engines(
         Path | None, typer.Option(help="A results file that R8-plain and R8-drafted go into, or R10.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what the results file has.")] = False,
-    out: Annotated[Path, typer.Option(help="JSON file for settings, summary and raw rows.")] = Path(
-        "runs/bench/engines.json"
-    ),
+    out: ResultFile = Path("runs/bench/engines.json"),
 ) -> None:
     """Time one replanning call of a session on llama.cpp against llama.cpp with its prompt cache.
 

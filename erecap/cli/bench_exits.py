@@ -10,6 +10,7 @@ import typer
 from erecap.cli.bench import MODEL, Dtype, Out, Threads
 from erecap.cli.model_options import AdapterOption, LayersOption
 from erecap.cli.numbers import finite
+from erecap.cli.outputs import result_file
 
 if TYPE_CHECKING:
     from erecap.generation import JsonRow
@@ -45,7 +46,9 @@ def exits(
     resume: Annotated[bool, typer.Option("--resume", help="Keep what --out was measured with the same settings.")] = (
         False
     ),
-    results: Annotated[Path | None, typer.Option(help="Results file that the row X1 is merged into.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(callback=result_file, help="Results file that the row X1 is merged into.")
+    ] = None,
     row: Annotated[str, typer.Option(help="That row: algorithm, or product for an adapter trained for it.")] = (
         "algorithm"
     ),
@@ -64,6 +67,7 @@ def exits(
     from erecap.cli.benching import setting
     from erecap.config.exits import Exit
     from erecap.decoding.answer import answer_ends
+    from erecap.decoding.exits.opening import open_exits
     from erecap.errors import ConfigError
     from erecap.generation import Message
     from erecap.language_models.build import ModelSettings, open_model
@@ -105,6 +109,11 @@ def exits(
         say(f"exits: measured on {part['date']} already, kept ({Path(str(out)).name}; without --resume it is anew)")
     else:
         ends = answer_ends(opened.model, opened.tokenizer)
+        if settings is not None:
+            try:
+                open_exits(settings, opened.model)  # before minutes are spent on bounds
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
 
         def answer(chat: list[Message]) -> str:
             return ReplanSession(opened.model, opened.tokenizer).generate(chat, max_new_tokens=new_tokens).text

@@ -9,6 +9,7 @@ import typer
 
 from erecap.cli.bench import MODEL
 from erecap.cli.numbers import finite
+from erecap.cli.outputs import ResultFile
 
 
 def fleet(
@@ -24,9 +25,7 @@ def fleet(
     minutes: Annotated[float, typer.Option(callback=finite, help="Time after which nothing new is begun.")] = 5.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     tokenizer: Annotated[str, typer.Option(help="Model whose tokenizer is used: a catalog name or a folder.")] = MODEL,
-    out: Annotated[Path, typer.Option(help="JSON file for settings, summary and raw rows.")] = Path(
-        "runs/bench/fleet.json"
-    ),
+    out: ResultFile = Path("runs/bench/fleet.json"),
 ) -> None:
     """Time replanning calls of one agent and of many: everything read again, everything kept, or some tokens kept.
 

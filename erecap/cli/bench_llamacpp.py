@@ -10,6 +10,7 @@ import typer
 from erecap.bench.llamacpp.client import BUILT
 from erecap.cli.bench import MODEL, Dtype, KvTokens, NewTokens, PlanTokens, Repetitions, Threads, Weights
 from erecap.cli.benching import names_in, numbers_in, setting
+from erecap.cli.outputs import ResultFile
 
 
 def llamacpp(
@@ -31,9 +32,7 @@ def llamacpp(
     threads: Threads = None,
     python: Annotated[Path, typer.Option(help="An interpreter that has llama-cpp-python.")] = BUILT,
     results: Annotated[Path | None, typer.Option(help="A results file that R8 is merged into.")] = None,
-    out: Annotated[Path, typer.Option(help="JSON file for settings, summary and raw rows.")] = Path(
-        "runs/bench/llamacpp.json"
-    ),
+    out: ResultFile = Path("runs/bench/llamacpp.json"),
 ) -> None:
     """Time one replanning call against llama.cpp with its prompt cache, which `make bench-llamacpp` builds first."""
     from dataclasses import asdict

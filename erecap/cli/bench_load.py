@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from erecap.cli.bench import Out
 from erecap.cli.numbers import finite
 
 
@@ -18,7 +18,7 @@ def load(
     new_tokens: Annotated[int, typer.Option(min=1, help="New tokens of a call, about.")] = 100,
     plan_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 32,
     pause: Annotated[float, typer.Option(callback=finite, min=0, help="Seconds from an answer to the next.")] = 0.0,
-    out: Annotated[Path | None, typer.Option(help="JSON file for settings, summary and raw rows.")] = None,
+    out: Out = None,
 ) -> None:
     """Let many agents lead conversations on an OpenAI-compatible server, and tell how long their calls took.
 

@@ -10,6 +10,7 @@ import typer
 
 from erecap.cli.bench import MODEL
 from erecap.cli.benching import names_in
+from erecap.cli.outputs import result_file
 
 
 def remote(
@@ -23,7 +24,7 @@ def remote(
     cache_block: Annotated[int, typer.Option(min=1, help="A cached prefix is a multiple of so many tokens.")] = 128,
     cache_least: Annotated[int, typer.Option(min=0, help="A cached prefix has at least so many tokens.")] = 1024,
     model: Annotated[str, typer.Option(help="Whose tokenizer counts: catalog name, folder or hub name.")] = MODEL,
-    out: Annotated[Path | None, typer.Option(help="JSON file for settings and rows.")] = None,
+    out: Annotated[Path | None, typer.Option(callback=result_file, help="JSON file for settings and rows.")] = None,
 ) -> None:
     """Count tokens, dollars, cached prompts and lost facts for each way of shortening recorded conversations.
 

@@ -9,6 +9,7 @@ import typer
 
 from erecap.cli.bench import MODEL, KvTokens, Model, NewTokens, PlanTokens, Repetitions, Threads
 from erecap.cli.benching import finish_sides, setting
+from erecap.cli.outputs import ResultFile
 
 
 def vllm(
@@ -23,9 +24,7 @@ def vllm(
     kv_gb: Annotated[int, typer.Option(min=1, help="GiB of vLLM's paged cache, on a CPU.")] = 4,
     threads: Threads = None,
     results: Annotated[Path | None, typer.Option(help="A results file that R9-speed and R9-blocks go into.")] = None,
-    out: Annotated[Path, typer.Option(help="JSON file for settings, summary and raw rows.")] = Path(
-        "runs/bench/vllm.json"
-    ),
+    out: ResultFile = Path("runs/bench/vllm.json"),
 ) -> None:
     """Time one replanning call of several agents on vLLM, with its prefix cache and with the sessions' connector.
 

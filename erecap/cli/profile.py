@@ -10,6 +10,7 @@ import typer
 
 from erecap.cli.benching import end, names_in, numbers_in, setting
 from erecap.cli.model_options import AdapterOption, DtypeOption, ModelArgument, ThreadsOption
+from erecap.cli.outputs import result_file
 from erecap.cli.shared_options import with_options
 
 app = typer.Typer(help="Profile a model over lengths, presets and modes.", no_args_is_help=True)
@@ -45,9 +46,10 @@ class Profiling:
         Path("runs/profile")
     )
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure anew what was measured already.")] = False
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON file for settings, summary and raw rows.")] = (
-        None
-    )
+    out: Annotated[
+        Path | None,
+        typer.Option(callback=result_file, metavar="FILE", help="JSON file for settings, summary and raw rows."),
+    ] = None
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Markdown file for the table.")] = None
     plots: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for curves and the heat map (SVG).")] = (
         None

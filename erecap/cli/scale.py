@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from erecap.cli.numbers import finite
+from erecap.cli.outputs import result_file
 
 if TYPE_CHECKING:
     from erecap.cost.fleet.gpu import Gpu, Served
@@ -29,7 +30,9 @@ def scale(
     measured: Annotated[
         Path | None, typer.Option(help="File of `erecap bench fleet`: shares of the data sheet that were reached.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file for assumptions and all figures.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=result_file, help="JSON file for assumptions and all figures.")
+    ] = None,
 ) -> None:
     """Simulate robots that replan on one GPU: read everything again, keep everything, or keep some tokens.
 
@@ -46,6 +49,11 @@ def scale(
     for option, value, allowed in (("--gpu", gpu, GPUS), ("--shape", shape, MODELS)):
         if value not in allowed:
             raise ConfigError(f"{option}: got {value!r}; allowed: {', '.join(allowed)}")
+    for option, seconds in (("--period", period), ("--slo", slo)):
+        if seconds <= 0:
+            raise ConfigError(f"{option}: got {seconds:g}; allowed: seconds above 0")
+    if host_gb < 0:
+        raise ConfigError(f"--host-gb: got {host_gb:g}; allowed: memory from 0 on")
     device, model = GPUS[gpu], MODELS[shape]
     say = Console(markup=False, emoji=False, stderr=True).print
     try:

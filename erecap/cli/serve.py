@@ -15,7 +15,6 @@ from erecap.cli.model_options import (
     AdapterOption,
     DeviceMapOption,
     DeviceOption,
-    DtypeOption,
     ExitOption,
     LayersOption,
     ThreadsOption,
@@ -117,7 +116,9 @@ def serve(
     answer_mb: Annotated[
         float, typer.Option(callback=finite, min=0.001, max=1e6, help="With --upstream: MiB of an answer.")
     ] = 64.0,
-    dtype: DtypeOption = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto, float32, bfloat16 or float16; with llamacpp: of keys and values alone.")
+    ] = "auto",
     device: DeviceOption = "auto",
     device_map: DeviceMapOption = None,
     decode_weights: Annotated[str, typer.Option(help="Weights while decoding: same, int8 or int4.")] = "same",
@@ -128,9 +129,12 @@ def serve(
     exit: ExitOption = None,
     threads: ThreadsOption = None,
     engine: Annotated[
-        str,
-        typer.Option(help="What runs the model: transformers, vllm, or llamacpp for a GGUF file or the catalog's."),
-    ] = "transformers",
+        str | None,
+        typer.Option(
+            help="What runs the model: transformers, vllm or llamacpp; if left out, llamacpp for a GGUF file, else "
+            "transformers."
+        ),
+    ] = None,
 ) -> None:
     """Serve a local model at /v1/chat/completions, or shorten the chats that go to another server.
 
@@ -180,6 +184,7 @@ def serve(
         return
     from erecap.serving.opening import follow_server, open_engine
 
+    _check_sessions(sessions, at_once, keys)
     if follow_server(
         model, adapter=adapter, dtype=dtype, device=device, device_map=device_map, threads=threads, layers=layers,
         engine=engine,
@@ -263,6 +268,19 @@ def _keys(variable: str | None, file: Path | None) -> Keys | None:
         return Keys.of(key)
     except ConfigError as error:
         raise ConfigError(f"--api-key-env: {variable}: {error}") from error
+
+
+def _check_sessions(sessions: int, at_once: int, keys: Keys | None) -> None:
+    """Refuse fewer conversations than are answered together, by each of several keys."""
+    from erecap.errors import ConfigError
+
+    tenants = 1 if keys is None else len(keys.tenants)
+    if sessions // tenants < at_once:
+        shared = "" if tenants == 1 else f" for {tenants} keys,"
+        raise ConfigError(
+            f"--sessions: got {sessions}{shared} with {at_once} answered at once (--at-once); allowed: at least "
+            f"{at_once * tenants}, or a lower --at-once"
+        )
 
 
 def _names(host: str, has_key: bool, insecure: bool, allowed: list[str]) -> list[str] | None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from erecap.cli.numbers import finite
+from erecap.cli.outputs import result_folder
 
 MethodOption = Annotated[str, typer.Option(help="dqn, bandit or linucb; the report has all of them.")]
 
@@ -19,7 +20,9 @@ def controller(
             metavar="[DATA...]", help="CSV or JSONL files with prompt and plan, folders of `erecap collect`."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Numbered runs go in here.")] = Path("runs/controller"),
+    out: Annotated[
+        Path, typer.Option(callback=result_folder, metavar="FOLDER", help="Numbered runs go in here.")
+    ] = Path("runs/controller"),
     table: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Learn on the table of this run instead of measuring one.")
     ] = None,

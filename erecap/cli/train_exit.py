@@ -9,6 +9,7 @@ import typer
 
 from erecap.cli.model_options import AdapterOption, DeviceOption, LayersOption, ThreadsOption
 from erecap.cli.numbers import finite
+from erecap.cli.outputs import result_folder
 
 
 def exit_predictor(
@@ -16,7 +17,9 @@ def exit_predictor(
         list[Path] | None,
         typer.Argument(metavar="DATA...", help="Folders of `erecap collect`, JSONL files; else household games."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The result.")] = Path("runs/exits"),
+    out: Annotated[Path, typer.Option("--out", callback=result_folder, metavar="FOLDER", help="The result.")] = Path(
+        "runs/exits"
+    ),
     model: Annotated[str, typer.Option(help="Catalog name, folder or hub name.")] = "smollm2-135m-instruct",
     adapter: AdapterOption = None,
     layers: LayersOption = None,
@@ -33,6 +36,7 @@ def exit_predictor(
     seed: Annotated[int, typer.Option(help="Of initial weights, order, games and held-out texts.")] = 0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace the predictor that FOLDER holds.")] = False,
 ) -> None:
     """Train a predictor that says between layers whether a candidate is the final token, test it, write its card.
 
@@ -42,13 +46,13 @@ def exit_predictor(
 
     from erecap.bench.exits.household import household_texts
     from erecap.bench.exits.settings import ExitsBench
-    from erecap.bench.exits.texts import texts_of
+    from erecap.bench.exits.texts import texts_hash, texts_of
     from erecap.decoding.answer import answer_ends
     from erecap.errors import ConfigError
     from erecap.generation import Message
     from erecap.language_models.build import ModelSettings, open_model
     from erecap.session.session import ReplanSession
-    from erecap.training.exit.run import train_exits
+    from erecap.training.exit.run import refuse_taken, train_exits
     from erecap.training.exit.settings import ExitTraining
     from erecap.training.saliency.samples import sources_facts, sources_hash
 
@@ -56,6 +60,8 @@ def exit_predictor(
     for source in data or ():
         if not source.exists():
             raise ConfigError(f"{source}: no such file or folder")
+    texts_hash(data or ())  # what cannot be read is told before the model is loaded
+    refuse_taken(out, fresh)
     progress = Console(markup=False, emoji=False, stderr=True, highlight=False)
     opened = open_model(ModelSettings(model, adapter, "float32", device, threads, layers))
     ends = answer_ends(opened.model, opened.tokenizer)

@@ -62,6 +62,11 @@ class EvictParts(BaseModel):
         return tokens_or_auto(value)
 
 
+def none_for_false(value: Any) -> Any:
+    """None for `false`, which an action of a controller takes as well; all else as it is."""
+    return None if value is False else value
+
+
 class ExitParts(BaseModel):
     """The part `exit` of `decode`: early exit, verified."""
 
@@ -106,8 +111,9 @@ class DecodeParts(BaseModel):
     weights: Literal["same", "int8", "int4"] | None = Field(
         default=None, description="Weights while decoding; null: the run's decode_weights."
     )
-    exit: ExitParts | None = Field(
-        default=None, description="Name tokens with the first layers, verified by all; null: all layers name them."
+    exit: Annotated[ExitParts | None, BeforeValidator(none_for_false)] = Field(
+        default=None,
+        description="Name tokens with the first layers, verified by all; null or false: all layers name them.",
     )
 
 

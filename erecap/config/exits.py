@@ -20,7 +20,8 @@ class Exit:
     are confident of.
 
     Raises:
-        ValueError: neither or both of these, an unknown schedule, or a value out of range.
+        ValueError: neither or both of these, an unknown schedule, one beside `layer`, or a value of another type or out
+            of range.
     """
 
     predictor: str | None = None  # name or folder of what `erecap train exit` made
@@ -45,19 +46,27 @@ class Exit:
             raise ValueError(f"exit: predictor is {self.predictor!r}; allowed: the name or folder of a predictor")
         if type(self.drafts) is not int or not 1 <= self.drafts <= MOST_DRAFTS:
             raise ValueError(f"exit: drafts is {self.drafts!r}; allowed: 1 to {MOST_DRAFTS}")
+        if type(self.lossless) is not bool:
+            raise ValueError(f"exit: lossless is {self.lossless!r}; allowed: true or false")
+        if self.check is not None and type(self.check) is not bool:
+            raise ValueError(f"exit: check is {self.check!r}; allowed: true, false or null")
+        if self.layer is not None and self.schedule != "two-level":
+            raise ValueError(f"exit: got schedule {self.schedule!r} beside a layer; allowed: with a predictor")
 
     @classmethod
     def of(cls, value: Any) -> Exit | None:
         """`value` as settings.
 
         Args:
-            value: None, settings, a mapping of them as in a run's configuration, or a text: the name or folder of a
-                predictor, or settings such as `layer=20,threshold=0.9`.
+            value: None or False: no early exit; settings, a mapping of them as in a run's configuration, or a text: the
+                name or folder of a predictor, or settings such as `layer=20,threshold=0.9`.
 
         Raises:
             ValueError: anything else.
         """
-        if value is None or isinstance(value, cls):
+        if value is None or value is False:
+            return None
+        if isinstance(value, cls):
             return value
         if isinstance(value, str) and "=" in value:
             text = value
@@ -70,13 +79,13 @@ class Exit:
             unknown = [name for name in value if name not in known]
             if unknown:
                 raise ValueError(f"exit: unknown setting {unknown[0]!r}; allowed: {', '.join(known)}")
-            for name in ("lossless", "check"):
-                if name in value and not isinstance(value[name], bool):
-                    raise ValueError(f"exit: {name} is {value[name]!r}; allowed: true or false")
             return cls(**value)
         if isinstance(value, str) and value:
             return cls(predictor=value)
-        raise ValueError(f"exit must be None, an Exit, or the name or folder of a predictor, got {value!r}")
+        raise ValueError(
+            "exit must be None, an Exit, a mapping such as {'layer': 20}, or the name or folder of a predictor, "
+            f"got {value!r}"
+        )
 
     @property
     def checks(self) -> bool:
@@ -90,6 +99,9 @@ class Exit:
             "check": None, "drafts": 4,
         }  # fmt: skip
         return {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
+
+
+ExitChoice = Exit | Mapping[str, Any] | str | Literal[False] | None  # what `Exit.of` takes
 
 
 def _setting(text: str) -> tuple[str, Any]:

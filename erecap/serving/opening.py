@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from erecap.budget import Budget
@@ -11,11 +12,32 @@ from erecap.cost.machine import cost_key
 from erecap.cost.store import load_cost_model
 from erecap.errors import ConfigError
 from erecap.language_models.following import check_servable, follow_along
-from erecap.language_models.opened import ModelSettings, open_for
+from erecap.language_models.opened import ModelSettings, is_gguf, open_for
 from erecap.parallel.start import rank, world
-from erecap.registries import PRICED_DRAFTS
+from erecap.registries import ENGINES, PRICED_DRAFTS
 from erecap.serving.engine import Engine
 from erecap.session.session import ReplanSession
+
+OF_TESTS = "tiny"  # the engine that runs no language model
+
+
+def engine_for(model: str, engine: str | None) -> str:
+    """The engine of a server: the one that was asked for; else llama.cpp's for a GGUF file, and transformers.
+
+    Raises:
+        ConfigError: no engine of that name, one that does not run this model, or whose package is not installed.
+    """
+    if engine is None:
+        engine = "llamacpp" if is_gguf(model) else "transformers"
+    allowed = [name for name in ENGINES if name != OF_TESTS]
+    if engine not in allowed:
+        raise ConfigError(f"--engine: got {engine!r}; allowed: {', '.join(allowed)}")
+    if is_gguf(model) and engine != "llamacpp":
+        raise ConfigError(f"--engine: got {engine} with {Path(model).name}; a GGUF file runs on llamacpp")
+    library = getattr(ENGINES[engine], "library", None)
+    if library is not None:
+        library()
+    return engine
 
 
 def follow_server(
@@ -27,7 +49,7 @@ def follow_server(
     device_map: str | None,
     threads: int | None,
     layers: str | None,
-    engine: str,
+    engine: str | None,
 ) -> bool:
     """Follow rank 0 until the server ends, on another rank; returns False on rank 0, and without `torchrun`.
 
@@ -38,7 +60,7 @@ def follow_server(
     if world() == 1:
         return False
     settings = ModelSettings(model, adapter, dtype, device, threads, layers, device_map)
-    check_servable(settings, engine)
+    check_servable(settings, engine_for(model, engine))
     if rank() == 0:
         return False
     follow_along(settings)
@@ -60,7 +82,7 @@ def open_engine(
     thinking_first: bool = False,
     draft: bool | str = True,
     exit: Exit | None = None,
-    engine: str = "transformers",
+    engine: str | None = None,
     say: Callable[[str], None],
     **options: Any,
 ) -> Engine:
@@ -73,7 +95,7 @@ def open_engine(
         budget: of a conversation.
         thinking_first: as of `ReplanSession`.
         draft, exit: way to draft tokens while decoding, and early exit, as for `ReplanSession`.
-        engine: holds keys and values and runs the model: a name of `ENGINES`.
+        engine: holds keys and values and runs the model: see `engine_for`.
         say: takes lines for the person who waits.
         options: of `Engine`.
 
@@ -83,9 +105,9 @@ def open_engine(
     """
     if exit is not None and not exit.lossless:
         raise ConfigError("--exit: lossless=false decodes greedily, and requests may ask for sampling; leave it out")
+    engine = engine_for(model, engine)
     say(f"loading model {model}")
     opened = open_for(ModelSettings(model, adapter, dtype, device, threads, layers, device_map), engine)
-    engine = opened.engine_of(engine)
     if budget.pays is not None and engine != "transformers":
         raise ConfigError(f"--pays: no cost model is calibrated for engine {engine}; leave it out")
     stored = None

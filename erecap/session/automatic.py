@@ -10,7 +10,7 @@ from erecap.engines.protocol import SessionEngine
 from erecap.errors import BudgetError
 from erecap.session.conversation.chat import ChatPart
 from erecap.session.conversation.transcript import Mark, Transcript
-from erecap.session.eviction import HEAD, OPEN
+from erecap.session.eviction import GOAL, HEAD, OPEN
 from erecap.session.policy import SessionPolicy
 
 
@@ -43,8 +43,10 @@ def make_room(
         head = int((priority == HEAD).sum())
         target = min(limit.most - min(1, coming), max(limit.down_to, head))
         if head > target:
+            head += policy.head_to_come(transcript, part, marks)
             raise BudgetError(
-                f"system, goal and format take {head:,} tokens, and {limit.most:,} fit {limit.reason}; shorten them"
+                f"system, goal and format take {head:,} tokens, and {limit.most:,} fit {limit.reason}; "
+                f"shorten them{GOAL}"
             )
         if count <= target:
             return min(chunk, limit.most - count)

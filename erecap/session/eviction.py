@@ -5,7 +5,7 @@ Protected tokens have a high priority; tokens that the context graph calls stale
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from erecap.session.conversation.protection_spans import Claims, numbered
 from erecap.session.conversation.transcript import Mark
 
 HEAD, PROTECTED, NEWEST, OPEN, STALE, THOUGHT = 4.0, 3.0, 2.0, 1.0, 0.0, -1.0
+# The end of a refusal: which texts have the priority HEAD.
+GOAL = ": system text is never evicted, nor is the first user message, unless it says what of it to protect"
 
 
 def priorities(
@@ -69,12 +71,15 @@ def priorities(
     return found
 
 
-def staying(priority: np.ndarray, scores: np.ndarray, budget: int) -> np.ndarray:
+def staying(
+    priority: np.ndarray, scores: np.ndarray, budget: int, to_come: Callable[[], int] = lambda: 0
+) -> np.ndarray:
     """Choose the tokens that stay, at most `budget` of them.
 
     Args:
         priority, scores: `(n,)` in order of token index; scores are finite, higher stays longer, ties go to the newer
             token.
+        to_come: counts the tokens of priority HEAD that are still to be read, for the message of an error.
 
     Returns:
         `(n,)` bool.
@@ -88,8 +93,8 @@ def staying(priority: np.ndarray, scores: np.ndarray, budget: int) -> np.ndarray
     head = int((priority == HEAD).sum())
     if head > budget:
         raise BudgetError(
-            f"system, goal and format take {head} tokens, the budget is kv_tokens={budget}; "
-            "raise the budget or shorten them"
+            f"system, goal and format take {head + to_come()} tokens, the budget is kv_tokens={budget}; "
+            f"raise the budget or shorten them{GOAL}"
         )
     # Within the newest message its two ends outlast its middle: what it is about, and what was seen last.
     order = scores.astype(np.float64)

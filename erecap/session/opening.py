@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
 
+from erecap.engines.own_tokenizer import refuse_other_tokenizer
 from erecap.engines.protocol import SessionEngine
+from erecap.engines.uniform import UniformEngine
 from erecap.errors import ConfigError
 from erecap.registries import ENGINES, EVICT_BY
 from erecap.session.config import SessionConfig, is_engine
@@ -24,12 +26,12 @@ class EngineUser(Protocol):
 _USERS: WeakValueDictionary[int, EngineUser] = WeakValueDictionary()
 
 
-def own_engine(config: SessionConfig, model: Any) -> SessionEngine:
+def own_engine(config: SessionConfig, model: Any, tokenizer: Any) -> SessionEngine:
     """The engine that the configuration names or gives.
 
     Raises:
         ConfigError: no engine of that name, or one that cannot be made.
-        ValueError: a given engine has read something, or another session uses it.
+        ValueError: a given engine has read something, or another session uses it; or the tokenizer is of another model.
     """
     engine = config.engine
     if isinstance(engine, str):
@@ -41,6 +43,8 @@ def own_engine(config: SessionConfig, model: Any) -> SessionEngine:
         raise ValueError("the engine is in use by another session; a session needs one of its own")
     if engine.tokens:
         raise ValueError(f"the engine has read {engine.tokens} tokens already; a session needs one of its own")
+    if isinstance(engine, UniformEngine):
+        refuse_other_tokenizer(engine, tokenizer)
     return engine
 
 

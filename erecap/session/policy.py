@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from erecap.session.config import SessionConfig
 from erecap.session.conversation.chat import ChatPart
 from erecap.session.conversation.protection_spans import Span, numbered, thoughts_of
 from erecap.session.conversation.transcript import Mark, Transcript
-from erecap.session.eviction import OPEN, priorities, random_scores, staying
+from erecap.session.eviction import HEAD, OPEN, priorities, random_scores, staying
 
 
 class SessionPolicy:
@@ -104,11 +105,18 @@ class SessionPolicy:
         indices = stored.indices
         priority = self.priorities(indices, transcript, part, coming)
         scores = self._scores(engine, indices)
+        to_come = partial(self.head_to_come, transcript, part, coming)
         found = []
         for own in stored.groups:
             column = np.searchsorted(indices, own)
-            found.append(own[~staying(priority[column], scores[column], budget)])
+            found.append(own[~staying(priority[column], scores[column], budget, to_come)])
         return found
+
+    def head_to_come(self, transcript: Transcript, part: ChatPart, coming: Sequence[Mark]) -> int:
+        """Tokens of messages that are not read to their end yet, which will never be evicted once they are read."""
+        end = max((mark.tokens for mark in coming), default=0)
+        unread = np.arange(transcript.tokens, max(transcript.tokens, end))
+        return int((self.priorities(unread, transcript, part, coming) == HEAD).sum())
 
     def priorities(
         self, indices: np.ndarray, transcript: Transcript, part: ChatPart, coming: Sequence[Mark]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erecap.budget import Budget
-from erecap.config.exits import Exit
+from erecap.config.exits import Exit, ExitChoice
 from erecap.context.thinking import thinking_spans
 from erecap.decoding.answer import AnswerWatcher, answer_ends, say_ignored_defaults
 from erecap.decoding.drafts.choices import RememberedChoices
@@ -77,14 +77,16 @@ class ReplanSession(EditedSession):
         budget: a `Budget`, or what `Budget.of` takes: tokens, "auto", or None for no limit.
         prune, evict_by, stale_first, thinking_first, draft, seed, rewind_tokens, retokenize, decode_weights,
             prefill_chunk, scheduler, cost, engine, draft_memory, draft_cost: see the fields of `SessionConfig`.
-        exit: an `Exit`, or the name or folder of a predictor that `erecap train exit` made; None: no early exit.
+        exit: an `Exit`, settings such as `{"layer": 20}`, or the name or folder of a predictor that `erecap train exit`
+            made; None or False: no early exit.
 
     Raises:
         ConfigError: no engine of that name, or one that cannot be made.
         ModelError: a trained pruner or exit predictor that is damaged, untested, or of another model.
         ValueError: an argument of another type or out of range, no criterion or pruner of that name, a model, `prune`
             or `decode_weights` that the engine cannot serve, a budget with `pays` without `cost` or with a memory that
-            holds next to nothing, or an engine that has read something or that another session uses.
+            holds next to nothing, an engine that has read something or that another session uses, or a tokenizer of
+            another model than that of the engine.
 
     A session serves one call at a time: one more from another thread is refused by RuntimeError. Forks are sessions of
     their own.
@@ -117,7 +119,7 @@ class ReplanSession(EditedSession):
         engine: str | SessionEngine = "transformers",
         draft_memory: DraftMemory | None = None,
         draft_cost: CostModel | None = None,
-        exit: Exit | str | None = None,
+        exit: ExitChoice = None,
     ) -> None:
         self.config = SessionConfig(
             prune, Budget.of(budget), ranking_of(evict_by, model), stale_first, thinking_first, draft, seed,
@@ -134,7 +136,7 @@ class ReplanSession(EditedSession):
         self._compose(
             Conversation(tokenizer, rewind_tokens, retokenize),
             SessionPolicy(self.config),
-            own_engine(self.config, model),
+            own_engine(self.config, model, tokenizer),
         )
         self.policy.check(self.engine)
         self.exits = exits_of(self.config.exit, self.engine, model)
@@ -512,7 +514,7 @@ class ReplanSession(EditedSession):
         return agreement(self.prefill, part, wanted)
 
     @one_call
-    def leave_early(self, exit: Exit | str | None) -> None:
+    def leave_early(self, exit: ExitChoice) -> None:
         """Decode with another early exit from now on; what was learned of the one before is forgotten.
 
         Args:

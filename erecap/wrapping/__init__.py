@@ -96,7 +96,7 @@ def wrap(
             memory of its device. An automatic budget evicts within a number given, so that the newest conversation
             stays stored. `budget=Budget.auto(memory_bytes=...)` is the limit of each conversation instead.
         exit: for a model, early exit in decoding, verified: an `Exit`, the name or folder of a predictor that `erecap
-            train exit` made, or settings such as `{"layer": 20}`. Answers stay the bare model's.
+            train exit` made, or settings such as `{"layer": 20}`; False: none. Answers stay the bare model's.
         keep: for a model, the share of tokens that each pruning stage keeps (0.7 if `scorer` is given); for a callable
             with a chat, the share of all tokens of a call. 1.0 keeps everything.
         scorer: for a model, a name of `erecap.registries.SCORERS`; for a callable only `recency`.
@@ -138,7 +138,7 @@ def wrap(
     _refuse(target)
     session: dict[str, Any] = {
         "budget": budget, "evict_by": evict_by, "protect_first": protect_first, "conversations": conversations,
-        "memory_bytes": memory_bytes, "exit": exit,
+        "memory_bytes": memory_bytes, "exit": None if exit is False else exit,
     }  # fmt: skip
     session = {name: value for name, value in session.items() if value is not None}
     pruning: dict[str, Any] = {"keep": keep, "scorer": scorer, "prune": prune}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -105,8 +106,9 @@ def test_prompt_files_that_hold_no_prompts(tmp_path: Path, content: str, said: s
     (tmp_path / "qa.jsonl").write_text(content)
     with pytest.raises(ConfigError, match=said):
         prompt_sets(tmp_path, 3)
-    with pytest.raises(ConfigError, match=r"no folder with \.jsonl files"):
-        prompt_sets(tmp_path / "other", 3)
+    for place in (tmp_path / "other", tmp_path / "qa.jsonl"):
+        with pytest.raises(ConfigError, match=f"{re.escape(str(place))} is no folder with \\.jsonl files in it"):
+            prompt_sets(place, 3)
 
 
 def test_what_the_command_refuses(erecap, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

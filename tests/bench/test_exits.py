@@ -12,9 +12,9 @@ from erecap.bench.exits.bounds import bounds, summarise
 from erecap.bench.exits.named import named_rows
 from erecap.bench.exits.settings import ExitsBench
 from erecap.bench.exits.table import chosen_line, exits_tables, times_line
-from erecap.bench.exits.texts import chat_text, texts_of
+from erecap.bench.exits.texts import chat_text, texts_hash, texts_of
 from erecap.decoding.exits.states import ExitText
-from erecap.errors import ConfigError
+from erecap.errors import ConfigError, ErecapError
 from tests.context.small_tokenizers import byte_level
 from tests.session.chats import start, turn
 from tests.tokens.models import tiny
@@ -110,3 +110,31 @@ def test_texts_of_all_kinds(tmp_path: Path) -> None:
         texts_of(path, tokenizer, ends, max_tokens=500, limit=9)
     with pytest.raises(ConfigError, match="cannot be read"):
         texts_of(tmp_path / "nowhere", tokenizer, ends, max_tokens=500, limit=9)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"turns": []}', "turns must be a list of texts, one or more"),
+        (b'{"turns": ["Where?", 3]}', "turns must be a list of texts, one or more"),
+        (b'{"messages": []}', "messages is empty; allowed: one or more"),
+        (b'{"messages": [{"role": "robot", "content": "go"}]}', "a message has the role 'robot'; allowed: system"),
+        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', r"message 0 \(user\) is not valid Unicode"),
+        (b'{"text": 5}', "text is of type int; allowed: a text"),
+        (b'{"turns": "Where?"}', "turns is of type str; allowed: a list"),
+        (b'{"instruction": "Say it.", "output": 5}', "output is of type int; allowed: a text"),
+        (b'{"text": "caf\xe9"}', r"not UTF-8 \(byte 13 of the line\)"),
+    ],
+)
+def test_what_is_wrong_with_a_text_is_told_with_file_and_line(tmp_path: Path, line: bytes, said: str) -> None:
+    tokenizer, path = byte_level(), tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "take apple 1 from countertop 12"}\n' + line + b"\n")
+    with pytest.raises(ErecapError, match=f"^rows.jsonl:2: {said}") as refused:
+        texts_of(path, tokenizer, [tokenizer.eos_token_id], max_tokens=500, limit=9, answer=lambda chat: "here")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_of_something_else_says_so(tmp_path: Path) -> None:
+    for read in (lambda: texts_hash([tmp_path]), lambda: texts_of(tmp_path, byte_level(), [0], max_tokens=9, limit=9)):
+        with pytest.raises(ConfigError, match=r"holds no episodes\.jsonl; allowed: folders that `erecap"):
+            read()

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from erecap.bench.exits.results import exits_row
 from erecap.cli.main import app
-from erecap.errors import ConfigError
+from erecap.errors import ConfigError, ErecapError
 from tests.context.small_tokenizers import byte_level
+from tests.decoding.exiting import folder
 from tests.session.chats import model, start, turn
 from tools.readme.exits_table import exits_table
 
@@ -127,3 +128,16 @@ def test_before_the_first_measurement_the_table_says_so() -> None:
 def test_options_that_mean_nothing_are_one_line(place: Path, options: tuple[str, ...], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         bench(place, *options)
+
+
+def test_an_exit_that_cannot_be_had_is_said_before_texts_are_read(place: Path, tmp_path: Path) -> None:
+    # A text that cannot be read comes before all bounds; the exit comes before the text.
+    (tmp_path / "broken.jsonl").write_text("{\n")
+    other = folder(tmp_path / "other", model(), "never")
+    for options, said in (
+        (("--exit-layer", "8"), "exit: layer is 8; allowed: 1 to 7 of this model"),
+        (("--exit", str(other)), "the exit predictor was trained for weights None"),
+    ):
+        command = ["bench", "exits", str(tmp_path / "broken.jsonl"), "--model", str(place / "tiny"), *options]
+        with pytest.raises(ErecapError, match=said):
+            CliRunner().invoke(app, command, catch_exceptions=False, standalone_mode=False)

@@ -227,7 +227,7 @@ def test_early_exit_changes_no_answer_and_says_where_tokens_left(erecap, tiny_mo
         (("--exit", "layer=1,lossless=1"), "--exit: lossless is 1; allowed: true or false"),
         (("--exit", "layer=1,layer=1"), "--exit: got 'layer=1,layer=1'; allowed: each setting once"),
         (("--exit", "nowhere"), "nowhere"),
-        (("--exit", ""), "--exit: exit must be None, an Exit, or the name or folder of a predictor, got ''"),
+        (("--exit", ""), "--exit: exit must be None, an Exit, a mapping such as {'layer': 20}, or the name"),
         (("--exit", "layer=1", "--mode", "full"), "--exit: mode full reads each chat anew; allowed with erecap, reuse"),
         (("--exit", "layer=1,lossless=false", "--temperature", "1"), "decodes greedily: use lossless, or temperature"),
     ],

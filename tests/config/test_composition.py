@@ -60,6 +60,7 @@ def test_presets_and_parts_stand_side_by_side(tmp_path: Path) -> None:
             {"kv": "reuse", "decode": {"exit": {"predictor": "runs/exits", "lossless": False}}},
             Mode("x", kv="reuse", decode=Decode(exit=Exit("runs/exits", lossless=False))),
         ),
+        ({"kv": "reuse", "decode": {"exit": False}}, Mode("x", kv="reuse")),
         ({"engine": "transformers"}, Mode("x")),
         ({"engine": "tiny", "kv": "reuse"}, Mode("x", kv="reuse", engine="tiny")),
         ({"layers": "runs/thin"}, Mode("x", layers="runs/thin")),
@@ -126,6 +127,10 @@ MISTAKES: list[tuple[Any, str]] = [
     (
         [{"name": "x", "kv": "reuse", "decode": {"exit": {"layer": 3, "schedule": "often"}}}],
         "decode.exit.schedule: got 'often' (text); allowed: two-level",
+    ),
+    (
+        [{"name": "x", "kv": "reuse", "decode": {"exit": {"layer": 3, "schedule": "every"}}}],
+        "decode.exit: exit: got schedule 'every' beside a layer; allowed: with a predictor",
     ),
     (
         [{"name": "x", "kv": "reuse", "engine": "tiny", "decode": {"exit": {"layer": 3}}}],

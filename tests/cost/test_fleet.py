@@ -202,8 +202,19 @@ def test_the_command(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "scale.json").read_text())["gpu"]["name"] == "h200"
     for wrong, words in (
         (("--gpu", "abacus"), "--gpu: got 'abacus'"),
-        (("--gpu", "l4", "--host-gb", "-1"), "memory from 0 on"),
+        (("--gpu", "l4", "--host-gb", "-1"), "--host-gb: got -1; allowed: memory from 0 on"),
+        (("--period", "0"), "--period: got 0; allowed: seconds above 0"),
+        (("--slo", "-0.5"), "--slo: got -0.5; allowed: seconds above 0"),
         (("--measured", str(tmp_path / "none.json")), "scale: "),
     ):
         failed = run(*wrong)
         assert failed.exit_code != 0 and words in str(failed.exception), failed.exception  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"seconds": 0.0}, "seconds: got 0; allowed"), ({"host_gb": -5.0}, "host_gb: got -5; allowed: memory from 0 on")],
+)
+def test_settings_that_make_no_sense_are_named(changes: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Scale(**changes)

@@ -195,8 +195,22 @@ def test_drafts_get_longer_where_they_are_right_and_stop_where_they_do_not_pay()
         ({"layer": 3, "schedule": "sometimes"}, "unknown schedule 'sometimes'; allowed: two-level, static, every"),
         ({"layer": 3, "threshold": float("nan")}, "threshold is nan; allowed: 0 to 1"),
         ({"layer": 3, "drafts": 9}, "drafts is 9; allowed: 1 to 8"),
+        ({"layer": 3, "lossless": "no"}, "lossless is 'no'; allowed: true or false"),
+        ({"layer": 3, "lossless": None}, "lossless is None; allowed: true or false"),
+        ({"layer": 3, "check": "x"}, "check is 'x'; allowed: true, false or null"),
+        ({"layer": 3, "check": 1}, "check is 1; allowed: true, false or null"),
+        ({"layer": 3, "schedule": "every"}, "got schedule 'every' beside a layer; allowed: with a predictor"),
     ],
 )
 def test_settings_out_of_range_are_one_line(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Exit(**settings)
+
+
+def test_what_stands_for_settings() -> None:
+    assert Exit.of(None) is None and Exit.of(False) is None
+    assert Exit.of({"layer": 3, "check": None}) == Exit.of("layer=3") == Exit(layer=3)
+    assert Exit(predictor="x", schedule="every", lossless=False, check=True).checks
+    for value in (True, 3, "", []):
+        with pytest.raises(ValueError, match=r"a mapping such as \{'layer': 20\}, or the name or folder"):
+            Exit.of(value)

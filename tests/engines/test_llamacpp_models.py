@@ -10,6 +10,7 @@ from gguf import GGUFWriter
 from safetensors.numpy import load_file
 
 from erecap.errors import ModelError
+from erecap.session import ReplanSession
 from tests.context.small_tokenizers import byte_level
 from tests.engines.llamacpp_models import NEEDS_LLAMACPP, small_llama
 from tests.engines.small_gguf import SIZES, random_weights, write_gguf
@@ -59,7 +60,7 @@ def recurrent(path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "reason"),
     [
-        (sliding, "gemma2 models attend within a window of 8 tokens in some layers"),
+        (sliding, r"gemma2 models attend within a window of 8 tokens in some layers.* folder .* safetensors, not this"),
         (recurrent, "mamba models have a recurrent state, of which no part can be evicted"),
     ],
 )
@@ -77,6 +78,8 @@ def test_files_without_text_need_a_tokenizer(tmp_path: Path) -> None:
     bare = LlamaCppModel.open(write_gguf(tmp_path / "a.gguf", random_weights(64)))
     with pytest.raises(ModelError, match=r"a.gguf: holds no tokenizer; give one of transformers"):
         _ = bare.tokenizer
+    with pytest.raises(ValueError, match="token id 64 is not in the vocabulary"):  # nothing to compare it with
+        ReplanSession(bare, byte_level(), engine="llamacpp").engine.read([64])
 
 
 def test_bytes_of_a_token_are_those_that_llama_cpp_stores(tmp_path: Path) -> None:

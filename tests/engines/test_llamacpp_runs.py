@@ -51,8 +51,16 @@ def test_what_a_gguf_file_cannot_serve_is_refused() -> None:
         open_for(ModelSettings(str(gguf_of_small_llama()), dtype="int8"), "llamacpp")
     with pytest.raises(ConfigError, match=r"device: got 'cuda', and llama.cpp was built for the CPU alone"):
         open_for(settings(device="cuda"), "llamacpp")
-    with pytest.raises(ConfigError, match="does not come as a GGUF file; allowed: smollm2-135m-instruct"):
+    with pytest.raises(ConfigError, match=r"allowed: smollm2-135m-instruct.*, or a path to a \.gguf file"):
         open_for(ModelSettings("smollm2-135m-instruct-hub"), "llamacpp")
+
+
+def test_the_dtype_is_that_of_keys_and_values() -> None:
+    sizes = {}
+    for dtype in ("auto", "float16", "float32"):
+        opened = open_model(ModelSettings(str(gguf_of_small_llama()), dtype=dtype, threads=1))
+        sizes[dtype] = opened.model.bytes_per_token
+    assert sizes["float32"] == 2 * sizes["float16"] == 2 * sizes["auto"]
 
 
 def test_a_server_opens_one() -> None:
@@ -70,6 +78,13 @@ def test_a_server_opens_one() -> None:
         assert ask.answer.result(60).usage.completion_tokens == 4 and engine.store.kv_bytes() > 0
     finally:
         engine.close()
+    for other in ("transformers", "vllm"):
+        with pytest.raises(ConfigError, match=rf"--engine: got {other} with .*gguf; a GGUF file runs on llamacpp"):
+            open_engine(
+                str(gguf_of_small_llama()), adapter=None, evict_by="recency", budget=Budget(80), dtype="auto",
+                device="auto", decode_weights="same", threads=1, engine=other, say=said.append,
+            )  # fmt: skip
+    assert len(said) == 1, "refused before anything is loaded"
     with pytest.raises(ConfigError, match="serve: the engine 'llamacpp' does not support: packed weights"):
         open_engine(
             str(gguf_of_small_llama()), adapter=None, evict_by="recency", budget=Budget(80), dtype="auto",

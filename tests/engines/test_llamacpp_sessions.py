@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import erecap
+from erecap.engines import ENGINES
+from erecap.engines.protocol import EngineSettings
 from erecap.errors import RunError
-from tests.context.small_tokenizers import byte_level
+from tests.context.small_tokenizers import byte_level, metaspace
 from tests.engines.llamacpp_models import NEEDS_LLAMACPP, gguf_of_small_llama, small_llama
 from tests.session.chats import model, start, turn
 
@@ -120,6 +122,17 @@ print(*sorted({{"torch", "transformers"}} & set(sys.modules)))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ""
+
+
+def test_a_tokenizer_of_another_model_is_refused_when_the_session_is_made() -> None:
+    pool, engine = erecap.ReplanPool(small_llama(), metaspace()), ENGINES["llamacpp"](small_llama(), EngineSettings())
+    for make in (
+        lambda: erecap.ReplanSession(small_llama(), metaspace(), engine="llamacpp"),
+        lambda: erecap.ReplanSession(small_llama(), metaspace(), engine=engine),
+        lambda: pool.session(engine="llamacpp"),
+    ):
+        with pytest.raises(ValueError, match=r"the tokenizer .*is of another model: in 'Go to fridge 12"):
+            make()
 
 
 TEXTS = [

@@ -14,7 +14,7 @@ import erecap
 from erecap.engines import ENGINES
 from erecap.engines.protocol import EngineSettings, SessionEngine
 from erecap.errors import RunError
-from tests.context.small_tokenizers import byte_level
+from tests.context.small_tokenizers import byte_level, metaspace
 from tests.engines.beside_transformers import any_sequence, same
 from tests.engines.vllm_models import NEEDS_VLLM, plain_llama, small_vllm
 from tests.session.chats import start, turn
@@ -160,7 +160,7 @@ def test_a_full_store_makes_sessions_read_again_and_changes_no_answer(monkeypatc
             chat += turn(got.text, number)
     assert min(mine.engine.revision for mine, _ in pairs) >= 2, "what was lost is read again"
     assert model.scheduler.index.bytes <= 320 * model.bytes_per_token
-    with pytest.raises(RunError, match="the store is full of entries in use; raise store_mb"):
+    with pytest.raises(RunError, match=r"of [\d.]+ MiB .* the store is full of entries in use; raise store_mb"):
         both()[1].verify([3] * 400)
 
 
@@ -232,6 +232,8 @@ def test_what_it_refuses() -> None:
             make(on, EngineSettings(**settings))
     with pytest.raises(ValueError, match=r"serves a VllmModel, got LlamaForCausalLM; open one: VllmModel.open"):
         make(plain_llama(), EngineSettings())
+    with pytest.raises(ValueError, match=r"the tokenizer .*is of another model: in 'Go to fridge 12"):
+        erecap.ReplanSession(on, metaspace(), engine="vllm")
     with pytest.raises(ConfigError, match="can have one model in each"):
         VllmModel.open(on.folder)
     with pytest.raises(ValueError, match="is not in the vocabulary of"):

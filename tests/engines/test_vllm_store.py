@@ -8,16 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import BaseModel, ValidationError, model_validator
 from transformers import GlmConfig, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from erecap.engines.rotate_keys import Turn
 from erecap.engines.vllm.index import Entry, StoreIndex, refusal
+from erecap.engines.vllm.library import reason_of
 from erecap.engines.vllm.limits import version_problem
+from erecap.engines.vllm.model import VllmOptions
 from erecap.engines.vllm.paged import PagedLayer
 from erecap.engines.vllm.rows import MOST_PARTS, Part, Rows, joined
 from erecap.engines.vllm.turning import disagreement, turn_of, turned
 from erecap.engines.vllm.wire import Asked, Told, WireError, numbers, runs_of
+from erecap.errors import ConfigError
 
 
 def test_parameters_come_back_as_they_were() -> None:
@@ -77,6 +81,45 @@ def test_the_store_is_bounded_and_forgets_what_was_used_longest_ago() -> None:
     assert whole is not None and index.names() == [a, whole] and index.bytes == 92
     assert index.dropped == [b, d, c] and len({a, b, c, d, whole}) == 5
     assert index.add(tokens(51), tokens(51), None) is None
+
+
+def test_a_full_store_says_how_much_is_wanted_and_how_much_there_is() -> None:
+    index = StoreIndex(most_bytes=8 << 20, row_bytes=1 << 16)
+    a, _ = (index.add(tokens(40), tokens(40), None) for _ in range(2))
+    assert a is not None
+    index.pin(a)
+    assert index.add(tokens(100), tokens(100), None) is None
+    assert index.why_full(100) == (
+        "an entry of 6.25 MiB does not fit into a store of 8.00 MiB, 2.50 of them in use: "
+        "the store is full of entries in use"
+    )
+
+
+@pytest.mark.parametrize("dtype", ["int4", "half", "fp8", ""])
+def test_precisions_that_vllm_is_not_asked_for_are_refused_when_options_are_made(dtype: str) -> None:
+    with pytest.raises(ConfigError, match=f"dtype is '{dtype}'; allowed: auto, float32, bfloat16, float16"):
+        VllmOptions(dtype=dtype)
+    assert VllmOptions(dtype="bfloat16").dtype == "bfloat16"
+
+
+def test_the_reason_of_a_model_that_vllm_does_not_load_is_one_line() -> None:
+    class Config(BaseModel):
+        heads: int
+
+        @model_validator(mode="after")
+        def _even(self) -> Config:
+            if self.heads % 2:
+                raise ValueError("heads must be\n even")
+            return self
+
+    for given, reason in (
+        ({"heads": 3}, "Value error, heads must be even"),
+        ({"heads": "x"}, "heads: Input should be a valid integer, unable to parse string as an integer"),
+    ):
+        with pytest.raises(ValidationError) as caught:
+            Config.model_validate(given)
+        assert reason_of(caught.value) == reason
+    assert reason_of(RuntimeError("first\nsecond")) == "first" and reason_of(OSError()) == "OSError"
 
 
 def test_random_use_never_passes_the_bound() -> None:

@@ -148,6 +148,9 @@ def test_what_was_not_measured_is_a_dash(config: RunConfig, tmp_path: Path) -> N
     rows = summarise(variants, None, None, tmp_path / "agreement.jsonl")
     assert [row[2:] for row in cells_of(rows)] == [("–",) * 8] * 2
     assert write_ablation_plot(tmp_path / "none.svg", rows) is None and not (tmp_path / "none.svg").exists()
+    about = {"command": "erecap ablate", "date": "2026-01-01", "model": "m", "machine": "c"}
+    settings = {"suites": ["tiny"], "timed_episodes": 2}
+    assert "Success was not played." in ablation_table({**about, "settings": settings, "variants": rows})
     assert ablation_table({}) == "`make ablation`: not measured yet."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from erecap.cli.main import app
-from tests.package.test_features_page import parsed
+from tests.package.test_features_page import parsed, whole_program
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "five-systems.md").read_text()
@@ -61,6 +62,18 @@ def test_each_command_parses_and_is_run_by_the_test_that_is_named() -> None:
             program, *arguments = shlex.split(command)
             name, _ = parsed(arguments)
             assert program == "erecap" and any(runs_it(name, test) for test in tests), f"{row[0]}: {command}"
+
+
+def test_a_file_is_named_where_a_file_is_wanted_and_a_folder_where_a_folder_is() -> None:
+    for command in COMMANDS:
+        words = shlex.split(command)
+        found: Any = whole_program()
+        for word in parsed(words[1:])[0].split()[1:]:
+            found = found.commands[word]
+        wanted = {name: option.metavar for option in found.params for name in option.opts}
+        for option, value in pairwise(words):
+            if {value, wanted.get(option)} <= {"FILE", "FOLDER"}:
+                assert value == wanted[option], f"{command}: {option} wants a {wanted[option]}"
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,10 @@ def talks(folder: Path, *names: str) -> None:
 
 
 def thirty(folder: Path, *names: str) -> None:
-    """Thirty turns of each architecture in each way."""
-    for name in names:
-        together(folder, name, 30, list(WAYS))
+    """Thirty turns of each architecture, `NAME:WAY,WAY`, in all ways if none is named."""
+    for asked in names:
+        name, _, ways = asked.partition(":")
+        together(folder, name, 30, ways.split(",") if ways else list(WAYS))
 
 
 def lost(folder: Path, name: str) -> None:

@@ -54,7 +54,8 @@ def run(folder: Path, *scenarios: str, timeout: float = 280) -> dict[str, list[d
 def said(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """All scenarios, after importing everything once."""
     return run(
-        folder, "talks llama:attention gemma3:learned phi3:evicting", "lost llama", "lost_leader llama",
+        folder, "talks llama:attention gemma3:learned",
+        "thirty " + " ".join(f"{name}:evicting" for name in ARCHITECTURES), "lost llama", "lost_leader llama",
         "differ llama mistral", "refusals qwen2",
     )  # fmt: skip
 
@@ -63,16 +64,22 @@ def test_sessions_answer_and_evict_as_in_one_process(said: dict[str, list[dict[s
     *rows, ended = said["talks"]
     assert ended["codes"] == [0, 0]
     assert [(row["name"], row["way"]) for row in rows] == [
-        ("llama", "attention"), ("gemma3", "learned"), ("phi3", "evicting"),
+        ("llama", "attention"), ("gemma3", "learned"),
     ]  # fmt: skip
     for row in rows:
         assert row["same"] and row["evicted"] > 0 and row["engine"] == "LeadingEngine"
 
 
+def test_thirty_turns_with_eviction_and_drafts(said: dict[str, list[dict[str, Any]]]) -> None:
+    *rows, ended = said["thirty"]
+    assert ended["codes"] == [0, 0] and [row["name"] for row in rows] == list(ARCHITECTURES)
+    assert all(row["same"] and row["evicted"] > 0 and row["engine"] == "LeadingEngine" for row in rows)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_thirty_turns(name: str, folder: Path) -> None:
+def test_thirty_turns_in_all_ways(name: str, folder: Path) -> None:
     *rows, ended = run(folder, f"thirty {name}", timeout=2900)["thirty"]
     assert ended["codes"] == [0, 0] and len(rows) == 4 and all(row["same"] for row in rows)
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -125,6 +126,35 @@ def test_what_cannot_be_served(erecap, model: Path, monkeypatch) -> None:  # typ
         taken.listen()
         port = taken.getsockname()[1]
         assert f"127.0.0.1:{port} cannot be listened on" in complaint("--port", port)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        (None, ("--engine", "llama.cpp"), "--engine: got 'llama.cpp'; allowed: "),
+        (None, ("--engine", "tiny"), "--engine: got 'tiny'; allowed: "),
+        ("x.gguf", ("--engine", "transformers"), "got transformers with x.gguf; a GGUF file runs on llamacpp"),
+        ("x.gguf", ("--engine", "vllm"), "got vllm with x.gguf; a GGUF file runs on llamacpp"),
+        (None, ("--engine", "llamacpp"), "engine llamacpp: llama_cpp is not installed; pip install"),
+        ("x.gguf", (), "engine llamacpp: llama_cpp is not installed; pip install"),
+        (None, ("--engine", "vllm"), "engine vllm: vllm is not installed; pip install"),
+        (None, ("--sessions", 3), "--sessions: got 3 with 8 answered at once (--at-once); allowed: at least 8"),
+    ],
+)
+def test_what_is_wrong_with_engines_is_said_before_a_model_is_loaded(  # type: ignore[no-untyped-def]
+    erecap, model: Path, name: str | None, options: tuple, words: str
+) -> None:
+    missing = re.search(r": (\w+) is not installed", words)
+    if missing is not None and find_spec(missing[1]) is not None:
+        pytest.skip(f"{missing[1]} is installed")
+    code, _, err = erecap("serve", "--model", name or model, *options)
+    assert code == 2 and words in err and "loading model" not in err and ", tiny," not in err
+
+
+def test_several_keys_need_conversations_for_each(erecap, model: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "keys").write_text("one\ntwo\nthree\n")
+    code, _, err = erecap("serve", "--model", model, "--key-file", tmp_path / "keys", "--sessions", 20)
+    assert code == 2 and "got 20 for 3 keys, with 8 answered at once (--at-once); allowed: at least 24" in err
 
 
 @pytest.mark.parametrize("by", ["recency", "attention", "pruner"])

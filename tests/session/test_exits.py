@@ -237,8 +237,12 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
             ReplanSession(used, byte_level(), exit=str(path))
     with pytest.raises(ValueError, match="layer is 8; allowed: 1 to 7 of this model"):
         ReplanSession(used, byte_level(), exit=Exit(layer=8))
-    with pytest.raises(ValueError, match="exit must be None, an Exit, or the name or folder of a predictor, got 3"):
+    with pytest.raises(ValueError, match=r"exit must be None, an Exit, a mapping .* or folder of a predictor, got 3"):
         ReplanSession(used, byte_level(), exit=3)  # type: ignore[arg-type]
+    session = ReplanSession(used, byte_level(), exit={"layer": 3})
+    assert session.exits is not None and ReplanSession(used, byte_level(), exit=False).exits is None
+    session.leave_early(False)
+    assert session.exits is None
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:

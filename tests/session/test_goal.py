@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 from erecap.budget import Budget
-from erecap.engines.tiny import TinyModel
+from erecap.engines.tiny import BYTES, TinyModel
 from erecap.errors import BudgetError
+from erecap.registries import SINKS
 from erecap.session import ReplanSession
 from erecap.session.conversation.transcript import Mark
 from erecap.session.eviction import HEAD, NEWEST, priorities
@@ -43,6 +45,20 @@ def test_a_goal_beyond_the_budget_is_refused_in_the_same_words(before: list, aft
             [{"role": "user", "content": "go"}], max_new_tokens=2, allowed_tokens=lambda ids: LETTERS
         )
         assert len(answer.text) == 2 and session.engine.stored().most <= 100
+
+
+@pytest.mark.parametrize("times", [8, 80])
+@pytest.mark.parametrize("budget", [Budget(kv_tokens=100), Budget.auto(memory_bytes=100 * BYTES)], ids=str)
+def test_the_refusal_counts_what_is_not_read_yet(times: int, budget: Budget) -> None:
+    goal = {"role": "user", "content": "bring the red mug." * times}
+    session = ReplanSession(TinyModel(), Characters(), engine="tiny", budget=budget)
+    with pytest.raises(BudgetError, match="nor is the first user message, unless it says what of it to protect") as one:
+        session.generate([goal], max_new_tokens=4)
+    with pytest.raises(BudgetError) as other:
+        session.generate([SYSTEM, goal, *LATER], max_new_tokens=4)
+    said = [re.findall(r"take ([\d,]+) tokens", str(caught.value))[0] for caught in (one, other)]
+    size = len(goal["content"])
+    assert [int(count.replace(",", "")) for count in said] == [SINKS + size, SINKS + len(SYSTEM["content"]) + size]
 
 
 @pytest.mark.parametrize("how", ["generate", "append"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 
+import erecap
 from erecap.budget import Budget
 from erecap.engines import files
 from erecap.engines.tiny import TinyModel
@@ -54,6 +56,21 @@ def changed(change: Callable[[Any], Any]) -> Any:
     with torch.no_grad():
         change(twin)
     return twin
+
+
+def test_the_example_of_the_page_goes_on_as_the_saved_session_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "sessions.md").read_text("utf-8")
+    [example] = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if ".restore(" in block]
+    session, messages = ReplanSession(model(), byte_level(), budget=Budget(kv_tokens=1024)), start()
+    plan = session.generate(messages, max_new_tokens=5).text
+    names = {"erecap": erecap, "model": model(), "tokenizer": byte_level(), "session": session, "plan": plan}
+    names["messages"] = messages
+    exec(example, names)
+    assert session.generate(messages, max_new_tokens=32).text == names["plan"] != plan
+    assert names["later"].token_ids == session.token_ids
 
 
 @pytest.mark.parametrize(

@@ -362,6 +362,26 @@ def test_what_no_action_can_have_is_said_before_anything_is_measured(tiny: Path,
         train_controller(None, QUICK, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [
+        ("early: {exit: {layer: 8}}", "action early: exit: layer is 8; allowed: 1 to 7 of this model"),
+        ("early: {exit: /nope}", "action early: exit predictor /nope: no such folder"),
+        ("thin: {layers: /nope}", "action thin: layer plan /nope: no such folder"),
+    ],
+)
+def test_an_action_that_the_model_cannot_have_is_named_before_a_folder_is_made(
+    tiny: Path, tmp_path: Path, action: str, said: str
+) -> None:
+    settings = ModelSettings(str(tiny / "model"), dtype="float32", device="cpu")
+    path = tmp_path / "act.yaml"
+    path.write_text(f"dense: {{}}\n{action}\n")
+    with pytest.raises(ConfigError) as refused:
+        train_controller(measure(tiny, actions=path), QUICK, tmp_path / "out", model=settings)
+    assert str(refused.value).startswith(f"{path}: {said}") and "\n" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
 KILLED = """
 import sys
 from pathlib import Path

@@ -168,16 +168,39 @@ def test_the_bounds_of_the_same_model_in_one_command(world: dict[str, Path], tmp
         (("chats", "--first", 8), "--first is 8; allowed: 1 to 7 of this model"),
         (("chats", "--lr", 0), "--lr is 0.0; allowed"),
         (("chats", "--held-out", 0.99), "--held-out is 0.99; allowed: 0.05 to 0.9"),
+        (("chats", "--tokens", 0), "--tokens is 0; allowed: 16 to 16777216$"),
+        (("chats", "--texts", 0), "--texts is 0; allowed: 1 to 1048576$"),
         (("broken",), "broken.jsonl:1: not JSON"),
+        (("empty",), "empty: holds no episodes.jsonl; allowed: folders that `erecap collect` wrote, JSONL files"),
     ],
 )
 def test_what_cannot_be_trained_is_one_line(
     world: dict[str, Path], tmp_path: Path, options: tuple[Any, ...], said: str
 ) -> None:
     (tmp_path / "broken.jsonl").write_text("{\n")
-    data = {"chats": world["chats"], "broken": tmp_path / "broken.jsonl"}.get(options[0], options[0])
+    (tmp_path / "empty").mkdir()
+    made = {"chats": world["chats"], "broken": tmp_path / "broken.jsonl", "empty": tmp_path / "empty"}
+    data = made.get(options[0], options[0])
     with pytest.raises(ConfigError, match=said):
         run("train", "exit", data, *options[1:], "--model", world["model"], "--out", tmp_path / "o", "--threads", 1)
+
+
+def test_a_folder_that_holds_something_is_refused_before_the_model_is_loaded(
+    world: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    for options in ((), ("--fresh",)):
+        with pytest.raises(ConfigError, match="out holds no exit predictor but is not empty; choose another folder"):
+            run("train", "exit", world["chats"], "--model", "nowhere", "--out", out, *options)
+    (out / "notes.txt").unlink()
+    (out / "card.json").write_text("{}")
+    with pytest.raises(ConfigError, match="out holds an exit predictor already; choose another folder, or give --fr"):
+        run("train", "exit", world["chats"], "--model", "nowhere", "--out", out)
+    assert (out / "card.json").read_text() == "{}"
+    run("train", "exit", world["chats"], "--model", world["model"], "--out", out, "--fresh", "--epochs", 1)
+    assert json.loads((out / "card.json").read_text())["layers"] == 8
 
 
 def test_a_predictor_has_a_network_for_each_layer() -> None:

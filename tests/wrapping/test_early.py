@@ -96,7 +96,7 @@ def test_a_call_for_a_dictionary_decodes_with_all_layers_and_copies_have_exits_t
     [
         ({"exit": {"layer": 8}}, "exit: layer is 8; allowed: 1 to 7 of this model"),
         ({"exit": {"layer": 3, "lossless": False}}, "gives the bare model's answers; allowed: settings with lossless"),
-        ({"exit": 7}, "exit must be None, an Exit, or the name or folder of a predictor, got 7"),
+        ({"exit": 7}, "exit must be None, an Exit, a mapping such as {'layer': 20}, or the name or folder .* got 7"),
         ({"exit": {"layer": 3}, "keep": 0.5}, "there is no session for exit"),
     ],
 )
@@ -105,3 +105,10 @@ def test_what_cannot_be_had_is_one_line(options: dict[str, Any], said: str) -> N
         erecap.wrap(tiny("llama"), **options)
     with pytest.raises(ConfigError, match="exit: for models, which have keys and values"):
         erecap.wrap(lambda messages: "go", exit={"layer": 3})
+
+
+def test_false_is_no_early_exit(tmp_path: Path) -> None:
+    wrapped = erecap.wrap(tiny("llama"), exit=False, log=tmp_path)
+    wrapped.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=4, do_sample=False)
+    assert "exit_bytes" not in json.loads((tmp_path / "replans.jsonl").read_text())
+    erecap.wrap(lambda messages: "go", keep_tokens=100, exit=False)  # nothing that it could not have

@@ -91,7 +91,7 @@ def prompt_sets(folder: Path, count: int) -> dict[str, list[list[str]]]:
     """
     files = sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
     if not files:
-        raise ConfigError(f"--prompts: {folder.name} is no folder with .jsonl files in it")
+        raise ConfigError(f"--prompts: {folder} is no folder with .jsonl files in it")
     found: dict[str, list[list[str]]] = {}
     for file in files:
         try:

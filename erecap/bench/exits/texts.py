@@ -9,12 +9,14 @@ from typing import Any
 
 from erecap.context.tokenize import encode_from, render_chat, render_text
 from erecap.decoding.exits.states import ExitText
-from erecap.errors import ConfigError
+from erecap.errors import ConfigError, MessagesError
 from erecap.generation import AllowedTokens, JsonRow, Message
 from erecap.untrusted import parse_json
 
 EPISODES = "episodes.jsonl"  # of a folder of collected transcripts
 SHORTEST = 16  # tokens of a plain text
+ROLES = ("system", "user", "assistant", "tool")
+FIELDS = {"messages": list, "turns": list, "text": str, "instruction": str, "output": str, "response": str}
 Answer = Callable[[list[Message]], str]  # lets the model answer a chat
 
 
@@ -33,10 +35,14 @@ def texts_of(
 
     Raises:
         ConfigError: a source that is missing, damaged, or holds nothing to decode.
+        MessagesError: a chat that the model's template does not take.
     """
     found: list[ExitText] = []
-    for where, row in _rows(_file(source)):
-        text = _text(where, row, tokenizer, ends, max_tokens, answer)
+    for where, row in _rows(source):
+        try:
+            text = _text(where, row, tokenizer, ends, max_tokens, answer)
+        except MessagesError as error:
+            raise MessagesError(f"{where}: {error}") from error
         if text is not None:
             found.append(text)
         if len(found) == limit:
@@ -50,10 +56,7 @@ def texts_hash(sources: Sequence[Path]) -> str:
     """SHA-256 over the bytes that `texts_of` reads of these sources. Raises as it does where one is missing."""
     digest = hashlib.sha256()
     for source in sources:
-        try:
-            digest.update(hashlib.sha256(_file(source).read_bytes()).digest())
-        except OSError as error:
-            raise ConfigError(f"{_file(source)}: cannot be read: {error}") from error
+        digest.update(hashlib.sha256(_content(source)).digest())
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -116,13 +119,19 @@ def _text(
     if messages is None and isinstance(row.get("turns"), list):
         if answer is None:
             raise ConfigError(f"{where}: has turns and no answers; allowed here: messages, text or instruction")
+        if not row["turns"] or not all(isinstance(turn, str) for turn in row["turns"]):
+            raise ConfigError(f"{where}: turns must be a list of texts, one or more")
         messages = []
         for turn in row["turns"]:
-            messages.append({"role": "user", "content": str(turn)})
+            messages.append({"role": "user", "content": turn})
             messages.append({"role": "assistant", "content": answer(list(messages))})
     if messages is not None:
         return chat_text(where, messages, tokenizer, ends, max_tokens)
     if not isinstance(row.get("text"), str):
+        for name, kind in FIELDS.items():
+            if name in row and not isinstance(row[name], kind):
+                words = "a list" if kind is list else "a text"
+                raise ConfigError(f"{where}: {name} is of type {type(row[name]).__name__}; allowed: {words}")
         raise ConfigError(
             f"{where}: fields {', '.join(sorted(row)) or 'none'}; allowed: messages, turns, text, or instruction "
             "with output or response"
@@ -136,10 +145,16 @@ def _text(
 
 def _messages(where: str, row: JsonRow) -> list[Message] | None:
     if isinstance(row.get("messages"), list):
+        if not row["messages"]:
+            raise ConfigError(f"{where}: messages is empty; allowed: one or more")
         try:
-            return [{"role": str(m["role"]), "content": str(m["content"])} for m in row["messages"]]  # type: ignore[typeddict-item]
+            chat = [{"role": str(m["role"]), "content": str(m["content"])} for m in row["messages"]]
         except (KeyError, TypeError):
             raise ConfigError(f"{where}: a message without role and content") from None
+        unknown = next((message["role"] for message in chat if message["role"] not in ROLES), None)
+        if unknown is not None:
+            raise ConfigError(f"{where}: a message has the role {unknown!r}; allowed: {', '.join(ROLES)}")
+        return chat  # type: ignore[return-value]  # roles are checked
     written = row.get("output") or row.get("response")
     if not isinstance(row.get("instruction"), str) or not isinstance(written, str):
         return None
@@ -152,17 +167,27 @@ def _file(source: Path) -> Path:
     return source / EPISODES if source.is_dir() else source
 
 
-def _rows(path: Path) -> Iterator[tuple[str, JsonRow]]:
+def _content(source: Path) -> bytes:
+    """The bytes of a source. Raises ConfigError where it cannot be read."""
+    path = _file(source)
+    if source.is_dir() and not path.exists():
+        raise ConfigError(f"{source}: holds no {EPISODES}; allowed: folders that `erecap collect` wrote, JSONL files")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    for number, line in enumerate(text.split("\n"), 1):
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _rows(source: Path) -> Iterator[tuple[str, JsonRow]]:
+    name = _file(source).name
+    for number, line in enumerate(_content(source).split(b"\n"), 1):
         if not line.strip():
             continue
-        where = f"{path.name}:{number}"
+        where = f"{name}:{number}"
         try:
             row = parse_json(line)
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{where}: not UTF-8 (byte {error.start} of the line)") from error
         except ValueError as error:
             raise ConfigError(f"{where}: not JSON: {error}") from error
         if not isinstance(row, dict):

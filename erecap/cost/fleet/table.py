@@ -36,8 +36,11 @@ class Scale:
     def __post_init__(self) -> None:
         if not self.histories or not self.robots or min(*self.histories, *self.robots, self.kept) < 1:
             raise ValueError(f"histories, robots and kept must be from 1 on, got {self}")
-        if min(self.period_s, self.seconds, self.slo_s) <= 0 or self.host_gb < 0:
-            raise ValueError(f"seconds must be above 0, and memory from 0 on, got {self}")
+        for name in ("period_s", "seconds", "slo_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: got {getattr(self, name):g}; allowed: seconds above 0")
+        if self.host_gb < 0:
+            raise ValueError(f"host_gb: got {self.host_gb:g}; allowed: memory from 0 on")
 
     def load(self, way: str, history: int, robots: int) -> Load:
         """The load of so many robots whose history is kept in one of the ways."""

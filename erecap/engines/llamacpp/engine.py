@@ -13,9 +13,11 @@ import numpy as np
 from erecap.engines.files import read_file, write_file
 from erecap.engines.forwarder import current
 from erecap.engines.llamacpp.held import COLUMNS, Held, alike, problem_of, runs
+from erecap.engines.llamacpp.library import library
 from erecap.engines.llamacpp.memory import ROWS, SPARE, Memory, Seat, positions_of
 from erecap.engines.llamacpp.model import LlamaCppModel
 from erecap.engines.llamacpp.opening import open_model
+from erecap.engines.llamacpp.tokenizer import ids_of
 from erecap.engines.protocol import EngineSettings
 from erecap.engines.uniform import UniformEngine
 from erecap.errors import RunError
@@ -44,12 +46,18 @@ class LlamaCppEngine(UniformEngine[Held]):
     serves, opened_by = LlamaCppModel, "LlamaCppModel.open('model.gguf')"
     packed = 'use decode_weights="same": a GGUF file is packed already'
     open_model = staticmethod(open_model)
+    library = staticmethod(library)
     model: LlamaCppModel
 
     def __init__(self, model: LlamaCppModel, settings: EngineSettings | None = None) -> None:
         super().__init__(model, settings)
         self._seat: Seat | None = None
         self._held = Held()
+
+    def own_ids(self, text: str) -> list[int] | None:
+        """Ids of a text by the file's tokenizer; None: the file holds none."""
+        vocab = self.model.vocab
+        return ids_of(vocab, text, self.model.path.name) if library().llama_vocab_type(vocab) else None
 
     # Reading ----------------------------------------------------------------------------------------------
 

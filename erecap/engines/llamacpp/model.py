@@ -135,7 +135,8 @@ class LlamaCppModel:
         if api.llama_model_n_swa(model) > 0:
             return (
                 f"{kind} models attend within a window of {api.llama_model_n_swa(model)} tokens in some layers, where "
-                f"llama.cpp drops older ones by itself; {instead}, or serve it with the engine 'transformers'"
+                f"llama.cpp drops older ones by itself; {instead}, or "
+                "give the folder of the same model in safetensors, not this file, to the engine 'transformers'"
             )
         if api.llama_model_rope_type(model) not in (-1, 0, 2):  # none, neighbouring numbers, halves
             return f"{kind} models have positions of several dimensions; {instead}"

@@ -19,6 +19,22 @@ if TYPE_CHECKING:
     from erecap.engines.llamacpp.model import LlamaCppModel
 
 
+def ids_of(vocab: Any, text: str, name: str, add_special: bool = False) -> list[int]:
+    """Ids of a text by the tokenizer of a file; marks in the text are read as such.
+
+    Args:
+        vocab: llama.cpp's pointer to it.
+        name: of the file, for messages.
+    """
+    raw = text.encode("utf-8")
+    most = len(raw) + 8
+    found = (ctypes.c_int32 * most)()
+    count = library().llama_tokenize(vocab, raw, len(raw), found, most, add_special, True)
+    if count < 0:
+        raise ModelError(f"{name}: a text of {len(raw)} bytes has {-count} tokens, more than bytes")
+    return list(found[:count])
+
+
 class GgufTokenizer:
     """llama.cpp's tokenizer of a file, with the part of a fast Hugging Face tokenizer's interface that sessions need.
 
@@ -107,13 +123,7 @@ class GgufTokenizer:
         return {"input_ids": ids} | ({"offset_mapping": self._offsets(text, ids)} if return_offsets_mapping else {})
 
     def _ids(self, text: str, add_special: bool = False) -> list[int]:
-        raw = text.encode("utf-8")
-        most = len(raw) + 8
-        found = (ctypes.c_int32 * most)()
-        count = library().llama_tokenize(self._vocab, raw, len(raw), found, most, add_special, True)
-        if count < 0:
-            raise ModelError(f"{self.name_or_path}: a text of {len(raw)} bytes has {-count} tokens, more than bytes")
-        return list(found[:count])
+        return ids_of(self._vocab, text, self.name_or_path, add_special)
 
     def _offsets(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
         raw = np.frombuffer(text.encode("utf-8"), np.uint8)

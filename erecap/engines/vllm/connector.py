@@ -177,7 +177,7 @@ class ErecapConnector(KVConnectorBase_V1, SupportsHMA):
         # Workers take the kept rows out of the source before they drop it, within one step.
         name = self.index.add(ids, places, request.cache_salt, instead=asked.drop)
         if name is None:
-            told = Told(None, 0, asked.kept, "the store is full of entries in use")
+            told = Told(None, 0, asked.kept, self.index.why_full(len(ids)))
             return False, told.params()
         self._step.saves.append(Save(number, name, source, asked.rows(), end, ids, list(block_ids[0])))
         return True, Told(name, end, asked.kept).params()

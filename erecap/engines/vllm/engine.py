@@ -15,6 +15,7 @@ from erecap.engines.protocol import EngineSettings
 from erecap.engines.uniform import UniformEngine
 from erecap.engines.vllm.files import parts_of, problem_of, tensors_of
 from erecap.engines.vllm.kept import NEVER, Entry, Held, KeptTokens
+from erecap.engines.vllm.library import library
 from erecap.engines.vllm.model import VllmModel
 from erecap.engines.vllm.opening import open_model
 from erecap.errors import RunError
@@ -38,6 +39,7 @@ class VllmEngine(KeptTokens, UniformEngine[Held]):
     serves, opened_by = VllmModel, "VllmModel.open(name)"
     packed = 'use decode_weights="same", or a model that is packed'
     open_model = staticmethod(open_model)
+    library = staticmethod(library)
     model: VllmModel
 
     def __init__(self, model: VllmModel, settings: EngineSettings | None = None) -> None:
@@ -50,6 +52,10 @@ class VllmEngine(KeptTokens, UniformEngine[Held]):
                 "give no budget, or use engine transformers"
             )
         self._lost = 0
+
+    def own_ids(self, text: str) -> list[int]:
+        """Ids of a text by the tokenizer of the model's folder."""
+        return list(self.model.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     @property
     def revision(self) -> int:

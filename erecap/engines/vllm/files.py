@@ -83,6 +83,6 @@ def parts_of(
     index, position, ids, first = (own[name].numpy() for name in COLUMNS)
     name = model.scheduler.index.add(ids, first, None)
     if name is None:
-        raise RunError(f"{path.name}: vLLM's store is full of entries in use; raise store_mb")
+        raise RunError(f"{path.name}: {model.scheduler.index.why_full(len(ids))}; raise store_mb")
     model.worker.rows.put(name, [Part(own["keys"], own["values"], own["first"])])
     return index, position, ids, name, arrays

@@ -89,6 +89,17 @@ class StoreIndex:
         self._entries[made.name] = made
         return made.name
 
+    def why_full(self, tokens: int) -> str:
+        """Reason why an entry of so many tokens has no room, with the sizes of both."""
+        taken = sum(len(self._entries[name].ids) for name in self._pins if name in self._entries)
+        needed, used, most = (
+            f"{size / (1 << 20):,.2f}" for size in (self.row_bytes * tokens, self.row_bytes * taken, self.most_bytes)
+        )
+        return (
+            f"an entry of {needed} MiB does not fit into a store of {most} MiB, {used} of them in use: "
+            "the store is full of entries in use"
+        )
+
     def drop(self, name: str) -> None:
         """Forget an entry; one in use stays until it is not."""
         if name in self._entries and not self._pins.get(name):

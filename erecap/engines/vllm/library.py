@@ -6,6 +6,8 @@ import os
 from functools import cache
 from typing import Any
 
+from pydantic import ValidationError
+
 from erecap.engines.packages import package
 from erecap.engines.vllm.limits import version_problem
 from erecap.errors import ConfigError
@@ -34,3 +36,11 @@ def library() -> Any:
     if problem is not None:
         raise ConfigError(f"engine vllm: {problem}")
     return vllm
+
+
+def reason_of(error: Exception) -> str:
+    """Reason why vLLM has not loaded a model, in one line; of pydantic's findings the first, and what it is about."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return ": ".join([*map(str, first["loc"]), " ".join(first["msg"].split())])
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

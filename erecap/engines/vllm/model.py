@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from erecap.engines.vllm.kept import Answer, Ask, all_of
-from erecap.engines.vllm.library import library
+from erecap.engines.vllm.library import library, reason_of
 from erecap.engines.vllm.limits import STORE_MB
 from erecap.engines.vllm.wire import Told
 from erecap.errors import ConfigError, ModelError, RunError
 
 BATCH = 2048  # most tokens of one pass
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class VllmOptions:
         ConfigError: a value that is not allowed.
     """
 
-    dtype: str = "auto"  # of weights, keys and values, as vLLM names it
+    dtype: str = "auto"  # of weights, keys and values: one of `DTYPES`; auto: the folder's
     window: int | None = None  # positions; None: the model's
     kv_gb: int = 1  # GiB of vLLM's paged cache on a CPU
     store_mb: int = STORE_MB  # MiB of the store that keeps sessions' keys and values
@@ -40,6 +41,8 @@ class VllmOptions:
     blocks: int | None = None  # of the paged cache; None: as many as fit, on a CPU into `kv_gb`
 
     def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"engine vllm: dtype is {self.dtype!r}; allowed: {', '.join(DTYPES)}")
         for name, least in (("window", 2), ("kv_gb", 1), ("store_mb", 1), ("together", 1), ("block", 1), ("blocks", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -118,8 +121,7 @@ class VllmModel:
                 **({} if options.block is None else {"block_size": options.block}),
             )  # fmt: skip
         except (ValueError, RuntimeError, OSError) as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise ModelError(f"{folder.name}: vLLM cannot load it: {lines[0]}") from error
+            raise ModelError(f"{folder.name}: vLLM cannot load it: {reason_of(error)}") from error
         _open.append(folder.name)
         return cls(folder, options, llm, load_tokenizer(folder))
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 
 from erecap.engines.vllm.library import library
-from erecap.engines.vllm.model import VllmModel, VllmOptions
+from erecap.engines.vllm.model import DTYPES, VllmModel, VllmOptions
 from erecap.errors import ConfigError
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def open_model(

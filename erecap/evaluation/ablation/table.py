@@ -72,12 +72,16 @@ def ablation_table(results: Mapping[str, Any]) -> str:
     settings = results["settings"]
     played = [row["success"]["episodes"] for row in results["variants"] if row["success"]]
     smoke = " That is a smoke test, and ranks nothing." if played and max(played) < RESULT_EPISODES else ""
+    success = (
+        f"Success is over {max(played)} episodes, its difference with a 95 % interval.{smoke}"
+        if played
+        else "Success was not played."
+    )
     lines = [
         f"`{results['command']}`, {results['date']}, {results['model']}, {results['machine']}: suites "
         f"{', '.join(settings['suites'])}. Times are medians of calls on the expert's plans, "
         f"{settings['timed_episodes']} episodes a suite. `over all` is the sum of a variant's calls over that of the "
-        "same calls of `all`, in brackets the range of the episodes. Success is over "
-        f"{max(played, default=0)} episodes, its difference with a 95 % interval.{smoke}",
+        f"same calls of `all`, in brackets the range of the episodes. {success}",
         "",
         "| " + " | ".join(HEADS) + " |",
         "|" + "---|" * len(HEADS),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 from erecap.budget import Budget
 from erecap.config.modes import PRESETS
 from erecap.context.tokenize import render_prompt
-from erecap.errors import ConfigError, RunError
+from erecap.errors import ConfigError, ModelError, RunError
 from erecap.files import portable, write_json
 from erecap.generation import JsonRow, Message
 from erecap.language_models.build import session_options
 from erecap.language_models.controlled import folder_digests
+from erecap.language_models.lever_session import LeverSession
 from erecap.language_models.opened import ModelSettings, OpenedModel, open_model
 from erecap.models import locate
 from erecap.models.loading import load_tokenizer
@@ -64,14 +66,20 @@ def train_controller(
     """
     if (measure is None) == (table is None):
         raise ConfigError("got neither prompts nor a table, or both; allowed: one of them")
-    known = None if table is None else read_table(table)
+    known: Table | None = None
+    opened: OpenedModel | None = None
+    if table is not None:
+        known = read_table(table)
+    elif measure is not None:
+        assert model is not None, "a table is measured with a model"
+        opened = _opened(measure, model, pruner, open_it, say)  # what is wrong is told before a folder is made
     with owned(out):
         folder = _numbered(out, measure)
         say(f"run {folder}")
         if known is None:
-            assert measure is not None and model is not None, "a table is measured with a model"
+            assert measure is not None and opened is not None, "there is a table or something to measure"
             write_json(folder / "run.json", _stated(measure))
-            known = _measured(measure, model, pruner, folder, open_it, say)
+            known = measure_table(measure, opened, pruner, folder, say)
         return _trained(known, train, folder, say)
 
 
@@ -107,20 +115,37 @@ def own_arguments(opened: OpenedModel, pruner: str | None) -> dict[str, Any]:
     return {**options, "prune": None, "scheduler": None, "engine": MODE.engine}
 
 
-def check_actions(actions: Sequence[Action]) -> dict[str, str]:
+def check_actions(actions: Sequence[Action], source: str) -> dict[str, str]:
     """Hashes of the folders that the actions name, once all of them fit the mode that is measured.
+
+    Args:
+        source: who states them, for messages.
 
     Raises:
         ConfigError, ModelError: one that does not, or a folder that cannot be read.
     """
+    found: dict[str, str] = {}
     for action in actions:
-        for name, value in action.levers.items():
-            problem = LEVERS[name].problem(value, MODE)
-            if problem is not None:
-                raise ConfigError(f"action {action.name}: {name}: {problem}")
+        with _naming(source, action):
+            for name, value in action.levers.items():
+                problem = LEVERS[name].problem(value, MODE)
+                if problem is not None:
+                    raise ConfigError(f"{name}: {problem}")
+            found |= folder_digests([action])
     if len(actions) < 2:
         raise ConfigError(f"actions: got {len(actions)}; allowed: two or more, for there is nothing to decide")
-    return folder_digests(actions)
+    return found
+
+
+@contextmanager
+def _naming(source: str, action: Action) -> Iterator[None]:
+    """Name an action and who states it in an error from inside."""
+    try:
+        yield
+    except (ConfigError, ModelError) as error:
+        raise type(error)(f"{source}: action {action.name}: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{source}: action {action.name}: {error}") from error
 
 
 def prompts_of(measure: MeasureSettings, tokenizer: Any) -> Prompts:
@@ -144,7 +169,7 @@ def prompts_of(measure: MeasureSettings, tokenizer: Any) -> Prompts:
 def measure_table(measure: MeasureSettings, opened: OpenedModel, pruner: str | None, folder: Path, say: Say) -> Table:
     """Measure what `folder` lacks of a table. Raises as `train_controller`."""
     actions = read_actions(measure.actions)
-    folders = check_actions(actions)
+    folders = check_actions(actions, _source(measure))
     prompts = prompts_of(measure, opened.tokenizer)
     facts = opened.facts
     head: JsonRow = {
@@ -167,19 +192,29 @@ def measure_table(measure: MeasureSettings, opened: OpenedModel, pruner: str | N
     return read_table(folder)
 
 
-def _measured(
+def _opened(
     measure: MeasureSettings,
     model: ModelSettings,
     pruner: str | None,
-    folder: Path,
     open_it: Callable[[ModelSettings], OpenedModel],
     say: Say,
-) -> Table:
+) -> OpenedModel:
+    """The model, once a session of it was made with each action. Raises as `train_controller`."""
     # What is missing or wrong is told before the model is loaded.
-    check_actions(read_actions(measure.actions))
+    actions, source = read_actions(measure.actions), _source(measure)
+    check_actions(actions, source)
     prompts_of(measure, load_tokenizer(locate(model.name)))
     say(f"loading model {model.name}")
-    return measure_table(measure, open_it(model), pruner, folder, say)
+    opened = open_it(model)
+    own = own_arguments(opened, pruner)
+    for action in actions:
+        with _naming(source, action):
+            LeverSession(opened, own).apply(action.levers, ())
+    return opened
+
+
+def _source(measure: MeasureSettings) -> str:
+    return "the default actions" if measure.actions is None else str(measure.actions)
 
 
 def _trained(table: Table, train: TrainSettings, folder: Path, say: Say) -> ControllerRun:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from erecap.bench.exits.named import small_vocabulary
-from erecap.decoding.exits.files import beats_constant, save_exits
+from erecap.decoding.exits.files import WEIGHTS, beats_constant, save_exits
 from erecap.decoding.exits.predictor import TrainedExits
 from erecap.decoding.exits.states import ExitText
 from erecap.decoding.fused import fused_problem
@@ -20,6 +20,7 @@ from erecap.files import write_atomic
 from erecap.generation import JsonRow
 from erecap.layers.applied import plan_of
 from erecap.layers.decoder import find_decoder
+from erecap.models.trained_folder import CARD
 from erecap.training.exit.collect import Looks, collect_looks
 from erecap.training.exit.score import best_constant, constant_score, score
 from erecap.training.exit.settings import ExitTraining
@@ -84,9 +85,27 @@ def train_exits(
     }
     card["passed"] = beats_constant(card)
     trained = TrainedExits(predictor, static, threshold, torch.tensor(small))
+    (out / CARD).unlink(missing_ok=True)  # of a predictor before: weights and card never disagree
     save_exits(out, trained, card)
     write_words(out, {"static": static, "threshold": threshold, **card})
     return card
+
+
+def refuse_taken(out: Path, fresh: bool) -> None:
+    """Refuse a folder that holds something else, or a predictor that is not to be replaced.
+
+    Args:
+        fresh: replace a predictor.
+
+    Raises:
+        ConfigError: the first of the two that is so.
+    """
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not (out / CARD).exists() and not (out / WEIGHTS).exists():
+        raise ConfigError(f"--out: {out} holds no exit predictor but is not empty; choose another folder")
+    if not fresh:
+        raise ConfigError(f"--out: {out} holds an exit predictor already; choose another folder, or give --fresh")
 
 
 def split(looks: Looks, settings: ExitTraining) -> tuple[Looks, Looks]:

@@ -44,4 +44,4 @@ class ExitTraining:
         ):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and low <= value <= high):
-                raise ConfigError(f"--{name.replace('_', '-')} is {value}; allowed: {low:g} to {high:g}")
+                raise ConfigError(f"--{name.replace('_', '-')} is {value}; allowed: {low:.10g} to {high:.10g}")

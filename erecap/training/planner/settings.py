@@ -85,7 +85,7 @@ class PlannerTraining:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and low <= value <= high):
                 option = name.replace("_", "-")
-                raise ConfigError(f"--{option} is {value}; allowed: {low:g} to {high:g}")
+                raise ConfigError(f"--{option} is {value}; allowed: {low:.10g} to {high:.10g}")
         if self.checkpointing and self.trains_early:
             raise ConfigError("--gradient-checkpointing goes without --layer-dropout and --early-loss")
         for name, allowed in (("amp", ("auto", "bf16", "none")), ("schedule", ("cosine", "linear"))):
