@@ -1,7 +1,9 @@
 """Figures from a run folder, with pandas. `docs/run-format.md` names every key of the rows.
 
-pip install pandas
-erecap compare demo && python examples/read_run.py runs/demo
+    pip install pandas
+    erecap compare demo && python examples/read_run.py runs/demo
+
+It prints, for each mode, success and the medians of tokens and times over replans.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ Say = Callable[[str], None]
 Load = Callable[[], tuple[Any, Any]]
 
 BEST_ENGINE = "erecap bench best-engine"
+APART = (BEST_ENGINE, "erecap bench drafts")  # commands that measure a row of `PUBLISHED` more finely than its part
 # What `make bench` measures. The order is that of the results' names.
 PUBLISHED: dict[str, Settings] = {
     "replan": ReplanBench(rows=ROW_NAMES),
@@ -209,10 +210,10 @@ def read_part(path: Path) -> JsonRow | None:
 def publish(path: Path, parts: Mapping[str, JsonRow], about: JsonRow) -> JsonRow:
     """Merge the parts into the results file: their rows by id, their settings, summaries and raw rows by part.
 
-    Where `erecap bench best-engine` has measured R1 on more engines than transformers, its product rows stay.
+    Rows that a command of `APART` measured stay: R1 on more engines than transformers, R7 with more ways to draft.
     """
     before = read_results(path)
-    kept = {(row["id"], row["row"]) for row in before.get("rows", ()) if row.get("command") == BEST_ENGINE}
+    kept = {(row["id"], row["row"]) for row in before.get("rows", ()) if row.get("command") in APART}
     rows = [row for part in parts.values() for row in part["rows"] if (row["id"], row["row"]) not in kept]
     measured = {
         name: {key: part[key] for key in ("date", "command", "settings", "model", "summary", "raw")}

@@ -14,6 +14,8 @@ from erecap.tokens.hooks import attention_layers, find_decoder
 from erecap.tokens.scoring.scorers import make_scorer
 from erecap.tokens.servable import INSTEAD, attention_problem, prune_problem, read_problem
 
+LENGTHS_FROM = "5.20"  # transformers, whose `generate` reads anew where rotary embeddings change
+
 
 def refuse_unservable(model: Any) -> None:
     """Refuse a model whose forward passes cannot be made in pieces, or cannot be made at all.
@@ -35,10 +37,8 @@ def refuse_unservable(model: Any) -> None:
         raise ValueError(f"the weight {empty} is on the device meta, which holds no values; load the model first")
 
 
-LENGTHS_FROM = "5.20"  # transformers, whose `generate` reads anew where rotary embeddings change
-
-
 def _too_old(model: Any) -> str | None:
+    """Reason why this transformers does not say when a model whose rotary embeddings change has to read anew."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     own = getattr(type(base), "prepare_inputs_for_generation", None)
     reads_anew = own is not None and own is not transformers.GenerationMixin.prepare_inputs_for_generation

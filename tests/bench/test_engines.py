@@ -78,16 +78,22 @@ def test_r1_takes_each_side_on_its_fastest_engine() -> None:
     assert (entry["length"], entry["mode"], entry["over_erecap"]) == (7500, "full, transformers", 100.0)
 
 
-def test_parts_on_transformers_alone_leave_r1_of_the_best_engine(tmp_path: Path) -> None:
+def test_parts_leave_rows_that_were_measured_more_finely(tmp_path: Path) -> None:
     about = {**ABOUT, "versions": {}, "model": {"name": "m", "dtype": "float32"}}
     raw = best_engine_raw(4000, full_transformers=2000, full_llamacpp=3000)
     best = best_engine.best_engine_rows(raw, {**about, "command": BEST_ENGINE}, "llama")
-    merge_rows(tmp_path / "replan.json", best)
+    drafts = result_row("R7", Figure(3.6, 3.5, 3.7, 5), {**about, "command": "erecap bench drafts"}, row="algorithm")
+    merge_rows(tmp_path / "replan.json", [*best, drafts])
+    coarse = result_row("R7", Figure(2.0, 1.9, 2.1, 2), about, row="algorithm")
     alone = result_row("R1a", Figure(11.0, 10.0, 12.0, 2), about, row="product")
     plain = result_row("R1a", Figure(5.0, 4.0, 6.0, 2), about, row="algorithm")
-    part = {**about, "settings": {}, "summary": {}, "raw": [], "rows": [alone, plain]}
+    part = {**about, "settings": {}, "summary": {}, "raw": [], "rows": [alone, plain, coarse]}
     found = publish(tmp_path / "replan.json", {"replan": part}, about)["rows"]
-    assert [(row["row"], row["measured"]) for row in found] == [("algorithm", 5.0), ("product", best[0]["measured"])]
+    assert [(row["id"], row["row"], row["measured"]) for row in found] == [
+        ("R1a", "algorithm", 5.0),
+        ("R1a", "product", best[0]["measured"]),
+        ("R7", "algorithm", 3.6),
+    ]
 
 
 @pytest.fixture(scope="module")

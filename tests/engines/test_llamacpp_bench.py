@@ -71,4 +71,7 @@ def test_full_and_erecap_on_both_engines() -> None:
     raw = best_engine_bench(bench, model(window=4096), gguf, gguf.tokenizer)
     summary = best_engine_summary(raw)
     assert {entry["mode"] for entry in summary} == {*FULL.values(), *OURS.values(), *FLOORS.values()}
-    assert len(raw) == 2 * len(summary) and all(entry["total_ms"] > 0 for entry in summary)
+    assert len(raw) == 2 * len(summary) and {(row["length"], row["repetition"]) for row in raw} == {(900, 0), (900, 1)}
+    assert all(row["prefill_ms"] > 0 and row["decode_ms"] > 0 for row in raw)
+    assert {row["mode"] for row in raw if row["drafted"]} == {OURS["drafted"]}
+    assert min(entry["over_erecap"] for entry in summary if entry["mode"] in OURS.values()) == 1.0

@@ -38,15 +38,17 @@ class Sessions:
     """A plain session and one for each kind of exit, on the same model, with the same settings but drafts."""
 
     def __init__(self, name: str, beside: str, path: Path) -> None:
-        self.name, options = name, {"draft": False, **BESIDE[beside]}
-        used = with_plan(model(name), PLAN) if options.pop("plan", False) else model(name)
+        self.name, self.beside, options = name, beside, {"draft": False, **BESIDE[beside]}
+        planned = options.pop("plan", False)
+        used = with_plan(model(name), PLAN) if planned else model(name)
         self.plain = ReplanSession(used, byte_level(), **(options | {"draft": False}))
         self.gaps: list[float] = []
         self.ties = self.evicted = self.tried = 0
         engine: Any = self.plain.engine
         engine.read, engine.verify = self._noting(engine.read), self._noting(engine.verify)
         exits: dict[str, Any] = {says: str(folder(path / says, used, says)) for says in SAYS[:2]}
-        exits |= {SAYS[2]: Exit(layer=5, threshold=0.0, drafts=3)}
+        half_way = 7 if name == "phi3" and not planned else 5
+        exits |= {SAYS[2]: Exit(layer=half_way, threshold=0.0, drafts=3)}
         self.early = {says: ReplanSession(used, byte_level(), exit=exit, **options) for says, exit in exits.items()}
         self.left = dict.fromkeys(SAYS, 0)
 
@@ -116,13 +118,15 @@ def turns_alike(sessions: Sessions, turns: int) -> None:
 def check(sessions: Sessions, answers: int) -> None:
     """Tokens were named early and evicted where they should be; ties are rare.
 
-    Half way up Phi3's random layers name no token that all of them would choose, so there all are refused.
+    Half way up, Phi3's random layers name no token that all of them would choose: there it exits before the last layer,
+    and with a plan and a budget not at all.
     """
     assert bool(sessions.evicted) == sessions.plain.budget.limited
     assert sessions.ties <= answers // 50
     assert sessions.left["never"] == 0
     assert sessions.tried > 0
-    assert sessions.left["always"] + sessions.left["first layers"] > 0 or answers < 50 or sessions.name == "phi3"
+    exempt = answers < 50 or (sessions.name == "phi3" and sessions.beside == "all of them")
+    assert sessions.left["always"] + sessions.left["first layers"] > 0 or exempt
 
 
 @pytest.mark.parametrize(
