@@ -11,6 +11,7 @@ import typer
 
 from erecap.cli.model_options import (
     AdapterOption,
+    DeviceMapOption,
     DeviceOption,
     DtypeOption,
     ExitOption,
@@ -54,6 +55,7 @@ def chat(
     system: SystemOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
+    device_map: DeviceMapOption = None,
     threads: ThreadsOption = None,
     exit: ExitOption = None,
 ) -> None:
@@ -63,8 +65,8 @@ def chat(
     """
     talker = open_talker(
         model, adapter=adapter, layers=layers, mode=mode, evict_by=evict_by, kv_tokens=kv_tokens, keep=keep,
-        dtype=dtype, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, device=device, threads=threads,
-        exit=exit,
+        dtype=dtype, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, device=device,
+        device_map=device_map, threads=threads, exit=exit,
     )  # fmt: skip
     terminal = sys.stdin.isatty()
     if terminal:

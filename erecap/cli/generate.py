@@ -9,6 +9,7 @@ import typer
 
 from erecap.cli.model_options import (
     AdapterOption,
+    DeviceMapOption,
     DeviceOption,
     DtypeOption,
     ExitOption,
@@ -50,6 +51,7 @@ def generate(
     system: SystemOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
+    device_map: DeviceMapOption = None,
     threads: ThreadsOption = None,
     exit: ExitOption = None,
 ) -> None:
@@ -64,8 +66,8 @@ def generate(
         raise ConfigError("generate: the prompt is empty")
     talker = open_talker(
         model, adapter=adapter, layers=layers, mode=mode, evict_by=evict_by, kv_tokens=kv_tokens, keep=keep,
-        dtype=dtype, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, device=device, threads=threads,
-        exit=exit,
+        dtype=dtype, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, device=device,
+        device_map=device_map, threads=threads, exit=exit,
     )  # fmt: skip
     for line in figures(talker.answer([*system_message(system), prompt_message(text)])):
         note(line)

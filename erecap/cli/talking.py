@@ -101,6 +101,7 @@ def open_talker(
     seed: int,
     dtype: str,
     device: str,
+    device_map: str | None = None,
     threads: int | None,
     layers: str | None = None,
     exit: str | None = None,
@@ -120,7 +121,7 @@ def open_talker(
 
     from erecap.language_models.build import CallSettings, ModelSettings, build_language_model, open_model
 
-    opened = open_model(ModelSettings(model, adapter, dtype, device, threads, layers))
+    opened = open_model(ModelSettings(model, adapter, dtype, device, threads, layers, device_map))
     settings = CallSettings(budget, prune, pruner=pruner, seed=seed)
     return Talker(build_language_model(opened, chosen, settings), max_new_tokens, temperature, seed)
 

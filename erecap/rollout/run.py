@@ -80,11 +80,12 @@ def run(
             erase(out)
         else:
             old = read_head(out)
-        if old is not None:
+        done = repair(out)
+        # A run that has no row yet, as one that was refused, holds no other run up.
+        if old is not None and done:
             require_same(out, old, head)
             # What was recorded at the start stays: when it began, and the model that it began with.
             head = {**head, **{key: old[key] for key in ("created", "model") if key in old}}
-        done = repair(out)
         jobs = all_jobs(suites, config.modes, config.samples)
         finished = {row_key(row) for row in done}
         missing = [job for job in jobs if job.key not in finished]

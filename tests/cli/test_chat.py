@@ -39,6 +39,15 @@ def costs(err: str) -> list[tuple[int, ...]]:
     return [tuple(int(number.replace(",", "")) for number in found) for found in re.findall(COST, err)]
 
 
+def test_layers_on_several_devices_give_the_same_answers(erecap, talk, tiny_model, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    lines = ("Goal: cool the apple 1.", "You see a fridge 1.")
+    out, err = talk(*lines)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+    options = ("--dtype", "float32", "--max-new-tokens", "12", "--device-map", "cpu=0-4,disk=5-7")
+    code, apart, told = erecap("chat", tiny_model, *options)
+    assert (code, apart, costs(told)) == (0, out, costs(err))
+
+
 def test_the_answers_are_those_of_a_session_and_each_turn_says_its_cost(talk, tiny_model) -> None:  # type: ignore[no-untyped-def]
     opened = open_model(ModelSettings(str(tiny_model), dtype="float32", device="cpu"))
     session = ReplanSession(opened.model, opened.tokenizer, budget=Budget.auto())

@@ -41,6 +41,15 @@ def test_compare_plays_reports_and_starts_at_once_when_finished(erecap, walk):
     assert erecap("rollout", walk, "--out", "here", "--fresh")[0] == 0
 
 
+def test_a_refused_run_does_not_hold_up_the_corrected_one(erecap, walk):
+    code, _, err = erecap("rollout", walk, "modes=full", "model=./no-such-folder", "--out", "refused")
+    assert code == 1 and "no-such-folder" in err
+    assert json.loads(Path("refused/run.json").read_text())["status"] != "finished"
+    assert erecap("rollout", walk, "episodes=1", "--out", "refused")[0] == 0
+    head = json.loads(Path("refused/run.json").read_text())
+    assert (head["status"], head["config"]["episodes"], head["config"]["modes"]) == ("finished", 1, ["expert"])
+
+
 def test_workers_mean_processes(erecap, walk):
     assert erecap("rollout", walk, "executor=process", "--workers", "1")[0] == 0
     config = json.loads(Path("runs/walk/run.json").read_text())["config"]

@@ -51,6 +51,14 @@ def test_the_answer_is_the_models_and_the_figures_are_the_calls(erecap, tiny_mod
     assert "dropped" not in err and "overflow" not in err
 
 
+def test_layers_on_several_devices_give_the_same_answer(erecap, tiny_model) -> None:  # type: ignore[no-untyped-def]
+    place, whole = ("--dtype", "float32", "--max-new-tokens", "12"), erecap("generate", tiny_model, PROMPT, *PLACE)
+    code, out, err = erecap("generate", tiny_model, PROMPT, *place, "--device-map", "cpu=0-4,disk=5-7")
+    assert (code, out, kept(err)) == (0, whole[1], kept(whole[2]))
+    code, out, err = erecap("generate", tiny_model, PROMPT, *place, "--device-map", "cpu=0-4")
+    assert code != 0 and not out and "layer 5 is on no device" in err
+
+
 def test_modes_answer_alike_where_nothing_is_dropped_and_drop_what_was_asked(erecap, tiny_model) -> None:  # type: ignore[no-untyped-def]
     def called(*options: object) -> tuple[str, str]:
         code, out, err = erecap("generate", tiny_model, PROMPT, *PLACE, *options)

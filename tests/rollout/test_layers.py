@@ -84,7 +84,7 @@ def test_one_plan_for_all_modes(batch: int, tiny: dict[str, str], tmp_path: Path
 def test_a_run_does_not_go_on_with_another_plan_of_that_name(
     own: bool, tiny: dict[str, str], tmp_path: Path, quiet: Console
 ) -> None:
-    modes: list[Any] = ["full", {"name": "mine", "layers": tiny["thin"]}] if own else ["full"]
+    modes: list[Any] = ["full", {"name": "mine", "layers": tiny["thin"]}] if own else ["full", "reuse"]
     changes = {} if own else {"layers": tiny["thin"]}
     play(tmp_path / "run", quiet, modes, model=tiny["model"], **changes)
     lines = (tmp_path / "run" / "episodes.jsonl").read_text().splitlines(keepends=True)

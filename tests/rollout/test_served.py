@@ -188,14 +188,15 @@ def test_a_run_goes_on_with_the_same_model_only(tmp_path, quiet) -> None:  # typ
     server = Server(window=8192)
     try:
         config = tiny_run(modes=["served"], model=f"{server.url}/v1", planner=PLANNER, horizon=2)
-        suites = {"tiny": tiny_suite(episodes=1)}
+        suites = {"tiny": tiny_suite(episodes=2)}
         run(config, tmp_path, suites=suites, open_components=ServedComponents, console=quiet)
         head = json.loads((tmp_path / "run.json").read_text())
         assert head["model"] == {"served": "tiny"} and f"asking the server {server.url}" in quiet.file.getvalue()
         shown = dict(setup_rows(load_run_folder(tmp_path)))
         assert shown["model"] == f"tiny, asked of the server {server.url}/v1"
         (tmp_path / "run.json").write_text(json.dumps({**head, "status": "interrupted", "model": {"served": "other"}}))
-        (tmp_path / "episodes.jsonl").write_text("")
+        first = (tmp_path / "episodes.jsonl").read_text().splitlines(keepends=True)[0]
+        (tmp_path / "episodes.jsonl").write_text(first)
         with pytest.raises(RunError, match="were played with the server's model other, now it is tiny"):
             run(config, tmp_path, suites=suites, open_components=ServedComponents, console=quiet)
     finally:

@@ -15,7 +15,7 @@ from erecap.generation import JsonRow
 from erecap.report.load import Run, load_run_folder
 from erecap.rollout.components import OpenComponents
 from erecap.rollout.run import new_head, run
-from erecap.rollout.run_folder.resume import read_head, require_same
+from erecap.rollout.run_folder.resume import has_rows, read_head, require_same
 
 STEPS = ("time", "agreement", "success")
 
@@ -64,7 +64,7 @@ def ablate(
     if path.exists() and not (fresh and "agreement" in steps):
         rows_done(path, identities_of(comparing, load_suites(comparing), compared))
     for step, own in (("time", timed), ("success", playing)):
-        if step not in steps and (head := read_head(folder / step)) is not None:
+        if step not in steps and (head := read_head(folder / step)) is not None and has_rows(folder / step):
             require_same(folder / step, head, new_head(own, load_suites(own)))
     if "time" in steps:
         say(f"times: {timed_episodes} episodes a suite, {len(variants)} variants in turn, on the expert's plans")

@@ -43,6 +43,12 @@ def read_head(folder: Path) -> dict[str, Any] | None:
     return head
 
 
+def has_rows(folder: Path) -> bool:
+    """Whether an episode of a run has its row in the folder."""
+    path = folder / EPISODES
+    return path.exists() and path.stat().st_size > 0
+
+
 def require_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Refuse to mix rows of two configurations.
 
