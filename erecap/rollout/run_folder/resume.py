@@ -44,7 +44,7 @@ def read_head(folder: Path) -> dict[str, Any] | None:
 
 
 def has_rows(folder: Path) -> bool:
-    """Whether an episode of a run has its row in the folder."""
+    """True where an episode of a run has its row in the folder."""
     path = folder / EPISODES
     return path.exists() and path.stat().st_size > 0
 
