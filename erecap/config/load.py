@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from erecap.config.overrides import apply_overrides
 from erecap.config.run import RunConfig
+from erecap.config.server_url import without_password
 from erecap.config.source import is_path, read_named
 from erecap.config.suite import Suite
 from erecap.errors import ConfigError
@@ -90,7 +91,7 @@ def _checked(source: str, model: type[M], values: dict[str, Any], prefix: str = 
 
 
 def _blame(source: str, overrides: Sequence[str]) -> str:
-    return f"{source} with {' '.join(overrides)}" if overrides else source
+    return without_password(f"{source} with {' '.join(overrides)}") if overrides else source
 
 
 def _with_absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from erecap.config.server_url import without_password
 from erecap.config.source import parse_yaml
 from erecap.errors import ConfigError
 
@@ -20,7 +21,9 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     """
     key, equals, value = text.partition("=")
     if not equals or not _KEY.fullmatch(key):
-        raise ConfigError(f"override {text!r}: allowed: key=value, such as episodes=5 or prune.keep=0.5")
+        raise ConfigError(
+            f"override {without_password(text)!r}: allowed: key=value, such as episodes=5 or prune.keep=0.5"
+        )
     return key.split("."), parse_yaml(f"override {key}", value)
 
 
@@ -41,9 +44,8 @@ def _set(target: dict[str, Any], path: list[str], value: Any, text: str) -> None
     for depth, part in enumerate(path[:-1]):
         below = target.get(part)
         if below is not None and not isinstance(below, dict):
-            raise ConfigError(
-                f"override {text!r}: {'.'.join(path[: depth + 1])} is {below!r}, which has no keys below it"
-            )
+            where = f"override {without_password(text)!r}: {'.'.join(path[: depth + 1])}"
+            raise ConfigError(f"{where} is {below!r}, which has no keys below it")
         # Copied on the way down, so that the caller's mapping stays as it was.
         target[part] = dict(below or {})
         target = target[part]

@@ -9,6 +9,12 @@ from urllib.parse import unquote, urlsplit
 _ALLOWED = "allowed: a server's URL such as http://127.0.0.1:8000/v1, with #NAME behind it for one of several models"
 _HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?|[0-9a-f:.]*:[0-9a-f:.]*")
 _PATH = re.compile(r"[!$-;=@-Z_a-z~]*")  # printable, without what a URL has to escape
+_USER = re.compile(r"(?<=//)[^\s/]+@")
+
+
+def without_password(text: str) -> str:
+    """The text with `…` for names and passwords in its URLs."""
+    return _USER.sub("…@", text)
 
 
 @dataclass(frozen=True)

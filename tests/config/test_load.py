@@ -204,3 +204,14 @@ def test_an_agents_file_lies_beside_the_run_that_names_it(write, tmp_path, monke
     assert load_run(path, ["planner.agents=team"]).planner.agents == "team"
     with pytest.raises(ConfigError, match="agents: got 'team' with name llm; allowed: with name cooperative"):
         load_run(write({"planner": {"agents": "team"}}))
+
+
+@pytest.mark.parametrize("override", ["foo=3", "modes=fly", "http://me:secret@host/v1", "seed.http://me:secret@host=1"])
+def test_passwords_in_overrides_are_not_repeated(write, override):
+    told = complaint(write(), "model=http://me:secret@host/v1", override)
+    assert "secret" not in told and "http://…@host" in told
+
+
+def test_a_key_below_a_value_does_not_repeat_its_password(write):
+    told = complaint(write(), "name.x=http://me:secret@host/v1")
+    assert "secret" not in told and "name is 'try'" in told
