@@ -77,8 +77,13 @@ def test_results_are_kept_and_stand_in_the_table(tmp_path: Path, plans: str, sen
     results = realtime_results([folder])
     assert json.loads(json.dumps(results)) == results
     lines = realtime_table(results).splitlines()
-    assert sentence in lines[0] and "Price of a call: the cost model's milliseconds" in lines[0]
+    assert sentence in lines[0] and "Price of a call: `charged`, the cost model's milliseconds" in lines[0]
     full = next(line for line in lines if "| `full` |" in line)
     assert full.startswith("| charged | 4 | `full` | 3 | 33 % |")
     assert full.endswith("| 2 | 6.00 s | 6.00 s | 18 s | 9 of 9 |")
+    assert realtime_results([folder], results) == results
+    slower = {**results["runs"][0], "scale": 16.0, "charge": "measured"}
+    both = realtime_results([folder], {"runs": [slower]})
+    assert both["runs"] == [*results["runs"], slower]
+    assert "`charged`, the milliseconds that it took" in realtime_table(both)
     assert realtime_table({}) == "Not measured yet: `erecap compare realtime`."

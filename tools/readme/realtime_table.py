@@ -16,12 +16,21 @@ CHARGES = {
 }
 
 
-def realtime_results(runs: Sequence[Path]) -> dict[str, Any]:
-    """The figures to keep of finished runs against a clock: small, without rows or paths."""
+def realtime_results(runs: Sequence[Path], before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The figures to keep of finished runs against a clock: small, without rows or paths.
+
+    Args:
+        before: figures that were kept before; those of another clock, price or scale stay.
+    """
+    kept = {_setting(run): run for run in [*(before or {}).get("runs", ()), *map(_run, runs)]}
     return {
         "what": "success while the world goes on, against the time that plans are waited for",
-        "runs": sorted(map(_run, runs), key=lambda run: (run["clock"], run["scale"])),
+        "runs": [kept[setting] for setting in sorted(kept)],
     }
+
+
+def _setting(run: dict[str, Any]) -> tuple[str, float, str]:
+    return run["clock"], run["scale"], run["charge"]
 
 
 def _run(folder: Path) -> dict[str, Any]:
@@ -62,10 +71,11 @@ def realtime_table(results: dict[str, Any]) -> str:
         if plans == {"model"}
         else "Plans are the expert's or the model's, by run."
     )
+    models = dict.fromkeys(f"{run['model']['name']} in {run['model']['dtype']}" for run in results["runs"])
+    prices = dict.fromkeys(f"`{run['clock']}`, {CHARGES[run['charge']]}" for run in results["runs"])
     lines = [
-        f"`erecap compare realtime`, {first['model']['name']} in {first['model']['dtype']}, suite "
-        f"{', '.join(first['suites'])}. {whose} *Scale*: simulated seconds for a second of the planner. Price of a "
-        f"call: {'; '.join(dict.fromkeys(CHARGES[run['charge']] for run in results['runs']))}. On the clock `wall` "
+        f"`erecap compare realtime`, {' and '.join(models)}, suite {', '.join(first['suites'])}. {whose} *Scale*: "
+        f"simulated seconds for a second of the planner. Price of a call: {'; '.join(prices)}. On the clock `wall` "
         "robot and planner really wait. SR with its 95 % interval; fewer than 100 episodes a mode are a smoke test.",
         "",
         "| clock | scale | mode | episodes | SR | interval | lost to the deadline | waited a call, P50 | P95 | "

@@ -215,7 +215,7 @@ def _keep(given: argparse.Namespace, folder: Path) -> None:
     if given.demo is not None:
         write_json(folder / "demo.json", demo_results(given.demo))
     if given.realtime is not None:
-        write_json(folder / REALTIME, realtime_results(given.realtime))
+        write_json(folder / REALTIME, realtime_results(given.realtime, _read(folder / REALTIME)))
     if given.cooperative is not None:
         write_json(folder / COOPERATIVE, cooperative_results(given.cooperative))
     if given.habitat is not None:
