@@ -53,9 +53,12 @@ def perplexity(
     fresh: FreshOption = False,
 ) -> None:
     """Perplexity and bits a byte of texts; every token is scored once, behind up to --window tokens less a piece."""
+    from erecap.errors import ConfigError
     from erecap.evaluation import perplexity as part
-    from erecap.evaluation.texts import read_texts
+    from erecap.evaluation.texts import JSON_LINES, read_texts
 
+    if field is not None and not any(path.suffix in JSON_LINES for path in text):
+        raise ConfigError(f"--field: no file of --text is JSON Lines ({', '.join(JSON_LINES)}); leave it out")
     changes = changes_of(layers, mode, pruner, allow_untested_pruner, kv_tokens, keep, stages, seed)
     texts = read_texts(text, field)
     part.check_window(window or part.WINDOW, stride)

@@ -84,6 +84,7 @@ def show(plan: PlanArgument) -> None:
 
 @app.command("check")
 def check(
+    context: typer.Context,
     plan: PlanArgument,
     model: ModelArgument,
     adapter: AdapterOption = None,
@@ -98,10 +99,13 @@ def check(
 ) -> None:
     """Compare a model with a plan and without: next tokens on a text, milliseconds, memory."""
     from erecap.bench.layers import LayersBench, household_ids, layers_bench
+    from erecap.cli.benching import refuse_given
     from erecap.errors import ConfigError
     from erecap.language_models.build import ModelSettings, open_model
     from erecap.layers.files import load_plan
 
+    if text is not None:
+        refuse_given(context, ("seed",), "--text")
     bench = LayersBench(tokens, decoded, repetitions, seed)
     opened = open_model(ModelSettings(model, adapter, dtype, device, threads))
     planned = opened.with_layers(plan)

@@ -90,6 +90,10 @@ def find(
     always = {"phase"} if speed_up is not None else set()
     unused = [name for name in SearchOptions.__dataclass_fields__ if name not in {*used, *always}]
     refuse_given(context, unused, f"method {method}")
+    if "tune" in used and not kinds_of(tune):
+        refuse_given(context, ("ratio", "damping", "candidates"), "--tune none")
+    if held_out == 0:
+        refuse_given(context, ("evaluate_every",), "--held-out 0")
     options = SearchOptions(
         metric, over, latency_aware, phase, kinds_of(tune), ratio, damping, candidates, checkpoints, batch_tokens,
         loss_sequences,
@@ -121,6 +125,7 @@ def steps(folder: FolderArgument) -> None:
 
 
 def take(
+    context: typer.Context,
     folder: FolderArgument,
     out: Annotated[Path, typer.Option(metavar="PLAN", help="Where the plan goes.")],
     count: Annotated[int | None, typer.Option("--steps", metavar="N", help="The first N steps.")] = None,
@@ -130,12 +135,18 @@ def take(
     phase: PhaseOption = "decode",
 ) -> None:
     """Make a layer plan of the first steps of a search."""
+    from erecap.cli.benching import refuse_given
     from erecap.errors import ConfigError
     from erecap.layers.files import PLAN, save_plan
     from erecap.layers.search import SearchFolder
+    from erecap.layers.search.options import PHASES
 
+    if phase not in PHASES:
+        raise ConfigError(f"--phase: got {phase!r:.60}; allowed: {', '.join(PHASES)}")
     if (count is None) == (speed_up is None):
         raise ConfigError("layers take: name --steps or --speed-up, one of the two")
+    if count is not None:
+        refuse_given(context, ("phase",), "--steps")
     if (out / PLAN).exists():
         raise ConfigError(f"--out: {out} holds a layer plan already; choose another folder")
     found = SearchFolder.open(folder)

@@ -63,7 +63,7 @@ def slice_(
     """
     from erecap.errors import ConfigError
     from erecap.language_models.build import ModelSettings, open_model
-    from erecap.layers.files import PLAN
+    from erecap.layers.files import PLAN, load_plan
     from erecap.layers.slices.profiles import known, make
     from erecap.layers.slices.settings import SliceSettings
     from erecap.layers.slices.two_four import packing_problem
@@ -75,6 +75,7 @@ def slice_(
     source, slicer = _source(opened, text if settings.needs_text else [], count, length, seed)
     plan = known(out, source, settings)
     if plan is None and (out / PLAN).exists():
+        load_plan(out)  # a damaged one is told as such
         raise ConfigError(f"--out: {out} holds a slice that was made from other inputs; choose another folder")
     kept = plan is not None
     if plan is None:

@@ -10,10 +10,15 @@ import typer
 from erecap.cli.numbers import finite
 from erecap.cli.outputs import result_folder
 
+OF_MEASURING = (
+    "model", "adapter", "pruner", "actions", "loads", "limit", "each", "max_tokens", "held_out", "repeats",
+    "busy_threads", "memory_mb", "dtype", "device", "threads",
+)  # fmt: skip
 MethodOption = Annotated[str, typer.Option(help="dqn, bandit or linucb; the report has all of them.")]
 
 
 def controller(
+    context: typer.Context,
     data: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -67,6 +72,7 @@ def controller(
     First every prompt is answered with every action under every load; that can be stopped, and goes on when called
     again. Then a policy learns on this table, which takes seconds.
     """
+    from erecap.cli.benching import refuse_given
     from erecap.errors import ConfigError
     from erecap.language_models.opened import ModelSettings
     from erecap.scheduling.controllers import LearnerSettings
@@ -74,6 +80,8 @@ def controller(
     from erecap.training.controller.run import train_controller
     from erecap.training.controller.settings import MeasureSettings, TrainSettings
 
+    if table is not None and not data:
+        refuse_given(context, OF_MEASURING, "--table")
     try:
         learner = LearnerSettings(gamma=gamma, seed=seed)
         weights = RewardWeights(agreement=agreement, whole_plan=whole_plan, late=late, time=time)

@@ -64,6 +64,8 @@ def _rows(path: Path, content: str, field: str | None) -> list[Text]:
                 found.append(Text(f"{path.name}:{number}", _text_of(parse_json(line), field)))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 what = f"no key {error}" if isinstance(error, KeyError) else error
+                if isinstance(error, (TypeError, AttributeError)):
+                    what = "it or a part of it has another form"
                 raise ConfigError(f"{path}:{number}: no text in the row ({what}); --field names its key") from error
     return found
 

@@ -71,15 +71,15 @@ def read_actions(path: Path | None) -> tuple[Action, ...]:
     """
     if path is None:
         return make_actions(DEFAULT, "the default actions")
-    import yaml
+    from erecap.config.source import parse_yaml
 
     try:
-        stated = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())[:200]}") from error
-    return make_actions(stated, str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 (byte {error.start})") from error
+    return make_actions(parse_yaml(str(path), text), str(path))
 
 
 def action_of(actions: Sequence[Action], name: str, source: str) -> Action:

@@ -14,6 +14,7 @@ from erecap.bench.layer_clock import LayerClock, measure_latencies
 from erecap.errors import ConfigError, RunError
 from erecap.language_models.opened import OpenedModel
 from erecap.layers.search import Latencies, Search, SearchFolder, SearchOptions, Target, find
+from erecap.layers.search.folder import same_setting
 from erecap.layers.search.held_out import HeldOut
 from erecap.layers.search.options import options_of
 from erecap.registries import LAYER_SEARCHES
@@ -51,13 +52,20 @@ class LayerSearch:
 
 
 def search_layers(
-    settings: LayerSearch, opened: OpenedModel, folder: Path, *, fresh: bool = False, say: Say = lambda text: None
+    settings: LayerSearch,
+    opened: OpenedModel,
+    folder: Path,
+    *,
+    fresh: bool = False,
+    anew: str = "--fresh starts anew",
+    say: Say = lambda text: None,
 ) -> SearchFolder:
     """Search until the target is reached; what lies in `folder` already is not searched again.
 
     Args:
         opened: a model without a layer plan.
         fresh: forget what lies in `folder`.
+        anew: words that tell how to start anew, for messages.
 
     Raises:
         ConfigError: texts, lengths or a target that cannot be.
@@ -77,7 +85,7 @@ def search_layers(
     search = Search(opened.model, ids, {}, settings.options, settings.seed)
     head = head_of(settings, opened, ids, held_out, found.sources)
     with _alone(folder):
-        kept = SearchFolder(folder, fresh=fresh)
+        kept = SearchFolder(folder, fresh=fresh, anew=anew)
         if kept.begin(head, lambda: _measured(settings, opened, ids, head, say)):
             say(f"{kept.path} holds this search already; its latencies are kept")
         search.latencies = kept.latencies
@@ -143,6 +151,6 @@ def _latencies_of(folder: Path, head: dict[str, Any]) -> dict[str, Latencies]:
     """The latencies of another search, so that methods are compared on one footing."""
     other = SearchFolder.open(folder)
     for key in ("base", "dtype"):
-        if other.head is not None and other.head[key] != head[key]:
+        if other.head is not None and not same_setting(key, other.head[key], head[key]):
             raise ConfigError(f"--latencies: {folder} is a search with {key} {other.head[key]}, here it is {head[key]}")
     return other.latencies

@@ -27,6 +27,11 @@ def test_mistakes_are_one_line(erecap, tmp_path: Path) -> None:  # type: ignore[
         (("train", "controller", "--table", "nowhere"), "cannot be read"),
         (("train", "controller", "--table", "x", "--slo-ms", "a"), "--slo-ms: got 'a'"),
         (("train", "controller", "--table", "x", "--method", "luck"), "method: got 'luck'"),
+        (
+            ("train", "controller", "--table", "x", "--limit", "4", "--model", "y"),
+            "--table goes without --model, --lim",
+        ),
+        (("train", "controller", ".", "--held-out", "1.5"), "held-out: got 1.5; allowed: above 0 and below 1"),
         (("train", "controller", "--table", "x", "--late", "-1"), "reward: late must be finite and 0 or more"),
         (("train", "controller", ".", "--loads", "idle,storm"), "loads: got ('idle', 'storm')"),
         (("controller", "show", "nowhere"), "controller nowhere: no such folder"),

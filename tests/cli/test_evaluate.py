@@ -108,6 +108,7 @@ def test_without_the_package_lm_eval_is_refused_in_one_line(erecap, monkeypatch)
         (("perplexity", "m", "--text", "nowhere.txt"), "nowhere.txt: cannot be read: No such file"),
         (("perplexity", "m", "--text", "empty.txt"), "empty.txt: holds no text"),
         (("perplexity", "m", "--text", "latin.txt"), "latin.txt: not UTF-8 (byte 3)"),
+        (("perplexity", "m", "--text", "t.txt", "--field", "body"), "--field: no file of --text is JSON Lines"),
         (("perplexity", "m", "--text", "t.txt", "--stride", "2000"), "--stride: got 2000; allowed: 1 to 1023"),
         (("perplexity", "m", "--text", "t.txt", "--kv-tokens", "64"), "--kv-tokens: no mode has a budget"),
         (("perplexity", "m", "--text", "t.txt", "--mode", "erecap", "--kv-tokens", "3"), "--kv-tokens: got '3'"),

@@ -86,6 +86,7 @@ def test_a_plan_is_exported(erecap, made: Path, tiny_model, tmp_path: Path) -> N
         (("show", "nowhere"), "layer plan nowhere: no such folder, and no checkpoint of that name"),
         (("check", "nowhere", "MODEL"), "layer plan nowhere: no such folder"),
         (("check", "THIN", "MODEL", "--text", "nowhere.txt"), "nowhere.txt: No such file"),
+        (("check", "THIN", "MODEL", "--text", "x.txt", "--seed", "1"), "--text goes without --seed"),
         (("export", "HOLED", "MODEL", "--out", "x"), "the plan cannot be exported: layer 3 is without its attention"),
     ],
 )

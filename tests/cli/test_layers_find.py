@@ -85,6 +85,8 @@ def test_a_search_its_steps_and_a_plan(erecap, tiny_model, text: Path, timed: Pa
         (("sleb", "--sublayers", "2", "--metric", "l1"), "method sleb goes without --metric"),
         (("random", "--sublayers", "2", "--phase", "prefill"), "method random goes without --phase"),
         (("sprint", "--sublayers", "2", "--tune", "heads"), "--tune: got 'heads'; allowed: none, attention, mlp"),
+        (("sprint", "--sublayers", "2", "--tune", "none", "--ratio", "0.5"), "--tune none goes without --ratio"),
+        (("sleb", "--sublayers", "2", "--held-out", "0", "--evaluate-every", "2"), "--held-out 0 goes without --eval"),
         (("sprint", "--sublayers", "2", "--text", "nowhere"), "got 'nowhere'; allowed: planner, a file"),
         (("sprint", "--sublayers", "2", "--count", "0"), "--count: got 0; allowed: 1 or more"),
         (("sprint", "--sublayers", "2", "--clock-tokens", "0"), "clock tokens: got 0; allowed: 1 or more"),
@@ -106,6 +108,8 @@ def test_plans_from_where_there_is_no_search(erecap, tmp_path: Path) -> None:  #
     for options, message in (
         (("--steps", "1"), "holds no search.jsonl; `erecap layers find` makes such a folder"),
         ((), "layers take: name --steps or --speed-up, one of the two"),
+        (("--steps", "1", "--phase", "prefill"), "--steps goes without --phase"),
+        (("--speed-up", "1.1", "--phase", "both"), "--phase: got 'both'; allowed: decode, prefill"),
     ):
         code, _, err = erecap("layers", "take", tmp_path, "--out", tmp_path / "plan", *options)
         assert code == 2 and message in err and not (tmp_path / "plan").exists()

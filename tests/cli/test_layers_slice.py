@@ -38,6 +38,11 @@ def test_a_slice_is_made_once_and_used(erecap, tiny_model, text, tmp_path: Path)
         "layers", "slice", tiny_model, "--out", tmp_path / "thin", *options, "--spread", "global", *few(text)
     )
     assert code == 2 and "thin holds a slice that was made from other inputs; choose another folder" in err
+    whole = (tmp_path / "thin" / "plan.safetensors").read_bytes()
+    (tmp_path / "thin" / "plan.safetensors").write_bytes(whole + b"x")
+    code, _, err = erecap("layers", "slice", tiny_model, "--out", tmp_path / "thin", *options, *few(text))
+    assert code == 1 and "plan.safetensors is damaged" in err and "other inputs" not in err
+    (tmp_path / "thin" / "plan.safetensors").write_bytes(whole)
     check = ("--tokens", "64", "--decoded", "2", "--repetitions", "1", "--text", text)
     code, out, err = erecap("layers", "check", tmp_path / "thin", tiny_model, *check, *PLACE)
     assert code == 0, err

@@ -59,6 +59,9 @@ def test_a_front_with_perplexity_and_success(erecap, tiny_model, out: Path, text
     code, again, err = erecap(*asked, "--least", "1")
     assert code == 0 and (out / "calls.jsonl").read_bytes() == times, err
     assert "| perplexity |" not in again
+    code, _, err = erecap(*asked, "--seed", "3", "--fresh")  # which keeps searches
+    said = "".join(err.split())
+    assert code == 1 and "searchedwithseed0,hereitis3;another--outkeepsboth,delete" in said and "tostartanew" in said
     code, _, err = erecap(*asked, "--fresh", "--calls", "1")
     assert code == 0 and (out / "calls.jsonl").read_bytes() != times, err
     more = ("--play", suite, "--play-episodes", "2")

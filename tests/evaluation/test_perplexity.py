@@ -193,6 +193,7 @@ def test_texts_of_files(tmp_path) -> None:
         (b'{"other": 1}\n', "no key 'instruction'"),
         (b'{"text": 1}\n', "a part of it is no text"),
         (b"[3]\n", "no text in the row"),
+        (b"3\n", r"no text in the row \(it or a part of it has another form\); --field names its key"),
     ):
         rows.write_bytes(content)
         with pytest.raises(ConfigError, match=message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from erecap.errors import ConfigError, ModelError, RunError
 from erecap.layers import LayerPlan, apply, load_plan, save_plan
 from erecap.layers.identity import base_of
 from erecap.layers.search import Search, SearchFolder, Target, find
+from erecap.layers.search.folder import Row
 from erecap.layers.search.held_out import HeldOut
 from tests.layers.plans import logits, own
 from tests.layers.search_models import LATENCIES, rows_of, search_of, sequences
@@ -129,6 +131,7 @@ def test_every_prefix_replays_to_the_same_logits(tmp_path: Path) -> None:
         (lambda: found.plan(-1), "--steps: got -1"),
         (lambda: found.plan(0), "--steps: got 0, which leaves nothing out"),
         (lambda: found.steps_for("decode", 2.0), r"--speed-up: got 2; the steps in .* reach 1\.\d+ of decode"),
+        (lambda: found.steps_for("decode", 1.0), "--speed-up: got 1; allowed: above 1"),
         (lambda: found.steps_for("training", 2.0), "holds no latencies of training"),
         (lambda: SearchFolder.open(tmp_path), "holds no search.jsonl; `erecap layers find` makes such a folder"),
     ):
@@ -147,8 +150,44 @@ def test_another_search_in_the_folder_is_refused(tmp_path: Path) -> None:
             SearchFolder(tmp_path).begin({**head(model, "sprint"), name: value}, dict)
     assert SearchFolder(tmp_path).begin(head(model, "sprint"), dict)  # latencies are those of the folder
     assert SearchFolder(tmp_path).latencies == LATENCIES
+    renamed = {**head(model, "sprint"), "base": {**vars(base_of(model)), "name": "./the-same"}}
+    assert SearchFolder(tmp_path).begin(renamed, dict)  # a base is known by its weights
     fresh = SearchFolder(tmp_path, fresh=True)
     assert fresh.head is None and not list(tmp_path.iterdir())
+
+
+def test_of_options_those_that_differ_are_told(tmp_path: Path) -> None:
+    about = {**head(own(), "random"), "options": {"metric": "l2", "over": "token", "phase": "decode", "tune": ["mlp"]}}
+    folder = SearchFolder(tmp_path, anew="delete it to start anew")
+    folder.begin(about, lambda: dict(LATENCIES))
+    for step in (0, 1):
+        figures = dict.fromkeys(LATENCIES, 1.0)
+        folder.add(Row(step=step, removed=["1.mlp"] * step, predicted=figures))
+    options = {**about["options"], "tune": []}
+    with pytest.raises(RunError) as error:
+        folder.begin({**about, "options": options}, dict)
+    assert str(error.value).endswith(
+        'searched with options {"tune": ["mlp"]}, here it is {"tune": []}; '
+        "another --out keeps both, delete it to start anew"
+    )
+
+
+def test_a_search_without_a_step_starts_again_with_other_options(tmp_path: Path) -> None:
+    first = head(own(), "sprint")
+    SearchFolder(tmp_path).begin(first, lambda: dict(LATENCIES))
+    for call in (lambda found: found.steps(1), lambda found: found.steps_for("decode", 1.1)):
+        with pytest.raises(ConfigError, match="holds no step yet; `erecap layers find` goes on there"):
+            call(SearchFolder.open(tmp_path))
+    assert SearchFolder(tmp_path).begin(first, dict)
+    folder = SearchFolder(tmp_path)
+    folder.add(Row(step=0, predicted=dict.fromkeys(LATENCIES, 1.0)))
+    assert not folder.begin({**first, "options": {"tune": []}}, dict)  # the latencies are kept
+    again = SearchFolder.open(tmp_path)
+    assert again.head is not None and again.head["options"] == {"tune": []}
+    assert again.latencies == LATENCIES and not again.rows
+    slower = {phase: replace(one, dense=2 * one.dense) for phase, one in LATENCIES.items()}
+    assert not again.begin({**first, "dtype": "bfloat16"}, lambda: slower)  # of another number format
+    assert SearchFolder.open(tmp_path).latencies == slower
 
 
 def _edit(number: int, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
@@ -174,6 +213,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "head": (_edit(0, lambda row: row.pop("seed")), "search.jsonl:1: seed: is missing"),
     "latency": (_edit(0, lambda row: row["latencies"]["decode"].update(mlp="x")), "search.jsonl:1: mlp"),
     "negative": (_edit(0, lambda row: row["latencies"]["decode"].update(mlp=-1.0)), "latency of one mlp"),
+    "zero": (_edit(0, lambda row: row["latencies"]["decode"].update(mlp=0.0)), "search.jsonl:1: latency of one mlp"),
+    "base": (_edit(0, lambda row: row["base"].update(hash="foo")), "search.jsonl:1: base.hash: got 'foo'"),
+    "prediction": (_edit(2, lambda row: row.pop("predicted")), "search.jsonl:3: .*predicted: decode is missing"),
+    "figures": (_edit(1, lambda row: row["evaluation"].pop("perplexity")), "jsonl:2: .*evaluation: perplexity is mis"),
     "not finite": (_edit(2, lambda row: row.update(passes=float("inf"))), "search.jsonl:3: the row is damaged"),
     "order": (_edit(3, lambda row: row.update(step=7)), "search.jsonl:4: .*step 7 stands where step 2 is due"),
     "name": (_edit(2, lambda row: row.update(removed=["3.head"])), "search.jsonl:3: .*'3.head' is no sublayer"),

@@ -305,8 +305,13 @@ def test_actions_of_files(tmp_path: Path) -> None:
     path = tmp_path / "actions.yaml"
     with pytest.raises(ConfigError, match="cannot be read"):
         read_actions(path)
-    path.write_text("a: [")
-    with pytest.raises(ConfigError, match="not YAML"):
-        read_actions(path)
+    for text, said in (
+        ("a: [", "not valid YAML"),
+        ("a: {}\nb: {}\na: {kv_tokens: 64}\n", "line 3, column 1 not valid YAML: the key 'a' is written twice"),
+        ("a: {kv_tokens: 2026-13-45}", "'2026-13-45' cannot be read as timestamp"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            read_actions(path)
     path.write_text("a: {}\nb: {kv_tokens: 64, draft: false}\n")
     assert read_actions(path) == (Action("a"), Action("b", {"kv_tokens": 64, "draft": False}))

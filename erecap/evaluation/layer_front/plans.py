@@ -57,7 +57,7 @@ def search_all(settings: FrontSettings, opened: OpenedModel, folder: Path, say: 
             latencies=next(iter(others), None),
         )
         say(f"searching with {method}")
-        found[method] = search_layers(search, opened, own, say=say)
+        found[method] = search_layers(search, opened, own, anew=f"delete {own} to start anew", say=say)
     return found
 
 

@@ -85,7 +85,7 @@ def find(
         try:
             search.add(made)
         except ValueError as error:
-            raise RunError(f"{folder.path}: {error}; --fresh starts anew") from error
+            raise RunError(f"{folder.path}: {error}; {folder.anew}") from error
     if search.steps:
         say(f"{len(search.steps)} steps are there already, and are kept")
     if not folder.rows:

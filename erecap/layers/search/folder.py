@@ -29,7 +29,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 class _Base(BaseModel):
     model_config = _STRICT
     name: str
-    hash: str
+    hash: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
     adapter: str | None
 
 
@@ -78,6 +78,7 @@ class SearchFolder:
     Args:
         folder: may hold a search already; it is read.
         fresh: delete that search first.
+        anew: words that tell how to start anew, for messages.
 
     Attributes:
         head: None before `begin` where there is none.
@@ -87,8 +88,8 @@ class SearchFolder:
         RunError: rows of another format, or damaged ones; file, line and key are named.
     """
 
-    def __init__(self, folder: Path, *, fresh: bool = False) -> None:
-        self.folder, self.path = folder, folder / NAME
+    def __init__(self, folder: Path, *, fresh: bool = False, anew: str = "--fresh starts anew") -> None:
+        self.folder, self.path, self.anew = folder, folder / NAME, anew
         if fresh:
             self.path.unlink(missing_ok=True)
             for path in folder.glob("step-*.safetensors"):
@@ -118,6 +119,8 @@ class SearchFolder:
     def begin(self, head: Mapping[str, Any], measure: Callable[[], dict[str, Latencies]]) -> bool:
         """Start a search, or go on with the one that lies here; latencies are measured only at the start.
 
+        A search without a step is started again with another head; its latencies stay if they are of the same model.
+
         Args:
             head: all of it but format and latencies.
 
@@ -125,22 +128,27 @@ class SearchFolder:
             True if a search lies here already.
 
         Raises:
-            RunError: the search that lies here has another head; the key is named.
+            RunError: the search that lies here has steps and another head; the key is named.
         """
         wanted = json.loads(json.dumps({"format": FORMAT, **head}))
-        if self.head is not None:
-            for key in wanted:
-                if self.head[key] != wanted[key]:
-                    raise RunError(
-                        f"{self.path}: searched with {key} {_short(self.head[key])}, here it is {_short(wanted[key])}; "
-                        "another --out keeps both, --fresh starts anew"
-                    )
+        other = (
+            [] if self.head is None else [key for key in wanted if not same_setting(key, self.head[key], wanted[key])]
+        )
+        if self.head is not None and other and len(self.rows) > 1:
+            mine, given = _apart(self.head[other[0]], wanted[other[0]])
+            raise RunError(
+                f"{self.path}: searched with {other[0]} {mine}, here it is {given}; "
+                f"another --out keeps both, {self.anew}"
+            )
+        if self.head is not None and not other:
             if self._cut:
                 write_atomic(
                     self.path, b"".join(self.path.read_bytes().splitlines(keepends=True)[: 1 + len(self.rows)])
                 )
             return True
-        self.latencies = measure()
+        if self.head is None or {"base", "dtype"} & {*other}:
+            self.latencies = measure()
+        self.rows = []
         self.head = {**wanted, MEASURED: {phase: one.as_dict() for phase, one in self.latencies.items()}}
         write_atomic(self.path, _line(self.head))
         return False
@@ -168,6 +176,8 @@ class SearchFolder:
             RunError: weights that are missing or damaged.
         """
         made = len(self.rows) - 1
+        if count is not None and made < 1:
+            raise ConfigError(f"{self.folder}: holds no step yet; `erecap layers find` goes on there")
         if count is not None and not 0 <= count <= made:
             raise ConfigError(f"--steps: got {count}; allowed: 0 to {made}, the steps in {self.folder}")
         rows = self.rows[1:] if count is None else self.rows[1 : count + 1]
@@ -183,11 +193,15 @@ class SearchFolder:
         """The fewest steps whose predicted speed-up is `speed_up` or more.
 
         Raises:
-            ConfigError: none of the steps has it, or no latencies of `phase` were measured.
+            ConfigError: none of the steps has it, no latencies of `phase` were measured, or a speed-up out of range.
         """
+        if not speed_up > 1:
+            raise ConfigError(f"--speed-up: got {speed_up:g}; allowed: above 1")
+        if phase not in self.latencies:
+            raise ConfigError(f"{self.folder}: holds no latencies of {phase}")
         found = [(row.step, row.predicted[phase]) for row in self.rows if phase in row.predicted]
         if not found:
-            raise ConfigError(f"{self.folder}: holds no latencies of {phase}")
+            raise ConfigError(f"{self.folder}: holds no step yet; `erecap layers find` goes on there")
         if not any(predicted >= speed_up for _, predicted in found):
             best = max(predicted for _, predicted in found)
             raise ConfigError(f"--speed-up: got {speed_up:g}; the steps in {self.folder} reach {best:.3f} of {phase}")
@@ -227,20 +241,28 @@ class SearchFolder:
             json.dumps(value, allow_nan=False)  # numbers that are not finite are damage, too
             if number == 1:
                 if not isinstance(value, dict) or value.get("format") != FORMAT:
-                    raise RunError(f"{self.path}: not a search for layer plans in format {FORMAT}; --fresh starts anew")
+                    raise RunError(f"{self.path}: not a search for layer plans in format {FORMAT}; {self.anew}")
                 self.head = _Head.model_validate(value).model_dump()
-                self.latencies = {phase: Latencies.parse(one) for phase, one in self.head[MEASURED].items()}
+                try:
+                    self.latencies = {phase: Latencies.parse(one) for phase, one in self.head[MEASURED].items()}
+                except RunError as error:
+                    raise RunError(f"{where}: {error}; {self.anew}") from error
                 return
             row = Row.model_validate(value)
             if row.step != len(self.rows):
                 raise ValueError(f"step {row.step} stands where step {len(self.rows)} is due")
             for name in row.removed:
                 Sublayer.parse(name)
+            for field, keys in (("predicted", self.latencies), ("evaluation", ("perplexity", "agreement"))):
+                figures = getattr(row, field)
+                lacking = [] if figures is None else [key for key in keys if key not in figures]
+                if lacking:
+                    raise ValueError(f"{field}: {lacking[0]} is missing")
         except ValidationError as error:
             model = _Head if number == 1 else Row
-            raise RunError(f"{one_line(where, error, model)}; --fresh starts anew") from error
+            raise RunError(f"{one_line(where, error, model)}; {self.anew}") from error
         except ValueError as error:
-            raise RunError(f"{where}: the row is damaged ({error}); --fresh starts anew") from error
+            raise RunError(f"{where}: the row is damaged ({error}); {self.anew}") from error
         self.rows.append(row)
 
     def _weights(self, row: Row) -> dict[str, torch.Tensor]:
@@ -252,12 +274,27 @@ class SearchFolder:
         path = self.folder / row.tuned.file
         try:
             if sha256(path) != row.tuned.sha256:
-                raise RunError(f"{path} is damaged: its SHA-256 is not the one in {NAME}; --fresh starts anew")
+                raise RunError(f"{path} is damaged: its SHA-256 is not the one in {NAME}; {self.anew}")
             return dict(load_file(path))
         except FileNotFoundError:
-            raise RunError(f"{path} is missing; --fresh starts anew") from None
+            raise RunError(f"{path} is missing; {self.anew}") from None
         except (OSError, SafetensorError) as error:
-            raise RunError(f"{path} is damaged: {error}; --fresh starts anew") from error
+            raise RunError(f"{path} is damaged: {error}; {self.anew}") from error
+
+
+def same_setting(key: str, one: Any, other: Any) -> bool:
+    """Return True for equal values of a head; a base is known by its weights, whatever name it was opened by."""
+    if key == "base":
+        return all(one[part] == other[part] for part in ("hash", "adapter"))
+    return bool(one == other)
+
+
+def _apart(one: Any, other: Any) -> tuple[str, str]:
+    """Two values of a head in words; of mappings what differs."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        same = [key for key in one if key in other and one[key] == other[key]]
+        one, other = ({key: value for key, value in part.items() if key not in same} for part in (one, other))
+    return _short(one), _short(other)
 
 
 def _short(value: Any) -> str:

@@ -29,18 +29,19 @@ class MeasureSettings:
     memory_mb: int = 1024
 
     def __post_init__(self) -> None:
+        known = bool(self.loads) and len(set(self.loads)) == len(self.loads) and set(self.loads) <= set(LOADS)
         checks = {
-            "data": bool(self.data),
-            "loads": bool(self.loads) and len(set(self.loads)) == len(self.loads) and set(self.loads) <= set(LOADS),
-            "limit": self.limit is None or self.limit >= 2,
-            "each": self.each is None or self.each >= 1,
-            "max_tokens": self.max_tokens is None or self.max_tokens >= 16,
-            "held_out": 0 < self.held_out < 1,
-            "repeats": 1 <= self.repeats <= 100,
-            "busy_threads": 1 <= self.busy_threads <= 1024,
-            "memory_mb": 32 <= self.memory_mb <= 1_000_000,
+            "data": (bool(self.data), "one file or folder, or more"),
+            "loads": (known, f"{', '.join(LOADS)}, each once"),
+            "limit": (self.limit is None or self.limit >= 2, "2 or more"),
+            "each": (self.each is None or self.each >= 1, "1 or more"),
+            "max_tokens": (self.max_tokens is None or self.max_tokens >= 16, "16 or more"),
+            "held_out": (0 < self.held_out < 1, "above 0 and below 1"),
+            "repeats": (1 <= self.repeats <= 100, "1 to 100"),
+            "busy_threads": (1 <= self.busy_threads <= 1024, "1 to 1,024"),
+            "memory_mb": (32 <= self.memory_mb <= 1_000_000, "32 to 1,000,000"),
         }
-        _refuse(self, checks, f"; loads are {', '.join(LOADS)}")
+        _refuse(self, checks)
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,22 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         checks = {
-            "method": self.method in METHODS,
-            "steps": 1 <= self.steps <= 10_000_000,
-            "stay": 0 <= self.stay <= 1,
-            "slo_ms": all(0 < slo < math.inf for slo in self.slo_ms),
-            "slo_factor": 0 < self.slo_factor < math.inf,
-            "passes": 1 <= self.passes <= 10_000,
+            "method": (self.method in METHODS, ", ".join(METHODS)),
+            "steps": (1 <= self.steps <= 10_000_000, "1 to 10,000,000"),
+            "stay": (0 <= self.stay <= 1, "0 to 1"),
+            "slo_ms": (all(0 < slo < math.inf for slo in self.slo_ms), "milliseconds above 0"),
+            "slo_factor": (0 < self.slo_factor < math.inf, "above 0"),
+            "passes": (1 <= self.passes <= 10_000, "1 to 10,000"),
         }
-        _refuse(self, checks, f"; methods are {', '.join(METHODS)}")
+        _refuse(self, checks)
 
 
-def _refuse(settings: object, checks: dict[str, bool], more: str) -> None:
-    wrong = next((name for name, fine in checks.items() if not fine), None)
-    if wrong is not None:
-        raise ConfigError(f"{wrong.replace('_', '-')}: got {getattr(settings, wrong)!r}, which is out of range{more}")
+def _refuse(settings: object, checks: dict[str, tuple[bool, str]]) -> None:
+    """Raise ConfigError for the first setting whose check failed.
+
+    Args:
+        checks: by setting whether its value is fine, and what is allowed, in words.
+    """
+    for name, (fine, allowed) in checks.items():
+        if not fine:
+            raise ConfigError(f"{name.replace('_', '-')}: got {getattr(settings, name)!r}; allowed: {allowed}")
