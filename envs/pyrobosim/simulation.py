@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import threading
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +23,10 @@ from pyrobosim.navigation.types import PathPlanner
 from pyrobosim.planning.actions import ExecutionOptions, ExecutionResult
 from pyrobosim.utils.graph_types import Node
 from pyrobosim.utils.search_graph import SearchGraphPlanner
+from shapely.errors import ShapelyError
 
 from erecap.envs.pyrobosim.executor import InstantExecutor
+from erecap.envs.words import MOST_CHARACTERS, plain
 from erecap.errors import GameError
 
 Target = Room | Hallway | ObjectSpawn
@@ -33,6 +36,18 @@ ACTIONS = ("navigate", "pick", "place", "detect", "open", "close")
 SECONDS = {"pick": 4.0, "place": 4.0, "open": 3.0, "close": 3.0, "detect": 1.0, "wait": 5.0}
 CHARGE_SECONDS = 0.5  # for one per cent of battery
 PLANNER = {"type": "astar", "grid_resolution": 0.05, "grid_inflation_radius": 0.15}  # where a world names none
+# What pyrobosim raises for worlds that do not fit it.
+_UNFIT = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+    OSError,
+    ShapelyError,
+)
 _LOCK = threading.RLock()  # numpy's generator and pyrobosim's categories belong to the whole process
 
 
@@ -87,14 +102,13 @@ class Simulation:
         self._seed = tuple(seed)
         self._waiting_usage = battery_per_waiting_second
         self._draws = 0
-        plain, planners = _plain(world, robots)
+        used, planners = _plain(world, robots)
         with self._chance():
             try:
-                self.world: World = WorldYamlLoader().from_yaml(plain, folder)
-            except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError, OSError) as error:
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                raise GameError(f"pyrobosim cannot load the world: {reason}") from error
-        self._check_complete(plain)
+                self.world: World = WorldYamlLoader().from_yaml(used, folder)
+            except _UNFIT as error:
+                raise GameError(f"pyrobosim cannot load the world: {_reason(error)}") from error
+        self._check_complete(used)
         self.robots: list[Robot] = self.world.robots
         self.clocks = [0.0] * len(self.robots)  # simulated seconds, by robot
         self.waited = 0.0  # simulated seconds, all robots together
@@ -120,6 +134,13 @@ class Simulation:
             name = self.name(entity)
             if name in names:
                 raise GameError(f"the pyrobosim world has two entities that are called {name!r} in commands")
+            if not name or plain(name) != name or (isinstance(entity, Robot) and ":" in name):
+                colon = " and without a colon" if isinstance(entity, Robot) else ""
+                raise GameError(
+                    f"the pyrobosim world has an entity that is called {name!r:.60}, which no command can hold; "
+                    f"allowed: at most {MOST_CHARACTERS} characters in one line, single spaces, no full stop at the "
+                    f"end{colon}"
+                )
             names[name] = entity
         return names
 
@@ -344,21 +365,21 @@ class Simulation:
             planner = next((planner for known, planner in made if known == wanted), None)
             if planner is None:
                 rest = {key: value for key, value in wanted.items() if key != "type"}
-                kind = PathPlanner.registered_plugins.get(wanted.get("type"))
+                kind = PathPlanner.registered_plugins.get(str(wanted.get("type")))
                 if kind is None:
                     allowed = ", ".join(sorted(PathPlanner.registered_plugins))
                     raise GameError(f"path_planner of {robot.name}: got {wanted.get('type')!r}; allowed: {allowed}")
                 try:
                     planner = kind(**rest)
-                except TypeError as error:
-                    raise GameError(f"path_planner of {robot.name}: {error}") from error
+                    with self._chance():
+                        robot.set_path_planner(planner)
+                except _UNFIT as error:
+                    raise GameError(f"path_planner of {robot.name}: {_reason(error)}") from error
                 made.append((wanted, planner))
-                with self._chance():
-                    robot.set_path_planner(planner)
             robot.path_planner = planner
         return [planner for _, planner in made]
 
-    def _check_complete(self, plain: Mapping[str, Any]) -> None:
+    def _check_complete(self, used: Mapping[str, Any]) -> None:
         world = self.world
         made = {
             "rooms": world.rooms,
@@ -368,7 +389,7 @@ class Simulation:
             "robots": world.robots,
         }
         for part, entities in made.items():
-            wanted = len(plain.get(part) or [])
+            wanted = len(used.get(part) or [])
             if len(entities) != wanted:
                 there = ", ".join(entity.name for entity in entities)
                 placed = f"pyrobosim placed {len(entities)} of the world's {wanted} {part}"
@@ -387,6 +408,12 @@ class Simulation:
                 yield
             finally:
                 np.random.set_state(kept)
+
+
+def _reason(error: BaseException) -> str:
+    """The error in one line; of one without words, the line of code that raised it."""
+    words = " ".join(str(error).split()) or traceback.extract_tb(error.__traceback__)[-1].line
+    return f"{type(error).__name__}: {words}"
 
 
 def _plain(world: Mapping[str, Any], robots: int | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:

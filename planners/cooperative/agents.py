@@ -93,10 +93,10 @@ class Roster:
         listed = self.settings.agents
         if listed is None:
             if not FEWEST <= len(robots) <= MOST:
-                number = f"the episode has {'one robot' if len(robots) == 1 else f'{len(robots)} robots'}"
+                number = f"{len(robots)} robots take" if situation.robots else "no robots take"
                 raise ConfigError(
-                    f"{self.source}: agents: missing, and {number}; allowed: a list of agents, or {FEWEST} to {MOST} "
-                    "robots that take turns (pyrobosim: turns: team)"
+                    f"{self.source}: agents: missing, and {number} turns in the episode; allowed: a list of agents, "
+                    f"or {FEWEST} to {MOST} robots that take turns (pyrobosim: turns: team)"
                 )
             return tuple(AgentSettings(name=robot, robot=robot) for robot in robots)
         self._check_robots(listed, robots)

@@ -81,11 +81,13 @@ def test_rows_of_an_episode_are_whole_after_a_kill(tmp_path: Path) -> None:
     assert result.tally.counts()["episodes"] == 3 and result.tally.counts()["won"] == 3
 
 
-def test_a_collection_does_not_go_on_with_another_agents_file(tmp_path: Path) -> None:
+def test_a_collection_does_not_go_on_with_another_agents_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agents = tmp_path / "mine.yaml"
     agents.write_text("buffer: 16")
     gather(tmp_path / "out", agents=str(agents), episodes=1)
     assert read_meta(tmp_path / "out")["team"]["buffer"] == 16
+    monkeypatch.chdir(tmp_path)  # what it says counts, not where it lies or how its path is written
+    assert gather(tmp_path / "out", agents="./mine.yaml", episodes=1).played == 0
     agents.write_text("buffer: 8")
     with pytest.raises(RunError, match=r"started with team\.buffer = 16, now it is 8"):
         gather(tmp_path / "out", agents=str(agents), episodes=1)
@@ -160,3 +162,11 @@ def test_rows_of_one_planner_are_as_before() -> None:
 def test_a_team_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="team 'nobody' not found; packaged: "):
         gather(tmp_path, agents="nobody")
+
+
+def test_a_team_whose_limits_the_expert_does_not_keep_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    robots = ", ".join(f"{{name: {name}, robot: robot {number}}}" for number, name in enumerate("abc", start=1))
+    file.write_text(f"agents: [{robots.replace('robot 2', 'robot 2, may: [wait]')}]")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: agent 'b': may: .*; allowed where chats are collected: no may"):
+        gather(tmp_path / "out", agents=str(file))

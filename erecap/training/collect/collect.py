@@ -132,7 +132,7 @@ def _cooperating(recipe: Recipe, planner: RunConfig | None) -> tuple[Recipe, Run
     """Recipe and planner with the team that either of them names.
 
     Raises:
-        ConfigError: they name two, or the agents file is not usable.
+        ConfigError: they name two, the agents file is not usable, or limits what its agents may.
     """
     settings = planner.planner if planner else None
     if recipe.agents is None and (settings is None or settings.name != COOPERATIVE):
@@ -141,7 +141,11 @@ def _cooperating(recipe: Recipe, planner: RunConfig | None) -> tuple[Recipe, Run
     agents = recipe.agents or named or DEFAULT_TEAM
     if named not in (None, agents):
         raise ConfigError(f"agents: got {agents!r}, but the planner's team is {named!r}; allowed: one of them")
-    load_roster(agents)
+    roster = load_roster(agents)
+    limited = next((agent.name for agent in roster.settings.agents or () if agent.may is not None), None)
+    if limited is not None:
+        why = "the environment's expert, whose answers are kept, does not keep to it"
+        raise ConfigError(f"{roster.source}: agent {limited!r}: may: {why}; allowed where chats are collected: no may")
     if planner is not None and settings is not None and named is None:
         # Of a planner alone, its longest plan and its way out of loops say nothing about a team.
         kept = settings.model_dump(exclude={"name", "max_new_tokens", "stuck_after"})

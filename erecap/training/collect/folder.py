@@ -131,6 +131,8 @@ class TrajectoryWriter:
 def _comparable(meta: dict[str, Any]) -> dict[str, Any]:
     """The settings that must stay. More episodes may be asked for later: their rows follow those that are there."""
     options = {key: value for key, value in meta.get("options", {}).items() if key != "episodes"}
+    if options.get("agents"):
+        options["agents"] = Path(options["agents"]).name  # what it says counts, not where it lies
     suites = {
         name: {key: value for key, value in suite.items() if key != "episodes"}
         for name, suite in meta.get("suites", {}).items()

@@ -252,3 +252,39 @@ def test_the_suites_are_played_by_their_expert() -> None:
             over = terminated or truncated
         assert info["success"], name
         env.close()
+
+
+@pytest.mark.parametrize(
+    ("robot", "problem"),
+    [
+        ({"name": 5}, "robots: got the name 5; allowed: text, such as '5'"),
+        ({"path_planner": "astar"}, r"robots\.0\.path_planner: got 'astar'; allowed: a mapping"),
+        ({"path_executor": {"linear_velocity": 0}}, r"linear_velocity: got 0; allowed: a number, more than 0"),
+        ({"path_executor": {"max_angular_velocity": -1.0}}, r"max_angular_velocity: got -1\.0; allowed: a number"),
+        ({"initial_battery_level": "full"}, "initial_battery_level: got 'full'; allowed: a number, at least 0 and at"),
+        ({"action_execution_options": {"pick": [1]}}, r"action_execution_options\.pick: got \[1\]; allowed: a mapping"),
+        ({"action_execution_options": {"navigate": {"delay": -9.0}}}, r"navigate\.delay: got -9\.0; allowed: a number"),
+        ({"action_execution_options": {"pick": {"delay": float("nan")}}}, r"pick\.delay: got nan; allowed: a number"),
+        ({"action_execution_options": {"pick": {"success_probability": 2}}}, "success_probability: got 2; allowed"),
+    ],
+)
+def test_robots_that_cannot_be_are_refused(robot: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    file = tmp_path / "house.yaml"
+    file.write_text(yaml.safe_dump(corridor(**robot)))
+    with pytest.raises(ConfigError, match=problem) as caught:
+        make(world=file, tasks=["place"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[" * 3000 + "]" * 3000, "cannot be read: it is nested too deeply"),
+        (yaml.safe_dump({**corridor(), "hallways": None}), "hallways must be a list of mappings"),
+    ],
+)
+def test_files_that_are_no_worlds_are_refused(text: str, problem: str, tmp_path: Path) -> None:
+    file = tmp_path / "house.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=problem):
+        make(world=file, tasks=["place"])

@@ -159,6 +159,48 @@ def test_a_planner_that_does_not_exist() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("planner", "problem"),
+    [
+        ({"type": ["astar"]}, r"got \['astar'\]; allowed: astar"),
+        ({"type": "astar", "grid_resolution": 0, "grid_inflation_radius": 0.1}, "ZeroDivisionError: "),
+    ],
+)
+def test_a_planner_that_cannot_be_made(planner: dict[str, Any], problem: str) -> None:
+    with pytest.raises(GameError, match=f"path_planner of robot_1: {problem}"):
+        Simulation(corridor(path_planner=planner), None, seed=[0])
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "problem"),
+    [
+        ("hallways", {"room_end": "a"}, "IndexError: "),
+        ("locations", {"parent": "cellar"}, "AssertionError: ."),
+        ("rooms", {"footprint": {"type": "box", "dims": [float("nan"), 4]}}, "GEOSException: "),
+    ],
+)
+def test_worlds_that_pyrobosim_fails_at_are_refused(part: str, change: dict[str, Any], problem: str) -> None:
+    world = corridor()
+    world[part][0] |= change
+    with pytest.raises(GameError, match=f"pyrobosim cannot load the world: {problem}") as caught:
+        Simulation(world, None, seed=[0])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("objects", "cup\n1"), ("objects", "_cup"), ("locations", "t" * 120), ("robots", "robot: 1")],
+)
+def test_names_that_no_command_can_hold_are_refused(part: str, name: str) -> None:
+    world = corridor()
+    if part == "locations":
+        world["objects"][0]["parent"] = f"{name}_top"
+    world[part][0]["name"] = name
+    with pytest.raises(GameError, match="which no command can hold; allowed: at most 100 characters") as caught:
+        Simulation(world, None, seed=[0])
+    assert "\n" not in str(caught.value)
+
+
 def test_two_things_of_one_name_are_refused() -> None:
     world = corridor()
     world["objects"].append({"name": "cup 1", "category": "cup", "parent": "table_1_top"})

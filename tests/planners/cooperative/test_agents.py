@@ -36,7 +36,7 @@ def test_without_a_list_there_is_one_planner_for_each_robot() -> None:
         ("robot 1", "robot 1"),
         ("robot 2", "robot 2"),
     ]
-    with pytest.raises(ConfigError, match="the episode has one robot; allowed: a list of agents, or 2 to 8 robots"):
+    with pytest.raises(ConfigError, match="no robots take turns in the episode; allowed: a list of agents, or 2 to 8"):
         load_roster("team").agents(Situation())
 
 
