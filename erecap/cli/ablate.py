@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from erecap.cli.benching import names_in
+from erecap.cli.benching import names_in, refuse_given
 from erecap.cli.playing import BatchOption, ConfigArgument, FreshOption, OverrideArguments, load_config
 
 
 def ablate(
+    context: typer.Context,
     config: ConfigArgument = "ablation",
     overrides: OverrideArguments = None,
     out: Annotated[
@@ -29,6 +30,9 @@ def ablate(
     ] = None,
     timed_episodes: Annotated[int, typer.Option(min=1, help="Episodes of each suite that are timed.")] = 2,
     steps: Annotated[str, typer.Option(help="What is measured now, with commas.")] = "time,agreement,success",
+    show: Annotated[
+        bool, typer.Option("--show", help="Measure nothing; figures of what lies in the folder, finished or not.")
+    ] = False,
     batch: BatchOption = None,
     results: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON file for the figures.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="SVG file for the plot.")] = None,
@@ -45,10 +49,13 @@ def ablate(
 
     from erecap.errors import ConfigError
     from erecap.evaluation.ablation.play import STEPS, ablate
+    from erecap.evaluation.ablation.results import merged
     from erecap.evaluation.ablation.table import screen_table, write_ablation_plot
     from erecap.files import write_json
     from erecap.rollout.run_folder.machine import machine
 
+    if show:
+        refuse_given(context, ("steps", "fresh"), "--show")
     chosen = names_in(steps)
     unknown = [step for step in chosen if step not in STEPS]
     if unknown or not chosen:
@@ -67,7 +74,7 @@ def ablate(
         parts=None if parts is None else names_in(parts),
         added=_added(with_prune, with_layers, with_exit),
         timed_episodes=timed_episodes,
-        steps=chosen,
+        steps=() if show else chosen,
         fresh=fresh,
     )
     Console(markup=False, emoji=False).print(screen_table(found["variants"]))
@@ -75,7 +82,8 @@ def ablate(
         about = {"command": f"erecap ablate {Path(config).name}", "date": datetime.now(UTC).date().isoformat()}
         adapter = "" if loaded.adapter is None else f" with {Path(loaded.adapter).name}"
         about |= {"model": Path(loaded.model).name + adapter, "machine": str(machine(None)["cpu"])}
-        write_json(results, {**about, **found})
+        found = merged(found, about, results)
+        write_json(results, found)
         typer.echo(f"figures: {results}")
     if plot is not None and write_ablation_plot(plot, found["variants"]) is not None:
         typer.echo(f"plot: {plot}")

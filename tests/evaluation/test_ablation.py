@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from erecap.config.run import RunConfig
 from erecap.errors import ConfigError, RunError
 from erecap.evaluation.ablation.parts import ageless, played_config, variants_of
 from erecap.evaluation.ablation.play import ablate
+from erecap.evaluation.ablation.results import merged
 from erecap.evaluation.ablation.summary import summarise
 from erecap.evaluation.ablation.table import ablation_table, cells_of, screen_table, write_ablation_plot
 from erecap.models import fingerprint
@@ -175,6 +177,53 @@ def test_times_are_sums_over_the_same_calls(config: RunConfig, tmp_path: Path) -
     assert row["kv_over_all"] == 0.5 and row["total_ms"] == 200
 
 
+FIGURES = {
+    "calls": 3, "total_ms": 5.0, "prefill_ms": 2.0, "decode_ms": 3.0, "kv_bytes": 8.0, "kv_over_all": 1.0,
+    "over_all": {"value": 1.0, "low": 1.0, "high": 1.0},
+}  # fmt: skip
+NO_TIME = {name: None if value != 3 else 0 for name, value in FIGURES.items()}
+WON = {"rate": 0.5, "low": 0.1, "high": 0.9, "episodes": 2}
+
+
+def figures(**more: Any) -> dict[str, Any]:
+    row = {"variant": "all", "part": None, "what": "as it is", "agreement": None, "success": None}
+    return {"settings": {"suites": ["tiny"], "timed_episodes": 2, "episodes": 2}, "variants": [row | NO_TIME | more]}
+
+
+def test_a_results_file_keeps_the_steps_that_another_folder_measured(tmp_path: Path) -> None:
+    path = tmp_path / "ablation.json"
+    about = {"command": "erecap ablate t", "date": "2026-01-01", "model": "m", "machine": "one"}
+    first = merged(figures(**FIGURES), about, path)
+    assert first["measured"] == {"time": {"date": "2026-01-01", "machine": "one"}}
+    path.write_text(json.dumps(first))
+    later = {**about, "date": "2026-01-02", "machine": "other"}
+    both = merged(figures(success=WON), later, path)
+    assert both["variants"] == figures(**FIGURES, success=WON)["variants"]
+    assert both["measured"] == first["measured"] | {"success": {"date": "2026-01-02", "machine": "other"}}
+    assert "time 2026-01-01, one; success 2026-01-02, other: suites tiny" in ablation_table(both)
+    path.write_text(json.dumps(both))
+    again = merged(figures(**FIGURES | {"total_ms": 7.0}), later, path)  # what is measured anew is replaced
+    assert (again["variants"][0]["total_ms"], again["variants"][0]["success"]) == (7.0, WON)
+    for apart in ({**later, "model": "another"}, later):
+        found = figures(success=WON)
+        found["settings"]["episodes"] = 3 if apart is later else 2
+        assert merged(found, apart, path)["variants"][0]["total_ms"] is None
+    path.write_text('{"rows": []}')
+    with pytest.raises(RunError, match=r"--results: .*ablation\.json holds no ablation; name another file"):
+        merged(figures(success=WON), later, path)
+
+
+def test_what_is_there_is_shown_without_measuring(config: RunConfig, tmp_path: Path) -> None:
+    ablate(config, tmp_path / "out", quietly, parts=["drafts"], timed_episodes=1, steps=("success",))
+    rows = tmp_path / "out" / "success" / "episodes.jsonl"
+    lines = rows.read_text().splitlines(keepends=True)
+    assert len(lines) == 2
+    rows.write_text(lines[0])
+    shown = ablate(config, tmp_path / "out", quietly, parts=["drafts"], timed_episodes=1, steps=())
+    assert shown["variants"][0]["success"]["episodes"] == 1 and rows.read_text() == lines[0]
+    assert not (tmp_path / "out" / "time").exists()
+
+
 def test_ageless_keeps_the_card_and_the_heads(config: RunConfig, tmp_path: Path) -> None:
     folder = ageless(str(tmp_path / "pruner"), tmp_path / "ageless")
     card, before = (json.loads((path / "card.json").read_text()) for path in (folder, tmp_path / "pruner"))
@@ -190,6 +239,7 @@ def test_ageless_keeps_the_card_and_the_heads(config: RunConfig, tmp_path: Path)
         (("modes=reuse,erecap",), "modes: got reuse, erecap; allowed: one mode"),
         (("--steps", "sing"), "--steps: got 'sing'; allowed: time, agreement, success"),
         (("--with-prune", "best"), "unknown scorer 'best'"),
+        (("--show", "--steps", "time"), "--show goes without --steps"),
     ],
 )
 def test_bad_options_give_one_line(config: RunConfig, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

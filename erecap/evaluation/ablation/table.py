@@ -77,8 +77,14 @@ def ablation_table(results: Mapping[str, Any]) -> str:
         if played
         else "Success was not played."
     )
+    apart = {step: f"{one['date']}, {one['machine']}" for step, one in results.get("measured", {}).items()}
+    when = (
+        "; ".join(f"{step} {words}" for step, words in apart.items())
+        if len(set(apart.values())) > 1
+        else f"{results['date']}, {results['machine']}"
+    )
     lines = [
-        f"`{results['command']}`, {results['date']}, {results['model']}, {results['machine']}: suites "
+        f"`{results['command']}`, {results['model']}, {when}: suites "
         f"{', '.join(settings['suites'])}. Times are medians of calls on the expert's plans, "
         f"{settings['timed_episodes']} episodes a suite. `over all` is the sum of a variant's calls over that of the "
         f"same calls of `all`, in brackets the range of the episodes. {success}",
