@@ -26,7 +26,7 @@
 #                docs/results/ablation.json, its plot and table
 # make quality-engines  the same policy on transformers and on llama.cpp, on paired episodes, which is compiled first
 # make layers    layer plans, slices and the controller: L1 to L5 and the front, then docs/results/layers.json and its tables
-#                (about 80 minutes on two cores; it goes on from runs/layers); ARGS="--parts slices" only L4,
+#                (an hour and a half on two cores with bfloat16 units, five without; it goes on from runs/layers); ARGS="--parts slices" only L4,
 #                ARGS="--play household-unseen" also plays the front
 # make layers-smoke    the same, small (a few minutes), into runs/layers-smoke
 # make readme    write what is generated in README.md and docs: tables, result lines, a figure, the command line's page
