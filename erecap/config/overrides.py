@@ -44,8 +44,8 @@ def _set(target: dict[str, Any], path: list[str], value: Any, text: str) -> None
     for depth, part in enumerate(path[:-1]):
         below = target.get(part)
         if below is not None and not isinstance(below, dict):
-            where = f"override {without_password(text)!r}: {'.'.join(path[: depth + 1])}"
-            raise ConfigError(f"{where} is {below!r}, which has no keys below it")
+            where = f"override {text!r}: {'.'.join(path[: depth + 1])}"
+            raise ConfigError(without_password(f"{where} is {below!r}, which has no keys below it"))
         # Copied on the way down, so that the caller's mapping stays as it was.
         target[part] = dict(below or {})
         target = target[part]

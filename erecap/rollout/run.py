@@ -26,7 +26,7 @@ from erecap.rollout.run_folder.busy import BusyBeside
 from erecap.rollout.run_folder.interrupt import Interrupts
 from erecap.rollout.run_folder.lock import owned
 from erecap.rollout.run_folder.machine import git_revision, machine, versions
-from erecap.rollout.run_folder.resume import erase, read_head, repair, require_same, require_same_model
+from erecap.rollout.run_folder.resume import erase, has_rows, read_head, repair, require_same, require_same_model
 from erecap.rollout.run_folder.writer import RunWriter
 
 FORMAT = 1
@@ -80,12 +80,12 @@ def run(
             erase(out)
         else:
             old = read_head(out)
-        done = repair(out)
         # A run that has no row yet, as one that was refused, holds no other run up.
-        if old is not None and done:
+        if old is not None and has_rows(out):
             require_same(out, old, head)
             # What was recorded at the start stays: when it began, and the model that it began with.
             head = {**head, **{key: old[key] for key in ("created", "model") if key in old}}
+        done = repair(out)
         jobs = all_jobs(suites, config.modes, config.samples)
         finished = {row_key(row) for row in done}
         missing = [job for job in jobs if job.key not in finished]

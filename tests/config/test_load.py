@@ -215,3 +215,5 @@ def test_passwords_in_overrides_are_not_repeated(write, override):
 def test_a_key_below_a_value_does_not_repeat_its_password(write):
     told = complaint(write(), "name.x=http://me:secret@host/v1")
     assert "secret" not in told and "name is 'try'" in told
+    told = complaint(write(), "model=http://me:secret@host/v1", "model.x=3")
+    assert "secret" not in told and "model is 'http://…@host/v1'" in told

@@ -73,5 +73,6 @@ def test_full_and_erecap_on_both_engines() -> None:
     assert {entry["mode"] for entry in summary} == {*FULL.values(), *OURS.values(), *FLOORS.values()}
     assert len(raw) == 2 * len(summary) and {(row["length"], row["repetition"]) for row in raw} == {(900, 0), (900, 1)}
     assert all(row["prefill_ms"] > 0 and row["decode_ms"] > 0 for row in raw)
-    assert {row["mode"] for row in raw if row["drafted"]} == {OURS["drafted"]}
+    undrafted = {sides["llamacpp"] for sides in (FULL, OURS, FLOORS)}
+    assert not undrafted & {row["mode"] for row in raw if row["drafted"]}
     assert min(entry["over_erecap"] for entry in summary if entry["mode"] in OURS.values()) == 1.0

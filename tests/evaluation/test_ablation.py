@@ -197,6 +197,7 @@ def test_a_results_file_keeps_the_steps_that_another_folder_measured(tmp_path: P
     assert first["measured"] == {"time": {"date": "2026-01-01", "machine": "one"}}
     path.write_text(json.dumps(first))
     later = {**about, "date": "2026-01-02", "machine": "other"}
+    assert "m, 2026-01-01, one: suites" in ablation_table(merged(figures(), later, path))  # nothing was measured since
     both = merged(figures(success=WON), later, path)
     assert both["variants"] == figures(**FIGURES, success=WON)["variants"]
     assert both["measured"] == first["measured"] | {"success": {"date": "2026-01-02", "machine": "other"}}

@@ -12,10 +12,10 @@ from erecap.generation import JsonRow
 from erecap.untrusted import read_json
 
 FIGURES = {
-    "time": ("calls", "total_ms", "prefill_ms", "decode_ms", "over_all", "kv_bytes", "kv_over_all"),
+    "time": ("calls", "total_ms", "prefill_ms", "decode_ms", "kv_bytes", "kv_over_all", "over_all"),
     "agreement": ("agreement",),
     "success": ("success",),
-}  # of a variant, by the step that measures them
+}  # of a variant, by the step that measures them; the last is None where that was not measured
 
 
 def merged(found: JsonRow, about: Mapping[str, Any], path: Path) -> JsonRow:

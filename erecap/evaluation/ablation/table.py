@@ -78,11 +78,8 @@ def ablation_table(results: Mapping[str, Any]) -> str:
         else "Success was not played."
     )
     apart = {step: f"{one['date']}, {one['machine']}" for step, one in results.get("measured", {}).items()}
-    when = (
-        "; ".join(f"{step} {words}" for step, words in apart.items())
-        if len(set(apart.values())) > 1
-        else f"{results['date']}, {results['machine']}"
-    )
+    once = set(apart.values()) or {f"{results['date']}, {results['machine']}"}
+    when = once.pop() if len(once) == 1 else "; ".join(f"{step} {words}" for step, words in apart.items())
     lines = [
         f"`{results['command']}`, {results['model']}, {when}: suites "
         f"{', '.join(settings['suites'])}. Times are medians of calls on the expert's plans, "
