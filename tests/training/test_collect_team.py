@@ -159,9 +159,10 @@ def test_rows_of_one_planner_are_as_before() -> None:
     assert "agent" not in row.model_dump_json() and "agents" not in row.model_dump()
 
 
-def test_a_team_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="team 'nobody' not found; packaged: "):
-        gather(tmp_path, agents="nobody")
+@pytest.mark.parametrize("team", ["nobody", ""])
+def test_a_team_that_is_none_is_refused(team: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"team '{team}' not found; packaged: "):
+        gather(tmp_path, agents=team)
 
 
 def test_a_team_whose_limits_the_expert_does_not_keep_is_refused(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def _cooperating(recipe: Recipe, planner: RunConfig | None) -> tuple[Recipe, Run
     if recipe.agents is None and (settings is None or settings.name != COOPERATIVE):
         return recipe, planner
     named = (settings.agents or DEFAULT_TEAM) if settings and settings.name == COOPERATIVE else None
-    agents = recipe.agents or named or DEFAULT_TEAM
+    agents = recipe.agents if recipe.agents is not None else named or DEFAULT_TEAM
     if named not in (None, agents):
         raise ConfigError(f"agents: got {agents!r}, but the planner's team is {named!r}; allowed: one of them")
     roster = load_roster(agents)
