@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,18 +12,14 @@ from typing import Any
 import numpy as np
 import pyrobosim.core.robot
 import pyrobosim.core.world
-import pyrobosim.navigation.a_star
-import pyrobosim.navigation.prm
-import pyrobosim.navigation.rrt
-import pyrobosim.navigation.world_graph  # this and those above register their planners
-from pyrobosim.core import Hallway, Location, Object, ObjectSpawn, Robot, Room, World, WorldYamlLoader
+from pyrobosim.core import Hallway, Location, Object, ObjectSpawn, Robot, Room, World
 from pyrobosim.navigation.types import PathPlanner
 from pyrobosim.planning.actions import ExecutionOptions, ExecutionResult
 from pyrobosim.utils.graph_types import Node
 from pyrobosim.utils.search_graph import SearchGraphPlanner
-from shapely.errors import ShapelyError
 
 from erecap.envs.pyrobosim.executor import InstantExecutor
+from erecap.envs.pyrobosim.loading import fitting, load_world, make_path_planner, playable
 from erecap.envs.words import MOST_CHARACTERS, plain
 from erecap.errors import GameError
 
@@ -35,19 +29,6 @@ ACTIONS = ("navigate", "pick", "place", "detect", "open", "close")
 # Simulated seconds of what is no way; a world file's delay comes on top.
 SECONDS = {"pick": 4.0, "place": 4.0, "open": 3.0, "close": 3.0, "detect": 1.0, "wait": 5.0}
 CHARGE_SECONDS = 0.5  # for one per cent of battery
-PLANNER = {"type": "astar", "grid_resolution": 0.05, "grid_inflation_radius": 0.15}  # where a world names none
-# What pyrobosim raises for worlds that do not fit it.
-_UNFIT = (
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    RuntimeError,
-    AssertionError,
-    OSError,
-    ShapelyError,
-)
 _LOCK = threading.RLock()  # numpy's generator and pyrobosim's categories belong to the whole process
 
 
@@ -102,13 +83,9 @@ class Simulation:
         self._seed = tuple(seed)
         self._waiting_usage = battery_per_waiting_second
         self._draws = 0
-        used, planners = _plain(world, robots)
+        used, planners = playable(world, robots)
         with self._chance():
-            try:
-                self.world: World = WorldYamlLoader().from_yaml(used, folder)
-            except _UNFIT as error:
-                raise GameError(f"pyrobosim cannot load the world: {_reason(error)}") from error
-        self._check_complete(used)
+            self.world: World = load_world(used, folder)
         self.robots: list[Robot] = self.world.robots
         self.clocks = [0.0] * len(self.robots)  # simulated seconds, by robot
         self.waited = 0.0  # simulated seconds, all robots together
@@ -364,36 +341,13 @@ class Simulation:
         for robot, wanted in zip(self.robots, settings, strict=True):
             planner = next((planner for known, planner in made if known == wanted), None)
             if planner is None:
-                rest = {key: value for key, value in wanted.items() if key != "type"}
-                kind = PathPlanner.registered_plugins.get(str(wanted.get("type")))
-                if kind is None:
-                    allowed = ", ".join(sorted(PathPlanner.registered_plugins))
-                    raise GameError(f"path_planner of {robot.name}: got {wanted.get('type')!r}; allowed: {allowed}")
-                try:
-                    planner = kind(**rest)
-                    with self._chance():
-                        robot.set_path_planner(planner)
-                except _UNFIT as error:
-                    raise GameError(f"path_planner of {robot.name}: {_reason(error)}") from error
+                owner = f"path_planner of {robot.name}"
+                planner = make_path_planner(wanted, owner)
+                with fitting(owner), self._chance():
+                    robot.set_path_planner(planner)
                 made.append((wanted, planner))
             robot.path_planner = planner
         return [planner for _, planner in made]
-
-    def _check_complete(self, used: Mapping[str, Any]) -> None:
-        world = self.world
-        made = {
-            "rooms": world.rooms,
-            "hallways": world.hallways,
-            "locations": world.locations,
-            "objects": world.objects,
-            "robots": world.robots,
-        }
-        for part, entities in made.items():
-            wanted = len(used.get(part) or [])
-            if len(entities) != wanted:
-                there = ", ".join(entity.name for entity in entities)
-                placed = f"pyrobosim placed {len(entities)} of the world's {wanted} {part}"
-                raise GameError(f"{placed} ({there}); the others collide or have no parent")
 
     @contextmanager
     def _chance(self, number: int | None = None) -> Iterator[None]:
@@ -408,26 +362,6 @@ class Simulation:
                 yield
             finally:
                 np.random.set_state(kept)
-
-
-def _reason(error: BaseException) -> str:
-    """The error in one line; of one without words, the line of code that raised it."""
-    words = " ".join(str(error).split()) or traceback.extract_tb(error.__traceback__)[-1].line
-    return f"{type(error).__name__}: {words}"
-
-
-def _plain(world: Mapping[str, Any], robots: int | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A copy with so many robots and without their sensors, which measure in threads and in wall time; and the settings
-    of each robot's path planner."""
-    plain = copy.deepcopy(dict(world))
-    plain["robots"] = plain["robots"][:robots]
-    planners = []
-    for robot in plain["robots"]:
-        for key in ("sensors", "partial_obs_objects", "partial_obs_hallways"):
-            robot.pop(key, None)
-        robot["start_sensor_threads"] = False
-        planners.append(robot.pop("path_planner", None) or PLANNER)
-    return plain, planners
 
 
 __all__ = ["Hallway", "Location", "Object", "ObjectSpawn", "Robot", "Room", "Simulation", "Target"]
