@@ -10,6 +10,7 @@ from erecap.errors import ModelError
 from erecap.models.finiteness import check_finite
 from erecap.models.hashing import fingerprint
 from erecap.models.loading import empty_model, load_weights
+from erecap.models.loading import merged as with_adapter
 from erecap.models.origins import remember_origin
 from erecap.parallel.ranks import Ranks
 
@@ -25,7 +26,7 @@ def load_split(folder: Path, dtype: Any, attn: str, adapter: str | None, ranks: 
         ModelError: the ranks have different models or settings; the architecture has no plan, or its heads cannot be
             split over so many ranks; or as `erecap.models.load`.
     """
-    from erecap.models.adapters import check_adapter, describe_adapter, locate_adapter, merge_adapter
+    from erecap.models.adapters import check_adapter, describe_adapter, locate_adapter
 
     ranks.agree(
         {
@@ -46,7 +47,7 @@ def load_split(folder: Path, dtype: Any, attn: str, adapter: str | None, ranks: 
     with tempfile.TemporaryDirectory(prefix="erecap-merged-", ignore_cleanup_errors=True) as made:
         merged = Path(made)
         if ranks.rank == 0:
-            merge_adapter(load_weights(folder, "auto", "cpu", attn), found).save_pretrained(merged)
+            with_adapter(folder, found, "cpu", attn).save_pretrained(merged)
             ranks.tell({"merged": str(merged)})
         else:
             merged = Path(ranks.hear()["merged"])
