@@ -19,7 +19,7 @@ from erecap.envs.pyrobosim.crew import Crew
 from erecap.envs.pyrobosim.expert import next_turn
 from erecap.envs.pyrobosim.floor_map import floor_map, standing, take_trails
 from erecap.envs.pyrobosim.goals import Goal, draw_goal
-from erecap.envs.pyrobosim.options import PyRoboSimOptions
+from erecap.envs.pyrobosim.options import MOST_ROBOTS, PyRoboSimOptions
 from erecap.envs.pyrobosim.simulation import Simulation
 from erecap.envs.pyrobosim.worlds.files import read_world
 from erecap.envs.pyrobosim.worlds.generate import generate_world
@@ -62,8 +62,8 @@ class PyRoboSimEnv(gym.Env[str, str]):
         """Worlds are built when their episode is first played.
 
         Raises:
-            ConfigError: the world file cannot be read, has fewer robots than wanted, or one where options are for
-                several; or no such render mode.
+            ConfigError: the world file cannot be read, has fewer robots than wanted, more than can be played, or one
+                where options are for several; or no such render mode.
         """
         self.action_space, self.observation_space = text_spaces()
         self.render_mode = render_mode_of(render_mode, "ansi")
@@ -73,6 +73,8 @@ class PyRoboSimEnv(gym.Env[str, str]):
             there = len(self._file["robots"])
             if (options.robots or 1) > there:
                 raise ConfigError(f"robots: got {options.robots}; allowed: 1 to {there}, which {options.world} has")
+            if options.robots is None and there > MOST_ROBOTS:
+                raise ConfigError(f"{options.world}: has {there} robots; `robots` from 1 to {MOST_ROBOTS} plays the first")
             if there == 1 and options.refusal_for_one_robot():
                 raise ConfigError(f"{options.world}: {options.refusal_for_one_robot()}")
         self._numbers, self._drawn_from = Episodes(episodes), seed

@@ -127,7 +127,7 @@ def test_every_prefix_replays_to_the_same_logits(tmp_path: Path) -> None:
     predicted = [row.predicted["decode"] for row in found.rows]
     assert found.steps_for("decode", predicted[2]) == 2 and found.steps_for("decode", predicted[2] + 1e-9) == 3
     for call, message in (
-        (lambda: found.plan(5), "--steps: got 5; allowed: 0 to 4, the steps in"),
+        (lambda: found.plan(5), "--steps: got 5; allowed: 1 to 4, the steps in"),
         (lambda: found.plan(-1), "--steps: got -1"),
         (lambda: found.plan(0), "--steps: got 0, which leaves nothing out"),
         (lambda: found.steps_for("decode", 2.0), r"--speed-up: got 2; the steps in .* reach 1\.\d+ of decode"),
@@ -266,7 +266,7 @@ def test_steps_that_do_not_fit_the_model_are_refused(tmp_path: Path) -> None:
     folder = SearchFolder.open(tmp_path)
     search = search_of(own())
     search.add(folder.steps()[0])
-    with pytest.raises(RunError, match=r"search.jsonl: a step removes .*, which is not there; --fresh starts anew"):
+    with pytest.raises(RunError, match=r"search.jsonl: a step removes .*, which is not there; `erecap layers find --fresh` starts anew"):
         find(search, "sprint", folder, Target(3))
 
 

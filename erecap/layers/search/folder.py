@@ -111,7 +111,7 @@ class SearchFolder:
             ConfigError: it holds none.
             RunError: as the class.
         """
-        found = cls(folder)
+        found = cls(folder, anew="`erecap layers find --fresh` starts anew")
         if found.head is None:
             raise ConfigError(f"{folder}: holds no {NAME}; `erecap layers find` makes such a folder")
         return found
@@ -179,7 +179,7 @@ class SearchFolder:
         if count is not None and made < 1:
             raise ConfigError(f"{self.folder}: holds no step yet; `erecap layers find` goes on there")
         if count is not None and not 0 <= count <= made:
-            raise ConfigError(f"--steps: got {count}; allowed: 0 to {made}, the steps in {self.folder}")
+            raise ConfigError(f"--steps: got {count}; allowed: 1 to {made}, the steps in {self.folder}")
         rows = self.rows[1:] if count is None else self.rows[1 : count + 1]
         return [
             Step(

@@ -239,6 +239,11 @@ def test_a_world_of_pyrobosim_with_its_three_robots(house: Path) -> None:
         make(world=house, tasks=["fetch"], turns="earliest")
     with pytest.raises(ConfigError, match="robots: got 4; allowed: 1 to 3"):
         make(world=SAMPLES / "test_world_multirobot.yaml", robots=4)
+    crowd = yaml.safe_load(house.read_text())
+    crowd["robots"] = [{**crowd["robots"][0], "name": f"robot{number}"} for number in range(9)]
+    house.write_text(yaml.safe_dump(crowd))
+    with pytest.raises(ConfigError, match="house.yaml: has 9 robots; `robots` from 1 to 8 plays the first"):
+        make(world=house, tasks=["fetch"])
 
 
 def test_the_suites_are_played_by_their_expert() -> None:
