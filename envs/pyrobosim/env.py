@@ -74,7 +74,7 @@ class PyRoboSimEnv(gym.Env[str, str]):
             if (options.robots or 1) > there:
                 raise ConfigError(f"robots: got {options.robots}; allowed: 1 to {there}, which {options.world} has")
             if options.robots is None and there > MOST_ROBOTS:
-                raise ConfigError(f"{options.world}: has {there} robots; `robots` from 1 to {MOST_ROBOTS} plays the first")
+                raise ConfigError(f"{options.world}: has {there} robots; `robots: {MOST_ROBOTS}` plays the first")
             if there == 1 and options.refusal_for_one_robot():
                 raise ConfigError(f"{options.world}: {options.refusal_for_one_robot()}")
         self._numbers, self._drawn_from = Episodes(episodes), seed

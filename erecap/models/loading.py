@@ -107,8 +107,8 @@ def merged(folder: Path, adapter: Path, device: Any, attn: str = "sdpa") -> Any:
     """The model of a folder with an adapter merged into it, in the number format of the folder.
 
     Raises:
-        ModelError: as `load`, which also checks that the result is finite. A model that is at fault by itself is refused
-            for that, before the adapter could be blamed.
+        ModelError: as `load`, which also checks that the result is finite. A model that is at fault by itself is
+            refused for that, before the adapter could be blamed.
     """
     from erecap.models.adapters import check_adapter, merge_adapter
 

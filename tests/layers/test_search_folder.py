@@ -266,7 +266,9 @@ def test_steps_that_do_not_fit_the_model_are_refused(tmp_path: Path) -> None:
     folder = SearchFolder.open(tmp_path)
     search = search_of(own())
     search.add(folder.steps()[0])
-    with pytest.raises(RunError, match=r"search.jsonl: a step removes .*, which is not there; `erecap layers find --fresh` starts anew"):
+    with pytest.raises(
+        RunError, match=r"search.jsonl: a step removes .*, which is not there; `erecap layers find --fresh` starts anew"
+    ):
         find(search, "sprint", folder, Target(3))
 
 
