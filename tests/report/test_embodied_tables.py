@@ -10,7 +10,7 @@ import pytest
 
 from erecap.report import Report
 from tests.report.synthetic import episode_row, replan_row, write_run
-from tools.readme.cooperative_table import cooperative_results, cooperative_table
+from tools.readme.cooperative_table import cooperative_figures, cooperative_results, cooperative_table
 from tools.readme.habitat_table import habitat_results, habitat_table
 from tools.readme.kept_run import read_run
 
@@ -73,8 +73,15 @@ def test_cooperating_planners_by_their_number(tmp_path: Path) -> None:
         ]
         folders.append(write_run(tmp_path / f"run-{agents}", rows, calls, config={"name": "cooperative"}))
         Report.of(folders[-1]).write()
-    table = cooperative_table(cooperative_results(folders)).splitlines()
-    assert [line.split(" | ")[:2] for line in table[4:]] == [
+    results = cooperative_results(folders)
+    figures = cooperative_figures(results)
+    assert list(figures) == ["cooperative-success.svg", "cooperative-seconds.svg"]
+    # Re-reading has no success of its own, and is a line among the times.
+    assert ["re-read" in svg for svg in figures.values()] == [False, True]
+    assert all(svg.startswith("<?xml") and "erecap-1024" in svg for svg in figures.values())
+    table = cooperative_table(results).splitlines()
+    assert table[0].startswith("`erecap compare made-up` (2026-01-02; household-unseen, babyai-goto; ")
+    assert [line.split(" | ")[:2] for line in table[4:10]] == [
         [f"| {agents}", f"`{mode}`"] for agents in (2, 4) for mode in ("re-read", "reuse", "erecap-1024")
     ]
     assert table[6].startswith("| 2 | `erecap-1024` | 1 | 100 % |") and " | 50 | 0.250 | 20 ms | 0.250 | " in table[6]

@@ -6,8 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from erecap.bench.plots import standalone
 from erecap.report.formats import at, count, decimal, interval_percent, mebibytes, milliseconds, percent
+from erecap.report.page.course import RE_READ
+from erecap.report.page.team_plots import seconds_by_agents, success_by_agents
+from erecap.report.svg import series_of
 from tools.readme.kept_run import adapted, read_run
+
+FIGURES = {
+    "cooperative-success.svg": "Success rate against the number of planners",
+    "cooperative-seconds.svg": "Seconds of a replan against the number of planners",
+}  # files beside the results, and what they show
 
 
 def cooperative_results(runs: Sequence[Path]) -> dict[str, Any]:
@@ -26,10 +35,16 @@ def cooperative_table(results: dict[str, Any]) -> str:
     """Markdown: a row for each number of planners and mode; a sentence where nothing was measured."""
     if not results:
         return "Not measured yet: `erecap compare cooperative`."
-    first = results["runs"][0]
+    commands = sorted(
+        {
+            f"`{run['command']}` ({run['date']}; {', '.join(run['suites'])}; {adapted(run['model'])} in "
+            f"{run['model']['dtype']})"
+            for run in results["runs"]
+        }
+    )
     lines = [
-        f"`{first['command']}`, {first['date']}, {adapted(first['model'])} in {first['model']['dtype']}. *Progress*: "
-        "the share of the goal that was met, mean; *makespan*: simulated seconds of the episodes that were won. "
+        f"{', '.join(commands)}. *Progress*: the share of the goal that was met, mean; *makespan*: simulated seconds "
+        "of the episodes that were won. "
         "*Tokens* are read by a replan, mean; `re-read` is the same call on an empty cache, and *over re-read* what a "
         "mode's calls take of its tokens and time. Fewer than 100 episodes a mode are a smoke test.",
         "",
@@ -48,4 +63,12 @@ def cooperative_table(results: dict[str, Any]) -> str:
                 f"{decimal(ratio['low'], 3)}–{decimal(ratio['high'], 3)}" if ratio else "–", mebibytes(own["kv_bytes"]),
             ]  # fmt: skip
             lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *(f"![{label}](results/{name})" for name, label in FIGURES.items())])
+
+
+def cooperative_figures(results: dict[str, Any]) -> dict[str, str]:
+    """SVG files by name: success, and seconds of a replan, against the number of planners; those that can be drawn."""
+    figures = [own for run in results["runs"] for own in run["teams"]]
+    looks = series_of(list(dict.fromkeys(own["mode"] for own in figures if own["mode"] != RE_READ)))
+    drawn = zip(FIGURES, (success_by_agents(figures, looks), seconds_by_agents(figures, looks)), strict=True)
+    return {name: standalone(svg) for name, svg in drawn if svg}

@@ -25,7 +25,7 @@ from erecap.evaluation.ablation.table import ablation_table
 from erecap.evaluation.table import quality_table
 from erecap.files import write_atomic, write_json
 from tools.readme.cli_reference import PAGE, cli_reference
-from tools.readme.cooperative_table import cooperative_results, cooperative_table
+from tools.readme.cooperative_table import cooperative_figures, cooperative_results, cooperative_table
 from tools.readme.drafts_table import drafts_table
 from tools.readme.engines_table import PART, engine_quality, engines_table
 from tools.readme.exits_table import exits_table
@@ -217,7 +217,10 @@ def _keep(given: argparse.Namespace, folder: Path) -> None:
     if given.realtime is not None:
         write_json(folder / REALTIME, realtime_results(given.realtime, _read(folder / REALTIME)))
     if given.cooperative is not None:
-        write_json(folder / COOPERATIVE, cooperative_results(given.cooperative))
+        found = cooperative_results(given.cooperative)
+        write_json(folder / COOPERATIVE, found)
+        for name, svg in cooperative_figures(found).items():
+            write_atomic(folder / name, svg)
     if given.habitat is not None:
         write_json(folder / HABITAT, habitat_results(given.habitat))
     if given.engines is not None:
