@@ -187,8 +187,10 @@ def test_a_plan_may_change_those_of_others() -> None:
     ]
 
 
+@pytest.mark.parametrize("observations", ["", "-shared"])
 @pytest.mark.parametrize(("team", "planners"), [("home-pair", 2), ("home-crew", 4), ("home-eight", 8)])
-def test_environments_without_robots_have_no_figures_of_teams(team: str, planners: int) -> None:
+def test_environments_without_robots_have_no_figures_of_teams(team: str, planners: int, observations: str) -> None:
+    team += observations
     result = played(make_cooperative_planner(PlannerSettings(name="cooperative", agents=team), None), robots=1)
     assert result.episode["agents"] == planners and result.episode["robots"] == 1 and result.episode["success"]
     agents = {call["agent"] for call in result.replans}
