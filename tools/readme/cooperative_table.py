@@ -35,15 +35,14 @@ def cooperative_table(results: dict[str, Any]) -> str:
     """Markdown: a row for each number of planners and mode; a sentence where nothing was measured."""
     if not results:
         return "Not measured yet: `erecap compare cooperative`."
-    commands = sorted(
-        {
-            f"`{run['command']}` ({run['date']}; {', '.join(run['suites'])}; {adapted(run['model'])} in "
-            f"{run['model']['dtype']})"
-            for run in results["runs"]
-        }
-    )
+    commands: dict[str, list[str]] = {}  # by what was played
+    for run in results["runs"]:
+        model = run["model"]
+        played = f"({run['date']}; {', '.join(run['suites'])}; {adapted(model)} in {model['dtype']})"
+        commands.setdefault(played, []).append(f"`{run['command']}`")
+    headed = "; ".join(f"{', '.join(dict.fromkeys(names))} {played}" for played, names in commands.items())
     lines = [
-        f"{', '.join(commands)}. *Progress*: the share of the goal that was met, mean; *makespan*: simulated seconds "
+        f"{headed}. *Progress*: the share of the goal that was met, mean; *makespan*: simulated seconds "
         "of the episodes that were won. "
         "*Tokens* are read by a replan, mean; `re-read` is the same call on an empty cache, and *over re-read* what a "
         "mode's calls take of its tokens and time. Fewer than 100 episodes a mode are a smoke test.",
