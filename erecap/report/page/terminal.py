@@ -177,7 +177,7 @@ def _teams(summary: dict[str, Any]) -> Table:
     table = _table("Cooperating planners: makespan (won) and waiting in s; tokens read and time of a replan")
     table.add_column("K", justify="right")
     table.add_column("mode", overflow="fold", min_width=12)
-    for name in ("n", "SR", "span", "waited", "confl", "tokens", "P50", "over re-read"):
+    for name in ("n", "SR", "span", "waited", "confl", "tokens", "P50", "time over re-read"):
         table.add_column(name, justify="right", no_wrap=True)
     before = None
     for entry in summary["teams"]:
