@@ -52,8 +52,8 @@ def cooperative_table(results: dict[str, Any]) -> str:
         "of the episodes that were won, where the world has a clock. "
         "*Tokens* are read by a replan, mean; `re-read` is the same call on an empty cache, and *over re-read* what a "
         "mode's calls take of its tokens and time: the mean of an episode's calls over that of its re-read ones, which "
-        "are the first and every sixth, so it is no quotient of two cells. A planner that evicts stores a beginning of its "
-        "own, hence the KV of eight. Fewer than 100 episodes a mode are a smoke test.",
+        "are the first and every sixth, so it is no quotient of two cells. A planner that evicts stores a beginning of "
+        "its own, hence the KV of eight. Fewer than 100 episodes a mode are a smoke test.",
         "",
         "| planners | mode | episodes | SR | interval | progress | makespan | waited | conflicts | tokens "
         "| over re-read | replan P50 | over re-read | interval | KV |",
