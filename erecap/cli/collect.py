@@ -37,7 +37,10 @@ def collect(
     model: Annotated[str | None, typer.Option(help="Count tokens with this model's tokenizer.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="With --model: drop longer episodes.")] = None,
     agents: Annotated[
-        str | None, typer.Option(help="Cooperating planners: team, team-shared, or an agents file; a chat for each.")
+        str | None,
+        typer.Option(
+            help="Cooperating planners: a packaged team (team, home-crew) or an agents file; a chat for each."
+        ),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete what the folder holds of an earlier call.")] = False,
 ) -> None:

@@ -71,16 +71,20 @@ def test_cooperating_planners_by_their_number(tmp_path: Path) -> None:
             replan_row("gather", "reuse", 0, 0, new_tokens=50, total_ms=40.0, reread=again, agent="robot 1"),
             replan_row("gather", "erecap-1024", 0, 0, new_tokens=50, total_ms=20.0, agent="robot 1"),
         ]
-        folders.append(write_run(tmp_path / f"run-{agents}", rows, calls, config={"name": "cooperative"}))
+        config = {"name": "cooperative", "batch": 8 if agents == 4 else 1}
+        folders.append(write_run(tmp_path / f"run-{agents}", rows, calls, config=config))
         Report.of(folders[-1]).write()
-    results = cooperative_results(folders)
+    results = cooperative_results(folders, {})
+    assert cooperative_results(folders[1:], cooperative_results(folders[:1], {})) == results  # one after the other
+    assert cooperative_results(folders[:1], results) == results  # once more
     figures = cooperative_figures(results)
     assert list(figures) == ["cooperative-success.svg", "cooperative-seconds.svg"]
     # Re-reading has no success of its own, and is a line among the times.
     assert ["re-read" in svg for svg in figures.values()] == [False, True]
     assert all(svg.startswith("<?xml") and "erecap-1024" in svg for svg in figures.values())
     table = cooperative_table(results).splitlines()
-    assert table[0].startswith("`erecap compare made-up` (2026-01-02; household-unseen, babyai-goto; ")
+    batched = "`erecap compare made-up reread=null batch=8`"
+    assert table[0].startswith(f"`erecap compare made-up`, {batched} (2026-01-02; household-unseen, babyai-goto; ")
     assert [line.split(" | ")[:2] for line in table[4:10]] == [
         [f"| {agents}", f"`{mode}`"] for agents in (2, 4) for mode in ("re-read", "reuse", "erecap-1024")
     ]

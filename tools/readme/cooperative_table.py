@@ -19,12 +19,18 @@ FIGURES = {
 }  # files beside the results, and what they show
 
 
-def cooperative_results(runs: Sequence[Path]) -> dict[str, Any]:
-    """The figures to keep of finished runs of cooperating planners: small, without rows or paths."""
+def cooperative_results(runs: Sequence[Path], before: dict[str, Any]) -> dict[str, Any]:
+    """The figures to keep of finished runs of cooperating planners: small, without rows or paths.
+
+    Args:
+        before: what was kept so far; of it, runs of other commands stay.
+    """
     found = []
     for folder in runs:
         head, summary, kept = read_run(folder)
         found.append({"command": _command(head), **kept, "teams": summary["teams"]})
+    again = {run["command"] for run in found}
+    found += [run for run in before.get("runs", []) if run["command"] not in again]
     return {
         "what": "success and cost of a replan of planners that share one context, by their number",
         "runs": sorted(found, key=lambda run: min((entry["agents"] for entry in run["teams"]), default=0)),
@@ -50,10 +56,9 @@ def cooperative_table(results: dict[str, Any]) -> str:
     lines = [
         f"{headed}. *Progress*: the share of the goal that was met, mean; *makespan*: simulated seconds "
         "of the episodes that were won, where the world has a clock. "
-        "*Tokens* are read by a replan, mean; `re-read` is the same call on an empty cache, and *over re-read* what a "
-        "mode's calls take of its tokens and time: the mean of an episode's calls over that of its re-read ones, which "
-        "are the first and every sixth, so it is no quotient of two cells. A planner that evicts stores a beginning of "
-        "its own, hence the KV of eight. Fewer than 100 episodes a mode are a smoke test.",
+        "*Tokens* are read by a replan, mean; `re-read` is the same call on an empty cache, measured on some calls of "
+        "an episode; *over re-read* is what a mode takes of its tokens and time on just those calls. Fewer than 100 "
+        "episodes a mode are a smoke test.",
         "",
         "| planners | mode | episodes | SR | interval | progress | makespan | waited | conflicts | tokens "
         "| over re-read | replan P50 | over re-read | interval | KV |",

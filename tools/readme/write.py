@@ -217,7 +217,7 @@ def _keep(given: argparse.Namespace, folder: Path) -> None:
     if given.realtime is not None:
         write_json(folder / REALTIME, realtime_results(given.realtime, _read(folder / REALTIME)))
     if given.cooperative is not None:
-        found = cooperative_results(given.cooperative)
+        found = cooperative_results(given.cooperative, _read(folder / COOPERATIVE))
         write_json(folder / COOPERATIVE, found)
         for name, svg in cooperative_figures(found).items():
             write_atomic(folder / name, svg)

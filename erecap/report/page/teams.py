@@ -17,7 +17,7 @@ def team_figures(run: Run, counted: Sequence[EpisodeRow]) -> list[dict[str, Any]
 
     Calls that were made once more on an empty cache are a mode of their own, `re-read`: its answers, and so its
     success, are those of the mode beside whose calls they were made. `tokens_ratio` and `ms_ratio` compare a mode's
-    mean tokens read and milliseconds of a call with those of `re-read` over the same episodes.
+    tokens read and milliseconds with those of `re-read` over the same calls: of the same number in the same episode.
     """
     sizes = {row.key: row.agents for row in run.episodes if row.agents is not None}
     found = []
@@ -91,13 +91,16 @@ def _outcome(size: int, name: str, mode: str, rows: Sequence[EpisodeRow]) -> dic
 def _ratio(
     run: Run, calls: Sequence[tuple[ReplanRow, float]], again: Sequence[ReplanRow], field: str
 ) -> Interval | None:
-    """Mean of a mode's calls over the mean of those that were re-read, with an interval over episodes."""
-    mine: dict[tuple[str, int], list[float]] = {}
-    theirs: dict[tuple[str, int], list[float]] = {}
+    """Sum of a mode's calls over that of the same calls re-read, with an interval over episodes."""
+    read_again = {(*_episode(call), call.replan): float(getattr(call.reread, field)) for call in again}
+    pairs: dict[tuple[str, int], tuple[float, float]] = {}
     for call, value in calls:
-        mine.setdefault((call.suite, call.episode), []).append(value)
-    for call in again:
-        theirs.setdefault((call.suite, call.episode), []).append(float(getattr(call.reread, field)))
-    both = sorted(set(mine) & set(theirs))
-    pairs = [(sum(mine[key]) / len(mine[key]), sum(theirs[key]) / len(theirs[key])) for key in both]
-    return bootstrap_ratio(pairs, seed=run.head.seed)
+        other = read_again.get((*_episode(call), call.replan))
+        if other is not None:
+            mine, theirs = pairs.get(_episode(call), (0.0, 0.0))
+            pairs[_episode(call)] = mine + value, theirs + other
+    return bootstrap_ratio([pairs[episode] for episode in sorted(pairs)], seed=run.head.seed)
+
+
+def _episode(call: ReplanRow) -> tuple[str, int]:
+    return call.suite, call.episode
