@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Sized
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -72,6 +73,8 @@ def _explain(finding: Any, model: type[BaseModel]) -> str:
     if finding["type"] == "value_error":
         return str(finding["ctx"]["error"])
     got = f"got {_short(finding['input'])}"
+    if finding["type"] in ("too_long", "too_short") and isinstance(finding["input"], Sized):
+        got = f"got {len(finding['input'])} of them"
     if field is None:
         return f"{got}; {finding['msg']}"
     return f"{got}; allowed: {allowed(field)}"

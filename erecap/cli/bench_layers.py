@@ -10,6 +10,7 @@ import typer
 from erecap.cli.bench import MODEL, Dtype, Threads
 from erecap.cli.layer_options import (
     METHODS,
+    SLICES,
     CallsOption,
     ClockRoundsOption,
     CountOption,
@@ -20,12 +21,14 @@ from erecap.cli.layer_options import (
     PerplexityOption,
     PlayEpisodesOption,
     PlayOption,
+    SlicesOption,
     TextsOption,
     listed,
 )
 
 RESULTS = Path("docs/results/layers.json")  # that `make layers` names
-SIZES = ("count", "length", "episodes", "calls", "repetitions", "prompts")  # options that a smoke test sets itself
+# Options that a smoke test sets itself.
+SIZES = ("slices", "count", "length", "episodes", "calls", "repetitions", "prompts")
 CALLS_SUITE, CALLS_FIRST = "household-chains-train", 5000  # of the recorded calls that a controller is trained on
 
 
@@ -42,6 +45,7 @@ def layers(
         str | None, typer.Option(help="Trained pruner that ranks what sessions with a budget evict, or none.")
     ] = "smollm2-135m-pruner",
     methods: MethodsOption = METHODS,
+    slices: SlicesOption = SLICES,
     count: CountOption = 32,
     length: LengthOption = 128,
     episodes: EpisodesOption = 8,
@@ -89,6 +93,7 @@ def layers(
     adapter, pruner = (None if name == "none" else name for name in (adapter, pruner))
     front = FrontSettings(
         methods=listed(methods, names_in),
+        slices=listed(slices, names_in),
         texts=tuple(texts or ("planner",)),
         count=count,
         length=length,

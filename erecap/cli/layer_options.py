@@ -10,8 +10,12 @@ import typer
 
 Value = TypeVar("Value")
 METHODS = "sprint,sleb,blockpruner,shortgpt,magnitude,random"
+SLICES = "heads-0.1,heads-0.2,heads-0.3,channels-0.1,channels-0.2,channels-0.3"
 
 MethodsOption = Annotated[str, typer.Option(metavar="NAME,NAME", help="Methods that search; none: no search.")]
+SlicesOption = Annotated[
+    str, typer.Option(metavar="NAME,NAME", help="Slices on the front: heads-SHARE, channels-SHARE; none: no slice.")
+]
 TextsOption = Annotated[
     list[str] | None,
     typer.Option("--text", metavar="TEXT", help="Calibration: planner, a file, or a collected folder; several."),

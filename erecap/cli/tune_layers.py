@@ -9,6 +9,7 @@ import typer
 
 from erecap.cli.layer_options import (
     METHODS,
+    SLICES,
     CallsOption,
     ClockDecodedOption,
     ClockRoundsOption,
@@ -22,6 +23,7 @@ from erecap.cli.layer_options import (
     PerplexityOption,
     PlayEpisodesOption,
     PlayOption,
+    SlicesOption,
     TextsOption,
     TuneOption,
     kinds_of,
@@ -46,9 +48,7 @@ def layers(
     speed_ups: Annotated[
         str, typer.Option(metavar="X,X", help="Predicted speed-ups of decoding; each method gives a plan for each.")
     ] = "1.1,1.15,1.2,1.3,1.37",
-    slices: Annotated[str, typer.Option(metavar="NAME,NAME", help="heads-SHARE, channels-SHARE; none: no slice.")] = (
-        "heads-0.1,heads-0.2,heads-0.3,channels-0.1,channels-0.2,channels-0.3"
-    ),
+    slices: SlicesOption = SLICES,
     kv_tokens: Annotated[
         str, typer.Option(metavar="N,N", help="Budgets that are combined with the best plans; none: no budget.")
     ] = "512",

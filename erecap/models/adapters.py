@@ -40,7 +40,11 @@ def locate_adapter(name: str) -> Path:
     for folder in (*places, path):
         if folder.is_dir() and name:
             return folder
-    raise ModelError(f"no adapter '{name}': it is neither a folder nor one in checkpoints/ or checkpoints/shipped/")
+    known = sorted({path.parent.name for folder in candidates("any") for path in folder.parent.glob(f"*/{CONFIG}")})
+    raise ModelError(
+        f"no adapter '{name}': it is neither a folder nor one in checkpoints/ or checkpoints/shipped/; there are "
+        f"{', '.join(known) or 'none'}"
+    )
 
 
 def adapter_with(digest: str, *, beside: Path | None = None) -> Path:

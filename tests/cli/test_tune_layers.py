@@ -107,6 +107,8 @@ def test_the_rows_of_a_smoke_test(erecap, tiny_model, out: Path, text: Path, tmp
         (("tune", "layers", "x", "--play-episodes", "3"), "--play-episodes: nothing is played; name a suite"),
         (("bench", "layers", "--play-episodes", "3"), "--play-episodes: nothing is played; name a suite"),
         (("bench", "layers", "--smoke", "--prompts", "4"), "--smoke goes without --prompts"),
+        (("bench", "layers", "--smoke", "--slices", "none"), "--smoke goes without --slices"),
+        (("bench", "layers", "--slices", "feet-0.2"), "--slices: got 'feet-0.2'; allowed: heads-SHARE, channels-SHARE"),
         (("bench", "layers", "--parts", "all"), "--parts: got 'all'; allowed: front, slices, controller"),
         (
             ("layers", "find", "sprint", "x", "--out", "y", "--sublayers", "1", "--loss-sequences", "2"),

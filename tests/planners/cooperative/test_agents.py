@@ -47,7 +47,8 @@ def test_several_planners_of_one_robot() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("agents: [{name: a}]", "agents: got"),
+        ("agents: [{name: a}]", "agents: got 1 of them; allowed: .*2 or more long"),
+        (f"agents: [{', '.join(f'{{name: a{n}}}' for n in range(9))}]", "agents: got 9 of them; .*8 or less long"),
         ("agents: [{name: a}, {name: a}]", "yaml: agents: two of them are called 'a'; allowed: one"),
         ("agents: [{name: a}, {name: b, roles: x}]", r"roles: unknown key \(did you mean 'role'\?\)"),
         ("agents: [{name: a/b}, {name: b}]", "name: got 'a/b'"),
