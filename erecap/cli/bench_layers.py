@@ -19,11 +19,14 @@ from erecap.cli.layer_options import (
     LengthOption,
     MethodsOption,
     PerplexityOption,
+    PlayBatchOption,
     PlayEpisodesOption,
+    PlayFromOption,
     PlayOption,
     SlicesOption,
     TextsOption,
     listed,
+    refuse_without_play,
 )
 
 RESULTS = Path("docs/results/layers.json")  # that `make layers` names
@@ -54,6 +57,8 @@ def layers(
     prompts: Annotated[int, typer.Option(metavar="N", help="Prompts of the controller.")] = 32,
     play: PlayOption = None,
     play_episodes: PlayEpisodesOption = 120,
+    play_batch: PlayBatchOption = 1,
+    play_from: PlayFromOption = 1.0,
     histories: HistoriesOption = None,
     texts: TextsOption = None,
     perplexity: PerplexityOption = None,
@@ -73,7 +78,7 @@ def layers(
     Whatever was measured lies in the folder; the same command goes on from there.
     """
     from erecap.bench.layer_clock import LayerClock
-    from erecap.cli.benching import is_given, names_in, refuse_given, setting
+    from erecap.cli.benching import names_in, refuse_given, setting
     from erecap.cli.tune_layers import transcripts
     from erecap.errors import ConfigError
     from erecap.evaluation.layer_front.measuring import FILE, PARTS, LayersMeasure, Measuring, smoke_settings
@@ -88,8 +93,7 @@ def layers(
         raise ConfigError(f"--parts: got {wrong!r:.40}; allowed: {', '.join(PARTS)}")
     if smoke:
         refuse_given(context, SIZES, "--smoke")
-    if play is None and is_given(context, "play_episodes"):
-        raise ConfigError("--play-episodes: nothing is played; name a suite with --play")
+    refuse_without_play(context, play)
     adapter, pruner = (None if name == "none" else name for name in (adapter, pruner))
     front = FrontSettings(
         methods=listed(methods, names_in),
@@ -103,6 +107,8 @@ def layers(
         clock=LayerClock(repetitions=repetitions),
         play=play,
         play_episodes=play_episodes,
+        play_batch=play_batch,
+        play_from=play_from,
     )
     settings = smoke_settings(front) if smoke else LayersMeasure(front, controller_prompts=prompts)
     out = out or Path("runs/layers-smoke" if smoke else "runs/layers")

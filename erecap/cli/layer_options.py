@@ -8,6 +8,9 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from erecap.cli.numbers import finite
+from erecap.errors import ConfigError
+
 Value = TypeVar("Value")
 METHODS = "sprint,sleb,blockpruner,shortgpt,magnitude,random"
 SLICES = "heads-0.1,heads-0.2,heads-0.3,channels-0.1,channels-0.2,channels-0.3"
@@ -42,11 +45,28 @@ PlayOption = Annotated[
     str | None, typer.Option(metavar="SUITE", help="Play the front on this suite; nothing is played if left out.")
 ]
 PlayEpisodesOption = Annotated[int, typer.Option(metavar="N", help="Episodes that are played.")]
+PlayBatchOption = Annotated[int, typer.Option(metavar="N", help="Episodes that are played side by side.")]
+PlayFromOption = Annotated[
+    float, typer.Option(metavar="X", callback=finite, help="Play only points of the front with this speed-up or more.")
+]
 
 
 def kinds_of(tune: str) -> tuple[str, ...]:
     """The kinds of sublayers by the words of `--tune`."""
     return {"both": ("attention", "mlp"), "none": ()}.get(tune, tuple(tune.split(",")))
+
+
+def refuse_without_play(context: typer.Context, play: str | None) -> None:
+    """Refuse the options of played episodes where no suite is named.
+
+    Raises:
+        ConfigError: one of them is given.
+    """
+    from erecap.cli.benching import is_given
+
+    for name in ("play_episodes", "play_batch", "play_from"):
+        if play is None and is_given(context, name):
+            raise ConfigError(f"--{name.replace('_', '-')}: nothing is played; name a suite with --play")
 
 
 def listed(text: str, parse: Callable[[str], Iterable[Value]]) -> tuple[Value, ...]:

@@ -21,13 +21,16 @@ from erecap.cli.layer_options import (
     LossSequencesOption,
     MethodsOption,
     PerplexityOption,
+    PlayBatchOption,
     PlayEpisodesOption,
+    PlayFromOption,
     PlayOption,
     SlicesOption,
     TextsOption,
     TuneOption,
     kinds_of,
     listed,
+    refuse_without_play,
 )
 from erecap.cli.model_options import AdapterOption, DeviceOption, DtypeOption, ModelArgument, ThreadsOption
 from erecap.cli.numbers import finite
@@ -77,6 +80,8 @@ def layers(
     together: Annotated[int, typer.Option(metavar="N", help="Models timed in turn with the whole one.")] = 4,
     play: PlayOption = None,
     play_episodes: PlayEpisodesOption = 20,
+    play_batch: PlayBatchOption = 1,
+    play_from: PlayFromOption = 1.0,
     by: Annotated[str, typer.Option(help="Agreement of the front: tokens of plans, or whole plans.")] = "tokens",
     least: Annotated[float, typer.Option(callback=finite, help="Agreement that the proposal keeps.")] = 0.9,
     seed: Annotated[int, typer.Option(min=0, help="Of texts, histories, random and intervals.")] = 0,
@@ -93,15 +98,14 @@ def layers(
     Searches, times and judgements lie in the folder when they are done; the same command goes on from there.
     """
     from erecap.bench.layer_clock import LayerClock
-    from erecap.cli.benching import is_given, names_in, numbers_in
+    from erecap.cli.benching import names_in, numbers_in
     from erecap.errors import ConfigError
     from erecap.evaluation.layer_front.settings import FrontSettings
     from erecap.layers.search import SearchOptions
 
     if histories is not None and suite is not None:
         raise ConfigError("--histories and --suite exclude each other: transcripts are read, or a suite is played")
-    if play is None and is_given(context, "play_episodes"):
-        raise ConfigError("--play-episodes: nothing is played; name a suite with --play")
+    refuse_without_play(context, play)
     settings = FrontSettings(
         methods=listed(methods, names_in),
         speed_ups=_floats(speed_ups),
@@ -126,6 +130,8 @@ def layers(
         together=together,
         play=play,
         play_episodes=play_episodes,
+        play_batch=play_batch,
+        play_from=play_from,
         seed=seed,
     )
     run_front(

@@ -67,9 +67,14 @@ def test_a_front_with_perplexity_and_success(erecap, tiny_model, out: Path, text
     more = ("--play", suite, "--play-episodes", "2")
     code, _, err = erecap(*asked, *more)
     assert code == 1 and "config.episodes = 1, now it is 2; --fresh starts anew" in " ".join(err.split())
-    code, _, err = erecap(*asked, *more, "--fresh")
+    code, _, err = erecap(*asked, *more, "--fresh", "--play-batch", "2")
     assert code == 0, err
     assert json.loads((out / "front.json").read_text())["points"][0]["success"]["n"] == 2
+    played = [json.loads(path.read_text())["config"] for path in out.glob("episodes/*/*/run.json")]
+    assert played and all(config["batch"] == 2 for config in played)
+    code, _, err = erecap(*asked, *more, "--play-from", "1000")
+    assert code == 0 and "no point of the front is 1000 times as fast, so none is played" in " ".join(err.split()), err
+    assert "success" not in json.loads((out / "front.json").read_text())["points"][0]
 
 
 def test_the_rows_of_a_smoke_test(erecap, tiny_model, out: Path, text: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -106,6 +111,8 @@ def test_the_rows_of_a_smoke_test(erecap, tiny_model, out: Path, text: Path, tmp
         (("tune", "layers", "x", "--perplexity", "nowhere.txt"), "nowhere.txt: cannot be read"),
         (("tune", "layers", "x", "--play-episodes", "3"), "--play-episodes: nothing is played; name a suite"),
         (("bench", "layers", "--play-episodes", "3"), "--play-episodes: nothing is played; name a suite"),
+        (("tune", "layers", "x", "--play-batch", "2"), "--play-batch: nothing is played; name a suite"),
+        (("bench", "layers", "--play-from", "1.15"), "--play-from: nothing is played; name a suite"),
         (("bench", "layers", "--smoke", "--prompts", "4"), "--smoke goes without --prompts"),
         (("bench", "layers", "--smoke", "--slices", "none"), "--smoke goes without --slices"),
         (("bench", "layers", "--slices", "feet-0.2"), "--slices: got 'feet-0.2'; allowed: heads-SHARE, channels-SHARE"),

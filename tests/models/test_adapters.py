@@ -142,7 +142,7 @@ def test_names_are_looked_up_as_models_are(
     load(str(tiny), "float32", "cpu", adapter="household-planner")
     found = describe_adapter("household-planner")
     assert found["name"] == "household-planner" and found["hash"] == f"sha256:{sha256(adapter / WEIGHTS)}"
-    with pytest.raises(ModelError, match="no adapter 'nothing'.*; there are .*household-planner"):
+    with pytest.raises(ModelError, match=r"no adapter 'nothing'.*; there are .*household-planner"):
         load(str(tiny), adapter="nothing")
 
 

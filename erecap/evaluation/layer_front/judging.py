@@ -79,6 +79,7 @@ def played(
     name: str,
     suite: str,
     episodes: int,
+    batch: int,
     model: dict[str, Any],
     evict_by: str | None,
     out: Path,
@@ -88,6 +89,7 @@ def played(
 
     Args:
         name: of the run.
+        batch: episodes side by side.
         model: `model`, `adapter`, `dtype`, `device` and `threads` of the run's configuration.
         fresh: forget what lies in `out`.
 
@@ -102,6 +104,7 @@ def played(
     layers = None if point.candidate is None else str(point.candidate.folder.resolve())
     modes = [{"name": "front", **point.parts(evict_by, layers)}]
     stated = {"name": name, "suites": [suite], "modes": modes, "episodes": episodes, "samples": 0, **model}
+    stated |= {"batch": batch} if batch > 1 else {}
     result = run(RunConfig.model_validate(stated), out, fresh=fresh)
     if result.status == "interrupted":
         raise KeyboardInterrupt

@@ -52,6 +52,8 @@ class FrontSettings:
     together: int = 4  # models that are timed in turn with the whole one
     play: str | None = None  # suite that the front is played on; None: nothing is played
     play_episodes: int = 20
+    play_batch: int = 1  # episodes side by side
+    play_from: float = 1.0  # points of the front below this speed-up are not played
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -107,5 +109,5 @@ class FrontSettings:
 
 _LEAST = {
     "count": 1, "length": 2, "slice_count": 1, "multiple": 1, "combined": 0, "episodes": 1, "calls": 1,
-    "timed_calls": 1, "rounds": 1, "together": 1, "play_episodes": 1, "seed": 0,
+    "timed_calls": 1, "rounds": 1, "together": 1, "play_episodes": 1, "play_batch": 1, "play_from": 0, "seed": 0,
 }  # fmt: skip

@@ -130,7 +130,12 @@ class Front:
             if point.name in clocks:
                 row["clock"] = {phase: vars(clock_speed_up(clocks[point.name], phase)) for phase in PHASES}
         if settings.play is not None:
-            self._play([(point, row) for point, row in zip(points, rows, strict=True) if row["front"]], rows[0])
+            chosen = [row["front"] and row["speed_up"]["value"] >= settings.play_from for row in rows]
+            pairs = [pair for pair, one in zip(zip(points, rows, strict=True), chosen, strict=True) if one]
+            if pairs:
+                self._play(pairs, rows[0])
+            else:
+                self._say(f"no point of the front is {settings.play_from:g} times as fast, so none is played")
         data = [row.pop("data") for row in rows]
         return {
             "data": data[0],
@@ -184,6 +189,7 @@ class Front:
                     name="front",
                     suite=settings.play,
                     episodes=settings.play_episodes,
+                    batch=settings.play_batch,
                     model=self._model,
                     evict_by=settings.evict_by,
                     out=self._folder / PLAYED / Path(settings.play).stem / plain.name.replace(" ", ""),
