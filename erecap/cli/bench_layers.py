@@ -32,6 +32,9 @@ from erecap.cli.layer_options import (
 RESULTS = Path("docs/results/layers.json")  # that `make layers` names
 # Options that a smoke test sets itself.
 SIZES = ("slices", "count", "length", "episodes", "calls", "repetitions", "prompts")
+# Options that a row's command states: they change what is measured.
+STATED = (*SIZES, "model", "adapter", "pruner", "methods", "texts", "smoke")
+STATED += ("play", "play_episodes", "play_batch", "play_from")
 CALLS_SUITE, CALLS_FIRST = "household-chains-train", 5000  # of the recorded calls that a controller is trained on
 
 
@@ -78,7 +81,7 @@ def layers(
     Whatever was measured lies in the folder; the same command goes on from there.
     """
     from erecap.bench.layer_clock import LayerClock
-    from erecap.cli.benching import names_in, refuse_given, setting
+    from erecap.cli.benching import given_options, names_in, refuse_given, setting
     from erecap.cli.tune_layers import transcripts
     from erecap.errors import ConfigError
     from erecap.evaluation.layer_front.measuring import FILE, PARTS, LayersMeasure, Measuring, smoke_settings
@@ -113,7 +116,9 @@ def layers(
     settings = smoke_settings(front) if smoke else LayersMeasure(front, controller_prompts=prompts)
     out = out or Path("runs/layers-smoke" if smoke else "runs/layers")
     results = results or out / f"{FILE}.json"
-    command = "make layers" if results == RESULTS else "erecap bench layers"
+    given = given_options(context, STATED)
+    made, called = f'make layers ARGS="{given}"' if given else "make layers", f"erecap bench layers {given}".strip()
+    command = made if results == RESULTS else called
     about, _, say = setting(model, dtype, threads, command)
     opened = open_model(ModelSettings(model, adapter, dtype, "auto", threads))
     stated = {"model": model, "adapter": adapter, "dtype": dtype, "device": "auto", "threads": threads}

@@ -162,6 +162,19 @@ def numbers_in(text: str, option: str, least: int) -> tuple[int, ...]:
     return counts
 
 
+def given_options(context: typer.Context, names: Iterable[str]) -> str:
+    """Those of the options `names` that the caller gave, as words of a command; of a path only its last part."""
+    words: list[str] = []
+    for option in context.command.params:
+        if option.name not in names or not is_given(context, option.name):
+            continue
+        value = context.params[option.name]
+        for one in value if isinstance(value, list | tuple) else (value,):
+            text = one.name if isinstance(one, Path) else Path(one).name if isinstance(one, str) else str(one)
+            words += [option.opts[0]] if one is True else [option.opts[0], text]
+    return " ".join(words)
+
+
 def is_given(context: typer.Context, parameter: str) -> bool:
     """True if the user named this option."""
     source = context.get_parameter_source(parameter)

@@ -98,7 +98,9 @@ def test_the_rows_of_a_smoke_test(erecap, tiny_model, out: Path, text: Path, tmp
     assert "not told: L1-sleb, L2-sleb: no search with sprint" in " ".join(err.split())
     content = json.loads((out / "layers.json").read_text())
     assert [row["id"] for row in content["rows"]] == ["L3"] and "L3" in said and "smoke" in said
-    assert content["rows"][0]["command"] == "erecap bench layers" and len(content["front"]["points"]) >= 3
+    command = f"erecap bench layers --model {Path(tiny_model).name} --adapter none --pruner none --methods random"
+    assert content["rows"][0]["command"] == f"{command} --text {text.name} --smoke"
+    assert len(content["front"]["points"]) >= 3
 
 
 @pytest.mark.parametrize(
