@@ -33,8 +33,8 @@ RESULTS = Path("docs/results/layers.json")  # that `make layers` names
 # Options that a smoke test sets itself.
 SIZES = ("slices", "count", "length", "episodes", "calls", "repetitions", "prompts")
 # Options that a row's command states: they change what is measured.
-STATED = (*SIZES, "model", "adapter", "pruner", "methods", "texts", "smoke")
-STATED += ("play", "play_episodes", "play_batch", "play_from")
+PLAYING = ("play", "play_episodes", "play_batch", "play_from")
+STATED = (*SIZES, *PLAYING, "model", "adapter", "pruner", "methods", "texts", "smoke")
 CALLS_SUITE, CALLS_FIRST = "household-chains-train", 5000  # of the recorded calls that a controller is trained on
 
 
