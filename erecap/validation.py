@@ -73,7 +73,7 @@ def _explain(finding: Any, model: type[BaseModel]) -> str:
     if finding["type"] == "value_error":
         return str(finding["ctx"]["error"])
     got = f"got {_short(finding['input'])}"
-    if finding["type"] in ("too_long", "too_short") and isinstance(finding["input"], Sized):
+    if finding["type"] in ("too_long", "too_short") and isinstance(finding["input"], Sized) and finding["input"]:
         got = f"got {len(finding['input'])} of them"
     if field is None:
         return f"{got}; {finding['msg']}"
