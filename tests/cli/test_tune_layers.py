@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from tinyworld import tiny_suite
 
+from erecap.cli.benching import names_in
+from erecap.cli.layer_options import METHODS, SLICES, listed
+from erecap.evaluation.layer_front.settings import FrontSettings
 from erecap.layers import load_plan
 from tests.layers.search_models import LATENCIES
 from tests.tuning.histories import write
@@ -101,6 +104,11 @@ def test_the_rows_of_a_smoke_test(erecap, tiny_model, out: Path, text: Path, tmp
     command = f"erecap bench layers --model {Path(tiny_model).name} --adapter none --pruner none --methods random"
     assert content["rows"][0]["command"] == f"{command} --text {text.name} --smoke"
     assert len(content["front"]["points"]) >= 3
+
+
+def test_defaults_of_the_commands_are_those_of_the_settings() -> None:
+    settings = FrontSettings()
+    assert listed(METHODS, names_in) == settings.methods and listed(SLICES, names_in) == settings.slices
 
 
 @pytest.mark.parametrize(

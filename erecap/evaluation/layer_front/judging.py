@@ -103,8 +103,8 @@ def played(
 
     layers = None if point.candidate is None else str(point.candidate.folder.resolve())
     modes = [{"name": "front", **point.parts(evict_by, layers)}]
-    stated = {"name": name, "suites": [suite], "modes": modes, "episodes": episodes, "samples": 0, **model}
-    stated |= {"batch": batch} if batch > 1 else {}
+    stated = {"name": name, "suites": [suite], "modes": modes, "episodes": episodes, "batch": batch, "samples": 0}
+    stated |= model
     result = run(RunConfig.model_validate(stated), out, fresh=fresh)
     if result.status == "interrupted":
         raise KeyboardInterrupt

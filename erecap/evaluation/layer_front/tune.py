@@ -130,10 +130,10 @@ class Front:
             if point.name in clocks:
                 row["clock"] = {phase: vars(clock_speed_up(clocks[point.name], phase)) for phase in PHASES}
         if settings.play is not None:
-            chosen = [row["front"] and row["speed_up"]["value"] >= settings.play_from for row in rows]
-            pairs = [pair for pair, one in zip(zip(points, rows, strict=True), chosen, strict=True) if one]
-            if pairs:
-                self._play(pairs, rows[0])
+            front_rows = [pair for pair in zip(points, rows, strict=True) if pair[1]["front"]]
+            fast = [pair for pair in front_rows if pair[1]["speed_up"]["value"] >= settings.play_from]
+            if fast:
+                self._play(fast, rows[0])
             else:
                 self._say(f"no point of the front is {settings.play_from:g} times as fast, so none is played")
         data = [row.pop("data") for row in rows]
